@@ -1,0 +1,99 @@
+-- The tenancy that keylatch brings along. An application with tables of its own leaves this file out
+-- and replaces keylatch.admin_workspace_ids() in a migration of its own.
+
+create table keylatch.workspaces (
+  id uuid not null default pg_catalog.gen_random_uuid(),
+  name text not null,
+  created_at timestamptz not null default pg_catalog.now(),
+
+  constraint workspaces_pkey primary key (id),
+  constraint workspaces_name_check check (length(name) between 1 and 200)
+);
+
+comment on table keylatch.workspaces is
+  'Who owns keys. You see the workspaces that you are a member of; the service role writes them.
+Deleting one revokes its keys.';
+comment on column keylatch.workspaces.id is 'The workspace_id of its keys.';
+comment on column keylatch.workspaces.name is 'For people; up to 200 characters.';
+comment on column keylatch.workspaces.created_at is 'When it was made.';
+
+create table keylatch.workspace_membership (
+  workspace_id uuid not null,
+  user_id uuid not null,
+  role text not null,
+  created_at timestamptz not null default pg_catalog.now(),
+
+  constraint workspace_membership_pkey primary key (workspace_id, user_id),
+  constraint workspace_membership_workspace_id_fkey
+  foreign key (workspace_id) references keylatch.workspaces (id) on delete cascade,
+  -- A user who is deleted administers nothing from that moment, whatever their token still says.
+  constraint workspace_membership_user_id_fkey
+  foreign key (user_id) references auth.users (id) on delete cascade,
+  constraint workspace_membership_role_check check (role in ('admin', 'member'))
+);
+
+create index workspace_membership_user_id_idx on keylatch.workspace_membership (user_id);
+
+comment on table keylatch.workspace_membership is
+  'Who belongs to which workspace. You see your own memberships; the service role writes them.';
+comment on column keylatch.workspace_membership.workspace_id is 'The workspace.';
+comment on column keylatch.workspace_membership.user_id is 'The user.';
+comment on column keylatch.workspace_membership.role is
+  'admin administers the keys of the workspace; member does not see them.';
+comment on column keylatch.workspace_membership.created_at is 'Since when.';
+comment on index keylatch.workspace_membership_user_id_idx is
+  'Finds what a user administers, at every call.';
+
+revoke all on table keylatch.workspaces from public, anon, authenticated, service_role;
+grant select on table keylatch.workspaces to authenticated;
+grant select, insert, update, delete on table keylatch.workspaces to service_role;
+
+revoke all on table keylatch.workspace_membership from public, anon, authenticated, service_role;
+grant select on table keylatch.workspace_membership to authenticated;
+grant select, insert, update, delete on table keylatch.workspace_membership to service_role;
+
+alter table keylatch.workspaces enable row level security;
+alter table keylatch.workspace_membership enable row level security;
+
+create policy workspaces_select_member on keylatch.workspaces
+for select to authenticated
+using (
+  id in (
+    select m.workspace_id
+    from keylatch.workspace_membership as m
+    where m.user_id = (select auth.uid())
+  )
+);
+comment on policy workspaces_select_member on keylatch.workspaces is
+  'A signed-in user sees the workspaces that they belong to.';
+
+create policy workspace_membership_select_own on keylatch.workspace_membership
+for select to authenticated
+using (user_id = (select auth.uid()));
+comment on policy workspace_membership_select_own on keylatch.workspace_membership is
+  'A signed-in user sees their own memberships and nobody else''s.';
+
+create trigger workspaces_delete_revoke_keys
+after delete or update of id on keylatch.workspaces
+for each row execute function keylatch_internal.revoke_workspace_keys();
+comment on trigger workspaces_delete_revoke_keys on keylatch.workspaces is
+  'No living key is left in a workspace that is gone.';
+
+create trigger workspaces_truncate_keep
+before truncate on keylatch.workspaces
+for each statement execute function keylatch_internal.revoke_workspace_keys();
+alter table keylatch.workspaces enable always trigger workspaces_truncate_keep;
+comment on trigger workspaces_truncate_keep on keylatch.workspaces is
+  'Truncating would leave living keys in workspaces that are gone.';
+
+create or replace function keylatch.admin_workspace_ids()
+returns setof uuid
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select m.workspace_id
+  from keylatch.workspace_membership as m
+  where m.user_id = (select auth.uid()) and m.role = 'admin';
+$$;
