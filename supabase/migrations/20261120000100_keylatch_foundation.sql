@@ -34,7 +34,7 @@ begin
     end;
     begin
       comment on role keylatch_resolver is
-        'May resolve keylatch keys and nothing else: for an edge service that needs no service key.';
+        'May resolve keylatch keys and nothing else: an edge service needs no service key.';
     exception
       when insufficient_privilege then null;
     end;
@@ -58,7 +58,7 @@ $$;
 revoke all on schema keylatch from public, anon, authenticated, service_role;
 revoke all on schema keylatch_internal from public, anon, authenticated, service_role;
 grant usage on schema keylatch to authenticated, service_role, keylatch_resolver;
--- The calls run with the caller's rights and lean on helpers there; each grant is beside its object.
+-- The calls run with the caller's rights and lean on helpers there; grants are beside each object.
 grant usage on schema keylatch_internal to authenticated, service_role, keylatch_resolver;
 
 create table keylatch_internal.installation (

@@ -1,7 +1,7 @@
 -- Origins: what may be saved in a key's list, and what of a request's Origin it matches.
 --
--- This stops a foreign page, whose browser sends its true Origin. It does not stop curl, which sends
--- whatever it likes.
+-- This stops a foreign page, whose browser sends its true Origin. It does not stop curl, which
+-- sends whatever it likes.
 
 create type keylatch_internal.problem as (
   detail text,
@@ -140,8 +140,8 @@ end;
 $$;
 
 comment on function keylatch_internal.origin_matches(text, text[]) is
-  'Whether a request''s Origin is one that a key allows. An empty list allows none; a missing Origin,
-the text "null" and anything with a star match nothing; a star never matches the apex.';
+  'Whether a request''s Origin is one that a key allows. An empty list allows none; a missing
+Origin, the text "null" and anything with a star match nothing; a star never matches the apex.';
 
 revoke all on function keylatch_internal.origin_matches(text, text[])
 from public, anon, authenticated, service_role;
@@ -220,7 +220,7 @@ end;
 $$;
 
 comment on function keylatch_internal.punycode(text) is
-  'One label of a host name as ASCII (RFC 3492). Only for advice: what is saved must already be so.';
+  'One label of a host name as ASCII (RFC 3492). For advice only: what is saved must be so.';
 
 revoke all on function keylatch_internal.punycode(text)
 from public, anon, authenticated, service_role;
@@ -269,7 +269,7 @@ end;
 $$;
 
 comment on function keylatch_internal.canonical_origin(text, text) is
-  'What somebody who wrote this origin most likely meant, in canonical form; null if it is no guess.';
+  'What somebody who wrote this origin most likely meant, in canonical form; null without a guess.';
 
 revoke all on function keylatch_internal.canonical_origin(text, text)
 from public, anon, authenticated, service_role;

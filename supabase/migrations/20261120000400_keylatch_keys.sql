@@ -133,7 +133,8 @@ create table keylatch_internal.keys (
   constraint keys_pkey primary key (id),
   constraint keys_key_hash_key unique (key_hash),
   constraint keys_rotated_from_key unique (rotated_from),
-  constraint keys_rotated_from_fkey foreign key (rotated_from) references keylatch_internal.keys (id),
+  constraint keys_rotated_from_fkey
+  foreign key (rotated_from) references keylatch_internal.keys (id),
   constraint keys_kind_check check (kind in ('publishable', 'secret')),
   constraint keys_environment_check check (environment in ('live', 'test')),
   constraint keys_key_hash_check check (octet_length(key_hash) = 32),

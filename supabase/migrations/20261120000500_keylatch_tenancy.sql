@@ -13,8 +13,8 @@ $$;
 comment on function keylatch.admin_workspace_ids() is
   'The workspaces that the current user administers: the one place where tenancy is decided.
 
-As made here it gives nobody anything. The migration "workspaces" lets it read keylatch''s own tables;
-an application with tables of its own leaves that migration out and replaces this function.';
+As made here it gives nobody anything. The migration "workspaces" lets it read keylatch''s own
+tables; an application with tables of its own leaves that one out and replaces this function.';
 
 revoke all on function keylatch.admin_workspace_ids()
 from public, anon, authenticated, service_role;

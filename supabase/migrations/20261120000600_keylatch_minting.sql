@@ -104,9 +104,9 @@ begin
   new.created_at := clock_timestamp();
   new.created_by := keylatch_internal.current_user_id();
 
-  -- Read once by issue_key or rotate_key and cleared there. Nobody else asks for the key, so after a
-  -- plain insert it is nowhere: a secret one made that way is of no use until it is rotated. An
-  -- assignment, since it runs no statement whose parameters a log could show.
+  -- Read once by insert_key and cleared there. Nobody else asks for the key, so after a plain
+  -- insert it is nowhere: a secret one made that way is of no use until it is rotated. It is an
+  -- assignment because that runs no statement whose parameters a log could show.
   v_handoff := set_config(
     'keylatch.handoff',
     case when starts_with(v_handoff, 'prefix:') then 'key:' || v_key else '' end,

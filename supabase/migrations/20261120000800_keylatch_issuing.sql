@@ -1,7 +1,7 @@
 -- How an admin gets a key: issue and rotate.
 --
--- Both run with the caller's rights, so the row policies decide; a key of another workspace is simply
--- not found.
+-- Both run with the caller's rights, so the row policies decide; a key of another workspace is
+-- simply not found.
 
 create type keylatch.issued_key as (
   key text,
@@ -238,4 +238,3 @@ revoke all on function keylatch_internal.require_living(keylatch.keys)
 from public, anon, authenticated, service_role;
 grant execute on function keylatch_internal.require_living(keylatch.keys)
 to authenticated, service_role;
-

@@ -76,7 +76,7 @@ $$;
 comment on function keylatch.revoke_key(uuid, text, boolean) is
   'Revokes a key, for good. Again is not an error: it answers since when the key is revoked.
 
-reason: up to 500 characters, kept beside it. cascade: also every key that it was rotated from or to.
+reason: up to 500 characters, kept beside it. cascade: also all keys that it was rotated from or to.
 Errors: key_not_found (404), invalid_argument (400).';
 
 revoke all on function keylatch.revoke_key(uuid, text, boolean)

@@ -131,7 +131,7 @@ begin
     when 'suspended' then format('The key has been suspended since %s.', v_key.suspended_at)
     when 'secret_in_browser' then 'A secret key came with an Origin: a page is sending it, so its '
       || 'visitors can read it.'
-    when 'origin_required' then 'A publishable key needs the Origin of the page, and none was given.'
+    when 'origin_required' then 'A publishable key needs the Origin of the page; none was given.'
     when 'origin_denied' then 'The key does not allow this origin.'
     else case
       when v_key.superseded_at is null then 'The key resolves.'
@@ -172,8 +172,8 @@ comment on function keylatch.explain_key(text, text) is
   'Says why a key resolves or does not, and what to do: for the admins of its workspace.
 
 verdict is the first that applies of malformed, checksum_failed, unknown, revoked, expired,
-suspended, secret_in_browser, origin_required, origin_denied, valid. A key of a workspace that is not
-yours is unknown. It changes nothing. Call it with POST: a key in a URL ends up in logs.';
+suspended, secret_in_browser, origin_required, origin_denied, valid. A key of a workspace that is
+not yours is unknown. It changes nothing. Call it with POST: a key in a URL ends up in logs.';
 
 revoke all on function keylatch.explain_key(text, text)
 from public, anon, authenticated, service_role;

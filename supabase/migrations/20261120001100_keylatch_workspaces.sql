@@ -1,5 +1,5 @@
--- The tenancy that keylatch brings along. An application with tables of its own leaves this file out
--- and replaces keylatch.admin_workspace_ids() in a migration of its own.
+-- The tenancy that keylatch brings along. An application with tables of its own leaves this file
+-- out and replaces keylatch.admin_workspace_ids() in a migration of its own.
 
 create table keylatch.workspaces (
   id uuid not null default pg_catalog.gen_random_uuid(),
@@ -97,3 +97,8 @@ as $$
   from keylatch.workspace_membership as m
   where m.user_id = (select auth.uid()) and m.role = 'admin';
 $$;
+
+comment on function keylatch.admin_workspace_ids() is
+  'The workspaces that the current user administers: the one place where tenancy is decided.
+
+It reads keylatch.workspace_membership. An application with tables of its own replaces it.';
