@@ -1,0 +1,64 @@
+# What a developer runs; CI runs `make test`. Everything here calls a script that says what it does.
+
+PYTHON := .venv/bin/python
+STACK := PYTHONPATH=tests $(PYTHON) -m stack
+MIGRATIONS := supabase/migrations/*.sql
+# Where stack/tools.py keeps the servers from npm that are ready to run.
+CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOME)/.cache))/keylatch
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup up down status demo test test-installed test-17 test-18 test-sql test-python \
+	lint lint-python lint-sql lint-database clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing (as root; else it prints the command that does)
+	@tests/setup.sh
+
+up: setup ## start a local stack that stays up, and print how to reach it (a .env)
+	@$(STACK) up
+
+down: ## end that stack
+	@test ! -x $(PYTHON) || $(STACK) down
+
+status: setup ## print how to reach that stack, or that it is down
+	@$(STACK) status
+
+demo: setup ## tell the story of a key, in this terminal
+	@$(PYTHON) tests/demo.py
+
+test: lint test-installed test-17 test-18 ## all checks, on PostgreSQL 15 (or the installed one), 17 and 18
+
+test-installed: setup ## pgTAP and pytest on the installed PostgreSQL
+	env -u KEYLATCH_PG $(MAKE) --no-print-directory test-sql test-python
+
+test-17 test-18: test-%: setup ## the same on PostgreSQL 17, and on 18
+	KEYLATCH_PG=$* $(MAKE) --no-print-directory test-sql test-python
+
+test-sql: setup ## pgTAP alone, on KEYLATCH_PG (15, 17, 18; the installed one)
+	$(STACK) prove
+
+test-python: setup ## pytest alone, on KEYLATCH_PG
+	$(PYTHON) -m pytest -n auto tests
+
+lint: lint-python lint-sql lint-database ## all that finds faults without running tests
+
+lint-python: setup ## ruff and mypy
+	.venv/bin/ruff check python_client tests
+	.venv/bin/ruff format --check python_client tests
+	cd python_client && ../.venv/bin/mypy
+	cd tests && ../.venv/bin/mypy .
+
+lint-sql: setup ## sqlfluff and squawk
+	.venv/bin/sqlfluff lint --disable-progress-bar sql supabase
+	.venv/bin/squawk $(MIGRATIONS)
+
+lint-database: setup ## supabase db lint and db advisors
+	$(STACK) lint
+
+clean: down ## end that stack, and remove all that setup and the tests made
+	rm -rf .venv tests/node_modules tests/.stack .hypothesis tests/.hypothesis
+	rm -rf $(CACHE)
+	rm -rf .mypy_cache .pytest_cache .ruff_cache tests/.*_cache python_client/.*_cache

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Installs what the stack, the tests and the linters need; does nothing, quickly, when all is there.
+#
+#   tests/setup.sh            all of it: system packages (as root, Debian or Ubuntu), npm's and PyPI's
+#   tests/setup.sh --system   the system packages alone
+#
+# Everything that is not a system package stays in the repository: .venv and tests/node_modules.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# The server's major version: the oldest installed one from 15 on, as in stack/tools.py, else apt's own.
+postgres_version() {
+  local program version
+  version=$(for program in /usr/lib/postgresql/*/bin/postgres; do
+    if [[ $program =~ ^/usr/lib/postgresql/([0-9]+)/ ]] && ((BASH_REMATCH[1] >= 15)); then
+      echo "${BASH_REMATCH[1]}"
+    fi
+  done | sort -n | head -n 1)
+  if [ -z "$version" ] && command -v apt-cache >/dev/null; then
+    version=$(apt-cache depends postgresql 2>/dev/null | sed -n 's/.*Depends: postgresql-\([0-9]\+\)$/\1/p')
+  fi
+  echo "${version:-15}"
+}
+
+# The Debian packages that are missing.
+missing_packages() {
+  local version extensions
+  version=$(postgres_version)
+  extensions=/usr/share/postgresql/$version/extension
+  [ -x "/usr/lib/postgresql/$version/bin/postgres" ] || echo "postgresql-$version"
+  [ -e "$extensions/pgtap.control" ] || echo "postgresql-$version-pgtap"
+  [ -e "$extensions/plpgsql_check.control" ] || echo "postgresql-$version-plpgsql-check"
+  command -v psql >/dev/null || echo postgresql-client
+  command -v pg_prove >/dev/null || echo libtap-parser-sourcehandler-pgtap-perl
+  command -v make >/dev/null || echo make
+  command -v npm >/dev/null || echo npm
+  [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+  [ -x .venv/bin/python ] || python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
+}
+
+install_system() {
+  local missing
+  missing=$(missing_packages | xargs)
+  [ -n "$missing" ] || return 0
+  if ! command -v apt-get >/dev/null; then
+    echo "setup: not Debian or Ubuntu; install by hand what these packages hold: $missing" >&2
+    exit 1
+  fi
+  if [ "$(id -u)" -ne 0 ]; then
+    echo "setup: missing: $missing. This installs it:" >&2
+    echo "  sudo tests/setup.sh --system" >&2
+    exit 1
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  # Only now does apt know which server it has.
+  mapfile -t missing < <(missing_packages)
+  echo "setup: installing ${missing[*]}"
+  without_cluster "${missing[@]}"
+}
+
+# Debian makes and starts a cluster with a server package. The stack makes its own and wants none beside it.
+without_cluster() {
+  local conf=/etc/postgresql-common/createcluster.conf
+  apt-get install -qq -y --no-install-recommends postgresql-common >/dev/null
+  cp -p "$conf" "$conf.before-keylatch"
+  trap 'mv -f /etc/postgresql-common/createcluster.conf{.before-keylatch,}' EXIT
+  sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' "$conf"
+  apt-get install -qq -y --no-install-recommends "$@" >/dev/null
+  mv -f "$conf.before-keylatch" "$conf"
+  trap - EXIT
+}
+
+# `stamp_of STAMP INPUT…` says what was installed from: the inputs, and where, as a venv cannot be moved.
+stamp_of() {
+  shift
+  { pwd && cat "$@"; } | sha256sum
+}
+is_current() {
+  [ -e "$1" ] && [ "$(cat "$1")" = "$(stamp_of "$@")" ]
+}
+
+install_npm() {
+  local inputs=(tests/node_modules/.keylatch-stamp tests/package.json tests/package-lock.json tests/.npmrc)
+  is_current "${inputs[@]}" && return
+  (cd tests && npm ci --no-progress --loglevel=error)
+  stamp_of "${inputs[@]}" >"${inputs[0]}"
+}
+
+install_python() {
+  local inputs=(.venv/.keylatch-stamp tests/requirements.lock python_client/pyproject.toml)
+  is_current "${inputs[@]}" && return
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "setup: python3 is $(python3 --version); 3.11 or newer is needed" >&2
+    exit 1
+  }
+  python3 -m venv --clear .venv
+  .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
+  .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e python_client
+  stamp_of "${inputs[@]}" >"${inputs[0]}"
+}
+
+install_system
+[ "${1-}" = --system ] && exit
+# Two at once take turns.
+mkdir -p tests/.stack
+exec 9>tests/.stack/setup.lock
+flock 9
+install_npm
+install_python

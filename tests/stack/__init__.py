@@ -1,0 +1,29 @@
+"""The local stack: what a Supabase project runs, on this machine, without Docker.
+
+The demo, the tests and the benchmarks share it. Everything listens on free loopback ports and is
+gone when the program that started it is, however that ends.
+"""
+
+from stack.database import Database
+from stack.janitor import Janitor
+from stack.local import Stack
+from stack.people import People
+from stack.rest import Rest
+from stack.server import Server
+from stack.supabase import CommandFailed, push_migrations, run_supabase
+from stack.tokens import Tokens
+from stack.tools import MissingTool
+
+__all__ = [
+    "CommandFailed",
+    "Database",
+    "Janitor",
+    "MissingTool",
+    "People",
+    "Rest",
+    "Server",
+    "Stack",
+    "Tokens",
+    "push_migrations",
+    "run_supabase",
+]

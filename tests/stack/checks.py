@@ -1,0 +1,49 @@
+"""Checks that need a migrated database: the pgTAP files, and the Supabase CLI's linters."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from stack.database import Database, make_template
+from stack.server import Server
+from stack.supabase import run_supabase
+from stack.tools import ROOT, pg_prove
+
+_SCHEMAS = "keylatch,keylatch_internal"
+
+
+def prove(files: Sequence[Path]) -> int:
+    """Run pgTAP files with pg_prove as `postgres`, on one database; return its exit code.
+
+    Each file is a transaction that it rolls back, as `supabase test db` expects, too.
+    """
+    with Server() as server, Database(server, "keylatch", make_template(server)):
+        result = subprocess.run(
+            [pg_prove(), *(files or sorted(ROOT.glob("supabase/tests/database/*.sql")))],
+            env={
+                **os.environ,
+                "PGHOST": server.host,
+                "PGPORT": str(server.port),
+                "PGUSER": "postgres",
+                "PGDATABASE": "keylatch",
+                "PGPASSWORD": server.passwords["postgres"],
+            },
+            check=False,
+        )
+    return result.returncode
+
+
+def lint() -> int:
+    """Run `supabase db lint` and `supabase db advisors`; a warning is an error."""
+    with Server() as server:
+        database = Database(server, "keylatch")
+        database.migrate()
+        # Only a superuser may install it here; on Supabase the CLI itself can.
+        database.create_extension("plpgsql_check")
+        for arguments in (
+            ["db", "lint", "--schema", _SCHEMAS, "--level", "warning", "--fail-on", "warning"],
+            ["db", "advisors", "--level", "info", "--fail-on", "warn"],
+        ):
+            print(run_supabase(arguments, database.url))
+    return 0

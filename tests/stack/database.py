@@ -1,0 +1,106 @@
+"""One database of a server, and connections to it as any role, the way PostgREST would act."""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+import psycopg
+from psycopg import sql
+
+from stack.server import SUPERUSER, Server
+from stack.supabase import push_migrations
+
+
+def make_template(server: Server) -> str:
+    """Make a database to be copied, with platform, migrations and pgTAP, and return its name."""
+    name = "keylatch_template"
+    template = Database(server, name)
+    template.migrate()
+    template.create_extension("pgtap")
+    return name
+
+
+class Database:
+    """A database; a context manager that closes its connections and drops it.
+
+    Attributes:
+        server: The server that it is in.
+        name: Its name.
+    """
+
+    def __init__(self, server: Server, name: str, template: str | None = None) -> None:
+        """Create it, as a copy of `template` if that is given."""
+        self.server = server
+        self.name = name
+        self._connections = contextlib.ExitStack()
+        server.create_database(name, template)
+
+    def __enter__(self) -> Self:
+        """Give the database."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connections and drop it."""
+        self._connections.close()
+        self.server.drop_database(self.name)
+
+    @property
+    def url(self) -> str:
+        """Its URL as `postgres`, who owns it."""
+        return self.server.url(self.name)
+
+    @property
+    def superuser_url(self) -> str:
+        """Its URL as the superuser."""
+        return self.server.superuser_url(self.name)
+
+    @property
+    def authenticator_url(self) -> str:
+        """Its URL as PostgREST logs in."""
+        return self.server.url(self.name, "authenticator")
+
+    def migrate(self) -> str:
+        """Install the platform, then apply the project's migrations with the Supabase CLI."""
+        self.server.install_platform(self.name)
+        return push_migrations(self.url)
+
+    def create_extension(self, name: str) -> None:
+        """Install an extension in schema `extensions`, trusted or not."""
+        with psycopg.connect(self.superuser_url) as connection:
+            connection.execute(
+                sql.SQL("create extension {} with schema extensions").format(sql.Identifier(name))
+            )
+
+    def connect(
+        self,
+        role: str | None = None,
+        claims: Mapping[str, object] | None = None,
+        *,
+        superuser: bool = False,
+        autocommit: bool = True,
+    ) -> psycopg.Connection[tuple[Any, ...]]:
+        """Connect, for the whole session as one role; closed at the latest with the database.
+
+        Args:
+            role: The role to act as; the one that `claims` name, else `postgres`. Roles that cannot
+                log in are reached through `authenticator`, as PostgREST reaches them.
+            claims: What `request.jwt.claims` holds; nothing unless given.
+            superuser: Log in as the superuser, and then take `role` if that is given.
+            autocommit: Each statement is a transaction of its own.
+        """
+        if role is None and claims is not None and not superuser:
+            role = str(claims["role"])
+        login = "postgres" if role in (None, "postgres") else "authenticator"
+        if superuser:
+            login = SUPERUSER
+        connection = psycopg.connect(self.server.url(self.name, login), autocommit=True)
+        self._connections.callback(connection.close)
+        if role not in (None, login):
+            connection.execute(sql.SQL("set role {}").format(sql.Identifier(str(role))))
+        if claims is not None:
+            connection.execute(
+                "select set_config('request.jwt.claims', %s, false)", [json.dumps(claims)]
+            )
+        connection.autocommit = autocommit
+        return connection

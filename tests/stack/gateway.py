@@ -1,0 +1,171 @@
+"""Stands before PostgREST as Supabase's gateway does: `/rest/v1`, and `apikey` as a token."""
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
+from urllib.parse import urlsplit
+
+_PREFIX = "/rest/v1"
+_BLOCK = 64 * 1024
+# What is for one connection and not the request (RFC 9110, 7.6.1), and Host, which names the next.
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+class Gateway:
+    """A proxy on a free port; a context manager that closes it.
+
+    Attributes:
+        url: What `supabase.create_client` takes, without a slash at the end.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        """Start it.
+
+        Args:
+            upstream: PostgREST's URL.
+        """
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.upstream = urlsplit(upstream).netloc
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.01,), name="gateway", daemon=True
+        )
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        """Give the running gateway."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a client that keeps its connection open must not hold up the end
+    request_queue_size = 128
+    upstream: str
+
+    def handle_error(self, *_: object) -> None:
+        """A client that went away is not worth a traceback."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # head and body in one packet
+    server: _Server
+
+    def log_message(self, *_: object) -> None:
+        """Requests carry keys; nothing is logged."""
+
+    def _forward(self) -> None:
+        path = self.path.removeprefix(_PREFIX)
+        if path == self.path or path[:1] not in ("", "/", "?"):
+            self._fail(HTTPStatus.NOT_FOUND, "no route: the REST API is below /rest/v1")
+            return
+        with closing(http.client.HTTPConnection(self.server.upstream)) as upstream:
+            try:
+                self._send_request(upstream, path if path.startswith("/") else f"/{path}")
+                response = upstream.getresponse()
+            except ValueError as error:  # InvalidURL is one: this cannot be passed on
+                self._fail(HTTPStatus.BAD_REQUEST, f"not a request: {error}")
+            except (OSError, http.client.HTTPException) as error:
+                self._fail(HTTPStatus.BAD_GATEWAY, f"the API did not answer: {error!r}")
+            else:
+                self._send_response(response)
+
+    do_GET = do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = do_OPTIONS = _forward  # noqa: N815
+
+    def _send_request(self, upstream: http.client.HTTPConnection, path: str) -> None:
+        upstream.putrequest(self.command, path, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            if name.lower() not in _HOP_BY_HOP:
+                upstream.putheader(name, value)
+        if "apikey" in self.headers and "authorization" not in self.headers:
+            upstream.putheader("Authorization", f"Bearer {self.headers['apikey']}")
+        chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
+        if chunked:
+            upstream.putheader("Transfer-Encoding", "chunked")
+        upstream.endheaders()
+        for block in self._chunks() if chunked else self._blocks():
+            upstream.send(_chunk(block) if chunked else block)
+        if chunked:
+            upstream.send(_chunk(b""))
+
+    def _blocks(self) -> Iterator[bytes]:
+        """The body of a request that says how long it is."""
+        left = int(self.headers.get("content-length", 0))
+        while left > 0 and (block := self.rfile.read1(min(left, _BLOCK))):
+            left -= len(block)
+            yield block
+
+    def _chunks(self) -> Iterator[bytes]:
+        """The body of a request that comes in chunks."""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass  # trailers
+
+    def _send_response(self, response: http.client.HTTPResponse) -> None:
+        # send_response would add a Server and a Date to those of PostgREST.
+        self.send_response_only(response.status, response.reason)
+        for name, value in response.getheaders():
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+        bodyless = self.command == "HEAD" or response.status in (204, 304)
+        chunked = not bodyless and "content-length" not in response.headers
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            while not bodyless and (block := response.read1(_BLOCK)):
+                self.wfile.write(_chunk(block) if chunked else block)
+                self.wfile.flush()
+        except (OSError, http.client.HTTPException):
+            self.close_connection = True
+            return
+        if chunked:
+            self.wfile.write(_chunk(b""))
+        # What upstream still owes when it is gone: closed, so that the client does not wait for it.
+        self.close_connection |= bool(response.length) and not bodyless
+
+    def _fail(self, status: HTTPStatus, message: str) -> None:
+        self.close_connection = True  # the request's body may still be unread
+        body = json.dumps({"message": message}).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def _chunk(block: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(block), block)

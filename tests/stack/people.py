@@ -1,0 +1,60 @@
+"""The people of the tests: who administers what, and who nothing."""
+
+from uuid import UUID
+
+import psycopg
+
+from stack.tokens import Tokens
+
+_STATEMENTS = (
+    """
+    insert into auth.users (id, email)
+    values (%(alice)s, 'alice@a.example'), (%(bob)s, 'bob@b.example'),
+           (%(mia)s, 'mia@a.example'), (%(stranger)s, 'stranger@nowhere.example')
+    """,
+    "insert into keylatch.workspaces (id, name) values (%(a)s, 'A'), (%(b)s, 'B')",
+    """
+    insert into keylatch.workspace_membership (workspace_id, user_id, role)
+    values (%(a)s, %(alice)s, 'admin'), (%(a)s, %(mia)s, 'member'), (%(b)s, %(bob)s, 'admin')
+    """,
+)
+
+
+class People:
+    """Alice administers workspace A, bob B; mia is a member of A, a stranger belongs nowhere.
+
+    Attributes:
+        alice: The user who administers A.
+        bob: The user who administers B.
+        mia: The user who is a member of A.
+        stranger: The user who belongs nowhere.
+        a: The workspace A.
+        b: The workspace B.
+    """
+
+    alice = UUID("a11ce000-0000-4000-8000-000000000001")
+    bob = UUID("b0b00000-0000-4000-8000-000000000002")
+    mia = UUID("31a00000-0000-4000-8000-000000000003")
+    stranger = UUID("57a63e00-0000-4000-8000-000000000004")
+    a = UUID("aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa")
+    b = UUID("bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb")
+
+    def __init__(self, tokens: Tokens) -> None:
+        """Take who signs their tokens."""
+        self._tokens = tokens
+
+    @classmethod
+    def seed(cls, url: str) -> None:
+        """Put them into a migrated database, as the role of `url`, which must own it."""
+        names = ("alice", "bob", "mia", "stranger", "a", "b")
+        with psycopg.connect(url) as connection:
+            for statement in _STATEMENTS:
+                connection.execute(statement, {name: getattr(cls, name) for name in names})
+
+    def claims(self, name: str) -> dict[str, str]:
+        """The claims of one's token, for `Database.connect`."""
+        return {"sub": str(getattr(self, name)), "role": "authenticated", "aud": "authenticated"}
+
+    def token(self, name: str) -> str:
+        """A token of one's own, for HTTP."""
+        return self._tokens.token(getattr(self, name))

