@@ -1,0 +1,39 @@
+-- Example: an application with workspaces and memberships of its own, in public.
+--
+-- Install keylatch without its migration "workspaces" (keylatch install --tenancy own) and put this
+-- into a migration of yours, with the names of your tables.
+
+-- The tables are yours and most likely exist; they are here so that the example runs.
+create table if not exists public.workspaces (
+  id uuid primary key default gen_random_uuid(),
+  name text not null
+);
+create table if not exists public.workspace_membership (
+  workspace_id uuid not null references public.workspaces (id) on delete cascade,
+  user_id uuid not null references auth.users (id) on delete cascade,
+  role text not null,
+  primary key (workspace_id, user_id)
+);
+alter table public.workspaces enable row level security;
+alter table public.workspace_membership enable row level security;
+create policy membership_select_own on public.workspace_membership
+for select to authenticated
+using (user_id = (select auth.uid()));
+
+-- Who administers what. It runs as the caller, so the row policies of your tables apply to it;
+-- those must not ask keylatch in turn.
+create or replace function keylatch.admin_workspace_ids()
+returns setof uuid
+language sql
+stable
+security invoker
+set search_path = ''
+as $$
+  select m.workspace_id
+  from public.workspace_membership as m
+  where m.user_id = (select auth.uid()) and m.role in ('owner', 'admin');
+$$;
+
+-- A workspace that goes takes its keys along.
+create trigger workspaces_delete_revoke_keys after delete or update of id on public.workspaces
+for each row execute function keylatch_internal.revoke_workspace_keys();

@@ -1,0 +1,107 @@
+"""A logical replica: it holds the publisher's rows, times included, and its latch holds too."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from stack import Database, People, Server
+
+
+def rows(database: Database) -> list[tuple[Any, ...]]:
+    """Every column of every key, as the owner sees them."""
+    with psycopg.connect(database.url) as connection:
+        return connection.execute("select * from keylatch_internal.keys order by id").fetchall()
+
+
+def wait_until_equal(one: Database, other: Database) -> None:
+    """Wait until both have the same keys, twenty seconds at most."""
+    ends = time.monotonic() + 20
+    while rows(one) != rows(other):
+        assert time.monotonic() < ends, (rows(one), rows(other))
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def replica(server: Server, template: str, database: Database) -> Iterator[Database]:
+    """A second database that subscribes to the keys of the test's own."""
+    with Database(server, f"{database.name}_replica", template) as replica:
+        with psycopg.connect(database.superuser_url, autocommit=True) as publisher:
+            # A worker that is to be started again waits this long: 5 seconds by default.
+            publisher.execute("alter system set wal_retrieve_retry_interval = '100ms'")
+            publisher.execute("select pg_reload_conf()")
+            publisher.execute("create publication keys for table keylatch_internal.keys")
+            # Within one server the slot has to be made first, or both sides wait for each other.
+            publisher.execute(
+                "select pg_create_logical_replication_slot(%s, 'pgoutput')", [replica.name]
+            )
+        with psycopg.connect(replica.superuser_url, autocommit=True) as subscriber:
+            subscriber.execute(
+                sql.SQL(
+                    "create subscription keys connection {} publication keys"
+                    " with (create_slot = false, slot_name = {})"
+                ).format(sql.Literal(database.superuser_url), sql.Identifier(replica.name))
+            )
+            yield replica
+            subscriber.execute("drop subscription keys")
+
+
+def test_a_replica_holds_the_same_rows_times_included(
+    database: Database, replica: Database, people: People
+) -> None:
+    with database.connect("authenticated", people.claims("alice")) as alice:
+        issue = "select id from keylatch.issue_key(%s, 'secret', expires_at => now() + '1 hour')"
+        ids = [alice.execute(issue, [people.a]).fetchone() for _ in range(4)]
+        alice.execute("select keylatch.rotate_key(%s, '10 minutes')", ids[0])
+        alice.execute("select keylatch.rotate_key(%s)", ids[1])
+        alice.execute("select keylatch.suspend_key(%s)", ids[2])
+        alice.execute("select keylatch.revoke_key(%s, 'leaked')", ids[3])
+    assert len(rows(database)) == 6
+    wait_until_equal(database, replica)
+
+
+def test_an_extension_that_arrives_after_the_old_expiry_does_not_stop_the_replica(
+    database: Database, replica: Database, people: People
+) -> None:
+    with database.connect("authenticated", people.claims("alice")) as alice:
+        issue = "select id from keylatch.issue_key(%s, 'secret', expires_at => now() + %s)"
+        alice.execute(issue, [people.a, "1 hour"])
+        # The first copy of the table takes longer than the second key lives.
+        wait_until_equal(database, replica)
+        key = alice.execute(issue, [people.a, "2 seconds"]).fetchone()
+        wait_until_equal(database, replica)
+        with psycopg.connect(replica.superuser_url, autocommit=True) as subscriber:
+            subscriber.execute("alter subscription keys disable")
+            alice.execute(
+                "update keylatch.keys set expires_at = now() + '1 hour' where id = %s", key
+            )
+            time.sleep(2.1)
+            # A session in the same mode is not the worker: for it the key is dead, for good.
+            subscriber.execute("set session_replication_role = replica")
+            with pytest.raises(psycopg.Error) as refused:
+                subscriber.execute(
+                    "update keylatch_internal.keys set expires_at = now() + '2 hours'"
+                    " where id = %s",
+                    key,
+                )
+            assert refused.value.diag.message_primary == "expired_is_final"
+            subscriber.execute("alter subscription keys enable")
+        wait_until_equal(database, replica)
+
+
+def test_what_was_revoked_at_the_replica_stays_revoked_there(
+    database: Database, replica: Database, people: People
+) -> None:
+    with database.connect("authenticated", people.claims("alice")) as alice:
+        issue = "select id from keylatch.issue_key(%s, 'secret')"
+        key = alice.execute(issue, [people.a]).fetchone()
+        wait_until_equal(database, replica)
+        with psycopg.connect(replica.url, autocommit=True) as subscriber:
+            subscriber.execute("select keylatch.revoke_key(%s, 'only here')", key)
+            alice.execute("update keylatch.keys set label = 'renamed' where id = %s", key)
+            time.sleep(1)
+            revoked = subscriber.execute("select revoked_at, label from keylatch_internal.keys")
+            assert revoked.fetchone()[0] is not None  # type: ignore[index]

@@ -1,0 +1,117 @@
+"""The examples of sql/tenancy: applications whose workspaces are not keylatch's own tables."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from stack import Database, People, Server
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "sql" / "tenancy"
+ORGANIZATION = uuid4()
+
+
+def install(server: Server, name: str, *, leave_out: str | None) -> Database:
+    """A database with the migrations but that one, as `psql -1` would apply them."""
+    database = Database(server, name)
+    server.install_platform(database.name)
+    with psycopg.connect(database.url) as owner:
+        for file in sorted((ROOT / "supabase" / "migrations").glob("*.sql")):
+            if leave_out is None or not file.stem.endswith(leave_out):
+                owner.execute(file.read_bytes())
+    return database
+
+
+@pytest.fixture(params=["left out", "replaced"])
+def bare(request: pytest.FixtureRequest, server: Server) -> Iterator[Database]:
+    """A database with keylatch, with and without its own tenancy migration."""
+    left_out = "_workspaces" if request.param == "left out" else None
+    with install(server, f"own_{uuid4().hex}", leave_out=left_out) as database:
+        yield database
+
+
+def test_without_a_tenancy_nobody_administers_anything(server: Server) -> None:
+    with install(server, f"none_{uuid4().hex}", leave_out="_workspaces") as database:
+        claims = {"sub": str(uuid4()), "role": "authenticated"}
+        with (
+            database.connect("authenticated", claims) as user,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            user.execute("select keylatch.issue_key(%s)", [uuid4()])
+
+
+def lives_and_dies(
+    database: Database,
+    admin: dict[str, str],
+    others: list[dict[str, str]],
+    workspace: Any,
+    delete: str,
+) -> None:
+    """The admin makes a key there, the others cannot, and the workspace takes it along."""
+    with database.connect("authenticated", admin) as user:
+        row = user.execute("select id, key from keylatch.issue_key(%s, 'secret')", [workspace])
+        key_id, key = row.fetchone() or (None, None)
+        for other in others:
+            with database.connect("authenticated", other) as stranger:
+                assert stranger.execute("select * from keylatch.keys").fetchall() == []
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    stranger.execute("select keylatch.issue_key(%s)", [workspace])
+        with database.connect("keylatch_resolver") as runtime:
+            resolve = "select key_id from keylatch.resolve_key(%s)"
+            assert runtime.execute(resolve, [key]).fetchall() == [(key_id,)]
+            with psycopg.connect(database.url) as owner:
+                owner.execute(delete, [workspace])
+            assert runtime.execute(resolve, [key]).fetchall() == []
+        if admin.get("org_id") is None:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                user.execute("select keylatch.issue_key(%s)", [workspace])
+    with psycopg.connect(database.url) as owner:
+        reason = owner.execute("select status, revoke_reason from keylatch.keys").fetchall()
+        assert reason == [("revoked", "workspace deleted")]
+
+
+def test_an_application_with_tables_of_its_own(bare: Database) -> None:
+    with psycopg.connect(bare.url) as owner:
+        owner.execute((EXAMPLES / "own_tables.sql").read_bytes())
+        people = {name: getattr(People, name) for name in ("alice", "bob", "mia", "a", "b")}
+        owner.execute(
+            "insert into auth.users (id) values (%(alice)s), (%(bob)s), (%(mia)s)", people
+        )
+        owner.execute(
+            "insert into public.workspaces (id, name) values (%(a)s, 'A'), (%(b)s, 'B')", people
+        )
+        owner.execute(
+            "insert into public.workspace_membership values"
+            " (%(a)s, %(alice)s, 'owner'), (%(a)s, %(mia)s, 'member'), (%(b)s, %(bob)s, 'admin')",
+            people,
+        )
+    claims = [
+        {"sub": str(getattr(People, name)), "role": "authenticated"}
+        for name in ("alice", "bob", "mia")
+    ]
+    delete = "delete from public.workspaces where id = %s"
+    lives_and_dies(bare, claims[0], claims[1:], People.a, delete)
+
+
+def test_an_application_whose_tokens_name_the_organization(bare: Database) -> None:
+    with psycopg.connect(bare.url) as owner:
+        owner.execute((EXAMPLES / "organization_claim.sql").read_bytes())
+        owner.execute("insert into public.tenants values (%s, 'A')", [ORGANIZATION])
+    # A provider whose subjects are not uuids.
+    admin = {
+        "sub": "user_2f9",
+        "role": "authenticated",
+        "org_id": str(ORGANIZATION),
+        "org_role": "admin",
+    }
+    others = [
+        admin | {"org_role": "member"},
+        admin | {"org_id": str(uuid4())},
+        {"sub": "user_2f9", "role": "authenticated"},
+    ]
+    delete = "delete from public.tenants where tenant_id = %s"
+    lives_and_dies(bare, admin, others, ORGANIZATION, delete)
