@@ -153,8 +153,9 @@ create table keylatch_internal.keys (
     (keylatch_internal.check_origins(allowed_origins, kind, environment)) is null
   ),
   constraint keys_scopes_check check ((keylatch_internal.check_scopes(scopes)) is null),
-  constraint keys_finite_times_check check (
-    coalesce(isfinite(expires_at), true)
+  -- Not every language can name a year past 9999.
+  constraint keys_times_check check (
+    coalesce(isfinite(expires_at) and expires_at < '10000-01-01 00:00Z', true)
     and coalesce(isfinite(suspended_at), true)
     and coalesce(isfinite(superseded_at), true)
     and coalesce(isfinite(revoked_at), true)
@@ -254,8 +255,9 @@ begin
     when p_key.environment is null or p_key.environment not in ('live', 'test') then row(
       'environment must be live or test.', 'test keys may allow * and http://localhost:*.'
     )::keylatch_internal.problem
-    when not isfinite(p_key.expires_at) then row(
-      'expires_at must be a finite time.', 'Pass null for a key that does not expire.'
+    when not isfinite(p_key.expires_at) or p_key.expires_at >= '10000-01-01 00:00Z' then row(
+      'expires_at must be a finite time before the year 10000.',
+      'Pass null for a key that does not expire.'
     )::keylatch_internal.problem
     when p_key.superseded_at is not null and p_key.expires_at is null then row(
       'superseded_at needs an expires_at.', 'Call rotate_key with a grace: it sets both.'
