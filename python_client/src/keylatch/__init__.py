@@ -1,0 +1,22 @@
+"""keylatch: issue, rotate, revoke and resolve the API keys that live in your PostgreSQL."""
+
+from . import errors, models
+from .async_client import AsyncKeylatch
+from .client import Keylatch
+from .keys import ParsedKey, hash_key, parse_key, verify_key
+from .secret import Secret
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncKeylatch",
+    "Keylatch",
+    "ParsedKey",
+    "Secret",
+    "__version__",
+    "errors",
+    "hash_key",
+    "models",
+    "parse_key",
+    "verify_key",
+]

@@ -1,0 +1,260 @@
+"""Every call once: the SQL function, its arguments, and how its answer is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from .errors import InvalidArgument, KeyNotFound
+from .models import (
+    Explanation,
+    Installation,
+    IssuedKey,
+    Key,
+    ResolvedKey,
+    Revocation,
+    read_all,
+    read_one,
+    read_optional,
+)
+from .secret import Secret
+from .transports import Rows
+
+T = TypeVar("T")
+
+# PostgreSQL reads these forms; `uuid.UUID` reads more, such as underscores and signs.
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-?)(?:[0-9a-fA-F]{4}\1){3}[0-9a-fA-F]{12}")
+# What no text of PostgreSQL can hold.
+_UNSENDABLE = re.compile("[\x00\ud800-\udfff]")
+# Far above every key and origin there is, far below what a gateway refuses.
+_LONGEST_SENT = 8192
+# An interval of PostgreSQL counts microseconds in 64 bits.
+_LONGEST_INTERVAL = timedelta(microseconds=2**63 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One call of the database.
+
+    Attributes:
+        function: The function's name in schema `keylatch`, or that of a view to read.
+        arguments: Its arguments by name: JSON values, and a `Secret` where a key goes.
+        decode: Reads the rows of the answer.
+    """
+
+    function: str
+    arguments: Mapping[str, object]
+    decode: Callable[[Rows], T]
+
+
+def issue(
+    workspace_id: UUID | str,
+    *,
+    kind: str,
+    label: str,
+    allowed_origins: Iterable[str],
+    scopes: Iterable[str],
+    environment: str,
+    expires_at: datetime | None,
+    metadata: Mapping[str, Any] | None,
+    prefix: str,
+) -> Call[IssuedKey]:
+    """Describe `issue_key`."""
+    arguments = {
+        "workspace_id": _uuid("workspace_id", workspace_id),
+        "kind": _text("kind", kind),
+        "label": _text("label", label),
+        "allowed_origins": _texts("allowed_origins", allowed_origins),
+        "scopes": _texts("scopes", scopes),
+        "environment": _text("environment", environment),
+        "expires_at": _time("expires_at", expires_at),
+        "metadata": _json("metadata", {} if metadata is None else metadata),
+        "prefix": _text("prefix", prefix),
+    }
+    return Call("issue_key", arguments, partial(read_one, IssuedKey))
+
+
+def rotate(key_id: UUID | str, *, grace: timedelta, expires_at: datetime | None) -> Call[IssuedKey]:
+    """Describe `rotate_key`."""
+    arguments = {
+        "key_id": _uuid("key_id", key_id),
+        "grace": _interval("grace", grace),
+        "expires_at": _time("expires_at", expires_at),
+    }
+    return Call("rotate_key", arguments, partial(read_one, IssuedKey))
+
+
+def revoke(key_id: UUID | str, *, reason: str | None, cascade: bool) -> Call[Revocation]:
+    """Describe `revoke_key`."""
+    if not isinstance(cascade, bool):
+        raise InvalidArgument.of("cascade", f"is {_name(cascade)}, not a bool")
+    arguments = {
+        "key_id": _uuid("key_id", key_id),
+        "reason": None if reason is None else _text("reason", reason),
+        "cascade": cascade,
+    }
+    return Call("revoke_key", arguments, partial(read_one, Revocation))
+
+
+def suspend(key_id: UUID | str) -> Call[Key]:
+    """Describe `suspend_key`."""
+    arguments = {"key_id": _uuid("key_id", key_id)}
+    return Call("suspend_key", arguments, partial(read_one, Key))
+
+
+def resume(key_id: UUID | str) -> Call[Key]:
+    """Describe `resume_key`."""
+    arguments = {"key_id": _uuid("key_id", key_id)}
+    return Call("resume_key", arguments, partial(read_one, Key))
+
+
+def show(key_id: UUID | str) -> Call[Key]:
+    """Describe the reading of one row of `keys`."""
+    arguments = {"id": _uuid("key_id", key_id)}
+    return Call("keys", arguments, _read_found)
+
+
+def list_keys(workspace_id: UUID | str) -> Call[tuple[Key, ...]]:
+    """Describe `list_keys`."""
+    arguments = {"workspace_id": _uuid("workspace_id", workspace_id)}
+    return Call("list_keys", arguments, _each_once)
+
+
+def resolve(key: str | Secret, *, origin: str | None) -> Call[ResolvedKey | None]:
+    """Describe `resolve_key`."""
+    return Call("resolve_key", _presented(key, origin), partial(read_optional, ResolvedKey))
+
+
+def explain(key: str | Secret, *, origin: str | None) -> Call[Explanation]:
+    """Describe `explain_key`."""
+    return Call("explain_key", _presented(key, origin), partial(read_one, Explanation))
+
+
+def installation() -> Call[Installation]:
+    """Describe `installation`."""
+    return Call("installation", {}, partial(read_one, Installation))
+
+
+def _each_once(rows: Rows) -> tuple[Key, ...]:
+    """Read the keys; pages overlap where a key was made between them."""
+    return tuple({key.id: key for key in read_all(Key, rows)}.values())
+
+
+def _read_found(rows: Rows) -> Key:
+    found = read_optional(Key, rows)
+    if found is None:
+        raise KeyNotFound(
+            detail="There is no key of that id that you administer.",
+            hint="List the keys of the workspace.",
+        )
+    return found
+
+
+# Below, a value is refused only where it cannot be sent, or would arrive as something else than
+# the caller meant. All other rules are the database's, which words them once for everybody.
+
+
+def _presented(key: str | Secret, origin: str | None) -> dict[str, object]:
+    """Carry what a stranger sent, whatever it is: the database says what it thinks of it."""
+    if not isinstance(key, str | Secret):
+        raise InvalidArgument.of("key", f"is {_name(key)}, not a text")
+    if origin is not None and not isinstance(origin, str):
+        raise InvalidArgument.of("origin", f"is {_name(origin)}, not a text")
+    return {
+        "key": Secret(_sendable(key.reveal() if isinstance(key, Secret) else key)),
+        "origin": None if origin is None else _sendable(origin),
+    }
+
+
+def _sendable(text: str) -> str:
+    if len(text) > _LONGEST_SENT:
+        # The mark keeps the cut text from being a key or an origin that the whole was not.
+        text = text[:_LONGEST_SENT] + "\ufffd"
+    return _UNSENDABLE.sub("\ufffd", text)
+
+
+def _uuid(field: str, value: object) -> str:
+    text = str(value) if isinstance(value, UUID) else value
+    # The value is not repeated: somebody may have put a key where its id belongs.
+    if not isinstance(text, str):
+        raise InvalidArgument.of(field, f"is {_name(value)}, not a UUID")
+    if not _UUID.fullmatch(text):
+        raise InvalidArgument.of(
+            field, "is not a UUID", "give the id, not the key, a hint or a label"
+        )
+    return str(UUID(text))
+
+
+def _text(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidArgument.of(field, f"is {_name(value)}, not a text")
+    if _UNSENDABLE.search(value):
+        raise InvalidArgument.of(field, "holds a NUL or a lone surrogate, which no text may hold")
+    return value
+
+
+def _texts(field: str, value: object) -> list[str]:
+    # A text is iterable too, and would arrive as its characters.
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise InvalidArgument.of(field, f"is {_name(value)}, not a list of texts")
+    return [_text(field, one) for one in value]
+
+
+def _time(field: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise InvalidArgument.of(field, f"is {_name(value)}, not a datetime")
+    if value.utcoffset() is None:
+        raise InvalidArgument.of(
+            field, "has no time zone", "say which instant is meant: datetime(…, tzinfo=UTC)"
+        )
+    try:
+        return value.astimezone(UTC).isoformat()
+    except OverflowError:
+        raise InvalidArgument.of(field, "is outside the years 1 to 9999") from None
+
+
+def _interval(field: str, value: object) -> str:
+    if not isinstance(value, timedelta):
+        raise InvalidArgument.of(field, f"is {_name(value)}, not a timedelta")
+    if abs(value) > _LONGEST_INTERVAL:
+        raise InvalidArgument.of(field, "is longer than an interval can be")
+    # Not days: a day of PostgreSQL has 23 or 25 hours when the clocks change.
+    return f"{value // timedelta(microseconds=1)} microseconds"
+
+
+def _json(field: str, value: object) -> object:
+    """Give a copy of what JSON makes of the value, so that later changes do not reach the call."""
+    if not isinstance(value, Mapping):
+        raise InvalidArgument.of(field, f"is {_name(value)}, not a JSON object")
+    try:
+        copy = json.loads(json.dumps(dict(value), allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        copy = None
+    if copy is None:
+        raise InvalidArgument.of(field, "holds something that JSON cannot carry")
+    _check_json(field, copy)
+    return copy
+
+
+def _check_json(field: str, value: object) -> None:
+    if isinstance(value, str):
+        _text(field, value)
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            _text(field, name)
+            _check_json(field, one)
+    elif isinstance(value, list):
+        for one in value:
+            _check_json(field, one)
+
+
+def _name(value: object) -> str:
+    return "None" if value is None else type(value).__name__

@@ -1,0 +1,159 @@
+"""`AsyncKeylatch`: the calls of the database, awaited. Its texts are those of `Keylatch`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from uuid import UUID
+
+from . import _calls
+from .client import Keylatch
+from .models import Explanation, Installation, IssuedKey, Key, ResolvedKey, Revocation
+from .secret import Secret
+from .transports import AsyncTransport, expect
+
+if TYPE_CHECKING:
+    import psycopg
+    from postgrest import AsyncPostgrestClient
+    from psycopg_pool import AsyncConnectionPool
+    from supabase import AsyncClient
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def _documented_by(twin: Callable[..., object]) -> Callable[[F], F]:
+    """Take the docstring of the method of `Keylatch` that does the same."""
+
+    def document(method: F) -> F:
+        method.__doc__ = twin.__doc__
+        return method
+
+    return document
+
+
+class AsyncKeylatch:
+    """The keys of a database, for asyncio: methods, results and errors are those of `Keylatch`."""
+
+    def __init__(self, transport: AsyncTransport) -> None:
+        self._transport = transport
+
+    @classmethod
+    @_documented_by(Keylatch.from_supabase)
+    def from_supabase(cls, client: AsyncClient) -> Self:
+        expect(
+            client,
+            ["supabase.AsyncClient"],
+            ["supabase.Client"],
+            "Keylatch.from_supabase",
+        )
+        from .transports.postgrest import AsyncPostgrestTransport
+
+        return cls(AsyncPostgrestTransport(client))
+
+    @classmethod
+    @_documented_by(Keylatch.from_postgrest)
+    def from_postgrest(cls, client: AsyncPostgrestClient) -> Self:
+        expect(
+            client,
+            ["postgrest.AsyncPostgrestClient"],
+            ["postgrest.SyncPostgrestClient"],
+            "Keylatch.from_postgrest",
+        )
+        from .transports.postgrest import AsyncPostgrestTransport
+
+        return cls(AsyncPostgrestTransport(client))
+
+    @classmethod
+    @_documented_by(Keylatch.from_psycopg)
+    def from_psycopg(
+        cls,
+        connection_or_pool: psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any],
+        *,
+        claims: Mapping[str, Any] | None = None,
+    ) -> Self:
+        expect(
+            connection_or_pool,
+            ["psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"],
+            ["psycopg.Connection", "psycopg_pool.ConnectionPool"],
+            "Keylatch.from_psycopg",
+        )
+        from .transports.psycopg import AsyncPsycopgTransport
+
+        return cls(AsyncPsycopgTransport(connection_or_pool, claims))
+
+    @_documented_by(Keylatch.issue)
+    async def issue(
+        self,
+        workspace_id: UUID | str,
+        *,
+        kind: str = "publishable",
+        label: str = "",
+        allowed_origins: Iterable[str] = (),
+        scopes: Iterable[str] = (),
+        environment: str = "live",
+        expires_at: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        prefix: str = "wk",
+    ) -> IssuedKey:
+        return await self._run(
+            _calls.issue(
+                workspace_id,
+                kind=kind,
+                label=label,
+                allowed_origins=allowed_origins,
+                scopes=scopes,
+                environment=environment,
+                expires_at=expires_at,
+                metadata=metadata,
+                prefix=prefix,
+            )
+        )
+
+    @_documented_by(Keylatch.rotate)
+    async def rotate(
+        self,
+        key_id: UUID | str,
+        *,
+        grace: timedelta = timedelta(0),
+        expires_at: datetime | None = None,
+    ) -> IssuedKey:
+        return await self._run(_calls.rotate(key_id, grace=grace, expires_at=expires_at))
+
+    @_documented_by(Keylatch.revoke)
+    async def revoke(
+        self, key_id: UUID | str, *, reason: str | None = None, cascade: bool = False
+    ) -> Revocation:
+        return await self._run(_calls.revoke(key_id, reason=reason, cascade=cascade))
+
+    @_documented_by(Keylatch.suspend)
+    async def suspend(self, key_id: UUID | str) -> Key:
+        return await self._run(_calls.suspend(key_id))
+
+    @_documented_by(Keylatch.resume)
+    async def resume(self, key_id: UUID | str) -> Key:
+        return await self._run(_calls.resume(key_id))
+
+    @_documented_by(Keylatch.list)
+    async def list(self, workspace_id: UUID | str) -> tuple[Key, ...]:
+        return await self._run(_calls.list_keys(workspace_id))
+
+    @_documented_by(Keylatch.show)
+    async def show(self, key_id: UUID | str) -> Key:
+        return await self._run(_calls.show(key_id))
+
+    @_documented_by(Keylatch.resolve)
+    async def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
+        return await self._run(_calls.resolve(key, origin=origin))
+
+    @_documented_by(Keylatch.explain)
+    async def explain(self, key: str | Secret, *, origin: str | None = None) -> Explanation:
+        return await self._run(_calls.explain(key, origin=origin))
+
+    @_documented_by(Keylatch.installation)
+    async def installation(self) -> Installation:
+        return await self._run(_calls.installation())
+
+    async def _run(self, call: _calls.Call[T]) -> T:
+        return call.decode(await self._transport.call(call.function, call.arguments))

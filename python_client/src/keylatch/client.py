@@ -1,0 +1,320 @@
+"""`Keylatch`: the calls of the database, blocking."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+from uuid import UUID
+
+from . import _calls
+from .models import Explanation, Installation, IssuedKey, Key, ResolvedKey, Revocation
+from .secret import Secret
+from .transports import Transport, expect
+
+if TYPE_CHECKING:
+    import psycopg
+    from postgrest import SyncPostgrestClient
+    from psycopg_pool import ConnectionPool
+    from supabase import Client
+
+T = TypeVar("T")
+
+
+class Keylatch:
+    """The keys of a database, through a connection that the caller made and closes.
+
+    Every call raises `PermissionDenied` where the row policies or grants refuse, `Unavailable`
+    where nothing answers, and `SchemaNotExposed` or `NotInstalled` where the setup is not
+    complete; all are `KeylatchError`.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    @classmethod
+    def from_supabase(cls, client: Client) -> Self:
+        """Call through a client of supabase-py.
+
+        Args:
+            client: Signed in as an admin, or made with the service key. The schema is chosen
+                here, and a later sign-in or refreshed token is followed.
+
+        Returns:
+            A client; it holds nothing open of its own.
+
+        Raises:
+            TypeError: The client is of another kind, for example the async one.
+        """
+        expect(
+            client,
+            ["supabase.Client"],
+            ["supabase.AsyncClient"],
+            "AsyncKeylatch.from_supabase",
+        )
+        from .transports.postgrest import PostgrestTransport
+
+        return cls(PostgrestTransport(client))
+
+    @classmethod
+    def from_postgrest(cls, client: SyncPostgrestClient) -> Self:
+        """Call through a client of postgrest-py.
+
+        Args:
+            client: Its `auth()` says who calls. The schema is chosen here.
+
+        Returns:
+            A client; it holds nothing open of its own.
+
+        Raises:
+            TypeError: The client is of another kind, for example the async one.
+        """
+        expect(
+            client,
+            ["postgrest.SyncPostgrestClient"],
+            ["postgrest.AsyncPostgrestClient"],
+            "AsyncKeylatch.from_postgrest",
+        )
+        from .transports.postgrest import PostgrestTransport
+
+        return cls(PostgrestTransport(client))
+
+    @classmethod
+    def from_psycopg(
+        cls,
+        connection_or_pool: psycopg.Connection[Any] | ConnectionPool[Any],
+        *,
+        claims: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Call in SQL, through psycopg 3.
+
+        A call commits by itself. Inside a transaction that the caller has open it is a
+        savepoint instead: the caller commits, and an error leaves the transaction usable.
+
+        Args:
+            connection_or_pool: Its settings stay as they are. Behind a pooler in transaction
+                mode, open it with `prepare_threshold=None`. Other work of the caller must not
+                run on the connection during a call.
+            claims: Act as PostgREST would for a token with these claims: the role that they
+                name (`anon` without one) and the claims hold for the call and no longer. With
+                `None` the connection's own user calls.
+
+        Returns:
+            A client; it holds nothing open of its own.
+
+        Raises:
+            TypeError: The connection or pool is of another kind, for example the async one.
+            InvalidArgument: The claims are not a JSON object.
+        """
+        expect(
+            connection_or_pool,
+            ["psycopg.Connection", "psycopg_pool.ConnectionPool"],
+            ["psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"],
+            "AsyncKeylatch.from_psycopg",
+        )
+        from .transports.psycopg import PsycopgTransport
+
+        return cls(PsycopgTransport(connection_or_pool, claims))
+
+    def issue(
+        self,
+        workspace_id: UUID | str,
+        *,
+        kind: str = "publishable",
+        label: str = "",
+        allowed_origins: Iterable[str] = (),
+        scopes: Iterable[str] = (),
+        environment: str = "live",
+        expires_at: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        prefix: str = "wk",
+    ) -> IssuedKey:
+        """Make a key.
+
+        Args:
+            workspace_id: Whose key it becomes.
+            kind: `publishable`, to stand in a web page, or `secret`, never to reach a browser.
+            label: A name for people, up to 200 characters.
+            allowed_origins: Up to 100 canonical origins, `https://client.example` or
+                `https://*.client.example`, that may use a publishable key. Without any, no page
+                can. Always empty for a secret key.
+            scopes: Up to 64 words for what the key may do; the application gives them meaning.
+            environment: `live` or `test`.
+            expires_at: When it ends, with a time zone; `None` for never.
+            metadata: A JSON object of up to 8 kB; `None` for an empty one.
+            prefix: The first word of the key, 2 to 12 lower case letters and digits.
+
+        Returns:
+            The key, shown this once. Source: SQL `keylatch.issue_key`.
+
+        Raises:
+            InvalidArgument: A value is out of its rule; `detail` names it.
+            PermissionDenied: The caller does not administer the workspace.
+        """
+        return self._run(
+            _calls.issue(
+                workspace_id,
+                kind=kind,
+                label=label,
+                allowed_origins=allowed_origins,
+                scopes=scopes,
+                environment=environment,
+                expires_at=expires_at,
+                metadata=metadata,
+                prefix=prefix,
+            )
+        )
+
+    def rotate(
+        self,
+        key_id: UUID | str,
+        *,
+        grace: timedelta = timedelta(0),
+        expires_at: datetime | None = None,
+    ) -> IssuedKey:
+        """Replace a key by a new one with the same properties.
+
+        Args:
+            key_id: The key to replace.
+            grace: How long the old key lives on, up to 30 days; with 0 it is revoked at once.
+                A suspended key can only be rotated with 0.
+            expires_at: When the new key ends, with a time zone; `None` for the same as the old.
+
+        Returns:
+            The new key, shown this once. Source: SQL `keylatch.rotate_key`.
+
+        Raises:
+            KeyNotFound: There is no such key, or it is not the caller's to see.
+            KeyNotUsable: It is already rotated, revoked, expired or suspended; see `reason`.
+            InvalidArgument: A value is out of its rule; `detail` names it.
+        """
+        return self._run(_calls.rotate(key_id, grace=grace, expires_at=expires_at))
+
+    def revoke(
+        self, key_id: UUID | str, *, reason: str | None = None, cascade: bool = False
+    ) -> Revocation:
+        """End a key for good; nothing brings it back. To do it again is no error.
+
+        Args:
+            key_id: The key to end.
+            reason: Why, up to 500 characters, for the audit.
+            cascade: Also end every other key of its rotation family.
+
+        Returns:
+            Since when it is revoked. Source: SQL `keylatch.revoke_key`.
+
+        Raises:
+            KeyNotFound: There is no such key, or it is not the caller's to see.
+            InvalidArgument: A value is out of its rule; `detail` names it.
+        """
+        return self._run(_calls.revoke(key_id, reason=reason, cascade=cascade))
+
+    def suspend(self, key_id: UUID | str) -> Key:
+        """Refuse a key until it is resumed.
+
+        Args:
+            key_id: The key.
+
+        Returns:
+            The key as it is now. Source: SQL `keylatch.suspend_key`.
+
+        Raises:
+            KeyNotFound: There is no such key, or it is not the caller's to see.
+            KeyNotUsable: It is revoked or expired; see `reason`.
+            InvalidArgument: The id is not a UUID.
+        """
+        return self._run(_calls.suspend(key_id))
+
+    def resume(self, key_id: UUID | str) -> Key:
+        """Accept a suspended key again.
+
+        Args:
+            key_id: The key.
+
+        Returns:
+            The key as it is now. Source: SQL `keylatch.resume_key`.
+
+        Raises:
+            KeyNotFound: There is no such key, or it is not the caller's to see.
+            KeyNotUsable: It is revoked or expired; see `reason`.
+            InvalidArgument: The id is not a UUID.
+        """
+        return self._run(_calls.resume(key_id))
+
+    def list(self, workspace_id: UUID | str) -> tuple[Key, ...]:
+        """Give all keys of a workspace, dead ones too.
+
+        Args:
+            workspace_id: The workspace.
+
+        Returns:
+            Its keys, however many; none where the caller does not administer it. Source: SQL
+            `keylatch.list_keys`. To filter or page, read the view `keylatch.keys`.
+
+        Raises:
+            InvalidArgument: The id is not a UUID.
+        """
+        return self._run(_calls.list_keys(workspace_id))
+
+    def show(self, key_id: UUID | str) -> Key:
+        """Give one key, a dead one too.
+
+        Args:
+            key_id: The key.
+
+        Returns:
+            The key as it is now. Source: a row of the view `keylatch.keys`.
+
+        Raises:
+            KeyNotFound: There is no such key, or it is not the caller's to see.
+            InvalidArgument: The id is not a UUID.
+        """
+        return self._run(_calls.show(key_id))
+
+    def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
+        """Ask which living key a text is. For services: role `keylatch_resolver` or service key.
+
+        The check of the origin stops a foreign web page. It does not stop a program, which
+        sends what `Origin` it likes.
+
+        Args:
+            key: What was presented: any text at all.
+            origin: The request's `Origin` header as it came; `None` where there was none, which
+                is not the same as an empty one.
+
+        Returns:
+            The key, or `None`: unknown, dead, suspended and wrong origin look alike. Source:
+            SQL `keylatch.resolve_key`.
+
+        Raises:
+            InvalidArgument: `key` or `origin` is not a text.
+        """
+        return self._run(_calls.resolve(key, origin=origin))
+
+    def explain(self, key: str | Secret, *, origin: str | None = None) -> Explanation:
+        """Ask why a text is accepted or refused as a key. For admins, and the service key.
+
+        Args:
+            key: What was presented: any text at all.
+            origin: The request's `Origin` header as it came; `None` where there was none.
+
+        Returns:
+            A verdict, why, and what to do; a key of another workspace is `unknown`. Source: SQL
+            `keylatch.explain_key`.
+
+        Raises:
+            InvalidArgument: `key` or `origin` is not a text.
+        """
+        return self._run(_calls.explain(key, origin=origin))
+
+    def installation(self) -> Installation:
+        """Ask which database this is: compare the answer of two services.
+
+        Returns:
+            The installation's id, its version, and whether this server is a replica. Source:
+            SQL `keylatch.installation`.
+        """
+        return self._run(_calls.installation())
+
+    def _run(self, call: _calls.Call[T]) -> T:
+        return call.decode(self._transport.call(call.function, call.arguments))

@@ -1,0 +1,275 @@
+"""Every error that keylatch raises, and the tables that choose one for what a server said."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, Self
+
+from .secret import mask_keys
+
+
+class KeylatchError(Exception):
+    """The base of all errors of this package, and what is raised where no other class fits.
+
+    No attribute ever holds a key: what a server said is masked, and what PostgreSQL repeats of
+    its input is left out.
+
+    Attributes:
+        slug: The word that programs match on, for example `key_revoked`. Source: the message
+            of the database's error, or `default_slug` of the class.
+        sqlstate: The five characters of the SQLSTATE; `None` where no database answered.
+        detail: One sentence that says what is wrong and names the field, or `None`.
+        hint: What to do about it, or `None`.
+        default_slug: The slug of an error of this class that did not bring its own.
+    """
+
+    default_slug: ClassVar[str] = "database_error"
+
+    def __init__(
+        self,
+        slug: str | None = None,
+        sqlstate: str | None = None,
+        detail: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        self.slug = slug or self.default_slug
+        self.sqlstate = sqlstate
+        self.detail = detail
+        self.hint = hint
+        # All of them as arguments, for the repr.
+        super().__init__(self.slug, sqlstate, detail, hint)
+
+    def __str__(self) -> str:
+        detail = f": {self.detail}" if self.detail else ""
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{self.slug}{detail}{hint}"
+
+
+class KeyNotFound(KeylatchError):
+    """There is no such key, or it is not yours to see."""
+
+    default_slug = "key_not_found"
+
+
+class KeyNotUsable(KeylatchError):
+    """The call needs a living key, and this one is rotated, revoked, expired or suspended."""
+
+    default_slug = "key_not_usable"
+
+    @property
+    def reason(self) -> str:
+        """Why: `key_already_rotated`, `key_revoked`, `key_expired` or `key_suspended`."""
+        return self.slug
+
+
+class LatchViolation(KeylatchError):
+    """The latch held: a change was tried that the database allows to nobody."""
+
+    default_slug = "latch_violation"
+
+
+class InvalidArgument(KeylatchError, ValueError):
+    """A value is out of its rule; `detail` names the field and does not repeat the value."""
+
+    default_slug = "invalid_argument"
+
+    @classmethod
+    def of(cls, field: str, problem: str, hint: str | None = None) -> Self:
+        """Refuse a value before it is sent.
+
+        Args:
+            field: The argument's name.
+            problem: What is wrong with it, to be read after the name; never the value.
+            hint: What to do.
+
+        Returns:
+            The error, to be raised.
+        """
+        return cls(detail=f"{field} {problem}", hint=hint)
+
+
+class PermissionDenied(KeylatchError):
+    """The row policies, the grants or the gateway refuse this user; a token may have ended."""
+
+    default_slug = "permission_denied"
+
+
+class Unavailable(KeylatchError):
+    """No answer: no connection, a time-out, an overload, or a server that failed.
+
+    Whether a call that writes took effect is unknown. Look before you repeat an `issue` or a
+    `rotate`; `revoke` may simply be repeated.
+    """
+
+    default_slug = "unavailable"
+
+
+class SchemaNotExposed(KeylatchError):
+    """PostgREST does not serve the schema `keylatch`; `hint` names the setting."""
+
+    default_slug = "schema_not_exposed"
+
+
+class NotInstalled(KeylatchError):
+    """The database has no keylatch schema, or one that is older than this client."""
+
+    default_slug = "not_installed"
+
+
+class UnexpectedAnswer(KeylatchError):
+    """Something answered that is not the keylatch schema: a wrong URL, or a foreign function."""
+
+    default_slug = "unexpected_answer"
+
+
+CLASS_BY_SLUG: dict[str, type[KeylatchError]] = {
+    "key_not_found": KeyNotFound,
+    "key_already_rotated": KeyNotUsable,
+    "key_revoked": KeyNotUsable,
+    "key_expired": KeyNotUsable,
+    "key_suspended": KeyNotUsable,
+    "revoked_is_final": LatchViolation,
+    "expired_is_final": LatchViolation,
+    "superseded_is_final": LatchViolation,
+    "column_is_immutable": LatchViolation,
+    "keys_are_kept": LatchViolation,
+    "invalid_argument": InvalidArgument,
+}
+"""The class of each slug that the database raises. Source: section 6 of the contract."""
+
+# What PostgreSQL and PostgREST say themselves: the whole code, else its first two characters.
+_CLASS_BY_CODE: dict[str, type[KeylatchError]] = {
+    "08": Unavailable,
+    "22": InvalidArgument,
+    "23502": InvalidArgument,
+    "23514": InvalidArgument,
+    "25006": Unavailable,
+    "28": PermissionDenied,
+    "3F000": NotInstalled,
+    "40001": Unavailable,
+    "40P01": Unavailable,
+    "42501": PermissionDenied,
+    "42883": NotInstalled,
+    "42P01": NotInstalled,
+    "53": Unavailable,
+    "54": InvalidArgument,
+    "55P03": Unavailable,
+    "57": Unavailable,
+    "58": Unavailable,
+    "PGRST000": Unavailable,
+    "PGRST001": Unavailable,
+    "PGRST002": Unavailable,
+    "PGRST003": Unavailable,
+    "PGRST106": SchemaNotExposed,
+    "PGRST202": NotInstalled,
+    "PGRST205": NotInstalled,
+    "PGRST301": PermissionDenied,
+    "PGRST302": PermissionDenied,
+    "PGRST303": PermissionDenied,
+}
+
+_CLASS_BY_STATUS: dict[int, type[KeylatchError]] = {
+    400: InvalidArgument,
+    401: PermissionDenied,
+    403: PermissionDenied,
+    404: KeyNotFound,
+    408: Unavailable,
+    409: KeyNotUsable,
+    413: InvalidArgument,
+    422: InvalidArgument,
+    429: Unavailable,
+}
+
+_INSTALL = "apply the keylatch migrations to this database: supabase db push"
+_RELOAD = f"{_INSTALL}; then let PostgREST read it: notify pgrst, 'reload schema'"
+_HINTS: dict[str, str] = {
+    "22023": "if the client was made with claims: does this database have their role?",
+    "22P05": "connect with client_encoding=utf8",
+    "25006": "this is a replica or a read-only session: send what writes to the primary",
+    "3F000": _INSTALL,
+    "42883": _INSTALL,
+    "42P01": _INSTALL,
+    "PGRST106": "add keylatch to [api] schemas in supabase/config.toml, or in the dashboard to "
+    "the exposed schemas of the Data API (db-schemas of PostgREST)",
+    "PGRST202": _RELOAD,
+    "PGRST205": _RELOAD,
+}
+
+_SLUG = re.compile(r"[a-z][a-z0-9_]{2,62}")
+_OWN_STATE = re.compile(r"PT[1-5][0-9]{2}")
+_SQLSTATE = re.compile(r"[0-9A-Z]{5}")
+
+
+def error_for(
+    *,
+    message: str | None,
+    code: str | None,
+    detail: str | None = None,
+    hint: str | None = None,
+    status: int | None = None,
+) -> KeylatchError:
+    """Turn what a server said into the error to raise.
+
+    Args:
+        message: The message: a slug where keylatch speaks, prose of PostgreSQL, PostgREST or a
+            gateway where they do.
+        code: A SQLSTATE, a code of PostgREST (`PGRST…`), or `None`.
+        detail: The detail that came with it.
+        hint: The hint that came with it.
+        status: The HTTP status, where there was one.
+
+    Returns:
+        The error; every text in it is masked.
+    """
+    code = code or ""
+    message, detail, hint = (mask_keys(text or "").strip() for text in (message, detail, hint))
+    if _OWN_STATE.fullmatch(code):
+        return _own_error(message, code, detail, hint)
+    sqlstate = code if _SQLSTATE.fullmatch(code) else None
+    kind = _class_of(code, sqlstate, status)
+    sentence = _without_input(code, message)
+    if code.startswith("PGRST"):
+        sentence = f"PostgREST answered {code}: {sentence}"
+    elif not code and status is not None:
+        sentence = f"HTTP {status} from a server before PostgREST: {sentence}"
+    return kind(None, sqlstate, sentence, _HINTS.get(code) or _first_line(hint) or None)
+
+
+def _own_error(message: str, code: str, detail: str, hint: str) -> KeylatchError:
+    """Choose by slug, and where this client does not know it yet, by the HTTP part."""
+    kind = CLASS_BY_SLUG.get(message) or _class_by_status(int(code[2:]))
+    if _SLUG.fullmatch(message):
+        return kind(message, code, detail or None, hint or None)
+    # Someone else's trigger, which wrote prose where keylatch writes a slug.
+    sentence = ": ".join(part for part in (message, detail) if part)
+    return kind(None, code, sentence or None, hint or None)
+
+
+def _class_of(code: str, sqlstate: str | None, status: int | None) -> type[KeylatchError]:
+    """Choose where keylatch itself did not speak."""
+    known = _CLASS_BY_CODE.get(code) or _CLASS_BY_CODE.get(code[:2])
+    if known is not None:
+        return known
+    # An SQLSTATE has one class over every transport, so the HTTP status has no say in it.
+    if sqlstate is not None or status is None:
+        return KeylatchError
+    kind = _class_by_status(status)
+    # These statuses speak of a key only where the database says so.
+    if kind in (KeyNotFound, KeyNotUsable, KeylatchError):
+        return KeylatchError if code else UnexpectedAnswer
+    return kind
+
+
+def _class_by_status(status: int) -> type[KeylatchError]:
+    return Unavailable if status >= 500 else _CLASS_BY_STATUS.get(status, KeylatchError)
+
+
+def _without_input(code: str, message: str) -> str:
+    """Drop what may repeat a value: class 22 quotes it, further lines and details list rows."""
+    if code.startswith("22"):
+        return f"a value cannot be read as the type of its argument (SQLSTATE {code})"
+    return _first_line(message) or "no reason was given"
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]

@@ -1,0 +1,322 @@
+"""What the calls give back: frozen dataclasses, read by name from JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, NoReturn, TypeVar
+from uuid import UUID
+
+from .errors import NotInstalled, UnexpectedAnswer
+from .secret import Secret
+
+T = TypeVar("T")
+
+
+class ReadOnlyDict(dict[str, Any]):
+    """The metadata of a key: a dict for every reader and for `json.dumps`, and not for writing.
+
+    Only the first level is closed. Source: the `metadata` column, a JSON object.
+    """
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("metadata of a result does not change; write dict(metadata) for a copy")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Pickle and copy would else fill it item by item, which is refused.
+        return (type(self), (dict(self),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedKey:
+    """A new key, the only time that it is shown. Source: `issue_key` and `rotate_key`.
+
+    Attributes:
+        key: The key itself; `key.reveal()` gives the text.
+        id: Names the key in every other call.
+        workspace_id: The workspace that it belongs to.
+        kind: `publishable` or `secret`.
+        environment: `live` or `test`.
+        hint: For people to tell keys apart: `wk_sk_live_…abcd`.
+        label: A name for people.
+        allowed_origins: The canonical origins that may use a publishable key.
+        scopes: The application's words for what the key may do.
+        metadata: The application's JSON object.
+        expires_at: When the key ends, UTC; `None` for never.
+        rotated_from: The key that this one succeeds.
+        created_at: When it was made, UTC, by the server's clock.
+        created_by: The user who made it; `None` for a service.
+    """
+
+    key: Secret
+    id: UUID
+    workspace_id: UUID
+    kind: str
+    environment: str
+    hint: str
+    label: str
+    allowed_origins: tuple[str, ...]
+    scopes: tuple[str, ...]
+    metadata: Mapping[str, Any] = field(hash=False)
+    expires_at: datetime | None
+    rotated_from: UUID | None
+    created_at: datetime
+    created_by: UUID | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A key as its admin sees it. Source: a row of `keylatch.keys`.
+
+    Attributes:
+        id: Names the key in every call.
+        workspace_id: The workspace that it belongs to.
+        kind: `publishable` or `secret`.
+        environment: `live` or `test`.
+        public_key: The whole key where it is publishable; `None` for a secret one.
+        hint: For people to tell keys apart: `wk_sk_live_…abcd`.
+        label: A name for people.
+        metadata: The application's JSON object.
+        allowed_origins: The canonical origins that may use a publishable key.
+        scopes: The application's words for what the key may do.
+        expires_at: When the key ends or ended, UTC; `None` for never.
+        suspended_at: Since when it is suspended, UTC.
+        superseded_at: When a rotation with grace replaced it, UTC.
+        revoked_at: When it was revoked, UTC.
+        revoked_by: Who revoked it; `None` for a service.
+        revoke_reason: Why, in the words of who did.
+        rotated_from: The key that this one succeeds.
+        created_at: When it was made, UTC.
+        created_by: Who made it; `None` for a service.
+        status: `active`, `superseded`, `suspended`, `expired` or `revoked`.
+    """
+
+    id: UUID
+    workspace_id: UUID
+    kind: str
+    environment: str
+    public_key: str | None
+    hint: str
+    label: str
+    metadata: Mapping[str, Any] = field(hash=False)
+    allowed_origins: tuple[str, ...]
+    scopes: tuple[str, ...]
+    expires_at: datetime | None
+    suspended_at: datetime | None
+    superseded_at: datetime | None
+    revoked_at: datetime | None
+    revoked_by: UUID | None
+    revoke_reason: str | None
+    rotated_from: UUID | None
+    created_at: datetime
+    created_by: UUID | None
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """What a revocation did. Source: `revoke_key`.
+
+    Attributes:
+        id: The key.
+        revoked_at: Since when it is revoked, UTC, by the server's clock.
+        already_revoked: Whether it was so before this call, which then changed nothing of it.
+        also_revoked: The other keys of its rotation family that this call revoked.
+    """
+
+    id: UUID
+    revoked_at: datetime
+    already_revoked: bool
+    also_revoked: tuple[UUID, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedKey:
+    """The living key that a text stands for. Source: `resolve_key`.
+
+    Attributes:
+        key_id: The key.
+        workspace_id: The workspace that the request belongs to.
+        kind: `publishable` (names a workspace and proves nothing) or `secret`.
+        environment: `live` or `test`.
+        scopes: The application's words for what the key may do.
+        metadata: The application's JSON object.
+        expires_at: When it ends, UTC; `None` for never. Keep it in no cache beyond that.
+    """
+
+    key_id: UUID
+    workspace_id: UUID
+    kind: str
+    environment: str
+    scopes: tuple[str, ...]
+    metadata: Mapping[str, Any] = field(hash=False)
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a key is accepted or refused. Source: `explain_key`.
+
+    Attributes:
+        verdict: The first that applies of `malformed`, `checksum_failed`, `unknown`, `revoked`,
+            `expired`, `suspended`, `secret_in_browser`, `origin_required`, `origin_denied`,
+            `valid`.
+        detail: Why, in a sentence.
+        hint: What to do.
+        key_id: The key; `None` where none was found.
+        expires_at: When it ends or ended, UTC; `None` for never.
+    """
+
+    verdict: str
+    detail: str | None
+    hint: str | None
+    key_id: UUID | None
+    expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installation:
+    """Which database this is: compare it between two services. Source: `installation`.
+
+    Attributes:
+        id: Made when the schema was installed.
+        schema_version: The version of the keylatch schema.
+        installed_at: When it was installed, UTC.
+        system_identifier: The PostgreSQL cluster: the same on primary and replica, another
+            one where a dump was restored.
+        is_replica: Whether this server only follows another.
+        replica_lag_seconds: How far it is behind, in seconds; 0 on a primary, `None` where a
+            replica cannot tell.
+    """
+
+    id: UUID
+    schema_version: str
+    installed_at: datetime
+    system_identifier: str
+    is_replica: bool
+    replica_lag_seconds: float | None
+
+
+def read_one(model: type[T], rows: Iterable[Mapping[str, object]]) -> T:
+    """Read the answer of a call that gives one row.
+
+    Args:
+        model: A dataclass of this module.
+        rows: The rows of the answer; fields that this version does not know are left out.
+
+    Returns:
+        The row.
+
+    Raises:
+        NotInstalled: A field is missing, so that the schema is older than this client.
+        UnexpectedAnswer: There is not one row, or a field has no readable value.
+    """
+    found = read_all(model, rows)
+    if len(found) != 1:
+        raise UnexpectedAnswer(detail=f"{len(found)} rows came where one {model.__name__} should")
+    return found[0]
+
+
+def read_optional(model: type[T], rows: Iterable[Mapping[str, object]]) -> T | None:
+    """Read the answer of a call that gives one row or none; arguments and errors as `read_one`."""
+    rows = tuple(rows)
+    return read_one(model, rows) if rows else None
+
+
+def read_all(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, ...]:
+    """Read the answer of a call that gives any number of rows; errors as `read_one`."""
+    return tuple(_read(model, row) for row in rows)
+
+
+def _read(model: type[T], row: Mapping[str, object]) -> T:
+    values = {}
+    for name, kind in _fields_of(model):
+        if name not in row:
+            raise NotInstalled(
+                "schema_too_old",
+                detail=f"the answer has no {name}, which this client reads into {model.__name__}",
+                hint="apply the newer keylatch migrations: supabase db push",
+            )
+        try:
+            values[name] = _READERS[kind](row[name])
+        except (TypeError, ValueError, OverflowError):
+            break
+    else:
+        return model(**values)
+    # Out of the except block: what Python says of an unreadable value repeats the value.
+    raise UnexpectedAnswer(detail=f"{name} of {model.__name__} is not readable as {kind}")
+
+
+def _fields_of(model: Any) -> list[tuple[str, str]]:
+    return [(one.name, str(one.type)) for one in fields(model)]
+
+
+def _of_type(kind: type[T]) -> Callable[[object], T]:
+    def read(value: object) -> T:
+        if not isinstance(value, kind):
+            raise TypeError
+        return value
+
+    return read
+
+
+def _optional(read: Callable[[Any], T]) -> Callable[[object], T | None]:
+    return lambda value: None if value is None else read(value)
+
+
+def _several(read: Callable[[Any], T]) -> Callable[[object], tuple[T, ...]]:
+    def several(value: object) -> tuple[T, ...]:
+        if not isinstance(value, list):
+            raise TypeError
+        return tuple(read(one) for one in value)
+
+    return several
+
+
+def _uuid(value: object) -> UUID:
+    return UUID(_string(value))
+
+
+def _time(value: object) -> datetime:
+    time = datetime.fromisoformat(_string(value))
+    if time.utcoffset() is None:
+        raise ValueError
+    # One zone, whatever the session's, so that the same time is also printed the same.
+    return time.astimezone(UTC)
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    return float(value)
+
+
+def _metadata(value: object) -> ReadOnlyDict:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return ReadOnlyDict(value)
+
+
+_string = _of_type(str)
+
+# By the text of the annotation, so that a field is described once, where it is declared.
+_READERS: dict[str, Callable[[Any], object]] = {
+    "Secret": _of_type(Secret),
+    "UUID": _uuid,
+    "UUID | None": _optional(_uuid),
+    "tuple[UUID, ...]": _several(_uuid),
+    "str": _string,
+    "str | None": _optional(_string),
+    "tuple[str, ...]": _several(_string),
+    "datetime": _time,
+    "datetime | None": _optional(_time),
+    "bool": _of_type(bool),
+    "float | None": _optional(_seconds),
+    "Mapping[str, Any]": _metadata,
+}

@@ -1,0 +1,115 @@
+"""Keep a key out of whatever prints it: `Secret` for one value, `mask_keys` for a text."""
+
+from __future__ import annotations
+
+import hmac
+import re
+from typing import NoReturn, final
+
+# Wider than the format on purpose: a mistyped key in a message must be masked too.
+_KEY_SHAPED = re.compile(r"([a-z][a-z0-9]{1,11}_(?:pk|sk)_(?:live|test)_)([0-9A-Za-z]+)")
+_WHOLE = 36
+
+
+def mask_keys(text: str) -> str:
+    """Replace everything in a text that has the shape of a key by what people may see of it.
+
+    Args:
+        text: Any text, for example an error message of a server.
+
+    Returns:
+        The text, each key in it cut down to the database's `hint`: `wk_sk_live_…abcd`. Of one
+        that is cut short already, not even the end is left.
+    """
+    return _KEY_SHAPED.sub(_hint, text)
+
+
+def _hint(match: re.Match[str]) -> str:
+    return f"{match[1]}…{match[2][-4:] if len(match[2]) >= _WHOLE else ''}"
+
+
+@final
+class Secret:
+    """A key that no repr, string, log line, pickle or traceback shows.
+
+    Only `reveal` gives the value. Two secrets are equal when their values are, compared in
+    constant time; a secret never equals a string. Copies within the process keep the value. A
+    pickle does not carry it, because pickles end up in caches and queues.
+
+    Source: `IssuedKey.key`, which is shown once and stored nowhere, is one.
+    """
+
+    __slots__ = ("_value",)
+
+    _value: str | None
+
+    def __init__(self, value: str) -> None:
+        if not isinstance(value, str):
+            raise TypeError(f"a Secret holds a str, not {type(value).__name__}")
+        object.__setattr__(self, "_value", value)
+
+    def reveal(self) -> str:
+        """Give the value itself; keep it out of logs from here on.
+
+        Returns:
+            The text that the secret was made from.
+
+        Raises:
+            RuntimeError: This secret came out of a pickle, which does not carry the value.
+        """
+        if self._value is None:
+            raise RuntimeError(
+                "this Secret came out of a pickle, and a pickle does not carry the value: "
+                "pass on what reveal() gives instead"
+            )
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"Secret('{self}')"
+
+    def __str__(self) -> str:
+        if self._value is not None and _KEY_SHAPED.fullmatch(self._value):
+            return mask_keys(self._value)
+        return "…"
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        if self._value is None or other._value is None:
+            return self is other
+        # surrogatepass: a Secret may hold any str, and equality must not raise.
+        return hmac.compare_digest(
+            self._value.encode("utf-8", "surrogatepass"),
+            other._value.encode("utf-8", "surrogatepass"),
+        )
+
+    def __hash__(self) -> int:
+        return object.__hash__(self) if self._value is None else hash((Secret, self._value))
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a Secret does not change")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a Secret does not change")
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Secret:
+        return self
+
+    def __getstate__(self) -> None:
+        return None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_sealed, ())
+
+
+def _sealed() -> Secret:
+    """Make the secret without a value that stands in an unpickled object."""
+    secret = object.__new__(Secret)
+    object.__setattr__(secret, "_value", None)
+    return secret

@@ -1,0 +1,176 @@
+"""Calls over HTTP, with the session and the headers of a supabase-py or postgrest-py client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+
+from ..errors import KeylatchError, Unavailable, UnexpectedAnswer, error_for
+from ..secret import mask_keys
+from . import VIEWS, Rows, as_rows, plain
+
+if TYPE_CHECKING:
+    from postgrest import AsyncPostgrestClient, SyncPostgrestClient
+    from supabase import AsyncClient, Client
+
+# Functions whose answer a server may cut at its `max-rows`: 1000 on a Supabase project.
+_PAGED = frozenset({"list_keys"})
+
+
+class _Request(NamedTuple):
+    """What `httpx.Client.request` takes, apart from the body."""
+
+    method: str
+    url: str
+    params: dict[str, str]
+    headers: httpx.Headers
+    auth: Any
+
+
+class PostgrestTransport:
+    """Calls through a client that the caller made, and signs in and out.
+
+    The request is posted on the client's own session rather than through its `rpc()`: the error
+    of postgrest-py does not carry the HTTP status, without which a gateway that refuses an API
+    key cannot be told from one that has lost its server, and it does carry the server's answer.
+    """
+
+    def __init__(self, client: Client | SyncPostgrestClient) -> None:
+        self._client = client
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+        rows: list[Mapping[str, object]] = []
+        while True:
+            # Asked for each time: signing in, or a refreshed token, changes the headers.
+            rest = self._client.schema("keylatch")
+            if rest.session.is_closed:
+                raise _closed()
+            request = _request(rest, function, arguments, offset=len(rows))
+            try:
+                response = rest.session.request(
+                    **request._asdict(), content=_body(function, arguments)
+                )
+            except httpx.HTTPError as problem:
+                failure = _no_answer(problem)
+            else:
+                page = _read(response)
+                rows += page
+                if not page or _is_all(response, len(rows)):
+                    return rows
+                continue
+            # Out of the except block, so that the request, with its key, is not in the chain.
+            raise failure
+
+
+class AsyncPostgrestTransport:
+    """As `PostgrestTransport`, over the async clients."""
+
+    def __init__(self, client: AsyncClient | AsyncPostgrestClient) -> None:
+        self._client = client
+
+    async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+        rows: list[Mapping[str, object]] = []
+        while True:
+            rest = self._client.schema("keylatch")
+            if rest.session.is_closed:
+                raise _closed()
+            request = _request(rest, function, arguments, offset=len(rows))
+            try:
+                response = await rest.session.request(
+                    **request._asdict(), content=_body(function, arguments)
+                )
+            except httpx.HTTPError as problem:
+                failure = _no_answer(problem)
+            else:
+                page = _read(response)
+                rows += page
+                if not page or _is_all(response, len(rows)):
+                    return rows
+                continue
+            raise failure
+
+
+def _request(
+    rest: SyncPostgrestClient | AsyncPostgrestClient,
+    function: str,
+    arguments: Mapping[str, object],
+    *,
+    offset: int,
+) -> _Request:
+    # A copy of the client's: `schema()` makes one for each caller.
+    headers = rest.headers
+    headers["Accept"] = headers["Content-Type"] = "application/json"
+    # The rule of postgrest-py: what the session signs with gives way to a token.
+    auth = httpx.USE_CLIENT_DEFAULT if "Authorization" not in headers else None
+    params = {}
+    if function in VIEWS:
+        params = {name: f"eq.{value}" for name, value in arguments.items()}
+    if function in _PAGED:
+        # Keys are never deleted and the newest come first, so a row moves only towards later
+        # pages: one may come twice, none is skipped.
+        headers["Prefer"] = "count=exact"
+        params["offset"] = str(offset)
+    return _Request(
+        method="GET" if function in VIEWS else "POST",
+        url=str(rest.base_url.joinpath(*([] if function in VIEWS else ["rpc"]), function)),
+        params=params,
+        headers=headers,
+        auth=rest.basic_auth or auth,
+    )
+
+
+def _body(function: str, arguments: Mapping[str, object]) -> bytes | None:
+    if function in VIEWS:
+        return None
+    return json.dumps(arguments, default=plain, allow_nan=False).encode()
+
+
+def _read(response: httpx.Response) -> Rows:
+    """Give the rows of a good answer; raise the error of a bad one."""
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if response.is_success:
+        if answer is None:
+            raise UnexpectedAnswer(
+                detail=f"HTTP {response.status_code} came without JSON",
+                hint="check the address: keylatch needs the one of PostgREST",
+            )
+        return as_rows(answer)
+    said = answer if isinstance(answer, dict) else {}
+    raise error_for(
+        message=_text(said, "message"),
+        code=_text(said, "code"),
+        detail=_text(said, "details"),
+        hint=_text(said, "hint"),
+        status=response.status_code,
+    )
+
+
+def _text(said: Mapping[str, object], name: str) -> str | None:
+    value = said.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _is_all(response: httpx.Response, count: int) -> bool:
+    """Tell whether nothing follows. `Content-Range` is `0-999/2345`, or ends in `*` uncounted."""
+    total = response.headers.get("Content-Range", "").rpartition("/")[2]
+    return not total.isdecimal() or count >= int(total)
+
+
+def _closed() -> KeylatchError:
+    return Unavailable(detail="the HTTP session of the client is closed", hint="make a new client")
+
+
+def _no_answer(problem: httpx.HTTPError) -> KeylatchError:
+    detail = type(problem).__name__
+    # Only these speak of the socket alone; others may quote a header, and so a token.
+    if isinstance(problem, httpx.NetworkError | httpx.TimeoutException):
+        detail = f"{detail}: {mask_keys(str(problem))}"
+    return Unavailable(detail=detail, hint="is the server running, and is the address right?")

@@ -1,0 +1,1 @@
+"""Tests of the Python client: alone, and over every transport against the real stack."""

@@ -1,0 +1,62 @@
+"""What the client's tests ask for by name: the shared world, and clients over every transport."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from client.lines import Line, Open
+from client.world import VARIANTS, Clients, World
+from keylatch import Keylatch
+from stack import Database, Janitor, People, Rest, Server, Tokens
+
+
+@pytest.fixture(scope="session")
+def world(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+    """One database and API for all tests that need no other; see `World`."""
+    with Database(server, "client", template) as database:
+        world = World(database, lambda: Rest(database, tokens, janitor=janitor), People(tokens))
+        with world.rest:
+            yield world
+
+
+@pytest.fixture(scope="session", params=VARIANTS)
+def clients(world: World, request: pytest.FixtureRequest) -> Iterator[Clients]:
+    """The clients of one transport, sync or async; a test that asks for them runs over each."""
+    with Clients(world, request.param) as clients:
+        yield clients
+
+
+@pytest.fixture
+def act_as(clients: Clients) -> Callable[[str], Keylatch]:
+    """Gives a client that acts as one of `People` or as a role."""
+    return clients.act_as
+
+
+@pytest.fixture
+def kl(clients: Clients) -> Keylatch:
+    """A client of alice, who administers workspace A."""
+    return clients.act_as("alice")
+
+
+@pytest.fixture(params=["sync", "async"])
+def line(request: pytest.FixtureRequest, world: World) -> Iterator[Open]:
+    """Opens connections as `authenticator`, from where every role can be taken."""
+    with ExitStack() as opened:
+        runner = opened.enter_context(asyncio.Runner())
+
+        def make(url: str = world.database.authenticator_url, **options: Any) -> Line:
+            one = Line(url, is_async=request.param == "async", runner=runner, **options)
+            opened.callback(lambda: one.wait(one.connection.close()))
+            return one
+
+        yield make
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Silence what supabase-py says of its own call of postgrest-py."""
+    config.addinivalue_line(
+        "filterwarnings", "ignore:The '(timeout|verify)' parameter is deprecated:DeprecationWarning"
+    )

@@ -1,0 +1,29 @@
+"""What careless programs print: for tests that a key is not in it."""
+
+import io
+import traceback
+
+import rich.console
+import rich.traceback
+
+
+def rich_text(value: object) -> str:
+    """What rich prints of a value."""
+    console = rich.console.Console(file=io.StringIO(), width=200, force_terminal=True)
+    console.print(value)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return output.getvalue()
+
+
+def everything_about(error: BaseException) -> str:
+    """What a careless error reporter prints: the traceback with the locals of every frame."""
+    plain = "".join(
+        traceback.TracebackException.from_exception(error, capture_locals=True).format()
+    )
+    assert error.__traceback__ is not None
+    shown = rich.traceback.Traceback.from_exception(
+        type(error), error, error.__traceback__, show_locals=True, locals_max_string=10_000
+    )
+    chain = [repr(error), str(error), repr(error.args), repr(vars(error))]
+    return "\n".join([plain, rich_text(shown), *chain])

@@ -1,0 +1,51 @@
+"""Python and SQL agree on what a key is and on its hash."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.vectors import KEYS, TEXTS
+from client.world import World
+from keylatch import hash_key, parse_key
+from keylatch.errors import (
+    InvalidArgument,
+)
+
+
+def test_sql_and_python_agree_on_every_vector(world: World) -> None:
+    for text, hashed, form in [
+        *((vector["key"], vector["hash"], "valid") for vector in KEYS),
+        *((vector["text"], vector["hash"], vector["form"]) for vector in TEXTS),
+    ]:
+        row = world.owner.execute(
+            "select encode(keylatch.hash_key(%(text)s), 'hex'),"
+            " keylatch_internal.key_form(%(text)s)",
+            {"text": text},
+        ).fetchone()
+        assert row == (hashed, form), text
+
+
+def form_of(text: str) -> str:
+    """What Python says of a text, in the words of SQL."""
+    try:
+        parse_key(text)
+    except InvalidArgument as refusal:
+        return "malformed" if "malformed" in str(refusal.detail) else "checksum_failed"
+    return "valid"
+
+
+# Any text that PostgreSQL can hold, and texts that nearly are keys.
+POSTGRES_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
+NEARLY_KEYS = st.builds(
+    lambda key, place, other: key[:place] + other + key[place + 1 :],
+    st.sampled_from([vector["key"] for vector in KEYS]),
+    st.integers(0, 60),
+    st.sampled_from(["", "_", "0", "z", "Z", "1", "é", "\n", " "]),
+)
+
+
+@given(text=POSTGRES_TEXT | NEARLY_KEYS)
+def test_sql_and_python_agree_on_any_text(world: World, text: str) -> None:
+    row = world.owner.execute(
+        "select keylatch.hash_key(%(text)s), keylatch_internal.key_form(%(text)s)", {"text": text}
+    ).fetchone()
+    assert row == (hash_key(text), form_of(text))

@@ -1,0 +1,297 @@
+"""Arguments: refused before they are sent where they could not arrive, and only there."""
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, timedelta, timezone
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from client.vectors import SECRET
+from keylatch import Keylatch, Secret
+from keylatch.errors import InvalidArgument, NotInstalled
+from keylatch.transports import plain
+
+ID = UUID(int=1)
+ANY_TEXT = st.text(st.characters())
+
+
+class Sent(Exception):
+    """The call reached the transport."""
+
+
+class RecordingTransport:
+    """Keeps the call instead of carrying it."""
+
+    def __init__(self) -> None:
+        self.arguments: Mapping[str, object] = {}
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Any:
+        self.arguments = arguments
+        raise Sent(function)
+
+
+def sent(call: Callable[[Keylatch], object]) -> dict[str, Any]:
+    """The arguments that a call sends, as JSON makes them."""
+    transport = RecordingTransport()
+    with pytest.raises(Sent):
+        call(Keylatch(transport))
+    arguments: dict[str, Any] = json.loads(json.dumps(transport.arguments, default=plain))
+    return arguments
+
+
+def refused(call: Callable[[Keylatch], object]) -> str:
+    """What the client says instead of sending the call."""
+    transport = RecordingTransport()
+    with pytest.raises(InvalidArgument) as caught:
+        call(Keylatch(transport))
+    assert caught.value.slug == "invalid_argument"
+    assert caught.value.sqlstate is None
+    assert caught.value.__cause__ is None
+    return str(caught.value.detail)
+
+
+def test_every_argument_is_sent_in_the_form_of_json() -> None:
+    everything = sent(
+        lambda kl: kl.issue(
+            str(ID).upper(),
+            kind="secret",
+            label="Bücher",
+            allowed_origins={"https://a.example": 1}.keys(),
+            scopes=(scope for scope in ["read"]),
+            environment="test",
+            expires_at=datetime(2027, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))),
+            metadata=MappingProxyType({"a": [1, None, {"b": True}]}),
+            prefix="acme",
+        )
+    )
+    assert everything == {
+        "workspace_id": str(ID),
+        "kind": "secret",
+        "label": "Bücher",
+        "allowed_origins": ["https://a.example"],
+        "scopes": ["read"],
+        "environment": "test",
+        "expires_at": "2027-01-01T00:00:00+00:00",
+        "metadata": {"a": [1, None, {"b": True}]},
+        "prefix": "acme",
+    }
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    assert sent(lambda kl: kl.issue(ID)) == {
+        "workspace_id": str(ID),
+        "kind": "publishable",
+        "label": "",
+        "allowed_origins": [],
+        "scopes": [],
+        "environment": "live",
+        "expires_at": None,
+        "metadata": {},
+        "prefix": "wk",
+    }
+    assert sent(lambda kl: kl.rotate(ID)) == {
+        "key_id": str(ID),
+        "grace": "0 microseconds",
+        "expires_at": None,
+    }
+    assert sent(lambda kl: kl.revoke(ID)) == {"key_id": str(ID), "reason": None, "cascade": False}
+    assert sent(lambda kl: kl.resolve("k")) == {"key": "k", "origin": None}
+    assert sent(lambda kl: kl.explain("k", origin="")) == {"key": "k", "origin": ""}
+
+
+def test_a_grace_is_sent_in_microseconds_so_that_no_change_of_clocks_alters_it() -> None:
+    for grace, text in [
+        (timedelta(days=1), "86400000000 microseconds"),
+        (timedelta(hours=-1), "-3600000000 microseconds"),
+        (timedelta(microseconds=2**63 - 1), f"{2**63 - 1} microseconds"),
+    ]:
+        assert sent(partial(Keylatch.rotate, key_id=ID, grace=grace))["grace"] == text
+
+
+UUID_CALLS: dict[str, Callable[[Keylatch, Any], object]] = {
+    "issue workspace_id": lambda kl, value: kl.issue(value),
+    "list workspace_id": lambda kl, value: kl.list(value),
+    "rotate key_id": lambda kl, value: kl.rotate(value),
+    "revoke key_id": lambda kl, value: kl.revoke(value),
+    "suspend key_id": lambda kl, value: kl.suspend(value),
+    "resume key_id": lambda kl, value: kl.resume(value),
+    "show key_id": lambda kl, value: kl.show(value),
+}
+NO_UUIDS = [
+    "",
+    "1",
+    SECRET,
+    str(ID)[:-1],
+    str(ID) + "\n",
+    f"{{{ID}}}",
+    f"urn:uuid:{ID}",
+    str(ID).replace("-", "_"),
+    str(ID).replace("-", "", 1),
+    "0" * 31 + "_",
+    "+" + "0" * 31,
+    "00000000-0000000000000000-00000000",
+    "٠" * 32,
+    "\x00",
+    None,
+    5,
+    b"0" * 32,
+    ID.bytes,
+    [ID],
+    Secret(SECRET),
+]
+
+
+@pytest.mark.parametrize("value", NO_UUIDS, ids=repr)
+@pytest.mark.parametrize("call", UUID_CALLS)
+def test_what_is_no_uuid_is_refused_by_field_and_not_repeated(call: str, value: object) -> None:
+    detail = refused(lambda kl: UUID_CALLS[call](kl, value))
+    assert detail.startswith(call.split()[1])
+    assert "UUID" in detail
+    assert SECRET not in detail
+
+
+@pytest.mark.parametrize("value", [ID, str(ID), str(ID).upper(), ID.hex], ids=repr)
+def test_every_usual_form_of_a_uuid_is_sent_in_the_one_form(value: UUID | str) -> None:
+    assert sent(lambda kl: kl.revoke(value))["key_id"] == str(ID)
+
+
+WRONG: list[tuple[str, Callable[[Keylatch], object]]] = [
+    ("kind", lambda kl: kl.issue(ID, kind=None)),  # type: ignore[arg-type]
+    ("kind", lambda kl: kl.issue(ID, kind="secret\x00")),
+    ("label", lambda kl: kl.issue(ID, label=5)),  # type: ignore[arg-type]
+    ("label", lambda kl: kl.issue(ID, label="\x00")),
+    ("label", lambda kl: kl.issue(ID, label="\ud800")),
+    ("label", lambda kl: kl.issue(ID, label=Secret(SECRET))),  # type: ignore[arg-type]
+    ("prefix", lambda kl: kl.issue(ID, prefix="\udfff")),
+    ("environment", lambda kl: kl.issue(ID, environment=b"live")),  # type: ignore[arg-type]
+    ("allowed_origins", lambda kl: kl.issue(ID, allowed_origins="https://a.example")),
+    ("allowed_origins", lambda kl: kl.issue(ID, allowed_origins=None)),  # type: ignore[arg-type]
+    ("allowed_origins", lambda kl: kl.issue(ID, allowed_origins={"https://a.example": 1})),
+    ("allowed_origins", lambda kl: kl.issue(ID, allowed_origins=[None])),  # type: ignore[list-item]
+    ("allowed_origins", lambda kl: kl.issue(ID, allowed_origins=["https://a\x00.example"])),
+    ("scopes", lambda kl: kl.issue(ID, scopes="read")),
+    ("scopes", lambda kl: kl.issue(ID, scopes=b"read")),  # type: ignore[arg-type]
+    ("scopes", lambda kl: kl.issue(ID, scopes=7)),  # type: ignore[arg-type]
+    ("scopes", lambda kl: kl.issue(ID, scopes=["\ud800"])),
+    ("expires_at", lambda kl: kl.issue(ID, expires_at=datetime(2030, 1, 1))),
+    ("expires_at", lambda kl: kl.issue(ID, expires_at=date(2030, 1, 1))),  # type: ignore[arg-type]
+    ("expires_at", lambda kl: kl.issue(ID, expires_at="infinity")),  # type: ignore[arg-type]
+    ("expires_at", lambda kl: kl.issue(ID, expires_at=timedelta(1))),  # type: ignore[arg-type]
+    (
+        "expires_at",
+        lambda kl: kl.rotate(
+            ID, expires_at=datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))
+        ),
+    ),
+    ("metadata", lambda kl: kl.issue(ID, metadata=[])),  # type: ignore[arg-type]
+    ("metadata", lambda kl: kl.issue(ID, metadata="{}")),  # type: ignore[arg-type]
+    ("metadata", lambda kl: kl.issue(ID, metadata={"a": float("nan")})),
+    ("metadata", lambda kl: kl.issue(ID, metadata={"a": float("-inf")})),
+    ("metadata", lambda kl: kl.issue(ID, metadata={"a": {1, 2}})),
+    ("metadata", lambda kl: kl.issue(ID, metadata={"a": Secret(SECRET)})),
+    ("metadata", lambda kl: kl.issue(ID, metadata={"a": 10**5000})),
+    ("metadata", lambda kl: kl.issue(ID, metadata={("a",): 1})),  # type: ignore[dict-item]
+    ("metadata", lambda kl: kl.issue(ID, metadata={"a": ["\x00"]})),
+    ("metadata", lambda kl: kl.issue(ID, metadata={"a": {"\ud800": 1}})),
+    ("metadata", lambda kl: kl.issue(ID, metadata=nested(100_000))),
+    ("grace", lambda kl: kl.rotate(ID, grace=5)),  # type: ignore[arg-type]
+    ("grace", lambda kl: kl.rotate(ID, grace="1 day")),  # type: ignore[arg-type]
+    ("grace", lambda kl: kl.rotate(ID, grace=None)),  # type: ignore[arg-type]
+    ("grace", lambda kl: kl.rotate(ID, grace=timedelta.max)),
+    ("grace", lambda kl: kl.rotate(ID, grace=timedelta.min)),
+    ("reason", lambda kl: kl.revoke(ID, reason=5)),  # type: ignore[arg-type]
+    ("reason", lambda kl: kl.revoke(ID, reason="a\x00b")),
+    ("cascade", lambda kl: kl.revoke(ID, cascade=1)),  # type: ignore[arg-type]
+    ("cascade", lambda kl: kl.revoke(ID, cascade=None)),  # type: ignore[arg-type]
+    ("key", lambda kl: kl.resolve(None)),  # type: ignore[arg-type]
+    ("key", lambda kl: kl.resolve(SECRET.encode())),  # type: ignore[arg-type]
+    ("key", lambda kl: kl.explain(5)),  # type: ignore[arg-type]
+    ("origin", lambda kl: kl.resolve("k", origin=5)),  # type: ignore[arg-type]
+    ("origin", lambda kl: kl.explain("k", origin=b"https://a.example")),  # type: ignore[arg-type]
+]
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """An object that deep."""
+    content: dict[str, Any] = {}
+    for _ in range(depth):
+        content = {"a": content}
+    return content
+
+
+@pytest.mark.parametrize(("field", "call"), WRONG)
+def test_what_could_not_arrive_as_meant_is_refused_by_field(
+    field: str, call: Callable[[Keylatch], object]
+) -> None:
+    detail = refused(call)
+    assert detail.startswith(f"{field} ")
+    assert SECRET not in detail
+
+
+def test_what_is_only_against_a_rule_is_left_to_the_database() -> None:
+    arguments = sent(
+        lambda kl: kl.issue(
+            ID,
+            kind="nonsense",
+            label="\x07" * 1000,
+            allowed_origins=["not an origin"] * 1000,
+            scopes=["Not A Word"],
+            environment="",
+            expires_at=datetime(1, 1, 1, tzinfo=UTC),
+            metadata={"a": "x" * 100_000},
+            prefix="",
+        )
+    )
+    assert arguments["kind"] == "nonsense"
+    assert arguments["expires_at"] == "0001-01-01T00:00:00+00:00"
+    assert len(arguments["allowed_origins"]) == 1000
+
+
+def test_metadata_is_copied_when_the_call_is_made() -> None:
+    transport = RecordingTransport()
+    metadata = {"a": [1]}
+    with pytest.raises(Sent):
+        Keylatch(transport).issue(ID, metadata=metadata)
+    metadata["a"].append(2)
+    assert transport.arguments["metadata"] == {"a": [1]}
+
+
+@given(text=ANY_TEXT, origin=st.none() | ANY_TEXT)
+@example(text="\x00\ud800\udfff", origin="\x00")
+@example(text=SECRET + "\udc80", origin=None)
+@example(text=SECRET + "x" * 2_000_000, origin="https://a.example" + " " * 100_000)
+def test_any_text_at_all_is_sent_to_be_judged(text: str, origin: str | None) -> None:
+    for arguments in (
+        sent(lambda kl: kl.resolve(text, origin=origin)),
+        sent(lambda kl: kl.explain(Secret(text), origin=origin)),
+    ):
+        for given_text, sent_text in [(text, arguments["key"]), (origin, arguments["origin"])]:
+            if given_text is None:
+                assert sent_text is None
+                continue
+            assert "\x00" not in sent_text
+            sent_text.encode()
+            assert len(sent_text) <= 8193
+            # Either the very text, or one that no key and no origin can be.
+            assert sent_text == given_text or "\ufffd" in sent_text
+
+
+def test_the_key_is_a_secret_from_the_client_to_the_transport() -> None:
+    transport = RecordingTransport()
+    for key in (SECRET, Secret(SECRET)):
+        with pytest.raises(Sent):
+            Keylatch(transport).resolve(key)
+        assert transport.arguments["key"] == Secret(SECRET)
+        assert SECRET not in repr(transport.arguments)
+
+
+def test_the_error_of_an_old_schema_is_no_value_error() -> None:
+    """`except ValueError` around a call must catch bad arguments and nothing of the setup."""
+    assert issubclass(InvalidArgument, ValueError)
+    assert not issubclass(NotInstalled, ValueError)

@@ -1,0 +1,130 @@
+"""The package as a whole: what importing it costs, and that both clients are one."""
+
+import inspect
+import json
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import metadata, version
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+import keylatch
+from keylatch import AsyncKeylatch, Keylatch
+from keylatch.transports import is_one_of
+
+PACKAGE = Path(keylatch.__file__).parent
+PROJECT = Path(__file__).parents[2] / "python_client"
+METHODS = sorted(name for name in vars(Keylatch) if not name.startswith("_"))
+LIBRARIES = {"supabase", "postgrest", "httpx", "psycopg", "psycopg_pool", "pydantic", "asyncio"}
+
+IMPORT = """
+import json, sys, time
+before = set(sys.modules)
+began = time.perf_counter()
+import keylatch
+took = time.perf_counter() - began
+from keylatch import *
+new = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
+print(json.dumps({"seconds": took, "modules": new}))
+"""
+
+
+def test_importing_it_loads_no_library_and_is_fast() -> None:
+    # The best of three: the machine may be busy, the code is not.
+    runs = [
+        json.loads(subprocess.check_output([sys.executable, "-I", "-c", IMPORT])) for _ in range(3)
+    ]
+    assert not LIBRARIES & set(runs[0]["modules"])
+    assert set(runs[0]["modules"]) - set(sys.stdlib_module_names) == {"keylatch"}
+    assert min(run["seconds"] for run in runs) < 0.1
+
+
+def test_a_library_that_is_not_loaded_is_not_loaded_to_refuse_an_object() -> None:
+    code = (
+        "import sys, keylatch\n"
+        "for make in ('from_supabase', 'from_postgrest', 'from_psycopg'):\n"
+        "    for kind in (keylatch.Keylatch, keylatch.AsyncKeylatch):\n"
+        "        try: getattr(kind, make)(object())\n"
+        "        except TypeError as error: print(error)\n"
+        f"assert not set({sorted(LIBRARIES)!r}) & sys.modules.keys()\n"
+    )
+    output = subprocess.check_output([sys.executable, "-I", "-c", code], text=True).splitlines()
+    assert len(output) == 6
+    assert output[0] == "expected supabase.Client, not builtins.object"
+    assert output[5] == (
+        "expected psycopg.AsyncConnection or psycopg_pool.AsyncConnectionPool, not builtins.object"
+    )
+
+
+def test_the_version_has_one_source_and_nothing_else_is_required() -> None:
+    assert version("keylatch") == keylatch.__version__
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert project["dependencies"] == []
+    assert "version" in project["dynamic"]
+    requires = metadata("keylatch").get_all("Requires-Dist") or []
+    assert all("extra ==" in one for one in requires)
+    assert (PACKAGE / "py.typed").exists()
+
+
+def test_every_exported_name_is_there_and_documented() -> None:
+    assert set(keylatch.__all__) >= {
+        "Keylatch",
+        "AsyncKeylatch",
+        "Secret",
+        "hash_key",
+        "verify_key",
+        "parse_key",
+        "ParsedKey",
+        "models",
+        "errors",
+        "__version__",
+    }
+    for name in keylatch.__all__:
+        assert getattr(keylatch, name).__doc__
+
+
+def test_both_clients_have_the_methods_of_the_contract() -> None:
+    assert sorted(name for name in vars(AsyncKeylatch) if not name.startswith("_")) == METHODS
+    assert set(METHODS) >= {
+        *("from_supabase", "from_postgrest", "from_psycopg"),
+        *("issue", "rotate", "revoke", "suspend", "resume", "list", "resolve", "explain"),
+        "installation",
+    }
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_has_one_signature_and_one_text_in_both_clients(name: str) -> None:
+    blocking, awaited = getattr(Keylatch, name), getattr(AsyncKeylatch, name)
+    assert blocking.__doc__ is awaited.__doc__
+    assert blocking.__doc__
+    assert inspect.iscoroutinefunction(awaited) is not name.startswith("from_")
+    one, other = inspect.signature(blocking), inspect.signature(awaited)
+    if name.startswith("from_"):
+        # These take the sync or the async object; all else about them is the same.
+        names = [(p.name, p.kind, p.default) for p in one.parameters.values()]
+        assert names == [(p.name, p.kind, p.default) for p in other.parameters.values()]
+    else:
+        assert one == other
+        assert all(p.kind is p.KEYWORD_ONLY for p in list(one.parameters.values())[2:]), (
+            "all that follows the subject is given by name"
+        )
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("from_")])
+def test_a_text_describes_every_parameter_what_comes_back_and_its_source(name: str) -> None:
+    method = getattr(Keylatch, name)
+    text = inspect.getdoc(method) or ""
+    for parameter in list(inspect.signature(method).parameters)[1:]:
+        assert f"    {parameter}: " in text
+    assert "Returns:" in text
+    source = {"list": "list_keys", "installation": "installation", "show": "keys"}
+    assert f"`keylatch.{source.get(name, f'{name}_key')}`" in text.partition("Returns:")[2]
+    assert get_type_hints(method)["return"]
+
+
+def test_a_value_is_recognised_by_module_and_class_alone() -> None:
+    assert is_one_of(Path(), "nothing.Nothing", "pathlib.Path")
+    assert not is_one_of(Path(), "pathlib.Nothing", "nothing.Path", "pathlib.__doc__")

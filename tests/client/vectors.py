@@ -1,0 +1,32 @@
+"""The examples of keys that Python and SQL must agree on, from `tests/vectors.json`."""
+
+import json
+from pathlib import Path
+from typing import TypedDict
+
+
+class KeyVector(TypedDict):
+    """A key, its parts, and its hash in hex."""
+
+    key: str
+    prefix: str
+    kind: str
+    environment: str
+    check: str
+    hash: str
+
+
+class TextVector(TypedDict):
+    """A text that is no key, why, and its hash in hex."""
+
+    text: str
+    form: str
+    hash: str
+
+
+_content = json.loads((Path(__file__).parents[1] / "vectors.json").read_text(encoding="utf-8"))
+KEYS: list[KeyVector] = _content["keys"]
+TEXTS: list[TextVector] = _content["texts"]
+"""All hold characters that UTF-8 can carry."""
+SECRET = next(vector["key"] for vector in KEYS if vector["kind"] == "secret")
+"""A well-formed secret key that no database ever issued."""

@@ -1,0 +1,196 @@
+"""The database and API that the client's tests share, and every client that works over them."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Self, cast
+from uuid import UUID, uuid4
+
+import httpx
+import postgrest
+import psycopg
+import psycopg_pool
+import supabase
+from psycopg.rows import TupleRow
+
+from keylatch import AsyncKeylatch, Keylatch
+from stack import Database, People, Rest
+
+VARIANTS = [
+    f"{library}-{form}"
+    for library in ("supabase", "postgrest", "connection", "pool")
+    for form in ("sync", "async")
+]
+
+# Lets a test do through a transport what no call of the contract does, as the owner of the table:
+# even then the latch holds.
+_RUN_AS_OWNER = """
+create function keylatch.run_as_owner(statement text) returns setof keylatch.keys
+language plpgsql volatile security definer set search_path = '' as $$
+begin
+  execute statement;
+end;
+$$;
+grant execute on function keylatch.run_as_owner(text) to authenticated, service_role;
+"""
+
+
+class World:
+    """One migrated and seeded database with its API, for tests that leave each other's rows alone.
+
+    Attributes:
+        database: The database.
+        rest: Its REST API.
+        people: Who administers what.
+        owner: A connection as `postgres`, who owns all.
+    """
+
+    def __init__(self, database: Database, rest: Callable[[], Rest], people: People) -> None:
+        """Seed the database and start the API, once all that it serves is there."""
+        self.database = database
+        self.people = people
+        people.seed(database.url)
+        self.owner: psycopg.Connection[TupleRow] = database.connect()
+        self.owner.execute(_RUN_AS_OWNER)
+        self.rest = rest()
+
+    def token(self, who: str) -> str:
+        """A token for one of `People`, or for a role."""
+        if hasattr(self.people, who):
+            return self.people.token(who)
+        return self.rest.tokens.token(role=who)
+
+    def claims(self, who: str) -> dict[str, str]:
+        """The claims of that token."""
+        return self.people.claims(who) if hasattr(self.people, who) else {"role": who}
+
+    def rows(self, *ids: UUID) -> dict[UUID, Any]:
+        """The rows of these keys, with every column, as only the owner sees them."""
+        found = self.owner.execute(
+            "select id, to_jsonb(k) from keylatch_internal.keys as k where id = any(%s)",
+            [list(ids)],
+        )
+        return dict(found.fetchall())
+
+    def count(self) -> int:
+        """How many keys there are."""
+        (number,) = (
+            self.owner.execute("select count(*) from keylatch_internal.keys").fetchone() or ()
+        )
+        return int(number)
+
+    def expired_key(self, workspace: UUID) -> UUID:
+        """Import a key that is past its end; nobody else can make one without waiting for it."""
+        id_ = uuid4()
+        self.owner.execute(
+            """
+            insert into keylatch_internal.keys
+              (id, workspace_id, kind, key_hash, hint, created_at, expires_at)
+            values (%s, %s, 'secret', sha256(%s), 'wk_sk_live_…dead', now() - interval '2 days',
+              now() - interval '1 day')
+            """,
+            [id_, workspace, id_.bytes],
+        )
+        return id_
+
+
+class Clients:
+    """Clients of one variant, each acting as somebody; a context manager that closes them.
+
+    The async ones are driven from the outside, so that one test serves both forms.
+    """
+
+    def __init__(self, world: World, variant: str) -> None:
+        """Take a variant of `VARIANTS`."""
+        self.world = world
+        self.library, _, form = variant.partition("-")
+        self.is_async = form == "async"
+        self.is_http = self.library in ("supabase", "postgrest")
+        self._made: dict[str, Keylatch] = {}
+        self._open = contextlib.ExitStack()
+        self.runner = self._open.enter_context(asyncio.Runner())
+
+    def __enter__(self) -> Self:
+        """Give the clients."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close all that was opened for them."""
+        self._open.close()
+
+    def act_as(self, who: str) -> Keylatch:
+        """A client as one of `People` or as a role."""
+        if who not in self._made:
+            make = getattr(self, f"_{self.library}")
+            self._made[who] = cast(Keylatch, make(who))
+        return self._made[who]
+
+    def _supabase(self, who: str) -> object:
+        headers = {"Authorization": f"Bearer {self.world.token(who)}"}
+        url, key = self.world.rest.url, self.world.rest.anon_key
+        if not self.is_async:
+            client = supabase.create_client(url, key, supabase.ClientOptions(headers=headers))
+            self._open.callback(client.postgrest.aclose)
+            return Keylatch.from_supabase(client)
+        options = supabase.AsyncClientOptions(headers=headers)
+        async_client = self._wait(supabase.create_async_client(url, key, options))
+        self._open.callback(lambda: self._wait(async_client.postgrest.aclose()))
+        return Blocking(AsyncKeylatch.from_supabase(async_client), self.runner)
+
+    def _postgrest(self, who: str) -> object:
+        url, token = self.world.rest.rest_url, self.world.token(who)
+        if not self.is_async:
+            client = postgrest.SyncPostgrestClient(url, http_client=httpx.Client())
+            self._open.callback(client.aclose)
+            return Keylatch.from_postgrest(client.auth(token))
+        async_client = postgrest.AsyncPostgrestClient(url, http_client=httpx.AsyncClient())
+        self._open.callback(lambda: self._wait(async_client.aclose()))
+        return Blocking(AsyncKeylatch.from_postgrest(async_client.auth(token)), self.runner)
+
+    def _connection(self, who: str) -> object:
+        url, claims = self.world.database.authenticator_url, self.world.claims(who)
+        if not self.is_async:
+            connection = self._open.enter_context(psycopg.connect(url))
+            return Keylatch.from_psycopg(connection, claims=claims)
+        async_connection = self._wait(psycopg.AsyncConnection.connect(url))
+        self._open.callback(lambda: self._wait(async_connection.close()))
+        return Blocking(AsyncKeylatch.from_psycopg(async_connection, claims=claims), self.runner)
+
+    def _pool(self, who: str) -> object:
+        url, claims = self.world.database.authenticator_url, self.world.claims(who)
+        # Autocommit here and not above, so that both are tried with every call.
+        size: dict[str, Any] = {"min_size": 1, "max_size": 2, "kwargs": {"autocommit": True}}
+        if not self.is_async:
+            pool = self._open.enter_context(psycopg_pool.ConnectionPool(url, open=False, **size))
+            return Keylatch.from_psycopg(pool, claims=claims)
+        async_pool = psycopg_pool.AsyncConnectionPool(url, open=False, **size)
+        self._wait(async_pool.open())
+        self._open.callback(lambda: self._wait(async_pool.close()))
+        return Blocking(AsyncKeylatch.from_psycopg(async_pool, claims=claims), self.runner)
+
+    def _wait(self, awaitable: Awaitable[Any]) -> Any:
+        return self.runner.run(_as_coroutine(awaitable))
+
+
+class Blocking:
+    """An `AsyncKeylatch` with the methods of a `Keylatch`: each runs until it is done."""
+
+    def __init__(self, client: AsyncKeylatch, runner: asyncio.Runner) -> None:
+        """Take the client and what runs it."""
+        self._client = client
+        self._transport = _BlockingTransport(client._transport, runner)
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Give the method of that name."""
+        method = getattr(self._client, name)
+        return lambda *args, **kwargs: self._runner.run(method(*args, **kwargs))
+
+
+class _BlockingTransport:
+    def __init__(self, transport: Any, runner: asyncio.Runner) -> None:
+        self.call = lambda *args: runner.run(transport.call(*args))
+
+
+async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
