@@ -52,9 +52,9 @@ security invoker
 set search_path = ''
 as $$
 declare
-  v_alphabet constant text := keylatch_internal.key_alphabet();
-  v_hash constant bytea := keylatch.hash_key(p_text);
-  v_check text := '';
+  v_alphabet constant pg_catalog.text := keylatch_internal.key_alphabet();
+  v_hash constant pg_catalog.bytea := keylatch.hash_key(p_text);
+  v_check pg_catalog.text := '';
 begin
   for v_index in 0 .. 5 loop
     v_check := v_check || substr(v_alphabet, get_byte(v_hash, v_index) % 58 + 1, 1);
@@ -121,11 +121,11 @@ security invoker
 set search_path = ''
 as $$
 declare
-  v_alphabet constant text := keylatch_internal.key_alphabet();
-  v_bytes bytea;
+  v_alphabet constant pg_catalog.text := keylatch_internal.key_alphabet();
+  v_bytes pg_catalog.bytea;
   v_byte integer;
-  v_body text := '';
-  v_key text;
+  v_body pg_catalog.text := '';
+  v_key pg_catalog.text;
 begin
   if p_prefix is null or p_prefix !~ '^[a-z][a-z0-9]{1,11}$' then
     raise sqlstate 'PT400' using

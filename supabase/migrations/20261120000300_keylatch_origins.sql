@@ -21,14 +21,14 @@ set search_path = ''
 as $$
 declare
   -- A request's header is measured before it is taken apart: the longest host has 253 characters.
-  v_parts constant text[] := case when octet_length(p_origin) <= 300 then regexp_match(
+  v_parts constant pg_catalog.text[] := case when octet_length(p_origin) <= 300 then regexp_match(
     p_origin,
     '^(https?|capacitor|ionic|tauri|chrome-extension|moz-extension)://'
     || '(\[[0-9a-f:]+\]|[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*)'
     || '(?::([1-9][0-9]{0,4}))?$'
   ) end;
-  v_scheme constant text := v_parts[1];
-  v_host constant text := v_parts[2];
+  v_scheme constant pg_catalog.text := v_parts[1];
+  v_host constant pg_catalog.text := v_parts[2];
   v_port constant integer := v_parts[3]::integer;
 begin
   if v_parts is null
@@ -103,8 +103,8 @@ security invoker
 set search_path = ''
 as $$
 declare
-  v_entry text;
-  v_suffix text;
+  v_entry pg_catalog.text;
+  v_suffix pg_catalog.text;
 begin
   -- A star in a request is never a pattern, and must not equal one either.
   if p_origin is null or strpos(p_origin, '*') > 0 then
@@ -162,7 +162,7 @@ declare
     select ascii(c.letter) from regexp_split_to_table(p_label, '') with ordinality as c (letter, n)
     order by c.n
   );
-  v_output text := regexp_replace(p_label, '[^\x01-\x7f]', '', 'g');
+  v_output pg_catalog.text := regexp_replace(p_label, '[^\x01-\x7f]', '', 'g');
   v_basic constant integer := length(v_output);
   v_handled integer := v_basic;
   v_n integer := 128;
@@ -235,14 +235,14 @@ security invoker
 set search_path = ''
 as $$
 declare
-  v_parts constant text[] := regexp_match(
+  v_parts constant pg_catalog.text[] := regexp_match(
     btrim(left(p_entry, 1000), E' \t\r\n'),
     '^(?:([A-Za-z][A-Za-z0-9+.-]*)://)?(?:[^/?#@]*@)?'
     || '(\[[^]/?#]*\]|[^]:/?#@[]+)(?::0*([0-9*]*))?([/?#].*)?$'
   );
-  v_scheme constant text := lower(coalesce(v_parts[1], 'https'));
-  v_host text := regexp_replace(lower(normalize(v_parts[2], nfkc)), '\.$', '');
-  v_origin text;
+  v_scheme constant pg_catalog.text := lower(coalesce(v_parts[1], 'https'));
+  v_host pg_catalog.text := regexp_replace(lower(normalize(v_parts[2], nfkc)), '\.$', '');
+  v_origin pg_catalog.text;
 begin
   if v_host like '[%' then
     v_host := '[' || host(trim(both '[]' from v_host)::pg_catalog.inet) || ']';

@@ -8,10 +8,10 @@ security invoker
 set search_path = ''
 as $$
 declare
-  v_handoff text := coalesce(current_setting('keylatch.handoff', true), '');
-  v_prefix text := 'wk';
-  v_key text;
-  v_given text;
+  v_handoff pg_catalog.text := coalesce(current_setting('keylatch.handoff', true), '');
+  v_prefix pg_catalog.text := 'wk';
+  v_key pg_catalog.text;
+  v_given pg_catalog.text;
   v_problem keylatch_internal.problem;
   v_old keylatch.keys;
 begin

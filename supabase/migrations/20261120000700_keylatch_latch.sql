@@ -11,7 +11,7 @@ security invoker
 set search_path = ''
 as $$
 declare
-  v_now constant timestamptz := clock_timestamp();
+  v_now constant pg_catalog.timestamptz := clock_timestamp();
   -- A logical replica keeps the publisher's times, so that it holds the same rows.
   v_stamps constant boolean := current_setting('session_replication_role') <> 'replica';
   -- And what the publisher's clock let through while the key lived arrives later here. That goes
@@ -19,7 +19,7 @@ declare
   v_applies constant boolean := not v_stamps and exists (
     select 1 from pg_catalog.pg_stat_subscription as w where w.pid = pg_backend_pid()
   );
-  v_column text;
+  v_column pg_catalog.text;
   v_problem keylatch_internal.problem;
 begin
   v_column := case

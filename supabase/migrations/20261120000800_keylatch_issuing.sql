@@ -84,7 +84,7 @@ set search_path = ''
 as $$
 declare
   v_row keylatch.keys;
-  v_key text;
+  v_key pg_catalog.text;
 begin
   perform set_config('keylatch.handoff', 'prefix:' || coalesce(p_prefix, ''), true);
   insert into keylatch.keys as k (
@@ -132,8 +132,8 @@ set search_path = ''
 as $$
 declare
   v_old keylatch.keys;
-  v_now timestamptz;
-  v_ends_at timestamptz;
+  v_now pg_catalog.timestamptz;
+  v_ends_at pg_catalog.timestamptz;
 begin
   select k.* into v_old from keylatch.keys as k where k.id = rotate_key.key_id;
   if found then

@@ -25,15 +25,15 @@ set search_path = ''
 as $$
 declare
   v_result keylatch.revocation;
-  v_living uuid;
+  v_living pg_catalog.uuid;
 begin
   update keylatch.keys as k
   set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason
   where k.id = revoke_key.key_id and k.revoked_at is null
-  returning k.id, k.revoked_at, false, '{}'::uuid[] into v_result;
+  returning k.id, k.revoked_at, false, '{}'::pg_catalog.uuid[] into v_result;
 
   if not found then
-    select k.id, k.revoked_at, true, '{}'::uuid[] into v_result
+    select k.id, k.revoked_at, true, '{}'::pg_catalog.uuid[] into v_result
     from keylatch.keys as k
     where k.id = revoke_key.key_id;
     if not found then

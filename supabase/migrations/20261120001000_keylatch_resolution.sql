@@ -87,7 +87,7 @@ set search_path = ''
 as $$
 declare
   v_key keylatch.keys;
-  v_form text;
+  v_form pg_catalog.text;
   v_result keylatch.explanation;
 begin
   select k.* into v_key

@@ -1,0 +1,205 @@
+"""The functions themselves: what a caller puts in their way, and who may call them."""
+
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from security.world import World, sqlstate
+
+DEFINERS = """
+select p.oid::regprocedure::text as name, p.prosrc, p.prorettype = 'trigger'::regtype as is_trigger
+from pg_proc as p
+where p.prosecdef and p.pronamespace::regnamespace::text like 'keylatch%'
+"""
+# One of each name that the functions use, in the schema that is searched before all others.
+SHADOWS = """
+create temporary table keys (id uuid, key_hash bytea, revoked_at timestamptz);
+create temporary table workspaces (id uuid);
+create temporary table installation (id uuid);
+create type pg_temp.uuid as (a integer);
+create type pg_temp.text as (a integer);
+create type pg_temp.jsonb as (a integer);
+create type pg_temp.timestamptz as (a integer);
+create function pg_temp.clock_timestamp() returns pg_catalog.timestamptz
+  language sql as 'select ''2000-01-01''::pg_catalog.timestamptz';
+create function pg_temp.sha256(pg_catalog.bytea) returns pg_catalog.bytea
+  language sql as 'select ''\\x00''::pg_catalog.bytea';
+create function pg_temp.hash_key(pg_catalog.text) returns pg_catalog.bytea
+  language sql as 'select ''\\x00''::pg_catalog.bytea';
+create function pg_temp.gen_random_uuid() returns pg_catalog.uuid
+  language sql as 'select ''00000000-0000-4000-8000-000000000000''::pg_catalog.uuid';
+create function pg_temp.current_setting(pg_catalog.text) returns pg_catalog.text
+  language sql as 'select ''replica''::pg_catalog.text';
+"""
+
+
+def test_shadowing_names_change_nothing(world: World) -> None:
+    """Threat: temp tables or functions shadowing names (`search_path`, `pg_temp`)."""
+    living, revoked = world.keys["living"], world.keys["revoked"]
+    for path in ("pg_temp, public", "pg_temp, keylatch, keylatch_internal, pg_catalog"):
+        with world.connect("service_role") as service:
+            with world.nothing_changes():
+                service.execute(SHADOWS)
+                service.execute(f"set search_path = {path}")
+                resolve = "select key_id from keylatch.resolve_key(%s)"
+                assert service.execute(resolve, [living.key]).fetchall() == [(living.id,)]
+                assert service.execute(resolve, [revoked.key]).fetchall() == []
+                assert (
+                    sqlstate(
+                        service,
+                        "update keylatch.keys set revoked_at = null where id = %s",
+                        revoked.id,
+                    )
+                    == "PT409"
+                )
+                row = service.execute("select (keylatch.installation()).id").fetchone()
+            with world.database.connect() as owner:
+                assert owner.execute("select (keylatch.installation()).id").fetchone() == row
+            service.execute("set search_path = ''")
+    # The deletion runs a definer function, as the service role with its shadows.
+    with world.connect("service_role") as service:
+        service.execute(SHADOWS)
+        service.execute("set search_path = pg_temp, pg_catalog")
+        service.execute("delete from keylatch.workspaces where id = %s", [world.people.a])
+    assert not world.resolves(living.key)
+
+
+def test_no_routine_is_for_public_or_anon(world: World) -> None:
+    """Threat: every routine in both schemas executable by public or anon that is not listed."""
+    with world.database.connect() as owner:
+        found = owner.execute(
+            """
+            select p.oid::regprocedure::text from pg_proc as p
+            where p.pronamespace::regnamespace::text like 'keylatch%'
+              and (has_function_privilege('anon', p.oid, 'execute')
+                or exists (
+                  select 1 from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
+                  where a.grantee = 0
+                ))
+            """
+        ).fetchall()
+    assert found == []
+
+
+@pytest.mark.parametrize("who", ["anon", "stranger", "alice", "service_role", "keylatch_resolver"])
+def test_a_definer_function_does_nothing_for_an_unexpected_caller(world: World, who: str) -> None:
+    """Threat: a definer function reachable with arguments its author did not expect."""
+    with world.nothing_changes(), world.connect(who) as caller:
+        if who != "anon":
+            caller.execute("create temporary table mine (id uuid)")
+        for trigger in ("revoke_workspace_keys", "call_first_key_hook"):
+            # A trigger function is no call, and nobody may hang it on a table of their own.
+            call = f"select keylatch_internal.{trigger}()"
+            assert sqlstate(caller, call) in ("0A000", "42501", "42883")
+            if who != "anon":
+                assert (
+                    sqlstate(
+                        caller,
+                        "create trigger t after delete on mine for each row"
+                        f" execute function keylatch_internal.{trigger}('id')",
+                    )
+                    == "42501"
+                )
+        for argument in (None, "", "x" * 100_000, "\\x00", "' or true --"):
+            for function in ("keylatch_internal.find_key", "keylatch.resolve_key"):
+                try:
+                    found = caller.execute(f"select * from {function}(%s)", [argument]).fetchall()
+                except psycopg.errors.InsufficientPrivilege:
+                    caller.rollback()
+                else:
+                    assert found in ([], [(None,)])
+
+
+def test_the_definer_functions_are_the_known_ones(world: World) -> None:
+    """Threat: a definer function that nobody reviewed."""
+    with world.database.connect() as owner:
+        found = owner.execute(DEFINERS).fetchall()
+    assert {name for name, _, _ in found} == {
+        "keylatch.resolve_key(text,text)",
+        "keylatch_internal.find_key(text)",
+        "keylatch_internal.revoke_workspace_keys()",
+        "keylatch_internal.call_first_key_hook()",
+    }
+    for name, source, _ in found:
+        assert "execute " not in source, name
+
+
+def test_a_domain_that_is_named_like_a_type_does_not_loosen_the_latch(world: World) -> None:
+    """Threat: temporary types shadowing names: as a date, the clock is last midnight."""
+    expired = world.keys["expired"].id
+    for who in ("alice", "service_role"):
+        with world.nothing_changes(), world.connect(who) as writer:
+            for name in ("timestamptz", "text", "uuid", "bytea", "jsonb"):
+                writer.execute(f"create domain pg_temp.{name} as pg_catalog.date")
+            update = "update keylatch.keys set expires_at = '2099-01-01' where id = %s"
+            assert sqlstate(writer, update, expired) == "PT409"
+            assert sqlstate(writer, "select keylatch.suspend_key(%s)", expired) == "PT409"
+
+
+def test_no_function_body_names_a_type_without_its_schema(world: World) -> None:
+    """Threat: as above, for the next function that somebody writes."""
+    bare = re.compile(
+        r"(?:::\s*|^\s+v_\w+ (?:constant )?)(?!pg_catalog\.|keylatch)"
+        r"(?!constant|integer|bigint|boolean|double precision)(\w+)",
+        re.MULTILINE,
+    )
+    with world.database.connect() as owner:
+        bodies = owner.execute(
+            "select proname, prosrc from pg_proc where pronamespace::regnamespace::text like %s",
+            ["keylatch%"],
+        ).fetchall()
+    assert len(bodies) > 30
+    found = {name: bare.findall(re.sub(r"'[^']*'", "''", body)) for name, body in bodies}
+    assert {name: names for name, names in found.items() if names} == {}
+
+
+def test_a_tenancy_whose_policies_ask_keylatch_in_turn_ends_in_an_error(world: World) -> None:
+    """Threat: a user's policy subquery that recurses."""
+    with world.database.connect() as owner:
+        owner.execute(
+            """
+            create table public.teams (id uuid primary key);
+            alter table public.teams enable row level security;
+            grant select on public.teams to authenticated;
+            insert into public.teams select id from keylatch.workspaces;
+            create policy teams_select on public.teams for select to authenticated
+              using (id in (select workspace_id from keylatch.keys));
+            create or replace function keylatch.admin_workspace_ids() returns setof uuid
+              language sql stable security invoker set search_path = ''
+              as 'select id from public.teams';
+            """
+        )
+    with world.nothing_changes():
+        with world.connect("alice") as alice:
+            assert sqlstate(alice, "select * from keylatch.keys") in ("42P17", "54001")
+        response = world.rest.request("GET", "keys", token=world.token("alice"))
+        assert response.status_code >= 400
+        assert world.keys["living"].key not in response.text
+    # The runtime does not ask who administers what.
+    assert world.resolves(world.keys["living"].key)
+
+
+def test_the_migrations_call_nothing_outside_of_the_database(world: World) -> None:
+    """Threat: an install script that calls out of the database."""
+    folder = Path(__file__).parents[2] / "supabase" / "migrations"
+    for file in sorted(folder.glob("*.sql")):
+        text = file.read_text().lower()
+        for word in (
+            "dblink",
+            "pg_net",
+            "http_",
+            "\ncopy ",
+            "lo_import",
+            "pg_read_file",
+            "plpython",
+            "\\!",
+            "\\i ",
+            "postgres_fdw",
+            "pg_execute",
+        ):
+            assert word not in text, (file.name, word)
+    with world.database.connect() as owner:
+        names = {row[0] for row in owner.execute("select extname from pg_extension")}
+    assert names <= {"plpgsql", "pgcrypto", "pgtap"}

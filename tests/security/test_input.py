@@ -1,0 +1,169 @@
+"""Input: whatever is sent, the answer is a refusal of the contract and the rows are as before."""
+
+from typing import Any
+
+import pytest
+
+from security.world import World, slug
+
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+DEEP: Any = "x"
+for _ in range(400):
+    DEEP = [DEEP]
+# What `issue_key` is given beside a good workspace.
+BAD_VALUES: dict[str, dict[str, Any]] = {
+    "an infinite expiry": {"expires_at": "infinity"},
+    "an expiry before all time": {"expires_at": "-infinity"},
+    "an expiry in the past": {"expires_at": "2001-01-01T00:00:00Z"},
+    "an expiry after the year 9999": {"expires_at": "12000-01-01T00:00:00Z"},
+    "metadata that is no object": {"metadata": [1]},
+    "deep metadata": {"metadata": DEEP},
+    "huge metadata": {"metadata": {"a": "x" * 100_000}},
+    "a thousand origins": {"allowed_origins": [f"https://a{n}.example" for n in range(1000)]},
+    "duplicate origins": {"allowed_origins": ["https://a.example"] * 2},
+    "scope words with spaces": {"scopes": ["orders read"]},
+    "65 scopes": {"scopes": [f"s{n}" for n in range(65)]},
+    "a label of control characters": {"label": "a\x07b"},
+    "a label of line ends": {"label": "a\nb"},
+    "a label of 201 characters": {"label": "x" * 201},
+    "a huge label": {"label": "x" * 1_000_000},
+    "an unknown kind": {"kind": "admin"},
+    "an unknown environment": {"environment": "prod"},
+    "a prefix with a quote": {"prefix": "a'b"},
+    "origins on a secret key": {"kind": "secret", "allowed_origins": ["https://a.example"]},
+}
+GRACES = (
+    "-1 second",
+    "-1 year",
+    "1 year",
+    "31 days",
+    "infinity",
+    "30 days 1 second",
+    "1000000 years",
+)
+
+
+@pytest.mark.parametrize("what", BAD_VALUES)
+def test_a_value_out_of_its_rule_is_refused_by_the_call_and_by_patch(
+    world: World, what: str
+) -> None:
+    """Threat: infinity times, deep or huge JSON, a thousand origins, control characters."""
+    values = BAD_VALUES[what]
+    with world.nothing_changes():
+        refused = world.call("alice", "issue_key", workspace_id=str(world.people.a), **values)
+        assert refused.status_code in (400, 413), refused.text
+        if refused.status_code == 400:
+            assert slug(refused) == "invalid_argument", refused.text
+            assert any(name in refused.json()["details"] for name in values)
+            assert refused.json()["hint"]
+        values = {name: value for name, value in values.items() if name != "prefix"}
+        if not values:
+            return
+        label = "living" if "kind" in values and len(values) > 1 else "widget"
+        path = f"keys?id=eq.{world.keys[label].id}"
+        refused = world.request("alice", "PATCH", path, json=values)
+        assert refused.status_code in (400, 409, 413)
+        assert slug(refused) in ("invalid_argument", "column_is_immutable")
+
+
+@pytest.mark.parametrize("grace", GRACES)
+def test_a_grace_out_of_its_rule_is_refused(world: World, grace: str) -> None:
+    """Threat: negative or year-long grace."""
+    with world.nothing_changes():
+        refused = world.call(
+            "alice", "rotate_key", key_id=str(world.keys["living"].id), grace=grace
+        )
+        assert refused.status_code == 400
+        # PostgreSQL 15 and 16 know no infinite interval and say so themselves.
+        assert slug(refused) == "invalid_argument" or refused.json()["code"] == "22007"
+
+
+@pytest.mark.parametrize(
+    "malformed", ["x", "", "1", "wk_sk_live_x", "'", "0" * 500, "\u202e", None]
+)
+def test_a_malformed_uuid_is_an_error_of_the_caller(world: World, malformed: str | None) -> None:
+    """Threat: malformed uuid: 400 or 404, never 500."""
+    with world.nothing_changes():
+        for function in ("rotate_key", "revoke_key", "suspend_key", "resume_key"):
+            refused = world.call("alice", function, key_id=malformed)
+            assert refused.status_code in (400, 404)
+        assert world.call("alice", "issue_key", workspace_id=malformed).status_code == 400
+        refused = world.request("alice", "GET", f"keys?id=eq.{malformed}")
+        assert refused.status_code == 400
+        refused = world.request("alice", "PATCH", f"keys?id=eq.{malformed}", json={"label": "x"})
+        assert refused.status_code == 400
+
+
+def test_names_with_quotes_are_kept_as_they_are(world: World) -> None:
+    """Threat: names with quotes."""
+    label = 'Robert\'); drop table "keys";-- \\ $$ %s {} <b>'
+    issued = world.call("alice", "issue_key", workspace_id=str(world.people.a), label=label)
+    assert issued.json()["label"] == label
+    path = f"keys?id=eq.{issued.json()['id']}"
+    assert world.request("alice", "PATCH", path, json={"label": label * 2}).status_code == 204
+    assert world.request("alice", "GET", path).json()[0]["label"] == label * 2
+    assert (
+        world.call("alice", "revoke_key", key_id=issued.json()["id"], reason=label).status_code
+        == 200
+    )
+
+
+@pytest.mark.parametrize(
+    "function", ["issue_key", "rotate_key", "revoke_key", "suspend_key", "list_keys", "explain_key"]
+)
+def test_no_body_makes_a_call_fail_as_a_server(world: World, function: str) -> None:
+    """Threat: 4xx for whatever is sent, never a 500."""
+    odd: tuple[Any, ...] = (None, True, 0, -1.5, 1e400, "", "x", [], [[]], {}, {"a": {}}, [None])
+    names = (
+        "workspace_id",
+        "key_id",
+        "key",
+        "kind",
+        "grace",
+        "label",
+        "allowed_origins",
+        "scopes",
+        "metadata",
+        "expires_at",
+        "cascade",
+        "reason",
+        "prefix",
+        "origin",
+        "nobody",
+    )
+    living = str(world.keys["living"].id)
+    with world.nothing_changes():
+        for value in odd:
+            for name in names:
+                body = {"workspace_id": NOWHERE, "key_id": NOWHERE, "key": "x", name: value}
+                known = {
+                    "issue_key": set(names)
+                    - {"key_id", "key", "grace", "cascade", "reason", "origin"},
+                    "rotate_key": {"key_id", "grace", "expires_at"},
+                    "revoke_key": {"key_id", "reason", "cascade"},
+                    "explain_key": {"key", "origin"},
+                    "list_keys": {"workspace_id"},
+                }.get(function, {"key_id"}) | {"nobody"} & {name}
+                try:
+                    sent = {one: body[one] for one in body if one in known}
+                    response = world.call("alice", function, **sent)
+                except ValueError:
+                    continue  # JSON has no infinity: it cannot be sent.
+                assert response.status_code < 500
+        for headers in (
+            {"Prefer": "count=exact, tx=rollback, params=single-object"},
+            {"Range": "5-1"},
+            {"Range": "x"},
+            {"Accept": "text/csv"},
+            {"Accept": "image/png"},
+            {"Content-Type": "text/plain"},
+            {"Content-Type": "application/octet-stream"},
+            {"Accept-Profile": "nobody"},
+            {"Content-Profile": "keylatch_internal"},
+            {"Prefer": "handling=strict, nonsense=1"},
+        ):
+            path = f"rpc/{function}"
+            world.request("alice", "POST", path, json={"key_id": NOWHERE}, headers=headers)
+            world.request("alice", "POST", path, content=b"\xff" * 1000, headers=headers)
+        for method in ("PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"):
+            world.request("alice", method, f"rpc/{function}?key_id={living}")

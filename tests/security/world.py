@@ -1,0 +1,147 @@
+"""A database under attack: workspaces A and B with keys in every state, and everybody who tries."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import httpx
+import psycopg
+from psycopg.rows import namedtuple_row
+
+from stack import Database, People, Rest
+
+ORIGIN = "https://shop.example"
+OUTSIDERS = ("anon", "stranger", "mia", "bob", "keylatch_resolver")
+EVERYBODY = (*OUTSIDERS, "alice", "service_role")
+# What a refusal may be: no such key, not allowed, or no such row policy.
+REFUSALS = {"42501", "PT404"}
+
+
+@dataclass
+class Made:
+    """A key of workspace A, as alice got it."""
+
+    id: UUID
+    key: str
+
+
+@dataclass
+class World:
+    """The database, its API, and the keys of workspace A by their label."""
+
+    database: Database
+    rest: Rest
+    people: People
+    keys: dict[str, Made] = field(default_factory=dict)
+
+    def rows(self) -> list[Any]:
+        """All that an attack could change, as the superuser sees it."""
+        with psycopg.connect(self.database.superuser_url) as connection:
+            return [
+                connection.execute(f"select * from {table} order by 1, 2").fetchall()
+                for table in (
+                    "keylatch_internal.keys",
+                    "keylatch.workspaces",
+                    "keylatch.workspace_membership",
+                    "keylatch_internal.installation",
+                )
+            ]
+
+    @contextlib.contextmanager
+    def nothing_changes(self) -> Iterator[None]:
+        """Fail if a row is another afterwards."""
+        before = self.rows()
+        yield
+        assert self.rows() == before
+
+    def connect(self, who: str) -> psycopg.Connection[Any]:
+        """A connection that acts for somebody, as PostgREST would."""
+        if who in ("alice", "bob", "mia", "stranger"):
+            connection = self.database.connect("authenticated", self.people.claims(who))
+        else:
+            connection = self.database.connect(who, {"role": who})
+        connection.row_factory = namedtuple_row
+        return connection
+
+    def token(self, who: str) -> str | None:
+        """Somebody's token; anon has none."""
+        if who == "anon":
+            return None
+        if who in ("service_role", "keylatch_resolver"):
+            return self.rest.token(role=who)
+        return self.people.token(who)
+
+    def request(self, who: str, method: str, path: str, **more: Any) -> httpx.Response:
+        """Send a request as somebody; whatever comes of it, it is not a server's failure."""
+        response = self.rest.request(method, path, token=self.token(who), **more)
+        assert response.status_code < 500, response.text
+        return response
+
+    def call(self, who: str, function: str, **arguments: Any) -> httpx.Response:
+        """Call a function over HTTP."""
+        return self.request(who, "POST", f"rpc/{function}", json=arguments)
+
+    def resolves(self, key: str, origin: str | None = None) -> bool:
+        """Whether the key is good, by both ways."""
+        body = {"key": key} | ({} if origin is None else {"origin": origin})
+        over_http: bool = self.call("keylatch_resolver", "resolve_key", **body).json() != []
+        with self.connect("service_role") as runtime:
+            found = runtime.execute("select * from keylatch.resolve_key(%s, %s)", [key, origin])
+            assert (found.fetchone() is not None) == over_http
+        return over_http
+
+
+def sqlstate(connection: psycopg.Connection[Any], statement: str, *values: object) -> str | None:
+    """Run a statement of an attacker; give the SQLSTATE of its refusal, or None."""
+    try:
+        connection.execute(statement, values or None)
+    except psycopg.Error as error:
+        connection.rollback()
+        assert error.sqlstate is not None
+        assert error.sqlstate[:2] not in ("XX", "08", "57", "58"), error
+        return error.sqlstate
+    return None
+
+
+def slug(response: httpx.Response) -> str | None:
+    """What a refusal over HTTP calls itself."""
+    answer = response.json()
+    return answer.get("message") if isinstance(answer, dict) else None
+
+
+def make_world(database: Database, rest: Rest, people: People) -> World:
+    """Fill the database: keys in every state in A, one in B."""
+    world = World(database, rest, people)
+    with world.connect("alice") as alice:
+
+        def issue(label: str, **arguments: Any) -> None:
+            arguments = {"workspace_id": people.a, "label": label} | arguments
+            named = ", ".join(f"{name} => %({name})s" for name in arguments)
+            row = alice.execute(f"select id, key from keylatch.issue_key({named})", arguments)
+            world.keys[label] = Made(*row.fetchone())  # type: ignore[misc]
+
+        issue("widget", allowed_origins=[ORIGIN])
+        for label in ("living", "revoked", "superseded", "suspended"):
+            issue(label, kind="secret", scopes=["orders:read"])
+        issue("expired", kind="secret")
+        alice.execute(
+            "update keylatch.keys set expires_at = '2090-01-01' where id = %s",
+            [world.keys["revoked"].id],
+        )
+        alice.execute("select keylatch.revoke_key(%s, 'leaked')", [world.keys["revoked"].id])
+        alice.execute("select keylatch.suspend_key(%s)", [world.keys["suspended"].id])
+        row = alice.execute(
+            "select id, key from keylatch.rotate_key(%s, '1 hour')", [world.keys["superseded"].id]
+        )
+        world.keys["successor"] = Made(*row.fetchone())  # type: ignore[misc]
+        alice.execute(
+            "update keylatch.keys set expires_at = clock_timestamp() + interval '20 ms'"
+            " where id = %s",
+            [world.keys["expired"].id],
+        )
+        alice.execute("select pg_sleep(0.03)")
+    with world.connect("bob") as bob:
+        bob.execute("select keylatch.issue_key(%s, 'secret', 'of bob')", [people.b])
+    return world
