@@ -1,8 +1,8 @@
 -- The ground the rest stands on: two schemas, one role, and a row that names this installation.
 --
--- A habit of all files: the bodies of functions write pg_catalog before the name of a type. Under an
--- empty search_path a caller's temporary types are still found first, and one session with a domain
--- of its own named "timestamptz" made the latch compare dates.
+-- A habit of all files: function bodies write pg_catalog before the name of a type. Under an empty
+-- search_path a caller's temporary types are still found first, and a session with a domain of its
+-- own named "timestamptz" once made the latch compare dates.
 
 create schema if not exists extensions;
 create extension if not exists pgcrypto with schema extensions;
