@@ -104,6 +104,13 @@ begin
     return null;
   end if;
 
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    raise feature_not_supported using
+      message = 'a workspace is deleted in a transaction that reads what is committed',
+      detail = 'On an older snapshot the keys that were made since would live on.',
+      hint = 'Run: set transaction isolation level read committed;';
+  end if;
+
   -- Whoever is making a key there now finishes first, and is seen by the update below.
   perform pg_advisory_xact_lock(keylatch_internal.workspace_lock(v_workspace_id));
   update keylatch_internal.keys as k

@@ -60,12 +60,17 @@ begin
   -- A workspace that is being deleted is waited for, and the policy of this statement would not see
   -- the deletion: its snapshot is older than the wait. So ask once more, with a snapshot of now.
   perform pg_advisory_xact_lock_shared(keylatch_internal.workspace_lock(new.workspace_id));
-  if row_security_active(tg_relid)
-    and new.workspace_id not in (select keylatch.admin_workspace_ids())
-  then
-    raise insufficient_privilege using
-      message = 'new row violates row-level security policy for table "keys"',
-      hint = 'Only an admin of the workspace makes keys there.';
+  if row_security_active(tg_relid) then
+    if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+      raise feature_not_supported using
+        message = 'a key is made in a transaction that reads what is committed',
+        detail = 'On an older snapshot a workspace that was deleted since would get a living key.',
+        hint = 'Run: set transaction isolation level read committed;';
+    elsif new.workspace_id not in (select keylatch.admin_workspace_ids()) then
+      raise insufficient_privilege using
+        message = 'new row violates row-level security policy for table "keys"',
+        hint = 'Only an admin of the workspace makes keys there.';
+    end if;
   end if;
 
   if new.rotated_from is not null then

@@ -27,6 +27,26 @@ declare
   v_result keylatch.revocation;
   v_living pg_catalog.uuid;
 begin
+  if revoke_key.cascade then
+    -- Two cascades of one family, or one and the deletion of its workspace, would lock the same rows
+    -- in different orders. Where a key comes from never changes, so a plain look finds the first.
+    perform
+      pg_advisory_xact_lock_shared(keylatch_internal.workspace_lock(f.workspace_id)),
+      pg_advisory_xact_lock(hashtextextended('keylatch family:' || f.id, 0))
+    from (
+      with recursive ancestors as (
+        select k.id, k.rotated_from, k.workspace_id
+        from keylatch.keys as k
+        where k.id = revoke_key.key_id
+        union all
+        select k.id, k.rotated_from, k.workspace_id
+        from keylatch.keys as k
+        inner join ancestors as a on k.id = a.rotated_from
+      )
+      select a.id, a.workspace_id from ancestors as a where a.rotated_from is null
+    ) as f;
+  end if;
+
   update keylatch.keys as k
   set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason
   where k.id = revoke_key.key_id and k.revoked_at is null
