@@ -33,6 +33,7 @@ begin
     when new.revoke_reason is not null then 'revoke_reason'
     when new.created_at is not null then 'created_at'
     when new.created_by is not null then 'created_by'
+    when new.rotated_from is not null and not starts_with(v_handoff, 'prefix:') then 'rotated_from'
   end;
   if v_given is not null then
     raise sqlstate 'PT400' using

@@ -130,6 +130,46 @@ alter table keylatch_internal.keys enable always trigger keys_update_latch;
 comment on trigger keys_update_latch on keylatch_internal.keys is
   'Revoked, expired and superseded are final; what a key is never changes.';
 
+create function keylatch_internal.hold_expiry()
+returns trigger
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+begin
+  if old.expires_at <= clock_timestamp()
+    and not exists (
+      select 1 from pg_catalog.pg_stat_subscription as w where w.pid = pg_backend_pid()
+    )
+  then
+    raise sqlstate 'PT409' using
+      message = 'expired_is_final',
+      detail = format('The key expired at %s, before this was committed.', old.expires_at),
+      hint = 'Issue a new key.';
+  end if;
+  return null;
+end;
+$$;
+
+comment on function keylatch_internal.hold_expiry() is
+  'Refuses at the commit an extension that was written while the key lived and would now revive it.';
+
+revoke all on function keylatch_internal.hold_expiry()
+from public, anon, authenticated, service_role;
+
+create constraint trigger keys_update_hold_expiry
+after update on keylatch_internal.keys
+deferrable initially deferred
+for each row
+when (
+  old.expires_at is not null and (new.expires_at is null or new.expires_at > old.expires_at)
+)
+execute function keylatch_internal.hold_expiry();
+alter table keylatch_internal.keys enable always trigger keys_update_hold_expiry;
+comment on trigger keys_update_hold_expiry on keylatch_internal.keys is
+  'A transaction that stays open past an expiry does not revive the key when it commits.';
+
 create function keylatch_internal.keep_keys()
 returns trigger
 language plpgsql

@@ -119,6 +119,53 @@ grant execute on function keylatch_internal.insert_key(
   uuid, text, text, text[], text[], text, timestamptz, jsonb, text, uuid
 ) to authenticated, service_role;
 
+create function keylatch_internal.lock_family(p_key_id uuid, p_alone boolean)
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+declare
+  v_workspace_id pg_catalog.uuid;
+  v_first_id pg_catalog.uuid;
+  v_lock bigint;
+begin
+  -- Where a key comes from never changes, so a plain look finds the first of the family.
+  with recursive ancestors as (
+    select k.id, k.rotated_from, k.workspace_id from keylatch.keys as k where k.id = p_key_id
+    union all
+    select k.id, k.rotated_from, k.workspace_id
+    from keylatch.keys as k
+    inner join ancestors as a on k.id = a.rotated_from
+  )
+  select a.id, a.workspace_id into v_first_id, v_workspace_id
+  from ancestors as a
+  where a.rotated_from is null;
+  if not found then
+    return;
+  end if;
+
+  -- The workspace, the family, the row: in this order everywhere, or two would wait for each other.
+  perform pg_advisory_xact_lock_shared(keylatch_internal.workspace_lock(v_workspace_id));
+  v_lock := hashtextextended('keylatch family:' || v_first_id, 0);
+  if p_alone then
+    perform pg_advisory_xact_lock(v_lock);
+  else
+    perform pg_advisory_xact_lock_shared(v_lock);
+  end if;
+end;
+$$;
+
+comment on function keylatch_internal.lock_family(uuid, boolean) is
+  'Locks the rotation family of a key and its workspace against deletion: rotations share the lock,
+a cascade has it alone, so that no family rotates away from its revocation.';
+
+revoke all on function keylatch_internal.lock_family(uuid, boolean)
+from public, anon, authenticated, service_role;
+grant execute on function keylatch_internal.lock_family(uuid, boolean)
+to authenticated, service_role;
+
 create function keylatch.rotate_key(
   key_id uuid,
   grace interval default '0',
@@ -135,12 +182,8 @@ declare
   v_now pg_catalog.timestamptz;
   v_ends_at pg_catalog.timestamptz;
 begin
-  select k.* into v_old from keylatch.keys as k where k.id = rotate_key.key_id;
-  if found then
-    -- The workspace before the row, in the order in which a deletion takes them.
-    perform pg_advisory_xact_lock_shared(keylatch_internal.workspace_lock(v_old.workspace_id));
-    select k.* into v_old from keylatch.keys as k where k.id = rotate_key.key_id for update;
-  end if;
+  perform keylatch_internal.lock_family(rotate_key.key_id, false);
+  select k.* into v_old from keylatch.keys as k where k.id = rotate_key.key_id for update;
   if not found then
     raise sqlstate 'PT404' using
       message = 'key_not_found',

@@ -28,23 +28,7 @@ declare
   v_living pg_catalog.uuid;
 begin
   if revoke_key.cascade then
-    -- Two cascades of one family, or one and the deletion of its workspace, would lock the same rows
-    -- in different orders. Where a key comes from never changes, so a plain look finds the first.
-    perform
-      pg_advisory_xact_lock_shared(keylatch_internal.workspace_lock(f.workspace_id)),
-      pg_advisory_xact_lock(hashtextextended('keylatch family:' || f.id, 0))
-    from (
-      with recursive ancestors as (
-        select k.id, k.rotated_from, k.workspace_id
-        from keylatch.keys as k
-        where k.id = revoke_key.key_id
-        union all
-        select k.id, k.rotated_from, k.workspace_id
-        from keylatch.keys as k
-        inner join ancestors as a on k.id = a.rotated_from
-      )
-      select a.id, a.workspace_id from ancestors as a where a.rotated_from is null
-    ) as f;
+    perform keylatch_internal.lock_family(revoke_key.key_id, true);
   end if;
 
   update keylatch.keys as k
@@ -64,8 +48,7 @@ begin
     end if;
   end if;
 
-  -- One at a time and looking again after each: a rotation that was under way when this began has
-  -- made a successor by the time that its row can be had, and a revoked row makes none.
+  -- One at a time and looking again after each: a row that was locked may have got a successor.
   while revoke_key.cascade loop
     with recursive family as (
       select k.id, k.rotated_from from keylatch.keys as k where k.id = revoke_key.key_id

@@ -1,7 +1,7 @@
 -- The format of a key, its hash and its checksum, and that key and hash are one row or none.
 begin;
 \ir people.psql
-select plan(59);
+select plan(60);
 
 select is(
   keylatch_internal.key_alphabet(),
@@ -117,6 +117,12 @@ select is(
 from (values
   (''), ('w'), ('abcdefghijklm'), ('1wk'), ('WK'), ('w_k'), ('wk '), ('wк'), (null)
 ) as v (prefix);
+
+select is(
+  pg_temp.outcome('alice', 'select keylatch_internal.generate_key(null, ''secret'', ''live'')'),
+  'PT400 invalid_argument',
+  'no prefix at all is refused, too'
+);
 
 -- Key and hash are one row or none.
 

@@ -1,7 +1,7 @@
 -- What each role may do, written out and compared with the catalog, and what holds of every object.
 begin;
 \ir people.psql
-select plan(30);
+select plan(31);
 
 create temporary view schemas as
 select n.oid, n.nspname as name
@@ -68,6 +68,7 @@ from (values
   ('keylatch_internal.key_check'),
   ('keylatch_internal.key_form'),
   ('keylatch_internal.key_hint'),
+  ('keylatch_internal.lock_family'),
   ('keylatch_internal.origin_matches'),
   ('keylatch_internal.punycode'),
   ('keylatch_internal.require_living'),
@@ -208,6 +209,18 @@ keylatch_internal.keys: keys_update_admin for w to {authenticated}',
   'these are the row policies: none for anon, none to delete'
 );
 
+select is(
+  (
+    select array_agg(distinct v.expression)
+    from pg_policy as p, lateral (values
+      (pg_get_expr(p.polqual, p.polrelid)), (pg_get_expr(p.polwithcheck, p.polrelid))
+    ) as v (expression)
+    where p.polrelid = 'keylatch_internal.keys'::regclass and v.expression is not null
+  ),
+  array['(workspace_id IN ( SELECT keylatch.admin_workspace_ids() AS admin_workspace_ids))'],
+  'all of those of the keys ask one function'
+);
+
 -- Triggers: A fires always, O not in replication mode.
 
 select is(
@@ -225,6 +238,7 @@ keylatch_internal.keys: keys_delete_keep A
 keylatch_internal.keys: keys_insert_first_key O
 keylatch_internal.keys: keys_insert_mint O
 keylatch_internal.keys: keys_truncate_keep A
+keylatch_internal.keys: keys_update_hold_expiry A
 keylatch_internal.keys: keys_update_latch A',
   'the triggers, and when they fire'
 );

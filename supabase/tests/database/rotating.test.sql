@@ -1,7 +1,7 @@
 -- Rotation: one successor, the same in all that a caller sees, and the old key ends now or soon.
 begin;
 \ir people.psql
-select plan(52);
+select plan(53);
 
 select pg_temp.make('old', $$ 'publishable', label => 'shop', allowed_origins => '{https://a.example}',
   scopes => '{a}', environment => 'test', expires_at => '2999-01-01', metadata => '{"a": 1}',
@@ -118,13 +118,18 @@ select is(
 );
 select is(pg_temp.of('key', 'status'), 'active', 'leaves the old key as it was');
 
--- An insert that says where it comes from is held to the same rule.
+-- No insert says where it comes from: rotate_key does.
 
 select pg_temp.make('superseded');
 select pg_temp.run('alice', $$ update keylatch.keys
   set superseded_at = now(), expires_at = now() + interval '1 hour'
   where id = pg_temp.id('superseded') returning id $$);
 
+select is(
+  pg_temp.outcome('alice', 'select keylatch.rotate_key(pg_temp.id(''superseded''))'),
+  'PT409 key_already_rotated',
+  'a key that was superseded by hand is not rotated'
+);
 select is(
   pg_temp.outcome(w.who, format(
     'insert into keylatch.keys (workspace_id, kind, environment, rotated_from) '
@@ -138,8 +143,8 @@ from (values
   ('key', 'secret', 'pg_temp.a()', 'PT400 invalid_argument'),
   ('expired', 'secret', 'pg_temp.a()', 'PT400 invalid_argument'),
   ('revoked', 'secret', 'pg_temp.a()', 'PT400 invalid_argument'),
-  ('graced', 'secret', 'pg_temp.a()', 'PT409 key_already_rotated'),
-  ('superseded', 'secret', 'pg_temp.a()', '1 row'),
+  ('graced', 'secret', 'pg_temp.a()', 'PT400 invalid_argument'),
+  ('superseded', 'secret', 'pg_temp.a()', 'PT400 invalid_argument'),
   ('superseded', 'publishable', 'pg_temp.a()', 'PT400 invalid_argument')
 ) as v (name, kind, workspace, outcome), unnest(array['alice', 'service_role']) as w (who);
 
