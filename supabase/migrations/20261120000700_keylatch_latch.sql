@@ -153,7 +153,7 @@ end;
 $$;
 
 comment on function keylatch_internal.hold_expiry() is
-  'Refuses at the commit an extension that was written while the key lived and would now revive it.';
+  'Refuses at the commit an extension that was written while the key lived and would revive it.';
 
 revoke all on function keylatch_internal.hold_expiry()
 from public, anon, authenticated, service_role;

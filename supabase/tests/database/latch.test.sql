@@ -2,7 +2,7 @@
 -- rows are kept. For an admin, service_role, the owner, and the owner in a replication-mode session.
 begin;
 \ir people.psql
-select plan(277);
+select plan(289);
 
 select pg_temp.make('living');
 select pg_temp.make('suspended', '''secret'', expires_at => now() + ''1 day''');
@@ -185,6 +185,29 @@ from (values
     'revoked_is_final'
   )
 ) as v (what, statement, outcome), unnest(array['alice', 'service_role', 'owner']) as w (who);
+
+-- Asked again at the commit: an extension that was written while the key lived comes too late when
+-- the transaction stays open past the old expiry.
+select pg_temp.make('extended late', '''secret'', expires_at => clock_timestamp() + ''0.2 s''');
+select is(
+  pg_temp.outcome(w.who, format(
+    $$ with extended as (
+        update keylatch.keys set expires_at = %s where id = pg_temp.id('extended late') returning id
+      ) select count(*) from extended $$, v.expiry
+  )),
+  '1 row',
+  format('%s may extend a key to %s while it lives', w.who, v.expiry)
+)
+from (values ('now() + interval ''1 hour'''), ('null')) as v (expiry),
+unnest(array['alice', 'service_role', 'owner', 'replica']) as w (who);
+select pg_temp.run('alice', $$ update keylatch.keys set expires_at = null
+  where id = pg_temp.id('extended late') returning id $$);
+select pg_sleep(0.25);
+select is(
+  pg_temp.outcome(w.who, 'set constraints all immediate'), 'PT409 expired_is_final',
+  w.who || ' cannot commit it after the key had expired'
+)
+from unnest(array['alice', 'service_role', 'owner', 'replica']) as w (who);
 
 -- A workspace that is deleted and comes back brings no key back.
 select pg_temp.run('service_role', 'delete from keylatch.workspaces where id = pg_temp.a() returning id');
