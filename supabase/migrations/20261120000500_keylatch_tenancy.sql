@@ -47,12 +47,19 @@ stable
 security invoker
 set search_path = ''
 as $$
-  -- Not auth.uid(): that fails for an identity provider whose subjects are not uuids.
+  -- Not auth.uid(): that fails for an identity provider whose subjects are not uuids. Nor auth.jwt():
+  -- it casts to a bare "jsonb", and where this runs with the owner's rights, that would be the
+  -- caller's temporary type, whose checks are the caller's code.
   select case
     when c.subject ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
       then c.subject::pg_catalog.uuid
   end
-  from (select auth.jwt() ->> 'sub' as subject) as c;
+  from (
+    select coalesce(
+      nullif(current_setting('request.jwt.claim.sub', true), ''),
+      nullif(current_setting('request.jwt.claims', true), '')::pg_catalog.jsonb ->> 'sub'
+    ) as subject
+  ) as c;
 $$;
 
 comment on function keylatch_internal.current_user_id() is
@@ -99,7 +106,17 @@ begin
       hint = 'Delete the workspaces instead: that revokes their keys.';
   end if;
 
-  v_workspace_id := (to_jsonb(old) ->> v_id_column)::pg_catalog.uuid;
+  v_workspace_id := case
+    when tg_level = 'ROW' and tg_when = 'AFTER' and tg_op in ('DELETE', 'UPDATE')
+      then (to_jsonb(old) ->> v_id_column)::pg_catalog.uuid
+  end;
+  if v_workspace_id is null then
+    raise object_not_in_prerequisite_state using
+      message = format('trigger %s on %s is attached wrongly', tg_name, tg_table_name),
+      detail = 'The keys of a workspace that goes would live on.',
+      hint = 'Make it "after delete or update of <id column> … for each row", and pass the name of '
+        || 'the id column if it is not "id".';
+  end if;
   if tg_op = 'UPDATE' and to_jsonb(new) ->> v_id_column = to_jsonb(old) ->> v_id_column then
     return null;
   end if;

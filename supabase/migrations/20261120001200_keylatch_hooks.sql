@@ -37,6 +37,9 @@ volatile
 security definer
 set search_path = ''
 as $$
+declare
+  -- The key that the caller waits for. The hook may issue one of its own.
+  v_handoff pg_catalog.text := coalesce(current_setting('keylatch.handoff', true), '');
 begin
   if exists (
     select 1 from keylatch_internal.keys as k
@@ -56,6 +59,7 @@ begin
     return null;
   end if;
 
+  perform set_config('keylatch.handoff', '', true);
   begin
     perform keylatch_hooks.first_key_issued(new.workspace_id);
   exception
@@ -64,6 +68,7 @@ begin
         using detail = sqlstate || ': ' || sqlerrm,
         hint = 'The key was made. Mend the function and call it by hand for this workspace.';
   end;
+  v_handoff := set_config('keylatch.handoff', v_handoff, true);
   return null;
 end;
 $$;

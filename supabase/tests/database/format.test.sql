@@ -11,7 +11,9 @@ select is(
 
 -- The hash.
 
-select is(encode(keylatch.hash_key(v.key), 'hex'), v.hash, 'the hash of ' || v.what || ' is SHA-256')
+select is(
+  encode(keylatch.hash_key(v.key), 'hex'), v.hash, 'the hash of ' || v.what || ' is SHA-256'
+)
 from (values
   (
     'a publishable key', 'wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V',
@@ -52,11 +54,11 @@ from (values
   ('wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s30', 'malformed', 'a zero'),
   ('wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3l', 'malformed', 'a small L'),
   ('w_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'a prefix of one'),
-  ('abcdefghijklm_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'a prefix of thirteen'),
+  ('abcdefghijklm_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'one of thirteen'),
   ('1wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'a prefix with a digit first'),
   ('WK_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'a prefix in capitals'),
-  ('wk_ak_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'a kind that there is not'),
-  ('wk_pk_prod_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'an environment that there is not'),
+  ('wk_ak_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'an unknown kind'),
+  ('wk_pk_prod_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'an unknown environment'),
   (' wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'a space before it'),
   (e'wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V\n', 'malformed', 'a newline behind it'),
   ('wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s３V', 'malformed', 'a wide digit')
@@ -89,8 +91,8 @@ select is(
 );
 select is((select count(distinct key) from generated), 1800::bigint, 'no two keys are the same');
 
--- Chi-square with 57 degrees of freedom: above 150 once in a thousand million runs; a modulo without
--- rejection would give about 700.
+-- Chi-square with 57 degrees of freedom: above 150 once in a thousand million runs; a modulo
+-- without rejection would give about 700.
 select cmp_ok(
   (
     select sum((c.times - 54000 / 58.0) ^ 2 / (54000 / 58.0))
@@ -183,7 +185,10 @@ from (values
     '''p''', 'keylatch.hash_key(''p'')'
   ),
   ('1 row', 'a secret key with its hash is', 'h', 'secret', 'null', 'keylatch.hash_key(''p'')'),
-  ('23514', 'a hash of 31 bytes is not', 'h', 'secret', 'null', 'substr(keylatch.hash_key(''p''), 2)'),
+  (
+    '23514', 'a hash of 31 bytes is not', 'h', 'secret', 'null',
+    'substr(keylatch.hash_key(''p''), 2)'
+  ),
   ('23514', 'a key without a hint is not', '', 'secret', 'null', 'keylatch.hash_key(''p'')'),
   (
     '23505', 'a hash that is there already is not', 'h', 'secret', 'null',

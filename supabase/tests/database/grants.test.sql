@@ -8,17 +8,25 @@ select n.oid, n.nspname as name
 from pg_namespace as n
 where n.nspname in ('keylatch', 'keylatch_internal', 'keylatch_hooks');
 create temporary view routines as
-select p.oid, p.proacl, p.prosecdef, p.proconfig, p.proowner, format('%s.%s', s.name, p.proname) as name
+select
+  p.oid, p.proacl, p.prosecdef, p.proconfig, p.proowner,
+  format('%s.%s', s.name, p.proname) as name
 from pg_proc as p inner join schemas as s on p.pronamespace = s.oid;
 create temporary view relations as
-select c.oid, c.relacl, c.relkind, c.relrowsecurity, c.relowner, format('%s.%s', s.name, c.relname) as name
+select
+  c.oid, c.relacl, c.relkind, c.relrowsecurity, c.relowner,
+  format('%s.%s', s.name, c.relname) as name
 from pg_class as c inner join schemas as s on c.relnamespace = s.oid
 where c.relkind not in ('i', 'I', 't');
 
 -- Schemas.
 
 select is(
-  array(select s.name from schemas as s where has_schema_privilege(v.role, s.oid, 'usage') order by s.name),
+  array(
+    select s.name from schemas as s
+    where has_schema_privilege(v.role, s.oid, 'usage')
+    order by s.name
+  ),
   v.schemas::name[],
   format('the schemas that %s may look into', v.role)
 )
@@ -29,8 +37,10 @@ from (values
   ('keylatch_resolver', '{keylatch,keylatch_internal}')
 ) as v (role, schemas);
 select is_empty(
-  $$ select s.name from schemas as s, unnest(array['anon', 'authenticated', 'service_role', 'keylatch_resolver'])
-    as role where has_schema_privilege(role, s.oid, 'create') $$,
+  $$ select s.name from schemas as s, unnest(
+      array['anon', 'authenticated', 'service_role', 'keylatch_resolver']
+    ) as role
+    where has_schema_privilege(role, s.oid, 'create') $$,
   'nobody makes anything in them'
 );
 
@@ -194,7 +204,9 @@ select is_empty(
 select is(
   (
     select string_agg(
-      format('%s: %s for %s to %s', p.polrelid::regclass, p.polname, p.polcmd, p.polroles::regrole[]),
+      format(
+        '%s: %s for %s to %s', p.polrelid::regclass, p.polname, p.polcmd, p.polroles::regrole[]
+      ),
       e'\n' order by p.polrelid::regclass::text, p.polname
     )
     from pg_policy as p inner join relations as r on p.polrelid = r.oid
@@ -247,7 +259,10 @@ keylatch_internal.keys: keys_update_latch A',
 
 select is_empty(v.query, format('every %s has a comment', v.what))
 from (values
-  ('schema', 'select s.name from schemas as s where obj_description(s.oid, ''pg_namespace'') is null'),
+  (
+    'schema',
+    'select s.name from schemas as s where obj_description(s.oid, ''pg_namespace'') is null'
+  ),
   ('routine', 'select r.name from routines as r where obj_description(r.oid, ''pg_proc'') is null'),
   (
     'table, view and type',
@@ -273,7 +288,8 @@ from (values
   ),
   (
     'index that is no constraint',
-    'select i.indexrelid::regclass from pg_index as i inner join relations as r on i.indrelid = r.oid
+    'select i.indexrelid::regclass
+    from pg_index as i inner join relations as r on i.indrelid = r.oid
     where obj_description(i.indexrelid, ''pg_class'') is null and not exists (
       select from pg_constraint as c where c.conindid = i.indexrelid)'
   )

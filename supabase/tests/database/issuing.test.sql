@@ -26,8 +26,9 @@ select is(
   pg_temp.run('alice', $$
     select row(
       key ~ '^acme_sk_test_', id is not null, workspace_id = pg_temp.a(), kind, environment,
-      hint = 'acme_sk_test_…' || right(key, 4), label, allowed_origins, scopes, metadata, expires_at,
-      rotated_from, created_at between now() and clock_timestamp(), created_by = auth.uid()
+      hint = 'acme_sk_test_…' || right(key, 4), label, allowed_origins, scopes, metadata,
+      expires_at, rotated_from, created_at between now() and clock_timestamp(),
+      created_by = auth.uid()
     )::text
     from keylatch.issue_key(
       pg_temp.a(), kind => 'secret', label => 'Büro "1"', scopes => '{orders:read,*}',

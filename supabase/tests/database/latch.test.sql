@@ -1,14 +1,14 @@
--- The latch: what has been revoked, expired or superseded stays so, what a key is never changes, and
--- rows are kept. For an admin, service_role, the owner, and the owner in a replication-mode session.
+-- The latch: what has been revoked, expired or superseded stays so, what a key is never changes,
+-- and rows are kept. For an admin, service_role, the owner, and the owner in replication mode.
 begin;
 \ir people.psql
 select plan(289);
 
 select pg_temp.make('living');
 select pg_temp.make('suspended', '''secret'', expires_at => now() + ''1 day''');
-select pg_temp.run('alice', 'select id from keylatch.suspend_key(pg_temp.id(''suspended''))');
+select pg_temp.manage('suspend_key', 'suspended');
 select pg_temp.make('revoked', '''publishable'', expires_at => now() + ''1 day''');
-select pg_temp.run('alice', 'select id from keylatch.revoke_key(pg_temp.id(''revoked''), ''leaked'')');
+select pg_temp.manage('revoke_key', 'revoked', '''leaked''');
 select pg_temp.make('superseded', '''secret'', expires_at => now() + ''2 days''');
 select pg_temp.make(
   'successor', null, 'keylatch.rotate_key(pg_temp.id(''superseded''), ''1 day'')'
@@ -17,9 +17,7 @@ select pg_temp.make('expired', '''publishable'', expires_at => clock_timestamp()
 select pg_temp.make(
   'expired and suspended', '''secret'', expires_at => clock_timestamp() + ''0.2 s'''
 );
-select pg_temp.run(
-  'alice', 'select id from keylatch.suspend_key(pg_temp.id(''expired and suspended''))'
-);
+select pg_temp.manage('suspend_key', 'expired and suspended');
 select pg_sleep(0.25);
 
 create temporary table tried on commit drop as
@@ -126,7 +124,8 @@ from (values
   ('nor truncated', 'truncate keylatch_internal.keys', 'keys_are_kept'),
   (
     'an upsert that brings the hash does not revive',
-    $$ insert into keylatch_internal.keys (id, workspace_id, kind, public_key, key_hash, hint, created_at)
+    $$ insert into keylatch_internal.keys
+        (id, workspace_id, kind, public_key, key_hash, hint, created_at)
       select id, workspace_id, kind, public_key, key_hash, hint, created_at
       from keylatch_internal.keys where id = pg_temp.id('revoked')
       on conflict (id) do update set revoked_at = null, revoked_by = null, revoke_reason = null $$,
@@ -134,7 +133,8 @@ from (values
   ),
   (
     'an upsert by its hash does not revive',
-    $$ insert into keylatch_internal.keys (id, workspace_id, kind, public_key, key_hash, hint, created_at)
+    $$ insert into keylatch_internal.keys
+        (id, workspace_id, kind, public_key, key_hash, hint, created_at)
       select gen_random_uuid(), workspace_id, kind, public_key, key_hash, hint, created_at
       from keylatch_internal.keys where id = pg_temp.id('expired')
       on conflict (key_hash) do update set expires_at = null $$,
@@ -154,7 +154,8 @@ from (values
   ),
   (
     'the same hash is not inserted a second time',
-    $$ insert into keylatch_internal.keys (id, workspace_id, kind, public_key, key_hash, hint, created_at)
+    $$ insert into keylatch_internal.keys
+        (id, workspace_id, kind, public_key, key_hash, hint, created_at)
       select gen_random_uuid(), workspace_id, kind, public_key, key_hash, hint, now()
       from keylatch_internal.keys where id = pg_temp.id('revoked') $$,
     '23505'
@@ -210,7 +211,7 @@ select is(
 from unnest(array['alice', 'service_role', 'owner', 'replica']) as w (who);
 
 -- A workspace that is deleted and comes back brings no key back.
-select pg_temp.run('service_role', 'delete from keylatch.workspaces where id = pg_temp.a() returning id');
+delete from keylatch.workspaces where id = pg_temp.a();
 insert into keylatch.workspaces (id, name) values (pg_temp.a(), 'A again');
 select is(
   (select count(*) from keylatch.keys where workspace_id = pg_temp.a() and status <> 'revoked'),

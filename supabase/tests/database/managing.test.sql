@@ -1,4 +1,4 @@
--- What an admin does with a key that exists: revoke, suspend, resume, list; each answer and refusal.
+-- What an admin does with a key that is there: revoke, suspend, resume, list; answers and refusals.
 begin;
 \ir people.psql
 select plan(45);
@@ -28,7 +28,7 @@ select is(
 select is(pg_temp.of('key', 'revoke_reason'), 'leaked', 'and the first reason stays');
 
 select pg_temp.make('unsaid');
-select pg_temp.run('alice', 'select id from keylatch.revoke_key(pg_temp.id(''unsaid''))');
+select pg_temp.manage('revoke_key', 'unsaid');
 select is(pg_temp.of('unsaid', 'row(status, revoke_reason)'), '(revoked,)', 'a reason is optional');
 
 select pg_temp.make('other');
@@ -57,7 +57,7 @@ select pg_temp.make('five', null, 'keylatch.rotate_key(pg_temp.id(''four''), ''1
 create temporary table family on commit drop as
 select m.name, m.id from made as m where m.name in ('one', 'two', 'three', 'four', 'five');
 
-select pg_temp.run('alice', 'select id from keylatch.revoke_key(pg_temp.id(''two''))');
+select pg_temp.manage('revoke_key', 'two');
 select is(
   (
     select string_agg(f.name || ' ' || k.status, ', ' order by k.created_at)
@@ -76,7 +76,10 @@ select is(
   'with cascade it takes all that live, before it and after it, and says which'
 );
 select is(
-  (select count(*) from family as f inner join keylatch.keys as k on f.id = k.id where k.status = 'revoked'),
+  (
+    select count(*) from family as f inner join keylatch.keys as k on f.id = k.id
+    where k.status = 'revoked'
+  ),
   5::bigint,
   'none of the family lives'
 );
@@ -91,7 +94,8 @@ select is(pg_temp.of('other', 'status'), 'active', 'a key of no family is left a
 
 select pg_temp.make('pausing');
 select is(
-  pg_temp.run('alice', $$ select row(id = pg_temp.id('pausing'), status, suspended_at is not null)::text
+  pg_temp.run('alice', $$
+    select row(id = pg_temp.id('pausing'), status, suspended_at is not null)::text
     from keylatch.suspend_key(pg_temp.id('pausing')) $$),
   '(t,suspended,t)',
   'suspend_key answers with the row'
@@ -154,7 +158,9 @@ from (values ('revoke_key'), ('suspend_key'), ('resume_key'), ('rotate_key')) as
 select is(
   pg_temp.run('alice', $$
     select array_agg(l.created_at order by l.n) = array_agg(l.created_at order by l.created_at desc)
-    from (select k.created_at, row_number() over () as n from keylatch.list_keys(pg_temp.a()) as k) as l $$),
+    from (
+      select k.created_at, row_number() over () as n from keylatch.list_keys(pg_temp.a()) as k
+    ) as l $$),
   'true',
   'list_keys gives the newest first'
 );

@@ -220,7 +220,9 @@ select is(
   keylatch_internal.origin_matches(v.origin, v.allowed), v.matches,
   format(
     '%s is %s %s',
-    coalesce(left(v.origin, 60), 'no header'), case when v.matches then 'in' else 'not in' end, v.allowed
+    coalesce(left(v.origin, 60), 'no header'),
+    case when v.matches then 'in' else 'not in' end,
+    v.allowed
   )
 )
 from (values

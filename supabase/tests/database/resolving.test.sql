@@ -3,15 +3,17 @@ begin;
 \ir people.psql
 select plan(199);
 
-select pg_temp.make('page', $$ 'publishable', allowed_origins => '{https://a.example,https://*.b.example}' $$);
+select pg_temp.make(
+  'page', $$ 'publishable', allowed_origins => '{https://a.example,https://*.b.example}' $$
+);
 select pg_temp.make('nowhere', '''publishable''');
 select pg_temp.make('server');
 select pg_temp.make('graced');
 select pg_temp.make('heir', null, 'keylatch.rotate_key(pg_temp.id(''graced''), ''1 hour'')');
 select pg_temp.make('suspended');
-select pg_temp.run('alice', 'select id from keylatch.suspend_key(pg_temp.id(''suspended''))');
+select pg_temp.manage('suspend_key', 'suspended');
 select pg_temp.make('revoked');
-select pg_temp.run('alice', 'select id from keylatch.revoke_key(pg_temp.id(''revoked''), ''leaked'')');
+select pg_temp.manage('revoke_key', 'revoked', '''leaked''');
 select pg_temp.make('rotated');
 select pg_temp.make('successor', null, 'keylatch.rotate_key(pg_temp.id(''rotated''))');
 select pg_temp.make('expired', '''secret'', expires_at => clock_timestamp() + ''0.2 s''');
@@ -19,11 +21,13 @@ select pg_temp.make('short', '''secret''');
 select pg_temp.make('short heir', null, 'keylatch.rotate_key(pg_temp.id(''short''), ''1 hour'')');
 select pg_temp.run('alice', $$ update keylatch.keys set expires_at = clock_timestamp() + '0.2 s'
   where id = pg_temp.id('short') returning id $$);
-select pg_temp.make('suspended and expired', '''secret'', expires_at => clock_timestamp() + ''0.2 s''');
-select pg_temp.run('alice', 'select id from keylatch.suspend_key(pg_temp.id(''suspended and expired''))');
+select pg_temp.make(
+  'suspended and expired', '''secret'', expires_at => clock_timestamp() + ''0.2 s'''
+);
+select pg_temp.manage('suspend_key', 'suspended and expired');
 select pg_temp.make('all at once', '''secret'', expires_at => clock_timestamp() + ''0.2 s''');
-select pg_temp.run('alice', 'select id from keylatch.suspend_key(pg_temp.id(''all at once''))');
-select pg_temp.run('alice', 'select id from keylatch.revoke_key(pg_temp.id(''all at once''))');
+select pg_temp.manage('suspend_key', 'all at once');
+select pg_temp.manage('revoke_key', 'all at once');
 select pg_sleep(0.25);
 
 insert into made (name, key)
@@ -163,7 +167,8 @@ select is(
 
 select matches(
   pg_temp.run('alice', format(
-    'select detail || ''|'' || hint from keylatch.explain_key(pg_temp.key(%L), %L)', v.name, v.origin
+    'select detail || ''|'' || hint from keylatch.explain_key(pg_temp.key(%L), %L)',
+    v.name, v.origin
   )),
   v.words,
   format('explain_key says of the "%s" key: %s', v.name, v.words)
@@ -223,8 +228,8 @@ select is(
     (pg_temp.outcome('owner', 'delete from keylatch_internal.installation')),
     (pg_temp.outcome('owner', $$ insert into keylatch_internal.installation (schema_version)
       values ('x') $$)),
-    (pg_temp.outcome('owner', $$ insert into keylatch_internal.installation (only_row, schema_version)
-      values (false, 'x') $$))
+    (pg_temp.outcome('owner', $$ insert into keylatch_internal.installation
+      (only_row, schema_version) values (false, 'x') $$))
   ) as v (outcome)),
   array['1 row', '23505', '23514'],
   'there is one installation in a database'

@@ -3,9 +3,9 @@ begin;
 \ir people.psql
 select plan(53);
 
-select pg_temp.make('old', $$ 'publishable', label => 'shop', allowed_origins => '{https://a.example}',
-  scopes => '{a}', environment => 'test', expires_at => '2999-01-01', metadata => '{"a": 1}',
-  prefix => 'acme' $$);
+select pg_temp.make('old', $$ 'publishable', label => 'shop',
+  allowed_origins => '{https://a.example}', scopes => '{a}', environment => 'test',
+  expires_at => '2999-01-01', metadata => '{"a": 1}', prefix => 'acme' $$);
 select pg_temp.make('new', null, 'keylatch.rotate_key(pg_temp.id(''old''))');
 
 select is(
@@ -25,9 +25,9 @@ select is(
 select isnt(pg_temp.key('new'), pg_temp.key('old'), 'but another key');
 select is(pg_temp.of('new', 'rotated_from'), pg_temp.id('old')::text, 'and names the old one');
 select is(pg_temp.of('new', 'status'), 'active', 'it is active');
-select is(pg_temp.of('new', 'created_by'), (
-  select id::text from auth.users where email = 'alice@a.example'
-), 'made by who rotated');
+select is(
+  pg_temp.of('new', 'created_by'), pg_temp.user_id('alice')::text, 'made by who rotated'
+);
 select is(
   pg_temp.of('old', 'status || '' '' || revoke_reason'), 'revoked rotated',
   'without a grace the old one is revoked with the reason "rotated"'
@@ -65,9 +65,9 @@ select is(
 
 select pg_temp.make('key');
 select pg_temp.make('suspended');
-select pg_temp.run('alice', 'select id from keylatch.suspend_key(pg_temp.id(''suspended''))');
+select pg_temp.manage('suspend_key', 'suspended');
 select pg_temp.make('revoked');
-select pg_temp.run('alice', 'select id from keylatch.revoke_key(pg_temp.id(''revoked''))');
+select pg_temp.manage('revoke_key', 'revoked');
 select pg_temp.make('expired', '''secret'', expires_at => clock_timestamp() + ''0.1 s''');
 select pg_sleep(0.12);
 
@@ -112,7 +112,8 @@ select is(pg_temp.of('resumed', 'status'), 'active', 'the successor of a suspend
 -- What a failed rotation leaves.
 
 select is(
-  pg_temp.outcome('alice', $$ select keylatch.rotate_key(pg_temp.id('key'), '1 hour', '2001-01-01') $$),
+  pg_temp.outcome('alice', $$
+    select keylatch.rotate_key(pg_temp.id('key'), '1 hour', '2001-01-01') $$),
   'PT400 invalid_argument',
   'a successor that cannot be made'
 );

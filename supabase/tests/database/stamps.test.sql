@@ -7,12 +7,14 @@ select plan(38);
 select pg_sleep(0.05);
 select pg_temp.make('first');
 select ok(
-  pg_temp.of('first', 'created_at between now() + interval ''0.05 s'' and clock_timestamp()')::boolean,
+  pg_temp.of(
+    'first', 'created_at between now() + interval ''0.05 s'' and clock_timestamp()'
+  )::boolean,
   'created_at is the clock''s, also in a transaction that began before'
 );
 select is(
   pg_temp.of('first', 'created_by'),
-  (select id::text from auth.users where email = 'alice@a.example'),
+  pg_temp.user_id('alice')::text,
   'created_by is the user'
 );
 select is(
@@ -62,7 +64,9 @@ select is(
   'true',
   format('revoked_at = %s is replaced by the clock, revoked_by by the user', v.given)
 )
-from (values ('past', '2001-01-01'), ('future', '2999-01-01'), ('never', 'infinity')) as v (name, given);
+from (values
+  ('past', '2001-01-01'), ('future', '2999-01-01'), ('never', 'infinity')
+) as v (name, given);
 
 select is(
   pg_temp.run('alice', $$ update keylatch.keys set suspended_at = '2001-01-01'

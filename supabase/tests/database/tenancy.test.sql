@@ -43,7 +43,8 @@ from (values
     '42501 42501 42501 42501 1 1 42501'
   ),
   (
-    'inserts into the table', 'insert into keylatch_internal.keys (workspace_id) values (pg_temp.a())',
+    'inserts into the table',
+    'insert into keylatch_internal.keys (workspace_id) values (pg_temp.a())',
     '42501 42501 42501 42501 1 1 42501'
   ),
   (
@@ -52,8 +53,8 @@ from (values
     '42501 42501 42501 42501 42501 42501 42501'
   ),
   (
-    'inserts a key in no workspace', 'insert into keylatch.keys (workspace_id) values (null)',
-    '42501 invalid_argument invalid_argument invalid_argument invalid_argument invalid_argument 42501'
+    'issues a key in no workspace', 'select keylatch.issue_key(null)',
+    '42501 ' || repeat('invalid_argument ', 5) || '42501'
   ),
   (
     'labels a key', 'update keylatch.keys set label = ''x'' where id = pg_temp.id(''key'')',
@@ -171,8 +172,7 @@ from (values
   (
     'joins a workspace',
     $$ insert into keylatch.workspace_membership (workspace_id, user_id, role)
-      select pg_temp.a(), u.id, 'admin' from (values
-        ('57a63e00-0000-4000-8000-000000000004'::uuid)) as u (id) $$,
+      values (pg_temp.a(), pg_temp.user_id('stranger'), 'admin') $$,
     '42501 42501 42501 42501 42501 1 42501'
   ),
   (
@@ -196,7 +196,8 @@ cross join lateral unnest(
 -- One function decides.
 
 select is(
-  pg_temp.run('alice', 'select array_agg(id) = array[pg_temp.a()] from keylatch.admin_workspace_ids() as id'),
+  pg_temp.run('alice', $$
+    select array_agg(id) = array[pg_temp.a()] from keylatch.admin_workspace_ids() as id $$),
   'true',
   'alice administers A'
 );

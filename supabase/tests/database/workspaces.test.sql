@@ -6,11 +6,13 @@ select plan(19);
 
 select pg_temp.make('living');
 select pg_temp.make('superseded');
-select pg_temp.make('successor', null, 'keylatch.rotate_key(pg_temp.id(''superseded''), ''1 hour'')');
+select pg_temp.make(
+  'successor', null, 'keylatch.rotate_key(pg_temp.id(''superseded''), ''1 hour'')'
+);
 select pg_temp.make('suspended');
-select pg_temp.run('alice', 'select id from keylatch.suspend_key(pg_temp.id(''suspended''))');
+select pg_temp.manage('suspend_key', 'suspended');
 select pg_temp.make('revoked');
-select pg_temp.run('alice', 'select id from keylatch.revoke_key(pg_temp.id(''revoked''), ''leaked'')');
+select pg_temp.manage('revoke_key', 'revoked', '''leaked''');
 select pg_temp.make('expired', '''secret'', expires_at => clock_timestamp() + ''0.1 s''');
 insert into made (name, id) values (
   'of B',
@@ -18,7 +20,8 @@ insert into made (name, id) values (
 );
 select pg_sleep(0.12);
 
-select pg_temp.run('service_role', 'delete from keylatch.workspaces where id = pg_temp.a() returning id');
+select pg_temp.run('service_role', $$
+  delete from keylatch.workspaces where id = pg_temp.a() returning id $$);
 
 select is(
   pg_temp.of(v.name, 'row(status, revoke_reason)'), format('(%s,%s)', 'revoked', v.reason),
@@ -54,7 +57,9 @@ update keylatch.workspaces set name = 'renamed' where name = 'C';
 update keylatch.workspaces set id = id where name = 'renamed';
 select is(pg_temp.of('of C', 'status'), 'active', 'a new name changes nothing');
 update keylatch.workspaces set id = 'dddddddd-dddd-4ddd-8ddd-dddddddddddd' where name = 'renamed';
-select is(pg_temp.of('of C', 'status'), 'revoked', 'a new id leaves no living key under the old one');
+select is(
+  pg_temp.of('of C', 'status'), 'revoked', 'a new id leaves no living key under the old one'
+);
 
 -- Truncating.
 
@@ -69,9 +74,10 @@ from (values ('owner'), ('replica')) as w (who);
 select is(
   pg_temp.outcome('bob', 'select keylatch.issue_key(pg_temp.b())'), '1 row', 'bob administers B'
 );
-select set_config('request.jwt.claims', json_build_object('sub', u.id)::text, true)
-from auth.users as u where u.email = 'bob@b.example';
-delete from auth.users where email = 'bob@b.example';
+select set_config(
+  'request.jwt.claims', json_build_object('sub', pg_temp.user_id('bob'))::text, true
+);
+delete from auth.users where id = pg_temp.user_id('bob');
 select is(
   pg_temp.outcome('authenticated', 'select keylatch.issue_key(pg_temp.b())'), '42501',
   'a user who is deleted administers nothing, whatever the token still says'
