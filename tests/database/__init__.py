@@ -1,0 +1,1 @@
+"""Tests of the database with more than one session, one server or one installation."""

@@ -1,0 +1,130 @@
+"""Two sessions at once: start calls together, and see that one of them waits for another."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import psycopg
+
+from stack import Database, People
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+PATIENCE = 20.0
+ISSUE = "select id, key from keylatch.issue_key(%s, 'secret')"
+ROTATE = "select id, key from keylatch.rotate_key(%s, %s)"
+REVOKE = "select id, already_revoked from keylatch.revoke_key(%s, 'leaked', %s)"
+RESOLVE = "select key_id from keylatch.resolve_key(%s)"
+
+
+class Outcome(NamedTuple):
+    """What came of a call: `done`, or the slug or SQLSTATE of its error; and its first row."""
+
+    word: str
+    row: tuple[Any, ...] = ()
+
+
+def attempt(connection: Connection, statement: str, parameters: Sequence[object] = ()) -> Outcome:
+    """Run a statement; in a transaction that is open already, leave it open."""
+    try:
+        cursor = connection.execute(statement, parameters)
+        row = cursor.fetchone() if cursor.description else None
+    except psycopg.Error as error:
+        state = error.sqlstate or type(error).__name__
+        is_ours = state.startswith("PT")
+        return Outcome(str(error.diag.message_primary) if is_ours else state)
+    return Outcome("done", row or ())
+
+
+def together(calls: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
+    """Run them all at the same moment, each in a thread, and return what came of each."""
+    start = threading.Barrier(len(calls), timeout=PATIENCE)
+
+    def run(call: Callable[[], Outcome]) -> Outcome:
+        start.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        futures = [pool.submit(run, call) for call in calls]
+        return [future.result(timeout=2 * PATIENCE) for future in futures]
+
+
+class Waiting:
+    """A call in a thread, which is seen to wait for a lock that another session holds."""
+
+    def __init__(
+        self,
+        database: Database,
+        connection: Connection,
+        statement: str,
+        parameters: Sequence[object],
+        *,
+        waits_for: Connection | None = None,
+    ) -> None:
+        """Start it, and return as soon as the server says that it waits: for that session."""
+        self._pool = ThreadPoolExecutor(1)
+        self._future = self._pool.submit(attempt, connection, statement, parameters)
+        self._pool.shutdown(wait=False)
+        blocker = None if waits_for is None else waits_for.info.backend_pid
+        ends = time.monotonic() + PATIENCE
+        look = (
+            "select wait_event_type, wait_event, pg_blocking_pids(pid)"
+            " from pg_stat_activity where pid = %s"
+        )
+        with psycopg.connect(database.superuser_url, autocommit=True) as watcher:
+            while True:
+                seen = watcher.execute(look, [connection.info.backend_pid]).fetchone()
+                assert seen is not None
+                if seen[0] == "Lock" and (blocker is None or blocker in seen[2]):
+                    self.event: str = seen[1]
+                    return
+                assert not self._future.done(), f"it did not wait: {self._future.result()}"
+                assert time.monotonic() < ends, f"it waits for something else: {seen}"
+                time.sleep(0.005)
+
+    def outcome(self) -> Outcome:
+        """What came of it, once nothing holds it up any longer."""
+        return self._future.result(timeout=PATIENCE)
+
+
+class World:
+    """Alice's sessions on one database, and what is true of its keys."""
+
+    def __init__(self, database: Database, people: People) -> None:
+        self.database = database
+        self.workspace = people.a
+        self._claims = people.claims("alice")
+        self._runtime = database.connect("keylatch_resolver")
+        self._alice = self.session()
+        self.owner = database.connect()
+
+    def session(self, *, autocommit: bool = True) -> Connection:
+        return self.database.connect("authenticated", self._claims, autocommit=autocommit)
+
+    def issue(self) -> tuple[UUID, str]:
+        row = self._alice.execute(ISSUE, [self.workspace]).fetchone()
+        assert row is not None
+        return row[0], row[1]
+
+    def waiting(
+        self,
+        statement: str,
+        parameters: Sequence[object],
+        *,
+        waits_for: Connection | None = None,
+        session: Connection | None = None,
+    ) -> Waiting:
+        """Start a call in a session of alice's own, unless one is given, and see it wait."""
+        return Waiting(
+            self.database, session or self.session(), statement, parameters, waits_for=waits_for
+        )
+
+    def lives(self, key: object) -> bool:
+        return self._runtime.execute(RESOLVE, [key]).fetchone() is not None
+
+    def statuses(self) -> list[str]:
+        """Of all keys, the oldest first."""
+        rows = self.owner.execute("select status from keylatch.keys order by created_at")
+        return [row[0] for row in rows]

@@ -1,0 +1,122 @@
+"""A cascade against a family that goes on rotating, and a PATCH that revokes against a rotation."""
+
+from functools import partial
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from database.racing import PATIENCE, REVOKE, ROTATE, Connection, Outcome, World, attempt, together
+from stack import Database, People
+
+PATCH = "update keylatch.keys set revoked_at = now(), revoke_reason = 'leaked' where id = %s"
+# A line of successors, the oldest and the youngest of which it gives; the last %(living)s live.
+FAMILY = """
+with recursive line as (
+  select 1 as n, gen_random_uuid() as id, null::uuid as rotated_from
+  union all
+  select l.n + 1, gen_random_uuid(), l.id from line as l where l.n < %(size)s
+),
+made as (
+  insert into keylatch_internal.keys (
+    id, workspace_id, kind, key_hash, hint, rotated_from, created_at,
+    superseded_at, expires_at, revoked_at, revoke_reason
+  )
+  select
+    l.id, %(workspace)s, 'secret', sha256(l.id::text::bytea), 'wk_sk_live_…1111', l.rotated_from,
+    now() - interval '1 day' + l.n * interval '1 s',
+    case when l.n < %(size)s then now() end, now() + interval '1 day',
+    case when l.n <= %(size)s - %(living)s then now() end,
+    case when l.n <= %(size)s - %(living)s then 'rotated' end
+  from line as l
+)
+select l.id from line as l where l.n in (1, %(size)s) order by l.n
+"""
+GRACES = pytest.mark.parametrize("grace", ["0", "1 hour"])
+
+
+@pytest.fixture
+def world(database: Database, people: People) -> World:
+    return World(database, people)
+
+
+def family(world: World, *, size: int, living: int) -> tuple[UUID, UUID]:
+    """The oldest and the youngest key of a family, made by the owner as an import would."""
+    given = {"workspace": world.workspace, "size": size, "living": living}
+    with psycopg.connect(world.database.url, autocommit=True) as owner:
+        (oldest,), (youngest,) = owner.execute(FAMILY, given).fetchall()
+        owner.execute("analyze keylatch_internal.keys")
+    return oldest, youngest
+
+
+def rotate_on(session: Connection, key: UUID, grace: str, texts: list[str]) -> Outcome:
+    """Rotate a key, its successor, and so on, until that is refused, or for a thousand times."""
+    for _ in range(1000):
+        outcome = attempt(session, ROTATE, [key, grace])
+        if outcome.word != "done":
+            break
+        key, text = outcome.row
+        texts.append(text)
+    return outcome
+
+
+@GRACES
+def test_a_family_that_goes_on_rotating_does_not_outlive_a_cascade(
+    world: World, grace: str
+) -> None:
+    # So many take longer to look through than a rotation takes.
+    oldest, youngest = family(world, size=600, living=1)
+    rotator, revoker = world.session(), world.session()
+    texts: list[str] = []
+    revoker.execute("select set_config('statement_timeout', %s, false)", [f"{PATIENCE / 4}s"])
+    rotated, revoked = together(
+        [
+            partial(rotate_on, rotator, youngest, grace, texts),
+            partial(attempt, revoker, REVOKE, [oldest, True]),
+        ]
+    )
+    assert (rotated.word, revoked.word) == ("key_revoked", "done")
+    assert set(world.statuses()) == {"revoked"}
+    assert not any(world.lives(text) for text in texts)
+
+
+@pytest.mark.xfail(reason="it looks through the whole family again for each key", strict=True)
+def test_a_cascade_over_a_long_family_ends_within_the_time_of_a_request(world: World) -> None:
+    _, youngest = family(world, size=800, living=400)
+    revoker = world.session()
+    revoker.execute("set statement_timeout = '8s'")  # as `authenticated` has on Supabase
+    assert attempt(revoker, REVOKE, [youngest, True]).word == "done"
+    assert set(world.statuses()) == {"revoked"}
+
+
+@GRACES
+@pytest.mark.parametrize("ending", ["commit", "rollback"])
+def test_a_patch_that_waits_for_a_rotation_revokes_or_hears_that_the_key_is_revoked(
+    world: World, grace: str, ending: str
+) -> None:
+    key, text = world.issue()
+    rotator = world.session(autocommit=False)
+    made = attempt(rotator, ROTATE, [key, grace])
+    patch = world.waiting(PATCH, [key], waits_for=rotator)
+    getattr(rotator, ending)()
+    rotated = ending == "commit"
+    # A rotation without a grace has revoked it for a reason of its own, which stays.
+    expected = "revoked_is_final" if rotated and grace == "0" else "done"
+    assert patch.outcome().word == expected
+    assert world.statuses() == ["revoked", *(["active"] if rotated else [])]
+    assert not world.lives(text)
+    assert world.lives(made.row[1]) == rotated
+
+
+@GRACES
+def test_a_rotation_that_waits_for_a_patch_makes_no_successor_of_a_revoked_key(
+    world: World, grace: str
+) -> None:
+    key, text = world.issue()
+    patcher = world.session(autocommit=False)
+    assert attempt(patcher, PATCH, [key]).word == "done"
+    rotation = world.waiting(ROTATE, [key, grace], waits_for=patcher)
+    patcher.commit()
+    assert rotation.outcome().word == "key_revoked"
+    assert world.statuses() == ["revoked"]
+    assert not world.lives(text)

@@ -1,0 +1,317 @@
+"""Installing: whoever does it, however often and how many at once, the same comes of it."""
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from database.fingerprint import SCHEMAS, access, fingerprint
+from stack import CommandFailed, Database, Janitor, Server, push_migrations, run_supabase
+from stack.tools import ROOT, MissingTool
+
+FILES = sorted((ROOT / "supabase" / "migrations").glob("*.sql"))
+AT_ONCE = 20
+
+
+@pytest.fixture
+def empty(server: Server) -> Iterator[Database]:
+    """A database with the platform and nothing of keylatch."""
+    with Database(server, f"install_{uuid4().hex}") as database:
+        server.install_platform(database.name)
+        yield database
+
+
+@pytest.fixture
+def other_server(janitor: Janitor) -> Iterator[Server]:
+    """A cluster of the test's own, which has never heard of keylatch."""
+    with Server(janitor=janitor) as server:
+        yield server
+
+
+def execute(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+def apply_files(url: str, said: Callable[[str], None] = lambda _: None) -> None:
+    """Apply every file in order, each in a transaction."""
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.add_notice_handler(
+            lambda notice: said(f"{notice.severity}: {notice.message_primary}")
+        )
+        for file in FILES:
+            with owner.transaction():
+                owner.execute(file.read_bytes())
+
+
+def rows(url: str) -> list[tuple[Any, ...]]:
+    """The installation's row and its history, with the transactions that wrote them."""
+    with psycopg.connect(url) as owner:
+        return [
+            *owner.execute("select xmin::text, i::text from keylatch_internal.installation i"),
+            *owner.execute(
+                "select xmin::text, version from supabase_migrations.schema_migrations order by 2"
+            ),
+        ]
+
+
+def test_the_fingerprint_sees_every_kind_of_change(database: Database) -> None:
+    before = fingerprint(database.url)
+    owner = database.connect(autocommit=False)
+    for change in (
+        "alter table keylatch_internal.keys alter label set default 'x'",
+        "alter table keylatch_internal.keys drop constraint keys_hint_check",
+        "drop index keylatch_internal.keys_workspace_id_created_at_idx",
+        "alter function keylatch.resolve_key(text, text) volatile",
+        "alter function keylatch.resolve_key(text, text) security invoker",
+        "alter function keylatch.resolve_key(text, text) reset all",
+        "create or replace function keylatch_internal.key_alphabet() returns text language sql"
+        " immutable parallel safe set search_path = '' as $$ select 'abc' $$",
+        "alter table keylatch_internal.keys enable trigger keys_update_latch",
+        "drop trigger keys_delete_keep on keylatch_internal.keys",
+        "alter policy keys_update_admin on keylatch_internal.keys with check (true)",
+        "alter table keylatch_internal.keys disable row level security",
+        "grant select (key_hash) on keylatch_internal.keys to service_role",
+        "grant select on keylatch.workspaces to anon",
+        "grant execute on function keylatch.issue_key to public",
+        "grant usage on schema keylatch_internal to anon",
+        "grant usage on type keylatch.revocation to anon",
+        "comment on function keylatch.hash_key(text) is 'x'",
+        "comment on policy keys_update_admin on keylatch_internal.keys is 'x'",
+        "alter view keylatch.keys reset (security_invoker)",
+    ):
+        owner.execute(change.encode())
+        owner.commit()
+        after = fingerprint(database.url)
+        assert after != before, change
+        before = after
+
+
+def test_twenty_installations_of_one_database_at_once_end_as_one(
+    empty: Database, database: Database
+) -> None:
+    start = threading.Barrier(AT_ONCE, timeout=60)
+
+    def install(number: int) -> str | None:
+        if number < AT_ONCE:
+            start.wait()
+        try:
+            return push_migrations(empty.url)
+        except CommandFailed:
+            return None
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        said = list(pool.map(install, range(AT_ONCE), timeout=100))
+        assert None in said, "they ran one after the other"
+        assert any(said), "nobody got through"
+        # The others run it again: a few stand for all, since each takes most of a second.
+        for again in pool.map(install, range(AT_ONCE, AT_ONCE + 3), timeout=60):
+            assert again is not None and "up to date" in again
+    assert fingerprint(empty.url) == fingerprint(database.url)
+    assert len(rows(empty.url)) == 1 + len(FILES)
+
+
+def test_pushing_again_changes_nothing(database: Database) -> None:
+    before = fingerprint(database.url), rows(database.url)
+    assert "up to date" in push_migrations(database.url)
+    assert (fingerprint(database.url), rows(database.url)) == before
+
+
+def test_migration_up_installs_the_same(empty: Database, database: Database) -> None:
+    run_supabase(["migration", "up", "--yes"], empty.url)
+    assert fingerprint(empty.url) == fingerprint(database.url)
+
+
+def test_psql_with_each_file_in_a_transaction_installs_the_same_beside_others(
+    empty: Database, database: Database
+) -> None:
+    psql = shutil.which("psql")
+    if psql is None:
+        raise MissingTool("psql")
+    for file in FILES:
+        subprocess.run(
+            [psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "-1", "-f", file],
+            env={**os.environ, **connection_environment(empty)},
+            check=True,
+            timeout=30,
+        )
+    assert fingerprint(empty.url) == fingerprint(database.url)
+    ids = [row[1] for url in (empty.url, database.url) for row in installation(url)]
+    assert len(set(ids)) == 2, "another database is another installation"
+
+
+def connection_environment(database: Database) -> dict[str, str]:
+    return {
+        "PGHOST": database.server.host,
+        "PGPORT": str(database.server.port),
+        "PGUSER": "postgres",
+        "PGDATABASE": database.name,
+        "PGPASSWORD": database.server.passwords["postgres"],
+    }
+
+
+def installation(url: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url) as owner:
+        return owner.execute("select 1, id from keylatch_internal.installation").fetchall()
+
+
+@pytest.mark.parametrize("role", ["unknown", "not granted"])
+def test_ten_databases_of_a_new_server_are_installed_at_the_same_time(
+    other_server: Server, database: Database, role: str
+) -> None:
+    if role == "not granted":
+        execute(other_server.url("postgres"), "create role keylatch_resolver nologin noinherit")
+    databases = [Database(other_server, f"tenth_{number}") for number in range(10)]
+    for one in databases:
+        other_server.install_platform(one.name)
+    start = threading.Barrier(len(databases), timeout=60)
+
+    def install(one: Database) -> list[str]:
+        said: list[str] = []
+        start.wait()
+        apply_files(one.url, said.append)
+        return [line for line in said if line.startswith("WARNING")]
+
+    with ThreadPoolExecutor(len(databases)) as pool:
+        assert list(pool.map(install, databases, timeout=100)) == [[]] * len(databases)
+    expected = fingerprint(database.url)
+    for one in databases:
+        assert fingerprint(one.url) == expected
+    assert is_granted(other_server)
+
+
+def is_granted(server: Server) -> bool:
+    with psycopg.connect(server.superuser_url("postgres")) as superuser:
+        row = superuser.execute(
+            "select pg_has_role('authenticator', 'keylatch_resolver', 'member')"
+        ).fetchone()
+    return row == (True,)
+
+
+def effective(url: str) -> set[str]:
+    """What of `access` goes beyond what everybody may: each has the use of every type."""
+    lines = set(access(url))
+    everybody = {line for line in lines if " public " in line}
+    return everybody | {
+        line
+        for line in lines
+        if " owner " in line or re.sub(r" \w+ (\w+) by ", r" public \1 by ", line) not in everybody
+    }
+
+
+def test_the_users_default_privileges_open_nothing(empty: Database, database: Database) -> None:
+    for privilege in (
+        "all on tables",
+        "all on sequences",
+        "execute on functions",
+        "all on schemas",
+        "usage on types",
+    ):
+        execute(
+            empty.url,
+            f"alter default privileges for role postgres grant {privilege}"
+            " to public, anon, authenticated, service_role",
+        )
+    push_migrations(empty.url)
+    assert effective(empty.url) == effective(database.url)
+    # And without them, what PostgreSQL itself opens to everybody is closed.
+    opened = [line for line in access(database.url) if re.search(" (public|anon) ", line)]
+    assert {line.partition(" ")[0] for line in opened} == {"type"}
+
+
+@pytest.mark.parametrize("installer", ["postgres", "plain_owner"])
+def test_an_installer_who_may_not_grant_the_role_goes_on_and_hears_who_should(
+    other_server: Server, database: Database, installer: str
+) -> None:
+    if installer == "postgres" and other_server.version < 16:
+        installer = "plain_owner"  # before 16 createrole may grant any role
+    with Database(other_server, "installed") as installed:
+        other_server.install_platform(installed.name)
+        execute(
+            installed.superuser_url,
+            "create role keylatch_resolver nologin noinherit;"
+            " create role plain_owner login nocreaterole bypassrls;"
+            " grant references on auth.users to plain_owner;"
+            " grant usage on schema auth, extensions to plain_owner",
+        )
+        if installer == "plain_owner":
+            execute(
+                installed.superuser_url,
+                f"alter role plain_owner password '{other_server.passwords['postgres']}';"
+                " alter database installed owner to plain_owner",
+            )
+        said: list[str] = []
+        url = installed.url.replace("//postgres:", f"//{installer}:")
+        apply_files(url, said.append)
+        assert "WARNING: keylatch_resolver could not be granted to authenticator" in said
+        assert fingerprint(url) == fingerprint(database.url)
+        assert not is_granted(other_server)
+        execute(installed.superuser_url, "grant keylatch_resolver to authenticator")
+        runtime = installed.connect("keylatch_resolver")
+        assert runtime.execute("select keylatch.resolve_key('wk')").fetchall() == []
+
+
+def test_pgcrypto_in_another_schema_is_named_as_the_reason_and_moving_it_is_enough(
+    empty: Database, database: Database
+) -> None:
+    execute(empty.superuser_url, "alter extension pgcrypto set schema public")
+    with pytest.raises(CommandFailed, match='keylatch needs pgcrypto in the schema "extensions"'):
+        push_migrations(empty.url)
+    with pytest.raises(psycopg.Error) as refused:
+        apply_files(empty.url)
+    hint = refused.value.diag.message_hint or ""
+    command = hint.removeprefix("Run: ")
+    assert command == "alter extension pgcrypto set schema extensions;"
+    with psycopg.connect(empty.url) as owner:
+        left = owner.execute(
+            "select nspname from pg_namespace where nspname = any (%s)", [list(SCHEMAS)]
+        )
+        assert left.fetchall() == []
+    execute(empty.superuser_url, command)
+    push_migrations(empty.url)
+    assert fingerprint(empty.url) == fingerprint(database.url)
+
+
+def test_the_generated_types_have_the_calls_and_their_arguments(database: Database) -> None:
+    arguments = ["gen", "types", "--lang", "typescript", "--schema", "keylatch"]
+    types = " ".join(run_supabase(arguments, database.url).split())
+    keys = types.partition('"keys": { Row: {')[2].partition("}")[0]
+    assert '"status": string' in keys
+    assert '"id": string,' in keys
+    assert "key_hash" not in types
+    assert '"status"?: never' in types, "it is derived, and not for a client to write"
+    for call, given in {
+        "issue_key": [
+            '"workspace_id": string',
+            '"kind"?: string',
+            '"label"?: string',
+            '"allowed_origins"?: (string)[]',
+            '"scopes"?: (string)[]',
+            '"environment"?: string',
+            '"expires_at"?: string',
+            '"metadata"?: Json',
+            '"prefix"?: string',
+        ],
+        "rotate_key": ['"key_id": string', '"grace"?: string', '"expires_at"?: string'],
+        "revoke_key": ['"key_id": string', '"reason"?: string', '"cascade"?: boolean'],
+        "suspend_key": ['"key_id": string'],
+        "resume_key": ['"key_id": string'],
+        "list_keys": ['"workspace_id": string'],
+        "resolve_key": ['"key": string', '"origin"?: string'],
+        "explain_key": ['"key": string', '"origin"?: string'],
+        "hash_key": ['"key": string'],
+    }.items():
+        found = types.partition(f'"{call}": {{ Args: {{')[2].partition("}")[0]
+        assert sorted(part.strip() for part in found.split(",")) == sorted(given), call
+    resolved = types.partition('"resolve_key": {')[2].partition("SetofOptions")[0]
+    assert 'Returns: Database["keylatch"][\'CompositeTypes\']["resolved_key"]' in resolved
+    row = types.partition('"resolved_key": {')[2].partition("}")[0]
+    assert '"key_id": string' in row and '"scopes": (string)[]' in row

@@ -1,0 +1,293 @@
+"""Origins in SQL against what Python's own parsers make of the contract, by the thousand."""
+
+import ipaddress
+import json
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from typing import Any, LiteralString
+from urllib.parse import urlsplit
+
+import idna
+import psycopg
+import pytest
+
+from database.origin_rules import (
+    ENTRIES,
+    FINE,
+    LABELS,
+    SAVED,
+    corners,
+    examples,
+    is_origin,
+    matches,
+    may_be_saved,
+    near,
+)
+from stack import Database
+
+Connection = psycopg.Connection[Any]
+Wrong = list[object]
+ADVISED: LiteralString = (
+    "select t.text, e.environment, t.advice, "
+    "keylatch_internal.is_origin_entry(t.advice, e.environment), "
+    "keylatch_internal.canonical_origin(t.advice, e.environment) "
+    "from unnest('{live,test}'::text[]) as e (environment) cross join lateral ("
+    "  select w.text, keylatch_internal.canonical_origin(w.text, e.environment) as advice "
+    "  from unnest(%s::text[]) as w (text)) as t"
+)
+
+
+@cache
+def written() -> list[str]:
+    """What somebody might write into a list, good and bad."""
+    return [*corners(), *examples(ENTRIES, 2000)]
+
+
+@cache
+def saved() -> list[str]:
+    """What may be saved, if only by a test key."""
+    return sorted(
+        {entry for entry in (*corners(), *examples(SAVED, 500)) if may_be_saved(entry, "test")}
+    )
+
+
+def saved_wrongly(database: Connection) -> Wrong:
+    """The entries of which SQL says another thing than the contract."""
+    found = database.execute(
+        "select t.entry, e.environment, keylatch_internal.is_origin_entry(t.entry, e.environment) "
+        "from unnest(%s::text[]) as t (entry), unnest('{live,test}'::text[]) as e (environment)",
+        [written()],
+    ).fetchall()
+    return [row for row in found if row[2] is not may_be_saved(row[0], row[1])]
+
+
+@cache
+def asked() -> list[tuple[str | None, list[str]]]:
+    """Origins, each with lists that may be saved, allow it or nearly do."""
+    entries = saved()
+    origins = sorted({*corners(), *examples(ENTRIES, 500)})
+    alone: list[tuple[str | None, list[str]]] = [
+        (origin, [entry]) for entry in entries[::3] for origin in near(entry)
+    ]
+    among = [
+        (origin, [*entries[number % 97 :: 97], *extra])
+        for number, origin in enumerate(origins)
+        for extra in ([], ["https://*.example.com"], ["http://localhost:*"], ["*"])
+    ]
+    return alone + [(origin, [entry]) for entry in FINE for origin in near(entry)] + among
+
+
+@cache
+def allowed() -> list[bool]:
+    """Whether the contract allows what is asked, one by one."""
+    return [matches(*pair) for pair in asked()]
+
+
+def matched_wrongly(database: Connection) -> Wrong:
+    """The requests of which SQL says another thing than the contract."""
+    pairs = asked()
+    found = database.execute(
+        "select keylatch_internal.origin_matches(t.pair ->> 0, array("
+        "  select jsonb_array_elements_text(t.pair -> 1))) "
+        "from jsonb_array_elements(%s::jsonb) with ordinality as t (pair, n) order by t.n",
+        [json.dumps(pairs)],
+    ).fetchall()
+    said = [row[0] for row in found]
+    return [row for row in zip(pairs, said, allowed(), strict=True) if row[1] is not row[2]]
+
+
+def advised_wrongly(database: Connection) -> Wrong:
+    """The texts whose canonical form may not be saved, has another one, or is not themselves."""
+    texts = written() + saved()
+    return [
+        row
+        for row in database.execute(ADVISED, [texts]).fetchall()
+        for text, environment, advice, may, again in [row]
+        if (advice is not None and not (may and may_be_saved(advice, environment)))
+        or again != advice
+        or (text != "*" and may_be_saved(text, environment) and advice != text)
+    ]
+
+
+def repaired_wrongly(database: Connection) -> Wrong:
+    """The origins that, written carelessly, are advised to be something else."""
+    careless = [
+        (written, origin)
+        for origin in saved()
+        if is_origin(origin)
+        for written in carelessly(origin)
+    ]
+    found = database.execute(
+        "select t.written, t.origin, keylatch_internal.canonical_origin(t.written, 'live') "
+        "from unnest(%s::text[], %s::text[]) as t (written, origin)",
+        [[written for written, _ in careless], [origin for _, origin in careless]],
+    ).fetchall()
+    return [row for row in found if row[1] != row[2]]
+
+
+def carelessly(origin: str) -> list[str]:
+    """Ways to write an origin that people take for it."""
+    parts = urlsplit(origin)
+    host = parts.netloc.removesuffix(f":{parts.port}")
+    port = "" if parts.port is None else f":{parts.port}"
+    ways = [f"{origin}/", f"{origin}/a?b#c", f" {origin}\n", origin.upper(), f"{origin}?x"]
+    ways.append(f"{parts.scheme}://me:pw@{parts.netloc}")
+    if parts.port is not None:
+        ways.append(f"{parts.scheme}://{host}:00{parts.port}")
+    elif parts.scheme in ("http", "https"):
+        ways.append(f"{origin}:{443 if parts.scheme == 'https' else 80}")
+    if host.startswith("["):
+        long = ipaddress.IPv6Address(host.strip("[]")).exploded.upper()
+        ways.append(f"{parts.scheme}://[{long}]{port}")
+    else:
+        ways.append(f"{parts.scheme}://{host}.{port}")
+        if parts.scheme == "https" and "." in host:
+            ways.append(parts.netloc)
+    return ways
+
+
+def encoded_wrongly(database: Connection) -> Wrong:
+    """The labels that Python encodes otherwise."""
+    found = database.execute(
+        "select t.label, keylatch_internal.punycode(t.label) from unnest(%s::text[]) as t (label)",
+        [
+            [
+                *examples(LABELS, 2000),
+                "bücher",
+                "日本語",
+                "a",
+                "straße",
+                "é" * 60,
+                "a-",
+                "\U0010ffff",
+            ]
+        ],
+    ).fetchall()
+    return [row for row in found if row[1] != python_punycode(row[0])]
+
+
+def python_punycode(label: str) -> str:
+    return label if label.isascii() else "xn--" + label.encode("punycode").decode()
+
+
+def test_what_may_be_saved_is_what_the_contract_says(database: Database) -> None:
+    with psycopg.connect(database.url) as owner:
+        assert saved_wrongly(owner) == []
+    seen = Counter(may_be_saved(entry, "test") for entry in written())
+    assert min(seen.values()) > 500, seen
+
+
+def test_an_origin_matches_what_the_contract_says(database: Database) -> None:
+    with psycopg.connect(database.url) as owner:
+        assert matched_wrongly(owner) == []
+    seen = Counter(allowed())
+    assert min(seen.values()) > 200, seen
+
+
+def test_a_star_an_opaque_origin_and_an_empty_one_match_no_list(database: Database) -> None:
+    entries = saved()
+    stars = [entry for entry in written() if "*" in entry]
+    with psycopg.connect(database.url) as owner:
+        found = owner.execute(
+            "select o.origin from unnest(%s::text[]) as o (origin) "
+            "where keylatch_internal.origin_matches(o.origin, %s)",
+            [[*stars, "null", "", None], entries + stars],
+        ).fetchall()
+    assert len(stars) > 300
+    assert found == []
+
+
+def test_the_advice_is_fixed_may_be_saved_and_leaves_what_may_be_saved(database: Database) -> None:
+    with psycopg.connect(database.url) as owner:
+        assert advised_wrongly(owner) == []
+        found = owner.execute(ADVISED, [examples(ENTRIES, 2000)]).fetchall()
+    assert sum(row[2] not in (None, row[0]) for row in found) > 200
+
+
+def test_an_origin_written_carelessly_is_advised_as_a_browser_writes_it(database: Database) -> None:
+    with psycopg.connect(database.url) as owner:
+        assert repaired_wrongly(owner) == []
+
+
+def test_punycode_is_that_of_two_libraries(database: Database) -> None:
+    with psycopg.connect(database.url) as owner:
+        assert encoded_wrongly(owner) == []
+    told = 0
+    for label in examples(LABELS, 2000):
+        try:
+            assert idna.alabel(label).decode() == python_punycode(label)
+            told += not label.isascii()
+        except idna.IDNAError:
+            continue  # no host name, and so no case for that library
+    assert told > 100
+
+
+CANONICAL = "keylatch_internal.is_canonical_origin(text)"
+ENTRY = "keylatch_internal.is_origin_entry(text, text)"
+MATCHES = "keylatch_internal.origin_matches(text, text[])"
+ADVICE = "keylatch_internal.canonical_origin(text, text)"
+PUNYCODE = "keylatch_internal.punycode(text)"
+BROKEN: tuple[tuple[str, str, str, Callable[[Connection], Wrong]], ...] = (
+    (CANONICAL, "or v_port > 65535", "", saved_wrongly),
+    (CANONICAL, "or (v_scheme = 'https' and v_port = 443)", "", saved_wrongly),
+    (CANONICAL, "or (v_scheme = 'http' and v_port = 80)", "", saved_wrongly),
+    (CANONICAL, "or length(v_host) > 253", "", saved_wrongly),
+    (CANONICAL, "or v_host ~ '[^.]{64}'", "", saved_wrongly),
+    (CANONICAL, "([1-9][0-9]{0,4})", "([0-9]{1,5})", saved_wrongly),
+    (CANONICAL, "|0x[0-9a-f]*)$", ")$", saved_wrongly),
+    (CANONICAL, "and v_host !~ '(^|\\.)0[0-9]'", "", saved_wrongly),
+    (CANONICAL, "25[0-5]", "25[0-9]", saved_wrongly),
+    (CANONICAL, "|| ']' = v_host", "|| ']' <> ''", saved_wrongly),
+    (CANONICAL, "|tauri", "", saved_wrongly),
+    (CANONICAL, "(?:\\.[a-z0-9](?:[a-z0-9-]*", "(?:\\.[a-z0-9](?:[a-z0-9_-]*", saved_wrongly),
+    (CANONICAL, "'^(https?", "'(https?", saved_wrongly),
+    (CANONICAL, ")?$'", ")?'", saved_wrongly),
+    (ENTRY, "return p_environment = 'test'", "return true", saved_wrongly),
+    (ENTRY, "(localhost|127\\.0\\.0\\.1|\\[::1\\])", "(.*)", saved_wrongly),
+    (ENTRY, "[^.:]+\\.[^:]*[^.:0-9][^.:]*", ".*", saved_wrongly),
+    (ENTRY, "p_entry, '\\*\\.', ''", "p_entry, '\\*\\.', '', 'g'", saved_wrongly),
+    (MATCHES, "or strpos(p_origin, '*') > 0", "", matched_wrongly),
+    (MATCHES, "or not keylatch_internal.is_canonical_origin(p_origin)", "", matched_wrongly),
+    (MATCHES, "v_entry || ':'", "v_entry", matched_wrongly),
+    (MATCHES, "p_origin = v_entry or", "", matched_wrongly),
+    (
+        MATCHES,
+        "split_part(v_entry, '*', 2)",
+        "substr(split_part(v_entry, '*', 2), 2)",
+        matched_wrongly,
+    ),
+    (MATCHES, "starts_with(p_origin, split_part(v_entry, '*', 1))", "true", matched_wrongly),
+    (
+        MATCHES,
+        "right(p_origin, length(v_suffix)) = v_suffix",
+        "p_origin ~ v_suffix",
+        matched_wrongly,
+    ),
+    (
+        ADVICE,
+        "is_origin_entry(v_origin, p_environment)",
+        "is_origin_entry('*', 'test')",
+        advised_wrongly,
+    ),
+    (ADVICE, "lower(coalesce(v_parts[1]", "(coalesce(v_parts[1]", repaired_wrongly),
+    (ADVICE, "(?:[^/?#@]*@)?", "", repaired_wrongly),
+    (ADVICE, "0*([0-9*]*)", "([0-9*]*)", repaired_wrongly),
+    (ADVICE, ", '\\.$', ''", ", '', ''", repaired_wrongly),
+    (PUNYCODE, "then 700", "then 600", encoded_wrongly),
+    (PUNYCODE, "> 455", "> 555", encoded_wrongly),
+    (PUNYCODE, ", 26)", ", 27)", encoded_wrongly),
+    (PUNYCODE, "v_delta := v_delta + 1;", "", encoded_wrongly),
+)
+
+
+@pytest.mark.parametrize(("function", "line", "instead", "check"), BROKEN)
+def test_a_change_of_the_rules_in_sql_is_noticed(
+    database: Database, function: str, line: str, instead: str, check: Callable[[Connection], Wrong]
+) -> None:
+    with psycopg.connect(database.url) as owner:
+        row = owner.execute("select pg_get_functiondef(%s::regprocedure)", [function]).fetchone()
+        assert row is not None
+        assert line in row[0]
+        owner.execute(row[0].replace(line, instead, 1))
+        assert check(owner) != []

@@ -1,0 +1,66 @@
+"""One world for all tests of a file that leave it as it was, and answers that can be compared."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psycopg
+
+from security.world import World, make_world
+from stack import Database, Janitor, People, Rest, Server, Tokens
+
+NOWHERE = "00000000-0000-4000-8000-000000000000"
+# What of an answer could differ, beside its status and its body.
+TELLING_HEADERS = ("content-range", "content-type", "location", "preference-applied", "allow")
+
+
+@contextlib.contextmanager
+def open_world(
+    server: Server, template: str, tokens: Tokens, janitor: Janitor, name: str
+) -> Iterator[World]:
+    """A database of that name with keys in every state, and its API, for a whole file."""
+    with Database(server, name, template) as database:
+        People.seed(database.url)
+        with Rest(database, tokens, janitor=janitor) as rest:
+            yield make_world(database, rest, People(tokens))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What somebody knows of a key: its id, its text, and what its row says of it."""
+
+    id: str
+    key: str
+    hint: str
+    label: str
+
+    def plain(self, text: str) -> str:
+        """The text with what is this key's own taken out, so that two targets compare."""
+        for value, name in {self.id: "ID", self.key: "KEY", self.hint: "HINT"}.items():
+            text = text.replace(value, name)
+        return re.sub(rf"\b{self.label}\b", "LABEL", text)
+
+
+def answer(response: httpx.Response, target: Target) -> tuple[Any, ...]:
+    """All that an answer over HTTP shows, comparable between targets."""
+    headers = {name: response.headers.get(name) for name in TELLING_HEADERS}
+    shown = target.plain(f"{headers} {response.text}")
+    return response.status_code, shown
+
+
+def outcome(
+    connection: psycopg.Connection[Any], statement: str, target: Target
+) -> tuple[str | None, ...]:
+    """All that a statement shows, its error with every field, comparable between targets."""
+    try:
+        cursor = connection.execute(statement.encode())
+        rows = cursor.fetchall() if cursor.description else []
+    except psycopg.Error as error:
+        connection.rollback()
+        said = error.diag
+        fields = (said.message_primary, said.message_detail, said.message_hint, said.context)
+        return (error.sqlstate, *(target.plain(field) if field else None for field in fields))
+    return None, target.plain(f"{cursor.rowcount} {rows}")

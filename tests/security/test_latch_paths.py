@@ -1,0 +1,237 @@
+"""The latch on the less usual paths: each is shown to reach the row before it is shown to fail."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from security.shared import open_world
+from security.world import World, slug, sqlstate
+from stack import Janitor, Server, Tokens
+
+# Each writes {change} to the row of one key; `owner` may all, a client what its grants allow.
+PATHS = {
+    "on conflict do update, with the whole row": (
+        "insert into keylatch_internal.keys select * from keylatch_internal.keys"
+        " where id = '{id}' on conflict (id) do update set {change}"
+    ),
+    "on conflict of the hash": (
+        "insert into keylatch_internal.keys (id, workspace_id, kind, key_hash, hint, created_at)"
+        " select gen_random_uuid(), workspace_id, kind, key_hash, hint, now()"
+        " from keylatch_internal.keys"
+        " where id = '{id}' on conflict (key_hash) do update set {change}"
+    ),
+    "merge": (
+        "merge into keylatch_internal.keys as k using (select '{id}'::uuid as id) as v"
+        " on k.id = v.id when matched then update set {change}"
+    ),
+    "a writable common table expression": (
+        "with w as (update keylatch.keys set {change} where id = '{id}' returning id)"
+        " select * from w"
+    ),
+    "a join": (
+        "update keylatch_internal.keys as k set {change}"
+        " from keylatch_internal.keys as o where o.id = k.id and o.id = '{id}'"
+    ),
+    "a statement on many rows": (
+        "update keylatch.keys set {change} where id = '{id}' or label = 'no such label'"
+    ),
+    "a view of one's own": (
+        "create temporary view mine as select * from keylatch.keys;"
+        " update mine set {change} where id = '{id}'; drop view mine"
+    ),
+    "a cursor": (
+        "do $$ declare c cursor for select * from keylatch_internal.keys where id = '{id}' for"
+        " update; begin for r in c loop update keylatch_internal.keys set {change}"
+        " where current of c; end loop; end $$"
+    ),
+    "a function of one's own": (
+        "create function pg_temp.f() returns void language sql as"
+        " $$ update keylatch.keys set {change} where id = '{id}' $$;"
+        " select pg_temp.f(); drop function pg_temp.f()"
+    ),
+    "dynamic SQL": (
+        "do $$ begin execute $q$ update keylatch.keys set {change} where id = $1 $q$"
+        " using '{id}'::uuid; end $$"
+    ),
+}
+CHANGES = ("revoked_at = null", "revoked_at = now()", "revoke_reason = null", "expires_at = null",
+           "scopes = array[]::text[]")  # fmt: skip
+WRITERS = ("owner", "superuser", "replica", "service_role", "alice")
+
+
+@pytest.fixture(scope="module")
+def shared(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+    with open_world(server, template, tokens, janitor, "latch_paths") as world:
+        yield world
+
+
+def writer(world: World, who: str) -> psycopg.Connection[Any]:
+    """A connection of somebody who can write rows."""
+    if who == "owner":
+        return world.database.connect()
+    if who in ("superuser", "replica"):
+        connection = world.database.connect(superuser=True)
+        if who == "replica":
+            connection.execute("set session_replication_role = replica")
+        return connection
+    return world.connect(who)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_path_reaches_a_living_key_and_turns_no_dead_one_back(
+    shared: World, path: str
+) -> None:
+    """Threat: by service_role, by the owner, in replication mode, by on conflict, by merge."""
+    reached = 0
+    with shared.nothing_changes():
+        for who in WRITERS:
+            with writer(shared, who) as connection:
+                living = PATHS[path].format(id=shared.keys["living"].id, change="label = 'reached'")
+                with connection.transaction(force_rollback=True):
+                    try:
+                        connection.execute(living.encode())
+                    except psycopg.errors.InsufficientPrivilege:
+                        continue  # no way for this one: it needs the hash
+                    after = connection.execute(
+                        "select label from keylatch.keys where id = %s", [shared.keys["living"].id]
+                    )
+                    assert after.fetchone()[0] == "reached"  # type: ignore[index]
+                reached += 1
+                for label in ("revoked", "expired"):
+                    for change in CHANGES:
+                        if label == "expired" and change.startswith("revoke"):
+                            continue
+                        change = "scopes = '{{x}}'" if "scopes" in change else change
+                        dead = PATHS[path].format(id=shared.keys[label].id, change=change)
+                        assert sqlstate(connection, dead.replace("{{x}}", "{x}")) == "PT409", dead
+    assert reached >= 3
+
+
+def test_a_row_that_was_revoked_cannot_be_brought_again_under_another_name(shared: World) -> None:
+    """Threat: by delete and insert: the hash of a dead key is taken for good."""
+    revoked = shared.keys["revoked"]
+    columns = "workspace_id, kind, environment, key_hash, hint, label"
+    with shared.nothing_changes():
+        for who in ("owner", "superuser"):
+            with writer(shared, who) as connection:
+                again = (
+                    f"insert into keylatch_internal.keys ({columns}) select {columns}"
+                    f" from keylatch_internal.keys where id = '{revoked.id}'"
+                )
+                assert sqlstate(connection, again) == "23505"
+                assert sqlstate(connection, f"{again} on conflict do nothing") is None
+                for gone in (
+                    "delete from keylatch_internal.keys where id = %s",
+                    "merge into keylatch_internal.keys as k using (select 1) as v on k.id = %s"
+                    " when matched then delete",
+                    "with gone as (delete from keylatch.keys where id = %s returning *)"
+                    " select count(*) from gone",
+                ):
+                    state = sqlstate(connection, gone, revoked.id)
+                    assert state in ("PT409", "42P01"), (gone, state)
+    assert not shared.resolves(revoked.key)
+
+
+def test_a_copy_of_the_table_brings_no_dead_key_back(shared: World) -> None:
+    """Threat: by a restore: rows that are copied in are new ones or none."""
+    with shared.nothing_changes(), shared.database.connect() as owner, owner.cursor() as cursor:
+        with cursor.copy("copy keylatch_internal.keys to stdout") as out:
+            rows = b"".join(bytes(block) for block in out)
+        assert len(rows.splitlines()) == len(shared.keys) + 1
+        with (
+            pytest.raises(psycopg.errors.UniqueViolation),
+            cursor.copy("copy keylatch_internal.keys from stdin") as back,
+        ):
+            back.write(rows)
+
+
+def test_blocks_that_go_on_after_a_refusal_commit_nothing_of_it(shared: World) -> None:
+    """Threat: savepoints and exception blocks around a latch that held."""
+    with shared.nothing_changes(), shared.connect("alice") as alice:
+        alice.execute(
+            """
+            do $$
+            declare v_key record; v_refused integer := 0;
+            begin
+              for v_key in select id from keylatch.keys where revoked_at is not null
+                or expires_at <= clock_timestamp() loop
+                for v_try in 1 .. 20 loop
+                  begin
+                    update keylatch.keys
+                    set expires_at = null, revoked_at = null, suspended_at = null
+                    where id = v_key.id;
+                  exception when others then v_refused := v_refused + 1;
+                  end;
+                end loop;
+              end loop;
+              if v_refused < 40 then raise exception 'only % refused', v_refused; end if;
+            end $$
+            """
+        )
+
+
+@pytest.mark.parametrize("label", ["revoked", "expired", "superseded"])
+def test_no_upsert_over_http_reaches_a_row(shared: World, label: str) -> None:
+    """Threat: by `on conflict do update` through PostgREST, on every unique column of the view."""
+    made = shared.keys[label]
+    merge = {"Prefer": "resolution=merge-duplicates,return=representation"}
+    body = {"workspace_id": str(shared.people.a), "kind": "secret", "revoked_at": None}
+    with shared.nothing_changes():
+        for who in ("alice", "service_role"):
+            whole = shared.request(who, "GET", f"keys?id=eq.{made.id}").json()[0]
+            del whole["status"]
+            for method, path, sent in (
+                ("POST", "keys", whole),
+                ("POST", "keys", [whole, whole]),
+                ("POST", "keys?on_conflict=id", body | {"id": str(made.id)}),
+                ("POST", "keys?on_conflict=rotated_from", body | {"rotated_from": str(made.id)}),
+                ("POST", "keys?on_conflict=public_key", body),
+                ("POST", "keys?on_conflict=key_hash", body),
+                ("POST", "keys?columns=id,workspace_id,kind,label", whole),
+                ("PUT", f"keys?id=eq.{made.id}", whole),
+            ):
+                refused = shared.request(who, method, path, json=sent, headers=merge)
+                if label == "superseded" and "rotated_from=" in path:
+                    assert slug(refused) == "key_already_rotated"
+                assert 400 <= refused.status_code < 500, (who, path, refused.text)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        {"revoked_at": "now", "revoke_reason": "rotated"},
+        {"superseded_at": "now", "expires_at": "2090-01-01T00:00:00Z"},
+    ],
+)
+def test_no_caller_names_the_key_that_a_new_one_was_rotated_from(
+    world: World, ending: dict[str, Any]
+) -> None:
+    """Threat: a caller sets rotated_from; a key that is revoked mints nothing."""
+    key_id = str(world.keys["living"].id)
+    assert world.request("alice", "PATCH", f"keys?id=eq.{key_id}", json=ending).status_code == 204
+    body = {"workspace_id": str(world.people.a), "kind": "secret", "rotated_from": key_id}
+    with world.nothing_changes():
+        refused = world.request("alice", "POST", "keys", json=body)
+        assert refused.status_code in (400, 409)
+
+
+def test_an_extension_that_is_committed_after_the_expiry_revives_nothing(world: World) -> None:
+    """Threat: extending an expired key, by a transaction that was opened while it lived."""
+    with world.connect("alice") as alice, world.connect("alice") as patient:
+        row = alice.execute(
+            "select id, key from keylatch.issue_key(%s, 'secret',"
+            " expires_at => clock_timestamp() + interval '0.3 seconds')",
+            [world.people.a],
+        ).fetchone()
+        assert row is not None
+        patient.execute("begin")
+        patient.execute("update keylatch.keys set expires_at = null where id = %s", [row.id])
+        time.sleep(0.4)
+        assert not world.resolves(row.key)
+        explained = alice.execute("select verdict from keylatch.explain_key(%s)", [row.key])
+        assert explained.fetchone() == ("expired",)
+        sqlstate(patient, "commit")
+        assert not world.resolves(row.key)

@@ -1,0 +1,215 @@
+"""What runs with the owner's rights runs nothing that a caller brought along."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from security.shared import open_world
+from security.world import ORIGIN, World, sqlstate
+from stack import Janitor, Server, Tokens
+
+# As a hosted project has them: with casts that name no schema, and no search path of their own.
+HOSTED_AUTH = """
+create or replace function auth.uid() returns uuid language sql stable as $$
+  select coalesce(
+    nullif(current_setting('request.jwt.claim.sub', true), ''),
+    (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')
+  )::uuid
+$$;
+create or replace function auth.jwt() returns jsonb language sql stable as $$
+  select coalesce(
+    nullif(current_setting('request.jwt.claim', true), ''),
+    nullif(current_setting('request.jwt.claims', true), '')
+  )::jsonb
+$$;
+"""
+# A domain named like a type runs its check wherever that name is used without a schema.
+SPY = """
+create function pg_temp.spy(pg_catalog.{name}) returns pg_catalog.bool language plpgsql as $$
+begin
+  raise notice 'ran as %', current_user;
+  return true;
+end $$;
+create domain pg_temp.{name} as pg_catalog.{name} check (pg_temp.spy(value));
+"""
+SPIED = ("uuid", "jsonb", "text", "timestamptz", "bytea", "json")
+HOOK = """
+create or replace function keylatch_hooks.first_key_issued(workspace_id uuid)
+returns void language plpgsql security invoker set search_path = ''
+as $$ begin
+  perform keylatch.issue_key(first_key_issued.workspace_id, 'publishable', 'starter');
+end $$
+"""
+FIRST_KEY = (
+    "select key, hint from keylatch.issue_key('cccccccc-cccc-4ccc-8ccc-cccccccccccc', 'secret')"
+)
+
+
+@pytest.fixture(scope="module")
+def shared(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+    with open_world(server, template, tokens, janitor, "owners_rights") as world:
+        with world.database.connect(superuser=True) as root:
+            root.execute(HOSTED_AUTH.encode())
+        yield world
+
+
+def users_who_ran_it(world: World, who: str, name: str, statements: list[str]) -> set[str]:
+    """As whom a type of the caller's own, named like that, ran its check in these statements."""
+    heard: set[str] = set()
+    with world.connect(who) as caller:
+        caller.add_notice_handler(lambda said: heard.add(str(said.message_primary)))
+        caller.execute(SPY.format(name=name).encode())
+        caller.autocommit = False
+        for statement in statements:
+            with caller.transaction(force_rollback=True):
+                try:
+                    with caller.transaction():
+                        caller.execute(statement.encode())
+                except psycopg.Error as error:
+                    # A refusal, or members of the workspace: else the spy itself is in the way.
+                    if error.sqlstate not in ("42501", "PT404", "23503"):
+                        raise
+    return {line.removeprefix("ran as ") for line in heard if line.startswith("ran as ")}
+
+
+def calls(world: World) -> list[str]:
+    """Every way to the functions, for somebody who may use all of them."""
+    living, b = world.keys["living"], world.people.b
+    return [
+        f"select keylatch.issue_key('{world.people.a}', 'secret', expires_at => '2090-01-01')",
+        f"insert into keylatch.keys (workspace_id) values ('{world.people.a}')",
+        f"select keylatch.rotate_key('{living.id}', '1 hour')",
+        f"select keylatch.revoke_key('{living.id}', 'x', true)",
+        f"select keylatch.suspend_key('{living.id}')",
+        f"select keylatch.resume_key('{world.keys['suspended'].id}')",
+        f"update keylatch.keys set label = 'x', expires_at = '2090-01-01' where id = '{living.id}'",
+        f"select keylatch.list_keys('{world.people.a}')",
+        f"select keylatch.explain_key('{living.key}')",
+        f"select keylatch.explain_key('{world.keys['widget'].key}', '{ORIGIN}')",
+        f"select * from keylatch.resolve_key('{living.key}')",
+        f"select * from keylatch.resolve_key('{world.keys['widget'].key}', '{ORIGIN}')",
+        f"delete from keylatch.workspaces where id = '{b}'",
+        f"update keylatch.workspaces set id = gen_random_uuid() where id = '{b}'",
+        "select keylatch.installation()",
+    ]
+
+
+@pytest.mark.parametrize("name", SPIED)
+@pytest.mark.parametrize("who", ["alice", "bob", "keylatch_resolver"])
+def test_no_call_of_a_user_runs_their_code_with_other_rights(
+    shared: World, who: str, name: str
+) -> None:
+    """Threat: temp tables or functions shadowing names; here types, beneath `auth` as hosted."""
+    role = who if who == "keylatch_resolver" else "authenticated"
+    with shared.nothing_changes():
+        assert users_who_ran_it(shared, who, name, calls(shared)) <= {role}
+
+
+@pytest.mark.parametrize("name", SPIED)
+def test_no_call_of_the_service_role_runs_its_code_with_other_rights(
+    shared: World, name: str
+) -> None:
+    """Threat: the same; `service_role` may delete a workspace, which runs a definer function."""
+    with shared.nothing_changes():
+        assert users_who_ran_it(shared, "service_role", name, calls(shared)) <= {"service_role"}
+
+
+def test_the_spy_hears_what_runs_with_the_owners_rights(shared: World) -> None:
+    """The tests above can fail: a definer function that names a type by itself is heard."""
+    with shared.database.connect() as owner:
+        owner.execute(
+            """
+            create function public.careless(t text) returns text
+            language plpgsql security definer set search_path = ''
+            as $$ begin return t::jsonb ->> 'a'; end $$
+            """
+        )
+    heard = users_who_ran_it(shared, "alice", "jsonb", ["select public.careless('{\"a\": 1}')"])
+    assert heard == {"postgres"}
+
+
+@pytest.fixture
+def hooked(world: World) -> World:
+    """A world whose application gives each new workspace a key to start with; C has none yet."""
+    with world.database.connect(superuser=True) as root:
+        root.execute(HOSTED_AUTH.encode())
+    with world.database.connect() as owner:
+        owner.execute(HOOK)
+        owner.execute(
+            "insert into keylatch.workspaces values ('cccccccc-cccc-4ccc-8ccc-cccccccccccc', 'C')"
+        )
+        owner.execute(
+            "insert into keylatch.workspace_membership"
+            " values ('cccccccc-cccc-4ccc-8ccc-cccccccccccc', %s, 'admin')",
+            [world.people.alice],
+        )
+    return world
+
+
+@pytest.mark.parametrize("who", ["alice", "service_role"])
+def test_a_hook_that_issues_a_key_does_not_swallow_the_callers(hooked: World, who: str) -> None:
+    """Threat: a definer function that runs what its author did not expect: report 000 again."""
+    with hooked.connect(who) as issuer:
+        row = issuer.execute(FIRST_KEY.encode()).fetchone()
+    assert row is not None
+    assert row.key.startswith("wk_sk_live_")
+    assert row.key[-4:] == row.hint[-4:]
+    assert hooked.resolves(row.key)
+
+
+def test_a_hook_that_issues_a_key_runs_no_code_of_the_admin(hooked: World) -> None:
+    """Threat: as above; here any admin of a workspace without keys would become the owner."""
+    assert users_who_ran_it(hooked, "alice", "jsonb", [FIRST_KEY]) <= {"authenticated"}
+
+
+ATTACHMENTS = (
+    "after delete on public.teams for each row execute function {function}('ID')",
+    "after delete on public.teams for each row execute function {function}('title')",
+    "after delete on public.teams for each row execute function {function}('')",
+    "after delete on public.teams for each statement execute function {function}()",
+    "before delete on public.teams for each row execute function {function}()",
+    "after delete or insert on public.teams for each row execute function {function}()",
+)
+
+
+@pytest.mark.parametrize("attachment", ATTACHMENTS)
+def test_an_application_that_attaches_the_trigger_wrongly_hears_of_it(
+    world: World, attachment: str
+) -> None:
+    """Threat: a definer function reachable with arguments its author did not expect: `tg_argv`."""
+    with world.database.connect() as owner:
+        owner.execute("create table public.teams (id uuid primary key, title text)")
+        owner.execute("insert into public.teams values (%s, 'A')", [world.people.a])
+        function = "keylatch_internal.revoke_workspace_keys"
+        refused = sqlstate(owner, f"create trigger t {attachment.format(function=function)}")
+        refused = refused or sqlstate(owner, "delete from public.teams")
+        left: Any = owner.execute("select count(*) from public.teams").fetchone()
+    if refused:
+        assert left == (1,)
+    else:
+        assert left == (0,)
+        assert not world.resolves(world.keys["living"].key)
+
+
+def test_a_hook_or_trigger_gives_an_outsider_no_owner_to_call(shared: World) -> None:
+    """Threat: every routine executable by `public` that is not on the list: extensions, public."""
+    with shared.database.connect() as owner:
+        found = owner.execute(
+            """
+            select p.oid::regprocedure::text, r.rolname
+            from pg_proc as p cross join pg_roles as r
+            where p.prosecdef
+              and p.pronamespace::regnamespace::text like 'keylatch%'
+              and r.rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')
+              and has_function_privilege(r.oid, p.oid, 'execute')
+            order by 1, 2
+            """
+        ).fetchall()
+    assert found == [
+        ("keylatch.resolve_key(text,text)", "keylatch_resolver"),
+        ("keylatch.resolve_key(text,text)", "service_role"),
+        ("keylatch_internal.find_key(text)", "authenticated"),
+        ("keylatch_internal.find_key(text)", "service_role"),
+    ]
