@@ -1,1 +1,0 @@
-"""Tests of the command line: the installed program, against the real stack."""

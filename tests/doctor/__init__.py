@@ -1,1 +1,0 @@
-"""Tests of `keylatch doctor`: it finds what somebody damaged, and nothing else."""
