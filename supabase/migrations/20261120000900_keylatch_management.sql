@@ -48,30 +48,36 @@ begin
     end if;
   end if;
 
-  -- One at a time and looking again after each: a row that was locked may have got a successor.
-  while revoke_key.cascade loop
-    with recursive family as (
-      select k.id, k.rotated_from from keylatch.keys as k where k.id = revoke_key.key_id
-      union
-      select k.id, k.rotated_from
-      from keylatch.keys as k
-      inner join family as f on k.rotated_from = f.id or k.id = f.rotated_from
-    )
-    select k.id into v_living
-    from family as f
-    inner join keylatch.keys as k on f.id = k.id
-    where k.revoked_at is null
-    order by k.created_at, k.id
-    limit 1;
-    exit when not found;
-
-    update keylatch.keys as k
-    set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason
-    where k.id = v_living and k.revoked_at is null;
-    if found then
-      v_result.also_revoked := v_result.also_revoked || v_living;
-    end if;
-  end loop;
+  -- Nobody makes a successor meanwhile, so one look at the family is enough: up to its first key,
+  -- and down again from there, each by an index.
+  if revoke_key.cascade then
+    for v_living in
+      with recursive ancestors as (
+        select k.id, k.rotated_from from keylatch.keys as k where k.id = revoke_key.key_id
+        union all
+        select k.id, k.rotated_from
+        from keylatch.keys as k
+        inner join ancestors as a on k.id = a.rotated_from
+      ),
+      family as (
+        select a.id from ancestors as a where a.rotated_from is null
+        union all
+        select k.id from keylatch.keys as k inner join family as f on k.rotated_from = f.id
+      )
+      select k.id
+      from family as f
+      inner join keylatch.keys as k on f.id = k.id
+      where k.revoked_at is null
+      order by k.created_at, k.id
+    loop
+      update keylatch.keys as k
+      set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason
+      where k.id = v_living and k.revoked_at is null;
+      if found then
+        v_result.also_revoked := v_result.also_revoked || v_living;
+      end if;
+    end loop;
+  end if;
   return v_result;
 end;
 $$;

@@ -80,7 +80,6 @@ def test_a_family_that_goes_on_rotating_does_not_outlive_a_cascade(
     assert not any(world.lives(text) for text in texts)
 
 
-@pytest.mark.xfail(reason="it looks through the whole family again for each key", strict=True)
 def test_a_cascade_over_a_long_family_ends_within_the_time_of_a_request(world: World) -> None:
     _, youngest = family(world, size=800, living=400)
     revoker = world.session()
