@@ -4,6 +4,15 @@
 -- search_path a caller's temporary types are still found first, and a session with a domain of its
 -- own named "timestamptz" once made the latch compare dates.
 
+do $$
+begin
+  if pg_catalog.current_setting('server_encoding') <> 'UTF8' then
+    raise exception 'keylatch needs a database with the encoding UTF8'
+      using hint = 'Run: create database … encoding ''UTF8'' template template0;';
+  end if;
+end;
+$$;
+
 create schema if not exists extensions;
 create extension if not exists pgcrypto with schema extensions;
 

@@ -240,8 +240,11 @@ declare
     '^(?:([A-Za-z][A-Za-z0-9+.-]*)://)?(?:[^/?#@]*@)?'
     || '(\[[^]/?#]*\]|[^]:/?#@[]+)(?::0*([0-9*]*))?([/?#].*)?$'
   );
-  v_scheme constant pg_catalog.text := lower(coalesce(v_parts[1], 'https'));
-  v_host pg_catalog.text := regexp_replace(lower(normalize(v_parts[2], nfkc)), '\.$', '');
+  v_scheme constant pg_catalog.text := lower(coalesce(v_parts[1], 'https') collate "C");
+  v_host pg_catalog.text := regexp_replace(
+    -- First the letters that every locale must fold alike.
+    lower(lower(normalize(v_parts[2], nfkc) collate "C") collate "default"), '\.$', ''
+  );
   v_origin pg_catalog.text;
 begin
   if v_host like '[%' then

@@ -9,7 +9,7 @@ security invoker
 set search_path = ''
 as $$
   select case
-    when p_label is null or pg_catalog.length(p_label) > 200 or p_label ~ '[\x01-\x1f\x7f-\x9f]'
+    when p_label is null or pg_catalog.length(p_label) > 200 or p_label ~ '[\x01-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]'
       then row(
         'label must be a text of up to 200 characters without control characters.',
         'Pass an empty text for no label.'

@@ -9,6 +9,7 @@ set search_path = ''
 as $$
 declare
   v_handoff pg_catalog.text := coalesce(current_setting('keylatch.handoff', true), '');
+  v_handed constant boolean := starts_with(v_handoff, 'prefix:');
   v_prefix pg_catalog.text := 'wk';
   v_key pg_catalog.text;
   v_given pg_catalog.text;
@@ -33,7 +34,7 @@ begin
     when new.revoke_reason is not null then 'revoke_reason'
     when new.created_at is not null then 'created_at'
     when new.created_by is not null then 'created_by'
-    when new.rotated_from is not null and not starts_with(v_handoff, 'prefix:') then 'rotated_from'
+    when new.rotated_from is not null and not v_handed then 'rotated_from'
   end;
   if v_given is not null then
     raise sqlstate 'PT400' using
@@ -75,31 +76,27 @@ begin
   end if;
 
   if new.rotated_from is not null then
+    perform keylatch_internal.lock_family(new.rotated_from, false);
     select k.* into v_old from keylatch.keys as k where k.id = new.rotated_from for update;
     if not found then
       raise sqlstate 'PT404' using
         message = 'key_not_found',
         detail = 'rotated_from names no key that you can see.',
         hint = 'Call rotate_key with the id of a key in a workspace that you administer.';
-    elsif exists (select 1 from keylatch.keys as k where k.rotated_from = new.rotated_from) then
-      raise sqlstate 'PT409' using
-        message = 'key_already_rotated',
-        detail = 'The key has a successor already, and can have only one.',
-        hint = 'Rotate the successor.';
     elsif (v_old.workspace_id, v_old.kind, v_old.environment)
       is distinct from (new.workspace_id, new.kind, new.environment)
-      or (v_old.revoked_at is null and v_old.superseded_at is null)
-      or (v_old.revoked_at is not null and v_old.revoke_reason is distinct from 'rotated')
     then
       raise sqlstate 'PT400' using
         message = 'invalid_argument',
-        detail = 'rotated_from names a key that has not been rotated to one like this.',
-        hint = 'Call rotate_key: it ends the old key and makes the new one together.';
+        detail = 'rotated_from names a key of another workspace, kind or environment.',
+        hint = 'Call rotate_key: it makes the new key like the old one, and ends that.';
     end if;
+    -- Before the old key ends: a dead one mints nothing, whatever it died of.
+    perform keylatch_internal.require_rotatable(v_old);
     v_prefix := split_part(v_old.hint, '_', 1);
   end if;
 
-  if starts_with(v_handoff, 'prefix:') then
+  if v_handed then
     v_prefix := substr(v_handoff, 8);
   end if;
   v_key := keylatch_internal.generate_key(v_prefix, new.kind, new.environment);
@@ -113,11 +110,9 @@ begin
   -- Read once by insert_key and cleared there. Nobody else asks for the key, so after a plain
   -- insert it is nowhere: a secret one made that way is of no use until it is rotated. It is an
   -- assignment because that runs no statement whose parameters a log could show.
-  v_handoff := set_config(
-    'keylatch.handoff',
-    case when starts_with(v_handoff, 'prefix:') then 'key:' || v_key else '' end,
-    true
-  );
+  if v_handed then
+    v_handoff := set_config('keylatch.handoff', 'key:' || v_key, true);
+  end if;
   return new;
 end;
 $$;

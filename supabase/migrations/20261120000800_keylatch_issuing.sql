@@ -83,6 +83,8 @@ security invoker
 set search_path = ''
 as $$
 declare
+  -- A trigger or hook of the application may issue a key of its own inside of the caller's.
+  v_outer pg_catalog.text := coalesce(current_setting('keylatch.handoff', true), '');
   v_row keylatch.keys;
   v_key pg_catalog.text;
 begin
@@ -98,7 +100,13 @@ begin
   returning k.* into v_row;
 
   v_key := substr(current_setting('keylatch.handoff'), 5);
-  perform set_config('keylatch.handoff', '', true);
+  v_outer := set_config('keylatch.handoff', v_outer, true);
+  if keylatch_internal.key_hint(v_key) is distinct from v_row.hint then
+    raise object_not_in_prerequisite_state using
+      message = 'a trigger on the keys took the key that the caller waits for',
+      detail = 'It inserted a row of its own before this one was made.',
+      hint = 'Let the trigger call issue_key instead of a plain insert.';
+  end if;
   return row(
     v_key, v_row.id, v_row.workspace_id, v_row.kind, v_row.environment, v_row.hint, v_row.label,
     v_row.allowed_origins, v_row.scopes, v_row.metadata, v_row.expires_at, v_row.rotated_from,
@@ -181,6 +189,7 @@ declare
   v_old keylatch.keys;
   v_now pg_catalog.timestamptz;
   v_ends_at pg_catalog.timestamptz;
+  v_issued keylatch.issued_key;
 begin
   perform keylatch_internal.lock_family(rotate_key.key_id, false);
   select k.* into v_old from keylatch.keys as k where k.id = rotate_key.key_id for update;
@@ -205,15 +214,7 @@ begin
       hint = 'Pass 0 to end the old key now, or for example ''24 hours''.';
   end if;
 
-  if v_old.superseded_at is not null
-    or exists (select 1 from keylatch.keys as k where k.rotated_from = rotate_key.key_id)
-  then
-    raise sqlstate 'PT409' using
-      message = 'key_already_rotated',
-      detail = 'The key has a successor already, and can have only one.',
-      hint = 'Rotate the successor: it is the key whose rotated_from is this id.';
-  end if;
-  perform keylatch_internal.require_living(v_old);
+  perform keylatch_internal.require_rotatable(v_old);
   if v_old.suspended_at is not null and v_ends_at > v_now then
     raise sqlstate 'PT409' using
       message = 'key_suspended',
@@ -221,6 +222,12 @@ begin
       hint = 'Rotate it with grace 0, or resume it first.';
   end if;
 
+  -- First the successor: only a living key has one.
+  v_issued := keylatch_internal.insert_key(
+    v_old.workspace_id, v_old.kind, v_old.label, v_old.allowed_origins, v_old.scopes,
+    v_old.environment, coalesce(rotate_key.expires_at, v_old.expires_at), v_old.metadata,
+    split_part(v_old.hint, '_', 1), v_old.id
+  );
   -- Less than a second would be over before the answer is there.
   if v_ends_at < v_now + interval '1 second' then
     update keylatch.keys as k
@@ -231,11 +238,7 @@ begin
     set superseded_at = v_now, expires_at = least(v_old.expires_at, v_ends_at)
     where k.id = rotate_key.key_id;
   end if;
-  return keylatch_internal.insert_key(
-    v_old.workspace_id, v_old.kind, v_old.label, v_old.allowed_origins, v_old.scopes,
-    v_old.environment, coalesce(rotate_key.expires_at, v_old.expires_at), v_old.metadata,
-    split_part(v_old.hint, '_', 1), v_old.id
-  );
+  return v_issued;
 end;
 $$;
 
@@ -280,4 +283,37 @@ comment on function keylatch_internal.require_living(keylatch.keys) is
 revoke all on function keylatch_internal.require_living(keylatch.keys)
 from public, anon, authenticated, service_role;
 grant execute on function keylatch_internal.require_living(keylatch.keys)
+to authenticated, service_role;
+
+create function keylatch_internal.require_rotatable(p_key keylatch.keys)
+returns void
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+begin
+  if exists (select 1 from keylatch.keys as k where k.rotated_from = p_key.id) then
+    raise sqlstate 'PT409' using
+      message = 'key_already_rotated',
+      detail = 'The key has a successor already, and can have only one.',
+      hint = 'Rotate the successor: it is the key whose rotated_from is this id.';
+  end if;
+  perform keylatch_internal.require_living(p_key);
+  if p_key.superseded_at is not null then
+    raise sqlstate 'PT409' using
+      message = 'key_already_rotated',
+      detail = format('The key was superseded at %s, by hand: it has no successor.',
+        p_key.superseded_at),
+      hint = 'Issue a new key.';
+  end if;
+end;
+$$;
+
+comment on function keylatch_internal.require_rotatable(keylatch.keys) is
+  'Raises key_already_rotated, key_revoked or key_expired unless the key may get a successor.';
+
+revoke all on function keylatch_internal.require_rotatable(keylatch.keys)
+from public, anon, authenticated, service_role;
+grant execute on function keylatch_internal.require_rotatable(keylatch.keys)
 to authenticated, service_role;

@@ -77,7 +77,10 @@ create trigger workspaces_delete_revoke_keys
 after delete or update of id on keylatch.workspaces
 for each row execute function keylatch_internal.revoke_workspace_keys();
 comment on trigger workspaces_delete_revoke_keys on keylatch.workspaces is
-  'No living key is left in a workspace that is gone.';
+  'No living key is left in a workspace that is gone.
+
+Origin sessions only: a session in replication mode that deletes a workspace must revoke its keys
+itself, as the publisher''s deletion arrives with the revocations it made.';
 
 create trigger workspaces_truncate_keep
 before truncate on keylatch.workspaces

@@ -29,6 +29,26 @@ keylatch. If it fails, its work is undone, the log has a warning, and the key is
 revoke all on function keylatch_hooks.first_key_issued(uuid)
 from public, anon, authenticated, service_role;
 
+create function keylatch_internal.has_more_keys(p_workspace_id uuid, p_count bigint)
+returns boolean
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+begin
+  return exists (
+    select 1 from keylatch_internal.keys as k where k.workspace_id = p_workspace_id offset p_count
+  );
+end;
+$$;
+
+comment on function keylatch_internal.has_more_keys(uuid, bigint) is
+  'Whether a workspace has more keys than these, looking no further than needed.';
+
+revoke all on function keylatch_internal.has_more_keys(uuid, bigint)
+from public, anon, authenticated, service_role;
+
 create function keylatch_internal.call_first_key_hook()
 returns trigger
 language plpgsql
@@ -38,37 +58,29 @@ security definer
 set search_path = ''
 as $$
 declare
-  -- The key that the caller waits for. The hook may issue one of its own.
-  v_handoff pg_catalog.text := coalesce(current_setting('keylatch.handoff', true), '');
+  v_workspace_id pg_catalog.uuid;
+  v_made bigint;
 begin
-  if exists (
-    select 1 from keylatch_internal.keys as k
-    where k.workspace_id = new.workspace_id and k.id <> new.id
-  ) then
-    return null;
-  end if;
+  -- In one order, so that two statements with the first keys of several workspaces take turns.
+  for v_workspace_id, v_made in
+    select n.workspace_id, count(*) from new_keys as n group by n.workspace_id order by 1
+  loop
+    continue when keylatch_internal.has_more_keys(v_workspace_id, v_made);
+    -- Two first keys at the same moment do not see each other: the second waits, and looks again.
+    perform pg_advisory_xact_lock(
+      hashtextextended('keylatch first key:' || v_workspace_id::pg_catalog.text, 0)
+    );
+    continue when keylatch_internal.has_more_keys(v_workspace_id, v_made);
 
-  -- Two first keys at the same moment do not see each other: the second waits, and looks again.
-  perform pg_advisory_xact_lock(
-    hashtextextended('keylatch first key:' || new.workspace_id::pg_catalog.text, 0)
-  );
-  if exists (
-    select 1 from keylatch_internal.keys as k
-    where k.workspace_id = new.workspace_id and k.id <> new.id
-  ) then
-    return null;
-  end if;
-
-  perform set_config('keylatch.handoff', '', true);
-  begin
-    perform keylatch_hooks.first_key_issued(new.workspace_id);
-  exception
-    when others then
-      raise warning 'keylatch_hooks.first_key_issued failed for workspace %', new.workspace_id
-        using detail = sqlstate || ': ' || sqlerrm,
-        hint = 'The key was made. Mend the function and call it by hand for this workspace.';
-  end;
-  v_handoff := set_config('keylatch.handoff', v_handoff, true);
+    begin
+      perform keylatch_hooks.first_key_issued(v_workspace_id);
+    exception
+      when others then
+        raise warning 'keylatch_hooks.first_key_issued failed for workspace %', v_workspace_id
+          using detail = sqlstate || ': ' || sqlerrm,
+          hint = 'The key was made. Mend the function and call it by hand for this workspace.';
+    end;
+  end loop;
   return null;
 end;
 $$;
@@ -82,6 +94,7 @@ from public, anon, authenticated, service_role;
 -- Origin sessions only: a logical replica does not provision again what the publisher has.
 create trigger keys_insert_first_key
 after insert on keylatch_internal.keys
-for each row execute function keylatch_internal.call_first_key_hook();
+referencing new table as new_keys
+for each statement execute function keylatch_internal.call_first_key_hook();
 comment on trigger keys_insert_first_key on keylatch_internal.keys is
   'Tells the application when a workspace gets its first key.';

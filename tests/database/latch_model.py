@@ -81,7 +81,7 @@ class World:
         for name in REPLICAS:
             self.sessions[name].execute("set session_replication_role = replica")
         for session in (self.eye, *self.sessions.values()):
-            session.execute("set statement_timeout = '5s'")
+            session.execute("set statement_timeout = '30s'")
 
 
 class Story:

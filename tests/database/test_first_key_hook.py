@@ -42,6 +42,24 @@ def test_the_hook_runs_once_a_workspace_with_the_rights_of_the_owner(
     assert len(provisioned(database)) == 2
 
 
+def test_the_hook_runs_for_each_workspace_whose_first_keys_come_in_one_statement(
+    database: Database, people: People
+) -> None:
+    with psycopg.connect(database.url) as owner:
+        owner.execute(RECORDING)
+    with database.connect("service_role") as service:
+        service.execute(
+            "insert into keylatch.keys (workspace_id)"
+            " select unnest(%(two)s::uuid[]) union all select unnest(%(two)s::uuid[])",
+            {"two": [people.a, people.b]},
+        )
+        service.execute("insert into keylatch.keys (workspace_id) values (%s)", [people.a])
+        service.execute("insert into keylatch.keys (workspace_id) select null where false")
+    assert sorted(provisioned(database)) == sorted(
+        (workspace, "postgres") for workspace in (people.a, people.b)
+    )
+
+
 def test_first_keys_of_one_workspace_at_the_same_moment_run_the_hook_once(
     database: Database, people: People
 ) -> None:

@@ -280,6 +280,17 @@ def test_pgcrypto_in_another_schema_is_named_as_the_reason_and_moving_it_is_enou
     assert fingerprint(empty.url) == fingerprint(database.url)
 
 
+def test_a_database_of_another_encoding_is_refused_with_the_reason(server: Server) -> None:
+    name = f"latin_{uuid4().hex}"
+    create = f"create database {name} encoding 'LATIN1' locale 'C' template template0"
+    execute(server.superuser_url("postgres"), create)
+    try:
+        with pytest.raises(psycopg.Error, match="encoding UTF8"):
+            apply_files(server.url(name))
+    finally:
+        server.drop_database(name)
+
+
 def test_the_generated_types_have_the_calls_and_their_arguments(database: Database) -> None:
     arguments = ["gen", "types", "--lang", "typescript", "--schema", "keylatch"]
     types = " ".join(run_supabase(arguments, database.url).split())
@@ -312,6 +323,6 @@ def test_the_generated_types_have_the_calls_and_their_arguments(database: Databa
         found = types.partition(f'"{call}": {{ Args: {{')[2].partition("}")[0]
         assert sorted(part.strip() for part in found.split(",")) == sorted(given), call
     resolved = types.partition('"resolve_key": {')[2].partition("SetofOptions")[0]
-    assert 'Returns: Database["keylatch"][\'CompositeTypes\']["resolved_key"]' in resolved
+    assert 'Returns: Database["keylatch"][\'CompositeTypes\']["resolved_key"][]' in resolved
     row = types.partition('"resolved_key": {')[2].partition("}")[0]
     assert '"key_id": string' in row and '"scopes": (string)[]' in row

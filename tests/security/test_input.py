@@ -25,6 +25,8 @@ BAD_VALUES: dict[str, dict[str, Any]] = {
     "65 scopes": {"scopes": [f"s{n}" for n in range(65)]},
     "a label of control characters": {"label": "a\x07b"},
     "a label of line ends": {"label": "a\nb"},
+    "a label that turns its direction": {"label": "live \u202eyek tset"},
+    "a label that isolates a part": {"label": "a\u2067b"},
     "a label of 201 characters": {"label": "x" * 201},
     "a huge label": {"label": "x" * 1_000_000},
     "an unknown kind": {"kind": "admin"},

@@ -235,3 +235,46 @@ def test_an_extension_that_is_committed_after_the_expiry_revives_nothing(world: 
         assert explained.fetchone() == ("expired",)
         sqlstate(patient, "commit")
         assert not world.resolves(row.key)
+
+
+def test_an_extension_that_was_checked_early_is_not_checked_again(world: World) -> None:
+    """The limit: `set constraints` in SQL asks the deferred check before the expiry, not after.
+
+    Who does it could have extended the key in that moment anyway; over HTTP nobody can.
+    """
+    with world.connect("alice") as alice, world.connect("alice") as patient:
+        row = alice.execute(
+            "select id, key from keylatch.issue_key(%s, 'secret',"
+            " expires_at => clock_timestamp() + interval '0.3 seconds')",
+            [world.people.a],
+        ).fetchone()
+        assert row is not None
+        patient.execute("begin")
+        patient.execute("update keylatch.keys set expires_at = null where id = %s", [row.id])
+        patient.execute("set constraints all immediate")
+        time.sleep(0.4)
+        assert not world.resolves(row.key)
+        patient.execute("commit")
+        assert world.resolves(row.key)
+
+
+@pytest.mark.parametrize(
+    "mint",
+    [
+        "select (keylatch_internal.insert_key('{a}', 'secret', '', '{{}}', '{{}}', 'live', null,"
+        " '{{}}', 'wk', '{id}')).key",
+        "with s as materialized (select set_config('keylatch.handoff', 'prefix:wk', true) as s)"
+        " insert into keylatch.keys (workspace_id, kind, rotated_from)"
+        " select '{a}', 'secret', '{id}' from s where s.s <> ''",
+    ],
+)
+def test_a_revoked_key_mints_nothing_in_sql_whatever_its_reason_says(
+    world: World, mint: str
+) -> None:
+    """Threat: no second secret appears; a caller sets rotated_from, in SQL."""
+    key_id = world.keys["living"].id
+    with world.connect("alice") as alice:
+        alice.execute("select keylatch.revoke_key(%s, 'rotated')", [key_id])
+        with world.nothing_changes():
+            statement = mint.format(a=world.people.a, id=key_id)
+            assert sqlstate(alice, statement) in ("PT400", "PT409", "42501")

@@ -164,6 +164,45 @@ def test_a_hook_that_issues_a_key_runs_no_code_of_the_admin(hooked: World) -> No
     assert users_who_ran_it(hooked, "alice", "jsonb", [FIRST_KEY]) <= {"authenticated"}
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "perform keylatch.issue_key(new.workspace_id, label => 'companion')",
+        "insert into keylatch.keys (workspace_id, label) values (new.workspace_id, 'companion')",
+    ],
+)
+def test_a_trigger_of_the_application_that_makes_a_key_does_not_swallow_the_callers(
+    world: World, when: str, inner: str
+) -> None:
+    """Threat: as for the hook: the caller gets the key of the row, or an error and no row."""
+    with world.database.connect() as owner:
+        owner.execute(
+            f"""
+            create function public.companion() returns trigger
+            language plpgsql security definer set search_path = ''
+            as $$ begin
+              if new.label = 'main' then {inner}; end if;
+              return new;
+            end $$;
+            create trigger a_companion {when} insert on keylatch_internal.keys
+            for each row execute function public.companion()
+            """.encode()
+        )
+    before = world.rows()
+    with world.connect("alice") as alice:
+        try:
+            issue = "select key, hint from keylatch.issue_key(%s, 'secret', 'main')"
+            row = alice.execute(issue, [world.people.a]).fetchone()
+        except psycopg.Error:
+            assert world.rows() == before
+        else:
+            assert row is not None
+            assert row.key.startswith("wk_sk_live_")
+            assert row.key[-4:] == row.hint[-4:]
+            assert world.resolves(row.key)
+
+
 ATTACHMENTS = (
     "after delete on public.teams for each row execute function {function}('ID')",
     "after delete on public.teams for each row execute function {function}('title')",

@@ -150,7 +150,7 @@ def test_nothing_of_a_key_is_left_in_a_session_when_its_transaction_is_over(worl
                 row = pooled.execute(issue, [world.people.a]).fetchone()
                 made.append(row[0])  # type: ignore[index]
                 left = pooled.execute("select current_setting('keylatch.handoff')").fetchone()
-                assert left == ("",), "it is read once"
+                assert row[0] not in str(left), "it is read once"  # type: ignore[index]
         settings = str(pooled.execute("select name, setting from pg_settings").fetchall())
         left = pooled.execute("select current_setting('keylatch.handoff')").fetchone()
     assert left == ("prefix:evil",)

@@ -30,8 +30,6 @@ def test_outsiders_write_nothing_in_another_workspace(world: World, who: str) ->
         f"select keylatch.resume_key('{world.keys['suspended'].id}')",
         f"insert into keylatch.keys (workspace_id) values ('{world.people.a}')",
         f"insert into keylatch_internal.keys (workspace_id) values ('{world.people.a}')",
-        f"insert into keylatch.keys (workspace_id, rotated_from)"
-        f" values ('{world.people.b}', '{living}')",
         "delete from keylatch.keys",
         "truncate keylatch_internal.keys",
         f"delete from keylatch.workspaces where id = '{world.people.a}'",
@@ -49,6 +47,12 @@ def test_outsiders_write_nothing_in_another_workspace(world: World, who: str) ->
         with world.connect(who) as outsider:
             for statement in calls:
                 assert sqlstate(outsider, statement) in REFUSALS, statement
+            # Nobody names that column, so this is refused before the key is looked for.
+            successor = (
+                f"insert into keylatch.keys (workspace_id, rotated_from)"
+                f" values ('{world.people.b}', '{living}')"
+            )
+            assert sqlstate(outsider, successor) in REFUSALS | {"PT400"}
             for relation in ("keylatch.keys", "keylatch_internal.keys"):
                 update = f"update {relation} set label = 'mine' where id = '{living}'"
                 assert sqlstate(outsider, update) in (None, "42501")
@@ -154,7 +158,7 @@ def test_a_hand_off_setting_that_a_caller_plants_gives_them_only_their_own_key(
             "insert into keylatch.keys (workspace_id, label) values (%s, 'a')", [world.people.a]
         )
         left = alice.execute("select current_setting('keylatch.handoff')").fetchone()
-        assert left == ("",)
+        assert left == ("key:wk_sk_live_planted",)
         alice.execute("select set_config('keylatch.handoff', 'prefix:X Y', true)")
         with alice.transaction(force_rollback=True):
             insert = "insert into keylatch.keys (workspace_id) values (%s)"
@@ -162,6 +166,8 @@ def test_a_hand_off_setting_that_a_caller_plants_gives_them_only_their_own_key(
         issued = alice.execute("select key, hint from keylatch.issue_key(%s)", [world.people.a])
         row = issued.fetchone()
         assert row is not None and row.key.startswith("wk_pk_live_")
+        left = alice.execute("select current_setting('keylatch.handoff')").fetchone()
+        assert left == ("prefix:X Y",)
 
 
 def sqlstate_inside(connection: object, statement: str, *values: object) -> str | None:

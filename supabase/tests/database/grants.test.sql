@@ -82,6 +82,7 @@ from (values
   ('keylatch_internal.origin_matches'),
   ('keylatch_internal.punycode'),
   ('keylatch_internal.require_living'),
+  ('keylatch_internal.require_rotatable'),
   ('keylatch_internal.set_suspended'),
   ('keylatch_internal.workspace_lock')
 ) as v (name), (values ('authenticated'), ('service_role')) as r (role);

@@ -1,7 +1,7 @@
 -- Rotation: one successor, the same in all that a caller sees, and the old key ends now or soon.
 begin;
 \ir people.psql
-select plan(53);
+select plan(54);
 
 select pg_temp.make('old', $$ 'publishable', label => 'shop',
   allowed_origins => '{https://a.example}', scopes => '{a}', environment => 'test',
@@ -70,6 +70,14 @@ select pg_temp.make('revoked');
 select pg_temp.manage('revoke_key', 'revoked');
 select pg_temp.make('expired', '''secret'', expires_at => clock_timestamp() + ''0.1 s''');
 select pg_sleep(0.12);
+
+select pg_temp.make('by hand');
+update keylatch.keys set superseded_at = now(), expires_at = now() + '1 hour'
+where id = pg_temp.id('by hand');
+select throws_like(
+  'select keylatch.rotate_key(pg_temp.id(''by hand''))', 'key_already_rotated',
+  'a key that was superseded by hand mints nothing, either'
+);
 
 select is(
   regexp_replace(pg_temp.outcome('alice', format(
