@@ -3,6 +3,27 @@
 -- The triggers fire always, so they hold for service_role, for the owner, for a superuser and in
 -- replication mode. What is outside of them is the owner's DDL, such as disabling a trigger.
 
+create function keylatch_internal.is_apply_worker()
+returns boolean
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  return exists (
+    select 1 from pg_catalog.pg_stat_subscription as w where w.pid = pg_backend_pid()
+  );
+end;
+$$;
+
+comment on function keylatch_internal.is_apply_worker() is
+  'Whether this is the worker of a logical replica, and not a session that only sets its mode.';
+
+revoke all on function keylatch_internal.is_apply_worker()
+from public, anon, authenticated, service_role;
+grant execute on function keylatch_internal.is_apply_worker() to authenticated, service_role;
+
 create function keylatch_internal.hold_latch()
 returns trigger
 language plpgsql
@@ -14,11 +35,8 @@ declare
   v_now constant pg_catalog.timestamptz := clock_timestamp();
   -- A logical replica keeps the publisher's times, so that it holds the same rows.
   v_stamps constant boolean := current_setting('session_replication_role') <> 'replica';
-  -- And what the publisher's clock let through while the key lived arrives later here. That goes
-  -- for the worker that applies it alone, not for a session that only sets the same mode.
-  v_applies constant boolean := not v_stamps and exists (
-    select 1 from pg_catalog.pg_stat_subscription as w where w.pid = pg_backend_pid()
-  );
+  -- And what the publisher's clock let through while the key lived arrives later here.
+  v_applies constant boolean := not v_stamps and keylatch_internal.is_apply_worker();
   v_column pg_catalog.text;
   v_problem keylatch_internal.problem;
 begin
@@ -138,11 +156,7 @@ security invoker
 set search_path = ''
 as $$
 begin
-  if old.expires_at <= clock_timestamp()
-    and not exists (
-      select 1 from pg_catalog.pg_stat_subscription as w where w.pid = pg_backend_pid()
-    )
-  then
+  if old.expires_at <= clock_timestamp() then
     raise sqlstate 'PT409' using
       message = 'expired_is_final',
       detail = format('The key expired at %s, before this was committed.', old.expires_at),
@@ -164,6 +178,8 @@ deferrable initially deferred
 for each row
 when (
   old.expires_at is not null and (new.expires_at is null or new.expires_at > old.expires_at)
+  -- Asked here because from version 16 on nothing may be deferred in such a worker.
+  and not keylatch_internal.is_apply_worker()
 )
 execute function keylatch_internal.hold_expiry();
 alter table keylatch_internal.keys enable always trigger keys_update_hold_expiry;

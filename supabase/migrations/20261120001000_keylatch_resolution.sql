@@ -27,7 +27,8 @@ begin
   return query
   select k.id, k.workspace_id, k.kind, k.environment, k.scopes, k.metadata, k.expires_at
   from keylatch_internal.keys as k
-  where k.key_hash = keylatch.hash_key(resolve_key.key)
+  -- The body of hash_key: calling it costs another tenth of the time of an index look-up.
+  where k.key_hash = sha256(convert_to(resolve_key.key, 'UTF8'))
     and k.revoked_at is null
     and k.suspended_at is null
     -- The clock counts, not the start of the transaction.

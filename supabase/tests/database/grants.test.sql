@@ -72,6 +72,7 @@ from (values
   ('keylatch_internal.find_key'),
   ('keylatch_internal.generate_key'),
   ('keylatch_internal.insert_key'),
+  ('keylatch_internal.is_apply_worker'),
   ('keylatch_internal.is_canonical_origin'),
   ('keylatch_internal.is_origin_entry'),
   ('keylatch_internal.key_alphabet'),
