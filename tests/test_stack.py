@@ -20,6 +20,8 @@ from stack.gateway import Gateway
 from stack.ports import free_port
 from stack.tools import ROOT, TESTS
 
+pytestmark = pytest.mark.one_server
+
 _RUN = """
 import json, signal, time
 from stack import Stack

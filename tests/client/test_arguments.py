@@ -17,6 +17,8 @@ from keylatch import Keylatch, Secret
 from keylatch.errors import InvalidArgument, NotInstalled
 from keylatch.transports import plain
 
+pytestmark = pytest.mark.one_server
+
 ID = UUID(int=1)
 ANY_TEXT = st.text(st.characters())
 

@@ -25,6 +25,8 @@ from keylatch.errors import (
 )
 from stack import Database, Server
 
+pytestmark = pytest.mark.one_server
+
 STATE = """
 select current_user::text, current_setting('role'),
   coalesce(current_setting('request.jwt.claims', true), '')

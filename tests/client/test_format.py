@@ -11,6 +11,8 @@ from keylatch import ParsedKey, Secret, hash_key, parse_key, verify_key
 from keylatch.errors import InvalidArgument
 from keylatch.keys import ALPHABET
 
+pytestmark = pytest.mark.one_server
+
 ANY_KEY = st.sampled_from([vector["key"] for vector in KEYS])
 # Lone surrogates too: a str may hold them, and `text()` alone leaves them out.
 ANY_TEXT = st.text(st.characters())

@@ -26,6 +26,8 @@ from keylatch.models import (
     read_optional,
 )
 
+pytestmark = pytest.mark.one_server
+
 TIME = datetime(2026, 11, 20, 19, 46, 29, 957480, tzinfo=UTC)
 
 # Each model as the database gives it.

@@ -15,6 +15,8 @@ import keylatch
 from keylatch import AsyncKeylatch, Keylatch
 from keylatch.transports import is_one_of
 
+pytestmark = pytest.mark.one_server
+
 PACKAGE = Path(keylatch.__file__).parent
 PROJECT = Path(__file__).parents[2] / "python_client"
 METHODS = sorted(name for name in vars(Keylatch) if not name.startswith("_"))

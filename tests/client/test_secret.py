@@ -23,6 +23,8 @@ from keylatch.errors import InvalidArgument, KeylatchError
 from keylatch.models import IssuedKey
 from keylatch.secret import mask_keys
 
+pytestmark = pytest.mark.one_server
+
 SHOWN = f"wk_sk_live_…{SECRET[-4:]}"
 ISSUED = IssuedKey(
     key=Secret(SECRET),

@@ -14,6 +14,8 @@ from keylatch.errors import InvalidArgument
 from keylatch.keys import ALPHABET
 from stack import Database
 
+pytestmark = pytest.mark.one_server
+
 BATCH = 60
 ODD = ALPHABET + "0OIl_-. \n\t\r$^%é１\u202e\x01\x7f𝟏"
 bounded = settings(

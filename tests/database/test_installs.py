@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -95,22 +96,35 @@ def test_the_fingerprint_sees_every_kind_of_change(database: Database) -> None:
         before = after
 
 
+def wait_until_some_wait(database: Database) -> None:
+    """Wait until two installations wait for what a third has not committed."""
+    ends = time.monotonic() + 60
+    with psycopg.connect(database.superuser_url, autocommit=True) as watch:
+        waiting = (
+            "select count(*) >= 2 from pg_stat_activity"
+            " where wait_event_type = 'Lock' and datname = current_database()"
+        )
+        while watch.execute(waiting).fetchone() != (True,):
+            assert time.monotonic() < ends, "they ran one after the other"
+            time.sleep(0.02)
+
+
 def test_twenty_installations_of_one_database_at_once_end_as_one(
     empty: Database, database: Database
 ) -> None:
-    start = threading.Barrier(AT_ONCE, timeout=60)
-
-    def install(number: int) -> str | None:
-        if number < AT_ONCE:
-            start.wait()
+    def install(_: int) -> str | None:
         try:
             return push_migrations(empty.url)
         except CommandFailed:
             return None
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        said = list(pool.map(install, range(AT_ONCE), timeout=100))
-        assert None in said, "they ran one after the other"
+    with ThreadPoolExecutor(AT_ONCE) as pool, psycopg.connect(empty.url) as gate:
+        # All of them come as far as this schema before one may go on.
+        gate.execute("create schema keylatch")
+        running = [pool.submit(install, number) for number in range(AT_ONCE)]
+        wait_until_some_wait(empty)
+        gate.rollback()
+        said = [one.result(timeout=100) for one in running]
         assert any(said), "nobody got through"
         # The others run it again: a few stand for all, since each takes most of a second.
         for again in pool.map(install, range(AT_ONCE, AT_ONCE + 3), timeout=60):

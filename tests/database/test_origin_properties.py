@@ -26,6 +26,8 @@ from database.origin_rules import (
 )
 from stack import Database
 
+pytestmark = pytest.mark.one_server
+
 Connection = psycopg.Connection[Any]
 Wrong = list[object]
 ADVISED: LiteralString = (
