@@ -8,7 +8,7 @@ CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOM
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup up down status demo reference test test-installed test-17 test-18 test-sql test-python \
+.PHONY: help setup up down status demo bench reference test test-installed test-17 test-18 test-sql test-python \
 	lint lint-python lint-sql lint-database clean
 
 help: ## list these targets
@@ -28,6 +28,9 @@ status: setup ## print how to reach that stack, or that it is down
 
 demo: setup ## tell the story of a key, in this terminal
 	@$(PYTHON) tests/demo.py
+
+bench: setup ## measure what resolving costs, beside the limit and other ways (about 10 minutes)
+	@$(PYTHON) tests/bench.py $(BENCH_ARGS)
 
 reference: setup ## write sql/REFERENCE.md from the comments of the migrations
 	@$(PYTHON) tests/reference.py

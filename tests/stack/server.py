@@ -115,6 +115,11 @@ class Server:
             self.port = free_port()
         raise RuntimeError(f"PostgreSQL did not start:\n{self.log()}")
 
+    @property
+    def pid(self) -> int:
+        """The process that the others of the server come from."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
     def stop(self) -> None:
         """Stop the server, in order and without losing anything; `start` starts it again."""
         self._janitor.end(self._process)
