@@ -101,7 +101,7 @@ def matched_wrongly(database: Connection) -> Wrong:
 
 def advised_wrongly(database: Connection) -> Wrong:
     """The texts whose canonical form may not be saved, has another one, or is not themselves."""
-    texts = written() + saved()
+    texts = written()[::2] + saved()
     return [
         row
         for row in database.execute(ADVISED, [texts]).fetchall()

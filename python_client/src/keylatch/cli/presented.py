@@ -1,0 +1,94 @@
+"""The commands for a key that somebody presents: resolve and explain."""
+
+from __future__ import annotations
+
+import sys
+from getpass import getpass
+from typing import Annotated
+
+import typer
+
+from ..errors import InvalidArgument, KeylatchError
+from ..secret import Secret
+from . import output
+from .connection import Options, any_connection, connect
+from .output import Json
+
+# Far above every key there is; what is longer is none, however it goes on.
+_LONGEST_READ = 65536
+
+Origin = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ORIGIN",
+        help="The request's Origin header, if there is one.",
+        show_default=False,
+    ),
+]
+
+
+@any_connection
+def resolve(options: Options, origin: Origin = None, as_json: Json = False) -> None:
+    """Tell which living key a text is, as the runtime would be told.
+
+    The key is read from stdin, or asked for without echo; there is no argument for it, because
+    `ps` shows those. Exit code 1 where it does not resolve.
+    """
+    found = connect(options).resolve(_read_key(), origin=origin)
+    if found is None:
+        output.fail(
+            KeylatchError(
+                "not_resolved",
+                detail="unknown, dead, suspended or a foreign origin: all look alike",
+                hint="ask keylatch explain, as an admin",
+            )
+        )
+    if as_json:
+        output.print_json(found)
+        return
+    output.details(
+        {
+            "key id": str(found.key_id),
+            "workspace": str(found.workspace_id),
+            "kind": f"{found.kind}, {found.environment}",
+            "scopes": " ".join(found.scopes),
+            "metadata": output.compact(found.metadata),
+            "expires": output.when(found.expires_at),
+        }
+    )
+
+
+@any_connection
+def explain(options: Options, origin: Origin = None, as_json: Json = False) -> None:
+    """Say why a key is accepted or refused, and what to do: for admins.
+
+    The key is read from stdin, or asked for without echo. Exit code 1 unless it is valid.
+    """
+    why = connect(options).explain(_read_key(), origin=origin)
+    if as_json:
+        output.print_json(why)
+    else:
+        output.details(
+            {
+                "verdict": output.text((why.verdict, "green" if why.verdict == "valid" else "red")),
+                "why": why.detail or "",
+                "what to do": why.hint or "",
+                "key id": str(why.key_id or ""),
+                "expires": output.when(why.expires_at) if why.key_id else "",
+            }
+        )
+    if why.verdict != "valid":
+        raise typer.Exit(output.REFUSED)
+
+
+def _read_key() -> Secret:
+    """Read a key from stdin, without the end of its line and nothing else taken away."""
+    if sys.stdin.isatty():
+        text = getpass("Key: ")
+    else:
+        read = sys.stdin.buffer.read(_LONGEST_READ)
+        # What is no UTF-8 is no key; the database shall say so.
+        text = read.decode(errors="replace").removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise InvalidArgument.of("key", "is empty", "pipe it in: keylatch resolve < key.txt")
+    return Secret(text)

@@ -1,0 +1,208 @@
+"""What differs between a database and what this version installs, object by object."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from . import mending, tenancy
+from .catalog import Entry, Manifest, Name
+from .report import Finding, Level
+
+# What an object of each kind is for, for whoever wonders whether a difference matters.
+_WHY = {
+    "policy": "Row policies are the authorization: who sees, makes and changes which keys.",
+    "trigger": "The triggers make the keys and hold the latch: without them a dead key can live "
+    "again.",
+    "constraint": "It keeps out of the table what cannot be right, by whatever path it comes.",
+    "index": "Without it a call reads whole tables.",
+    "function": "The calls and the guards are functions, and were tested as shipped.",
+}
+_WHY_ELSE = "The calls and the guards were tested with it as it was shipped."
+_WHY_HOOK = "The application does not hear of the first key of a workspace."
+_WHY_OFF = "Without row level security whoever has a grant sees and changes everybody's keys."
+# The same for what was added.
+_WHY_EXTRA = {
+    "policy": "Policies add up: a row that one of them shows is shown.",
+    "trigger": "It sees the hash of each key, and may change the row or refuse it.",
+    "rule": "Something else is done than the statement says.",
+    "constraint": "It may refuse what keylatch writes.",
+    "index": "Every write pays for it.",
+    "column": "No call of keylatch knows it.",
+}
+_WHY_EXTRA_ELSE = "What is in an exposed schema is an API; what is in the other, nobody expects."
+_WHY_MORE = "Somebody may read or do what keylatch keeps from them."
+_WHY_LESS = "Calls of that role fail with 'permission denied'."
+_WHY_OWNER = (
+    "Definer functions and the latch rely on one owner who has all the rights and no other."
+)
+_WHY_COMMENT = "PostgREST shows comments as the documentation of the API."
+
+_LEVEL_OF_EXTRA = {"trigger": Level.ERROR, "rule": Level.ERROR, "index": Level.NOTE}
+_DIGESTS = ("body", "query")
+# Before the value of a property where that says by itself what it is.
+_VERBS = {"fires": "fires ", **dict.fromkeys(mending.ALTERABLE, "is ")}
+
+
+def compare(manifest: Manifest, live: Mapping[Name, Entry]) -> Iterator[Finding]:
+    """Compare a database with what this version installs.
+
+    Args:
+        manifest: What this version installs.
+        live: What is there.
+
+    Yields:
+        A finding for each difference. What an application may replace is left to `tenancy`.
+    """
+    expected = tenancy.expected(manifest, live)
+    owner = _owner_of_most(live.values())
+    wholes_there = _wholes(live.values())
+    for key, shipped in expected.items():
+        if key in live:
+            yield from _compare_one(shipped, live[key], manifest, owner)
+        # What is a part of something that is missing goes without saying.
+        elif shipped.relation in (None, *wholes_there) and (
+            shipped.kind == "schema" or shipped.schema in wholes_there
+        ):
+            yield Finding(
+                _level(shipped),
+                "object_missing",
+                _subject(shipped),
+                "is missing",
+                _why(shipped),
+                mending.restore(shipped, manifest.migrations[key]),
+            )
+    yield from _compare_grants(expected, live, owner)
+    ours = _wholes(expected.values())
+    for key, entry in live.items():
+        if key not in expected and entry.relation in (None, *ours):
+            yield Finding(
+                _level_of_extra(entry),
+                "object_extra",
+                _subject(entry),
+                f"is no part of keylatch {manifest.schema_version}",
+                _WHY_EXTRA.get(entry.kind, _WHY_EXTRA_ELSE),
+                mending.drop(entry),
+            )
+
+
+def _compare_one(
+    shipped: Entry, found: Entry, manifest: Manifest, owner: str | None
+) -> Iterator[Finding]:
+    subject, definition = _subject(shipped), shipped.definition
+    properties: Iterable[str] = definition
+    if tenancy.is_replaced(found, manifest):
+        properties = tenancy.KEPT
+    elif shipped.comment != found.comment:
+        yield Finding(
+            Level.NOTE,
+            "comment_changed",
+            subject,
+            "has another comment",
+            _WHY_COMMENT,
+            mending.comment(shipped),
+        )
+    changed = [one for one in properties if found.definition.get(one) != definition[one]]
+    if changed:
+        yield Finding(
+            _level(shipped),
+            "object_changed",
+            subject,
+            "; ".join(
+                _difference(one, found.definition.get(one), definition[one]) for one in changed
+            ),
+            _WHY_OFF if "row level security" in changed else _why(shipped),
+            mending.restore(shipped, manifest.migrations[shipped.key], changed),
+        )
+    if shipped.kind != "column" and owner and found.owner not in (owner, None):
+        yield Finding(
+            Level.ERROR,
+            "owner_differs",
+            subject,
+            f"belongs to {found.owner}, and all else to {owner}",
+            _WHY_OWNER,
+            mending.own(shipped, owner),
+        )
+
+
+def _compare_grants(
+    expected: Mapping[Name, Entry], live: Mapping[Name, Entry], owner: str | None
+) -> Iterator[Finding]:
+    """Name the grants that are too many or too few, once for columns that differ alike."""
+    differing: dict[tuple[str, bool, frozenset[str]], list[Entry]] = defaultdict(list)
+    for key, shipped in expected.items():
+        if key not in live:
+            continue
+        place = str(shipped.relation) if shipped.kind == "column" else _subject(shipped)
+        for take, lines in (
+            (True, live[key].grants - shipped.grants),
+            (False, shipped.grants - live[key].grants),
+        ):
+            if lines:
+                differing[place, take, lines].append(shipped)
+    for (_, take, lines), entries in differing.items():
+        yield Finding(
+            Level.ERROR,
+            "grant_extra" if take else "grant_missing",
+            _subject(*entries),
+            ("also granted: " if take else "no longer granted: ") + _grants(lines),
+            _WHY_MORE if take else _WHY_LESS,
+            mending.regrant(entries, lines, owner or "the owner", take=take),
+        )
+
+
+def _owner_of_most(entries: Iterable[Entry]) -> str | None:
+    owners = Counter(one.owner for one in entries if one.owner)
+    return owners.most_common(1)[0][0] if owners else None
+
+
+def _wholes(entries: Iterable[Entry]) -> set[str]:
+    return {one.name for one in entries if one.relation is None}
+
+
+def _subject(entry: Entry, *others: Entry) -> str:
+    if not others:
+        return f"{entry.kind} {entry.name}"
+    names = (one.name.rpartition(".")[2] for one in (entry, *others))
+    return f"columns of {entry.relation}: {', '.join(names)}"
+
+
+def _level(shipped: Entry) -> Level:
+    return Level.WARNING if shipped.kind == "index" or _is_hook(shipped) else Level.ERROR
+
+
+def _why(shipped: Entry) -> str:
+    return _WHY_HOOK if _is_hook(shipped) else _WHY.get(shipped.kind, _WHY_ELSE)
+
+
+def _is_hook(shipped: Entry) -> bool:
+    return shipped.schema == "keylatch_hooks"
+
+
+def _level_of_extra(entry: Entry) -> Level:
+    if entry.kind == "policy":
+        # Permissive policies add up; a restrictive one only takes away.
+        return Level.ERROR if entry.definition["permissive"] else Level.WARNING
+    return _LEVEL_OF_EXTRA.get(entry.kind, Level.WARNING)
+
+
+def _difference(name: str, found: Any, shipped: Any) -> str:
+    if name in _DIGESTS:
+        return f"has another {name} than was shipped"
+    verb = _VERBS.get(name, f"has {name} ")
+    return f"{verb}{_word(found)}, shipped as {_word(shipped)}"
+
+
+def _grants(lines: Iterable[str]) -> str:
+    """Write `authenticated: select` as people say it."""
+    said = (line.partition(": ") for line in sorted(lines))
+    return ", ".join(f"{privilege} to {role}" for role, _, privilege in said)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "nothing"
+    return "nothing" if value is None else str(value)

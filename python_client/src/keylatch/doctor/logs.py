@@ -1,0 +1,163 @@
+"""Settings of the server that write the arguments of calls, and so keys, into its log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from .report import Finding, Level, Unchecked
+
+_NAMES = (
+    "auto_explain.log_min_duration",
+    "auto_explain.log_parameter_max_length",
+    "auto_explain.log_verbose",
+    "log_min_duration_sample",
+    "log_min_duration_statement",
+    "log_parameter_max_length",
+    "log_parameter_max_length_on_error",
+    "log_statement",
+    "log_statement_sample_rate",
+    "log_transaction_sample_rate",
+    "pgaudit.log",
+    "pgaudit.log_parameter",
+)
+_SERVER = """
+select s.name, s.setting, s.boot_val, s.source in ('user', 'database user')
+from pg_catalog.pg_settings as s
+where s.name = any(%s)
+"""
+# Such settings of a role, of this database, or of a role in it.
+_OVERRIDES = """
+select d.datname, pg_catalog.quote_ident(r.rolname), c.setting
+from pg_catalog.pg_db_role_setting as s
+cross join pg_catalog.unnest(s.setconfig) as c (setting)
+left join pg_catalog.pg_database as d on s.setdatabase = d.oid
+left join pg_catalog.pg_roles as r on s.setrole = r.oid
+where s.setrole <> 0
+  and (s.setdatabase = 0 or d.datname = pg_catalog.current_database())
+  and pg_catalog.split_part(c.setting, '=', 1) = any(%s)
+order by 1, 2, 3
+"""
+_MILLISECONDS = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+@dataclass(frozen=True, slots=True)
+class _Leak:
+    """A setting that logs keys.
+
+    Attributes:
+        level: How bad it is.
+        what: What it does.
+        mend: The setting that ends it, and its value.
+    """
+
+    level: Level
+    what: str
+    mend: str
+
+
+def check(connection: psycopg.Connection[Any]) -> Iterator[Finding | Unchecked]:
+    """Look whether keys end up in the server's log.
+
+    Args:
+        connection: Inside a transaction. Any user may ask.
+
+    Yields:
+        A finding for the server, and one for each role that has worse settings of its own.
+    """
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        server = cursor.execute(_SERVER, [list(_NAMES)]).fetchall()
+        overrides = cursor.execute(_OVERRIDES, [list(_NAMES)]).fetchall()
+    # What is set for the role that asks tells nothing about the others.
+    values = {name: default if is_own else value for name, value, default, is_own in server}
+    if own := sorted(name for name, _, _, is_own in server if is_own):
+        yield Unchecked(
+            f"what the server logs by {', '.join(own)}",
+            "this role has a setting of its own; ask as another",
+        )
+    everywhere = set(_leaks(values))
+    yield from _findings("server log", "alter database {database} set", everywhere, connection)
+
+    scopes: dict[str, dict[str, str]] = {}
+    for database, role, setting in overrides:
+        name, _, value = setting.partition("=")
+        place = f"{role} in database {connection.info.dbname}" if database else role
+        scopes.setdefault(place, {})[name] = value
+    for place, changed in scopes.items():
+        leaks = set(_leaks(values | changed)) - everywhere
+        yield from _findings(
+            f"server log, role {place}", f"alter role {place} set", leaks, connection
+        )
+
+
+def _findings(
+    subject: str, alter: str, leaks: set[_Leak], connection: psycopg.Connection[Any]
+) -> Iterator[Finding]:
+    if not leaks:
+        return
+    is_warning = any(one.level is Level.WARNING for one in leaks)
+    how = alter.format(database=connection.info.dbname)
+    yield Finding(
+        Level.WARNING if is_warning else Level.NOTE,
+        "keys_logged",
+        subject,
+        "; ".join(sorted(one.what for one in leaks)),
+        "Whoever reads the log, or what it is shipped to, has the keys that are presented.",
+        "\n".join(sorted({f"{how} {one.mend};" for one in leaks})) + "  -- as a superuser",
+    )
+
+
+def _leaks(values: Mapping[str, str]) -> Iterator[_Leak]:
+    if values.get("log_parameter_max_length_on_error", "0") != "0":
+        yield _Leak(
+            Level.WARNING,
+            "the arguments of a call that fails are logged",
+            "log_parameter_max_length_on_error = 0",
+        )
+    if values.get("log_parameter_max_length") != "0":
+        mend = "log_parameter_max_length = 0"
+        if values.get("log_statement") == "all":
+            yield _Leak(Level.WARNING, "log_statement = all logs every call", mend)
+        if float(values.get("log_transaction_sample_rate", 0)) > 0:
+            yield _Leak(Level.WARNING, "log_transaction_sample_rate logs some calls", mend)
+        yield from _slow(values, "log_min_duration_statement", mend)
+        if float(values.get("log_statement_sample_rate", 0)) > 0:
+            yield from _slow(values, "log_min_duration_sample", mend)
+    # Before 16 it has no parameters; a verbose plan shows them all the same.
+    if _is_on(values.get("auto_explain.log_verbose")):
+        yield from _slow(values, "auto_explain.log_min_duration", "auto_explain.log_verbose = off")
+    if values.get("auto_explain.log_parameter_max_length", "0") != "0":
+        yield from _slow(
+            values,
+            "auto_explain.log_min_duration",
+            "auto_explain.log_parameter_max_length = 0",
+        )
+    if values.get("pgaudit.log", "none") not in ("", "none") and _is_on(
+        values.get("pgaudit.log_parameter")
+    ):
+        yield _Leak(
+            Level.WARNING, "pgaudit.log_parameter logs calls", "pgaudit.log_parameter = off"
+        )
+
+
+def _slow(values: Mapping[str, str], name: str, mend: str) -> Iterator[_Leak]:
+    milliseconds = _milliseconds(values.get(name, "-1"))
+    if milliseconds == 0:
+        yield _Leak(Level.WARNING, f"{name} = 0 logs every call", mend)
+    elif milliseconds > 0:
+        seconds = f"{milliseconds / 1000:g} s"
+        yield _Leak(Level.NOTE, f"{name} logs a call that takes longer than {seconds}", mend)
+
+
+def _milliseconds(text: str) -> float:
+    match = re.fullmatch(r"\s*(-?[0-9.]+)\s*([a-z]*)\s*", text)
+    return float(match[1]) * _MILLISECONDS.get(match[2], 1) if match else -1
+
+
+def _is_on(text: str | None) -> bool:
+    return (text or "").lower() in ("on", "true", "yes", "1")

@@ -1,0 +1,199 @@
+"""What keylatch stands on and did not make: pgcrypto, roles, and what PostgREST exposes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from psycopg.rows import scalar_row, tuple_row
+
+from .report import Finding, Level
+
+HIDDEN_SCHEMAS = ("keylatch_internal", "keylatch_hooks")
+"""What must never be exposed."""
+
+_PGCRYPTO = """
+select exists (
+  select 1
+  from pg_catalog.pg_depend as d
+  inner join pg_catalog.pg_extension as e on d.refobjid = e.oid
+  inner join pg_catalog.pg_proc as p on d.objid = p.oid
+  inner join pg_catalog.pg_namespace as n on p.pronamespace = n.oid
+  where n.nspname = 'extensions' and p.proname = 'gen_random_bytes'
+    and d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+    and d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+    and d.deptype = 'e' and e.extname = 'pgcrypto'
+)
+"""
+_NEEDED = {"authenticated", "service_role", "keylatch_resolver"}
+_ROLES = """
+select r.rolname, r.rolsuper or r.rolbypassrls
+from pg_catalog.pg_roles as r
+where r.rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')
+order by 1
+"""
+# Superusers are members of everything; of them _ROLES tells.
+_MEMBERSHIPS = """
+select
+  lower_role.rolname,
+  higher_role.rolname,
+  array(
+    select pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(m.grantor))
+    from pg_catalog.pg_auth_members as m
+    where m.member = lower_role.oid and m.roleid = higher_role.oid
+  )
+from pg_catalog.pg_roles as lower_role, pg_catalog.pg_roles as higher_role
+where (lower_role.rolname, higher_role.rolname) in (
+    ('anon', 'authenticated'), ('anon', 'service_role'), ('anon', 'keylatch_resolver'),
+    ('authenticated', 'service_role'), ('authenticated', 'keylatch_resolver'),
+    ('keylatch_resolver', 'authenticated'), ('keylatch_resolver', 'service_role')
+  )
+  and not lower_role.rolsuper
+  and pg_catalog.pg_has_role(lower_role.oid, higher_role.oid, 'member')
+order by 1, 2
+"""
+_RESOLVER = """
+select pg_catalog.pg_has_role(a.oid, r.oid, 'member')
+from pg_catalog.pg_roles as a, pg_catalog.pg_roles as r
+where a.rolname = 'authenticator' and r.rolname = 'keylatch_resolver'
+"""
+# As PostgREST reads it: what is set for the database wins.
+_EXPOSED = """
+select pg_catalog.split_part(c.setting, '=', 2)
+from pg_catalog.pg_db_role_setting as s, pg_catalog.unnest(s.setconfig) as c (setting)
+where s.setrole = pg_catalog.to_regrole('authenticator')
+  and s.setdatabase in (
+    0, (select d.oid from pg_catalog.pg_database as d where d.datname = current_database())
+  )
+  and pg_catalog.starts_with(c.setting, 'pgrst.db_schemas=')
+order by s.setdatabase desc
+limit 1
+"""
+
+
+def check_pgcrypto(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    """Look whether keys are made of pgcrypto's random bytes.
+
+    Args:
+        connection: Inside a transaction.
+
+    Yields:
+        A finding where they are not.
+    """
+    if not _one(connection, _PGCRYPTO):
+        yield Finding(
+            Level.ERROR,
+            "pgcrypto_missing",
+            "function extensions.gen_random_bytes(integer)",
+            "is not the one of pgcrypto",
+            "No key can be made, or keys are made of bytes that somebody may know.",
+            "create extension if not exists pgcrypto with schema extensions;\n"
+            "alter extension pgcrypto set schema extensions;",
+        )
+
+
+def check_roles(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    """Look whether the roles of the API have the rights that keylatch counts on, and no more.
+
+    Args:
+        connection: Inside a transaction.
+
+    Yields:
+        A finding for each role that has more or less.
+    """
+    roles = dict(_rows(connection, _ROLES))
+    for role in sorted(_NEEDED - roles.keys()):
+        yield Finding(
+            Level.ERROR,
+            "role_missing",
+            f"role {role}",
+            "is missing",
+            "A dump does not bring roles along; nobody can act as it, and its grants are gone.",
+            f"create role {role} nologin noinherit;  -- then the grants that are missing",
+        )
+    for role, is_above in roles.items():
+        if role == "service_role" and not is_above:
+            yield Finding(
+                Level.ERROR,
+                "role_below_policies",
+                f"role {role}",
+                "is subject to row policies",
+                "The backend sees and manages no key: the policies are for signed-in users.",
+                "alter role service_role bypassrls;",
+            )
+        elif role != "service_role" and is_above:
+            yield Finding(
+                Level.ERROR,
+                "role_above_policies",
+                f"role {role}",
+                "passes by row policies",
+                "Row policies are the authorization: it sees and changes the keys of all.",
+                f"alter role {role} nosuperuser nobypassrls;",
+            )
+    for role, higher, grantors in _rows(connection, _MEMBERSHIPS):
+        # From 16 on it is taken back only from who gave it.
+        mends = [f"revoke {higher} from {role} granted by {one};" for one in grantors]
+        yield Finding(
+            Level.ERROR,
+            "role_member",
+            f"role {role}",
+            f"is a member of {higher}",
+            f"It may do all that {higher} may, which is more than keylatch allows it.",
+            "\n".join(mends) or f"-- take {role} out of the role that is a member of {higher}",
+        )
+    if _one(connection, _RESOLVER) is False:
+        yield Finding(
+            Level.WARNING,
+            "resolver_not_granted",
+            "role keylatch_resolver",
+            "is not granted to authenticator",
+            "An edge service that resolves over HTTP needs the service key instead.",
+            "grant keylatch_resolver to authenticator;",
+        )
+
+
+def check_exposure(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    """Look at what PostgREST is told to expose, where the database is what tells it.
+
+    Args:
+        connection: Inside a transaction.
+
+    Yields:
+        A finding for a schema that is exposed, or is not, against what it should be.
+    """
+    setting = _one(connection, _EXPOSED)
+    if setting is None:
+        return
+    exposed = [one.strip() for one in str(setting).split(",")]
+    wanted = [one for one in exposed if one not in HIDDEN_SCHEMAS]
+    if "keylatch" not in exposed:
+        wanted.append("keylatch")
+        yield _exposure("schema_not_exposed", "keylatch", "is not exposed", wanted)
+    for schema in HIDDEN_SCHEMAS:
+        if schema in exposed:
+            yield _exposure("internal_exposed", schema, "is exposed", wanted)
+
+
+def _exposure(slug: str, schema: str, what: str, wanted: list[str]) -> Finding:
+    return Finding(
+        Level.ERROR,
+        slug,
+        f"schema {schema}",
+        f"{what} by pgrst.db_schemas of authenticator",
+        "Every call over HTTP fails."
+        if schema == "keylatch"
+        else "What clients are not meant to call is an API to them.",
+        f"alter role authenticator set pgrst.db_schemas = '{', '.join(wanted)}';\n"
+        "notify pgrst, 'reload config';",
+    )
+
+
+def _one(connection: psycopg.Connection[Any], query: str) -> Any:
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute(query.encode()).fetchone()
+
+
+def _rows(connection: psycopg.Connection[Any], query: str) -> list[tuple[Any, ...]]:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        return cursor.execute(query.encode()).fetchall()

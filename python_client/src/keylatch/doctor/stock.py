@@ -1,0 +1,106 @@
+"""The keys that are there: those that can never resolve, that end soon, that are old."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row, scalar_row
+
+from .report import Finding, Level, Unchecked
+
+_SHOWN = 5
+
+# Row policies would hide keys, and what is left would look like all.
+_HIDDEN = "select pg_catalog.row_security_active('keylatch_internal.keys')"
+_FIND = sql.SQL("""
+select k.id, k.hint, k.label, pg_catalog.count(*) over () as number
+from keylatch.keys as k
+where {}
+order by k.expires_at, k.created_at, k.id
+limit %s
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """A kind of keys to find: the condition on `keylatch.keys as k`, and what to say of them."""
+
+    level: Level
+    slug: str
+    condition: LiteralString
+    what: str
+    why: str
+    mend: str
+
+
+_RULES = (
+    _Rule(
+        Level.WARNING,
+        "key_without_origin",
+        "k.kind = 'publishable' and k.allowed_origins = '{}' "
+        "and k.status in ('active', 'superseded', 'suspended')",
+        "publishable and without an allowed origin",
+        "No page can use such a key: it is refused wherever it comes from.",
+        "update keylatch.keys set allowed_origins = '{{https://client.example}}'\n"
+        "where id = '{id}';",
+    ),
+    _Rule(
+        Level.WARNING,
+        "key_expires_soon",
+        # A superseded key has its successor, and one that was issued for days is meant to end.
+        "k.status in ('active', 'suspended') and k.superseded_at is null "
+        "and k.expires_at < pg_catalog.now() + interval '14 days' "
+        "and k.expires_at > k.created_at + interval '14 days'",
+        "at their end within 14 days",
+        "From then on such a key is refused, for good; its expiry can be moved only until then.",
+        "keylatch rotate {id} --grace 7d",
+    ),
+    # How old a secret is, is known. Whether anybody uses it is not recorded, and not claimed.
+    _Rule(
+        Level.NOTE,
+        "secret_old",
+        "k.kind = 'secret' and k.status = 'active' "
+        "and k.created_at < pg_catalog.now() - interval '90 days'",
+        "secret and in use for more than 90 days without a rotation",
+        "The longer a secret lives, the more backups, logs and people may have it.",
+        "keylatch rotate {id} --grace 7d",
+    ),
+)
+
+
+def check(connection: psycopg.Connection[Any]) -> Iterator[Finding | Unchecked]:
+    """Look for keys that somebody should do something about.
+
+    Args:
+        connection: Inside a transaction.
+
+    Yields:
+        A finding for each kind of them.
+
+    Raises:
+        psycopg.Error: The keys cannot be read.
+    """
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        if cursor.execute(_HIDDEN).fetchone():
+            yield Unchecked("keys", "row policies hide them from this user; ask as the owner")
+            return
+    for rule in _RULES:
+        with connection.cursor(row_factory=dict_row) as cursor:
+            found = cursor.execute(_FIND.format(sql.SQL(rule.condition)), [_SHOWN]).fetchall()
+        if not found:
+            continue
+        number = found[0]["number"]
+        names = "\n".join(f"{one['id']}  {one['hint']}  {one['label']}".rstrip() for one in found)
+        more = f"\nand {number - len(found)} more" if number > len(found) else ""
+        yield Finding(
+            rule.level,
+            rule.slug,
+            f"{number} {'key' if number == 1 else 'keys'}",
+            f"{rule.what}:\n{names}{more}",
+            rule.why,
+            rule.mend.format(id=found[0]["id"]),
+        )

@@ -1,0 +1,49 @@
+"""keylatch for FastAPI: routes for admins and widgets, and a dependency that asks for a key.
+
+    import os
+    from contextlib import asynccontextmanager
+    from typing import Annotated
+
+    import httpx
+    from fastapi import Depends, FastAPI
+    from keylatch import AsyncKeylatch
+    from keylatch.fastapi import admin_router, as_caller, require_key, resolve_router
+    from keylatch.models import ResolvedKey
+    from postgrest import AsyncPostgrestClient
+
+    url, anon_key = f"{os.environ['SUPABASE_URL']}/rest/v1", os.environ["SUPABASE_ANON_KEY"]
+    http = httpx.AsyncClient(timeout=10)
+    rest = AsyncPostgrestClient(url, headers={"apikey": anon_key}, http_client=http)
+    # The token of a role that may resolve and nothing else; the service key does, too.
+    kl = AsyncKeylatch.from_postgrest(rest.schema("keylatch").auth(os.environ["RESOLVER_TOKEN"]))
+
+    @asynccontextmanager
+    async def lifespan(app):
+        async with http:
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.include_router(admin_router(as_caller(rest)))  # POST, GET /widget-keys, …/rotate, …/revoke
+    app.include_router(resolve_router(kl))             # POST /widget/keys/resolve
+
+    @app.get("/orders")
+    async def orders(key: Annotated[ResolvedKey, Depends(require_key(kl, scopes=["orders:read"]))]):
+        return {"workspace": key.workspace_id}
+
+Every refusal of the routers is `{"slug": …, "detail": …, "hint": …}`, and nothing that fails
+behind them is more than a 502. They open nothing that they were not given.
+"""
+
+from .admin import admin_router, as_caller
+from .guard import require_key
+from .problems import Problem, install_error_handlers
+from .widget import resolve_router
+
+__all__ = [
+    "Problem",
+    "admin_router",
+    "as_caller",
+    "install_error_handlers",
+    "require_key",
+    "resolve_router",
+]

@@ -1,0 +1,188 @@
+"""The routes of the admin: issue, list, rotate and revoke, with the rights of whoever calls."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Request, Response, Security
+from fastapi.security import HTTPBearer
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, InstanceOf, PlainSerializer
+
+from ..async_client import AsyncKeylatch
+from ..models import IssuedKey, Key, Revocation
+from ..secret import Secret
+from .problems import unauthorized
+from .resolving import bearer_tokens
+from .routes import REFUSALS, ProblemRoute, to_json
+
+if TYPE_CHECKING:
+    from postgrest import AsyncPostgrestClient
+
+_BEARER = HTTPBearer(
+    scheme_name="userToken",
+    bearerFormat="JWT",
+    description="The token of the signed-in user; the row policies of the database decide.",
+    auto_error=False,
+)
+# RFC 6750. What has other characters cannot be sent on.
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+
+
+class _Body(BaseModel):
+    # A misspelt name would otherwise be a key without what it was to have.
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewKey(_Body):
+    """A key to make. What each value may be, the database says."""
+
+    workspace_id: UUID = Field(description="Whose key it becomes.")
+    kind: Literal["publishable", "secret"] = Field(
+        default="publishable", description="For a web page, or never to reach a browser."
+    )
+    label: str = Field(default="", description="A name for people, up to 200 characters.")
+    allowed_origins: list[str] = Field(
+        default=[],
+        description="The origins of the pages that may use a publishable key, up to 100.",
+    )
+    scopes: list[str] = Field(default=[], description="Words for what the key may do, up to 64.")
+    environment: Literal["live", "test"] = Field(
+        default="live", description="Part of the key's text."
+    )
+    expires_at: AwareDatetime | None = Field(
+        default=None, description="When it ends; null for never."
+    )
+    metadata: dict[str, Any] = Field(default={}, description="A JSON object of up to 8 kB.")
+    prefix: str = Field(
+        default="wk", description="The key's first word, 2 to 12 lower case letters and digits."
+    )
+
+
+class Rotation(_Body):
+    """How to replace a key."""
+
+    # As an interval of the database, which allows 30 days; here so that it can be counted.
+    grace_seconds: int = Field(
+        default=0,
+        strict=True,
+        ge=0,
+        le=30 * 24 * 3600,
+        description="How long the old key lives on; 0 revokes it.",
+    )
+    expires_at: AwareDatetime | None = Field(
+        default=None, description="When the new key ends; null for the same as the old one."
+    )
+
+
+class Withdrawal(_Body):
+    """Why a key is revoked."""
+
+    reason: str | None = Field(default=None, description="For the audit, up to 500 characters.")
+    cascade: bool = Field(
+        default=False,
+        strict=True,
+        description="Also end every other key of its rotation family.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShownKey(IssuedKey):
+    """A new key. This is the only time that a secret one is shown."""
+
+    key: Annotated[InstanceOf[Secret], PlainSerializer(Secret.reveal, return_type=str)]
+
+
+_ROTATION = Rotation()
+_WITHDRAWAL = Withdrawal()
+
+
+def as_caller(client: "AsyncPostgrestClient") -> Callable[..., Any]:
+    """Make the dependency that gives a client with the rights of whoever sent the request.
+
+    Args:
+        client: Where to call. Its session is shared by all requests and stays yours to close; in
+            place of the token that it has, each request's own `Authorization: Bearer` is sent.
+
+    Returns:
+        A dependency that gives an `AsyncKeylatch`, or refuses with 401 where nobody is signed in.
+
+    Raises:
+        TypeError: The client is of another kind.
+    """
+    AsyncKeylatch.from_postgrest(client)  # refuses here what would fail at every request
+
+    async def caller(request: Request, _: Annotated[object, Security(_BEARER)]) -> AsyncKeylatch:
+        tokens = bearer_tokens(request)
+        # Clients of Supabase send the project's public key where nobody is signed in.
+        if not tokens or tokens == [client.headers.get("apikey")]:
+            raise unauthorized("token_missing", "Nobody is signed in.", "Send a user's token.")
+        if len(tokens) > 1 or not _TOKEN.fullmatch(tokens[0]):
+            raise unauthorized(
+                "token_malformed",
+                "Authorization holds no token.",
+                "Send it once, as: Bearer, a space, and the user's token.",
+                challenge='error="invalid_token"',
+            )
+        return AsyncKeylatch.from_postgrest(client.schema("keylatch").auth(tokens[0]))
+
+    return caller
+
+
+def admin_router(caller: Callable[..., Any]) -> APIRouter:
+    """Make the routes with which the admins of a workspace administer its keys.
+
+    `POST` and `GET /widget-keys`, `POST /widget-keys/{key_id}/rotate` and `/revoke`. They do
+    nothing with rights of their own: the row policies decide for each caller.
+
+    Args:
+        caller: A dependency that gives an `AsyncKeylatch` with the rights of whoever sent the
+            request, as `as_caller` makes one. If you write your own, over psycopg with `claims`,
+            verify the token first: nothing after it does.
+
+    Returns:
+        A router to include, with a prefix if you like.
+    """
+    router = APIRouter(route_class=ProblemRoute, tags=["widget keys"], responses=REFUSALS)
+
+    @router.post("/widget-keys", status_code=201, response_model=ShownKey)
+    async def issue_widget_key(
+        key: NewKey, client: Annotated[AsyncKeylatch, Depends(caller)]
+    ) -> Response:
+        """Make a key. The answer is the only time that a secret key is shown."""
+        return to_json(await client.issue(**dict(key)), 201)
+
+    @router.get("/widget-keys", response_model=list[Key])
+    async def list_widget_keys(
+        workspace_id: UUID, client: Annotated[AsyncKeylatch, Depends(caller)]
+    ) -> Response:
+        """List the keys of a workspace, ended ones too; none for who does not administer it."""
+        return to_json(await client.list(workspace_id))
+
+    @router.post("/widget-keys/{key_id}/rotate", status_code=201, response_model=ShownKey)
+    async def rotate_widget_key(
+        key_id: UUID,
+        client: Annotated[AsyncKeylatch, Depends(caller)],
+        rotation: Rotation = _ROTATION,
+    ) -> Response:
+        """Replace a key by a new one with the same properties, and show that, once.
+
+        409 is `key_already_rotated`, `key_revoked`, `key_expired` or `key_suspended`.
+        """
+        grace = timedelta(seconds=rotation.grace_seconds)
+        return to_json(
+            await client.rotate(key_id, grace=grace, expires_at=rotation.expires_at), 201
+        )
+
+    @router.post("/widget-keys/{key_id}/revoke", response_model=Revocation)
+    async def revoke_widget_key(
+        key_id: UUID,
+        client: Annotated[AsyncKeylatch, Depends(caller)],
+        withdrawal: Withdrawal = _WITHDRAWAL,
+    ) -> Response:
+        """End a key for good; nothing brings it back. To do it again is no error."""
+        return to_json(await client.revoke(key_id, **dict(withdrawal)))
+
+    return router

@@ -1,0 +1,81 @@
+"""The route of the anonymous widget: is this key good, on the page that shows me."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field, SecretStr
+
+from ..async_client import AsyncKeylatch
+from ..secret import Secret
+from .problems import Problem, ProblemBody
+from .resolving import as_dependency, resolve
+from .routes import REFUSALS, ProblemRoute
+
+
+class PresentedKey(BaseModel):
+    """The key that stands in the page."""
+
+    key: SecretStr = Field(description="A publishable key.")
+
+
+class LivingKey(BaseModel):
+    """A key that is good on this page. Of whose it is, a visitor learns nothing."""
+
+    environment: Literal["live", "test"] = Field(description="Whether this is a test.")
+
+
+class _OpaqueRoute(ProblemRoute):
+    def unreadable(self, detail: str) -> Problem:  # noqa: ARG002 - not even that is told
+        """Refuse a request without a key in it as one with a wrong key."""
+        return _refusal()
+
+
+def resolve_router(resolver: AsyncKeylatch | Callable[..., Any]) -> APIRouter:
+    """Make the route that a widget calls before anything else: `POST /widget/keys/resolve`.
+
+    It answers 200 to a living publishable key from an origin that the key allows, and one and the
+    same 404 to all else. The origin is the `Origin` header of the request, which stops a foreign
+    page and does not stop a program. For a page of another site to read the answer at all, the
+    application needs `CORSMiddleware` with `allow_origins=["*"], allow_methods=["POST"]`.
+
+    Args:
+        resolver: Who resolves: an `AsyncKeylatch` of role `keylatch_resolver` or with the service
+            key, or a dependency that gives one.
+
+    Returns:
+        A router to include, with a prefix if you like.
+
+    Raises:
+        TypeError: The resolver is neither.
+    """
+    router = APIRouter(route_class=_OpaqueRoute, tags=["widget"])
+    refusals = {**REFUSALS, 404: {"model": ProblemBody, "description": "Refused."}}
+
+    @router.post("/widget/keys/resolve", responses=refusals)
+    async def resolve_widget_key(
+        presented: PresentedKey,
+        request: Request,
+        client: Annotated[AsyncKeylatch, Depends(as_dependency(resolver))],
+    ) -> LivingKey:
+        """Tell whether a publishable key is good on the page that sends this.
+
+        Every refusal is the same 404: unknown, ended, suspended, and not for this page.
+        """
+        found = await resolve(client, Secret(presented.key.get_secret_value()), request)
+        # A secret key has no business in a widget, from wherever it comes.
+        if found is None or found.kind != "publishable":
+            raise _refusal()
+        return LivingKey.model_validate({"environment": found.environment})
+
+    return router
+
+
+def _refusal() -> Problem:
+    return Problem(
+        404,
+        "key_not_found",
+        "This key does not open this page.",
+        'Send {"key": …} as application/json, from a page that the key allows; whoever '
+        "administers the key can ask explain_key for the reason.",
+    )

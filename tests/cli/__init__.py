@@ -1,0 +1,1 @@
+"""Tests of the command line: the installed program, against the real stack."""

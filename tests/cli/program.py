@@ -1,0 +1,129 @@
+"""Runs the installed program `keylatch` as a user does, and sees what a user sees."""
+
+import fcntl
+import json
+import os
+import select
+import subprocess
+import sys
+import termios
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+SCRIPT = Path(sys.executable).parent / "keylatch"
+_PATIENCE = 30
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left behind.
+
+    Attributes:
+        code: The exit code.
+        out: What it wrote to stdout.
+        err: What it wrote to stderr.
+        screen: What it wrote to its terminal, if it had one.
+    """
+
+    code: int
+    out: str
+    err: str
+    screen: str = ""
+
+    @property
+    def json(self) -> Any:
+        """Stdout, all of which is JSON."""
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Program:
+    """The program in a directory and an environment, with options that every call gets.
+
+    Attributes:
+        directory: The current directory.
+        environment: The variables, and no others but the few that every program needs.
+        options: What every call ends with.
+    """
+
+    directory: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+
+    def having(self, *options: str, **variables: str) -> "Program":
+        """The same with more options and variables."""
+        environment = {**self.environment, **variables}
+        return replace(self, environment=environment, options=(*self.options, *options))
+
+    def __call__(
+        self, *arguments: object, stdin: str | bytes = b"", code: int | None = 0
+    ) -> Result:
+        """Run it to its end.
+
+        Args:
+            *arguments: The command and its arguments.
+            stdin: What it reads.
+            code: The exit code that it must have; `None` for any.
+        """
+        done = subprocess.run(
+            self.command(*arguments),
+            input=stdin.encode() if isinstance(stdin, str) else stdin,
+            capture_output=True,
+            check=False,
+            timeout=_PATIENCE,
+            **self.surroundings(),
+        )
+        result = Result(done.returncode, done.stdout.decode(), done.stderr.decode())
+        assert code in (None, result.code), result
+        assert "Traceback" not in result.err
+        return result
+
+    def ok(self, *arguments: object, stdin: str | bytes = b"") -> Any:
+        """Run it with `--json` and give what it answers; nothing may stand on stderr."""
+        result = self(*arguments, "--json", stdin=stdin)
+        assert result.err == ""
+        return result.json
+
+    def at_a_terminal(self, *arguments: object, typed: str, prompt: str = "") -> Result:
+        """Run it with a terminal to read from, and pipes to write to.
+
+        Args:
+            *arguments: The command and its arguments.
+            typed: The line that somebody types.
+            prompt: What the program writes to the terminal itself before it reads, if it does.
+        """
+        ours, theirs = os.openpty()
+        with subprocess.Popen(
+            self.command(*arguments),
+            stdin=theirs,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            # So that /dev/tty is this terminal, and not that of who runs the tests.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            **self.surroundings(),
+        ) as process:
+            os.close(theirs)
+            screen = b""
+            while not screen.endswith(prompt.encode()):
+                assert select.select([ours], [], [], _PATIENCE)[0], "it does not ask"
+                screen += os.read(ours, 4096)
+            os.write(ours, f"{typed}\n".encode())
+            out, err = process.communicate(timeout=_PATIENCE)
+        with suppress(OSError):  # which is how the end of the other side shows
+            while block := os.read(ours, 4096):
+                screen += block
+        os.close(ours)
+        return Result(process.returncode, out.decode(), err.decode(), screen.decode())
+
+    def command(self, *arguments: object) -> list[str]:
+        """Give the words of a call."""
+        return [str(SCRIPT), *map(str, arguments), *self.options]
+
+    def surroundings(self) -> dict[str, Any]:
+        """Give directory and environment, as `subprocess` takes them."""
+        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        return {"cwd": self.directory, "env": {**kept, "LANG": "C.UTF-8", **self.environment}}

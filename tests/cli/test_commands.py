@@ -1,0 +1,277 @@
+"""Every command over both connections: what it does, and what it answers people and programs."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from cli.program import Program
+from cli.world import World
+from keylatch import parse_key
+
+SITE = "https://client.example"
+
+
+def columns_of(world: World, type_name: str) -> list[str]:
+    """The columns of a view or a composite type of the schema, in their order."""
+    found = world.database.connect().execute(
+        "select attname from pg_attribute where attrelid = %s::regclass and attnum > 0 "
+        "order by attnum",
+        [f"keylatch.{type_name}"],
+    )
+    return [name for (name,) in found]
+
+
+def new_key(program: Program, world: World, *options: str) -> dict[str, str]:
+    """Issue a secret key in workspace A."""
+    issued: dict[str, str] = program.ok("issue", world.people.a, "--kind", "secret", *options)
+    return issued
+
+
+def about(time: str) -> timedelta:
+    """How far from now a time of an answer is."""
+    return datetime.fromisoformat(time) - datetime.now(UTC)
+
+
+def test_issue_passes_everything_on(alice: Program, world: World) -> None:
+    issued = alice.ok(
+        *("issue", world.people.a, "--label", "Bücher & “Läden”", "--environment", "test"),
+        *("--origin", SITE, "--origin", "http://localhost:*", "--scope", "read", "--scope", "b:*"),
+        *("--metadata", '{"plan": ["pro", 7]}', "--prefix", "acme", "--expires", "90d"),
+    )
+    assert list(issued) == columns_of(world, "issued_key")
+    parsed = parse_key(issued["key"])
+    assert (parsed.prefix, parsed.kind, parsed.environment) == ("acme", "publishable", "test")
+    assert issued["label"] == "Bücher & “Läden”"
+    assert issued["allowed_origins"] == [SITE, "http://localhost:*"]
+    assert (issued["scopes"], issued["metadata"]) == (["read", "b:*"], {"plan": ["pro", 7]})
+    assert timedelta(days=89) < about(issued["expires_at"]) < timedelta(days=90)
+    assert UUID(issued["created_by"]) == world.people.alice
+
+
+def test_issue_shows_people_the_key_and_says_that_it_is_the_last_time(
+    sql_alice: Program, world: World
+) -> None:
+    shown = sql_alice("issue", world.people.a, "--kind", "secret", "--label", "backend")
+    assert parse_key(shown.out.split()[1]).kind == "secret"
+    assert "backend" in shown.out
+    assert shown.err == "This is the only time that the key is shown: store it now.\n"
+
+
+def test_issue_says_when_no_page_can_use_the_key(sql_alice: Program, world: World) -> None:
+    assert "no page can use it" in sql_alice("issue", world.people.a).err
+    assert sql_alice("issue", world.people.a, "--origin", SITE).err == ""
+
+
+def test_issue_takes_the_workspace_from_the_environment_or_a_file(
+    sql_alice: Program, world: World
+) -> None:
+    workspace = str(world.people.a)
+    found = sql_alice.having(KEYLATCH_WORKSPACE_ID=workspace).ok("issue")
+    assert found["workspace_id"] == workspace
+    (sql_alice.directory / ".env").write_text(f"KEYLATCH_WORKSPACE_ID={workspace}\n")
+    assert sql_alice.ok("issue")["workspace_id"] == workspace
+
+
+@pytest.mark.parametrize("command", ["issue", "rotate"])
+def test_key_only_prints_the_key_alone(sql_alice: Program, world: World, command: str) -> None:
+    subject = world.people.a if command == "issue" else new_key(sql_alice, world)["id"]
+    shown = sql_alice(command, subject, "--key-only")
+    assert shown.err == ""
+    assert shown.out.endswith("\n")
+    assert parse_key(shown.out.removesuffix("\n"))
+
+
+def test_list_gives_the_rows_of_the_view_newest_first(alice: Program, world: World) -> None:
+    first, second = new_key(alice, world), new_key(alice, world)
+    listed = alice.ok("list", world.people.a)
+    assert list(listed[0]) == columns_of(world, "keys")
+    assert [key["id"] for key in listed[:2]] == [second["id"], first["id"]]
+    assert {key["workspace_id"] for key in listed} == {str(world.people.a)}
+
+
+def test_list_can_be_kept_to_one_status(sql_alice: Program, world: World) -> None:
+    dead, living = new_key(sql_alice, world)["id"], new_key(sql_alice, world)["id"]
+    sql_alice("revoke", dead)
+    revoked = {key["id"] for key in sql_alice.ok("list", world.people.a, "--status", "revoked")}
+    active = {key["id"] for key in sql_alice.ok("list", world.people.a, "--status", "active")}
+    assert dead in revoked - active
+    assert living in active - revoked
+
+
+def test_list_fits_eighty_columns_and_breaks_no_id(sql_alice: Program, world: World) -> None:
+    issued = new_key(sql_alice, world, "--label", "a label " * 20, "--expires", "30d")
+    sql_alice("rotate", issued["id"], "--grace", "1h")
+    lines = sql_alice("list", world.people.a).out.splitlines()
+    assert max(map(len, lines)) <= 80
+    (line,) = [line for line in lines if line.startswith(issued["id"])]
+    assert line.split()[1] == "superseded"
+    assert issued["hint"] in lines[lines.index(line) + 1]
+
+
+def test_list_of_a_foreign_or_empty_workspace_is_empty(sql_alice: Program, world: World) -> None:
+    assert sql_alice.ok("list", world.people.b) == []
+    shown = sql_alice("list", uuid4())
+    assert shown.out == ""
+    assert shown.err.startswith("no keys:")
+
+
+def test_show_gives_one_row_of_the_view(alice: Program, world: World) -> None:
+    issued = alice.ok("issue", world.people.a, "--origin", SITE, "--label", "shop")
+    found = alice.ok("show", issued["id"])
+    assert list(found) == columns_of(world, "keys")
+    assert (found["public_key"], found["status"]) == (issued["key"], "active")
+    assert found in alice.ok("list", world.people.a)
+    shown = alice("show", issued["id"]).out
+    assert {issued["key"], SITE, "shop", "active"} <= set(shown.split())
+
+
+def test_show_of_a_secret_key_shows_its_hint(sql_alice: Program, world: World) -> None:
+    issued = new_key(sql_alice, world)
+    assert sql_alice.ok("show", issued["id"])["public_key"] is None
+    assert issued["hint"] in sql_alice("show", issued["id"]).out
+
+
+def test_rotate_with_grace_keeps_the_old_key_for_that_long(
+    alice: Program, resolver: Program, world: World
+) -> None:
+    old = new_key(alice, world)
+    new = alice.ok("rotate", old["id"], "--grace", "1d12h", "--expires", "2100-01-31")
+    assert new["rotated_from"] == old["id"]
+    assert new["expires_at"] == "2100-01-31T00:00:00+00:00"
+    assert resolver.ok("resolve", stdin=new["key"])["key_id"] == new["id"]
+    ends = resolver.ok("resolve", stdin=old["key"])["expires_at"]
+    assert timedelta(hours=35) < about(ends) < timedelta(hours=36)
+
+
+def test_rotate_without_grace_ends_the_old_key(
+    sql_alice: Program, sql_owner: Program, world: World
+) -> None:
+    old = new_key(sql_alice, world)
+    sql_alice("rotate", old["id"])
+    sql_owner("resolve", stdin=old["key"], code=1)
+
+
+def test_revoke_ends_a_key_and_may_be_repeated(alice: Program, world: World) -> None:
+    issued = new_key(alice, world)
+    first = alice.ok("revoke", issued["id"], "--reason", "leaked")
+    assert list(first) == columns_of(world, "revocation")
+    assert (first["already_revoked"], first["also_revoked"]) == (False, [])
+    assert "already" in alice("revoke", issued["id"]).out
+    assert alice.ok("show", issued["id"])["revoke_reason"] == "leaked"
+
+
+def test_revoke_with_cascade_names_the_family(sql_alice: Program, world: World) -> None:
+    old = new_key(sql_alice, world)
+    new = sql_alice.ok("rotate", old["id"], "--grace", "1h")
+    assert sql_alice.ok("revoke", old["id"], "--cascade")["also_revoked"] == [new["id"]]
+    later = new_key(sql_alice, world)
+    newest = sql_alice.ok("rotate", later["id"], "--grace", "1h")
+    assert newest["id"] in sql_alice("revoke", later["id"], "--cascade").out
+
+
+@pytest.mark.parametrize(("typed", "code"), [("y", 0), ("n", 1), ("", 1)])
+def test_revoke_asks_at_a_terminal(sql_alice: Program, world: World, typed: str, code: int) -> None:
+    issued = new_key(sql_alice, world, "--label", "laptop")
+    result = sql_alice.at_a_terminal("revoke", issued["id"], "--json", typed=typed)
+    assert f"Revoke {issued['hint']} (laptop) for good? [y/N]: " in result.err
+    assert result.code == code
+    assert (sql_alice.ok("show", issued["id"])["status"] == "revoked") is (code == 0)
+    if code:
+        assert result.out == ""
+        assert result.err.endswith("aborted: nothing was changed\n")
+    else:
+        assert result.json["id"] == issued["id"]
+
+
+def test_revoke_does_not_ask_where_it_is_told_yes(sql_alice: Program, world: World) -> None:
+    issued = new_key(sql_alice, world)
+    result = sql_alice.at_a_terminal("revoke", issued["id"], "--yes", typed="n")
+    assert (result.code, result.err) == (0, "")
+    assert sql_alice.ok("show", issued["id"])["status"] == "revoked"
+
+
+def test_suspend_and_resume_answer_with_the_key(
+    alice: Program, resolver: Program, world: World
+) -> None:
+    issued = new_key(alice, world)
+    suspended = alice.ok("suspend", issued["id"])
+    assert list(suspended) == columns_of(world, "keys")
+    assert suspended["status"] == "suspended"
+    resolver("resolve", stdin=issued["key"], code=1)
+    assert "active" in alice("resume", issued["id"]).out
+    resolver("resolve", stdin=issued["key"])
+
+
+def test_resolve_reads_the_key_from_stdin_with_or_without_the_end_of_its_line(
+    alice: Program, resolver: Program, world: World
+) -> None:
+    issued = new_key(alice, world, "--scope", "read", "--metadata", '{"a": 1}')
+    for end in ("", "\n", "\r\n"):
+        found = resolver.ok("resolve", stdin=issued["key"] + end)
+        assert list(found) == columns_of(world, "resolved_key")
+        assert (found["key_id"], found["scopes"]) == (issued["id"], ["read"])
+    assert issued["id"] in resolver("resolve", stdin=issued["key"]).out
+    for wrong in (f" {issued['key']}", f"{issued['key']} ", f"{issued['key']}\n\n"):
+        resolver("resolve", stdin=wrong, code=1)
+
+
+def test_resolve_passes_the_origin_on_an_empty_one_too(
+    sql_alice: Program, sql_owner: Program, world: World
+) -> None:
+    page, server = (
+        sql_alice.ok("issue", world.people.a, "--origin", SITE),
+        new_key(sql_alice, world),
+    )
+    assert sql_owner.ok("resolve", "--origin", SITE, stdin=page["key"])["key_id"] == page["id"]
+    for arguments, key in (
+        ((), page),
+        (("--origin", ""), page),
+        (("--origin", "https://evil.example"), page),
+        (("--origin", SITE), server),
+        (("--origin", ""), server),
+    ):
+        sql_owner("resolve", *arguments, stdin=key["key"], code=1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nonsense", "\0", "ß" * 30, b"\xff\xfe", b"x" * 1_000_000, "wk_sk_live_" + "1" * 36],
+    ids=["nonsense", "NUL", "letters", "bytes", "a megabyte", "unknown"],
+)
+def test_a_bad_key_does_not_resolve_and_gives_nothing_on_stdout(
+    sql_owner: Program, text: str | bytes
+) -> None:
+    for form in ((), ("--json",)):
+        refused = sql_owner("resolve", *form, stdin=text, code=1)
+        assert refused.out == ""
+        assert refused.err.startswith("not_resolved: ")
+
+
+def test_control_c_at_the_prompt_ends_it(sql_owner: Program) -> None:
+    result = sql_owner.at_a_terminal("resolve", typed="\x03", prompt="Key: ")
+    assert (result.code, result.out) == (130, "")
+
+
+def test_explain_says_why_and_what_to_do(alice: Program, world: World) -> None:
+    issued = new_key(alice, world)
+    why = alice.ok("explain", stdin=issued["key"])
+    assert list(why) == columns_of(world, "explanation")
+    assert (why["verdict"], why["key_id"]) == ("valid", issued["id"])
+    shown = alice("explain", "--origin", SITE, stdin=issued["key"], code=1)
+    assert "secret_in_browser" in shown.out
+    assert "what to do" in shown.out
+    assert shown.err == ""
+    typo = alice("explain", "--json", stdin=issued["key"][:-1] + "1", code=1)
+    assert typo.json["verdict"] == "checksum_failed"
+
+
+@pytest.mark.parametrize("command", ["resolve", "explain"])
+def test_a_key_is_asked_for_at_a_terminal_without_echo(
+    sql_alice: Program, sql_owner: Program, world: World, command: str
+) -> None:
+    issued = new_key(sql_alice, world)
+    program = sql_alice if command == "explain" else sql_owner
+    result = program.at_a_terminal(command, "--json", typed=issued["key"], prompt="Key: ")
+    assert result.json["key_id"] == issued["id"]
+    assert issued["key"] not in result.screen + result.err

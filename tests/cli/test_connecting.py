@@ -1,0 +1,193 @@
+"""Where the program connects: options before the environment before `.env`, and as whom."""
+
+import pytest
+
+from cli.program import Program
+from cli.world import World
+
+NOWHERE = "http://127.0.0.1:9"
+NO_DATABASE = "postgresql://postgres:hunter2@127.0.0.1:9/postgres"
+KEY_NAMES = [
+    "SUPABASE_KEY",
+    "SUPABASE_SECRET_KEY",
+    "SUPABASE_SERVICE_ROLE_KEY",
+    "SUPABASE_SERVICE_KEY",
+]
+
+
+def lists(program: Program, world: World) -> bool:
+    """Whether the program reaches the world, and not that dead address that it is led to."""
+    result = program("list", world.people.a, "--json", code=None)
+    assert result.code in (0, 4), result
+    return result.code == 0
+
+
+def write_dotenv(program: Program, text: str) -> None:
+    """Put a `.env` where the program runs."""
+    (program.directory / ".env").write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", KEY_NAMES)
+def test_every_usual_name_of_a_secret_key_is_known(
+    program: Program, world: World, name: str
+) -> None:
+    variables = {"SUPABASE_URL": world.rest.url, name: world.rest.service_key}
+    assert lists(program.having(**variables), world)
+
+
+def test_a_public_key_counts_only_with_a_token(program: Program, world: World) -> None:
+    public = program.having(SUPABASE_URL=world.rest.url, SUPABASE_ANON_KEY=world.rest.anon_key)
+    refused = public("list", world.people.a, code=2)
+    assert refused.err.startswith("usage: a project is named, and no key or token for it\n")
+    assert lists(public.having(DATABASE_URL=world.database.url), world)
+    assert lists(public.having(KEYLATCH_TOKEN=world.people.token("alice")), world)
+
+
+def test_without_a_key_the_url_is_that_of_a_postgrest(program: Program, world: World) -> None:
+    bare = program.having(KEYLATCH_TOKEN=world.people.token("alice"))
+    assert lists(bare.having("--url", world.rest.rest_url), world)
+    mistaken = bare("list", world.people.a, "--url", world.rest.url, code=5)
+    assert mistaken.err.startswith("unexpected_answer: ")
+
+
+@pytest.mark.parametrize("end", ["", "/", "/rest/v1", "/rest/v1/"])
+def test_the_url_of_a_project_may_be_written_in_more_than_one_way(
+    program: Program, world: World, end: str
+) -> None:
+    there = program.having(SUPABASE_KEY=world.rest.service_key)
+    assert lists(there.having("--url", world.rest.url + end), world)
+
+
+def test_an_option_wins_over_the_environment(program: Program, world: World) -> None:
+    rest = program.having(SUPABASE_URL=NOWHERE, SUPABASE_KEY=world.rest.service_key)
+    assert not lists(rest, world)
+    assert lists(rest.having("--url", world.rest.url), world)
+    assert lists(rest.having("--db-url", world.database.url), world)
+    database = program.having(DATABASE_URL=NO_DATABASE)
+    assert not lists(database, world)
+    assert lists(database.having("--db-url", world.database.url), world)
+
+
+def test_the_environment_wins_over_dotenv(program: Program, world: World) -> None:
+    write_dotenv(program, f"SUPABASE_URL={NOWHERE}\nSUPABASE_KEY={world.rest.service_key}\n")
+    assert not lists(program, world)
+    assert lists(program.having(SUPABASE_URL=world.rest.url), world)
+    assert lists(program.having(DATABASE_URL=world.database.url), world)
+
+
+def test_the_project_wins_over_the_database(program: Program, world: World) -> None:
+    both = program.having(
+        SUPABASE_URL=world.rest.url,
+        SUPABASE_KEY=world.rest.service_key,
+        DATABASE_URL=NO_DATABASE,
+    )
+    assert lists(both, world)
+    assert not lists(both.having("--as-user", str(world.people.alice)), world)
+
+
+def test_what_make_up_prints_is_a_dotenv_that_works(program: Program, world: World) -> None:
+    write_dotenv(
+        program,
+        f"SUPABASE_URL={world.rest.url}\nSUPABASE_ANON_KEY={world.rest.anon_key}\n"
+        f"SUPABASE_SERVICE_KEY={world.rest.service_key}\n"
+        f"KEYLATCH_ADMIN_TOKEN={world.people.token('alice')}\n"
+        f"KEYLATCH_WORKSPACE_ID={world.people.a}\nDATABASE_URL={world.database.url}\n",
+    )
+    issued = program.ok("issue", "--kind", "secret")
+    assert program.ok("resolve", stdin=issued["key"])["key_id"] == issued["id"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "DATABASE_URL={}",
+        "DATABASE_URL = '{}'  # of this machine",
+        '  export DATABASE_URL="{}"',
+        "# DATABASE_URL=x\r\nnonsense\r\nDATABASE_URL={} # a comment\r",
+        "\ufeffDATABASE_URL={}",
+        f"DATABASE_URL={NO_DATABASE}\nDATABASE_URL={{}}",
+    ],
+)
+def test_a_dotenv_is_read_as_usual(program: Program, world: World, line: str) -> None:
+    write_dotenv(program, line.format(world.database.url) + "\n")
+    assert lists(program, world)
+
+
+def test_a_dotenv_that_is_no_text_or_no_file_is_none(program: Program, world: World) -> None:
+    (program.directory / ".env").write_bytes(b"DATABASE_URL=\xff\n")
+    program("list", world.people.a, code=2)
+    (program.directory / ".env").unlink()
+    (program.directory / ".env").mkdir()
+    program("list", world.people.a, code=2)
+
+
+def test_each_variable_is_looked_up_for_itself(program: Program, world: World) -> None:
+    write_dotenv(program, f"SUPABASE_URL={world.rest.url}\nSUPABASE_KEY={world.rest.service_key}\n")
+    issued = program.ok("issue", world.people.a)
+    assert issued["created_by"] is None
+    # The token of the environment goes with the address of the file, and decides who acts.
+    bob = program.having(KEYLATCH_TOKEN=world.people.token("bob"))
+    bob("show", issued["id"], code=1)
+
+
+def test_acting_as_a_user_is_what_that_user_may(program: Program, world: World) -> None:
+    there = program.having(DATABASE_URL=world.database.authenticator_url)
+    alice = there.having("--as-user", str(world.people.alice))
+    issued = alice.ok("issue", world.people.a)
+    assert issued["created_by"] == str(world.people.alice)
+    for who in (world.people.bob, world.people.mia, world.people.stranger):
+        other = there.having("--as-user", str(who))
+        assert other("show", issued["id"], code=1).err.startswith("key_not_found: ")
+        assert other("issue", world.people.a, code=3).err.startswith("permission_denied: ")
+    assert there("show", issued["id"], code=3).out == ""
+
+
+def test_a_database_url_alone_acts_as_its_own_user(program: Program, world: World) -> None:
+    owner = program.having(DATABASE_URL=world.database.url)
+    assert owner.ok("issue", world.people.b)["created_by"] is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--db-url", NO_DATABASE, "--url", NOWHERE),
+        ("--db-url", NO_DATABASE, "--token", "x"),
+        ("--as-user", "57a63e00-0000-4000-8000-000000000004", "--key", "x"),
+    ],
+)
+def test_two_connections_at_once_are_refused(program: Program, options: tuple[str, ...]) -> None:
+    refused = program("list", "x", *options, code=2)
+    assert refused.err.startswith("usage: --db-url and --as-user name one connection, ")
+
+
+@pytest.mark.parametrize("options", [(), ("--token", "x"), ("--as-user", "x")])
+def test_no_connection_at_all_is_a_mistake_that_says_what_to_set(
+    program: Program, options: tuple[str, ...]
+) -> None:
+    refused = program("list", "x", *options, code=2)
+    assert refused.err.startswith("usage: no ")
+    assert "DATABASE_URL" in refused.err
+
+
+def test_a_url_that_was_given_needs_its_key_whatever_else_is_set(
+    program: Program, world: World
+) -> None:
+    there = program.having(DATABASE_URL=world.database.url)
+    refused = there("list", world.people.a, "--url", world.rest.url, code=2)
+    assert refused.err.startswith("usage: a project is named, and no key or token for it")
+
+
+def test_a_user_who_is_no_uuid_is_refused(program: Program, world: World) -> None:
+    there = program.having(DATABASE_URL=world.database.authenticator_url)
+    refused = there("list", world.people.a, "--as-user", "alice", code=2)
+    assert refused.err.startswith("invalid_argument: as-user is not a UUID\n")
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "http://", "http://[::1", "127.0.0.1:3000", "http://x:port", NO_DATABASE]
+)
+def test_an_address_that_is_none_is_refused(program: Program, url: str) -> None:
+    there = program.having(SUPABASE_URL=url, SUPABASE_KEY="x")
+    refused = there("list", "a", code=2)
+    assert refused.err.startswith("usage: the address of the project is not a URL ")
+    assert "hunter2" not in refused.err

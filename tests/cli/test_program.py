@@ -1,0 +1,109 @@
+"""The program as a whole: its help, its version, its completion, and what it loads."""
+
+import subprocess
+import sys
+
+import pytest
+
+import keylatch
+from cli.program import SCRIPT, Program
+from keylatch.cli.output import EXIT_CODES
+
+CALLS = ["issue", "list", "show", "rotate", "revoke", "suspend", "resume", "resolve", "explain"]
+COMMANDS = [*CALLS, "install", "migrate", "doctor"]
+LIBRARIES = {"supabase", "postgrest", "httpx", "psycopg", "psycopg_pool", "rich"}
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help_fits_eighty_columns_and_nothing_is_cut(program: Program, command: str | None) -> None:
+    shown = program.having(COLUMNS="80")(*([command] if command else []), "--help")
+    assert shown.err == ""
+    usage, *lines = shown.out.splitlines()
+    assert max(map(len, [usage, *lines])) <= 80
+    assert not any("..." in line for line in lines)
+
+
+def test_help_names_every_command_and_every_exit_code(program: Program) -> None:
+    shown = program("--help").out
+    for command in COMMANDS:
+        assert f"\n  {command} " in shown
+    for code, meaning in EXIT_CODES.items():
+        assert f"{code:<4} {meaning}\n" in shown
+
+
+def test_no_command_shows_the_help_and_is_a_mistake(program: Program) -> None:
+    shown = program(code=2)
+    assert shown.out == ""
+    assert shown.err == program("--help").out
+
+
+@pytest.mark.parametrize("command", CALLS)
+def test_help_says_how_to_connect_without_showing_secrets_to_ps(
+    program: Program, command: str
+) -> None:
+    shown = " ".join(program(command, "--help").out.split())
+    for option in ("--db-url", "--url", "--key", "--token", "--as-user", "--json"):
+        assert f" {option} " in shown
+    assert shown.count("`ps` shows options") == 2
+
+
+def test_the_version_is_that_of_the_package(program: Program) -> None:
+    assert program("--version").out == f"keylatch {keylatch.__version__}\n"
+
+
+def test_completion_knows_the_commands_and_their_options(program: Program) -> None:
+    def complete(words: str, number: int) -> set[str]:
+        completing = program.having(
+            _KEYLATCH_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(number)
+        )
+        return set(completing().out.split())
+
+    assert complete("keylatch re", 1) == {"revoke", "resume", "resolve"}
+    assert complete("keylatch issue --kind ", 3) == {"publishable", "secret"}
+    assert "--grace" in complete("keylatch rotate --g", 2)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["list", "--help"], ["issue", "--nothing"]]
+)
+def test_no_library_is_loaded_before_there_is_work_for_it(
+    program: Program, arguments: list[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", SCRIPT, *arguments],
+        **program.surroundings(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = [line for line in done.stderr.splitlines() if line.startswith("import time:")]
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+    assert {"keylatch", "typer"} <= loaded
+    # An error is printed with rich.
+    assert not (LIBRARIES - ({"rich"} if done.returncode else set())) & loaded
+
+
+@pytest.mark.parametrize(
+    ("missing", "variables"),
+    [
+        ("typer", {}),
+        ("rich", {}),
+        ("psycopg", {"DATABASE_URL": "postgresql://x@127.0.0.1:9/x"}),
+        ("postgrest", {"SUPABASE_URL": "http://127.0.0.1:9", "SUPABASE_KEY": "x"}),
+    ],
+)
+def test_a_library_that_is_not_there_is_named_with_the_command_that_installs_it(
+    program: Program, missing: str, variables: dict[str, str]
+) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; from keylatch.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "list", "x"],
+        **program.having(**variables).surroundings(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 5
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"missing_extra: {missing} ")
+    assert second == 'hint: pip install "keylatch[cli]"'

@@ -1,0 +1,185 @@
+"""Where no key, token or password may be seen: arguments of processes, stderr, errors, logs."""
+
+import subprocess
+import threading
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from cli.program import Program
+from cli.world import World
+from stack import Server
+
+
+class Arguments:
+    """The arguments of all processes, as `ps` shows them, while the block runs.
+
+    Attributes:
+        seen: All that was seen, by whoever.
+    """
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.seen: set[bytes] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "Arguments":
+        """Begin to watch."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.01):
+            for process in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    self.seen.add(process.read_bytes())
+                except OSError:
+                    continue
+
+
+def test_no_key_is_in_the_arguments_of_a_process_or_in_a_log(
+    alice: Program, resolver: Program, world: World, server: Server
+) -> None:
+    with Arguments() as arguments:
+        old = alice("issue", world.people.a, "--kind", "secret", "--key-only").out.strip()
+        found = resolver.ok("resolve", stdin=old)
+        new = alice("rotate", found["key_id"], "--key-only").out.strip()
+        alice("explain", stdin=old, code=1)
+        alice("explain", stdin=new)
+        resolver("resolve", stdin=old, code=1)
+        alice("revoke", found["key_id"])
+    everything = b"\n".join(arguments.seen)
+    assert b"resolve" in everything
+    logs = server.log() + world.rest.postgrest.log()
+    for key in (old, new):
+        assert key.encode() not in everything
+        assert key not in logs
+
+
+def test_no_command_but_the_one_that_makes_it_shows_a_secret_key(
+    sql_alice: Program, sql_owner: Program, world: World
+) -> None:
+    issued = sql_alice.ok("issue", world.people.a, "--kind", "secret")
+    key, key_id = issued["key"], issued["id"]
+    for arguments in (("show", key_id), ("list", world.people.a), ("suspend", key_id)):
+        for form in ((), ("--json",)):
+            shown = sql_alice(*arguments, *form)
+            assert key not in shown.out + shown.err
+    sql_alice("resume", key_id)
+    for program, command in ((sql_alice, "explain"), (sql_owner, "resolve")):
+        for form in ((), ("--json",)):
+            shown = program(command, *form, stdin=key)
+            assert key not in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("resolve", "{key}"),
+        ("explain", "--origin", "x", "{key}"),
+        ("show", "{key}"),
+        ("revoke", "{key}"),
+        ("{key}",),
+        ("list", "{key}"),
+        ("list", "x", "--{key}"),
+        ("list", "x", "--status", "{key}"),
+        ("issue", "x", "--kind", "{key}"),
+        ("issue", "x", "--expires", "{key}"),
+        ("issue", "x", "--metadata", "{key}"),
+        ("rotate", "x", "--grace", "{key}"),
+        ("resolve", "--key", "{key}"),
+        ("resolve", "--token", "{key}", "--url", "http://127.0.0.1:9"),
+        ("resolve", "--token", "{key}\n", "--url", "http://127.0.0.1:9"),
+        ("resolve", "--as-user", "{key}"),
+        ("resolve", "--db-url", "{key}"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_not_repeated(
+    program: Program, world: World, arguments: tuple[str, ...]
+) -> None:
+    key = "wk_sk_live_4fzYdSuGgPSPxSAXeyVp8jHDcFLHdfoK4Lbu"
+    connected = program
+    if not any(one.startswith("--") and one in ("--key", "--token") for one in arguments):
+        connected = program.having(DATABASE_URL=world.database.url)
+    refused = connected(*(one.format(key=key) for one in arguments), stdin="x", code=None)
+    assert refused.code in (2, 4)
+    assert refused.out == ""
+    assert key not in refused.err
+    assert key[-20:] not in refused.err
+
+
+def test_a_key_of_keylatch_is_not_sent_as_that_of_the_project(
+    program: Program, world: World
+) -> None:
+    key = "wk_sk_live_4fzYdSuGgPSPxSAXeyVp8jHDcFLHdfoK4Lbu"
+    refused = program("resolve", "--url", world.rest.url, "--key", key, stdin="x", code=2)
+    assert refused.err.startswith("usage: --key is the API key of the project")
+
+
+# Characters that end a password early where they are not escaped, and so move a part of it into
+# the host, the port or the name of the database.
+@pytest.mark.parametrize(
+    "password",
+    ["pass@word", "pass/word", "pass?word", "pass#word", "pass:1%z", quote("pass@/word", safe="")],
+)
+def test_no_part_of_a_password_is_printed(program: Program, world: World, password: str) -> None:
+    for address in (f"127.0.0.1:{world.database.server.port}", "127.0.0.1:9", "127.0.0.1:port"):
+        url = f"postgresql://postgres:{password}@{address}/{world.database.name}"
+        refused = program("list", world.people.a, "--db-url", url, code=None)
+        assert refused.code in (2, 3, 4)
+        # The one word that speaks of the matter.
+        said = refused.err.lower().replace("password", "")
+        assert not [part for part in ("pass", "word", password) if part in said]
+    wrong = program("list", world.people.a, "--url", url, "--key", "x", code=2)
+    assert "word" not in wrong.err
+
+
+@pytest.mark.parametrize("name", ["SUPABASE_KEY", "KEYLATCH_TOKEN"])
+@pytest.mark.parametrize("secret", ["hunter2", "hunter2\n", "hunter2\u2026", "hunter2\x1b[0m"])
+def test_no_api_key_or_token_is_printed(
+    program: Program, world: World, name: str, secret: str
+) -> None:
+    for url in (world.rest.url, "http://127.0.0.1:9"):
+        there = program.having(**{"SUPABASE_URL": url, name: secret})
+        refused = there("list", world.people.a, code=None)
+        # No header can carry the odd ones, so nothing is sent.
+        assert refused.code in ((3, 4, 5) if secret == "hunter2" else (2,))
+        assert "hunter2" not in refused.out + refused.err
+
+
+def test_what_others_wrote_does_not_steer_the_terminal(sql_alice: Program, world: World) -> None:
+    label = "\u202eevil\u2066 \u200b"
+    reason = "line one\nline two\t[bold]"
+    issued = sql_alice.ok(
+        "issue", world.people.a, "--label", label, "--metadata", '{"a": "\\u001b[2J"}'
+    )
+    sql_alice("revoke", issued["id"], "--reason", reason)
+    for arguments in (("show", issued["id"]), ("list", world.people.a)):
+        shown = sql_alice(*arguments).out
+        assert not set(shown) & set("\x1b\u202e\u2066\u200b\t")
+        assert "\\u202eevil" in shown
+    assert "line two\\t[bold]" in sql_alice("show", issued["id"]).out
+    found = sql_alice.ok("show", issued["id"])
+    assert (found["label"], found["revoke_reason"]) == (label, reason)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(sql_alice: Program, world: World) -> None:
+    for form in ((), ("--json",)):
+        with subprocess.Popen(
+            sql_alice.command("list", world.people.a, *form),
+            **sql_alice.surroundings(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            assert process.stderr.read() == b""
+        assert process.returncode == 1

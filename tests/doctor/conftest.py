@@ -1,0 +1,26 @@
+"""What all tests of the doctor need: a manifest that says what the migrations install."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from manifest import FILE, manifest
+from stack import Database, Server
+
+
+@pytest.fixture
+def bare(server: Server) -> Iterator[Database]:
+    """A database with the platform and nothing of keylatch."""
+    with Database(server, f"bare_{uuid4().hex}") as database:
+        server.install_platform(database.name)
+        yield database
+
+
+@pytest.fixture(scope="session", autouse=True)
+def current_manifest(server: Server) -> None:
+    """Say it once where it is out of date, instead of finding damage in every test."""
+    with Database(server, f"bare_{uuid4().hex}") as database:
+        server.install_platform(database.name)
+        if manifest(database.url) != FILE.read_text():
+            pytest.fail("manifest.json is not what the migrations install; run: make manifest")

@@ -1,0 +1,36 @@
+"""What the tests do to a database before and after the doctor looks at it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import psycopg
+
+from keylatch.doctor import Finding, Report, examine
+from stack import Database
+
+ISSUE = "select id from keylatch.issue_key(%s, %s, allowed_origins => %s)"
+SITE = "https://client.example"
+
+
+def run(database: Database, *statements: str) -> None:
+    """Run statements as the superuser, each by itself."""
+    with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
+        for statement in statements:
+            superuser.execute(statement.encode())
+
+
+def examined(database: Database, url: str | None = None, **options: Any) -> Report:
+    """Examine a database, as its owner unless another URL is given."""
+    with psycopg.connect(url or database.url, autocommit=True) as connection:
+        return examine(connection, **options)
+
+
+def told(findings: Iterable[Finding]) -> list[tuple[str, str, str]]:
+    """Level, slug and subject of each finding."""
+    return [(one.level.value, one.slug, one.subject) for one in findings]
+
+
+def only(report: Report) -> Finding:
+    """The one finding of a report."""
+    (finding,) = report.findings
+    return finding

@@ -1,0 +1,57 @@
+"""The example in the package's docstring, run as it stands."""
+
+import signal
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import httpx
+
+import keylatch.fastapi
+from stack import Janitor, People, Rest
+from stack.ports import free_port
+
+SHOP = "https://shop.example"
+START_SECONDS = 20
+
+
+def test_the_example_runs(upstream: Rest, janitor: Janitor, tmp_path: Path) -> None:
+    text = keylatch.fastapi.__doc__ or ""
+    code = "\n".join(line for line in text.splitlines() if line.startswith("    ") or not line)
+    (tmp_path / "main.py").write_text(textwrap.dedent(code))
+    port = free_port()
+    process = janitor.start(
+        [sys.executable, "-m", "uvicorn", "main:app", "--app-dir", tmp_path, "--port", str(port)],
+        signals=[signal.SIGTERM],
+        output=tmp_path / "log",
+        environment={
+            "SUPABASE_URL": upstream.url,
+            "SUPABASE_ANON_KEY": upstream.anon_key,
+            "RESOLVER_TOKEN": upstream.token(role="keylatch_resolver"),
+        },
+    )
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as site:
+        deadline = time.monotonic() + START_SECONDS
+        while b"running on" not in (tmp_path / "log").read_bytes():
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+        admin = {"Authorization": f"Bearer {upstream.token(People.alice)}"}
+        shop = {"workspace_id": str(People.a), "allowed_origins": [SHOP]}
+        issued = site.post("/widget-keys", json=shop, headers=admin).json()
+        presented = {"key": issued["key"]}
+        answer = site.post("/widget/keys/resolve", json=presented, headers={"Origin": SHOP})
+        assert answer.json() == {"environment": "live"}
+
+        server = {"workspace_id": str(People.a), "kind": "secret", "scopes": ["orders:read"]}
+        secret = str(site.post("/widget-keys", json=server, headers=admin).json()["key"])
+        assert site.get("/orders").status_code == 401
+        answer = site.get("/orders", headers={"x-api-key": secret})
+        assert answer.json() == {"workspace": str(People.a)}
+    janitor.end(process)
+    log = (tmp_path / "log").read_text()
+    assert "Application shutdown complete" in log
+    assert "Traceback" not in log
+    assert secret not in log

@@ -1,0 +1,318 @@
+"""What goes wrong behind the routes, and before them: 502, 4xx, and never a 500 or a key."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from client.answers import FixedServer
+from keylatch import errors
+from keylatch.fastapi.problems import problem_of
+from stack import Database, Janitor, People, Rest, Tokens
+from web.site import Site, problem
+
+SHOP = "https://shop.example"
+WORKSPACE = {"workspace_id": str(People.a)}
+KEY = "wk_sk_live_" + "7" * 36
+ID = uuid4()
+# Every route that asks the database, each as one who may use it.
+CALLS: dict[str, Callable[[Site], httpx.Response]] = {
+    "issue": lambda site: site.act("alice", "POST", "/widget-keys", json=WORKSPACE),
+    "list": lambda site: site.act("alice", "GET", "/widget-keys", params=WORKSPACE),
+    "rotate": lambda site: site.act("alice", "POST", f"/widget-keys/{ID}/rotate"),
+    "revoke": lambda site: site.act("alice", "POST", f"/widget-keys/{ID}/revoke"),
+    "resolve": lambda site: site.resolve(KEY, SHOP),
+    "require_key": lambda site: site.get("/own/whoami", headers={"x-api-key": KEY}),
+    "fallback": lambda site: site.get("/orders", headers={"x-api-key": "legacy-7f3a"}),
+}
+ADMIN = ("issue", "list", "rotate", "revoke")
+HOUSE = "db.house.internal"
+FAILURES: dict[str, tuple[int, bytes, str]] = {
+    "a gateway's page": (502, f"<h1>{HOUSE} is down</h1>".encode(), "text/html"),
+    "an overload": (503, b'{"message": "%s"}' % HOUSE.encode(), "application/json"),
+    "a failure": (500, b'{"code": "XX000", "message": "%s"}' % HOUSE.encode(), "application/json"),
+    "a limit": (429, b"{}", "application/json"),
+    "a wrong address": (404, b'{"message": "no Route %s"}' % HOUSE.encode(), "application/json"),
+    "a page": (200, b"<h1>Welcome</h1>", "text/html"),
+    "another API": (200, b'[{"ok": true}]', "application/json"),
+    "nothing": (204, b"", "application/json"),
+    "no schema": (406, b'{"code": "PGRST106", "message": "%s"}' % HOUSE.encode(), "text/json"),
+    "no function": (404, b'{"code": "PGRST202", "message": "%s"}' % HOUSE.encode(), "text/json"),
+    "a deadlock": (500, b'{"code": "40P01", "message": "%s"}' % HOUSE.encode(), "text/json"),
+}
+
+
+def assert_unavailable(answer: httpx.Response) -> None:
+    """A 502 that says nothing of the house; within `detail` where the route is not ours."""
+    body = answer.json()
+    assert (answer.status_code, body.get("slug") or body["detail"]["slug"]) == (502, "unavailable")
+    assert HOUSE not in answer.text
+    assert "127.0.0.1" not in answer.text
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_whatever_fails_upstream_is_a_502(name: str, tokens: Tokens) -> None:
+    """Report 002: three of four routes made a 500 of it."""
+    status, body, content_type = FAILURES[name]
+    with FixedServer(status, body, content_type) as server, Site(server.url, tokens) as site:
+        for call in CALLS.values():
+            assert_unavailable(call(site))
+        assert site.legacy.asked == [], "no answer is not a no"
+        if HOUSE.encode() in body and content_type != "text/html":
+            assert HOUSE in site.log.text(), "whoever runs the application reads the reason"
+
+
+def test_no_answer_in_time_is_a_502(tokens: Tokens) -> None:
+    with (
+        FixedServer(200, b"", silent=True) as server,
+        Site(server.url, tokens, seconds=0.2) as site,
+    ):
+        for call in CALLS.values():
+            assert_unavailable(call(site))
+
+
+def test_a_postgrest_that_is_gone_is_a_502_and_its_return_a_200(
+    database: Database, tokens: Tokens, people: People, janitor: Janitor
+) -> None:
+    with (
+        Rest(database, tokens, janitor=janitor) as rest,
+        Site(f"{rest.url}/rest/v1", tokens) as through_gateway,
+        Site(rest.rest_url, tokens) as direct,
+    ):
+        issued = direct.issue(allowed_origins=[SHOP])
+        # Killed rather than closed: it is closed once, with `rest`.
+        rest.postgrest._process.kill()
+        rest.postgrest._process.wait()
+        for site in (through_gateway, direct):
+            for call in CALLS.values():
+                assert_unavailable(call(site))
+    with Rest(database, tokens, janitor=janitor) as rest, Site(rest.rest_url, tokens) as site:
+        assert site.resolve(issued["key"], SHOP).status_code == 200
+
+
+def test_a_refused_token_is_the_admins_and_never_the_visitors(tokens: Tokens) -> None:
+    body = b'{"message": "Invalid API key"}'
+    with FixedServer(401, body) as server, Site(server.url, tokens) as site:
+        for name, call in CALLS.items():
+            if name in ADMIN:
+                assert problem(call(site)) == (401, "permission_denied")
+            else:
+                assert_unavailable(call(site))
+
+
+def test_every_error_has_a_status() -> None:
+    kinds = {
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.KeylatchError)
+    }
+    status = {kind.__name__: problem_of(kind()).status_code for kind in kinds}
+    assert status == {
+        "InvalidArgument": 400,
+        "PermissionDenied": 401,
+        "KeyNotFound": 404,
+        "KeyNotUsable": 409,
+        "LatchViolation": 409,
+        **dict.fromkeys(
+            (
+                "KeylatchError",
+                "NotInstalled",
+                "SchemaNotExposed",
+                "Unavailable",
+                "UnexpectedAnswer",
+            ),
+            502,
+        ),
+    }
+    denied = {
+        state: problem_of(errors.PermissionDenied(sqlstate=state)).status_code
+        for state in ("42501", "28P01", "28000", None)
+    }
+    assert denied == {"42501": 403, "28P01": 502, "28000": 502, None: 401}
+
+
+PLANTED: dict[str, dict[str, Any]] = {
+    "workspace_id": {"workspace_id": KEY},
+    "a list": {"workspace_id": [KEY]},
+    "kind": {"kind": KEY},
+    "kind as an object": {"kind": {KEY: KEY}},
+    "label": {"label": [KEY]},
+    "label too long": {"label": KEY * 9},
+    "allowed_origins": {"allowed_origins": KEY},
+    "an origin": {"allowed_origins": [KEY]},
+    "an origin as an object": {"allowed_origins": ["https://a.example", {KEY: KEY}]},
+    "scopes": {"scopes": {KEY: KEY}},
+    "a scope": {"scopes": [KEY.upper()]},
+    "environment": {"environment": KEY},
+    "expires_at": {"expires_at": KEY},
+    "metadata": {"metadata": KEY},
+    "metadata too long": {"metadata": {KEY: KEY * 300}},
+    "prefix": {"prefix": KEY},
+    "an unknown field": {KEY: KEY},
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_no_refusal_and_no_log_repeats_what_was_sent(site: Site, name: str) -> None:
+    """FastAPI's own 422 would."""
+    answer = site.act("alice", "POST", "/widget-keys", json={**WORKSPACE, **PLANTED[name]})
+    assert problem(answer) == (400, "invalid_argument")
+    assert_not_shown(site, answer)
+
+
+def assert_not_shown(site: Site, answer: httpx.Response) -> None:
+    shown = answer.text + str(answer.headers) + site.log.text()
+    assert KEY.lower() not in shown.lower()
+    assert "7777777" not in shown
+
+
+def test_a_key_in_every_other_place_is_not_repeated_either(site: Site) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    path = f"/widget-keys/{ID}"
+    for answer in (
+        site.get("/widget-keys", params=WORKSPACE, headers=headers),
+        site.act("alice", "POST", f"{path}/rotate", json={"grace_seconds": KEY}),
+        site.act("alice", "POST", f"{path}/rotate", json={"expires_at": {KEY: KEY}}),
+        site.act("alice", "POST", f"{path}/rotate", json=KEY),
+        site.act("alice", "POST", f"{path}/rotate", json=[KEY]),
+        site.act("alice", "POST", f"{path}/revoke", json={"cascade": KEY}),
+        site.act("alice", "POST", f"{path}/revoke", json={"reason": [KEY]}),
+        site.act("alice", "POST", f"{path}/revoke", content=KEY),
+        site.act("alice", "POST", f"{path}/revoke", data={"reason": KEY}),
+        site.resolve(KEY, SHOP),
+        site.resolve(KEY, KEY),
+        site.get("/whoami", headers={"x-api-key": KEY}),
+        site.get("/whoami", headers={"x-api-key": KEY, "Authorization": f"Bearer {KEY[:-1]}"}),
+    ):
+        assert 400 <= answer.status_code < 500
+        assert_not_shown(site, answer)
+
+
+ODD_BODIES: dict[str, bytes] = {
+    "nothing": b"",
+    "half an object": b'{"workspace_id": ',
+    "a list": b"[]",
+    "null": b"null",
+    "a text": b'"x"',
+    "invalid UTF-8": b'{"label": "\xff\xfe"}',
+    "many digits": b'{"metadata": {"n": ' + b"9" * 5000 + b"}}",
+    "an endless list": b"[" * 100_000,
+}
+ODD_VALUES: dict[str, str] = {
+    "a NUL in a label": '{"label": "a\\u0000b"}',
+    "half a pair in a label": '{"label": "\\ud800"}',
+    "a NUL in an origin": '{"allowed_origins": ["https://a\\u0000.example"]}',
+    "a NUL in metadata": '{"metadata": {"a": ["\\u0000"]}}',
+    "half a pair as a name": '{"metadata": {"\\ud800": 1}}',
+    "no number": '{"metadata": {"n": NaN}}',
+    "infinity": '{"metadata": {"n": -Infinity}}',
+    "a large number": '{"metadata": {"n": 1e999}}',
+    "a time without a zone": '{"expires_at": "2099-01-01T00:00:00"}',
+    "the end of time": '{"expires_at": "9999-12-31T23:59:59-23:59"}',
+    "no time": '{"expires_at": "infinity"}',
+    "a thousand origins": json.dumps(
+        {"allowed_origins": [f"https://{n}.a.example" for n in range(1000)]}
+    ),
+    "the same name twice": '{"label": 5, "label": {}}',
+}
+
+
+@pytest.mark.parametrize("name", ODD_BODIES)
+def test_a_body_that_is_none_is_a_400(site: Site, name: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = site.act("alice", "POST", "/widget-keys", content=ODD_BODIES[name], headers=headers)
+    assert problem(answer) == (400, "invalid_argument")
+
+
+@pytest.mark.parametrize("name", ODD_VALUES)
+def test_a_value_that_cannot_be_is_a_400(site: Site, name: str) -> None:
+    body = json.dumps(WORKSPACE)[:-1] + ", " + ODD_VALUES[name][1:]
+    headers = {"Content-Type": "application/json"}
+    answer = site.act("alice", "POST", "/widget-keys", content=body, headers=headers)
+    assert problem(answer) == (400, "invalid_argument")
+
+
+@pytest.mark.parametrize("seconds", [-1, 30 * 24 * 3600 + 1, 10**30, 0.5, "P1D", None])
+def test_a_grace_out_of_its_rule_is_a_400(site: Site, seconds: object) -> None:
+    key = site.issue()
+    path = f"/widget-keys/{key['id']}/rotate"
+    answer = site.act("alice", "POST", path, json={"grace_seconds": seconds})
+    assert problem(answer) == (400, "invalid_argument")
+    assert "grace_seconds" in answer.json()["detail"]
+    assert site.act("alice", "POST", path, json={"grace_seconds": 30 * 24 * 3600}).is_success
+
+
+def deep(depth: int) -> str:
+    """A body as `json.dumps` would not write it; the metadata is on the second level of it."""
+    start = json.dumps({**WORKSPACE, "kind": "secret"})[:-1]
+    return start + ', "metadata": {"a": ' + "[" * depth + "]" * depth + "}}"
+
+
+def test_a_key_of_any_metadata_is_listed_or_was_not_made(
+    database: Database, tokens: Tokens, people: People, rest: Rest
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    with Site(rest.rest_url, tokens) as site:
+        for depth, status in ((98, 201), (99, 400), (300, 400), (950, 400), (50_000, 400)):
+            body = deep(depth)
+            answer = site.act("alice", "POST", "/widget-keys", content=body, headers=headers)
+            assert answer.status_code == status, answer.text
+        for depth in (300, 3000):
+            # The database itself has more patience.
+            token = site.token("alice")
+            made = rest.request("POST", "/rpc/issue_key", token=token, content=deep(depth))
+            assert made.status_code == 200
+            listed = site.act("alice", "GET", "/widget-keys", params=WORKSPACE)
+            if depth == 300:
+                assert len(listed.json()) == 2
+            else:
+                assert_unavailable(listed)
+                key = re.search(r'"key":"(\w+)"', made.text)
+                assert key is not None
+                assert_unavailable(site.get("/whoami", headers={"x-api-key": key[1]}))
+
+
+@contextmanager
+def a_large_body(site: Site, kind: str, path: str) -> Iterator[httpx.Response]:
+    def pieces() -> Iterator[bytes]:
+        for _ in range(300):
+            yield b"x" * 1000
+
+    content: Any = b"x" * 300_000 if kind == "whole" else pieces()
+    headers = {
+        "Authorization": f"Bearer {site.token('alice')}",
+        "Content-Type": "application/json",
+    }
+    with site.stream("POST", path, content=content, headers=headers) as response:
+        response.read()
+        yield response
+
+
+@pytest.mark.parametrize("kind", ["whole", "in pieces"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/widget-keys",
+        f"/widget-keys/{ID}/rotate",
+        f"/widget-keys/{ID}/revoke",
+        "/widget/keys/resolve",
+    ],
+)
+def test_a_body_that_does_not_end_is_not_read_to_its_end(site: Site, kind: str, path: str) -> None:
+    with a_large_body(site, kind, path) as response:
+        assert problem(response) == (413, "body_too_large")
+
+
+def test_the_largest_key_there_can_be_is_not_too_large(site: Site) -> None:
+    origins = [f"https://{'a' * 60}.{'b' * 60}.{'c' * 60}.{n}.example" for n in range(100)]
+    site.issue(
+        label="ü" * 200,
+        allowed_origins=origins,
+        scopes=[f"{n:064}" for n in range(64)],
+        metadata={"text": "ü" * 4000},
+    )
