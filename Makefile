@@ -8,7 +8,7 @@ CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOM
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup up down status demo bench reference test test-installed test-17 test-18 test-sql test-python \
+.PHONY: help setup up down status demo bench reference manifest test test-installed test-17 test-18 test-sql test-python \
 	lint lint-python lint-sql lint-database clean
 
 help: ## list these targets
@@ -34,6 +34,9 @@ bench: setup ## measure what resolving costs, beside the limit and other ways (a
 
 reference: setup ## write sql/REFERENCE.md from the comments of the migrations
 	@$(PYTHON) tests/reference.py
+
+manifest: setup ## write what `keylatch doctor` compares with, from the migrations
+	@$(PYTHON) tests/manifest.py
 
 test: lint test-installed test-17 test-18 ## all checks, on PostgreSQL 15 (or the installed one), 17 and 18
 
@@ -64,6 +67,7 @@ lint-sql: setup ## sqlfluff and squawk
 lint-database: setup ## supabase db lint and db advisors
 	$(STACK) lint
 	$(PYTHON) tests/reference.py --check
+	$(PYTHON) tests/manifest.py --check
 
 clean: down ## end that stack, and remove all that setup and the tests made
 	rm -rf .venv tests/node_modules tests/.stack .hypothesis tests/.hypothesis

@@ -9,6 +9,8 @@ from cli.program import Program
 from cli.world import World
 from keylatch import parse_key
 
+pytestmark = pytest.mark.one_server
+
 SITE = "https://client.example"
 
 

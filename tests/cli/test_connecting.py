@@ -5,6 +5,8 @@ import pytest
 from cli.program import Program
 from cli.world import World
 
+pytestmark = pytest.mark.one_server
+
 NOWHERE = "http://127.0.0.1:9"
 NO_DATABASE = "postgresql://postgres:hunter2@127.0.0.1:9/postgres"
 KEY_NAMES = [

@@ -10,6 +10,8 @@ from cli.program import Program, Result
 from cli.world import World
 from stack import Database, Janitor, Rest, Server, Tokens
 
+pytestmark = pytest.mark.one_server
+
 REFUSED, USAGE, DENIED, UNAVAILABLE, SETUP = 1, 2, 3, 4, 5
 
 

@@ -9,6 +9,8 @@ import keylatch
 from cli.program import SCRIPT, Program
 from keylatch.cli.output import EXIT_CODES
 
+pytestmark = pytest.mark.one_server
+
 CALLS = ["issue", "list", "show", "rotate", "revoke", "suspend", "resume", "resolve", "explain"]
 COMMANDS = [*CALLS, "install", "migrate", "doctor"]
 LIBRARIES = {"supabase", "postgrest", "httpx", "psycopg", "psycopg_pool", "rich"}

@@ -11,6 +11,8 @@ from cli.program import Program
 from cli.world import World
 from stack import Server
 
+pytestmark = pytest.mark.one_server
+
 
 class Arguments:
     """The arguments of all processes, as `ps` shows them, while the block runs.
@@ -155,17 +157,18 @@ def test_no_api_key_or_token_is_printed(
 
 
 def test_what_others_wrote_does_not_steer_the_terminal(sql_alice: Program, world: World) -> None:
-    label = "\u202eevil\u2066 \u200b"
-    reason = "line one\nline two\t[bold]"
+    # The database lets no label turn its direction; a reason may be any text.
+    label = "\u200bevil \u200e"
+    reason = "line one\nline two\t[bold] \u202eevil\u2066"
     issued = sql_alice.ok(
         "issue", world.people.a, "--label", label, "--metadata", '{"a": "\\u001b[2J"}'
     )
     sql_alice("revoke", issued["id"], "--reason", reason)
     for arguments in (("show", issued["id"]), ("list", world.people.a)):
         shown = sql_alice(*arguments).out
-        assert not set(shown) & set("\x1b\u202e\u2066\u200b\t")
-        assert "\\u202eevil" in shown
-    assert "line two\\t[bold]" in sql_alice("show", issued["id"]).out
+        assert not set(shown) & set("\x1b\u202e\u2066\u200b\u200e\t")
+        assert "\\u200bevil" in shown
+    assert "line two\\t[bold] \\u202eevil" in sql_alice("show", issued["id"]).out
     found = sql_alice.ok("show", issued["id"])
     assert (found["label"], found["revoke_reason"]) == (label, reason)
 

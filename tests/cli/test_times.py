@@ -7,6 +7,8 @@ import pytest
 from keylatch.cli.times import parse_duration, parse_time
 from keylatch.errors import InvalidArgument
 
+pytestmark = pytest.mark.one_server
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),

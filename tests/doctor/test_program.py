@@ -11,6 +11,8 @@ from doctor.patient import run
 from stack import Database, People, Rest
 from stack.ports import free_port
 
+pytestmark = pytest.mark.one_server
+
 POLICY = "policy keys_select_admin on keylatch_internal.keys"
 DAMAGE = "alter policy keys_select_admin on keylatch_internal.keys using (true)"
 

@@ -12,6 +12,8 @@ from install.project import Project
 from keylatch import install
 from stack import Database, Janitor, Rest, Server, Tokens
 
+pytestmark = pytest.mark.one_server
+
 
 def schemas(project: Project) -> list[str]:
     found: list[str] = tomllib.loads(project.config.read_text())["api"]["schemas"]

@@ -16,6 +16,8 @@ from install.project import REPOSITORY, Project
 from keylatch.migrations import shipped
 from stack.tools import ROOT
 
+pytestmark = pytest.mark.one_server
+
 PYTHON_CLIENT = ROOT / "python_client"
 # What keylatch/sql holds, and where the repository has it.
 LINKS = {

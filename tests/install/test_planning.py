@@ -19,6 +19,8 @@ from keylatch.migrations import (
     split_name,
 )
 
+pytestmark = pytest.mark.one_server
+
 NOW = datetime(2026, 12, 31, 23, 59, 58, tzinfo=UTC)
 ALL = [one.name for one in shipped()]
 BUT_TENANCY = [name for name in ALL if name != TENANCY_NAME]

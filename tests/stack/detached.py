@@ -122,7 +122,7 @@ def _write_env(stack: Stack) -> None:
         "SUPABASE_URL": stack.url,
         "SUPABASE_ANON_KEY": stack.anon_key,
         "SUPABASE_SERVICE_KEY": stack.service_key,
-        "KEYLATCH_ADMIN_TOKEN": stack.tokens.token(stack.people.alice, seconds=_MONTH),
+        "KEYLATCH_TOKEN": stack.tokens.token(stack.people.alice, seconds=_MONTH),
         "KEYLATCH_WORKSPACE_ID": str(stack.people.a),
         "DATABASE_URL": stack.database_url,
     }

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import jwt
 import psycopg_pool
+import pytest
 from fastapi import Depends, FastAPI, HTTPException, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
@@ -14,6 +15,8 @@ from keylatch.fastapi import admin_router, require_key, resolve_router
 from keylatch.models import ResolvedKey
 from stack import Database, People, Tokens
 from web.site import Site, problem
+
+pytestmark = pytest.mark.one_server
 
 SHOP = "https://shop.example"
 

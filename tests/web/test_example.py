@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 import keylatch.fastapi
 from stack import Janitor, People, Rest
 from stack.ports import free_port
+
+pytestmark = pytest.mark.one_server
 
 SHOP = "https://shop.example"
 START_SECONDS = 20

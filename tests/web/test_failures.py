@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from uuid import uuid4
+from uuid import UUID
 
 import httpx
 import pytest
@@ -16,10 +16,12 @@ from keylatch.fastapi.problems import problem_of
 from stack import Database, Janitor, People, Rest, Tokens
 from web.site import Site, problem
 
+pytestmark = pytest.mark.one_server
+
 SHOP = "https://shop.example"
 WORKSPACE = {"workspace_id": str(People.a)}
 KEY = "wk_sk_live_" + "7" * 36
-ID = uuid4()
+ID = UUID(int=1)
 # Every route that asks the database, each as one who may use it.
 CALLS: dict[str, Callable[[Site], httpx.Response]] = {
     "issue": lambda site: site.act("alice", "POST", "/widget-keys", json=WORKSPACE),

@@ -11,6 +11,8 @@ from keylatch.fastapi import require_key
 from stack import People
 from web.site import LEGACY_KEY, LEGACY_WORKSPACE, Site, problem
 
+pytestmark = pytest.mark.one_server
+
 SHOP = "https://shop.example"
 
 

@@ -13,6 +13,8 @@ from keylatch.fastapi.admin import NewKey
 from stack import People
 from web.site import Site
 
+pytestmark = pytest.mark.one_server
+
 ROUTES = {
     ("/widget-keys", "post"),
     ("/widget-keys", "get"),

@@ -11,6 +11,8 @@ from keylatch.fastapi import resolve_router
 from stack import Database, People, Rest
 from web.site import LEGACY_KEY, Site, problem
 
+pytestmark = pytest.mark.one_server
+
 SHOP = "https://shop.example"
 Seen = tuple[int, bytes, list[tuple[str, str]]]
 # A key that is past its end; nobody but the owner can make one without waiting for it.

@@ -52,7 +52,7 @@ def doctor(
     against: Against = None,
     as_json: Json = False,
 ) -> None:
-    """Look an installation over, name what is not as it should be, and change nothing.
+    """Look an installation over and name what is not as it should be.
 
     It reads a database, as its owner best: whatever another user may not see is named as not
     checked. With a project it also compares what the API serves. Exit code 1 where there is an

@@ -51,7 +51,7 @@ def install(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Copy the migrations into a Supabase project, for supabase db push.
+    """Copy the migrations into a Supabase project, for its next push.
 
     They get new timestamps after the project's own. Run it again after an update of keylatch: what
     is there is left alone, and what is new is copied. If a file was edited, its differences are
@@ -102,7 +102,7 @@ def migrate(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Apply the migrations to a database, each once: for a plain PostgreSQL.
+    """Apply the migrations to a plain PostgreSQL, each of them once.
 
     The history is where the Supabase CLI keeps it, so both may be used on one database; the CLI
     gets the files of what was applied here from supabase migration fetch. A superuser applies as

@@ -1,0 +1,55 @@
+"""The package's README: its Python runs as it stands, and its command line is the one there is."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.vectors import SECRET
+from client.world import World
+from keylatch import Keylatch
+from stack import People
+
+pytestmark = pytest.mark.one_server
+
+README = (Path(__file__).parents[2] / "python_client" / "README.md").read_text()
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SUPABASE_URL", world.rest.url)
+    monkeypatch.setenv("SUPABASE_KEY", world.rest.service_key)
+    monkeypatch.setenv("KEYLATCH_WORKSPACE_ID", str(People.a))
+    monkeypatch.setenv("DATABASE_URL", world.database.authenticator_url)
+    names: dict[str, Any] = {}
+    quickstart, service = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(quickstart, names)  # noqa: S102
+    assert "superseded" in capsys.readouterr().out
+    exec(service, names)  # noqa: S102
+
+    async def asks(presented: str, origin: str | None) -> str:
+        return str(await names["who_is_it"](presented, origin))
+
+    # What the quickstart issued is revoked at its end, the rotated key and its successor.
+    assert asyncio.run(asks(names["presented"], "https://client.example")) == "401"
+    assert asyncio.run(asks(SECRET, None)) == "401"
+    admin = Keylatch.from_psycopg(world.owner, claims=world.claims("alice"))
+    living = admin.issue(People.a, kind="secret", scopes=["orders:read"])
+    found = asyncio.run(asks(living.key.reveal(), None))
+    assert found == f"workspace {People.a} with ('orders:read',)"
+
+
+def test_the_readme_has_every_command_and_exit_code_of_the_program() -> None:
+    import typer
+
+    from keylatch.cli.app import app
+
+    for command in typer.main.get_group(app).commands:
+        assert re.search(rf"`{command}`|keylatch {command}", README), command
+    documented = re.findall(r"^\| (\d+) \|", README, re.MULTILINE)
+    epilog = typer.main.get_group(app).epilog or ""
+    assert "130" in documented
+    assert documented == re.findall(r"^ *(\d+) ", epilog, re.MULTILINE)
