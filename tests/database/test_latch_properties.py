@@ -26,8 +26,9 @@ TABLE = "alter table keylatch_internal.keys"
 LATCH = "keylatch_internal.hold_latch()"
 RESOLVE = "keylatch.resolve_key(text, text)"
 WORKSPACES = "alter table keylatch.workspaces"
+STAMPS = "not who revoked it|not of the server's clock"
 DISABLED = (
-    (f"{TABLE} disable trigger keys_update_latch", "revoked_at", "of a revoked key"),
+    (f"{TABLE} disable trigger keys_update_latch", "revoked_at", f"of a revoked key|{STAMPS}"),
     (f"{TABLE} enable trigger keys_update_latch", "revoked_at", "of a revoked key"),
     (f"{TABLE} disable trigger keys_delete_keep", "", "rows are gone"),
     (f"{TABLE} enable trigger keys_delete_keep", "", "rows are gone"),

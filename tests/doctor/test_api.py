@@ -14,6 +14,8 @@ from stack import Database, Janitor, People, Rest, Server, Tokens
 from stack.gateway import Gateway
 from stack.ports import free_port
 
+pytestmark = pytest.mark.one_server
+
 
 @contextmanager
 def client_of(url: str, token: str) -> Iterator[SyncPostgrestClient]:

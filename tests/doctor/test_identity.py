@@ -15,6 +15,8 @@ from stack import Database, Janitor, People, Server
 from stack.database import make_template
 from stack.standby import Standby
 
+pytestmark = pytest.mark.one_server
+
 
 @pytest.fixture
 def elsewhere(server: Server, janitor: Janitor) -> Iterator[Database]:

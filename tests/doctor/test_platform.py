@@ -5,6 +5,8 @@ import pytest
 from doctor.patient import examined, only, run, told
 from stack import Database, People
 
+pytestmark = pytest.mark.one_server
+
 # Roles are shared by the databases of a server, so each change of one has what undoes it.
 ROLES = (
     ("alter role anon bypassrls", "role_above_policies", "role anon", ""),

@@ -11,6 +11,8 @@ from database.test_own_tenancy import EXAMPLES, install
 from doctor.patient import examined, only, run, told
 from stack import Database, People, Server
 
+pytestmark = pytest.mark.one_server
+
 FUNCTION = "function keylatch.admin_workspace_ids()"
 OWN = ("note", "tenancy_own", FUNCTION)
 REPLACE = "create or replace function keylatch.admin_workspace_ids() returns setof uuid "

@@ -1,10 +1,14 @@
 """`keylatch migrate` and the Supabase CLI on one database, in either order."""
 
+import pytest
+
 from cli.program import Program
 from install.project import LEDGER, OWN, REPOSITORY, Project, next_version
 from keylatch import install, migrate
 from keylatch.migrations import shipped
 from stack import Database, push_migrations, run_supabase
+
+pytestmark = pytest.mark.one_server
 
 ALL = [one.name for one in shipped()]
 COLUMNS = """

@@ -12,6 +12,8 @@ from keylatch import install
 from keylatch.errors import KeylatchError
 from keylatch.migrations import TENANCY_NAME, shipped
 
+pytestmark = pytest.mark.one_server
+
 ALL = [one.name for one in shipped()]
 
 

@@ -12,6 +12,8 @@ from security.shared import NOWHERE, open_world
 from security.world import World
 from stack import Janitor, Server, Tokens
 
+pytestmark = pytest.mark.one_server
+
 REQUESTS = 160
 CALLS = {
     "issue_key": ("workspace_id", "kind", "label", "allowed_origins", "scopes", "environment",

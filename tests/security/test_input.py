@@ -6,6 +6,8 @@ import pytest
 
 from security.world import World, slug
 
+pytestmark = pytest.mark.one_server
+
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 DEEP: Any = "x"
 for _ in range(400):

@@ -12,6 +12,8 @@ from security.shared import NOWHERE, Target, answer, open_world, outcome
 from security.world import ORIGIN, World
 from stack import Janitor, Server, Tokens
 
+pytestmark = pytest.mark.one_server
+
 ELSEWHERE = "00000000-0000-4000-8000-000000000001"
 WHO = ("bob", "mia", "stranger")
 UNKNOWN = {"hint": "wk_sk_live_…zzzz", "label": "unheard-of"}
