@@ -25,10 +25,11 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     monkeypatch.setenv("KEYLATCH_WORKSPACE_ID", str(People.a))
     monkeypatch.setenv("DATABASE_URL", world.database.authenticator_url)
     names: dict[str, Any] = {}
-    quickstart, service = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    quickstart, service, cached = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(quickstart, names)  # noqa: S102
     assert "superseded" in capsys.readouterr().out
     exec(service, names)  # noqa: S102
+    exec(cached, names)  # noqa: S102
 
     async def asks(presented: str, origin: str | None) -> str:
         return str(await names["who_is_it"](presented, origin))
@@ -40,6 +41,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     living = admin.issue(People.a, kind="secret", scopes=["orders:read"])
     found = asyncio.run(asks(living.key.reveal(), None))
     assert found == f"workspace {People.a} with ('orders:read',)"
+    assert names["who_are_they"]([living.key.reveal(), names["presented"]]) == [True, False]
 
 
 def test_the_readme_has_every_command_and_exit_code_of_the_program() -> None:

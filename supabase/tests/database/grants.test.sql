@@ -61,6 +61,7 @@ from (values
   ('keylatch.rotate_key'),
   ('keylatch.suspend_key'),
   -- What those lean on, as they run with the rights of their caller.
+  ('keylatch_internal.cache_mark'),
   ('keylatch_internal.canonical_origin'),
   ('keylatch_internal.check_key'),
   ('keylatch_internal.check_label'),
@@ -253,7 +254,8 @@ keylatch_internal.keys: keys_insert_first_key O
 keylatch_internal.keys: keys_insert_mint O
 keylatch_internal.keys: keys_truncate_keep A
 keylatch_internal.keys: keys_update_hold_expiry A
-keylatch_internal.keys: keys_update_latch A',
+keylatch_internal.keys: keys_update_latch A
+keylatch_internal.keys: keys_update_notify A',
   'the triggers, and when they fire'
 );
 

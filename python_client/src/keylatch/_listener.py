@@ -1,0 +1,99 @@
+"""The connection on which a cached resolver hears of changes, and how it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import psycopg
+
+from ._cache import Cache
+
+T = TypeVar("T")
+
+_CHANNEL = "keylatch"
+# How long a new connection may take, and how long to wait before the next one at the most.
+_CONNECT_SECONDS = 10
+_LONGEST_PAUSE = 5.0
+# A heartbeat also asks for the server's clock, by which keys expire.
+_HEARTBEAT = "select pg_catalog.clock_timestamp()"
+
+
+async def listen(conninfo: str, cache: Cache) -> None:
+    """Listen until cancelled; whatever goes wrong, memory is closed first and then it tries again.
+
+    Args:
+        conninfo: A direct connection: behind a pooler in transaction mode nothing is heard.
+        cache: Who is told.
+    """
+    pause = 0.05
+    while True:
+        began = time.monotonic()
+        with suppress(psycopg.Error, OSError, TimeoutError):
+            await _listen_once(conninfo, cache)
+        cache.lost()
+        if time.monotonic() - began > _LONGEST_PAUSE:
+            pause = 0.05
+        # Not all services of a fleet at the same moment.
+        await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _listen_once(conninfo: str, cache: Cache) -> None:
+    connection = await asyncio.wait_for(
+        psycopg.AsyncConnection.connect(conninfo, autocommit=True), _CONNECT_SECONDS
+    )
+    try:
+        connection.add_notify_handler(lambda notify: cache.heard(notify.payload))
+        await _in_time(connection, connection.execute(f"listen {_CHANNEL}"), _CONNECT_SECONDS)
+        cache.listening()
+        while True:
+            sent = time.monotonic()
+            cursor = await _in_time(connection, connection.execute(_HEARTBEAT), cache.bound)
+            row = await cursor.fetchone()
+            cache.beat(sent, row[0] if row else None)
+            # A notification wakes it at once; else it beats often enough for one beat to be late.
+            await _readable(connection, cache.bound / 4)
+    finally:
+        connection.pgconn.finish()
+
+
+async def _in_time(
+    connection: psycopg.AsyncConnection[Any], work: Coroutine[Any, Any, T], seconds: float
+) -> T:
+    """Do something on the connection; if that takes too long, the connection is ended.
+
+    Not by cancelling it: psycopg would first ask the server to cancel the query, and wait for an
+    answer that a network which only stopped forwarding does not bring.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+    finally:
+        if not task.done():
+            with socket.socket(fileno=os.dup(connection.fileno())) as line:
+                line.shutdown(socket.SHUT_RDWR)
+            await asyncio.wait([task])
+            task.exception()
+
+
+async def _readable(connection: psycopg.AsyncConnection[Any], seconds: float) -> None:
+    """Wait until the server has said something, so many seconds at the most."""
+    readable = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    descriptor = connection.fileno()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(readable.wait(), seconds)
+    finally:
+        loop.remove_reader(descriptor)

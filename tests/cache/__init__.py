@@ -1,0 +1,1 @@
+"""Tests of the cached resolver: what it remembers, and that it is not wrong beyond its bound."""

@@ -1,0 +1,79 @@
+"""A network between a client and a server that can stop forwarding without closing anything."""
+
+import contextlib
+import selectors
+import socket
+import threading
+from typing import Self
+
+from stack.ports import free_port
+
+
+class StallingProxy:
+    """Forwards TCP to a port of this machine; a context manager.
+
+    Attributes:
+        port: Where it listens, on loopback.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.port = free_port()
+        self._target = target
+        self._open = threading.Event()
+        self._open.set()
+        self._done = False
+        self._sockets: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        """Begin to forward."""
+        self._server = socket.create_server(("127.0.0.1", self.port))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close everything."""
+        self._done = True
+        self._open.set()
+        self._thread.join()
+
+    def stall(self) -> None:
+        """Take what comes in and pass nothing on; connections stay open."""
+        self._open.clear()
+
+    def flow(self) -> None:
+        """Pass everything on again, what was held back first."""
+        self._open.set()
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as selector, self._server:
+            selector.register(self._server, selectors.EVENT_READ)
+            while not self._done:
+                for key, _ in selector.select(0.02):
+                    # While it is stalled the kernel's buffers hold what was sent.
+                    self._open.wait()
+                    if key.fileobj is self._server:
+                        near, _address = self._server.accept()
+                        far = socket.create_connection(("127.0.0.1", self._target))
+                        self._sockets += [near, far]
+                        selector.register(near, selectors.EVENT_READ, far)
+                        selector.register(far, selectors.EVENT_READ, near)
+                    else:
+                        self._forward(selector, key)
+        for one in self._sockets:
+            one.close()
+
+    def _forward(self, selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
+        source, other = key.fileobj, key.data
+        assert isinstance(source, socket.socket)
+        data = b""
+        with contextlib.suppress(OSError):
+            data = source.recv(65536)
+            if data:
+                other.sendall(data)
+        if not data:
+            for one in (source, other):
+                with contextlib.suppress(KeyError, ValueError):
+                    selector.unregister(one)
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,188 @@
+"""What memory may say when, by a clock that the test moves."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from keylatch._cache import Cache, Question, mark_of
+from keylatch.models import ReadOnlyDict, ResolvedKey
+
+pytestmark = pytest.mark.one_server
+
+START = datetime(2026, 11, 20, tzinfo=UTC)
+QUESTION: Question = (b"k" * 32, "https://a.example")
+OTHER: Question = (b"o" * 32, None)
+
+
+def key(key_id: UUID | None = None, expires_at: datetime | None = None) -> ResolvedKey:
+    return ResolvedKey(
+        key_id=key_id or uuid4(),
+        workspace_id=uuid4(),
+        kind="publishable",
+        environment="live",
+        scopes=(),
+        metadata=ReadOnlyDict(),
+        expires_at=expires_at,
+    )
+
+
+class World:
+    """A cache with a bound of 1 second, a time to live of 10, and three entries."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.cache = Cache(bound=1, ttl=10, size=3, clock=lambda: self.now)
+        self.cache.listening()
+        self.beat()
+
+    def beat(self, server_ahead: float = 0.0) -> None:
+        server = START + timedelta(seconds=self.now - 100 + server_ahead)
+        self.cache.beat(self.now, server)
+
+    def learn(self, question: Question, found: ResolvedKey | None) -> None:
+        self.cache.end(self.cache.begin(question), found)
+
+    def pass_(self, seconds: float, *, beating: bool = True) -> None:
+        self.now += seconds
+        if beating:
+            self.beat()
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_an_answer_is_remembered_for_its_origin_alone(world: World) -> None:
+    found = key()
+    world.learn(QUESTION, found)
+    assert world.cache.answer(QUESTION) == (found,)
+    assert world.cache.answer((QUESTION[0], None)) is None
+    assert world.cache.answer((QUESTION[0], "")) is None
+
+
+def test_memory_is_closed_when_no_heartbeat_was_answered_within_the_bound(world: World) -> None:
+    world.learn(QUESTION, key())
+    world.learn(OTHER, None)
+    world.pass_(0.99, beating=False)
+    assert world.cache.answer(QUESTION) is not None
+    world.pass_(0.02, beating=False)
+    assert world.cache.answer(QUESTION) is None
+    assert world.cache.answer(OTHER) is None
+    assert world.cache.stats().stale_avoided == 1
+    # It opens again without loss: the server has told everything before it answered.
+    world.beat()
+    assert world.cache.answer(QUESTION) is not None
+
+
+def test_the_bound_counts_from_the_sending_of_a_heartbeat_not_from_its_answer(world: World) -> None:
+    world.learn(QUESTION, key())
+    sent = world.now
+    world.now += 0.9
+    world.cache.beat(sent, START)
+    world.now += 0.2
+    assert world.cache.answer(QUESTION) is None
+
+
+def test_a_change_forgets_its_key_and_no_other(world: World) -> None:
+    changed, other = key(), key()
+    world.learn(QUESTION, changed)
+    world.learn((QUESTION[0], None), changed)
+    world.learn(OTHER, other)
+    world.cache.heard(mark_of(changed.key_id))
+    assert world.cache.answer(QUESTION) is None
+    assert world.cache.answer((QUESTION[0], None)) is None
+    assert world.cache.answer(OTHER) == (other,)
+
+
+def test_an_answer_that_was_asked_for_before_a_change_was_heard_is_not_kept(world: World) -> None:
+    found = key()
+    flight = world.cache.begin(QUESTION)
+    world.cache.heard(mark_of(found.key_id))
+    world.cache.end(flight, found)
+    assert world.cache.answer(QUESTION) is None
+    # The change of another key is none of its business.
+    flight = world.cache.begin(QUESTION)
+    world.cache.heard(mark_of(uuid4()))
+    world.cache.end(flight, found)
+    assert world.cache.answer(QUESTION) == (found,)
+
+
+def test_that_there_is_no_key_is_forgotten_at_any_change_and_after_the_bound(world: World) -> None:
+    world.learn(QUESTION, None)
+    assert world.cache.answer(QUESTION) == (None,)
+    world.cache.heard(mark_of(uuid4()))
+    assert world.cache.answer(QUESTION) is None
+    flight = world.cache.begin(QUESTION)
+    world.cache.heard(mark_of(uuid4()))
+    world.cache.end(flight, None)
+    assert world.cache.answer(QUESTION) is None
+    world.learn(QUESTION, None)
+    world.pass_(1.01)
+    assert world.cache.answer(QUESTION) is None
+
+
+@pytest.mark.parametrize("when", ["before the question", "while it is asked"])
+def test_nothing_survives_a_lost_connection(world: World, when: str) -> None:
+    flight = world.cache.begin(QUESTION)
+    world.learn(OTHER, key())
+    world.cache.lost()
+    if when == "before the question":
+        flight = world.cache.begin(QUESTION)
+    world.cache.listening()
+    world.beat()
+    world.cache.end(flight, key())
+    assert world.cache.answer(QUESTION) is None
+    assert world.cache.answer(OTHER) is None
+    assert world.cache.stats().entries == 0
+
+
+def test_a_key_is_asked_for_again_after_its_time_to_live(world: World) -> None:
+    world.learn(QUESTION, key())
+    for _ in range(9):
+        world.pass_(1)
+    assert world.cache.answer(QUESTION) is not None
+    world.pass_(1)
+    assert world.cache.answer(QUESTION) is None
+
+
+def test_a_key_ends_in_memory_when_the_servers_clock_says_so(world: World) -> None:
+    # A minute ahead of ours, and nobody looks at ours.
+    world.cache.lost()
+    world.cache.listening()
+    world.beat(server_ahead=60)
+    world.learn(QUESTION, key(expires_at=START + timedelta(seconds=62)))
+    for seconds, known in ((1.9, True), (0.2, False)):
+        world.now += seconds
+        world.beat(server_ahead=60)
+        assert (world.cache.answer(QUESTION) is not None) is known
+
+
+@pytest.mark.parametrize("jump", [-3600, 3600])
+def test_when_the_servers_clock_is_moved_everything_is_asked_for_again(
+    world: World, jump: int
+) -> None:
+    world.learn(QUESTION, key(expires_at=START + timedelta(hours=2)))
+    world.beat(server_ahead=jump)
+    assert world.cache.answer(QUESTION) is None
+
+
+def test_only_so_many_are_kept_and_those_that_were_not_asked_for_go_first(world: World) -> None:
+    questions: list[Question] = [(bytes([n]) * 32, None) for n in range(5)]
+    for question in questions[:3]:
+        world.learn(question, key())
+    world.cache.answer(questions[0])
+    for question in questions[3:]:
+        world.learn(question, key())
+    known = [question for question in questions if world.cache.answer(question)]
+    assert known == [questions[0], *questions[3:]]
+
+
+def test_guessing_drives_no_key_out(world: World) -> None:
+    world.learn(QUESTION, key())
+    for n in range(100):
+        world.learn((bytes([n]) * 32, None), None)
+    assert world.cache.answer(QUESTION) is not None
+    remembered = [n for n in range(100) if world.cache.answer((bytes([n]) * 32, None))]
+    assert remembered == [97, 98, 99]
