@@ -117,7 +117,7 @@ def test_who_is_no_admin_there_is_told_no(
 ) -> None:
     other = world.acting_as(program, connection, who)
     is_refused(other("issue", world.people.a, code=DENIED), "permission_denied")
-    is_refused(other("resolve", stdin="x", code=DENIED), "permission_denied")
+    is_refused(other("resolve", stdin="x", code=DENIED), "permission_denied", "keylatch_resolver")
     issued = alice.ok("issue", world.people.a)
     is_refused(other("show", issued["id"], code=REFUSED), "key_not_found")
     assert other.ok("list", world.people.a) == []
@@ -160,7 +160,13 @@ def test_a_database_without_keylatch_or_with_it_unexposed_is_not_set_up(
 
 
 @pytest.mark.parametrize(
-    "url", ["nonsense", "mysql://u:hunter2@h/d", "postgresql://u:hunter2%zz@h"]
+    "url",
+    [
+        "nonsense",
+        "mysql://u:hunter2@h/d",
+        "postgresql://u:hunter2%zz@h",
+        "postgresql://u:hunter2\udcff@h/d",
+    ],
 )
 def test_a_database_url_that_cannot_be_read_is_a_mistake(program: Program, url: str) -> None:
     is_refused(program.having(DATABASE_URL=url)("list", uuid4(), code=USAGE), "usage")

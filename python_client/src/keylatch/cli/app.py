@@ -83,6 +83,9 @@ def run() -> int:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     try:
         code: int | None = app(standalone_mode=False, prog_name="keylatch")
+        if code == output.INTERRUPTED and sys.stderr.isatty():
+            # A question stands there; the shell's prompt goes below it.
+            sys.stderr.write("\n")
         # Now, and not when Python ends, so that a full disk is an error as any other.
         sys.stdout.flush()
     except OSError as problem:

@@ -60,7 +60,8 @@ def _read_database_url(url: str) -> dict[str, Any]:
     from psycopg.conninfo import conninfo_to_dict
 
     parameters: dict[str, Any] = {}
-    with suppress(Error):
+    # Bytes that are no text are no URL, either.
+    with suppress(Error, UnicodeError):
         parameters = conninfo_to_dict(url)
     # An @ or a / in a password that is not escaped moves a part of it to one of these.
     if not parameters or any(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead, for programs.")]
 """The option `--json` of a command."""
 
-OK, REFUSED, USAGE, DENIED, UNAVAILABLE, SETUP = 0, 1, 2, 3, 4, 5
+OK, REFUSED, USAGE, DENIED, UNAVAILABLE, SETUP, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 EXIT_CODES = {
     OK: "done, and the answer is yes",
     REFUSED: "the answer is no: no such key, or not usable, or not valid",
@@ -30,7 +30,7 @@ EXIT_CODES = {
     DENIED: "not allowed to this user",
     UNAVAILABLE: "no answer; look before you repeat issue or rotate",
     SETUP: "the setup is not complete: a schema, a setting or a library is missing",
-    130: "interrupted",
+    INTERRUPTED: "interrupted",
 }
 """What each exit code means."""
 
@@ -44,6 +44,11 @@ _CODE_BY_CLASS: tuple[tuple[type[errors.KeylatchError], int], ...] = (
     (errors.UnexpectedAnswer, SETUP),
 )
 _CODE_BY_SLUG = {"usage": USAGE, "missing_extra": SETUP}
+# PostgreSQL says only what it refused.
+_DENIED_HINT = (
+    "has the token ended, or does its user not administer this? resolve is for the "
+    "service key and for keylatch_resolver"
+)
 _STATUS_STYLES = {
     "active": "green",
     "superseded": "yellow",
@@ -78,8 +83,11 @@ def fail(error: errors.KeylatchError) -> NoReturn:
     as_it_is = not err().is_terminal
     detail = f": {printable(error.detail)}" if error.detail else ""
     err().print(text((error.slug, "bold red"), detail), soft_wrap=as_it_is)
-    if error.hint:
-        err().print(text(("hint: ", "bold"), printable(error.hint)), soft_wrap=as_it_is)
+    hint = error.hint
+    if hint is None and isinstance(error, errors.PermissionDenied):
+        hint = _DENIED_HINT
+    if hint:
+        err().print(text(("hint: ", "bold"), printable(hint)), soft_wrap=as_it_is)
     raise typer.Exit(exit_code(error))
 
 
