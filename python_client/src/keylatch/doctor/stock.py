@@ -65,7 +65,7 @@ _RULES = (
         "secret_old",
         "k.kind = 'secret' and k.status = 'active' "
         "and k.created_at < pg_catalog.now() - interval '90 days'",
-        "secret and in use for more than 90 days without a rotation",
+        "secret and more than 90 days old, without a rotation",
         "The longer a secret lives, the more backups, logs and people may have it.",
         "keylatch rotate {id} --grace 7d",
     ),
