@@ -32,6 +32,7 @@ missing_packages() {
   [ -e "$extensions/plpgsql_check.control" ] || echo "postgresql-$version-plpgsql-check"
   command -v psql >/dev/null || echo postgresql-client
   command -v pg_prove >/dev/null || echo libtap-parser-sourcehandler-pgtap-perl
+  PATH=$PATH:/usr/sbin command -v pgbouncer >/dev/null || echo pgbouncer
   command -v make >/dev/null || echo make
   command -v npm >/dev/null || echo npm
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
@@ -57,6 +58,10 @@ install_system() {
   mapfile -t missing < <(missing_packages)
   echo "setup: installing ${missing[*]}"
   without_cluster "${missing[@]}"
+  # The tests start a pooler of their own and want none beside it.
+  if [[ " ${missing[*]} " == *" pgbouncer "* ]] && command -v systemctl >/dev/null; then
+    systemctl --quiet disable --now pgbouncer 2>/dev/null || true
+  fi
 }
 
 # Debian makes and starts a cluster with a server package. The stack makes its own and wants none beside it.

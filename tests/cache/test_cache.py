@@ -1,11 +1,12 @@
 """What memory may say when, by a clock that the test moves."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 
-from keylatch._cache import Cache, Question, mark_of
+from keylatch._cache import Cache, Question, mark_of, steady_clock
 from keylatch.models import ReadOnlyDict, ResolvedKey
 
 pytestmark = pytest.mark.one_server
@@ -186,3 +187,8 @@ def test_guessing_drives_no_key_out(world: World) -> None:
     assert world.cache.answer(QUESTION) is not None
     remembered = [n for n in range(100) if world.cache.answer((bytes([n]) * 32, None))]
     assert remembered == [97, 98, 99]
+
+
+def test_time_passes_while_the_machine_sleeps() -> None:
+    """The clock of `time.monotonic` stands still then, and an old heartbeat would look fresh."""
+    assert abs(steady_clock() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 60

@@ -43,6 +43,8 @@ class Server:
         host: The address that it listens on.
         port: The port that it listens on.
         passwords: The password of each role that can log in, random for each run.
+        user: Whom it runs as; `None` for the user of this program.
+        group: The group to go with `user`.
         directory: Its temporary directory, with `data`, the Unix socket and `server.log`.
     """
 
@@ -69,7 +71,7 @@ class Server:
             self.passwords = {
                 role: secrets.token_hex(16) for role in (SUPERUSER, "postgres", "authenticator")
             }
-            self._user, self._group = _server_user()
+            self.user, self.group = _server_user()
             self.port = free_port()
             self.directory = self._janitor.make_directory()
             self._data = self.directory / "data"
@@ -105,8 +107,8 @@ class Server:
                 [self._bin / "postgres", "-D", self._data, "-p", str(self.port)],
                 signals=[signal.SIGINT, signal.SIGQUIT],
                 output=self._log,
-                user=self._user,
-                group=self._group,
+                user=self.user,
+                group=self.group,
             )
             if self._answers():
                 return
@@ -162,17 +164,17 @@ class Server:
     def _initialise(self, settings: Mapping[str, str]) -> None:
         password_file = self.directory / "password"
         password_file.write_text(self.passwords[SUPERUSER])
-        if self._user is not None:
+        if self.user is not None:
             for path in (self.directory, password_file):
-                shutil.chown(path, self._user, self._group)
+                shutil.chown(path, self.user, self.group)
         files = [f"--pgdata={self._data}", f"--pwfile={password_file}"]
         options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
         initdb = self._janitor.start(
             [self._bin / "initdb", f"--username={SUPERUSER}", *files, *options],
             signals=[signal.SIGTERM],
             output=self._log,
-            user=self._user,
-            group=self._group,
+            user=self.user,
+            group=self.group,
         )
         if initdb.wait() != 0:
             raise RuntimeError(f"initdb failed:\n{self.log()}")

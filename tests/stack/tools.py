@@ -1,4 +1,4 @@
-"""Finds the programs that the stack runs: PostgreSQL servers, PostgREST, the Supabase CLI."""
+"""Finds the programs that the stack runs: servers, PostgREST, pgbouncer, the Supabase CLI."""
 
 import fcntl
 import functools
@@ -39,6 +39,14 @@ def pg_prove() -> str:
     program = shutil.which("pg_prove")
     if program is None:
         raise MissingTool("pg_prove")
+    return program
+
+
+def pgbouncer() -> str:
+    """The distribution's pgbouncer; it lies where only an administrator's PATH goes."""
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        raise MissingTool("pgbouncer")
     return program
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 import time
@@ -18,6 +19,15 @@ Question = tuple[bytes, str | None]
 
 # A clock of the server that is set by hand moves further than a slow reply can explain.
 _JUMP_SECONDS = 0.5
+
+
+# Which clock also counts while a machine sleeps: on Linux not that of `time.monotonic`, by which a
+# laptop or a paused virtual machine would wake up with a heartbeat that it takes for a fresh one.
+_BOOT = getattr(time, "CLOCK_BOOTTIME", None)
+steady_clock: Callable[[], float] = (
+    time.monotonic if _BOOT is None else functools.partial(time.clock_gettime, _BOOT)
+)
+"""Seconds by a clock that nobody sets and that never stands still."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +69,7 @@ class Flight:
 
     Attributes:
         question: What is asked.
-        started: When, by `time.monotonic`.
+        started: When, by `steady_clock`.
         epoch: Which listening connection was there when it was asked.
         heard: The marks of the keys that changed meanwhile.
     """
@@ -90,7 +100,7 @@ class Cache:
         bound: float,
         ttl: float,
         size: int,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_clock,
     ) -> None:
         self.bound = bound
         self._ttl = ttl
@@ -190,7 +200,7 @@ class Cache:
         """A heartbeat was answered.
 
         Args:
-            sent: When it was sent, by `time.monotonic`.
+            sent: When it was sent, by `steady_clock`.
             server_time: The server's clock when it answered.
         """
         if server_time is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
+import secrets
 import socket
 import time
 from collections.abc import Coroutine
@@ -13,7 +15,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from ._cache import Cache
+from ._cache import Cache, steady_clock
 
 T = TypeVar("T")
 
@@ -21,8 +23,12 @@ _CHANNEL = "keylatch"
 # How long a new connection may take, and how long to wait before the next one at the most.
 _CONNECT_SECONDS = 10
 _LONGEST_PAUSE = 5.0
+# How long a notification may take on a connection that is tried out.
+_PROBE_SECONDS = 3.0
 # A heartbeat also asks for the server's clock, by which keys expire.
 _HEARTBEAT = "select pg_catalog.clock_timestamp()"
+
+_logger = logging.getLogger("keylatch")
 
 
 async def listen(conninfo: str, cache: Cache) -> None:
@@ -46,15 +52,14 @@ async def listen(conninfo: str, cache: Cache) -> None:
 
 
 async def _listen_once(conninfo: str, cache: Cache) -> None:
-    connection = await asyncio.wait_for(
-        psycopg.AsyncConnection.connect(conninfo, autocommit=True), _CONNECT_SECONDS
-    )
+    connection = await _connect(conninfo)
     try:
+        await _prove_that_it_hears(connection, conninfo)
         connection.add_notify_handler(lambda notify: cache.heard(notify.payload))
         await _in_time(connection, connection.execute(f"listen {_CHANNEL}"), _CONNECT_SECONDS)
         cache.listening()
         while True:
-            sent = time.monotonic()
+            sent = steady_clock()
             cursor = await _in_time(connection, connection.execute(_HEARTBEAT), cache.bound)
             row = await cursor.fetchone()
             cache.beat(sent, row[0] if row else None)
@@ -62,6 +67,34 @@ async def _listen_once(conninfo: str, cache: Cache) -> None:
             await _readable(connection, cache.bound / 4)
     finally:
         connection.pgconn.finish()
+
+
+async def _connect(conninfo: str) -> psycopg.AsyncConnection[Any]:
+    return await asyncio.wait_for(
+        psycopg.AsyncConnection.connect(conninfo, autocommit=True), _CONNECT_SECONDS
+    )
+
+
+async def _prove_that_it_hears(connection: psycopg.AsyncConnection[Any], conninfo: str) -> None:
+    """Let another session say something to this one, while it is idle.
+
+    A pooler in transaction mode takes `listen` and answers heartbeats, and what the server tells
+    an idle session it throws away. Nothing that the session itself asks can show that.
+    """
+    channel = f"{_CHANNEL}_{secrets.token_hex(8)}"
+    await _in_time(connection, connection.execute(f"listen {channel}"), _CONNECT_SECONDS)
+    other = await _connect(conninfo)
+    try:
+        await _in_time(other, other.execute(f"notify {channel}"), _CONNECT_SECONDS)
+    finally:
+        other.pgconn.finish()
+    if not [said async for said in connection.notifies(timeout=_PROBE_SECONDS, stop_after=1)]:
+        _logger.warning(
+            "the listening connection hears nothing, so the database answers every question:"
+            " connect directly, not through a pooler in transaction mode"
+        )
+        raise TimeoutError
+    await _in_time(connection, connection.execute(f"unlisten {channel}"), _CONNECT_SECONDS)
 
 
 async def _in_time(

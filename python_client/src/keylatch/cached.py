@@ -58,7 +58,9 @@ class CachedResolver:
             keylatch: Asks the database. On the primary: a read replica may be behind what was
                 heard.
             listen: How to connect to the primary for listening, a URL or DSN of psycopg: directly,
-                since behind a pooler in transaction mode nothing is heard. Any user may listen.
+                since behind a pooler in transaction mode nothing is heard; each connection is
+                tried out first, and on one that is deaf memory stays closed, with a warning in
+                the log. Any user may listen.
             bound: How old a change may be at the most that an answer misses; it beats four times
                 as often. From 20 ms on.
             ttl: After how long a key is asked for again in any case.

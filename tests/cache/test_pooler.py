@@ -1,0 +1,69 @@
+"""A cached resolver and a pooler in transaction mode, which lets nobody hear anything."""
+
+import logging
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import psycopg_pool
+import pytest
+
+from keylatch import Keylatch
+from keylatch.cached import CachedResolver
+from stack import Database, Janitor, People, Server
+from stack.pooler import Pooler
+
+BOUND = timedelta(milliseconds=500)
+
+
+@pytest.fixture
+def pooler(server: Server, janitor: Janitor) -> Iterator[Pooler]:
+    with Pooler(server, janitor=janitor, size=2) as pooler:
+        yield pooler
+
+
+def test_through_a_pooler_it_resolves_and_listens_past_it(
+    database: Database, people: People, pooler: Pooler
+) -> None:
+    admin = Keylatch.from_psycopg(database.connect("authenticated", people.claims("alice")))
+    url = pooler.url(database.authenticator_url)
+    with psycopg_pool.ConnectionPool(url, kwargs={"prepare_threshold": None}) as pool:
+        runtime = Keylatch.from_psycopg(pool, claims={"role": "keylatch_resolver"})
+        with CachedResolver(runtime, listen=database.authenticator_url, bound=BOUND) as resolver:
+            ends = time.monotonic() + 20
+            while not resolver.stats().is_listening:
+                assert time.monotonic() < ends
+                time.sleep(0.01)
+            issued = admin.issue(People.a, kind="secret")
+            for _ in range(2):
+                assert resolver.resolve(issued.key) is not None
+            assert resolver.stats().hits == 1
+            admin.revoke(issued.id)
+            time.sleep(BOUND.total_seconds())
+            assert resolver.resolve(issued.key) is None
+
+
+def test_a_listener_behind_a_pooler_hears_nothing_so_memory_never_answers(
+    database: Database, people: People, pooler: Pooler, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its heartbeats are answered, so that only trying tells."""
+    admin = Keylatch.from_psycopg(database.connect("authenticated", people.claims("alice")))
+    issued = admin.issue(People.a, kind="secret")
+    runtime = Keylatch.from_psycopg(
+        database.connect("authenticator"), claims={"role": "keylatch_resolver"}
+    )
+    listen = pooler.url(database.authenticator_url)
+    with (
+        caplog.at_level(logging.WARNING, "keylatch"),
+        CachedResolver(runtime, listen=listen, bound=BOUND) as resolver,
+    ):
+        ends = time.monotonic() + 20
+        while not (resolver.stats().is_listening or "pooler" in caplog.text):
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        assert resolver.resolve(issued.key) is not None
+        assert resolver.resolve(issued.key) is not None
+        admin.revoke(issued.id)
+        time.sleep(BOUND.total_seconds())
+        assert resolver.resolve(issued.key) is None
+        assert resolver.stats().hits == 0

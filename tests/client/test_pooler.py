@@ -1,0 +1,109 @@
+"""Behind a pooler in transaction mode: every call works, and leaves nothing on the session."""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from client.lines import Line, Open
+from client.world import World
+from keylatch.errors import KeyNotFound, PermissionDenied
+from stack import Janitor, Server
+from stack.pooler import Pooler
+
+ORIGIN = "https://client.example"
+# Who acts on the session, in what settings, with what prepared and locked.
+LEFT = """
+select current_user::text, current_setting('role'),
+  coalesce(current_setting('request.jwt.claims', true), ''),
+  (select count(*) from pg_prepared_statements),
+  (select count(*) from pg_locks where pid = pg_backend_pid() and locktype = 'advisory'),
+  (select count(*) from pg_listening_channels()), pg_backend_pid()
+"""
+
+
+@pytest.fixture(scope="session")
+def pooler(server: Server, janitor: Janitor) -> Iterator[Pooler]:
+    """A pgbouncer with one session for all."""
+    with Pooler(server, janitor=janitor) as pooler:
+        yield pooler
+
+
+def pooled(line: Open, world: World, pooler: Pooler, **options: Any) -> Line:
+    """A connection by way of the pooler, as its documentation asks for."""
+    url = pooler.url(world.database.authenticator_url)
+    return line(url, prepare_threshold=None, **options)
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_every_call_works_and_leaves_no_state_on_the_session(
+    line: Open, world: World, pooler: Pooler, autocommit: bool
+) -> None:
+    one = pooled(line, world, pooler, autocommit=autocommit)
+    admin = one.client(world.claims("alice"))
+    runtime = one.client({"role": "keylatch_resolver"})
+    watcher = pooled(line, world, pooler, autocommit=True)
+    clean = watcher.ask(LEFT)
+    assert clean[:6] == ("authenticator", "none", "", 0, 0, 0)
+
+    issued = admin.issue(world.people.a, allowed_origins=[ORIGIN])
+    assert watcher.ask(LEFT) == clean
+    assert runtime.resolve(issued.key, origin=ORIGIN) is not None
+    assert watcher.ask(LEFT) == clean
+    assert admin.explain(issued.key, origin=ORIGIN).verdict == "valid"
+    assert admin.suspend(issued.id).status == "suspended"
+    assert runtime.resolve(issued.key, origin=ORIGIN) is None
+    assert admin.resume(issued.id).status == "active"
+    successor = admin.rotate(issued.id, grace=timedelta(hours=1))
+    assert admin.show(successor.id).rotated_from == issued.id
+    assert successor.id in {key.id for key in admin.list(world.people.a)}
+    assert admin.revoke(successor.id, cascade=True).also_revoked == (issued.id,)
+    assert runtime.resolve(successor.key, origin=ORIGIN) is None
+    assert admin.installation().is_replica is False
+    # A refused call leaves no more than a good one.
+    with pytest.raises(PermissionDenied):
+        admin.resolve(issued.key)
+    assert watcher.ask(LEFT) == clean
+
+
+def test_who_comes_next_on_the_session_is_not_who_was_before(
+    line: Open, world: World, pooler: Pooler
+) -> None:
+    alice = pooled(line, world, pooler).client(world.claims("alice"))
+    bob = pooled(line, world, pooler).client(world.claims("bob"))
+    mia = pooled(line, world, pooler).client(world.claims("mia"))
+    plain = pooled(line, world, pooler, autocommit=True).client()
+    for _ in range(3):
+        issued = alice.issue(world.people.a)
+        for other in (bob, mia):
+            with pytest.raises(KeyNotFound):
+                other.revoke(issued.id)
+        with pytest.raises(PermissionDenied):
+            plain.list(world.people.a)
+        assert alice.show(issued.id).status == "active"
+
+
+async def test_a_hundred_at_once_share_one_session_and_none_acts_as_another(
+    world: World, pooler: Pooler
+) -> None:
+    from keylatch import AsyncKeylatch
+
+    url = pooler.url(world.database.authenticator_url)
+
+    async def one(who: str, own: Any, other: Any) -> None:
+        async with await psycopg.AsyncConnection.connect(url, prepare_threshold=None) as line:
+            kl = AsyncKeylatch.from_psycopg(line, claims=world.claims(who))
+            issued = await kl.issue(own)
+            assert issued.workspace_id == own
+            with pytest.raises(PermissionDenied):
+                await kl.issue(other)
+            assert await kl.list(other) == ()
+
+    people = world.people
+    await asyncio.gather(
+        *(one("alice", people.a, people.b) for _ in range(50)),
+        *(one("bob", people.b, people.a) for _ in range(50)),
+    )

@@ -1,0 +1,91 @@
+"""A real pgbouncer before a server, in transaction mode: many clients on few sessions."""
+
+import os
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Self
+
+from stack.janitor import Janitor
+from stack.ports import free_port
+from stack.server import Server
+from stack.tools import pgbouncer
+
+_START_SECONDS = 30.0
+
+
+class Pooler:
+    """One pgbouncer; a context manager that ends it.
+
+    Attributes:
+        port: Where it listens, on loopback.
+    """
+
+    def __init__(self, server: Server, *, janitor: Janitor, size: int = 1) -> None:
+        """Start it and wait until it listens.
+
+        Args:
+            server: The server behind it.
+            janitor: Who ends it with the run.
+            size: How many connections it has to the server, for each user and database.
+        """
+        self._server = server
+        self._janitor = janitor
+        self._directory = janitor.make_directory()
+        self._log = self._directory / "pgbouncer.log"
+        self.port = free_port()
+        self._process = janitor.start(
+            [pgbouncer(), self._configure(size)],
+            signals=[signal.SIGTERM],
+            output=self._log,
+            user=server.user,
+            group=server.group,
+        )
+        self._wait()
+
+    def __enter__(self) -> Self:
+        """Give the running pooler."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self._janitor.end(self._process)
+        self._janitor.remove_directory(self._directory)
+
+    def url(self, url: str) -> str:
+        """A URL of the server, by way of the pooler."""
+        return url.replace(f":{self._server.port}/", f":{self.port}/")
+
+    def _configure(self, size: int) -> Path:
+        users = self._directory / "users"
+        users.write_text("".join(f'"{u}" "{p}"\n' for u, p in self._server.passwords.items()))
+        lines = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "auth_type": "scram-sha-256",
+            "auth_file": users,
+            "pool_mode": "transaction",
+            "default_pool_size": size,
+        }
+        file = self._directory / "pgbouncer.ini"
+        text = "".join(f"{name} = {value}\n" for name, value in lines.items())
+        target = f"host={self._server.host} port={self._server.port}"
+        file.write_text(f"[databases]\n* = {target}\n[pgbouncer]\n{text}")
+        for path in (self._directory, users, file):
+            if self._server.user is not None and os.geteuid() == 0:
+                shutil.chown(path, self._server.user, self._server.group)
+        return file
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+            except OSError:
+                time.sleep(0.01)
+            else:
+                return
+        raise RuntimeError(f"pgbouncer did not start:\n{self._log.read_text(errors='replace')}")
