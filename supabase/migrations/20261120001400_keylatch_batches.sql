@@ -85,6 +85,8 @@ security definer
 rows 100
 set search_path = ''
 as $$
+declare
+  v_hashes pg_catalog.bytea[];
 begin
   if resolve_keys.keys is null or cardinality(resolve_keys.keys) > 1000
     or cardinality(resolve_keys.origins) <> cardinality(resolve_keys.keys)
@@ -95,13 +97,18 @@ begin
       hint = 'Put null into origins where a request had no Origin header.';
   end if;
 
+  v_hashes := array(
+    select sha256(convert_to(p.key, 'UTF8'))
+    from unnest(resolve_keys.keys) with ordinality as p (key, place)
+    order by p.place
+  );
   return query
   select
     p.place::integer, k.id, k.workspace_id, k.kind, k.environment, k.scopes, k.metadata,
     k.expires_at
-  from unnest(resolve_keys.keys, resolve_keys.origins) with ordinality as p (key, origin, place)
+  from unnest(v_hashes, resolve_keys.origins) with ordinality as p (key_hash, origin, place)
   left join keylatch_internal.keys as k
-    on k.key_hash = sha256(convert_to(p.key, 'UTF8'))
+    on k.key_hash = p.key_hash
     -- From here on the same as resolve_key, which a test compares.
     and k.revoked_at is null
     and k.suspended_at is null
