@@ -56,6 +56,7 @@ from (values
   ('keylatch.installation'),
   ('keylatch.issue_key'),
   ('keylatch.list_keys'),
+  ('keylatch.log_position'),
   ('keylatch.resume_key'),
   ('keylatch.revoke_key'),
   ('keylatch.rotate_key'),
@@ -92,7 +93,8 @@ insert into allowed (role, name)
 values
 ('service_role', 'keylatch.resolve_key'),
 ('keylatch_resolver', 'keylatch.resolve_key'),
-('keylatch_resolver', 'keylatch.installation');
+('keylatch_resolver', 'keylatch.installation'),
+('keylatch_resolver', 'keylatch.log_position');
 
 select set_eq(
   format(
