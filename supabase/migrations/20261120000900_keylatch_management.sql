@@ -15,7 +15,8 @@ family this call revoked with it.';
 create function keylatch.revoke_key(
   key_id uuid,
   reason text default null,
-  cascade boolean default false
+  cascade boolean default false,
+  wait_for_replicas boolean default false
 )
 returns keylatch.revocation
 language plpgsql
@@ -27,6 +28,18 @@ declare
   v_result keylatch.revocation;
   v_living pg_catalog.uuid;
 begin
+  if revoke_key.wait_for_replicas then
+    if current_setting('synchronous_standby_names') = '' then
+      raise sqlstate 'PT400' using
+        message = 'invalid_argument',
+        detail = 'wait_for_replicas needs a synchronous standby, and none is configured. The key is '
+          || 'as it was.',
+        hint = 'Revoke without it, or set synchronous_standby_names on the primary.';
+    end if;
+    -- Until the end of the transaction: it is the commit that waits.
+    perform set_config('synchronous_commit', 'remote_apply', true);
+  end if;
+
   if revoke_key.cascade then
     perform keylatch_internal.lock_family(revoke_key.key_id, true);
   end if;
@@ -45,6 +58,10 @@ begin
         message = 'key_not_found',
         detail = 'There is no key of that id that you administer.',
         hint = 'List the keys of the workspace with list_keys.';
+    end if;
+    if revoke_key.wait_for_replicas then
+      -- A commit that has written nothing would wait for nobody.
+      perform from keylatch.keys as k where k.id = revoke_key.key_id for update;
     end if;
   end if;
 
@@ -82,15 +99,17 @@ begin
 end;
 $$;
 
-comment on function keylatch.revoke_key(uuid, text, boolean) is
+comment on function keylatch.revoke_key(uuid, text, boolean, boolean) is
   'Revokes a key, for good. Again is not an error: it answers since when the key is revoked.
 
 reason: up to 500 characters, kept beside it. cascade: also all keys that it was rotated from or to.
+wait_for_replicas: commit only when every synchronous standby refuses the key too. A time-out of the
+commit ends the waiting and not the revocation.
 Errors: key_not_found (404), invalid_argument (400).';
 
-revoke all on function keylatch.revoke_key(uuid, text, boolean)
+revoke all on function keylatch.revoke_key(uuid, text, boolean, boolean)
 from public, anon, authenticated, service_role;
-grant execute on function keylatch.revoke_key(uuid, text, boolean)
+grant execute on function keylatch.revoke_key(uuid, text, boolean, boolean)
 to authenticated, service_role;
 
 create function keylatch_internal.set_suspended(p_key_id uuid, p_suspended boolean)

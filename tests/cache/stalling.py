@@ -54,7 +54,11 @@ class StallingProxy:
                     self._open.wait()
                     if key.fileobj is self._server:
                         near, _address = self._server.accept()
-                        far = socket.create_connection(("127.0.0.1", self._target))
+                        try:
+                            far = socket.create_connection(("127.0.0.1", self._target))
+                        except OSError:  # The server is down: so the line is too.
+                            near.close()
+                            continue
                         self._sockets += [near, far]
                         selector.register(near, selectors.EVENT_READ, far)
                         selector.register(far, selectors.EVENT_READ, near)

@@ -102,7 +102,12 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "grace": "0 microseconds",
         "expires_at": None,
     }
-    assert sent(lambda kl: kl.revoke(ID)) == {"key_id": str(ID), "reason": None, "cascade": False}
+    assert sent(lambda kl: kl.revoke(ID)) == {
+        "key_id": str(ID),
+        "reason": None,
+        "cascade": False,
+        "wait_for_replicas": False,
+    }
     assert sent(lambda kl: kl.resolve("k")) == {"key": "k", "origin": None}
     assert sent(lambda kl: kl.explain("k", origin="")) == {"key": "k", "origin": ""}
 

@@ -326,7 +326,12 @@ def test_the_generated_types_have_the_calls_and_their_arguments(database: Databa
             '"prefix"?: string',
         ],
         "rotate_key": ['"key_id": string', '"grace"?: string', '"expires_at"?: string'],
-        "revoke_key": ['"key_id": string', '"reason"?: string', '"cascade"?: boolean'],
+        "revoke_key": [
+            '"key_id": string',
+            '"reason"?: string',
+            '"cascade"?: boolean',
+            '"wait_for_replicas"?: boolean',
+        ],
         "suspend_key": ['"key_id": string'],
         "resume_key": ['"key_id": string'],
         "list_keys": ['"workspace_id": string'],

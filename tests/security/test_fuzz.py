@@ -19,7 +19,7 @@ CALLS = {
     "issue_key": ("workspace_id", "kind", "label", "allowed_origins", "scopes", "environment",
                   "expires_at", "metadata", "prefix"),
     "rotate_key": ("key_id", "grace", "expires_at"),
-    "revoke_key": ("key_id", "reason", "cascade"),
+    "revoke_key": ("key_id", "reason", "cascade", "wait_for_replicas"),
     "suspend_key": ("key_id",),
     "resume_key": ("key_id",),
     "list_keys": ("workspace_id",),
@@ -27,6 +27,7 @@ CALLS = {
     "resolve_key": ("key", "origin"),
     "hash_key": ("key",),
     "installation": (),
+    "log_position": (),
     "admin_workspace_ids": (),
     "no_such_call": ("key",),
 }  # fmt: skip

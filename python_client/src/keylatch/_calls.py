@@ -120,14 +120,18 @@ def rotate(key_id: UUID | str, *, grace: timedelta, expires_at: datetime | None)
     return Call("rotate_key", arguments, partial(read_one, IssuedKey))
 
 
-def revoke(key_id: UUID | str, *, reason: str | None, cascade: bool) -> Call[Revocation]:
+def revoke(
+    key_id: UUID | str, *, reason: str | None, cascade: bool, wait_for_replicas: bool
+) -> Call[Revocation]:
     """Describe `revoke_key`."""
-    if not isinstance(cascade, bool):
-        raise InvalidArgument.of("cascade", f"is {_name(cascade)}, not a bool")
+    for name, value in (("cascade", cascade), ("wait_for_replicas", wait_for_replicas)):
+        if not isinstance(value, bool):
+            raise InvalidArgument.of(name, f"is {_name(value)}, not a bool")
     arguments = {
         "key_id": _uuid("key_id", key_id),
         "reason": None if reason is None else _text("reason", reason),
         "cascade": cascade,
+        "wait_for_replicas": wait_for_replicas,
     }
     return Call("revoke_key", arguments, partial(read_one, Revocation))
 

@@ -20,6 +20,7 @@ from .models import (
 )
 from .secret import Secret
 from .transports import AsyncTransport, expect
+from .transports.replica import AsyncReplicaTransport, async_reading
 
 if TYPE_CHECKING:
     import psycopg
@@ -49,29 +50,47 @@ class AsyncKeylatch:
 
     @classmethod
     @_documented_by(Keylatch.from_supabase)
-    def from_supabase(cls, client: AsyncClient) -> Self:
-        expect(
-            client,
-            ["supabase.AsyncClient"],
-            ["supabase.Client"],
-            "Keylatch.from_supabase",
-        )
+    def from_supabase(
+        cls,
+        client: AsyncClient,
+        *,
+        reads: AsyncClient | None = None,
+        max_lag: timedelta | None = None,
+    ) -> Self:
+        for one in (client,) if reads is None else (client, reads):
+            expect(
+                one,
+                ["supabase.AsyncClient"],
+                ["supabase.Client"],
+                "Keylatch.from_supabase",
+            )
         from .transports.postgrest import AsyncPostgrestTransport
 
-        return cls(AsyncPostgrestTransport(client))
+        primary = AsyncPostgrestTransport(client)
+        replica = None if reads is None else AsyncPostgrestTransport(reads)
+        return cls(async_reading(primary, replica, max_lag))
 
     @classmethod
     @_documented_by(Keylatch.from_postgrest)
-    def from_postgrest(cls, client: AsyncPostgrestClient) -> Self:
-        expect(
-            client,
-            ["postgrest.AsyncPostgrestClient"],
-            ["postgrest.SyncPostgrestClient"],
-            "Keylatch.from_postgrest",
-        )
+    def from_postgrest(
+        cls,
+        client: AsyncPostgrestClient,
+        *,
+        reads: AsyncPostgrestClient | None = None,
+        max_lag: timedelta | None = None,
+    ) -> Self:
+        for one in (client,) if reads is None else (client, reads):
+            expect(
+                one,
+                ["postgrest.AsyncPostgrestClient"],
+                ["postgrest.SyncPostgrestClient"],
+                "Keylatch.from_postgrest",
+            )
         from .transports.postgrest import AsyncPostgrestTransport
 
-        return cls(AsyncPostgrestTransport(client))
+        primary = AsyncPostgrestTransport(client)
+        replica = None if reads is None else AsyncPostgrestTransport(reads)
+        return cls(async_reading(primary, replica, max_lag))
 
     @classmethod
     @_documented_by(Keylatch.from_psycopg)
@@ -80,16 +99,21 @@ class AsyncKeylatch:
         connection_or_pool: psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any],
         *,
         claims: Mapping[str, Any] | None = None,
+        reads: psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any] | None = None,
+        max_lag: timedelta | None = None,
     ) -> Self:
-        expect(
-            connection_or_pool,
-            ["psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"],
-            ["psycopg.Connection", "psycopg_pool.ConnectionPool"],
-            "Keylatch.from_psycopg",
-        )
+        for one in (connection_or_pool,) if reads is None else (connection_or_pool, reads):
+            expect(
+                one,
+                ["psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"],
+                ["psycopg.Connection", "psycopg_pool.ConnectionPool"],
+                "Keylatch.from_psycopg",
+            )
         from .transports.psycopg import AsyncPsycopgTransport
 
-        return cls(AsyncPsycopgTransport(connection_or_pool, claims))
+        primary = AsyncPsycopgTransport(connection_or_pool, claims)
+        replica = None if reads is None else AsyncPsycopgTransport(reads, claims)
+        return cls(async_reading(primary, replica, max_lag))
 
     @_documented_by(Keylatch.issue)
     async def issue(
@@ -159,9 +183,18 @@ class AsyncKeylatch:
 
     @_documented_by(Keylatch.revoke)
     async def revoke(
-        self, key_id: UUID | str, *, reason: str | None = None, cascade: bool = False
+        self,
+        key_id: UUID | str,
+        *,
+        reason: str | None = None,
+        cascade: bool = False,
+        wait_for_replicas: bool = False,
     ) -> Revocation:
-        return await self._run(_calls.revoke(key_id, reason=reason, cascade=cascade))
+        return await self._run(
+            _calls.revoke(
+                key_id, reason=reason, cascade=cascade, wait_for_replicas=wait_for_replicas
+            )
+        )
 
     @_documented_by(Keylatch.suspend)
     async def suspend(self, key_id: UUID | str) -> Key:
@@ -204,6 +237,13 @@ class AsyncKeylatch:
     @_documented_by(Keylatch.installation)
     async def installation(self) -> Installation:
         return await self._run(_calls.installation())
+
+    def _on_primary(self) -> AsyncKeylatch:
+        """Give the same without its replica."""
+        transport = self._transport
+        if isinstance(transport, AsyncReplicaTransport):
+            return AsyncKeylatch(transport.primary)
+        return self
 
     async def _run(self, call: _calls.Call[T]) -> T:
         return call.decode(await self._transport.call(call.function, call.arguments))

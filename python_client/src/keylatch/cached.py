@@ -55,8 +55,8 @@ class CachedResolver:
         """Make it; `with` opens it.
 
         Args:
-            keylatch: Asks the database. On the primary: a read replica may be behind what was
-                heard.
+            keylatch: Asks the database: the primary, also where it has a replica for its reads,
+                which may be behind what was heard.
             listen: How to connect to the primary for listening, a URL or DSN of psycopg: directly,
                 since behind a pooler in transaction mode nothing is heard; each connection is
                 tried out first, and on one that is deaf memory stays closed, with a warning in
@@ -69,7 +69,8 @@ class CachedResolver:
         Raises:
             InvalidArgument: A value is out of its rule; `detail` names it.
         """
-        self._keylatch = keylatch
+        # What memory keeps must not be older than what was heard.
+        self._keylatch = keylatch._on_primary()
         self._conninfo = listen
         self._cache = _cache(listen, bound, ttl, size)
         self._flying: dict[Question, tuple[float, Future[ResolvedKey | None]]] = {}
@@ -181,7 +182,8 @@ class AsyncCachedResolver:
         size: int = 10_000,
     ) -> None:
         """Make it; `async with` opens it. The arguments are those of `CachedResolver`."""
-        self._keylatch = keylatch
+        # What memory keeps must not be older than what was heard.
+        self._keylatch = keylatch._on_primary()
         self._conninfo = listen
         self._cache = _cache(listen, bound, ttl, size)
         self._flying: dict[Question, tuple[float, asyncio.Future[ResolvedKey | None]]] = {}

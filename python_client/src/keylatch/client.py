@@ -19,6 +19,7 @@ from .models import (
 )
 from .secret import Secret
 from .transports import Transport, expect
+from .transports.replica import ReplicaTransport, reading
 
 if TYPE_CHECKING:
     import psycopg
@@ -41,51 +42,75 @@ class Keylatch:
         self._transport = transport
 
     @classmethod
-    def from_supabase(cls, client: Client) -> Self:
+    def from_supabase(
+        cls,
+        client: Client,
+        *,
+        reads: Client | None = None,
+        max_lag: timedelta | None = None,
+    ) -> Self:
         """Call through a client of supabase-py.
 
         Args:
             client: Signed in as an admin, or made with the service key. The schema is chosen
                 here, and a later sign-in or refreshed token is followed.
+            reads: The same for a read replica; see `from_psycopg`.
+            max_lag: How old its answers may be; see `from_psycopg`.
 
         Returns:
             A client; it holds nothing open of its own.
 
         Raises:
             TypeError: The client is of another kind, for example the async one.
+            InvalidArgument: `max_lag` is out of its rule.
         """
-        expect(
-            client,
-            ["supabase.Client"],
-            ["supabase.AsyncClient"],
-            "AsyncKeylatch.from_supabase",
-        )
+        for one in (client,) if reads is None else (client, reads):
+            expect(
+                one,
+                ["supabase.Client"],
+                ["supabase.AsyncClient"],
+                "AsyncKeylatch.from_supabase",
+            )
         from .transports.postgrest import PostgrestTransport
 
-        return cls(PostgrestTransport(client))
+        primary = PostgrestTransport(client)
+        replica = None if reads is None else PostgrestTransport(reads)
+        return cls(reading(primary, replica, max_lag))
 
     @classmethod
-    def from_postgrest(cls, client: SyncPostgrestClient) -> Self:
+    def from_postgrest(
+        cls,
+        client: SyncPostgrestClient,
+        *,
+        reads: SyncPostgrestClient | None = None,
+        max_lag: timedelta | None = None,
+    ) -> Self:
         """Call through a client of postgrest-py.
 
         Args:
             client: Its `auth()` says who calls. The schema is chosen here.
+            reads: The same for a read replica; see `from_psycopg`.
+            max_lag: How old its answers may be; see `from_psycopg`.
 
         Returns:
             A client; it holds nothing open of its own.
 
         Raises:
             TypeError: The client is of another kind, for example the async one.
+            InvalidArgument: `max_lag` is out of its rule.
         """
-        expect(
-            client,
-            ["postgrest.SyncPostgrestClient"],
-            ["postgrest.AsyncPostgrestClient"],
-            "AsyncKeylatch.from_postgrest",
-        )
+        for one in (client,) if reads is None else (client, reads):
+            expect(
+                one,
+                ["postgrest.SyncPostgrestClient"],
+                ["postgrest.AsyncPostgrestClient"],
+                "AsyncKeylatch.from_postgrest",
+            )
         from .transports.postgrest import PostgrestTransport
 
-        return cls(PostgrestTransport(client))
+        primary = PostgrestTransport(client)
+        replica = None if reads is None else PostgrestTransport(reads)
+        return cls(reading(primary, replica, max_lag))
 
     @classmethod
     def from_psycopg(
@@ -93,6 +118,8 @@ class Keylatch:
         connection_or_pool: psycopg.Connection[Any] | ConnectionPool[Any],
         *,
         claims: Mapping[str, Any] | None = None,
+        reads: psycopg.Connection[Any] | ConnectionPool[Any] | None = None,
+        max_lag: timedelta | None = None,
     ) -> Self:
         """Call in SQL, through psycopg 3.
 
@@ -106,23 +133,31 @@ class Keylatch:
             claims: Act as PostgREST would for a token with these claims: the role that they
                 name (`anon` without one) and the claims hold for the call and no longer. With
                 `None` the connection's own user calls.
+            reads: The same for a read replica: it is asked for what only reads, as long as it
+                answers, and the primary for all else.
+            max_lag: How old an answer of the replica may be, from 10 ms on; where the replica
+                cannot be shown to know all that was acknowledged so long ago, the primary answers.
+                With `None` it is as old as the replica is behind.
 
         Returns:
             A client; it holds nothing open of its own.
 
         Raises:
             TypeError: The connection or pool is of another kind, for example the async one.
-            InvalidArgument: The claims are not a JSON object.
+            InvalidArgument: The claims are not a JSON object, or `max_lag` is out of its rule.
         """
-        expect(
-            connection_or_pool,
-            ["psycopg.Connection", "psycopg_pool.ConnectionPool"],
-            ["psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"],
-            "AsyncKeylatch.from_psycopg",
-        )
+        for one in (connection_or_pool,) if reads is None else (connection_or_pool, reads):
+            expect(
+                one,
+                ["psycopg.Connection", "psycopg_pool.ConnectionPool"],
+                ["psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"],
+                "AsyncKeylatch.from_psycopg",
+            )
         from .transports.psycopg import PsycopgTransport
 
-        return cls(PsycopgTransport(connection_or_pool, claims))
+        primary = PsycopgTransport(connection_or_pool, claims)
+        replica = None if reads is None else PsycopgTransport(reads, claims)
+        return cls(reading(primary, replica, max_lag))
 
     def issue(
         self,
@@ -247,7 +282,12 @@ class Keylatch:
         return self._run(_calls.rotate(key_id, grace=grace, expires_at=expires_at))
 
     def revoke(
-        self, key_id: UUID | str, *, reason: str | None = None, cascade: bool = False
+        self,
+        key_id: UUID | str,
+        *,
+        reason: str | None = None,
+        cascade: bool = False,
+        wait_for_replicas: bool = False,
     ) -> Revocation:
         """End a key for good; nothing brings it back. To do it again is no error.
 
@@ -255,15 +295,23 @@ class Keylatch:
             key_id: The key to end.
             reason: Why, up to 500 characters, for the audit.
             cascade: Also end every other key of its rotation family.
+            wait_for_replicas: Return only when every synchronous standby refuses the key too; a
+                time-out of the statement ends the waiting and not the revocation. Inside the
+                caller's own transaction it is the commit that waits.
 
         Returns:
             Since when it is revoked. Source: SQL `keylatch.revoke_key`.
 
         Raises:
             KeyNotFound: There is no such key, or it is not the caller's to see.
-            InvalidArgument: A value is out of its rule; `detail` names it.
+            InvalidArgument: A value is out of its rule, or there is no synchronous standby to wait
+                for, and the key is as it was; `detail` says which.
         """
-        return self._run(_calls.revoke(key_id, reason=reason, cascade=cascade))
+        return self._run(
+            _calls.revoke(
+                key_id, reason=reason, cascade=cascade, wait_for_replicas=wait_for_replicas
+            )
+        )
 
     def suspend(self, key_id: UUID | str) -> Key:
         """Refuse a key until it is resumed.
@@ -421,6 +469,11 @@ class Keylatch:
             SQL `keylatch.installation`.
         """
         return self._run(_calls.installation())
+
+    def _on_primary(self) -> Keylatch:
+        """Give the same without its replica."""
+        transport = self._transport
+        return Keylatch(transport.primary) if isinstance(transport, ReplicaTransport) else self
 
     def _run(self, call: _calls.Call[T]) -> T:
         return call.decode(self._transport.call(call.function, call.arguments))

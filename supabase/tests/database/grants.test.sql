@@ -57,6 +57,7 @@ from (values
   ('keylatch.issue_key'),
   ('keylatch.issue_keys'),
   ('keylatch.list_keys'),
+  ('keylatch.log_position'),
   ('keylatch.resume_key'),
   ('keylatch.revoke_key'),
   ('keylatch.rotate_key'),
@@ -99,7 +100,8 @@ values
 ('keylatch_resolver', 'keylatch.resolve_key'),
 ('keylatch_resolver', 'keylatch.resolve_keys'),
 ('keylatch_resolver', 'keylatch_internal.add_usage'),
-('keylatch_resolver', 'keylatch.installation');
+('keylatch_resolver', 'keylatch.installation'),
+('keylatch_resolver', 'keylatch.log_position');
 
 select set_eq(
   format(

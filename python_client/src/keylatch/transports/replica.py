@@ -1,0 +1,166 @@
+"""Reads on a replica and writes on the primary, over any two transports."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from datetime import timedelta
+
+from .._cache import steady_clock
+from ..errors import InvalidArgument, KeylatchError, Unavailable
+from . import VIEWS, AsyncTransport, Rows, Transport
+
+READS = VIEWS | {"explain_key", "list_keys", "resolve_key", "resolve_keys"}
+"""What a replica is asked for; everything else goes to the primary."""
+
+
+class _Freshness:
+    """Whether a replica may answer, by what was seen of its position and of the primary's.
+
+    A replica that has replayed what the primary had at a moment knows all that was acknowledged
+    before that moment. So positions of the primary are kept with the time at which they were asked
+    for, and the newest one that the replica has reached says how old its answers can be.
+    """
+
+    def __init__(self, max_lag: timedelta) -> None:
+        if not timedelta(milliseconds=10) <= max_lag <= timedelta(days=1):
+            raise InvalidArgument.of("max_lag", "is not from 10 milliseconds to a day")
+        self._max_lag = max_lag.total_seconds()
+        self._marks: deque[tuple[float, str, int]] = deque(maxlen=64)
+        self._fresh_until = 0.0
+        self._look_at = 0.0
+
+    def is_fresh(self) -> bool:
+        """Tell whether the replica may answer now."""
+        return steady_clock() < self._fresh_until
+
+    def is_due(self) -> bool:
+        """Tell whether to look again: often enough that one late look is no gap."""
+        return steady_clock() >= self._look_at
+
+    def look(self) -> float:
+        """Note that somebody looks now, and give the time."""
+        now = steady_clock()
+        self._look_at = now + self._max_lag / 8
+        return now
+
+    def seen(self, asked: float, primary: Rows, replica: Rows) -> None:
+        """Compare the two positions; `asked` is when the primary's was asked for."""
+        cluster, is_replica, position = _position(primary)
+        if not is_replica and position is not None:
+            self._marks.append((asked, cluster, position))
+        # One that was promoted follows nobody: what it knows is not what the primary knows.
+        cluster, is_replica, position = _position(replica)
+        if not is_replica or position is None:
+            self._fresh_until = 0.0
+            return
+        for marked, its_cluster, reached in reversed(self._marks):
+            if its_cluster == cluster and reached <= position:
+                self._fresh_until = marked + self._max_lag
+                return
+
+
+class ReplicaTransport:
+    """Asks the replica where it may answer, and the primary otherwise.
+
+    Attributes:
+        primary: The transport to the primary.
+    """
+
+    def __init__(self, primary: Transport, replica: Transport, max_lag: timedelta | None) -> None:
+        self.primary = primary
+        self._replica = replica
+        self._freshness = None if max_lag is None else _Freshness(max_lag)
+        self._looking = threading.Lock()
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+        if function in READS and self._may_read():
+            try:
+                return self._replica.call(function, arguments)
+            except Unavailable:
+                pass  # It is down, or replaying what the reading would not let it replay.
+        return self.primary.call(function, arguments)
+
+    def _may_read(self) -> bool:
+        freshness = self._freshness
+        if freshness is None:
+            return True
+        # One looks; the others go by what was seen before.
+        if freshness.is_due() and self._looking.acquire(blocking=False):
+            try:
+                asked = freshness.look()
+                primary = self.primary.call("log_position", {})
+                freshness.seen(asked, primary, self._replica.call("log_position", {}))
+            except KeylatchError:
+                pass  # Who cannot tell is not fresher than was seen before.
+            finally:
+                self._looking.release()
+        return freshness.is_fresh()
+
+
+class AsyncReplicaTransport:
+    """As `ReplicaTransport`, over two async transports.
+
+    Attributes:
+        primary: The transport to the primary.
+    """
+
+    def __init__(
+        self, primary: AsyncTransport, replica: AsyncTransport, max_lag: timedelta | None
+    ) -> None:
+        self.primary = primary
+        self._replica = replica
+        self._freshness = None if max_lag is None else _Freshness(max_lag)
+
+    async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+        if function in READS and await self._may_read():
+            try:
+                return await self._replica.call(function, arguments)
+            except Unavailable:
+                pass
+        return await self.primary.call(function, arguments)
+
+    async def _may_read(self) -> bool:
+        freshness = self._freshness
+        if freshness is None:
+            return True
+        if freshness.is_due():
+            asked = freshness.look()  # From here on it is not due for the other tasks.
+            try:
+                primary = await self.primary.call("log_position", {})
+                freshness.seen(asked, primary, await self._replica.call("log_position", {}))
+            except KeylatchError:
+                pass
+        return freshness.is_fresh()
+
+
+def reading(primary: Transport, replica: Transport | None, max_lag: timedelta | None) -> Transport:
+    """Give the transport for a primary and, where there is one, its replica."""
+    _check(replica, max_lag)
+    return primary if replica is None else ReplicaTransport(primary, replica, max_lag)
+
+
+def async_reading(
+    primary: AsyncTransport, replica: AsyncTransport | None, max_lag: timedelta | None
+) -> AsyncTransport:
+    """As `reading`."""
+    _check(replica, max_lag)
+    return primary if replica is None else AsyncReplicaTransport(primary, replica, max_lag)
+
+
+def _check(replica: object, max_lag: timedelta | None) -> None:
+    if replica is None and max_lag is not None:
+        raise InvalidArgument.of("max_lag", "is for reads of a replica", "give reads too")
+
+
+def _position(rows: Rows) -> tuple[str, bool, int | None]:
+    row = rows[0] if rows else {}
+    position = row.get("position")
+    return (
+        str(row.get("system_identifier")),
+        row.get("is_replica") is True,
+        position if isinstance(position, int) else None,
+    )

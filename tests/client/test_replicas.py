@@ -1,0 +1,314 @@
+"""Reads on a real standby, writes on the primary, and revocations that wait for it.
+
+Which of the two answered shows by a key that is revoked while the standby does not replay.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from postgrest import SyncPostgrestClient
+
+from keylatch import AsyncKeylatch, Keylatch
+from keylatch.cached import CachedResolver
+from keylatch.errors import InvalidArgument, Unavailable
+from keylatch.models import IssuedKey
+from stack import Database, Janitor, People, Server, Tokens
+from stack.postgrest import PostgREST
+from stack.server import SUPERUSER
+from stack.standby import Standby
+
+RUNTIME = {"role": "keylatch_resolver"}
+SERVICE = {"role": "service_role"}
+LAG = timedelta(milliseconds=400)
+
+
+def until(true: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until something is so."""
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends, "it did not come to that"
+        time.sleep(0.01)
+
+
+class Pair:
+    """A primary of its own and its standby."""
+
+    def __init__(self, server: Server, database: Database, standby: Standby) -> None:
+        self.server, self.database, self.standby = server, database, standby
+        self.admin = Keylatch.from_psycopg(database.connect("authenticator"), claims=SERVICE)
+        self.primary_url = database.authenticator_url
+        self.replica_url = standby.url(database.name, "authenticator")
+
+    def client(self, claims: dict[str, str] = RUNTIME, **options: Any) -> Keylatch:
+        """Reads on the standby."""
+        return Keylatch.from_psycopg(
+            psycopg.connect(self.primary_url, autocommit=True),
+            claims=claims,
+            reads=psycopg.connect(self.replica_url, autocommit=True),
+            **options,
+        )
+
+    def issue(self) -> IssuedKey:
+        """A key that the standby knows."""
+        issued = self.admin.issue(People.a, kind="secret")
+        self.standby.catch_up()
+        return issued
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The standby receives and does not replay."""
+        url = self.standby.url("postgres", SUPERUSER)
+        with psycopg.connect(url, autocommit=True) as control:
+            control.execute("select pg_wal_replay_pause()")
+            # It is paused once the replaying process has seen it.
+            until(lambda: one(control, "select pg_get_wal_replay_pause_state()") == "paused")
+            try:
+                yield
+            finally:
+                control.execute("select pg_wal_replay_resume()")
+
+    @contextmanager
+    def synchronous(self) -> Iterator[None]:
+        """Commits may wait for the standby."""
+        with psycopg.connect(self.server.superuser_url("postgres"), autocommit=True) as owner:
+
+            def state(expected: str) -> bool:
+                return bool(one(owner, "select sync_state from pg_stat_replication") == expected)
+
+            # Only who asks for it waits: other tests commit meanwhile.
+            owner.execute("alter system set synchronous_commit = local")
+            owner.execute("alter system set synchronous_standby_names = '*'")
+            owner.execute("select pg_reload_conf()")
+            until(lambda: state("sync"))
+            try:
+                yield
+            finally:
+                owner.execute("alter system reset synchronous_standby_names")
+                owner.execute("alter system reset synchronous_commit")
+                owner.execute("select pg_reload_conf()")
+                until(lambda: state("async"))
+
+
+def one(connection: psycopg.Connection[Any], query: str) -> Any:
+    row = connection.execute(query.encode()).fetchone()
+    return row and row[0]
+
+
+@pytest.fixture(scope="module")
+def primary(janitor: Janitor) -> Iterator[tuple[Server, Database]]:
+    with Server(janitor=janitor) as server, Database(server, "replicated") as database:
+        database.migrate()
+        People.seed(database.url)
+        yield server, database
+
+
+@pytest.fixture(scope="module")
+def pair(primary: tuple[Server, Database], janitor: Janitor) -> Iterator[Pair]:
+    with Standby(primary[0], janitor=janitor) as standby:
+        yield Pair(*primary, standby)
+
+
+def is_fresh(kl: Keylatch) -> Callable[[], bool]:
+    """Whether the standby may answer, after it was asked for something."""
+
+    def look() -> bool:
+        kl.resolve("x")
+        freshness: Any = kl._transport._freshness  # type: ignore[attr-defined]
+        return bool(freshness.is_fresh())
+
+    return look
+
+
+def test_reads_go_to_the_replica_and_writes_to_the_primary(pair: Pair) -> None:
+    issued, kl = pair.issue(), pair.client(SERVICE)
+    with pair.paused():
+        assert kl.revoke(issued.id).already_revoked is False
+        assert kl.resolve(issued.key) is not None
+        assert kl.explain(issued.key).verdict == "valid"
+        assert kl.show(issued.id).status == "active"
+        assert issued.id in {key.id for key in kl.list(People.a) if key.status == "active"}
+        assert pair.admin.resolve(issued.key) is None
+        assert kl.installation().is_replica is False
+    pair.standby.catch_up()
+    assert kl.resolve(issued.key) is None
+
+
+def test_a_replica_that_is_too_far_behind_is_not_asked(pair: Pair) -> None:
+    issued, kl = pair.issue(), pair.client(max_lag=LAG)
+    until(is_fresh(kl))
+    with pair.paused():
+        pair.admin.revoke(issued.id)
+        acknowledged = time.monotonic()
+        while kl.resolve(issued.key) is not None:
+            assert time.monotonic() - acknowledged < LAG.total_seconds()
+        time.sleep(LAG.total_seconds())
+        assert not is_fresh(kl)()
+        assert kl.resolve(issued.key) is None
+    until(is_fresh(kl))
+
+
+def test_a_replica_of_something_else_and_no_replica_at_all_are_not_asked(
+    pair: Pair, database: Database, people: People
+) -> None:
+    issued = pair.issue()
+    for other in (database.authenticator_url, pair.primary_url):
+        kl = Keylatch.from_psycopg(
+            psycopg.connect(pair.primary_url),
+            claims=RUNTIME,
+            reads=psycopg.connect(other),
+            max_lag=LAG,
+        )
+        for _ in range(3):
+            assert kl.resolve(issued.key) is not None
+            assert not is_fresh(kl)()
+            time.sleep(LAG.total_seconds() / 8)
+
+
+def test_when_the_replica_is_gone_the_primary_answers(pair: Pair) -> None:
+    issued = pair.issue()
+    for options in ({}, {"max_lag": LAG}):
+        gone = psycopg.connect(pair.replica_url)
+        kl = Keylatch.from_psycopg(
+            psycopg.connect(pair.primary_url), claims=RUNTIME, reads=gone, **options
+        )
+        gone.close()
+        assert kl.resolve(issued.key) is not None
+
+
+def test_when_the_primary_is_gone_the_replica_answers_only_without_a_bound(pair: Pair) -> None:
+    issued = pair.issue()
+    gone, replica = psycopg.connect(pair.primary_url), psycopg.connect(pair.replica_url)
+    gone.close()
+    kl = Keylatch.from_psycopg(gone, claims=RUNTIME, reads=replica)
+    assert kl.resolve(issued.key) is not None
+    kl = Keylatch.from_psycopg(gone, claims=RUNTIME, reads=replica, max_lag=LAG)
+    with pytest.raises(Unavailable):
+        kl.resolve(issued.key)
+
+
+async def test_the_async_client_does_the_same(pair: Pair) -> None:
+    issued = pair.issue()
+    connect = psycopg.AsyncConnection.connect
+    async with await connect(pair.primary_url) as first, await connect(pair.replica_url) as second:
+        kl = AsyncKeylatch.from_psycopg(first, claims=RUNTIME, reads=second)
+        bounded = AsyncKeylatch.from_psycopg(first, claims=RUNTIME, reads=second, max_lag=LAG)
+        with pair.paused():
+            pair.admin.revoke(issued.id)
+            assert await kl.resolve(issued.key) is not None
+            await asyncio.sleep(LAG.total_seconds())
+            assert await bounded.resolve(issued.key) is None
+        pair.standby.catch_up()
+        assert await kl.resolve(issued.key) is None
+        async with asyncio.timeout(20):
+            freshness: Any = bounded._transport._freshness  # type: ignore[attr-defined]
+            while not freshness.is_fresh():
+                assert await bounded.resolve(issued.key) is None
+
+
+def test_over_http_too(pair: Pair, tokens: Tokens, janitor: Janitor) -> None:
+    headers = {"Authorization": f"Bearer {tokens.token(role='keylatch_resolver')}"}
+    standby_settings = {"DB_CHANNEL_ENABLED": "false"}
+    with (
+        PostgREST(pair.primary_url, tokens.secret, janitor=janitor) as there,
+        PostgREST(
+            pair.replica_url, tokens.secret, janitor=janitor, settings=standby_settings
+        ) as here,
+        SyncPostgrestClient(there.url, headers=headers) as primary,
+        SyncPostgrestClient(here.url, headers=headers) as replica,
+    ):
+        kl = Keylatch.from_postgrest(primary, reads=replica)
+        bounded = Keylatch.from_postgrest(primary, reads=replica, max_lag=LAG)
+        issued = pair.issue()
+        until(is_fresh(bounded))
+        with pair.paused():
+            pair.admin.revoke(issued.id)
+            assert kl.resolve(issued.key) is not None
+            time.sleep(LAG.total_seconds())
+            assert bounded.resolve(issued.key) is None
+
+
+def test_a_cache_asks_the_primary(pair: Pair) -> None:
+    issued = pair.issue()
+    with CachedResolver(pair.client(), listen=pair.primary_url) as resolver:
+        until(lambda: resolver.stats().is_listening)
+        with pair.paused():
+            pair.admin.revoke(issued.id)
+            assert resolver.resolve(issued.key) is None
+
+
+def test_a_revocation_that_shall_wait_for_nobody_there_says_so_and_revokes_nothing(
+    pair: Pair,
+) -> None:
+    issued = pair.issue()
+    with pytest.raises(InvalidArgument, match="synchronous standby") as caught:
+        pair.admin.revoke(issued.id, wait_for_replicas=True)
+    assert caught.value.sqlstate == "PT400"
+    assert pair.admin.resolve(issued.key) is not None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_revocation_that_waits_returns_when_the_replica_refuses_the_key(
+    pair: Pair, again: bool
+) -> None:
+    issued, kl = pair.issue(), pair.client()
+    with (
+        pair.synchronous(),
+        ThreadPoolExecutor(1) as thread,
+        psycopg.connect(pair.database.superuser_url, autocommit=True) as watcher,
+    ):
+        with pair.paused():
+            if again:
+                pair.admin.revoke(issued.id)
+            revoking = thread.submit(pair.admin.revoke, issued.id, wait_for_replicas=True)
+            waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
+            until(lambda: one(watcher, waiting) == 1)
+            assert kl.resolve(issued.key) is not None
+            assert not revoking.done()
+        assert revoking.result(30).already_revoked is again
+        assert kl.resolve(issued.key) is None
+        # The waiting was for that transaction.
+        with pair.paused():
+            assert pair.admin.issue(People.a).kind == "publishable"
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [({"max_lag": timedelta(0)}, "max_lag"), ({"max_lag": timedelta(days=2)}, "max_lag")],
+)
+def test_a_bound_out_of_its_rule_is_named(pair: Pair, options: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidArgument, match=field):
+        pair.client(**options)
+    with pytest.raises(InvalidArgument, match="give reads"):
+        Keylatch.from_psycopg(psycopg.connect(pair.primary_url), max_lag=LAG)
+
+
+def test_a_replica_of_the_wrong_kind_is_refused(pair: Pair) -> None:
+    with pytest.raises(TypeError, match="psycopg"):
+        Keylatch.from_psycopg(psycopg.connect(pair.primary_url), reads="dbname=x")  # type: ignore[arg-type]
+
+
+def test_a_standby_that_was_promoted_is_no_replica_any_more(
+    primary: tuple[Server, Database], pair: Pair, janitor: Janitor
+) -> None:
+    """It does not hear of what the old primary does."""
+    with Standby(primary[0], janitor=janitor) as standby:
+        own = Pair(*primary, standby)
+        issued, kl = own.issue(), own.client(max_lag=LAG)
+        until(is_fresh(kl))
+        with psycopg.connect(standby.url("postgres", SUPERUSER), autocommit=True) as control:
+            assert one(control, "select pg_promote(true, 30)") is True
+            # From here on it writes a log of its own, and gets further in it than the primary.
+            control.execute("select pg_logical_emit_message(true, '', repeat('x', 1000000))")
+        own.admin.revoke(issued.id)
+        acknowledged = time.monotonic()
+        while kl.resolve(issued.key) is not None:
+            assert time.monotonic() - acknowledged < LAG.total_seconds()
+        time.sleep(LAG.total_seconds())
+        assert not is_fresh(kl)()
