@@ -63,6 +63,16 @@ def until(true: Callable[[], object], seconds: float = 20) -> None:
         time.sleep(0.005)
 
 
+def last_answer(resolver: CachedResolver, key: Secret) -> float:
+    """Ask until there is no such key any more; when the last question was asked that found it."""
+    last = 0.0
+    while True:
+        asked = time.monotonic()
+        if resolver.resolve(key) is None:
+            return last
+        last = asked
+
+
 def is_listening(resolver: CachedResolver) -> Callable[[], bool]:
     return lambda: resolver.stats().is_listening
 
@@ -154,8 +164,7 @@ def test_every_revocation_is_heard_within_the_bound(fleet: Fleet) -> None:
             assert resolver.resolve(issued.key) is not None
             fleet.admin.revoke(issued.id)
             acknowledged = time.monotonic()
-            while resolver.resolve(issued.key) is not None:
-                assert time.monotonic() - acknowledged < BOUND.total_seconds()
+            assert last_answer(resolver, issued.key) - acknowledged < BOUND.total_seconds()
 
 
 def test_a_listener_that_is_killed_forgets_everything_and_comes_back(fleet: Fleet) -> None:
@@ -188,8 +197,7 @@ def test_a_network_that_only_stops_forwarding_closes_memory(fleet: Fleet, server
             proxy.stall()
             fleet.admin.revoke(issued.id)
             acknowledged = time.monotonic()
-            while resolver.resolve(issued.key) is not None:
-                assert time.monotonic() - acknowledged < BOUND.total_seconds()
+            assert last_answer(resolver, issued.key) - acknowledged < BOUND.total_seconds()
             until(lambda: not resolver.stats().is_listening)
             living = fleet.admin.issue(People.a, kind="secret")
             hits = resolver.stats().hits
