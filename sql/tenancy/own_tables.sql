@@ -20,8 +20,8 @@ create policy membership_select_own on public.workspace_membership
 for select to authenticated
 using (user_id = (select auth.uid()));
 
--- Who administers what. It runs as the caller, so the row policies of your tables apply to it;
--- those must not ask keylatch in turn.
+-- Who administers what. It runs as the caller, so the row policies of your
+-- tables apply to it; those must not ask keylatch in turn.
 create or replace function keylatch.admin_workspace_ids()
 returns setof uuid
 language sql
@@ -35,5 +35,6 @@ as $$
 $$;
 
 -- A workspace that goes takes its keys along.
-create trigger workspaces_delete_revoke_keys after delete or update of id on public.workspaces
+create trigger workspaces_delete_revoke_keys
+after delete or update of id on public.workspaces
 for each row execute function keylatch_internal.revoke_workspace_keys();

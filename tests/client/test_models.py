@@ -19,6 +19,7 @@ from keylatch.models import (
     Installation,
     IssuedKey,
     Key,
+    KeyUsage,
     ResolvedKey,
     Revocation,
     read_all,
@@ -62,6 +63,11 @@ JSON: dict[type[Any], dict[str, object]] = {
         "scopes": [],
         "metadata": {},
         "expires_at": None,
+    },
+    KeyUsage: {
+        "key_id": str(UUID(int=1)),
+        "last_used_at": "2026-11-20T19:46:29.95748+00:00",
+        "uses": 3,
     },
     Explanation: {
         "verdict": "unknown",

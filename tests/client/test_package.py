@@ -123,6 +123,8 @@ def test_a_text_describes_every_parameter_what_comes_back_and_its_source(name: s
         assert f"    {parameter}: " in text
     assert "Returns:" in text
     source = {"list": "list_keys", "installation": "installation", "show": "keys"}
+    source |= {"issue_many": "issue_keys", "resolve_many": "resolve_keys"}
+    source |= {"record_usage": "record_usage", "usage": "key_usage"}
     assert f"`keylatch.{source.get(name, f'{name}_key')}`" in text.partition("Returns:")[2]
     assert get_type_hints(method)["return"]
 

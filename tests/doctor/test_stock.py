@@ -1,5 +1,6 @@
 """Keys that somebody should do something about, and those that are as they are meant to be."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -105,6 +106,36 @@ def test_old_secrets_are_noted_and_nothing_is_claimed_of_their_use(
     # The oldest first.
     assert [line.split()[0] for line in lines] == [str(key) for key in keys[:1:-1]]
     assert last == "and 2 more"
+
+
+def test_secrets_that_nobody_uses_are_noted_once_use_was_reported_for_as_long(
+    database: Database, stock: Stock
+) -> None:
+    used, unused, never = (stock.key(age="200 days") for _ in range(3))
+    stock.key(age="10 days")
+    owner = database.connect()
+
+    def reported(key: UUID, days: int) -> None:
+        owner.execute(
+            "insert into keylatch_internal.key_usage values (%(key)s, %(a)s, now() - %(ago)s, 1)"
+            " on conflict (key_id) do update set last_used_at = excluded.last_used_at",
+            {"key": key, "a": People.a, "ago": timedelta(days=days)},
+        )
+        owner.execute(
+            "insert into keylatch_internal.key_usage_days"
+            " values (%(key)s, current_date - %(days)s::integer, %(a)s, 1)",
+            {"key": key, "a": People.a, "days": days},
+        )
+
+    def found() -> set[str]:
+        noted = [one for one in examined(database).findings if one.slug == "secret_unused"]
+        return {line.split()[0] for one in noted for line in one.what.splitlines()[1:]}
+
+    reported(used, 1)
+    reported(unused, 89)
+    assert found() == set()
+    reported(unused, 95)
+    assert found() == {str(unused), str(never)}
 
 
 def test_no_key_is_shown_but_its_hint(database: Database, people: People) -> None:

@@ -118,6 +118,8 @@ def test_the_definer_functions_are_the_known_ones(world: World) -> None:
         found = owner.execute(DEFINERS).fetchall()
     assert {name for name, _, _ in found} == {
         "keylatch.resolve_key(text,text)",
+        "keylatch.resolve_keys(text[],text[])",
+        "keylatch_internal.add_usage(uuid[],bigint[],timestamp with time zone[])",
         "keylatch_internal.find_key(text)",
         "keylatch_internal.revoke_workspace_keys()",
         "keylatch_internal.call_first_key_hook()",

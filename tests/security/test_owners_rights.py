@@ -232,6 +232,9 @@ def test_an_application_that_attaches_the_trigger_wrongly_hears_of_it(
         assert not world.resolves(world.keys["living"].key)
 
 
+ADD_USAGE = "keylatch_internal.add_usage(uuid[],bigint[],timestamp with time zone[])"
+
+
 def test_a_hook_or_trigger_gives_an_outsider_no_owner_to_call(shared: World) -> None:
     """Threat: every routine executable by `public` that is not on the list: extensions, public."""
     with shared.database.connect() as owner:
@@ -249,6 +252,10 @@ def test_a_hook_or_trigger_gives_an_outsider_no_owner_to_call(shared: World) -> 
     assert found == [
         ("keylatch.resolve_key(text,text)", "keylatch_resolver"),
         ("keylatch.resolve_key(text,text)", "service_role"),
+        ("keylatch.resolve_keys(text[],text[])", "keylatch_resolver"),
+        ("keylatch.resolve_keys(text[],text[])", "service_role"),
+        (ADD_USAGE, "keylatch_resolver"),
+        (ADD_USAGE, "service_role"),
         ("keylatch_internal.find_key(text)", "authenticated"),
         ("keylatch_internal.find_key(text)", "service_role"),
     ]

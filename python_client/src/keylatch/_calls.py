@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from .errors import InvalidArgument, KeyNotFound
+from .errors import InvalidArgument, KeyNotFound, UnexpectedAnswer
 from .models import (
     Explanation,
     Installation,
     IssuedKey,
     Key,
+    KeyUsage,
     ResolvedKey,
     Revocation,
     read_all,
@@ -80,6 +81,35 @@ def issue(
     return Call("issue_key", arguments, partial(read_one, IssuedKey))
 
 
+def issue_many(
+    workspace_id: UUID | str,
+    *,
+    labels: Iterable[str],
+    kind: str,
+    allowed_origins: Iterable[str],
+    scopes: Iterable[str],
+    environment: str,
+    expires_at: datetime | None,
+    metadata: Mapping[str, Any] | None,
+    prefix: str,
+) -> Call[tuple[IssuedKey, ...]]:
+    """Describe `issue_keys`."""
+    common = issue(
+        workspace_id,
+        kind=kind,
+        label="",
+        allowed_origins=allowed_origins,
+        scopes=scopes,
+        environment=environment,
+        expires_at=expires_at,
+        metadata=metadata,
+        prefix=prefix,
+    )
+    arguments = {**common.arguments, "labels": _texts("labels", labels)}
+    del arguments["label"]
+    return Call("issue_keys", arguments, _read_issued)
+
+
 def rotate(key_id: UUID | str, *, grace: timedelta, expires_at: datetime | None) -> Call[IssuedKey]:
     """Describe `rotate_key`."""
     arguments = {
@@ -135,6 +165,43 @@ def resolve(key: str | Secret, *, origin: str | None) -> Call[ResolvedKey | None
     return Call("resolve_key", _presented(key, origin), partial(read_optional, ResolvedKey))
 
 
+def resolve_many(
+    keys: Iterable[str | Secret], *, origins: Iterable[str | None] | None
+) -> Call[tuple[ResolvedKey | None, ...]]:
+    """Describe `resolve_keys`."""
+    if isinstance(keys, str | Secret):
+        raise InvalidArgument.of("keys", "is one text, not a list of texts")
+    presented = list(keys)
+    came_from = [None] * len(presented) if origins is None else list(origins)
+    if len(came_from) != len(presented):
+        raise InvalidArgument.of("origins", f"has {len(came_from)}, and keys has {len(presented)}")
+    each = [_presented(key, origin) for key, origin in zip(presented, came_from, strict=True)]
+    arguments = {
+        "keys": [one["key"] for one in each],
+        "origins": None if origins is None else [one["origin"] for one in each],
+    }
+    return Call("resolve_keys", arguments, partial(_read_places, len(presented)))
+
+
+def record_usage(uses: Iterable[KeyUsage]) -> Call[frozenset[UUID]]:
+    """Describe `record_usage`."""
+    batch: dict[str, dict[str, object]] = {}
+    for one in uses:
+        if str(one.key_id) in batch:
+            raise InvalidArgument.of("uses", "names a key twice")
+        batch[str(one.key_id)] = {
+            "uses": one.uses,
+            "last_used_at": _time("last_used_at", one.last_used_at),
+        }
+    return Call("record_usage", {"batch": batch}, _read_again)
+
+
+def usage(key_id: UUID | str) -> Call[KeyUsage | None]:
+    """Describe the reading of one row of `key_usage`."""
+    arguments = {"key_id": _uuid("key_id", key_id)}
+    return Call("key_usage", arguments, partial(read_optional, KeyUsage))
+
+
 def explain(key: str | Secret, *, origin: str | None) -> Call[Explanation]:
     """Describe `explain_key`."""
     return Call("explain_key", _presented(key, origin), partial(read_one, Explanation))
@@ -148,6 +215,33 @@ def installation() -> Call[Installation]:
 def _each_once(rows: Rows) -> tuple[Key, ...]:
     """Read the keys; pages overlap where a key was made between them."""
     return tuple({key.id: key for key in read_all(Key, rows)}.values())
+
+
+def _read_issued(rows: Rows) -> tuple[IssuedKey, ...]:
+    issued = rows[0].get("keys") if len(rows) == 1 else None
+    if not isinstance(issued, list):
+        raise UnexpectedAnswer(detail="the answer of issue_keys has no list of keys")
+    return read_all(IssuedKey, issued)
+
+
+def _read_places(count: int, rows: Rows) -> tuple[ResolvedKey | None, ...]:
+    places = {row.get("position"): row for row in rows}
+    if len(rows) != count or set(places) != set(range(1, count + 1)):
+        raise UnexpectedAnswer(
+            detail=f"{count} keys were asked for and {len(rows)} answers came",
+            hint="ask for fewer at once, or raise the API's max-rows",
+        )
+    found = (places[place] for place in range(1, count + 1))
+    return tuple(
+        None if row.get("key_id") is None else read_one(ResolvedKey, [row]) for row in found
+    )
+
+
+def _read_again(rows: Rows) -> frozenset[UUID]:
+    again = rows[0].get("again") if len(rows) == 1 else None
+    if not isinstance(again, list):
+        raise UnexpectedAnswer(detail="the answer of record_usage does not say what is left")
+    return frozenset(UUID(str(one)) for one in again)
 
 
 def _read_found(rows: Rows) -> Key:

@@ -9,7 +9,15 @@ from uuid import UUID
 
 from . import _calls
 from .client import Keylatch
-from .models import Explanation, Installation, IssuedKey, Key, ResolvedKey, Revocation
+from .models import (
+    Explanation,
+    Installation,
+    IssuedKey,
+    Key,
+    KeyUsage,
+    ResolvedKey,
+    Revocation,
+)
 from .secret import Secret
 from .transports import AsyncTransport, expect
 from .transports.replica import AsyncReplicaTransport, async_reading
@@ -135,6 +143,34 @@ class AsyncKeylatch:
             )
         )
 
+    @_documented_by(Keylatch.issue_many)
+    async def issue_many(
+        self,
+        workspace_id: UUID | str,
+        *,
+        labels: Iterable[str],
+        kind: str = "secret",
+        allowed_origins: Iterable[str] = (),
+        scopes: Iterable[str] = (),
+        environment: str = "live",
+        expires_at: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        prefix: str = "wk",
+    ) -> tuple[IssuedKey, ...]:
+        return await self._run(
+            _calls.issue_many(
+                workspace_id,
+                labels=labels,
+                kind=kind,
+                allowed_origins=allowed_origins,
+                scopes=scopes,
+                environment=environment,
+                expires_at=expires_at,
+                metadata=metadata,
+                prefix=prefix,
+            )
+        )
+
     @_documented_by(Keylatch.rotate)
     async def rotate(
         self,
@@ -179,6 +215,20 @@ class AsyncKeylatch:
     @_documented_by(Keylatch.resolve)
     async def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
         return await self._run(_calls.resolve(key, origin=origin))
+
+    @_documented_by(Keylatch.resolve_many)
+    async def resolve_many(
+        self, keys: Iterable[str | Secret], *, origins: Iterable[str | None] | None = None
+    ) -> tuple[ResolvedKey | None, ...]:
+        return await self._run(_calls.resolve_many(keys, origins=origins))
+
+    @_documented_by(Keylatch.record_usage)
+    async def record_usage(self, uses: Iterable[KeyUsage]) -> frozenset[UUID]:
+        return await self._run(_calls.record_usage(uses))
+
+    @_documented_by(Keylatch.usage)
+    async def usage(self, key_id: UUID | str) -> KeyUsage | None:
+        return await self._run(_calls.usage(key_id))
 
     @_documented_by(Keylatch.explain)
     async def explain(self, key: str | Secret, *, origin: str | None = None) -> Explanation:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
 from . import _calls
-from .models import Explanation, Installation, IssuedKey, Key, ResolvedKey, Revocation
+from .models import (
+    Explanation,
+    Installation,
+    IssuedKey,
+    Key,
+    KeyUsage,
+    ResolvedKey,
+    Revocation,
+)
 from .secret import Secret
 from .transports import Transport, expect
 from .transports.replica import ReplicaTransport, reading
@@ -200,6 +208,54 @@ class Keylatch:
             )
         )
 
+    def issue_many(
+        self,
+        workspace_id: UUID | str,
+        *,
+        labels: Iterable[str],
+        kind: str = "secret",
+        allowed_origins: Iterable[str] = (),
+        scopes: Iterable[str] = (),
+        environment: str = "live",
+        expires_at: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        prefix: str = "wk",
+    ) -> tuple[IssuedKey, ...]:
+        """Make a key for each label, all of them or none: for a fleet.
+
+        Args:
+            workspace_id: Whose keys they become.
+            labels: Up to 100,000 names; over HTTP some thousands, as a request's time is limited.
+            kind: This and the others are for all of them, and as for `issue`.
+            allowed_origins: As for `issue`.
+            scopes: As for `issue`.
+            environment: As for `issue`.
+            expires_at: As for `issue`.
+            metadata: As for `issue`.
+            prefix: As for `issue`.
+
+        Returns:
+            The keys in the order of the labels, shown this once. Source: SQL
+            `keylatch.issue_keys`.
+
+        Raises:
+            InvalidArgument: A value is out of its rule; `detail` names it.
+            PermissionDenied: The caller does not administer the workspace.
+        """
+        return self._run(
+            _calls.issue_many(
+                workspace_id,
+                labels=labels,
+                kind=kind,
+                allowed_origins=allowed_origins,
+                scopes=scopes,
+                environment=environment,
+                expires_at=expires_at,
+                metadata=metadata,
+                prefix=prefix,
+            )
+        )
+
     def rotate(
         self,
         key_id: UUID | str,
@@ -338,6 +394,56 @@ class Keylatch:
             InvalidArgument: `key` or `origin` is not a text.
         """
         return self._run(_calls.resolve(key, origin=origin))
+
+    def resolve_many(
+        self, keys: Iterable[str | Secret], *, origins: Iterable[str | None] | None = None
+    ) -> tuple[ResolvedKey | None, ...]:
+        """Ask for a batch what `resolve` asks for one: for gateways.
+
+        Args:
+            keys: Up to 1000 presented texts.
+            origins: The `Origin` header of each, `None` where there was none; `None` for no
+                headers at all.
+
+        Returns:
+            For each text in its place the key, or `None`. Source: SQL `keylatch.resolve_keys`.
+
+        Raises:
+            InvalidArgument: A value is not a text, there are too many, or origins has another
+                length.
+            UnexpectedAnswer: The API cuts its answers below the length of the batch.
+        """
+        return self._run(_calls.resolve_many(keys, origins=origins))
+
+    def record_usage(self, uses: Iterable[KeyUsage]) -> frozenset[UUID]:
+        """Add up how often keys were used. For services; `keylatch.usage` does it by itself.
+
+        Args:
+            uses: Sums of up to 10,000 keys: `uses` counts what was not reported yet, from 1 on.
+
+        Returns:
+            The keys that another report was counting: report those again. Source: SQL
+            `keylatch.record_usage`.
+
+        Raises:
+            InvalidArgument: A number or time is out of its rule.
+        """
+        return self._run(_calls.record_usage(uses))
+
+    def usage(self, key_id: UUID | str) -> KeyUsage | None:
+        """Ask when a key was last used, and how often: approximately. For admins.
+
+        Args:
+            key_id: The key.
+
+        Returns:
+            What services have reported, or `None`: nothing yet, or not the caller's to see.
+            Source: a row of the view `keylatch.key_usage`.
+
+        Raises:
+            InvalidArgument: The id is not a UUID.
+        """
+        return self._run(_calls.usage(key_id))
 
     def explain(self, key: str | Secret, *, origin: str | None = None) -> Explanation:
         """Ask why a text is accepted or refused as a key. For admins, and the service key.

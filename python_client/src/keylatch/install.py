@@ -190,7 +190,7 @@ def expose_statements(schemas: Iterable[str]) -> str:
     """
     names = ", ".join(dict.fromkeys((*schemas, SCHEMA)))
     return (
-        f"alter role authenticator set pgrst.db_schemas = '{names}';\n"
+        f"alter role authenticator\n  set pgrst.db_schemas = '{names}';\n"
         "notify pgrst, 'reload config';\n"
         "notify pgrst, 'reload schema';"
     )

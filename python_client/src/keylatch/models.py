@@ -160,6 +160,21 @@ class ResolvedKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUsage:
+    """When a key was last used and how often, as services reported it. Source: `key_usage`.
+
+    Attributes:
+        key_id: The key.
+        last_used_at: The last use that was reported, UTC.
+        uses: How many were reported in all.
+    """
+
+    key_id: UUID
+    last_used_at: datetime
+    uses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """Why a key is accepted or refused. Source: `explain_key`.
 
@@ -291,6 +306,12 @@ def _time(value: object) -> datetime:
     return time.astimezone(UTC)
 
 
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError
+    return value
+
+
 def _seconds(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError
@@ -309,6 +330,7 @@ _string = _of_type(str)
 _READERS: dict[str, Callable[[Any], object]] = {
     "Secret": _of_type(Secret),
     "UUID": _uuid,
+    "int": _count,
     "UUID | None": _optional(_uuid),
     "tuple[UUID, ...]": _several(_uuid),
     "str": _string,

@@ -55,6 +55,7 @@ from (values
   ('keylatch.hash_key'),
   ('keylatch.installation'),
   ('keylatch.issue_key'),
+  ('keylatch.issue_keys'),
   ('keylatch.list_keys'),
   ('keylatch.log_position'),
   ('keylatch.resume_key'),
@@ -91,8 +92,14 @@ from (values
 ) as v (name), (values ('authenticated'), ('service_role')) as r (role);
 insert into allowed (role, name)
 values
+('service_role', 'keylatch.record_usage'),
 ('service_role', 'keylatch.resolve_key'),
+('service_role', 'keylatch.resolve_keys'),
+('service_role', 'keylatch_internal.add_usage'),
+('keylatch_resolver', 'keylatch.record_usage'),
 ('keylatch_resolver', 'keylatch.resolve_key'),
+('keylatch_resolver', 'keylatch.resolve_keys'),
+('keylatch_resolver', 'keylatch_internal.add_usage'),
 ('keylatch_resolver', 'keylatch.installation'),
 ('keylatch_resolver', 'keylatch.log_position');
 
@@ -116,6 +123,8 @@ select set_eq(
   'select r.name from routines as r where r.prosecdef',
   array[
     'keylatch.resolve_key',
+    'keylatch.resolve_keys',
+    'keylatch_internal.add_usage',
     'keylatch_internal.call_first_key_hook',
     'keylatch_internal.find_key',
     'keylatch_internal.revoke_workspace_keys'
@@ -142,7 +151,11 @@ select is(
     from relations as r, aclexplode(r.relacl) as a
     where a.grantee <> r.relowner
   ),
-  'keylatch.keys authenticated INSERT
+  'keylatch.key_usage authenticated SELECT
+keylatch.key_usage service_role SELECT
+keylatch.key_usage_days authenticated SELECT
+keylatch.key_usage_days service_role SELECT
+keylatch.keys authenticated INSERT
 keylatch.keys authenticated SELECT
 keylatch.keys authenticated UPDATE
 keylatch.keys service_role INSERT
@@ -160,7 +173,11 @@ keylatch.workspaces service_role SELECT
 keylatch.workspaces service_role UPDATE
 keylatch_internal.installation authenticated SELECT
 keylatch_internal.installation keylatch_resolver SELECT
-keylatch_internal.installation service_role SELECT',
+keylatch_internal.installation service_role SELECT
+keylatch_internal.key_usage authenticated SELECT
+keylatch_internal.key_usage service_role SELECT
+keylatch_internal.key_usage_days authenticated SELECT
+keylatch_internal.key_usage_days service_role SELECT',
   'who may do what with which table'
 );
 select is(
@@ -220,6 +237,8 @@ select is(
 keylatch.workspaces: workspaces_select_member for r to {authenticated}
 keylatch_internal.installation: installation_select_signed_in for r to '
   || '{authenticated,service_role,keylatch_resolver}
+keylatch_internal.key_usage: key_usage_select_admin for r to {authenticated}
+keylatch_internal.key_usage_days: key_usage_days_select_admin for r to {authenticated}
 keylatch_internal.keys: keys_insert_admin for a to {authenticated}
 keylatch_internal.keys: keys_select_admin for r to {authenticated}
 keylatch_internal.keys: keys_update_admin for w to {authenticated}',

@@ -59,13 +59,27 @@ _RULES = (
         "From then on such a key is refused, for good; its expiry can be moved only until then.",
         "keylatch rotate {id} --grace 7d",
     ),
-    # How old a secret is, is known. Whether anybody uses it is not recorded, and not claimed.
+    # Nothing is said where nobody reports, nor before somebody has for as long.
+    _Rule(
+        Level.NOTE,
+        "secret_unused",
+        "k.kind = 'secret' and k.status = 'active' "
+        "and k.created_at < pg_catalog.now() - interval '90 days' "
+        "and exists (select 1 from keylatch.key_usage_days as d "
+        "where d.used_on < pg_catalog.now() - interval '90 days') "
+        "and not exists (select 1 from keylatch.key_usage as u where u.key_id = k.id "
+        "and u.last_used_at > pg_catalog.now() - interval '90 days')",
+        "secret and unused for 90 days, as far as services have reported",
+        "Who has a key that nobody misses can use it unseen.",
+        "keylatch revoke {id} --reason unused",
+    ),
+    # How old a secret is, is known also where nobody reports its use.
     _Rule(
         Level.NOTE,
         "secret_old",
         "k.kind = 'secret' and k.status = 'active' "
         "and k.created_at < pg_catalog.now() - interval '90 days'",
-        "secret and in use for more than 90 days without a rotation",
+        "secret and more than 90 days old, without a rotation",
         "The longer a secret lives, the more backups, logs and people may have it.",
         "keylatch rotate {id} --grace 7d",
     ),

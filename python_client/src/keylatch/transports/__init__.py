@@ -11,7 +11,7 @@ from ..secret import Secret
 
 Rows = Sequence[Mapping[str, object]]
 
-VIEWS = frozenset({"keys"})
+VIEWS = frozenset({"keys", "key_usage"})
 """What is read where a function would be called: an argument is the value of a column."""
 
 
@@ -57,7 +57,9 @@ def as_rows(answer: object) -> Rows:
     for row in answer if isinstance(answer, list) else [answer]:
         if not isinstance(row, dict):
             raise UnexpectedAnswer(detail="the answer is not made of JSON objects")
-        key = row.get("key")
+        key, keys = row.get("key"), row.get("keys")
+        if isinstance(keys, list):
+            row = {**row, "keys": as_rows(keys)}
         rows.append({**row, "key": Secret(key)} if isinstance(key, str) else row)
     return rows
 

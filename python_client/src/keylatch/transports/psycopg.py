@@ -203,9 +203,13 @@ def _statement(function: str, arguments: Mapping[str, object]) -> sql.Composed:
 
 
 def _values(arguments: Mapping[str, object]) -> list[object]:
-    return [
-        Jsonb(value) if isinstance(value, dict) else plain(value) for value in arguments.values()
-    ]
+    return [_value(value) for value in arguments.values()]
+
+
+def _value(value: object) -> object:
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    return Jsonb(value) if isinstance(value, dict) else plain(value)
 
 
 def _failure(problem: psycopg.Error | UnicodeError) -> KeylatchError:

@@ -1,0 +1,215 @@
+"""`UsageRecorder` and `AsyncUsageRecorder`: count uses in memory, and report sums now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from .async_client import AsyncKeylatch
+from .client import Keylatch
+from .errors import InvalidArgument, KeylatchError
+from .models import KeyUsage, ResolvedKey
+
+__all__ = ["AsyncUsageRecorder", "KeyUsage", "UsageRecorder"]
+
+_log = logging.getLogger(__name__)
+# What one report may hold; see SQL `keylatch.record_usage`.
+_LARGEST_REPORT = 10_000
+
+
+class _Counts:
+    """Sums by key that were not reported yet."""
+
+    def __init__(self, every: timedelta, size: int) -> None:
+        if not timedelta(milliseconds=10) <= every <= timedelta(days=1):
+            raise InvalidArgument.of("every", "is not from 10 milliseconds to a day")
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST_REPORT:
+            raise InvalidArgument.of("size", f"is not a number from 1 to {_LARGEST_REPORT}")
+        self.every = every.total_seconds()
+        self.size = size
+        self._lock = threading.Lock()
+        self._counts: dict[UUID, tuple[int, datetime]] = {}
+
+    def add(self, key_id: UUID) -> bool:
+        """Count a use; tell whether it is time for a report."""
+        now = datetime.now(UTC)
+        with self._lock:
+            uses, _ = self._counts.get(key_id, (0, now))
+            self._counts[key_id] = (uses + 1, now)
+            return len(self._counts) >= self.size
+
+    def take(self) -> list[KeyUsage]:
+        """Give what is there, and begin anew."""
+        with self._lock:
+            taken, self._counts = self._counts, {}
+        return [
+            KeyUsage(key_id=key_id, uses=uses, last_used_at=last)
+            for key_id, (uses, last) in taken.items()
+        ]
+
+    def give_back(self, uses: Iterable[KeyUsage]) -> None:
+        """Keep what could not be reported for the next time."""
+        with self._lock:
+            for one in uses:
+                more, last = self._counts.get(one.key_id, (0, one.last_used_at))
+                self._counts[one.key_id] = (one.uses + more, max(last, one.last_used_at))
+
+
+class UsageRecorder:
+    """Counts uses in memory and reports them on a timer, on size and at the end.
+
+    What it has counted since the last report is lost with the process; what could not be reported,
+    because the database was away or another service counted the same key, is kept for the next
+    report. It never makes a caller of `record` wait.
+
+    It is a context manager; use it for as long as the service runs:
+
+        with UsageRecorder(kl) as recorder:
+            if found := kl.resolve(presented):
+                recorder.record(found)
+    """
+
+    def __init__(
+        self, keylatch: Keylatch, *, every: timedelta = timedelta(seconds=10), size: int = 1000
+    ) -> None:
+        """Make it; `with` opens it.
+
+        Args:
+            keylatch: Reports: as role `keylatch_resolver` or with the service key.
+            every: How often it reports, from 10 ms on.
+            size: From how many different keys on it reports before that, up to 10,000.
+
+        Raises:
+            InvalidArgument: A value is out of its rule; `detail` names it.
+        """
+        self._keylatch = keylatch
+        self._counts = _Counts(every, size)
+        self._wake = threading.Event()
+        self._done = False
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to report, in a thread of its own."""
+        self._done = False
+        self._thread = threading.Thread(target=self._run, name="keylatch-usage", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Report what is left, once, and end."""
+        self._done = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._thread = None
+
+    def record(self, key: ResolvedKey | UUID) -> None:
+        """Count one use of a key.
+
+        Args:
+            key: What `resolve` gave, or its `key_id`.
+        """
+        if self._counts.add(key.key_id if isinstance(key, ResolvedKey) else key):
+            self._wake.set()
+
+    def flush(self) -> int:
+        """Report now.
+
+        Returns:
+            How many keys are left for the next report.
+
+        Raises:
+            KeylatchError: The report failed; what it held is kept.
+        """
+        uses = self._counts.take()
+        for start in range(0, len(uses), _LARGEST_REPORT):
+            part = uses[start : start + _LARGEST_REPORT]
+            try:
+                again = self._keylatch.record_usage(part)
+            except BaseException:
+                self._counts.give_back(uses[start:])
+                raise
+            self._counts.give_back(one for one in part if one.key_id in again)
+        return len(self._counts._counts)
+
+    def _run(self) -> None:
+        while not self._done:
+            self._wake.wait(self._counts.every)
+            self._wake.clear()
+            try:
+                self.flush()
+            except KeylatchError as error:
+                _log.warning("keylatch: uses are kept for the next report: %s", error)
+
+
+class AsyncUsageRecorder:
+    """As `UsageRecorder`, for asyncio: an async context manager over an `AsyncKeylatch`."""
+
+    def __init__(
+        self, keylatch: AsyncKeylatch, *, every: timedelta = timedelta(seconds=10), size: int = 1000
+    ) -> None:
+        """Make it; `async with` opens it. The arguments are those of `UsageRecorder`."""
+        self._keylatch = keylatch
+        self._counts = _Counts(every, size)
+        self._wake = asyncio.Event()
+        self._done = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin to report, in a task of its own."""
+        self._done = False
+        self._task = asyncio.create_task(self._run(), name="keylatch-usage")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Report what is left, once, and end."""
+        self._done = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        self._task = None
+
+    def record(self, key: ResolvedKey | UUID) -> None:
+        """Count one use of a key: as `UsageRecorder.record`."""
+        if self._counts.add(key.key_id if isinstance(key, ResolvedKey) else key):
+            self._wake.set()
+
+    async def flush(self) -> int:
+        """Report now: as `UsageRecorder.flush`."""
+        uses = self._counts.take()
+        for start in range(0, len(uses), _LARGEST_REPORT):
+            part = uses[start : start + _LARGEST_REPORT]
+            try:
+                again = await self._keylatch.record_usage(part)
+            except BaseException:
+                self._counts.give_back(uses[start:])
+                raise
+            self._counts.give_back(one for one in part if one.key_id in again)
+        return len(self._counts._counts)
+
+    async def _run(self) -> None:
+        while not self._done:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._counts.every)
+            self._wake.clear()
+            try:
+                await self.flush()
+            except KeylatchError as error:
+                _log.warning("keylatch: uses are kept for the next report: %s", error)
