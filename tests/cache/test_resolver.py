@@ -260,6 +260,13 @@ def test_many_who_ask_the_same_at_once_ask_the_database_once(fleet: Fleet) -> No
     assert len(asked) == 1
 
 
+def test_closing_at_any_moment_ends_the_listening(fleet: Fleet) -> None:
+    for moment in range(60):
+        with fleet.open():
+            time.sleep(moment / 2000)
+    assert [one for one in threading.enumerate() if one.name == "keylatch"] == []
+
+
 def test_without_a_listener_the_database_answers(fleet: Fleet) -> None:
     issued = fleet.admin.issue(People.a, kind="secret")
     with fleet.open("postgresql://nobody:wrong@127.0.0.1:1/none") as resolver:

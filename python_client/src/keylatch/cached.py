@@ -99,9 +99,12 @@ class CachedResolver:
         """Stop listening and forget everything."""
         if self._listening is not None:
             loop, task, thread = self._listening
-            with suppress(RuntimeError):  # It has ended by itself.
-                loop.call_soon_threadsafe(task.cancel)
-            thread.join()
+            # Again and again: up to Python 3.11 `asyncio.wait_for` forgets that it was cancelled
+            # when what it waits for is done in the same moment.
+            while thread.is_alive():
+                with suppress(RuntimeError):  # It has ended by itself.
+                    loop.call_soon_threadsafe(task.cancel)
+                thread.join(0.1)
         self._listening = None
 
     def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
@@ -202,8 +205,10 @@ class AsyncCachedResolver:
     ) -> None:
         """Stop listening and forget everything."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            # Again and again: as in `CachedResolver`.
+            while not self._task.done():
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=0.1)
             self._cache.lost()
         self._task = None
 
