@@ -8,7 +8,7 @@ CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOM
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup up down status demo bench soak reference manifest test test-installed test-17 test-18 test-sql test-python \
+.PHONY: help setup up down status demo bench bench-cache soak reference manifest test test-installed test-17 test-18 test-sql test-python \
 	lint lint-python lint-sql lint-database clean
 
 help: ## list these targets
@@ -31,6 +31,9 @@ demo: setup ## tell the story of a key, in this terminal
 
 bench: setup ## measure what resolving costs, beside the limit and other ways (about 10 minutes)
 	@$(PYTHON) tests/bench.py $(BENCH_ARGS)
+
+bench-cache: setup ## measure answers from memory, and how soon a revocation is heard (5 minutes)
+	@$(PYTHON) tests/cache_bench.py $(BENCH_ARGS)
 
 soak: setup ## ten minutes of a cached resolver among changes and faults, beside who knows the truth
 	@$(PYTHON) tests/soak.py $(SOAK_ARGS)
