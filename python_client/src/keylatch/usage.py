@@ -145,9 +145,12 @@ class UsageRecorder:
         return len(self._counts._counts)
 
     def _run(self) -> None:
-        while not self._done:
+        done = False
+        while not done:
             self._wake.wait(self._counts.every)
             self._wake.clear()
+            # Asked before the report: then it holds all that was counted before the end.
+            done = self._done
             try:
                 self.flush()
             except KeylatchError as error:
@@ -205,10 +208,12 @@ class AsyncUsageRecorder:
         return len(self._counts._counts)
 
     async def _run(self) -> None:
-        while not self._done:
+        done = False
+        while not done:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._counts.every)
             self._wake.clear()
+            done = self._done
             try:
                 await self.flush()
             except KeylatchError as error:
