@@ -128,8 +128,7 @@ begin
       hint = 'Run: set transaction isolation level read committed;';
   end if;
 
-  -- Whoever is importing or making a key there now finishes first, and is seen by the update below.
-  lock table keylatch_internal.installation in share mode;
+  -- Whoever is making a key there now finishes first, and is seen by the update below.
   perform pg_advisory_xact_lock(keylatch_internal.workspace_lock(v_workspace_id));
   update keylatch_internal.keys as k
   set revoked_at = clock_timestamp(), revoke_reason = 'workspace deleted'

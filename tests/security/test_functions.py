@@ -120,9 +120,7 @@ def test_the_definer_functions_are_the_known_ones(world: World) -> None:
         "keylatch.resolve_key(text,text)",
         "keylatch.resolve_keys(text[],text[])",
         "keylatch_internal.add_usage(uuid[],bigint[],timestamp with time zone[])",
-        "keylatch_internal.claim_foreign_key(text,uuid)",
         "keylatch_internal.find_key(text)",
-        "keylatch_internal.take_import(jsonb,boolean)",
         "keylatch_internal.revoke_workspace_keys()",
         "keylatch_internal.call_first_key_hook()",
     }

@@ -74,7 +74,6 @@ from (values
   ('keylatch_internal.current_user_id'),
   ('keylatch_internal.find_key'),
   ('keylatch_internal.generate_key'),
-  ('keylatch_internal.hint_prefix'),
   ('keylatch_internal.insert_key'),
   ('keylatch_internal.is_apply_worker'),
   ('keylatch_internal.is_canonical_origin'),
@@ -93,20 +92,14 @@ from (values
 ) as v (name), (values ('authenticated'), ('service_role')) as r (role);
 insert into allowed (role, name)
 values
-('service_role', 'keylatch.claim_key'),
-('service_role', 'keylatch.import_keys'),
 ('service_role', 'keylatch.record_usage'),
 ('service_role', 'keylatch.resolve_key'),
 ('service_role', 'keylatch.resolve_keys'),
 ('service_role', 'keylatch_internal.add_usage'),
-('service_role', 'keylatch_internal.claim_foreign_key'),
-('service_role', 'keylatch_internal.take_import'),
-('keylatch_resolver', 'keylatch.claim_key'),
 ('keylatch_resolver', 'keylatch.record_usage'),
 ('keylatch_resolver', 'keylatch.resolve_key'),
 ('keylatch_resolver', 'keylatch.resolve_keys'),
 ('keylatch_resolver', 'keylatch_internal.add_usage'),
-('keylatch_resolver', 'keylatch_internal.claim_foreign_key'),
 ('keylatch_resolver', 'keylatch.installation'),
 ('keylatch_resolver', 'keylatch.log_position');
 
@@ -133,10 +126,8 @@ select set_eq(
     'keylatch.resolve_keys',
     'keylatch_internal.add_usage',
     'keylatch_internal.call_first_key_hook',
-    'keylatch_internal.claim_foreign_key',
     'keylatch_internal.find_key',
-    'keylatch_internal.revoke_workspace_keys',
-    'keylatch_internal.take_import'
+    'keylatch_internal.revoke_workspace_keys'
   ],
   'these run with the rights of the owner, and no others'
 );
@@ -170,8 +161,6 @@ keylatch.keys authenticated UPDATE
 keylatch.keys service_role INSERT
 keylatch.keys service_role SELECT
 keylatch.keys service_role UPDATE
-keylatch.unclaimed_keys authenticated SELECT
-keylatch.unclaimed_keys service_role SELECT
 keylatch.workspace_membership authenticated SELECT
 keylatch.workspace_membership service_role DELETE
 keylatch.workspace_membership service_role INSERT
@@ -246,7 +235,6 @@ select is(
   ),
   'keylatch.workspace_membership: workspace_membership_select_own for r to {authenticated}
 keylatch.workspaces: workspaces_select_member for r to {authenticated}
-keylatch_internal.foreign_hashes: foreign_hashes_select_admin for r to {authenticated}
 keylatch_internal.installation: installation_select_signed_in for r to '
   || '{authenticated,service_role,keylatch_resolver}
 keylatch_internal.key_usage: key_usage_select_admin for r to {authenticated}
