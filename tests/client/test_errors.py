@@ -37,6 +37,7 @@ CONTRACT: dict[str, tuple[str, type[KeylatchError]]] = {
     "superseded_is_final": ("PT409", LatchViolation),
     "column_is_immutable": ("PT409", LatchViolation),
     "keys_are_kept": ("PT409", LatchViolation),
+    "events_are_kept": ("PT409", LatchViolation),
     "invalid_argument": ("PT400", InvalidArgument),
 }
 

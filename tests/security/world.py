@@ -46,6 +46,9 @@ class World:
                     "keylatch.workspaces",
                     "keylatch.workspace_membership",
                     "keylatch_internal.installation",
+                    "keylatch_internal.key_events",
+                    "keylatch_internal.key_event_links",
+                    "keylatch_internal.key_event_heads",
                 )
             ]
 

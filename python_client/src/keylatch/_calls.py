@@ -13,10 +13,12 @@ from uuid import UUID
 
 from .errors import InvalidArgument, KeyNotFound, UnexpectedAnswer
 from .models import (
+    EventVerification,
     Explanation,
     Installation,
     IssuedKey,
     Key,
+    KeyEvent,
     KeyUsage,
     ResolvedKey,
     Revocation,
@@ -202,6 +204,18 @@ def usage(key_id: UUID | str) -> Call[KeyUsage | None]:
     return Call("key_usage", arguments, partial(read_optional, KeyUsage))
 
 
+def events(workspace_id: UUID | str) -> Call[tuple[KeyEvent, ...]]:
+    """Describe `list_events`."""
+    arguments = {"workspace_id": _uuid("workspace_id", workspace_id)}
+    return Call("list_events", arguments, _each_event_once)
+
+
+def verify_events(workspace_id: UUID | str) -> Call[EventVerification]:
+    """Describe `verify_events`."""
+    arguments = {"workspace_id": _uuid("workspace_id", workspace_id)}
+    return Call("verify_events", arguments, partial(read_one, EventVerification))
+
+
 def explain(key: str | Secret, *, origin: str | None) -> Call[Explanation]:
     """Describe `explain_key`."""
     return Call("explain_key", _presented(key, origin), partial(read_one, Explanation))
@@ -215,6 +229,11 @@ def installation() -> Call[Installation]:
 def _each_once(rows: Rows) -> tuple[Key, ...]:
     """Read the keys; pages overlap where a key was made between them."""
     return tuple({key.id: key for key in read_all(Key, rows)}.values())
+
+
+def _each_event_once(rows: Rows) -> tuple[KeyEvent, ...]:
+    """Read the events, the newest first as they come; pages overlap as those of keys."""
+    return tuple({event.number: event for event in read_all(KeyEvent, rows)}.values())
 
 
 def _read_issued(rows: Rows) -> tuple[IssuedKey, ...]:

@@ -10,10 +10,12 @@ from uuid import UUID
 from . import _calls
 from .client import Keylatch
 from .models import (
+    EventVerification,
     Explanation,
     Installation,
     IssuedKey,
     Key,
+    KeyEvent,
     KeyUsage,
     ResolvedKey,
     Revocation,
@@ -229,6 +231,14 @@ class AsyncKeylatch:
     @_documented_by(Keylatch.usage)
     async def usage(self, key_id: UUID | str) -> KeyUsage | None:
         return await self._run(_calls.usage(key_id))
+
+    @_documented_by(Keylatch.events)
+    async def events(self, workspace_id: UUID | str) -> tuple[KeyEvent, ...]:
+        return await self._run(_calls.events(workspace_id))
+
+    @_documented_by(Keylatch.verify_events)
+    async def verify_events(self, workspace_id: UUID | str) -> EventVerification:
+        return await self._run(_calls.verify_events(workspace_id))
 
     @_documented_by(Keylatch.explain)
     async def explain(self, key: str | Secret, *, origin: str | None = None) -> Explanation:

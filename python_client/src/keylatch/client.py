@@ -9,10 +9,12 @@ from uuid import UUID
 
 from . import _calls
 from .models import (
+    EventVerification,
     Explanation,
     Installation,
     IssuedKey,
     Key,
+    KeyEvent,
     KeyUsage,
     ResolvedKey,
     Revocation,
@@ -444,6 +446,37 @@ class Keylatch:
             InvalidArgument: The id is not a UUID.
         """
         return self._run(_calls.usage(key_id))
+
+    def events(self, workspace_id: UUID | str) -> tuple[KeyEvent, ...]:
+        """Give what happened to the keys of a workspace.
+
+        Args:
+            workspace_id: The workspace.
+
+        Returns:
+            Its events, the newest first, however many; none where the caller does not administer
+            it. Source: SQL `keylatch.list_events`. To filter or page, read the view
+            `keylatch.key_events`.
+
+        Raises:
+            InvalidArgument: The id is not a UUID.
+        """
+        return self._run(_calls.events(workspace_id))
+
+    def verify_events(self, workspace_id: UUID | str) -> EventVerification:
+        """Compute the chain of a workspace's events again, and find the first broken link.
+
+        Args:
+            workspace_id: The workspace.
+
+        Returns:
+            Whether they are as they were written. A workspace that the caller does not administer
+            has no events. Source: SQL `keylatch.verify_events`.
+
+        Raises:
+            InvalidArgument: The id is not a UUID.
+        """
+        return self._run(_calls.verify_events(workspace_id))
 
     def explain(self, key: str | Secret, *, origin: str | None = None) -> Explanation:
         """Ask why a text is accepted or refused as a key. For admins, and the service key.

@@ -133,6 +133,7 @@ CLASS_BY_SLUG: dict[str, type[KeylatchError]] = {
     "superseded_is_final": LatchViolation,
     "column_is_immutable": LatchViolation,
     "keys_are_kept": LatchViolation,
+    "events_are_kept": LatchViolation,
     "invalid_argument": InvalidArgument,
 }
 """The class of each slug that the database raises. Source: section 6 of the contract."""

@@ -175,6 +175,61 @@ class KeyUsage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyEvent:
+    """Something that happened to a key. Source: a row of `keylatch.key_events`.
+
+    Attributes:
+        workspace_id: The workspace of the key.
+        number: The place in the chain of the workspace: from 1 on, without gaps.
+        key_id: The key.
+        event: A word, such as `issued`; all of them are in the comment of that view.
+        occurred_at: When, UTC, by the server's clock.
+        user_id: The signed-in user; `None` where it was none.
+        role: The role that the session had taken; `login` is that which had logged in.
+        address: Where the request came from, as it says itself: no proof.
+        agent: Its User-Agent, or the session's `application_name`.
+        reason: Why, of a revocation.
+        changes: Old and new of each public field that changed, by its name.
+        hash: SHA-256 over the hash before and this event, in hex.
+    """
+
+    workspace_id: UUID
+    number: int
+    key_id: UUID
+    event: str
+    occurred_at: datetime
+    user_id: UUID | None
+    role: str
+    login: str
+    address: str | None
+    agent: str | None
+    reason: str | None
+    changes: Mapping[str, Any] = field(hash=False)
+    hash: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventVerification:
+    """Whether events are as they were written. Source: `verify_events`.
+
+    Attributes:
+        workspace_id: Their workspace.
+        is_intact: Whether they are.
+        events: How many are, from the first one on.
+        head: The hash of the last of those, in hex; `None` without events.
+        broken_number: The number of the first broken link; `None` where none is.
+        problem: What is wrong with it.
+    """
+
+    workspace_id: UUID
+    is_intact: bool
+    events: int
+    head: str | None
+    broken_number: int | None
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """Why a key is accepted or refused. Source: `explain_key`.
 
@@ -331,6 +386,7 @@ _READERS: dict[str, Callable[[Any], object]] = {
     "Secret": _of_type(Secret),
     "UUID": _uuid,
     "int": _count,
+    "int | None": _optional(_count),
     "UUID | None": _optional(_uuid),
     "tuple[UUID, ...]": _several(_uuid),
     "str": _string,

@@ -56,12 +56,14 @@ from (values
   ('keylatch.installation'),
   ('keylatch.issue_key'),
   ('keylatch.issue_keys'),
+  ('keylatch.list_events'),
   ('keylatch.list_keys'),
   ('keylatch.log_position'),
   ('keylatch.resume_key'),
   ('keylatch.revoke_key'),
   ('keylatch.rotate_key'),
   ('keylatch.suspend_key'),
+  ('keylatch.verify_events'),
   -- What those lean on, as they run with the rights of their caller.
   ('keylatch_internal.cache_mark'),
   ('keylatch_internal.canonical_origin'),
@@ -72,6 +74,7 @@ from (values
   ('keylatch_internal.check_revoke_reason'),
   ('keylatch_internal.check_scopes'),
   ('keylatch_internal.current_user_id'),
+  ('keylatch_internal.event_hash'),
   ('keylatch_internal.find_key'),
   ('keylatch_internal.generate_key'),
   ('keylatch_internal.insert_key'),
@@ -127,6 +130,8 @@ select set_eq(
     'keylatch_internal.add_usage',
     'keylatch_internal.call_first_key_hook',
     'keylatch_internal.find_key',
+    'keylatch_internal.link_key_events',
+    'keylatch_internal.record_key_event',
     'keylatch_internal.revoke_workspace_keys'
   ],
   'these run with the rights of the owner, and no others'
@@ -151,7 +156,9 @@ select is(
     from relations as r, aclexplode(r.relacl) as a
     where a.grantee <> r.relowner
   ),
-  'keylatch.key_usage authenticated SELECT
+  'keylatch.key_events authenticated SELECT
+keylatch.key_events service_role SELECT
+keylatch.key_usage authenticated SELECT
 keylatch.key_usage service_role SELECT
 keylatch.key_usage_days authenticated SELECT
 keylatch.key_usage_days service_role SELECT
@@ -174,6 +181,12 @@ keylatch.workspaces service_role UPDATE
 keylatch_internal.installation authenticated SELECT
 keylatch_internal.installation keylatch_resolver SELECT
 keylatch_internal.installation service_role SELECT
+keylatch_internal.key_event_heads authenticated SELECT
+keylatch_internal.key_event_heads service_role SELECT
+keylatch_internal.key_event_links authenticated SELECT
+keylatch_internal.key_event_links service_role SELECT
+keylatch_internal.key_events authenticated SELECT
+keylatch_internal.key_events service_role SELECT
 keylatch_internal.key_usage authenticated SELECT
 keylatch_internal.key_usage service_role SELECT
 keylatch_internal.key_usage_days authenticated SELECT
@@ -237,6 +250,9 @@ select is(
 keylatch.workspaces: workspaces_select_member for r to {authenticated}
 keylatch_internal.installation: installation_select_signed_in for r to '
   || '{authenticated,service_role,keylatch_resolver}
+keylatch_internal.key_event_heads: key_event_heads_select_admin for r to {authenticated}
+keylatch_internal.key_event_links: key_event_links_select_admin for r to {authenticated}
+keylatch_internal.key_events: key_events_select_admin for r to {authenticated}
 keylatch_internal.key_usage: key_usage_select_admin for r to {authenticated}
 keylatch_internal.key_usage_days: key_usage_days_select_admin for r to {authenticated}
 keylatch_internal.keys: keys_insert_admin for a to {authenticated}
@@ -270,13 +286,21 @@ select is(
   ),
   'keylatch.workspaces: workspaces_delete_revoke_keys O
 keylatch.workspaces: workspaces_truncate_keep A
+keylatch_internal.key_event_heads: key_event_heads_change_keep A
+keylatch_internal.key_event_heads: key_event_heads_truncate_keep A
+keylatch_internal.key_event_links: key_event_links_change_keep A
+keylatch_internal.key_event_links: key_event_links_truncate_keep A
+keylatch_internal.key_events: key_events_change_keep A
+keylatch_internal.key_events: key_events_insert_link A
+keylatch_internal.key_events: key_events_truncate_keep A
 keylatch_internal.keys: keys_delete_keep A
 keylatch_internal.keys: keys_insert_first_key O
 keylatch_internal.keys: keys_insert_mint O
 keylatch_internal.keys: keys_truncate_keep A
 keylatch_internal.keys: keys_update_hold_expiry A
 keylatch_internal.keys: keys_update_latch A
-keylatch_internal.keys: keys_update_notify A',
+keylatch_internal.keys: keys_update_notify A
+keylatch_internal.keys: keys_write_record A',
   'the triggers, and when they fire'
 );
 

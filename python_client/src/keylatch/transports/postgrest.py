@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from supabase import AsyncClient, Client
 
 # Functions whose answer a server may cut at its `max-rows`: 1000 on a Supabase project.
-_PAGED = frozenset({"list_keys"})
+_PAGED = frozenset({"list_events", "list_keys"})
 
 
 class _Request(NamedTuple):
@@ -111,8 +111,8 @@ def _request(
     if function in VIEWS:
         params = {name: f"eq.{value}" for name, value in arguments.items()}
     if function in _PAGED:
-        # Keys are never deleted and the newest come first, so a row moves only towards later
-        # pages: one may come twice, none is skipped.
+        # Keys and events are never deleted and the newest come first, so a row moves only towards
+        # later pages: one may come twice, none is skipped.
         headers["Prefer"] = "count=exact"
         params["offset"] = str(offset)
     return _Request(
