@@ -8,7 +8,7 @@ CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOM
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup up down status demo bench bench-cache soak reference manifest test test-installed test-17 test-18 test-sql test-python \
+.PHONY: help setup up down status demo bench bench-cache bench-events soak audit reference manifest test test-installed test-17 test-18 test-sql test-python \
 	lint lint-python lint-sql lint-database clean
 
 help: ## list these targets
@@ -37,6 +37,12 @@ bench-cache: setup ## measure answers from memory, and how soon a revocation is 
 
 soak: setup ## ten minutes of a cached resolver among changes and faults, beside who knows the truth
 	@$(PYTHON) tests/soak.py $(SOAK_ARGS)
+
+bench-events: setup ## measure what the log of events costs, and kill the server in the middle (2 minutes)
+	@$(PYTHON) tests/event_cost.py $(BENCH_ARGS)
+
+audit: setup ## ask the stack that is up, or $DATABASE_URL, every question of sql/audit
+	@$(PYTHON) tests/audit.py
 
 reference: setup ## write sql/REFERENCE.md from the comments of the migrations
 	@$(PYTHON) tests/reference.py

@@ -118,6 +118,24 @@ revoke all on function keylatch_internal.key_hint(text)
 from public, anon, authenticated, service_role;
 grant execute on function keylatch_internal.key_hint(text) to authenticated, service_role;
 
+create function keylatch_internal.hint_prefix(p_hint text)
+returns text
+language sql
+immutable
+parallel safe
+security invoker
+set search_path = ''
+as $$
+  select coalesce(pg_catalog.substring(p_hint, '^([a-z][a-z0-9]{1,11})_'), 'wk');
+$$;
+
+comment on function keylatch_internal.hint_prefix(text) is
+  'The prefix for the successor of a key of this hint: its own, or wk where an it has none.';
+
+revoke all on function keylatch_internal.hint_prefix(text)
+from public, anon, authenticated, service_role;
+grant execute on function keylatch_internal.hint_prefix(text) to authenticated, service_role;
+
 create function keylatch_internal.generate_key(p_prefix text, p_kind text, p_environment text)
 returns text
 language plpgsql

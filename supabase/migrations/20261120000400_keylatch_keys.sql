@@ -2,19 +2,23 @@
 
 create function keylatch_internal.check_label(p_label text)
 returns keylatch_internal.problem
-language sql
+language plpgsql
 immutable
 parallel safe
 security invoker
 set search_path = ''
 as $$
-  select case
-    when p_label is null or pg_catalog.length(p_label) > 200 or p_label ~ '[\x01-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]'
-      then row(
-        'label must be a text of up to 200 characters without control characters.',
-        'Pass an empty text for no label.'
-      )::keylatch_internal.problem
-  end;
+begin
+  if p_label is null or length(p_label) > 200
+    or p_label ~ '[\x01-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]'
+  then
+    return row(
+      'label must be a text of up to 200 characters without control characters.',
+      'Pass an empty text for no label.'
+    )::keylatch_internal.problem;
+  end if;
+  return null;
+end;
 $$;
 
 comment on function keylatch_internal.check_label(text) is
@@ -113,7 +117,7 @@ create table keylatch_internal.keys (
   workspace_id uuid not null,
   kind text not null default 'publishable',
   environment text not null default 'live',
-  key_hash bytea not null,
+  key_hash bytea,
   public_key text,
   hint text not null,
   label text not null default '',
@@ -129,6 +133,7 @@ create table keylatch_internal.keys (
   rotated_from uuid,
   created_at timestamptz not null,
   created_by uuid,
+  imported_at timestamptz,
 
   constraint keys_pkey primary key (id),
   constraint keys_key_hash_key unique (key_hash),
@@ -138,21 +143,30 @@ create table keylatch_internal.keys (
   constraint keys_kind_check check (kind in ('publishable', 'secret')),
   constraint keys_environment_check check (environment in ('live', 'test')),
   constraint keys_key_hash_check check (octet_length(key_hash) = 32),
-  -- Report 000: a key was saved and its hash was not. Here the two are one row or none.
+  -- What was imported with a salted hash alone gets its own at its first use.
+  constraint keys_imported_check check (key_hash is not null or imported_at is not null),
+  -- Report 000: a key was saved and its hash was not. Here the two are one row or none. Of a key
+  -- that was imported as a hash nobody knows the text, so such a row has none, of either kind.
   constraint keys_public_key_check check (
-    case kind
-      when 'publishable' then
-        public_key is not null and key_hash = keylatch.hash_key(public_key)
-      else public_key is null
+    case
+      when kind = 'secret' then public_key is null
+      when public_key is null then imported_at is not null
+      else key_hash is not null and key_hash = keylatch.hash_key(public_key)
     end
   ),
   constraint keys_hint_check check (length(hint) between 1 and 40),
   constraint keys_label_check check ((keylatch_internal.check_label(label)) is null),
-  constraint keys_metadata_check check ((keylatch_internal.check_metadata(metadata)) is null),
-  constraint keys_allowed_origins_check check (
-    (keylatch_internal.check_origins(allowed_origins, kind, environment)) is null
+  -- What most rows have is seen to be right without a call: an import checks a million of them.
+  constraint keys_metadata_check check (
+    metadata = '{}' or (keylatch_internal.check_metadata(metadata)) is null
   ),
-  constraint keys_scopes_check check ((keylatch_internal.check_scopes(scopes)) is null),
+  constraint keys_allowed_origins_check check (
+    allowed_origins = '{}'
+    or (keylatch_internal.check_origins(allowed_origins, kind, environment)) is null
+  ),
+  constraint keys_scopes_check check (
+    scopes = '{}' or (keylatch_internal.check_scopes(scopes)) is null
+  ),
   -- Not every language can name a year past 9999.
   constraint keys_times_check check (
     coalesce(isfinite(expires_at) and expires_at < '10000-01-01 00:00Z', true)
@@ -160,13 +174,15 @@ create table keylatch_internal.keys (
     and coalesce(isfinite(superseded_at), true)
     and coalesce(isfinite(revoked_at), true)
     and isfinite(created_at)
+    and coalesce(isfinite(imported_at), true)
   ),
   constraint keys_superseded_check check (superseded_at is null or expires_at is not null),
   constraint keys_revoked_check check (
     revoked_at is not null or (revoked_by is null and revoke_reason is null)
   ),
   constraint keys_revoke_reason_check check (
-    (keylatch_internal.check_revoke_reason(revoke_reason)) is null
+    revoke_reason is null
+    or (keylatch_internal.check_revoke_reason(revoke_reason)) is null
   ),
   constraint keys_rotated_from_check check (rotated_from <> id)
 );
@@ -184,9 +200,11 @@ comment on column keylatch_internal.keys.kind is
   'publishable: may stand in a web page and proves nothing. secret: must never reach a browser.';
 comment on column keylatch_internal.keys.environment is 'live or test; part of the key''s text.';
 comment on column keylatch_internal.keys.key_hash is
-  'SHA-256 of the whole key, 32 bytes. Readable by the owner of the table alone.';
+  'SHA-256 of the whole key, 32 bytes. Readable by the owner of the table alone. Null for a key that
+was imported with a salted hash, until its first use.';
 comment on column keylatch_internal.keys.public_key is
-  'A publishable key in clear, so that its embed snippet can be shown again. Null for a secret.';
+  'A publishable key in clear, so that its embed snippet can be shown again. Null for a secret, and
+for a key that was imported as a hash.';
 comment on column keylatch_internal.keys.hint is
   'What people tell keys apart by, for example wk_sk_live_…x7Qe.';
 comment on column keylatch_internal.keys.label is 'A name for people; up to 200 characters.';
@@ -208,20 +226,24 @@ comment on column keylatch_internal.keys.revoked_by is
 comment on column keylatch_internal.keys.revoke_reason is 'Why; up to 500 characters.';
 comment on column keylatch_internal.keys.rotated_from is
   'The key whose successor this is. A key has one successor at most.';
-comment on column keylatch_internal.keys.created_at is 'By the server''s clock.';
+comment on column keylatch_internal.keys.created_at is
+  'By the server''s clock; of an imported key what was said of it.';
 comment on column keylatch_internal.keys.created_by is
   'The user who made it; null when it was not a signed-in user.';
+comment on column keylatch_internal.keys.imported_at is
+  'When it was imported from another system, by import_keys alone; null for a key made here.';
 comment on index keylatch_internal.keys_workspace_id_created_at_idx is
   'Lists the keys of one workspace, the newest first.';
 
--- Every column but the hash may be named by a client: who may touch a row is for the policies, and
--- which value may change is for the latch, which says so in the words of the contract.
+-- Every column but the hash may be written by a client: who may touch a row is for the policies,
+-- and which value may change is for the latch, in the words of the contract. For a new row
+-- imported_at comes with a hash, and so from no client.
 revoke all on table keylatch_internal.keys from public, anon, authenticated, service_role;
 grant
 select (
   id, workspace_id, kind, environment, public_key, hint, label, metadata, allowed_origins, scopes,
   expires_at, suspended_at, superseded_at, revoked_at, revoked_by, revoke_reason, rotated_from,
-  created_at, created_by
+  created_at, created_by, imported_at
 ),
 insert (
   id, workspace_id, kind, environment, public_key, hint, label, metadata, allowed_origins, scopes,
@@ -231,7 +253,7 @@ insert (
 update (
   id, workspace_id, kind, environment, public_key, hint, label, metadata, allowed_origins, scopes,
   expires_at, suspended_at, superseded_at, revoked_at, revoked_by, revoke_reason, rotated_from,
-  created_at, created_by
+  created_at, created_by, imported_at
 )
 on table keylatch_internal.keys to authenticated, service_role;
 
@@ -308,6 +330,7 @@ select
   k.rotated_from,
   k.created_at,
   k.created_by,
+  k.imported_at,
   -- The clock, not the transaction's start: a key may expire while a transaction is open.
   case
     when k.revoked_at is not null then 'revoked'
@@ -329,7 +352,8 @@ comment on column keylatch.keys.workspace_id is 'Whose key it is. Never changes.
 comment on column keylatch.keys.kind is
   'publishable: may stand in a web page and proves nothing. secret: must never reach a browser.';
 comment on column keylatch.keys.environment is 'live or test. Never changes.';
-comment on column keylatch.keys.public_key is 'A publishable key in clear; null for a secret key.';
+comment on column keylatch.keys.public_key is
+  'A publishable key in clear; null for a secret key, and for one that was imported as a hash.';
 comment on column keylatch.keys.hint is 'What people tell keys apart by.';
 comment on column keylatch.keys.label is 'A name for people; up to 200 characters.';
 comment on column keylatch.keys.metadata is 'A JSON object of up to 8 kB for the application.';
@@ -349,6 +373,8 @@ comment on column keylatch.keys.revoke_reason is 'Why; given together with revok
 comment on column keylatch.keys.rotated_from is 'The key whose successor this is.';
 comment on column keylatch.keys.created_at is 'By the server''s clock.';
 comment on column keylatch.keys.created_by is 'The user who made it, by the database.';
+comment on column keylatch.keys.imported_at is
+  'When it was imported from another system; null for a key made here.';
 comment on column keylatch.keys.status is
   'active, superseded (lives until expires_at), suspended, expired or revoked.';
 

@@ -42,24 +42,25 @@ them.';
 
 create function keylatch_internal.current_user_id()
 returns uuid
-language sql
+language plpgsql
 stable
 security invoker
 set search_path = ''
 as $$
+declare
   -- Not auth.uid(): that fails for an identity provider whose subjects are not uuids. Nor auth.jwt():
   -- it casts to a bare "jsonb", and where this runs with the owner's rights, that would be the
   -- caller's temporary type, whose checks are the caller's code.
-  select case
-    when c.subject ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
-      then c.subject::pg_catalog.uuid
-  end
-  from (
-    select coalesce(
-      nullif(current_setting('request.jwt.claim.sub', true), ''),
-      nullif(current_setting('request.jwt.claims', true), '')::pg_catalog.jsonb ->> 'sub'
-    ) as subject
-  ) as c;
+  v_subject pg_catalog.text := coalesce(
+    nullif(current_setting('request.jwt.claim.sub', true), ''),
+    nullif(current_setting('request.jwt.claims', true), '')::pg_catalog.jsonb ->> 'sub'
+  );
+begin
+  if v_subject ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    return v_subject::pg_catalog.uuid;
+  end if;
+  return null;
+end;
 $$;
 
 comment on function keylatch_internal.current_user_id() is
@@ -71,13 +72,15 @@ grant execute on function keylatch_internal.current_user_id() to authenticated, 
 
 create function keylatch_internal.workspace_lock(p_workspace_id uuid)
 returns bigint
-language sql
+language plpgsql
 immutable
 parallel safe
 security invoker
 set search_path = ''
 as $$
-  select pg_catalog.hashtextextended('keylatch:' || p_workspace_id::pg_catalog.text, 0);
+begin
+  return hashtextextended('keylatch:' || p_workspace_id::pg_catalog.text, 0);
+end;
 $$;
 
 comment on function keylatch_internal.workspace_lock(uuid) is
@@ -128,7 +131,8 @@ begin
       hint = 'Run: set transaction isolation level read committed;';
   end if;
 
-  -- Whoever is making a key there now finishes first, and is seen by the update below.
+  -- Whoever is importing or making a key there now finishes first, and is seen by the update below.
+  lock table keylatch_internal.installation in share mode;
   perform pg_advisory_xact_lock(keylatch_internal.workspace_lock(v_workspace_id));
   update keylatch_internal.keys as k
   set revoked_at = clock_timestamp(), revoke_reason = 'workspace deleted'

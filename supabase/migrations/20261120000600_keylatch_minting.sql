@@ -16,8 +16,8 @@ declare
   v_problem keylatch_internal.problem;
   v_old keylatch.keys;
 begin
-  -- Nobody but the owner may name this column. Who brings a hash imports a key, as it is.
-  if new.key_hash is not null then
+  -- Nobody but the owner may name these columns. Who brings a hash imports a key, as it is.
+  if new.key_hash is not null or new.imported_at is not null then
     new.id := coalesce(new.id, gen_random_uuid());
     new.created_at := coalesce(new.created_at, clock_timestamp());
     return new;
@@ -93,7 +93,7 @@ begin
     end if;
     -- Before the old key ends: a dead one mints nothing, whatever it died of.
     perform keylatch_internal.require_rotatable(v_old);
-    v_prefix := split_part(v_old.hint, '_', 1);
+    v_prefix := keylatch_internal.hint_prefix(v_old.hint);
   end if;
 
   if v_handed then

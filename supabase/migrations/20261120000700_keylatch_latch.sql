@@ -45,12 +45,15 @@ begin
     when new.workspace_id is distinct from old.workspace_id then 'workspace_id'
     when new.kind is distinct from old.kind then 'kind'
     when new.environment is distinct from old.environment then 'environment'
-    when new.key_hash is distinct from old.key_hash then 'key_hash'
-    when new.public_key is distinct from old.public_key then 'public_key'
+    -- An imported key that has none gets its hash once, and if it is publishable its text with it.
+    when new.key_hash is distinct from old.key_hash and old.key_hash is not null then 'key_hash'
+    when new.public_key is distinct from old.public_key
+      and (old.public_key is not null or old.key_hash is not null) then 'public_key'
     when new.hint is distinct from old.hint then 'hint'
     when new.rotated_from is distinct from old.rotated_from then 'rotated_from'
     when new.created_at is distinct from old.created_at then 'created_at'
     when new.created_by is distinct from old.created_by then 'created_by'
+    when new.imported_at is distinct from old.imported_at then 'imported_at'
   end;
   if v_column is not null then
     raise sqlstate 'PT409' using
@@ -65,6 +68,7 @@ begin
     when new.expires_at is distinct from old.expires_at then 'expires_at'
     when new.suspended_at is distinct from old.suspended_at then 'suspended_at'
     when new.scopes is distinct from old.scopes then 'scopes'
+    when new.key_hash is distinct from old.key_hash then 'key_hash'
   end;
 
   if old.revoked_at is not null then

@@ -226,7 +226,7 @@ begin
   v_issued := keylatch_internal.insert_key(
     v_old.workspace_id, v_old.kind, v_old.label, v_old.allowed_origins, v_old.scopes,
     v_old.environment, coalesce(rotate_key.expires_at, v_old.expires_at), v_old.metadata,
-    split_part(v_old.hint, '_', 1), v_old.id
+    keylatch_internal.hint_prefix(v_old.hint), v_old.id
   );
   -- Less than a second would be over before the answer is there.
   if v_ends_at < v_now + interval '1 second' then

@@ -94,6 +94,7 @@ declare
   v_id constant pg_catalog.uuid := keylatch_internal.find_key(explain_key.key);
   v_key keylatch.keys;
   v_form pg_catalog.text;
+  v_unclaimed boolean;
   v_result keylatch.explanation;
 begin
   select k.* into v_key from keylatch.keys as k where k.id = v_id;
@@ -103,6 +104,7 @@ begin
       -- The row policy asks this of a foreign key; so an unknown one takes as long.
       perform from keylatch.admin_workspace_ids();
     end if;
+    v_unclaimed := exists (select 1 from keylatch.unclaimed_keys);
     -- An imported key may have any form; so the form is only the reason when there is no such key.
     v_form := keylatch_internal.key_form(explain_key.key);
     v_result.verdict := case v_form when 'valid' then 'unknown' else v_form end;
@@ -113,8 +115,10 @@ begin
         || 'fit: it was mistyped or cut.'
       else 'No workspace that you administer here has this key.'
     end;
-    v_result.hint := case v_result.verdict
-      when 'unknown' then 'Compare installation() of both services: they may use different '
+    v_result.hint := case
+      when v_unclaimed then 'It may be one that was imported with a salted hash and not used since: '
+        || 'see unclaimed_keys, and let its service call claim_key.'
+      when v_result.verdict = 'unknown' then 'Compare installation() of both services: they may use different '
         || 'databases. If the key is of another workspace, ask its admin.'
       else 'Copy the whole key again, without spaces or quotes.'
     end;

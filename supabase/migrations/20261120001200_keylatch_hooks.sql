@@ -24,7 +24,8 @@ comment on function keylatch_hooks.first_key_issued(uuid) is
   'Replace it to provision what a workspace needs with its first key.
 
 It runs once a workspace, in the transaction that makes the key, with the rights of the owner of
-keylatch. If it fails, its work is undone, the log has a warning, and the key is made all the same.';
+keylatch; not for keys that are imported. If it fails, its work is undone, the log has a warning,
+and the key is made all the same.';
 
 revoke all on function keylatch_hooks.first_key_issued(uuid)
 from public, anon, authenticated, service_role;
@@ -61,9 +62,14 @@ declare
   v_workspace_id pg_catalog.uuid;
   v_made bigint;
 begin
-  -- In one order, so that two statements with the first keys of several workspaces take turns.
+  -- In one order, so that two statements with the first keys of several workspaces take turns. Not
+  -- for an import: whoever had keys elsewhere has what goes with them.
   for v_workspace_id, v_made in
-    select n.workspace_id, count(*) from new_keys as n group by n.workspace_id order by 1
+    select n.workspace_id, count(*)
+    from new_keys as n
+    where n.imported_at is null
+    group by n.workspace_id
+    order by 1
   loop
     continue when keylatch_internal.has_more_keys(v_workspace_id, v_made);
     -- Two first keys at the same moment do not see each other: the second waits, and looks again.

@@ -126,78 +126,33 @@ comment on function keylatch_internal.clean_word(text) is
 revoke all on function keylatch_internal.clean_word(text)
 from public, anon, authenticated, service_role;
 
-create function keylatch_internal.record_key_event()
-returns trigger
+create type keylatch_internal.event_source as (
+  user_id uuid,
+  role text,
+  login text,
+  address text,
+  agent text
+);
+comment on type keylatch_internal.event_source is
+  'Who makes a change, and from where: the columns of key_events that all events of a statement share.';
+
+create function keylatch_internal.current_source()
+returns keylatch_internal.event_source
 language plpgsql
-volatile
--- definer because: nobody writes events but this.
-security definer
+stable
+security invoker
 set search_path = ''
 as $$
 declare
-  -- Names and stamps have columns of their own; a key or a hash is nowhere.
-  v_hidden constant pg_catalog.text[] := array[
-    'id', 'workspace_id', 'key_hash', 'public_key', 'created_at', 'created_by', 'revoked_by',
-    'revoke_reason'
-  ];
-  v_headers pg_catalog.jsonb;
-  v_old pg_catalog.jsonb := '{}';
-  v_new pg_catalog.jsonb;
-  v_changes pg_catalog.jsonb;
-  v_event pg_catalog.text;
-  v_role pg_catalog.text := current_setting('role');
+  v_login constant pg_catalog.text := session_user;
+  v_role constant pg_catalog.text := current_setting('role');
+  v_headers constant pg_catalog.jsonb := nullif(current_setting('request.headers', true), '');
 begin
-  -- At a logical replica the publisher's events arrive by themselves. Asked for here and not by
-  -- enabling the trigger for origin sessions alone: a session that only sets its mode is recorded.
-  if current_setting('session_replication_role') = 'replica' then
-    if keylatch_internal.is_apply_worker() then
-      return null;
-    end if;
-  end if;
-
-  if tg_op = 'INSERT' then
-    v_event := case
-      when current_setting('keylatch.import', true) = 'on' then 'imported'
-      when new.rotated_from is not null then 'rotated'
-      else 'issued'
-    end;
-    v_new := jsonb_strip_nulls(to_jsonb(new) - v_hidden);
-    select jsonb_object_agg(n.name, jsonb_build_object('new', n.value))
-    into v_changes
-    from jsonb_each(v_new) as n (name, value);
-  else
-    v_old := to_jsonb(old) - v_hidden;
-    v_new := to_jsonb(new) - v_hidden;
-    v_event := case
-      when old.key_hash is null and new.key_hash is not null then 'claimed'
-      when old.revoked_at is null and new.revoked_at is not null then 'revoked'
-      when old.superseded_at is null and new.superseded_at is not null then 'superseded'
-      when old.suspended_at is null and new.suspended_at is not null then 'suspended'
-      when old.suspended_at is not null and new.suspended_at is null then 'resumed'
-      when v_new <> v_old then 'changed'
-    end;
-    if v_event is null then
-      return null;
-    end if;
-    select jsonb_object_agg(n.name, jsonb_build_object('old', v_old -> n.name, 'new', n.value))
-    into v_changes
-    from jsonb_each(v_new) as n (name, value)
-    where n.value <> v_old -> n.name;
-  end if;
-
-  v_headers := nullif(current_setting('request.headers', true), '');
-  insert into keylatch_internal.key_events (
-    workspace_id, key_id, event, occurred_at, user_id, role, login, address, agent, reason, changes
-  )
-  values (
-    new.workspace_id,
-    new.id,
-    v_event,
-    clock_timestamp(),
+  return row(
     keylatch_internal.current_user_id(),
-    -- Not current_user, which is the owner here.
-    case v_role when 'none' then session_user else v_role end,
-    session_user,
+    -- Not current_user, which is the owner where events are written.
+    case v_role when 'none' then v_login else v_role end,
+    v_login,
     case
       when v_headers is null then host(inet_client_addr())
       else keylatch_internal.clean_word(coalesce(
@@ -208,24 +163,181 @@ begin
     keylatch_internal.clean_word(case
       when v_headers is null then nullif(current_setting('application_name'), '')
       else v_headers ->> 'user-agent'
-    end),
+    end)
+  );
+end;
+$$;
+
+comment on function keylatch_internal.current_source() is
+  'Who makes a change at this moment, and from where, as the session and the request''s headers say.';
+
+revoke all on function keylatch_internal.current_source()
+from public, anon, authenticated, service_role;
+
+create function keylatch_internal.is_recorded_elsewhere()
+returns boolean
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  -- Asked for, and the triggers not enabled for origin sessions alone: a session that only sets its
+  -- mode is recorded.
+  if current_setting('session_replication_role') = 'replica' then
+    return keylatch_internal.is_apply_worker();
+  end if;
+  return false;
+end;
+$$;
+
+comment on function keylatch_internal.is_recorded_elsewhere() is
+  'Whether this is a logical replica''s worker, to which the publisher''s events come by themselves.';
+
+revoke all on function keylatch_internal.is_recorded_elsewhere()
+from public, anon, authenticated, service_role;
+
+create function keylatch_internal.event_fields(p_key keylatch_internal.keys)
+returns jsonb
+language plpgsql
+stable
+security invoker
+set search_path = ''
+as $$
+begin
+  -- Names and stamps have columns of their own; a key or a hash is nowhere.
+  return to_jsonb(p_key) - array[
+    'id', 'workspace_id', 'key_hash', 'public_key', 'created_at', 'created_by', 'imported_at',
+    'revoked_by', 'revoke_reason'
+  ];
+end;
+$$;
+
+comment on function keylatch_internal.event_fields(keylatch_internal.keys) is
+  'The fields of a key whose old and new values an event names.';
+
+revoke all on function keylatch_internal.event_fields(keylatch_internal.keys)
+from public, anon, authenticated, service_role;
+
+create function keylatch_internal.record_new_keys()
+returns trigger
+language plpgsql
+volatile
+-- definer because: nobody writes events but this.
+security definer
+set search_path = ''
+as $$
+declare
+  v_source keylatch_internal.event_source;
+begin
+  if keylatch_internal.is_recorded_elsewhere() then
+    return null;
+  end if;
+  v_source := keylatch_internal.current_source();
+  insert into keylatch_internal.key_events (
+    workspace_id, key_id, event, occurred_at, user_id, role, login, address, agent, reason, changes
+  )
+  select
+    n.workspace_id,
+    n.id,
+    case
+      when n.imported_at is not null then 'imported'
+      when n.rotated_from is not null then 'rotated'
+      else 'issued'
+    end,
+    clock_timestamp(),
+    v_source.user_id,
+    v_source.role,
+    v_source.login,
+    v_source.address,
+    v_source.agent,
+    n.revoke_reason,
+    (
+      select jsonb_object_agg(f.name, jsonb_build_object('new', f.value))
+      from jsonb_each(keylatch_internal.event_fields(n)) as f (name, value)
+      where f.value <> 'null'
+    )
+  from new_keys as n;
+  return null;
+end;
+$$;
+
+comment on function keylatch_internal.record_new_keys() is
+  'Writes down that keys were made or imported: who, when, from where, and their public fields.';
+
+revoke all on function keylatch_internal.record_new_keys()
+from public, anon, authenticated, service_role;
+
+create trigger keys_insert_add_event
+after insert on keylatch_internal.keys
+referencing new table as new_keys
+for each statement execute function keylatch_internal.record_new_keys();
+alter table keylatch_internal.keys enable always trigger keys_insert_add_event;
+comment on trigger keys_insert_add_event on keylatch_internal.keys is
+  'No key comes without an event, by whatever path and in whatever mode.';
+
+create function keylatch_internal.record_key_change()
+returns trigger
+language plpgsql
+volatile
+-- definer because: nobody writes events but this.
+security definer
+set search_path = ''
+as $$
+declare
+  v_source keylatch_internal.event_source;
+  v_old constant pg_catalog.jsonb := keylatch_internal.event_fields(old);
+  v_new constant pg_catalog.jsonb := keylatch_internal.event_fields(new);
+  v_event constant pg_catalog.text := case
+    when old.key_hash is null and new.key_hash is not null then 'claimed'
+    when old.revoked_at is null and new.revoked_at is not null then 'revoked'
+    when old.superseded_at is null and new.superseded_at is not null then 'superseded'
+    when old.suspended_at is null and new.suspended_at is not null then 'suspended'
+    when old.suspended_at is not null and new.suspended_at is null then 'resumed'
+    when v_new <> v_old then 'changed'
+  end;
+begin
+  if v_event is null or keylatch_internal.is_recorded_elsewhere() then
+    return null;
+  end if;
+  v_source := keylatch_internal.current_source();
+  insert into keylatch_internal.key_events (
+    workspace_id, key_id, event, occurred_at, user_id, role, login, address, agent, reason, changes
+  )
+  values (
+    new.workspace_id,
+    new.id,
+    v_event,
+    clock_timestamp(),
+    v_source.user_id,
+    v_source.role,
+    v_source.login,
+    v_source.address,
+    v_source.agent,
     case v_event when 'revoked' then new.revoke_reason end,
-    coalesce(v_changes, '{}')
+    coalesce(
+      (
+        select jsonb_object_agg(n.name, jsonb_build_object('old', v_old -> n.name, 'new', n.value))
+        from jsonb_each(v_new) as n (name, value)
+        where n.value <> v_old -> n.name
+      ),
+      '{}'
+    )
   );
   return null;
 end;
 $$;
 
-comment on function keylatch_internal.record_key_event() is
+comment on function keylatch_internal.record_key_change() is
   'Writes down what happened to a key: what, who, when, from where, why, and the old and new values
 of its public fields.';
 
-revoke all on function keylatch_internal.record_key_event()
+revoke all on function keylatch_internal.record_key_change()
 from public, anon, authenticated, service_role;
 
-create trigger keys_write_record
-after insert or update on keylatch_internal.keys
-for each row execute function keylatch_internal.record_key_event();
-alter table keylatch_internal.keys enable always trigger keys_write_record;
-comment on trigger keys_write_record on keylatch_internal.keys is
+create trigger keys_update_add_event
+after update on keylatch_internal.keys
+for each row execute function keylatch_internal.record_key_change();
+alter table keylatch_internal.keys enable always trigger keys_update_add_event;
+comment on trigger keys_update_add_event on keylatch_internal.keys is
   'Nothing happens to a key without an event, by whatever path and in whatever mode.';

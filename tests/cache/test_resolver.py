@@ -242,10 +242,10 @@ def test_many_who_ask_the_same_at_once_ask_the_database_once(fleet: Fleet) -> No
     may_answer = threading.Event()
 
     class Slow(Keylatch):
-        def resolve(self, key: str | Secret, *, origin: str | None = None) -> Any:
+        def resolve(self, key: str | Secret, **more: Any) -> Any:
             asked.append("")
             may_answer.wait(10)
-            return super().resolve(key, origin=origin)
+            return super().resolve(key, **more)
 
     runtime = Slow.from_psycopg(fleet.pool, claims=RUNTIME)
     resolver = CachedResolver(

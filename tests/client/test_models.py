@@ -13,18 +13,20 @@ import pytest
 
 from client.vectors import SECRET
 from keylatch import Secret, models
+from keylatch._rows import read_all, read_one, read_optional
 from keylatch.errors import NotInstalled, UnexpectedAnswer
 from keylatch.models import (
+    EventVerification,
     Explanation,
+    ImportOutcome,
+    ImportReport,
     Installation,
     IssuedKey,
     Key,
+    KeyEvent,
     KeyUsage,
     ResolvedKey,
     Revocation,
-    read_all,
-    read_one,
-    read_optional,
 )
 
 pytestmark = pytest.mark.one_server
@@ -69,6 +71,37 @@ JSON: dict[type[Any], dict[str, object]] = {
         "last_used_at": "2026-11-20T19:46:29.95748+00:00",
         "uses": 3,
     },
+    KeyEvent: {
+        "workspace_id": str(UUID(int=2)),
+        "number": 3,
+        "key_id": str(UUID(int=1)),
+        "event": "changed",
+        "occurred_at": "2026-11-20T19:46:29.95748+00:00",
+        "user_id": None,
+        "role": "service_role",
+        "login": "authenticator",
+        "address": "203.0.113.7",
+        "agent": None,
+        "reason": None,
+        "changes": {"label": {"old": "", "new": "shop"}},
+        "hash": "00" * 32,
+    },
+    EventVerification: {
+        "workspace_id": str(UUID(int=2)),
+        "is_intact": True,
+        "events": 3,
+        "head": "00" * 32,
+        "broken_number": None,
+        "problem": None,
+    },
+    ImportOutcome: {
+        "position": 2,
+        "outcome": "refused",
+        "key_id": None,
+        "slug": "invalid_argument",
+        "detail": "The line must have either key or hash.",
+        "hint": "Give one of them.",
+    },
     Explanation: {
         "verdict": "unknown",
         "detail": "No workspace has this key.",
@@ -93,8 +126,10 @@ JSON[Key] = {
     "revoked_at": "2026-11-20T19:46:29.95748+00:00",
     "revoked_by": str(UUID(int=3)),
     "revoke_reason": "leaked",
+    "imported_at": "2026-11-20T19:46:29.95748+00:00",
     "status": "revoked",
 }
+JSON[ImportReport] = {"imported": 0, "existing": 1, "refused": 1, "lines": [JSON[ImportOutcome]]}
 
 
 @pytest.mark.parametrize("model", JSON, ids=lambda model: model.__name__)
@@ -110,6 +145,8 @@ def test_a_row_is_read_into_ids_aware_times_and_tuples(model: type[Any]) -> None
             assert value.tzinfo is UTC
         elif name.endswith(("id", "_by", "_from")):
             assert value == UUID(str(told))
+        elif name == "lines":
+            assert value == (read_one(ImportOutcome, [JSON[ImportOutcome]]),)
         elif isinstance(told, list):
             assert value == tuple(UUID(one) if name == "also_revoked" else one for one in told)
         else:
@@ -150,7 +187,7 @@ def test_a_missing_or_unreadable_field_is_named(model: type[Any], name: str) -> 
     row = {field: value for field, value in JSON[model].items() if field != name}
     with pytest.raises(NotInstalled, match=rf"schema_too_old: .* no {name}\b.*db push"):
         read_one(model, [row])
-    for wrong in (object(), -1j, [{SECRET: 1}]):
+    for wrong in (object(), -1j, [SECRET] if name == "lines" else [{SECRET: 1}]):
         with pytest.raises(UnexpectedAnswer, match=rf"{name} of {model.__name__}") as caught:
             read_one(model, [{**row, name: wrong}])
         assert caught.value.__context__ is None

@@ -262,7 +262,7 @@ DAMAGE = (
         " select k.id, k.workspace_id, k.kind, k.environment, k.public_key, k.hint, k.label,"
         " k.metadata, k.allowed_origins, k.scopes, k.expires_at, k.suspended_at, k.superseded_at,"
         " k.revoked_at, k.revoked_by, k.revoke_reason, k.rotated_from, k.created_at, k.created_by,"
-        " 'active' as status from keylatch_internal.keys as k",
+        " k.imported_at, 'active' as status from keylatch_internal.keys as k",
         *("error", "object_changed", "view keylatch.keys"),
         "another query",
     ),

@@ -256,6 +256,9 @@ def test_a_hook_or_trigger_gives_an_outsider_no_owner_to_call(shared: World) -> 
         ("keylatch.resolve_keys(text[],text[])", "service_role"),
         (ADD_USAGE, "keylatch_resolver"),
         (ADD_USAGE, "service_role"),
+        ("keylatch_internal.claim_foreign_key(text,uuid)", "keylatch_resolver"),
+        ("keylatch_internal.claim_foreign_key(text,uuid)", "service_role"),
         ("keylatch_internal.find_key(text)", "authenticated"),
         ("keylatch_internal.find_key(text)", "service_role"),
+        ("keylatch_internal.take_import(jsonb,boolean)", "service_role"),
     ]

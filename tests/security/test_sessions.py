@@ -219,18 +219,26 @@ def test_no_signed_in_session_holds_up_others_with_a_lock_on_the_tables(
 
 
 def test_there_is_nothing_else_in_the_schemas_that_a_session_could_use(shared: World) -> None:
-    """Threat: sequences, large objects, rules: there are none. One notification, of a mark."""
+    """Threat: sequences, large objects, rules. The one sequence is nobody's, and one notification
+    is sent, of a mark."""
     with shared.database.connect() as owner:
         kinds = owner.execute(
             "select distinct relkind::text from pg_class"
             " where relnamespace::regnamespace::text like 'keylatch%' order by 1"
         ).fetchall()
+        usable = owner.execute(
+            "select c.oid::regclass::text, r.rolname from pg_class as c cross join pg_roles as r"
+            " where c.relkind = 'S' and c.relnamespace::regnamespace::text like 'keylatch%'"
+            " and r.rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')"
+            " and has_sequence_privilege(r.oid, c.oid, 'usage, select, update')"
+        )
         rules = owner.execute("select rulename from pg_rules where schemaname like 'keylatch%'")
         bodies = owner.execute(
             "select string_agg(lower(prosrc), ' ') from pg_proc"
             " where pronamespace::regnamespace::text like 'keylatch%'"
         ).fetchone()
-        assert kinds == [("c",), ("i",), ("r",), ("v",)]
+        assert usable.fetchall() == []
+        assert kinds == [("S",), ("c",), ("i",), ("r",), ("v",)]
         assert rules.fetchall() == []
     assert bodies[0].count("notify") == 1  # type: ignore[index]
     assert "pg_notify('keylatch', keylatch_internal.cache_mark(new.id))" in bodies[0]  # type: ignore[index]

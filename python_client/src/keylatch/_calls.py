@@ -11,10 +11,12 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+from ._rows import read_all, read_one, read_optional
 from .errors import InvalidArgument, KeyNotFound, UnexpectedAnswer
 from .models import (
     EventVerification,
     Explanation,
+    ImportReport,
     Installation,
     IssuedKey,
     Key,
@@ -22,12 +24,9 @@ from .models import (
     KeyUsage,
     ResolvedKey,
     Revocation,
-    read_all,
-    read_one,
-    read_optional,
 )
 from .secret import Secret
-from .transports import Rows
+from .transports import Batch, Rows
 
 T = TypeVar("T")
 
@@ -183,6 +182,61 @@ def resolve_many(
         "origins": None if origins is None else [one["origin"] for one in each],
     }
     return Call("resolve_keys", arguments, partial(_read_places, len(presented)))
+
+
+def claim(
+    key: str | Secret, *, workspace_id: UUID | str, origin: str | None
+) -> Call[ResolvedKey | None]:
+    """Describe `claim_key`."""
+    arguments = {**_presented(key, origin), "workspace_id": _uuid("workspace_id", workspace_id)}
+    return Call("claim_key", arguments, partial(read_optional, ResolvedKey))
+
+
+def import_keys(lines: Iterable[Mapping[str, object]], *, dry_run: bool) -> Call[ImportReport]:
+    """Describe `import_keys`."""
+    if not isinstance(dry_run, bool):
+        raise InvalidArgument.of("dry_run", f"is {_name(dry_run)}, not a bool")
+    if isinstance(lines, str | bytes | Mapping) or not isinstance(lines, Iterable):
+        raise InvalidArgument.of("lines", f"is {_name(lines)}, not a list of lines")
+    batch = Batch(import_line(f"lines[{n}]", line) for n, line in enumerate(lines, 1))
+    arguments = {"batch": batch, "dry_run": dry_run}
+    return Call("import_keys", arguments, partial(read_one, ImportReport))
+
+
+def import_line(name: str, line: object) -> dict[str, object]:
+    """Give a line of an import as JSON values, with a `Secret` for the key.
+
+    Args:
+        name: What the line is called in an error.
+        line: What the caller gave.
+
+    Returns:
+        A copy.
+
+    Raises:
+        InvalidArgument: A value cannot be sent, or would arrive as something else.
+    """
+    if not isinstance(line, Mapping):
+        raise InvalidArgument.of(name, f"is {_name(line)}, not a JSON object")
+    return {
+        _text(name, field): _line_value(f"{name}.{field}", field, value)
+        for field, value in line.items()
+    }
+
+
+def _line_value(name: str, field: str, value: object) -> object:
+    match value:
+        case None | bool() | int() | float() | Secret():
+            return value
+        case str():
+            return Secret(_text(name, value)) if field == "key" else _text(name, value)
+        case UUID():
+            return str(value)
+        case datetime():
+            return _time(name, value)
+        case Mapping():
+            return _json(name, value)
+    return _texts(name, value)
 
 
 def record_usage(uses: Iterable[KeyUsage]) -> Call[frozenset[UUID]]:

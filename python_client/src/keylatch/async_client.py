@@ -12,6 +12,7 @@ from .client import Keylatch
 from .models import (
     EventVerification,
     Explanation,
+    ImportReport,
     Installation,
     IssuedKey,
     Key,
@@ -215,8 +216,29 @@ class AsyncKeylatch:
         return await self._run(_calls.show(key_id))
 
     @_documented_by(Keylatch.resolve)
-    async def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
-        return await self._run(_calls.resolve(key, origin=origin))
+    async def resolve(
+        self,
+        key: str | Secret,
+        *,
+        origin: str | None = None,
+        workspace_id: UUID | str | None = None,
+    ) -> ResolvedKey | None:
+        found = await self._run(_calls.resolve(key, origin=origin))
+        if found is None and workspace_id is not None:
+            return await self.claim_key(key, workspace_id=workspace_id, origin=origin)
+        return found
+
+    @_documented_by(Keylatch.claim_key)
+    async def claim_key(
+        self, key: str | Secret, *, workspace_id: UUID | str, origin: str | None = None
+    ) -> ResolvedKey | None:
+        return await self._run(_calls.claim(key, workspace_id=workspace_id, origin=origin))
+
+    @_documented_by(Keylatch.import_keys)
+    async def import_keys(
+        self, lines: Iterable[Mapping[str, object]], *, dry_run: bool = False
+    ) -> ImportReport:
+        return await self._run(_calls.import_keys(lines, dry_run=dry_run))
 
     @_documented_by(Keylatch.resolve_many)
     async def resolve_many(

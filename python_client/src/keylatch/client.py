@@ -11,6 +11,7 @@ from . import _calls
 from .models import (
     EventVerification,
     Explanation,
+    ImportReport,
     Installation,
     IssuedKey,
     Key,
@@ -377,7 +378,13 @@ class Keylatch:
         """
         return self._run(_calls.show(key_id))
 
-    def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
+    def resolve(
+        self,
+        key: str | Secret,
+        *,
+        origin: str | None = None,
+        workspace_id: UUID | str | None = None,
+    ) -> ResolvedKey | None:
         """Ask which living key a text is. For services: role `keylatch_resolver` or service key.
 
         The check of the origin stops a foreign web page. It does not stop a program, which
@@ -387,15 +394,65 @@ class Keylatch:
             key: What was presented: any text at all.
             origin: The request's `Origin` header as it came; `None` where there was none, which
                 is not the same as an empty one.
+            workspace_id: Whose key it would be, where something else than the key says so: what
+                is not found is then claimed, see `claim_key`. With `None` nothing is claimed.
 
         Returns:
             The key, or `None`: unknown, dead, suspended and wrong origin look alike. Source:
             SQL `keylatch.resolve_key`.
 
         Raises:
-            InvalidArgument: `key` or `origin` is not a text.
+            InvalidArgument: `key` or `origin` is not a text, or `workspace_id` not a UUID.
         """
-        return self._run(_calls.resolve(key, origin=origin))
+        found = self._run(_calls.resolve(key, origin=origin))
+        if found is None and workspace_id is not None:
+            return self.claim_key(key, workspace_id=workspace_id, origin=origin)
+        return found
+
+    def claim_key(
+        self, key: str | Secret, *, workspace_id: UUID | str, origin: str | None = None
+    ) -> ResolvedKey | None:
+        """Resolve a key that was imported with a salted hash: its first use makes it native.
+
+        Each question may cost slow hashes, as many as `claim_limit` of the database says (10, of
+        0.05 to 1 s each): ask where `resolve` found nothing, and limit how often one may ask.
+
+        Args:
+            key: What was presented: any text at all.
+            workspace_id: Whose key it would be.
+            origin: As for `resolve`.
+
+        Returns:
+            The key, if it is one of that workspace and good. Source: SQL `keylatch.claim_key`.
+
+        Raises:
+            InvalidArgument: `key` or `origin` is not a text, or `workspace_id` not a UUID.
+        """
+        return self._run(_calls.claim(key, workspace_id=workspace_id, origin=origin))
+
+    def import_keys(
+        self, lines: Iterable[Mapping[str, object]], *, dry_run: bool = False
+    ) -> ImportReport:
+        """Take over the keys of an older system. For the service key.
+
+        A bad line is refused and costs no other. The same lines again are safe: what is there
+        already is left as it is. `keylatch import` does this for a file of any length.
+
+        Args:
+            lines: Up to 10,000. Each has `workspace_id`, and either `key` in clear, or `hash` with
+                `alg`: `sha256`, `pbkdf2_sha256`, `django` or `bcrypt`. The comment of the SQL
+                function names the other fields.
+            dry_run: Only say what would come of it.
+
+        Returns:
+            What came of each line. Source: SQL `keylatch.import_keys`.
+
+        Raises:
+            InvalidArgument: There are too many lines, or a value in one cannot be sent at all;
+                `detail` names it, and nothing is imported.
+            PermissionDenied: The caller is not a service.
+        """
+        return self._run(_calls.import_keys(lines, dry_run=dry_run))
 
     def resolve_many(
         self, keys: Iterable[str | Secret], *, origins: Iterable[str | None] | None = None

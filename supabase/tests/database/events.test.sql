@@ -146,13 +146,10 @@ select ok(
   ),
   'and what a deleted workspace does to its keys'
 );
-select set_config('keylatch.import', 'on', true);
-select pg_temp.run('owner', format(
-  $$ insert into keylatch_internal.keys (workspace_id, kind, key_hash, hint)
-    values (%L, 'secret', sha256('an old key'), 'old') returning id $$,
+select pg_temp.run('service_role', format(
+  $$ select (keylatch.import_keys('[{"workspace_id": "%s", "key": "an old one"}]')).imported $$,
   pg_temp.b()
 ));
-select set_config('keylatch.import', '', true);
 select is(
   (
     select array_agg(e.event order by e.number)

@@ -77,6 +77,7 @@ from (values
   ('keylatch_internal.event_hash'),
   ('keylatch_internal.find_key'),
   ('keylatch_internal.generate_key'),
+  ('keylatch_internal.hint_prefix'),
   ('keylatch_internal.insert_key'),
   ('keylatch_internal.is_apply_worker'),
   ('keylatch_internal.is_canonical_origin'),
@@ -95,14 +96,20 @@ from (values
 ) as v (name), (values ('authenticated'), ('service_role')) as r (role);
 insert into allowed (role, name)
 values
+('service_role', 'keylatch.claim_key'),
+('service_role', 'keylatch.import_keys'),
 ('service_role', 'keylatch.record_usage'),
 ('service_role', 'keylatch.resolve_key'),
 ('service_role', 'keylatch.resolve_keys'),
 ('service_role', 'keylatch_internal.add_usage'),
+('service_role', 'keylatch_internal.claim_foreign_key'),
+('service_role', 'keylatch_internal.take_import'),
+('keylatch_resolver', 'keylatch.claim_key'),
 ('keylatch_resolver', 'keylatch.record_usage'),
 ('keylatch_resolver', 'keylatch.resolve_key'),
 ('keylatch_resolver', 'keylatch.resolve_keys'),
 ('keylatch_resolver', 'keylatch_internal.add_usage'),
+('keylatch_resolver', 'keylatch_internal.claim_foreign_key'),
 ('keylatch_resolver', 'keylatch.installation'),
 ('keylatch_resolver', 'keylatch.log_position');
 
@@ -129,10 +136,13 @@ select set_eq(
     'keylatch.resolve_keys',
     'keylatch_internal.add_usage',
     'keylatch_internal.call_first_key_hook',
+    'keylatch_internal.claim_foreign_key',
     'keylatch_internal.find_key',
     'keylatch_internal.link_key_events',
-    'keylatch_internal.record_key_event',
-    'keylatch_internal.revoke_workspace_keys'
+    'keylatch_internal.record_key_change',
+    'keylatch_internal.record_new_keys',
+    'keylatch_internal.revoke_workspace_keys',
+    'keylatch_internal.take_import'
   ],
   'these run with the rights of the owner, and no others'
 );
@@ -168,6 +178,8 @@ keylatch.keys authenticated UPDATE
 keylatch.keys service_role INSERT
 keylatch.keys service_role SELECT
 keylatch.keys service_role UPDATE
+keylatch.unclaimed_keys authenticated SELECT
+keylatch.unclaimed_keys service_role SELECT
 keylatch.workspace_membership authenticated SELECT
 keylatch.workspace_membership service_role DELETE
 keylatch.workspace_membership service_role INSERT
@@ -248,6 +260,7 @@ select is(
   ),
   'keylatch.workspace_membership: workspace_membership_select_own for r to {authenticated}
 keylatch.workspaces: workspaces_select_member for r to {authenticated}
+keylatch_internal.foreign_hashes: foreign_hashes_select_admin for r to {authenticated}
 keylatch_internal.installation: installation_select_signed_in for r to '
   || '{authenticated,service_role,keylatch_resolver}
 keylatch_internal.key_event_heads: key_event_heads_select_admin for r to {authenticated}
@@ -294,13 +307,14 @@ keylatch_internal.key_events: key_events_change_keep A
 keylatch_internal.key_events: key_events_insert_link A
 keylatch_internal.key_events: key_events_truncate_keep A
 keylatch_internal.keys: keys_delete_keep A
+keylatch_internal.keys: keys_insert_add_event A
 keylatch_internal.keys: keys_insert_first_key O
 keylatch_internal.keys: keys_insert_mint O
 keylatch_internal.keys: keys_truncate_keep A
+keylatch_internal.keys: keys_update_add_event A
 keylatch_internal.keys: keys_update_hold_expiry A
 keylatch_internal.keys: keys_update_latch A
-keylatch_internal.keys: keys_update_notify A
-keylatch_internal.keys: keys_write_record A',
+keylatch_internal.keys: keys_update_notify A',
   'the triggers, and when they fire'
 );
 

@@ -15,6 +15,10 @@ VIEWS = frozenset({"keys", "key_usage"})
 """What is read where a function would be called: an argument is the value of a column."""
 
 
+class Batch(list[object]):
+    """A list that is sent as JSON, and not as an array of SQL."""
+
+
 class Transport(Protocol):
     """Carries calls and waits for the answer."""
 

@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from ..errors import InvalidArgument, KeylatchError, Unavailable, error_for
 from ..secret import mask_keys
-from . import VIEWS, Rows, as_rows, plain
+from . import VIEWS, Batch, Rows, as_rows, plain
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool, ConnectionPool
@@ -207,9 +207,15 @@ def _values(arguments: Mapping[str, object]) -> list[object]:
 
 
 def _value(value: object) -> object:
+    if isinstance(value, Batch):
+        return Jsonb(value, dumps=_dump)
     if isinstance(value, list):
         return [plain(one) for one in value]
     return Jsonb(value) if isinstance(value, dict) else plain(value)
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, default=plain, allow_nan=False)
 
 
 def _failure(problem: psycopg.Error | UnicodeError) -> KeylatchError:

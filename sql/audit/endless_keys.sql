@@ -1,0 +1,19 @@
+-- Which living secrets never expire?
+--
+-- workspace_id  whose it is
+-- key_id        the key
+-- hint, label   what people tell it by
+-- scopes        what it may do
+-- created_at    when it was made
+-- age_days      how old it is, in days
+select
+  k.workspace_id,
+  k.id as key_id,
+  k.hint,
+  k.label,
+  k.scopes,
+  k.created_at,
+  floor(extract(epoch from pg_catalog.now() - k.created_at) / 86400) as age_days
+from keylatch.keys as k
+where k.kind = 'secret' and k.status in ('active', 'suspended') and k.expires_at is null
+order by k.created_at;

@@ -1,0 +1,57 @@
+-- What is granted on keylatch's schemas, tables, columns and sequences, and to whom?
+--
+-- The owner, who may do everything, is left out. Functions are in executables.sql.
+--
+-- role_name     who has it; public is everybody
+-- object_name   on what
+-- column_names  with which columns, where not the whole table is granted
+-- may           what it may do
+-- passed_on     whether it may grant that on to others
+select
+  a.object_name,
+  a.column_names,
+  coalesce(g.rolname, 'public') as role_name,
+  string_agg(distinct lower(a.privilege), ', ') as may,
+  bool_or(a.passed_on) as passed_on
+from (
+  select
+    'schema ' || n.nspname as object_name,
+    null as column_names,
+    x.grantee,
+    x.privilege_type as privilege,
+    x.is_grantable as passed_on,
+    n.nspowner as owner_id
+  from pg_catalog.pg_namespace as n
+  cross join lateral aclexplode(n.nspacl) as x
+  where n.nspname in ('keylatch', 'keylatch_internal', 'keylatch_hooks')
+  union all
+  select
+    c.oid::pg_catalog.regclass::text as object_name,
+    null as column_names,
+    x.grantee,
+    x.privilege_type as privilege,
+    x.is_grantable as passed_on,
+    c.relowner as owner_id
+  from pg_catalog.pg_class as c
+  inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+  cross join lateral aclexplode(c.relacl) as x
+  where n.nspname in ('keylatch', 'keylatch_internal')
+  union all
+  select
+    c.oid::pg_catalog.regclass::text as object_name,
+    string_agg(t.attname, ', ' order by t.attnum) as column_names,
+    x.grantee,
+    x.privilege_type as privilege,
+    bool_or(x.is_grantable) as passed_on,
+    c.relowner as owner_id
+  from pg_catalog.pg_class as c
+  inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+  inner join pg_catalog.pg_attribute as t on c.oid = t.attrelid
+  cross join lateral aclexplode(t.attacl) as x
+  where n.nspname in ('keylatch', 'keylatch_internal')
+  group by c.oid, c.relowner, x.grantee, x.privilege_type
+) as a
+left join pg_catalog.pg_roles as g on a.grantee = g.oid
+where a.grantee <> a.owner_id
+group by role_name, a.object_name, a.column_names
+order by role_name, a.object_name, a.column_names;

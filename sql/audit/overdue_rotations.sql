@@ -1,0 +1,29 @@
+-- Which rotations are overdue: secrets older than a year, or still used although superseded?
+--
+-- workspace_id  whose it is
+-- key_id        the key
+-- hint, label   what people tell it by
+-- created_at    when it was made
+-- ends_at       when it ends, if it does
+-- last_used_at  when it was last used, as far as services report it
+-- why           what is overdue
+select
+  k.workspace_id,
+  k.id as key_id,
+  k.hint,
+  k.label,
+  k.created_at,
+  k.expires_at as ends_at,
+  u.last_used_at,
+  case k.status
+    when 'superseded' then 'a caller still uses it and will be cut off: give them the successor'
+    else 'older than a year: rotate it with a grace'
+  end as why
+from keylatch.keys as k
+left join keylatch.key_usage as u on k.id = u.key_id
+where k.kind = 'secret'
+  and (
+    (k.status in ('active', 'suspended') and k.created_at < pg_catalog.now() - interval '1 year')
+    or (k.status = 'superseded' and u.last_used_at > k.superseded_at + interval '1 hour')
+  )
+order by ends_at, k.created_at;

@@ -1,0 +1,25 @@
+-- Which living secrets has nobody used for 90 days?
+--
+-- Use is known as far as services report it (record_usage, keylatch.usage in Python). Without any
+-- report in this database there is nothing to tell by, and so no row.
+--
+-- workspace_id  whose it is
+-- key_id        the key
+-- hint, label   what people tell it by
+-- created_at    when it was made
+-- last_used_at  when it was last used; null: not since use is reported
+select
+  k.workspace_id,
+  k.id as key_id,
+  k.hint,
+  k.label,
+  k.created_at,
+  u.last_used_at
+from keylatch.keys as k
+left join keylatch.key_usage as u on k.id = u.key_id
+where k.kind = 'secret'
+  and k.status in ('active', 'superseded')
+  and k.created_at < pg_catalog.now() - interval '90 days'
+  and coalesce(u.last_used_at < pg_catalog.now() - interval '90 days', true)
+  and exists (select 1 from keylatch.key_usage)
+order by u.last_used_at nulls first, k.created_at;

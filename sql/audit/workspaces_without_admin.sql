@@ -1,0 +1,21 @@
+-- Which workspaces have living keys and nobody who administers them?
+--
+-- Nobody but service_role can revoke those keys. It asks the tables that keylatch brings; with a
+-- tenancy of your own put your tables in their place.
+--
+-- workspace_id  the workspace
+-- name          its name
+-- living_keys   how many of its keys live
+-- members       how many members it has, none of whom is an admin
+select
+  w.id as workspace_id,
+  w.name,
+  count(distinct k.id) as living_keys,
+  count(distinct m.user_id) as members
+from keylatch.workspaces as w
+inner join keylatch.keys as k
+  on w.id = k.workspace_id and k.status in ('active', 'superseded', 'suspended')
+left join keylatch.workspace_membership as m on w.id = m.workspace_id
+group by w.id, w.name
+having count(*) filter (where m.role = 'admin') = 0
+order by living_keys desc, w.name asc;

@@ -1,0 +1,93 @@
+"""`make audit`: ask a database every question of sql/audit, and print what it answers.
+
+It asks the database of `DATABASE_URL`, else the stack that `make up` started, in transactions that
+cannot write.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from stack import detached
+from stack.tools import ROOT
+
+QUESTIONS = ROOT / "sql" / "audit"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One file: what it asks, and the statement.
+
+    Attributes:
+        path: The file.
+        text: Its first line.
+        columns: The columns that its comment explains, in their order.
+        statement: All of it.
+    """
+
+    path: Path
+    text: str
+    columns: tuple[str, ...]
+    statement: str
+
+
+def questions() -> list[Question]:
+    """Read all files, by name."""
+    return [_read(path) for path in sorted(QUESTIONS.glob("*.sql"))]
+
+
+def _read(path: Path) -> Question:
+    statement = path.read_text()
+    comment = [line.removeprefix("--") for line in statement.splitlines() if line[:2] == "--"]
+    columns: list[str] = []
+    for line in comment[1:]:
+        # `-- name, other  what it is`: two spaces end the names of columns.
+        names, gap, _ = line.removeprefix(" ").partition("  ")
+        if gap and all(map(str.isidentifier, names.split(", "))):
+            columns += names.split(", ")
+    return Question(path, comment[0].strip(), tuple(columns), statement)
+
+
+def _database() -> str | None:
+    if url := os.environ.get("DATABASE_URL"):
+        return url
+    lines = (detached.status() or "").splitlines()
+    return dict(line.split("=", 1) for line in lines).get("DATABASE_URL")
+
+
+def main() -> int:
+    """Ask all questions and print the answers; 1 if no database is there to ask."""
+    url = _database()
+    if url is None:
+        print("no database to ask: run `make up`, or set DATABASE_URL", file=sys.stderr)
+        return 1
+    console = Console(highlight=False)
+    with psycopg.connect(url) as connection:
+        connection.read_only = True
+        for question in questions():
+            cursor = connection.execute(question.statement.encode())
+            rows = cursor.fetchall()
+            connection.rollback()
+            console.print(f"\n[bold]{question.text}[/]  [dim]{question.path.name}[/]")
+            if not rows:
+                console.print("none", style="dim")
+                continue
+            table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+            for column in cursor.description or ():
+                table.add_column(column.name, overflow="fold")
+            for row in rows:
+                table.add_row(*("" if value is None else str(value) for value in row))
+            console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
