@@ -134,7 +134,7 @@ create type keylatch_internal.event_source as (
   agent text
 );
 comment on type keylatch_internal.event_source is
-  'Who makes a change, and from where: the columns of key_events that all events of a statement share.';
+  'Who makes a change, and from where: what all events of a statement share.';
 
 create function keylatch_internal.current_source()
 returns keylatch_internal.event_source
@@ -169,7 +169,7 @@ end;
 $$;
 
 comment on function keylatch_internal.current_source() is
-  'Who makes a change at this moment, and from where, as the session and the request''s headers say.';
+  'Who makes a change now, and from where, as the session and the headers of the request say.';
 
 revoke all on function keylatch_internal.current_source()
 from public, anon, authenticated, service_role;
@@ -192,7 +192,7 @@ end;
 $$;
 
 comment on function keylatch_internal.is_recorded_elsewhere() is
-  'Whether this is a logical replica''s worker, to which the publisher''s events come by themselves.';
+  'Whether this is the worker of a logical replica: the publisher''s events come by themselves.';
 
 revoke all on function keylatch_internal.is_recorded_elsewhere()
 from public, anon, authenticated, service_role;

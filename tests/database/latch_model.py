@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 from hypothesis import HealthCheck, Phase, given, settings
 
-from database.latch_statements import ANY_COLUMN, REPLICAS, Step, stories
+from database.latch_statements import ANY_COLUMN, REPLICAS, UNCLAIMED, Step, stories
 from keylatch import hash_key
 from stack import Database, People
 
@@ -25,7 +25,7 @@ NEVER_CHANGE: tuple[str, ...] = (
     "public_key",
     "hint",
 )
-NEVER_CHANGE += ("rotated_from", "created_at", "created_by")
+NEVER_CHANGE += ("rotated_from", "created_at", "created_by", "imported_at")
 # The times as seconds: a replication-mode session may write one that Python has no word for.
 ROWS = """
     select
@@ -107,13 +107,15 @@ class Story:
         self.observe("postgres")
         # Something of every kind to begin with: two, one that ends soon, and a superseded one.
         issue = "select key, id from keylatch.issue_key(%(workspace)s, "
-        for statement in (
-            issue + "'secret')",
-            issue + "'publishable', allowed_origins => '{https://a.example}')",
-            issue + "'secret', expires_at => clock_timestamp() + interval '15 ms')",
-            "select key, id from keylatch.rotate_key(%(key)s, '1 hour')",
+        soon = "clock_timestamp() + interval '15 ms'"
+        for actor, statement in (
+            ("alice", issue + "'secret')"),
+            ("alice", issue + "'publishable', allowed_origins => '{https://a.example}')"),
+            ("alice", issue + f"'secret', expires_at => {soon})"),
+            ("alice", "select key, id from keylatch.rotate_key(%(key)s, '1 hour')"),
+            ("postgres", UNCLAIMED.format(time=soon)),
         ):
-            self.play(Step("alice", statement, 0, late=False))
+            self.play(Step(actor, statement, 0, late=False))
 
     def play(self, step: Step) -> None:
         """Run a statement, whatever comes of it, and look at the keys."""
@@ -189,7 +191,8 @@ class Story:
         moved = {name for name in new if new[name] != old[name]}
         if actor is None and moved:
             self.fail(f"{moved} changed by nobody")
-        if bad := moved & set(NEVER_CHANGE):
+        claimed = {"key_hash"} if old["key_hash"] is None else set()
+        if bad := moved & set(NEVER_CHANGE) - claimed:
             self.fail(f"{bad} changed")
         expired = old["expires_at"] is not None and old["expires_at"] <= self.seen_at
         bad = moved & {"revoked_at", "revoked_by", "revoke_reason"}
@@ -197,7 +200,8 @@ class Story:
             self.fail(f"{bad} of a revoked key changed")
         if old["revoked_at"] is not None or expired:
             self.world.deaths["expired" if old["revoked_at"] is None else "revoked"] += 1
-            if bad := moved & {"expires_at", "superseded_at", "suspended_at", "scopes"}:
+            final = {"expires_at", "superseded_at", "suspended_at", "scopes", "key_hash"}
+            if bad := moved & final:
                 self.fail(f"{bad} of a dead key changed")
         if old["superseded_at"] is not None:
             self.world.deaths["superseded"] += 1

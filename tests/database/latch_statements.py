@@ -38,6 +38,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "hint": ("'another'", "null"),
     "rotated_from": ("null", "%(other)s"),
     "created_by": ("null", "%(b)s"),
+    "imported_at": ("null", "clock_timestamp()"),
 }
 LATCHED = ("revoked_at", "expires_at", "superseded_at", "suspended_at", "revoke_reason", "scopes")
 ANY_COLUMN = (*VALUES, *LATCHED, *LATCHED)
@@ -45,6 +46,12 @@ REPLICAS = ("superuser in replication mode", "postgres in replication mode")
 ACTORS = ("alice", "alice", "bob", "service_role", "postgres", "superuser", *REPLICAS)
 IMPORT = """insert into keylatch_internal.keys (id, workspace_id, kind, key_hash, hint, created_at)
     values ({id}, %(workspace)s, 'secret', keylatch.hash_key(%(fresh)s), 'hint', clock_timestamp())
+    """
+
+# A key whose salted hash lies elsewhere: it has none of its own until somebody uses it.
+UNCLAIMED = """
+    insert into keylatch_internal.keys (workspace_id, kind, hint, imported_at, expires_at)
+    values (%(workspace)s, 'secret', 'hint', clock_timestamp(), {time}) returning id
     """
 
 
@@ -114,6 +121,7 @@ def calls(draw: st.DrawFn) -> str:
             f"insert into keylatch.keys (workspace_id, kind, expires_at) "
             f"values (%(workspace)s, 'secret', {time})",
             f"{IMPORT.format(id='gen_random_uuid()')} returning id, %(fresh)s::text as key",
+            UNCLAIMED.format(time=time),
         )
     )
 

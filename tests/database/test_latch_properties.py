@@ -12,7 +12,7 @@ from stack import Database, People
 
 def test_no_statement_of_any_role_turns_the_latch_back(database: Database, people: People) -> None:
     world = World(database, people)
-    wrong = run(world)
+    wrong = run(world, examples=100)
     assert wrong is None, wrong
     for slug in ("revoked_is_final", "expired_is_final", "superseded_is_final"):
         assert world.errors[slug], f"never tried: {slug} in {world.errors}"
@@ -73,11 +73,25 @@ WEAKENED = (
     (RESOLVE, "and k.suspended_at is null", "", "suspended_at", "key .* resolves from"),
     (RESOLVE, "k.expires_at > clock_timestamp()", "true", "expires_at", "key .* resolves from"),
     (RESOLVE, "k.expires_at > clock_timestamp()", "false", "expires_at", "key .* does not resolve"),
+    (
+        LATCH,
+        "when new.key_hash is distinct from old.key_hash and old.key_hash is not null then",
+        "when false then",
+        "key_hash",
+        "key_hash",
+    ),
+    (
+        LATCH,
+        "when new.key_hash is distinct from old.key_hash then 'key_hash'",
+        "",
+        "key_hash",
+        "of a dead key",
+    ),
     *(
         (LATCH, f"when new.{name} is distinct from old.{name} then '{name}'", "", name, name)
         for name in NEVER_CHANGE
         # A constraint ties these two to the others, so their lines are never the only guard.
-        if name not in ("kind", "public_key")
+        if name not in ("kind", "public_key", "key_hash")
     ),
 )
 

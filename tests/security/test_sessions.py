@@ -219,8 +219,7 @@ def test_no_signed_in_session_holds_up_others_with_a_lock_on_the_tables(
 
 
 def test_there_is_nothing_else_in_the_schemas_that_a_session_could_use(shared: World) -> None:
-    """Threat: sequences, large objects, rules. The one sequence is nobody's, and one notification
-    is sent, of a mark."""
+    """Threat: sequences, rules: the one sequence is nobody's. One notification, of a mark."""
     with shared.database.connect() as owner:
         kinds = owner.execute(
             "select distinct relkind::text from pg_class"
