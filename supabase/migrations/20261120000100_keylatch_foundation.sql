@@ -79,9 +79,11 @@ create table keylatch_internal.installation (
   id uuid not null default pg_catalog.gen_random_uuid(),
   schema_version text not null,
   installed_at timestamptz not null default pg_catalog.now(),
+  claim_limit bigint not null default 10,
 
   constraint installation_pkey primary key (only_row),
-  constraint installation_only_row_check check (only_row)
+  constraint installation_only_row_check check (only_row),
+  constraint installation_claim_limit_check check (claim_limit between 1 and 1000)
 );
 
 comment on table keylatch_internal.installation is
@@ -92,6 +94,9 @@ comment on column keylatch_internal.installation.id is
 comment on column keylatch_internal.installation.schema_version is
   'The release of keylatch whose migrations have run.';
 comment on column keylatch_internal.installation.installed_at is 'When the first migration ran.';
+comment on column keylatch_internal.installation.claim_limit is
+  'How many slow hashes a call of claim_key computes at most. The owner of the table changes it: a
+setting of the session could be raised by whoever calls.';
 
 revoke all on table keylatch_internal.installation
 from public, anon, authenticated, service_role;

@@ -71,11 +71,3 @@ comment on column keylatch.unclaimed_keys.imported_at is 'When it was imported.'
 
 revoke all on table keylatch.unclaimed_keys from public, anon, authenticated, service_role;
 grant select on table keylatch.unclaimed_keys to authenticated, service_role;
-
--- A setting belongs to the installation, not to a session: whoever calls could raise that.
-alter table keylatch_internal.installation
-add column claim_limit integer not null default 10,
-add constraint installation_claim_limit_check check (claim_limit between 1 and 1000);
-
-comment on column keylatch_internal.installation.claim_limit is
-  'How many slow hashes a call of claim_key computes at most. The owner of the table changes it.';

@@ -59,7 +59,7 @@ security invoker
 set search_path = ''
 as $$
 declare
-  v_limit constant integer := (select i.claim_limit from keylatch_internal.installation as i);
+  v_limit constant bigint := (select i.claim_limit from keylatch_internal.installation as i);
 begin
   -- Those that a key of this line may be taken for: what they begin with is the beginning of it, or
   -- the other way round.
