@@ -65,11 +65,10 @@ begin
   if p_scopes is null
     or array_ndims(p_scopes) > 1
     or cardinality(p_scopes) > 64
-    or exists (
-      select 1 from unnest(p_scopes) as s (scope)
-      where s.scope is null or s.scope !~ '^[a-z0-9_.:*-]{1,64}$'
+    or cardinality(p_scopes) <> (
+      select count(distinct s.scope) from unnest(p_scopes) as s (scope)
+      where s.scope ~ '^[a-z0-9_.:*-]{1,64}$'
     )
-    or (select count(distinct s.scope) from unnest(p_scopes) as s (scope)) < cardinality(p_scopes)
   then
     return row(
       'scopes must be up to 64 different words of 1 to 64 characters from a-z 0-9 _ . : * -',

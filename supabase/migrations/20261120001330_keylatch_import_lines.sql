@@ -131,6 +131,7 @@ begin
       l.place,
       l.workspace_id,
       l.key,
+      l.hash,
       l.hint,
       l.label,
       l.metadata,
@@ -160,15 +161,9 @@ begin
           when l.workspace_id is null or l.workspace_id !~ v_uuid then row(
             'workspace_id must be a UUID.', 'Give the workspace that the key becomes one of.'
           )::keylatch_internal.problem
-          when num_nonnulls(l.key, l.hash) <> 1 then row(
-            'The line must have either key or hash.',
-            'Give the key in clear, or its hash with alg, and not both.'
-          )::keylatch_internal.problem
-          when l.key is not null and num_nonnulls(
-            l.alg, l.hash_encoding, l.salt, l.salt_encoding, l.iter, l.starts_with
-          ) > 0 then row(
-            'alg, hash_encoding, salt, salt_encoding, iter and starts_with go with hash.',
-            'Leave them out for a key in clear.'
+          when l.key is null and l.hash is null then row(
+            'The line has neither key nor hash.',
+            'Give the key in clear, or its hash with alg. Without both a new key is needed.'
           )::keylatch_internal.problem
           when l.its_kind not in ('publishable', 'secret') then row(
             'kind must be publishable or secret.',
@@ -253,12 +248,9 @@ begin
     from checked as c
   ),
 
-  placed as (
+  looked_up as materialized (
     select
       n.*,
-      min(n.place) over (
-        partition by coalesce(n.verifier, encode(n.key_hash, 'hex')), n.id is null
-      ) as first_place,
       -- A look at the index for each, whatever the statistics say.
       case
         when n.id is null then null
@@ -274,7 +266,16 @@ begin
         )
       end as found
     from named as n
-    offset 0
+  ),
+
+  placed as (
+    select
+      u.*,
+      min(u.place) filter (
+        where u.id is not null
+          and coalesce((u.found).workspace_id::pg_catalog.text = lower(u.workspace_id), true)
+      ) over (partition by coalesce(u.verifier, encode(u.key_hash, 'hex'))) as first_place
+    from looked_up as u
   )
 
   select
@@ -294,8 +295,11 @@ begin
     end,
     (p.found).id,
     case
-      when (p.problem).detail is null and length(p.key) < 16
+      when (p.problem).detail is not null then null
+      when length(p.key) < 16
         then 'The key is short: who gets at its hash could guess it. Rotate it.'
+      when p.key is not null and p.hash is not null
+        then 'The key in clear was taken; the hash beside it counts for nothing.'
     end,
     p.id,
     case when (p.problem).detail is null then p.workspace_id::pg_catalog.uuid end,

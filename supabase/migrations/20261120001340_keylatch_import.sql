@@ -262,7 +262,7 @@ comment on function keylatch.import_keys(jsonb, boolean) is
   'Takes over the keys of an older system, each line by itself: a bad one is refused and the others
 are imported. The same again is safe: what is there already is left as it is.
 
-batch: up to 10000 objects. A line has workspace_id, and either key in clear, or hash with alg:
+batch: up to 10000 objects. A line has workspace_id, and key in clear, which wins, or hash with alg:
   sha256         of the whole key; hash_encoding hex or base64. Native at once, as key is.
   pbkdf2_sha256  with hash_encoding, salt, salt_encoding (hex, base64 or text), iter to 2000000
   django         the whole pbkdf2_sha256$iterations$salt$hash

@@ -185,9 +185,11 @@ as $$
 declare
   v_id bigint := new.id;
   v_event keylatch_internal.key_events;
+  v_first keylatch_internal.key_events;
   v_events keylatch_internal.key_events[] := '{}';
   v_head keylatch_internal.key_event_heads;
-  v_workspace_id pg_catalog.uuid;
+  v_heads keylatch_internal.key_event_heads[] := '{}';
+  v_links keylatch_internal.key_event_links[] := '{}';
 begin
   -- The first event of a transaction takes all others of it along.
   if exists (select 1 from keylatch_internal.key_event_links as l where l.event_id = v_id) then
@@ -212,42 +214,50 @@ begin
   end loop;
 
   -- One workspace after the other in one order, so that two transactions take turns.
-  for v_workspace_id in
-    select distinct e.workspace_id from unnest(v_events) as e order by 1
-  loop
-    v_head := keylatch_internal.lock_event_head(v_workspace_id);
-    -- Keys are kept, so a chain begins with the workspace's first key.
-    if v_head.number = 0 then
-      insert into keylatch_internal.key_events (
-        workspace_id, key_id, event, occurred_at, user_id, role, login, address, agent, changes
-      )
-      select
-        e.workspace_id, e.key_id, 'first_key', e.occurred_at, e.user_id, e.role, e.login, e.address,
-        e.agent, '{}'
-      from unnest(v_events) as e
-      where e.workspace_id = v_workspace_id and e.event in ('issued', 'imported')
-      order by e.id
-      limit 1
-      returning * into v_event;
-      if found then
+  for v_event in select e.* from unnest(v_events) as e order by e.workspace_id, e.id loop
+    if v_head.workspace_id is distinct from v_event.workspace_id then
+      v_heads := v_heads || v_head;
+      v_head := keylatch_internal.lock_event_head(v_event.workspace_id);
+      -- Keys are kept, so a chain begins with the workspace's first key.
+      if v_head.number = 0 and v_event.event in ('issued', 'imported') then
+        insert into keylatch_internal.key_events (
+          workspace_id, key_id, event, occurred_at, user_id, role, login, address, agent, changes
+        )
+        values (
+          v_event.workspace_id, v_event.key_id, 'first_key', v_event.occurred_at, v_event.user_id,
+          v_event.role, v_event.login, v_event.address, v_event.agent, '{}'
+        )
+        returning * into v_first;
         -- Where nothing is deferred, that one has been linked by now.
-        v_head := keylatch_internal.lock_event_head(v_workspace_id);
+        v_head := keylatch_internal.lock_event_head(v_event.workspace_id);
         if v_head.number = 0 then
-          v_head := keylatch_internal.link_key_event(v_head, v_event);
+          v_head := row(
+            v_head.workspace_id, 1, keylatch_internal.event_hash(v_first, 1, v_head.hash)
+          );
+          v_links := v_links || row(
+            v_head.workspace_id, v_head.number, v_first.id, v_head.hash
+          )::keylatch_internal.key_event_links;
         end if;
       end if;
     end if;
-
-    foreach v_event in array v_events loop
-      if v_event.workspace_id = v_workspace_id then
-        v_head := keylatch_internal.link_key_event(v_head, v_event);
-      end if;
-    end loop;
-
-    update keylatch_internal.key_event_heads as h
-    set number = v_head.number, hash = v_head.hash
-    where h.workspace_id = v_workspace_id;
+    v_head := row(
+      v_head.workspace_id,
+      v_head.number + 1,
+      keylatch_internal.event_hash(v_event, v_head.number + 1, v_head.hash)
+    );
+    v_links := v_links || row(
+      v_head.workspace_id, v_head.number, v_event.id, v_head.hash
+    )::keylatch_internal.key_event_links;
   end loop;
+  v_heads := v_heads || v_head;
+
+  insert into keylatch_internal.key_event_links (workspace_id, number, event_id, hash)
+  select l.workspace_id, l.number, l.event_id, l.hash
+  from unnest(v_links) as l;
+  update keylatch_internal.key_event_heads as h
+  set number = n.number, hash = n.hash
+  from unnest(v_heads) as n
+  where h.workspace_id = n.workspace_id;
   return null;
 end;
 $$;
@@ -257,33 +267,6 @@ comment on function keylatch_internal.link_key_events() is
 
 revoke all on function keylatch_internal.link_key_events()
 from public, anon, authenticated, service_role;
-
-create function keylatch_internal.link_key_event(
-  p_head keylatch_internal.key_event_heads, p_event keylatch_internal.key_events
-)
-returns keylatch_internal.key_event_heads
-language plpgsql
-volatile
-security invoker
-set search_path = ''
-as $$
-begin
-  p_head.number := p_head.number + 1;
-  p_head.hash := keylatch_internal.event_hash(p_event, p_head.number, p_head.hash);
-  insert into keylatch_internal.key_event_links (workspace_id, number, event_id, hash)
-  values (p_head.workspace_id, p_head.number, p_event.id, p_head.hash);
-  return p_head;
-end;
-$$;
-
-comment on function keylatch_internal.link_key_event(
-  keylatch_internal.key_event_heads, keylatch_internal.key_events
-) is
-  'Links an event behind this head, and gives the head that follows.';
-
-revoke all on function keylatch_internal.link_key_event(
-  keylatch_internal.key_event_heads, keylatch_internal.key_events
-) from public, anon, authenticated, service_role;
 
 create constraint trigger key_events_insert_link
 after insert on keylatch_internal.key_events

@@ -99,7 +99,7 @@ JSON: dict[type[Any], dict[str, object]] = {
         "outcome": "refused",
         "key_id": None,
         "slug": "invalid_argument",
-        "detail": "The line must have either key or hash.",
+        "detail": "The line has neither key nor hash.",
         "hint": "Give one of them.",
     },
     Explanation: {

@@ -19,6 +19,7 @@ from . import output
 _COMMANDS = {
     "keys": ("issue", "list_", "show", "rotate", "revoke", "suspend", "resume"),
     "presented": ("resolve", "explain"),
+    "importing": ("import_",),
     "install": ("install", "migrate"),
     "doctor": ("doctor",),
 }
