@@ -27,6 +27,7 @@ from keylatch.models import (
     KeyUsage,
     ResolvedKey,
     Revocation,
+    UnclaimedKey,
 )
 
 pytestmark = pytest.mark.one_server
@@ -93,6 +94,12 @@ JSON: dict[type[Any], dict[str, object]] = {
         "head": "00" * 32,
         "broken_number": None,
         "problem": None,
+    },
+    UnclaimedKey: {
+        "key_id": str(UUID(int=1)),
+        "workspace_id": str(UUID(int=2)),
+        "algorithm": "bcrypt",
+        "imported_at": "2026-11-20T19:46:29.95748+00:00",
     },
     ImportOutcome: {
         "position": 2,

@@ -24,6 +24,7 @@ from .models import (
     KeyUsage,
     ResolvedKey,
     Revocation,
+    UnclaimedKey,
 )
 from .secret import Secret
 from .transports import Batch, Rows
@@ -237,6 +238,12 @@ def _line_value(name: str, field: str, value: object) -> object:
         case Mapping():
             return _json(name, value)
     return _texts(name, value)
+
+
+def unclaimed(workspace_id: UUID | str) -> Call[tuple[UnclaimedKey, ...]]:
+    """Describe the reading of the rows of `unclaimed_keys` of one workspace."""
+    arguments = {"workspace_id": _uuid("workspace_id", workspace_id)}
+    return Call("unclaimed_keys", arguments, partial(read_all, UnclaimedKey))
 
 
 def record_usage(uses: Iterable[KeyUsage]) -> Call[frozenset[UUID]]:

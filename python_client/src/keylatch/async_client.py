@@ -20,6 +20,7 @@ from .models import (
     KeyUsage,
     ResolvedKey,
     Revocation,
+    UnclaimedKey,
 )
 from .secret import Secret
 from .transports import AsyncTransport, expect
@@ -233,6 +234,10 @@ class AsyncKeylatch:
         self, key: str | Secret, *, workspace_id: UUID | str, origin: str | None = None
     ) -> ResolvedKey | None:
         return await self._run(_calls.claim(key, workspace_id=workspace_id, origin=origin))
+
+    @_documented_by(Keylatch.unclaimed)
+    async def unclaimed(self, workspace_id: UUID | str) -> tuple[UnclaimedKey, ...]:
+        return await self._run(_calls.unclaimed(workspace_id))
 
     @_documented_by(Keylatch.import_keys)
     async def import_keys(

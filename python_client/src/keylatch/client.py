@@ -19,6 +19,7 @@ from .models import (
     KeyUsage,
     ResolvedKey,
     Revocation,
+    UnclaimedKey,
 )
 from .secret import Secret
 from .transports import Transport, expect
@@ -429,6 +430,21 @@ class Keylatch:
             InvalidArgument: `key` or `origin` is not a text, or `workspace_id` not a UUID.
         """
         return self._run(_calls.claim(key, workspace_id=workspace_id, origin=origin))
+
+    def unclaimed(self, workspace_id: UUID | str) -> tuple[UnclaimedKey, ...]:
+        """Give the keys that `resolve` finds only after a claim. For admins.
+
+        Args:
+            workspace_id: The workspace.
+
+        Returns:
+            Its living keys that were imported with a salted hash and not used since; none where
+            the caller does not administer it. Source: the view `keylatch.unclaimed_keys`.
+
+        Raises:
+            InvalidArgument: The id is not a UUID.
+        """
+        return self._run(_calls.unclaimed(workspace_id))
 
     def import_keys(
         self, lines: Iterable[Mapping[str, object]], *, dry_run: bool = False

@@ -229,6 +229,25 @@ class EventVerification:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnclaimedKey:
+    """A living key that was imported with a salted hash and not used since.
+
+    Source: a row of `keylatch.unclaimed_keys`.
+
+    Attributes:
+        key_id: The key.
+        workspace_id: Its workspace.
+        algorithm: `pbkdf2_sha256` or `bcrypt`.
+        imported_at: When it was imported, UTC.
+    """
+
+    key_id: UUID
+    workspace_id: UUID
+    algorithm: str
+    imported_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOutcome:
     """What came of one line of an import. Source: `import_keys`.
 

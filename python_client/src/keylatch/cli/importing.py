@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import dropwhile
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from ..errors import InvalidArgument, KeylatchError
+from ..errors import KeylatchError
 from . import output
 from .connection import Options, any_connection, connect
+from .files import Format, Set, defaults_of, form_of, opened
 from .output import Json
 
 if TYPE_CHECKING:
@@ -24,24 +23,6 @@ if TYPE_CHECKING:
 
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="A .csv or .jsonl file; - for stdin, see --format.")
-]
-Format = Annotated[
-    Literal["csv", "jsonl"] | None,
-    typer.Option(
-        "--format",
-        metavar="csv|jsonl",
-        help="What FILE is, where its name does not say.",
-        show_default=False,
-    ),
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="A field for the lines that do not have it: alg=bcrypt. May be given again.",
-        show_default=False,
-    ),
 ]
 
 
@@ -73,9 +54,10 @@ def import_(
     """
     from ..importing import import_file, read_lines
 
+    kind = form_of(file, form)
     counts: Counter[str] = Counter()
     last = from_line - 1
-    with _opened(file) as (stream, size), _progress(stream, size) as advance:
+    with opened(file) as (stream, size), _progress(stream, size) as advance:
 
         def done(number: int, outcomes: list[Outcome]) -> None:
             nonlocal last
@@ -89,7 +71,7 @@ def import_(
             if first and counts["refused"] == len(outcomes) > 100:
                 raise _Unfit
 
-        lines = read_lines(stream, _form(file, form), defaults=_defaults(set_ or []))
+        lines = read_lines(stream, kind, defaults=defaults_of(set_ or []))
         lines = dropwhile(lambda line: line.number < from_line, lines)
         try:
             import_file(connect(options), lines, dry_run=dry_run, done=done)
@@ -102,38 +84,6 @@ def import_(
     _summary(counts, dry_run, as_json)
     if counts["refused"]:
         raise typer.Exit(output.REFUSED)
-
-
-def _form(file: str, given: str | None) -> str:
-    form = given or Path(file).suffix.lower().removeprefix(".")
-    if form in ("csv", "jsonl"):
-        return form
-    raise KeylatchError(
-        "usage",
-        detail="the name of the file does not say what it is",
-        hint="give --format csv or --format jsonl",
-    )
-
-
-def _defaults(given: list[str]) -> dict[str, str]:
-    fields = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not name or not equals:
-            # Without what was given, which may be a key.
-            raise InvalidArgument.of("set", "is not NAME=VALUE", "for example --set alg=bcrypt")
-        fields[name] = value
-    return fields
-
-
-@contextmanager
-def _opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """Open the file; beside it how many bytes it has, where that is known."""
-    if file == "-":
-        yield sys.stdin.buffer, None
-        return
-    with Path(file).open("rb") as stream:
-        yield stream, os.fstat(stream.fileno()).st_size or None
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from ..errors import InvalidArgument, KeylatchError
 from ..secret import Secret
 from . import output
 from .connection import Options, any_connection, connect
+from .files import Format, Set
 from .output import Json
 
 # Far above every key there is; what is longer is none, however it goes on.
@@ -59,11 +60,42 @@ def resolve(options: Options, origin: Origin = None, as_json: Json = False) -> N
 
 
 @any_connection
-def explain(options: Options, origin: Origin = None, as_json: Json = False) -> None:
+def explain(
+    options: Options,
+    origin: Origin = None,
+    workspace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORKSPACE_ID",
+            help="Explain all keys of a workspace instead.",
+            show_default=False,
+        ),
+    ] = None,
+    old: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --workspace: the lines of an older system's keys, as import reads them.",
+            show_default=False,
+        ),
+    ] = None,
+    form: Format = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
     """Say why a key is accepted or refused, and what to do: for admins.
 
     The key is read from stdin, or asked for without echo. Exit code 1 unless it is valid.
     """
+    if workspace is not None:
+        from .diagnosis import explain_workspace
+
+        explain_workspace(
+            connect(options), workspace, old=old, form=form, defaults=set_, as_json=as_json
+        )
+        return
+    if old is not None:
+        raise KeylatchError("usage", detail="--old goes with --workspace")
     why = connect(options).explain(_read_key(), origin=origin)
     if as_json:
         output.print_json(why)

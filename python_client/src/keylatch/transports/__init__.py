@@ -11,7 +11,7 @@ from ..secret import Secret
 
 Rows = Sequence[Mapping[str, object]]
 
-VIEWS = frozenset({"keys", "key_usage"})
+VIEWS = frozenset({"keys", "key_usage", "unclaimed_keys"})
 """What is read where a function would be called: an argument is the value of a column."""
 
 

@@ -1,0 +1,107 @@
+"""What `keylatch explain --workspace` prints: why the keys of a workspace would not validate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import typer
+
+from ..errors import InvalidArgument
+from . import output
+from .files import defaults_of, form_of, opened
+
+if TYPE_CHECKING:
+    from ..client import Keylatch
+    from ..diagnosis import Finding
+
+Named = tuple[str, str, "Finding"]
+
+
+def explain_workspace(
+    keylatch: Keylatch,
+    workspace: str,
+    *,
+    old: str | None,
+    form: str | None,
+    defaults: list[str] | None,
+    as_json: bool,
+) -> None:
+    """Say of each key of a workspace, or of each line of a file for it, whether it validates.
+
+    Args:
+        keylatch: A client of an admin.
+        workspace: The workspace's id.
+        old: A file of an older system's keys as `keylatch import` reads it; `-` for stdin.
+        form: `csv` or `jsonl`, where the name of the file does not say.
+        defaults: Fields for the lines that do not have them, `NAME=VALUE`.
+        as_json: Whether programs read it.
+
+    Raises:
+        InvalidArgument: The id is not a UUID.
+        typer.Exit: With exit code 1, where a key does not validate.
+    """
+    try:
+        wanted = UUID(workspace)
+    except ValueError:
+        raise InvalidArgument.of("workspace", "is not a UUID") from None
+    found = list(_lines(wanted, old, form, defaults) if old else _keys(keylatch, wanted))
+    if as_json:
+        output.print_json(
+            [
+                {"id" if not old else "line": name, "hint": hint, **output.as_dict(finding)}
+                for name, hint, finding in found
+            ]
+        )
+    else:
+        _print(found, of_lines=old is not None)
+    if any(finding.verdict != "valid" for _, _, finding in found):
+        raise typer.Exit(output.REFUSED)
+
+
+def _keys(keylatch: Keylatch, workspace: UUID) -> Iterator[Named]:
+    from ..diagnosis import explain_keys
+
+    keys = keylatch.list(workspace)
+    findings = explain_keys(keys, keylatch.unclaimed(workspace))
+    for key, finding in zip(keys, findings, strict=True):
+        yield str(key.id), key.hint, finding
+
+
+def _lines(
+    workspace: UUID, file: str, form: str | None, defaults: list[str] | None
+) -> Iterator[Named]:
+    from ..diagnosis import Finding, explain_old
+    from ..importing import read_lines
+
+    now = datetime.now(UTC)
+    with opened(file) as (stream, _):
+        for line in read_lines(stream, form_of(file, form), defaults=defaults_of(defaults or [])):
+            if line.fields is None:
+                yield str(line.number), "", Finding("unreadable", line.problem, "Mend the line.")
+            elif str(line.fields.get("workspace_id") or workspace).lower() == str(workspace):
+                label = line.fields.get("label")
+                yield str(line.number), str(label or ""), explain_old(line.fields, now=now)
+
+
+def _print(found: list[Named], *, of_lines: bool) -> None:
+    if not found:
+        output.note("no keys: there are none, or the workspace is not yours to administer")
+        return
+    rows = [
+        [
+            output.text(name, *((f"\n{hint}", "dim"),) if hint else ()),
+            output.text(
+                (finding.verdict, "green" if finding.verdict == "valid" else "red"),
+                f"\n{output.printable(finding.detail)}",
+                (f"\n{output.printable(finding.hint)}" if finding.hint else "", "dim"),
+            ),
+        ]
+        for name, hint, finding in found
+    ]
+    output.table(["Line" if of_lines else "Id and key", "Would it validate?"], rows)
+    counts = Counter(finding.verdict for _, _, finding in found)
+    output.note(", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()))

@@ -1,0 +1,28 @@
+-- Keys under bcrypt, of users: lines for `keylatch import`.
+--
+-- bcrypt makes another hash each time, so no service can look such a key up; the first use makes it
+-- native, through keylatch.claim_key. Change the names to yours, then
+--
+--   psql --no-psqlrc -qtA --file sql/import/maas_api_keys.sql > old.jsonl
+--   keylatch explain --workspace WORKSPACE_ID --old old.jsonl    why each would not validate
+--   keylatch import --dry-run old.jsonl
+--   keylatch import old.jsonl
+select
+  jsonb_strip_nulls(
+    jsonb_build_object(
+      -- The workspace of each user: here a user is one.
+      'workspace_id', k.user_id,
+      'alg', 'bcrypt',
+      'hash', k.key_hash,
+      -- So that a claim tries only those that the key may be.
+      'starts_with', k.key_prefix,
+      'kind', 'secret',
+      'label', 'from maas_api_keys',
+      'suspended_at', case when not k.is_active then k.created_at end,
+      'expires_at', k.expires_at,
+      'created_at', k.created_at,
+      'created_by', k.user_id
+    )
+  ) as import_line
+from public.maas_api_keys as k
+order by k.created_at, k.id;

@@ -1,0 +1,33 @@
+-- Keys under SHA-256 in hex, of organizations: lines for `keylatch import`.
+--
+-- They are native at once. Change the names to yours, then
+--
+--   psql --no-psqlrc -qtA --file sql/import/stored_api_keys.sql > old.jsonl
+--   keylatch explain --workspace WORKSPACE_ID --old old.jsonl    why each would not validate
+--   keylatch import --dry-run old.jsonl
+--   keylatch import old.jsonl
+select
+  jsonb_strip_nulls(
+    jsonb_build_object(
+      'workspace_id', k.organization_id,
+      'alg', 'sha256',
+      'hash', k.encrypted_value,
+      'hash_encoding', 'hex',
+      'kind', 'secret',
+      'environment', case k.environment when 'production' then 'live' else 'test' end,
+      'label', k.name,
+      'scopes', jsonb_build_array('access:' || coalesce(k.access_level, 'authenticated')),
+      -- rotating keys live on, deprecated ones are dead, and so are those that ran out.
+      'revoked_at', case when k.status = 'deprecated' then k.updated_at end,
+      'revoke_reason', case when k.status = 'deprecated' then 'deprecated' end,
+      'expires_at', case
+        when k.status = 'expired' then least(k.expires_at, k.updated_at)
+        else k.expires_at
+      end,
+      'created_at', k.created_at,
+      'created_by', k.created_by
+    )
+  ) as import_line
+from public.stored_api_keys as k
+where k.key_type = 'api_key'
+order by k.created_at, k.id;
