@@ -44,7 +44,7 @@ def import_(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Take over the keys of an older system, from their text or their hashes.
+    """Take over the keys of an older system, in clear or as hashes.
 
     For the service key. A line has workspace_id and key, or hash with alg (sha256,
     pbkdf2_sha256, django, bcrypt) and what comes along: label, scopes, allowed_origins,
