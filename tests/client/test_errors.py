@@ -38,6 +38,7 @@ CONTRACT: dict[str, tuple[str, type[KeylatchError]]] = {
     "column_is_immutable": ("PT409", LatchViolation),
     "keys_are_kept": ("PT409", LatchViolation),
     "invalid_argument": ("PT400", InvalidArgument),
+    "invalid_api_key": ("PT401", PermissionDenied),
 }
 
 

@@ -134,6 +134,7 @@ CLASS_BY_SLUG: dict[str, type[KeylatchError]] = {
     "column_is_immutable": LatchViolation,
     "keys_are_kept": LatchViolation,
     "invalid_argument": InvalidArgument,
+    "invalid_api_key": PermissionDenied,
 }
 """The class of each slug that the database raises. Source: section 6 of the contract."""
 

@@ -31,7 +31,7 @@ select is(
   format('the schemas that %s may look into', v.role)
 )
 from (values
-  ('anon', '{}'),
+  ('anon', '{keylatch,keylatch_internal}'),
   ('authenticated', '{keylatch,keylatch_internal}'),
   ('service_role', '{keylatch,keylatch_internal}'),
   ('keylatch_resolver', '{keylatch,keylatch_internal}')
@@ -51,11 +51,16 @@ insert into allowed (role, name)
 select r.role, v.name
 from (values
   ('keylatch.admin_workspace_ids'),
+  ('keylatch.check_request'),
+  ('keylatch.current_key_id'),
+  ('keylatch.current_workspace_id'),
   ('keylatch.explain_key'),
+  ('keylatch.has_scope'),
   ('keylatch.hash_key'),
   ('keylatch.installation'),
   ('keylatch.issue_key'),
   ('keylatch.issue_keys'),
+  ('keylatch.key_metadata'),
   ('keylatch.list_keys'),
   ('keylatch.log_position'),
   ('keylatch.resume_key'),
@@ -85,6 +90,7 @@ from (values
   ('keylatch_internal.lock_family'),
   ('keylatch_internal.origin_matches'),
   ('keylatch_internal.punycode'),
+  ('keylatch_internal.request_identity'),
   ('keylatch_internal.require_living'),
   ('keylatch_internal.require_rotatable'),
   ('keylatch_internal.set_suspended'),
@@ -92,6 +98,12 @@ from (values
 ) as v (name), (values ('authenticated'), ('service_role')) as r (role);
 insert into allowed (role, name)
 values
+('anon', 'keylatch.check_request'),
+('anon', 'keylatch.current_key_id'),
+('anon', 'keylatch.current_workspace_id'),
+('anon', 'keylatch.has_scope'),
+('anon', 'keylatch.key_metadata'),
+('anon', 'keylatch_internal.request_identity'),
 ('service_role', 'keylatch.record_usage'),
 ('service_role', 'keylatch.resolve_key'),
 ('service_role', 'keylatch.resolve_keys'),
@@ -100,6 +112,8 @@ values
 ('keylatch_resolver', 'keylatch.resolve_key'),
 ('keylatch_resolver', 'keylatch.resolve_keys'),
 ('keylatch_resolver', 'keylatch_internal.add_usage'),
+('keylatch_resolver', 'keylatch_internal.request_identity'),
+('keylatch_resolver', 'keylatch.check_request'),
 ('keylatch_resolver', 'keylatch.installation'),
 ('keylatch_resolver', 'keylatch.log_position');
 
@@ -115,9 +129,9 @@ select is_empty(
   $$ select r.name, a.grantee::regrole
     from routines as r, aclexplode(coalesce(r.proacl, acldefault('f', r.proowner))) as a
     where a.grantee::regrole::text not in (
-      'authenticated', 'service_role', 'keylatch_resolver', r.proowner::regrole::text
+      'anon', 'authenticated', 'service_role', 'keylatch_resolver', r.proowner::regrole::text
     ) or a.is_grantable and a.grantee <> r.proowner $$,
-  'no routine is granted to public, to anon, or to anybody who could pass it on'
+  'no routine is granted to public, or to anybody who could pass it on'
 );
 select set_eq(
   'select r.name from routines as r where r.prosecdef',
@@ -127,6 +141,7 @@ select set_eq(
     'keylatch_internal.add_usage',
     'keylatch_internal.call_first_key_hook',
     'keylatch_internal.find_key',
+    'keylatch_internal.request_identity',
     'keylatch_internal.revoke_workspace_keys'
   ],
   'these run with the rights of the owner, and no others'
