@@ -1,7 +1,7 @@
 -- Recipe: a table of your own that API keys read and write through the Data API, each key the rows
 -- of its workspace, as far as its scopes go. The names are examples.
 --
---   curl "$SUPABASE_URL/rest/v1/orders" -H "apikey: $SUPABASE_ANON_KEY" -H "x-api-key: wk_sk_live_…"
+--   curl $SUPABASE_URL/rest/v1/orders -H "apikey: $SUPABASE_ANON_KEY" -H "x-api-key: wk_sk_live_…"
 --
 -- Such a request has the role anon. A key that is dead or mistyped, a secret key that a page sends,
 -- a publishable one from a foreign page: each is answered with 401, not with an empty list.

@@ -44,7 +44,7 @@ begin
       message = 'invalid_api_key',
       detail = 'The x-api-key of this request is not accepted.',
       hint = 'It is mistyped, dead, or used from an origin that it is not for; an admin of its '
-        || 'workspace can ask explain_key. Two keys in one request are none.';
+        || 'workspace can ask explain_key.';
   end if;
   return v_identity;
 end;

@@ -5,16 +5,19 @@ select plan(71);
 
 create function pg_temp.send(p_headers text) returns text language sql as
 $$ select set_config('request.headers', p_headers, true) $$;
-create function pg_temp.send(p_name text, p_origin text) returns text language sql as
-$$ select pg_temp.send(json_strip_nulls(json_build_object(
+create function pg_temp.headers(p_name text, p_origin text) returns text language sql as
+$$ select json_strip_nulls(json_build_object(
   'host', 'db.example', 'x-api-key', pg_temp.key(p_name), 'origin', p_origin
-))::text) $$;
+))::text $$;
 -- What each function says to this role, the first error if there is one.
-create function pg_temp.identity(p_role text) returns text language plpgsql as
+create function pg_temp.identity(p_role text, p_headers text default null)
+returns text language plpgsql as
 $$
 declare
-  v_outcome text := pg_temp.outcome(p_role, 'select keylatch.current_workspace_id()');
+  v_outcome text;
 begin
+  perform pg_temp.send(p_headers) where p_headers is not null;
+  v_outcome := pg_temp.outcome(p_role, 'select keylatch.current_workspace_id()');
   return case
     when v_outcome <> '1 row' then v_outcome
     else pg_temp.run(p_role, $i$ select concat_ws(' ',
@@ -55,15 +58,14 @@ values
 select is(pg_temp.identity(v.role), 'nobody f t', format('%s without headers is nobody', v.role))
 from (values ('anon'), ('authenticated'), ('service_role'), ('alice')) as v (role);
 select is(
-  pg_temp.identity('anon'), 'nobody f t', format('and with the setting as %s', coalesce(v.s, 'null'))
+  pg_temp.identity('anon', v.headers), 'nobody f t', format('and with the setting %L', v.headers)
 )
-from (values (''), ('{}'), ('{"host": "db.example"}'), ('[]'), ('null')) as v (s),
-  lateral pg_temp.send(v.s) as sent;
+from (values (''), ('{}'), ('{"host": "db.example"}'), ('[]'), ('null')) as v (headers);
 
 -- A line for each: the key, the Origin, and who that is.
 
 select is(
-  pg_temp.identity('anon'),
+  pg_temp.identity('anon', pg_temp.headers(v.name, v.origin)),
   case v.who
     when 'page' then format('%s %s t {"plan": "pro"} t', pg_temp.a(), pg_temp.id('page'))
     when 'refused' then 'PT401 invalid_api_key'
@@ -99,20 +101,22 @@ from (values
   ('listed', 'https://a.example', 'refused'),
   ('none', null, 'nobody'),
   ('none', 'https://a.example', 'nobody')
-) as v (name, origin, who), lateral pg_temp.send(v.name, v.origin) as sent;
+) as v (name, origin, who);
 
 -- The other roles. A user's token beside a key is two identities; the backend's is none.
 
+select pg_temp.send(pg_temp.headers('server', null));
 select is(pg_temp.identity(v.role), v.who, format('%s with a key', v.role))
-from pg_temp.send('server', null) as sent, (values
+from (values
   ('authenticated', format('%s %s f {} t', pg_temp.a(), pg_temp.id('server'))),
   ('service_role', format('%s %s f {} t', pg_temp.a(), pg_temp.id('server'))),
   ('alice', 'PT400 invalid_argument'),
   ('bob', 'PT400 invalid_argument'),
   ('stranger', 'PT400 invalid_argument')
 ) as v (role, who);
+select pg_temp.send(pg_temp.headers('revoked', null));
 select is(pg_temp.identity(v.role), v.who, format('%s with a dead key', v.role))
-from pg_temp.send('revoked', null) as sent, (values
+from (values
   ('authenticated', 'PT401 invalid_api_key'),
   ('service_role', 'PT401 invalid_api_key'),
   ('alice', 'PT400 invalid_argument')
@@ -142,25 +146,25 @@ from (values
 select is(
   pg_temp.words('anon', 'select keylatch.check_request()'),
   'The x-api-key of this request is not accepted. It is mistyped, dead, or used from an origin '
-  || 'that it is not for; an admin of its workspace can ask explain_key. Two keys in one request '
-  || 'are none.',
+  || 'that it is not for; an admin of its workspace can ask explain_key.',
   'what it says, and not which of the reasons it is'
 );
 
 -- Scopes are words, compared letter for letter.
 
+select pg_temp.send(pg_temp.headers('server', null));
 select is(
   pg_temp.run('anon', format('select keylatch.has_scope(%L)', v.scope)), v.has,
   format('has_scope(%L) is %s', v.scope, v.has)
 )
-from pg_temp.send('server', null) as sent, (values
+from (values
   ('orders:*', 'true'), ('orders:read', 'false'), ('orders:', 'false'), ('*', 'false'),
   ('', 'false'), ('ORDERS:*', 'false'), (null, 'false')
 ) as v (scope, has);
 
 -- The clock counts: the key dies in the middle of a transaction.
 
-select pg_temp.send('expiring', null);
+select pg_temp.send(pg_temp.headers('expiring', null));
 select is(
   pg_temp.identity('anon'), format('%s %s f {} t', pg_temp.a(), pg_temp.id('expiring')),
   'a key before its end'
@@ -170,7 +174,7 @@ select is(pg_temp.identity('anon'), 'PT401 invalid_api_key', 'and after it');
 
 -- What revokes and suspends is heard by the next statement.
 
-select pg_temp.send('server', null);
+select pg_temp.send(pg_temp.headers('server', null));
 select pg_temp.manage('suspend_key', 'server');
 select is(pg_temp.identity('anon'), 'PT401 invalid_api_key', 'a key that is suspended now');
 select pg_temp.manage('resume_key', 'server');
