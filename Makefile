@@ -8,7 +8,7 @@ CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOM
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup up down status demo bench bench-cache soak reference manifest test test-installed test-17 test-18 test-sql test-python \
+.PHONY: help setup up down status demo bench bench-cache bench-identity soak reference manifest test test-installed test-17 test-18 test-sql test-python \
 	lint lint-python lint-sql lint-database clean
 
 help: ## list these targets
@@ -34,6 +34,9 @@ bench: setup ## measure what resolving costs, beside the limit and other ways (a
 
 bench-cache: setup ## measure answers from memory, and how soon a revocation is heard (5 minutes)
 	@$(PYTHON) tests/cache_bench.py $(BENCH_ARGS)
+
+bench-identity: setup ## measure row policies that ask for the request's key (a minute)
+	@$(PYTHON) tests/identity_bench.py $(BENCH_ARGS)
 
 soak: setup ## ten minutes of a cached resolver among changes and faults, beside who knows the truth
 	@$(PYTHON) tests/soak.py $(SOAK_ARGS)
