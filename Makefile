@@ -8,7 +8,7 @@ CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOM
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup up down status demo bench bench-cache bench-identity soak reference manifest test test-installed test-17 test-18 test-sql test-python \
+.PHONY: help setup up down status demo bench bench-cache bench-identity soak reference manifest types test test-installed test-17 test-18 test-sql test-python \
 	lint lint-python lint-sql lint-database clean
 
 help: ## list these targets
@@ -47,6 +47,9 @@ reference: setup ## write sql/REFERENCE.md from the comments of the migrations
 manifest: setup ## write what `keylatch doctor` compares with, from the migrations
 	@$(PYTHON) tests/manifest.py
 
+types: setup ## write supabase/types/keylatch.ts, the API as TypeScript types
+	@$(PYTHON) tests/typescript.py
+
 test: lint test-installed test-17 test-18 ## all checks, on PostgreSQL 15 (or the installed one), 17 and 18
 
 test-installed: setup ## pgTAP and pytest on the installed PostgreSQL
@@ -73,10 +76,11 @@ lint-sql: setup ## sqlfluff and squawk
 	.venv/bin/sqlfluff lint --disable-progress-bar sql supabase
 	.venv/bin/squawk $(MIGRATIONS)
 
-lint-database: setup ## supabase db lint and db advisors
+lint-database: setup ## supabase db lint and db advisors, and what is made from the migrations
 	$(STACK) lint
 	$(PYTHON) tests/reference.py --check
 	$(PYTHON) tests/manifest.py --check
+	$(PYTHON) tests/typescript.py --check
 
 clean: down ## end that stack, and remove all that setup and the tests made
 	rm -rf .venv tests/node_modules tests/.stack .hypothesis tests/.hypothesis
