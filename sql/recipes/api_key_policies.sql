@@ -4,7 +4,8 @@
 --   curl $SUPABASE_URL/rest/v1/orders -H "apikey: $SUPABASE_ANON_KEY" -H "x-api-key: wk_sk_live_…"
 --
 -- Such a request has the role anon. A key that is dead or mistyped, a secret key that a page sends,
--- a publishable one from a foreign page: each is answered with 401, not with an empty list.
+-- a publishable one from a foreign page: each is answered with 401 where a policy asks for it. A
+-- table without rows asks nothing; PostgREST's db-pre-request = keylatch.check_request always does.
 
 -- The table is yours and most likely exists; it is here so that the example runs.
 create table if not exists public.orders (
@@ -62,8 +63,7 @@ using (
 );
 
 -- Policies for your signed-in users stand beside these. They do not ask for a key, so one that is
--- sent along would pass unseen. This refuses it, whatever the other policies say; on all tables at
--- once, PostgREST's db-pre-request = keylatch.check_request does.
+-- sent along would pass unseen. This refuses it, whatever the other policies say.
 create policy orders_all_check_request on public.orders
 as restrictive
 for all to anon, authenticated

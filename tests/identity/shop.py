@@ -9,9 +9,8 @@ from uuid import UUID
 
 import httpx
 
-from security.shared import open_world
-from security.world import ORIGIN, World
-from stack import Janitor, Server, Tokens
+from security.world import ORIGIN, World, make_world
+from stack import Database, Janitor, People, Rest, Server, Tokens
 
 RECIPES = Path(__file__).parents[2] / "sql" / "recipes"
 # What the recipe leaves to the application: who its signed-in users are, and what they see.
@@ -76,20 +75,40 @@ class Shop:
 
 
 @contextmanager
+def open_application(
+    server: Server,
+    template: str,
+    tokens: Tokens,
+    janitor: Janitor,
+    name: str,
+    recipe: str,
+    more: str = "",
+) -> Iterator[World]:
+    """A world of that name with tables by a recipe, which its API knows from the start."""
+    with Database(server, name, template) as database:
+        People.seed(database.url)
+        with database.connect() as owner:
+            owner.execute((RECIPES / f"{recipe}.sql").read_bytes())
+            if more:
+                owner.execute(more.encode())
+        with Rest(database, tokens, janitor=janitor) as rest:
+            yield make_world(database, rest, People(tokens))
+
+
+@contextmanager
 def open_shop(
     server: Server, template: str, tokens: Tokens, janitor: Janitor, name: str
 ) -> Iterator[Shop]:
     """A database of that name with the application, and its API, for a whole file."""
-    with open_world(server, template, tokens, janitor, name) as world:
+    with open_application(
+        server, template, tokens, janitor, name, "api_key_policies", APPLICATION
+    ) as world:
         with world.database.connect() as owner:
-            owner.execute((RECIPES / "api_key_policies.sql").read_bytes())
-            owner.execute(APPLICATION)
             owner.execute(
                 "insert into public.orders (workspace_id, item)"
                 " values (%(a)s, 'apples'), (%(a)s, 'pears'), (%(b)s, 'of bob')",
                 {"a": world.people.a, "b": world.people.b},
             )
-            owner.execute("notify pgrst, 'reload schema'")
         with world.connect("service_role") as issuer:
 
             def issue(workspace: UUID, kind: str, scopes: str) -> tuple[str, UUID]:

@@ -1,5 +1,7 @@
 """Row policies that know the request's key: the recipe, read and written through the API."""
 
+import re
+
 import httpx
 import psycopg
 import pytest
@@ -109,6 +111,11 @@ def test_a_key_writes_what_its_scopes_and_its_workspace_allow(shop: Shop) -> Non
     assert shop.items(shop.reader) == ["apples", "pears"]
 
 
+def test_a_key_gets_no_right_that_no_policy_stops(shop: Shop) -> None:
+    with shop.world.database.connect("anon") as key:
+        assert sqlstate(key, "truncate public.orders") == "42501"
+
+
 def test_a_user_is_a_user_and_with_a_key_nobody(shop: Shop) -> None:
     dead = shop.world.keys["revoked"].key
     assert shop.items(who="alice") == ["apples", "pears"]
@@ -173,7 +180,8 @@ def test_each_function_of_a_policy_runs_once_a_statement(shop: Shop) -> None:
             ).fetchall()
         )
         root.rollback()
-    assert plan.count("InitPlan") == 3
+    # From 17 on the conditions name them, too.
+    assert len(re.findall(r"^ +InitPlan", plan, re.MULTILINE)) == 3
     assert calls == {
         "current_workspace_id": 1,
         "has_scope": 1,
@@ -219,9 +227,23 @@ def test_as_pre_request_it_refuses_a_bad_key_before_anything_else(
             as $$ begin perform keylatch.check_request(); end $$
             """
         )
+        owner.execute("create table if not exists public.empty (like public.orders)")
+        owner.execute("alter table public.empty enable row level security")
+        owner.execute("drop policy if exists asks on public.empty")
+        owner.execute(
+            "create policy asks on public.empty using ((select keylatch.check_request()))"
+        )
+        owner.execute("notify pgrst, 'reload schema'")
     dead = world.keys["revoked"].key
-    # No policy of this table asks for a key.
+    # No policy of the one table asks for a key, and the other has no row to ask about.
     assert shop.send(dead, path="news").status_code == 200
+    with world.connect("anon") as anon:
+        assert anon.execute(
+            "select set_config('request.headers', json_build_object('x-api-key', %s::text)::text,"
+            " false)",
+            [dead],
+        )
+        assert anon.execute("select * from public.empty").fetchall() == []
     with Rest(
         world.database,
         world.rest.tokens,
@@ -232,7 +254,7 @@ def test_as_pre_request_it_refuses_a_bad_key_before_anything_else(
             World(world.database, rest, world.people, world.keys),
             *(shop.reader, shop.writer, shop.blind, shop.of_b, shop.page, shop.page_id),
         )
-        for path in ("news", "", "rpc/before_each_request"):
+        for path in ("news", "empty", "", "rpc/before_each_request"):
             assert guarded.send(dead, path=path).json()["message"] == "invalid_api_key"
             assert guarded.send(shop.reader, path=path).status_code in (200, 204)
             assert guarded.send(shop.reader, path=path, origin=ORIGIN).status_code == 401
@@ -263,3 +285,19 @@ def test_a_recipe_without_its_guards_would_let_a_dead_key_through(shop: Shop) ->
         owner.execute("set local role anon")
         assert sqlstate(owner, "select item from public.orders") is None
         owner.rollback()
+
+
+def test_no_log_has_the_key_of_a_request(shop: Shop) -> None:
+    """Threat: a key shows up in server logs; here it comes with every request."""
+    keys = [shop.reader, shop.of_b, shop.world.keys["revoked"].key, shop.world.keys["expired"].key]
+    for key in keys:
+        for who in ("anon", "alice", "service_role"):
+            shop.items(key, who=who)
+            shop.send(key, who=who, method="POST", path="orders", json={"item": "of no workspace"})
+    with shop.world.database.connect() as owner:
+        owner.execute("delete from public.orders where item = 'of no workspace'")
+        busy = str(owner.execute("select query from pg_stat_activity").fetchall())
+    written = shop.world.database.server.log() + shop.world.rest.postgrest.log()
+    # The watch is awake: it has seen a refusal.
+    assert "invalid_api_key" in written
+    assert [key[:15] for key in keys if key[11:-6] in written + busy] == []
