@@ -84,6 +84,7 @@ def test_no_routine_is_for_public_and_only_the_listed_ones_for_anon(world: World
     assert set(found) == {
         ("keylatch.check_request()", False),
         ("keylatch.current_key_id()", False),
+        ("keylatch.current_session_id()", False),
         ("keylatch.current_workspace_id()", False),
         ("keylatch.has_scope(text)", False),
         ("keylatch.key_metadata()", False),

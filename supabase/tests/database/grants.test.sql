@@ -53,6 +53,7 @@ from (values
   ('keylatch.admin_workspace_ids'),
   ('keylatch.check_request'),
   ('keylatch.current_key_id'),
+  ('keylatch.current_session_id'),
   ('keylatch.current_workspace_id'),
   ('keylatch.explain_key'),
   ('keylatch.has_scope'),
@@ -100,6 +101,7 @@ insert into allowed (role, name)
 values
 ('anon', 'keylatch.check_request'),
 ('anon', 'keylatch.current_key_id'),
+('anon', 'keylatch.current_session_id'),
 ('anon', 'keylatch.current_workspace_id'),
 ('anon', 'keylatch.has_scope'),
 ('anon', 'keylatch.key_metadata'),

@@ -1,7 +1,7 @@
 -- The key of a request as an identity: who it is, or an error; never nobody, never somebody else.
 begin;
 \ir people.psql
-select plan(71);
+select plan(98);
 
 create function pg_temp.send(p_headers text) returns text language sql as
 $$ select set_config('request.headers', p_headers, true) $$;
@@ -33,7 +33,7 @@ select pg_temp.make(
   $$ 'publishable', allowed_origins => '{https://a.example,https://*.b.example}',
   scopes => '{orders:read}', metadata => '{"plan": "pro"}' $$
 );
-select pg_temp.make('server', $$ 'secret', scopes => '{orders:*}' $$);
+select pg_temp.make('server', $$ 'secret', scopes => '{orders:*,a_b}' $$);
 select pg_temp.make('suspended');
 select pg_temp.manage('suspend_key', 'suspended');
 select pg_temp.make('revoked');
@@ -130,7 +130,8 @@ select is(
   format('the resolver has no use for %s', v.call)
 )
 from (values
-  ('current_workspace_id()'), ('current_key_id()'), ('has_scope(''x'')'), ('key_metadata()')
+  ('current_workspace_id()'), ('current_key_id()'), ('current_session_id()'), ('has_scope(''x'')'),
+  ('key_metadata()')
 ) as v (call);
 
 -- Every function refuses, not only the first one asked.
@@ -141,7 +142,7 @@ select is(
 )
 from (values
   ('current_workspace_id()'), ('current_key_id()'), ('has_scope(''x'')'), ('has_scope(null)'),
-  ('key_metadata()'), ('check_request()')
+  ('current_session_id()'), ('key_metadata()'), ('check_request()')
 ) as v (call);
 select is(
   pg_temp.words('anon', 'select keylatch.check_request()'),
@@ -159,7 +160,7 @@ select is(
 )
 from (values
   ('orders:*', 'true'), ('orders:read', 'false'), ('orders:', 'false'), ('*', 'false'),
-  ('', 'false'), ('ORDERS:*', 'false'), (null, 'false')
+  ('', 'false'), ('ORDERS:*', 'false'), ('a_b', 'true'), ('axb', 'false'), (null, 'false')
 ) as v (scope, has);
 
 -- The clock counts: the key dies in the middle of a transaction.
@@ -171,6 +172,86 @@ select is(
 );
 select pg_sleep(0.35);
 select is(pg_temp.identity('anon'), 'PT401 invalid_api_key', 'and after it');
+
+-- A session: who opened it where, and nobody with its token elsewhere.
+
+select pg_temp.send(pg_temp.headers(null, 'https://a.example'));
+insert into made (name, key)
+select
+  v.name,
+  pg_temp.run('anon', format('select token from keylatch.open_session(%L)', pg_temp.key('page')))
+from (values ('visit'), ('other visit')) as v (name);
+create function pg_temp.visit(p_name text, p_origin text, p_key text default null)
+returns text language sql as
+$$ select json_strip_nulls(json_build_object(
+  'x-session-token', pg_temp.key(p_name), 'origin', p_origin, 'x-api-key', pg_temp.key(p_key)
+))::text $$;
+create function pg_temp.session_of(p_name text) returns text language sql as
+$$ select pg_temp.run(
+  'anon', 'select keylatch.current_session_id()'
+) from pg_temp.send(pg_temp.visit(p_name, 'https://a.example')) $$;
+
+select is(
+  pg_temp.identity('anon', pg_temp.visit(v.name, v.origin, v.key)),
+  case v.who
+    when 'page' then format('%s %s t {"plan": "pro"} t', pg_temp.a(), pg_temp.id('page'))
+    when 'two' then 'PT400 invalid_argument'
+    else 'PT401 invalid_session'
+  end,
+  format('%s from %s and the key %s is %s', v.name, coalesce(v.origin, 'no origin'), v.key, v.who)
+)
+from (values
+  ('visit', 'https://a.example', null, 'page'),
+  -- The key allows it, and the session was not opened there.
+  ('visit', 'https://x.b.example', null, 'refused'),
+  ('visit', null, null, 'refused'),
+  ('visit', '', null, 'refused'),
+  ('visit', 'null', null, 'refused'),
+  ('mistyped', 'https://a.example', null, 'refused'),
+  ('empty', 'https://a.example', null, 'refused'),
+  ('huge', 'https://a.example', null, 'refused'),
+  -- A key is no token, and a token is no key.
+  ('page', 'https://a.example', null, 'refused'),
+  ('server', null, null, 'refused'),
+  ('visit', 'https://a.example', 'page', 'two'),
+  ('visit', 'https://a.example', 'revoked', 'two'),
+  ('mistyped', 'https://a.example', 'page', 'two')
+) as v (name, origin, key, who);
+select is(
+  pg_temp.identity('anon', pg_temp.headers('visit', v.origin)), 'PT401 invalid_api_key',
+  format('a token as a key, from %s', coalesce(v.origin, 'no origin'))
+)
+from (values ('https://a.example'), (null)) as v (origin);
+select is(
+  pg_temp.identity(v.role, pg_temp.visit('visit', 'https://a.example')), v.who,
+  format('%s with a session', v.role)
+)
+from (values
+  ('service_role', format('%s %s t {"plan": "pro"} t', pg_temp.a(), pg_temp.id('page'))),
+  ('alice', 'PT400 invalid_argument'),
+  ('stranger', 'PT400 invalid_argument')
+) as v (role, who);
+select isnt(pg_temp.session_of('visit'), null, 'a session has an id');
+select isnt(
+  pg_temp.session_of('visit'), pg_temp.session_of('other visit'), 'that is its own'
+);
+select is(
+  pg_temp.run('anon', 'select keylatch.current_session_id()'), null, 'and a key has none'
+)
+from pg_temp.send(pg_temp.headers('page', 'https://a.example'));
+
+-- It outlives the key that it was opened with.
+
+select pg_temp.manage('revoke_key', 'page');
+select is(
+  pg_temp.identity('anon', pg_temp.headers('page', 'https://a.example')), 'PT401 invalid_api_key',
+  'the key is dead'
+);
+select is(
+  pg_temp.identity('anon', pg_temp.visit('visit', 'https://a.example')),
+  format('%s %s t {"plan": "pro"} t', pg_temp.a(), pg_temp.id('page')),
+  'and the session goes on'
+);
 
 -- What revokes and suspends is heard by the next statement.
 
@@ -207,14 +288,15 @@ $$;
 
 select is(pg_temp.run('anon', 'select count(*) from public.parcels'), '500', 'the rows of A');
 select matches(
-  pg_temp.plan_of('select * from public.parcels'), 'Filter: .workspace_id = \$0|InitPlan',
+  pg_temp.plan_of('select * from public.parcels'), 'InitPlan',
   'the policy asks in an InitPlan'
 );
 select is(
   array(
     select p.proname from pg_proc as p
     where p.pronamespace = 'keylatch'::regnamespace and p.proname in (
-      'current_workspace_id', 'current_key_id', 'has_scope', 'key_metadata', 'check_request'
+      'current_workspace_id', 'current_key_id', 'current_session_id', 'has_scope', 'key_metadata',
+      'check_request'
     ) and (p.provolatile, p.proparallel, p.prosecdef) <> ('s', 's', false)
   ),
   '{}'::name[],
