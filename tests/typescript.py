@@ -46,7 +46,7 @@ def compile_page(target: Path | None = None) -> str:
     """Check the types of the example page, and write its JavaScript if told where.
 
     Args:
-        target: The directory for `widget.js`; nothing is written without it.
+        target: The directory for its folders as below `supabase`; nothing is written without it.
 
     Returns:
         What the compiler found; nothing if all is well.
