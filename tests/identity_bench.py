@@ -46,8 +46,8 @@ grant select on public.{table} to keylatch_resolver;
 # What is read, and whether the bound is for it.
 READS = {
     "count(*)": ("select count(*) from public.{table}", True),
-    "sum of 5%": ("select sum(amount) from public.{table} where amount % 20 = 1", True),
-    "first 1000": ("select amount from public.{table} order by id limit 1000", False),
+    "sum 5%": ("select sum(amount) from public.{table} where amount % 20 = 1", True),
+    "top 1000": ("select amount from public.{table} order by id limit 1000", False),
     "one row": ("select amount from public.{table} where id = 100", False),
 }
 # How much of the table the workspace has: one of ten alike, all but a few rows, or all.
@@ -102,7 +102,7 @@ def main() -> int:
     table = Table(title=f"{options.rows:,} rows: literal uuid, (select literal), the key's, ms")
     for column in ("has", "read", "workers"):
         table.add_column(column)
-    for column in ("literal", "select", "key", "to literal", "to select"):
+    for column in ("literal", "select", "key", "literal=1", "select=1"):
         table.add_column(column, justify="right")
     worst = 0.0
     settings = {"shared_buffers": "512MB"}
