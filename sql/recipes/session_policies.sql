@@ -22,25 +22,24 @@ grant select on table public.notes to anon;
 -- The rest of the row is not a visitor's to choose.
 grant insert (note) on table public.notes to anon;
 
-create policy notes_select_session on public.notes
+-- A visitor reads what they wrote. The workspace's own server reads all, with a secret key and this
+-- scope; a publishable key is in every visitor's hands: never give it the scope.
+create policy notes_select_visitor_or_server on public.notes
 for select to anon
-using (session_id = (select keylatch.current_session_id()));
+using (
+  session_id = (select keylatch.current_session_id())
+  or (
+    (select keylatch.current_session_id()) is null
+    and workspace_id = (select keylatch.current_workspace_id())
+    and (select keylatch.has_scope('notes:read'))
+  )
+);
 
 create policy notes_insert_session on public.notes
 for insert to anon
 with check (
   session_id = (select keylatch.current_session_id())
   and workspace_id = (select keylatch.current_workspace_id())
-);
-
--- The workspace's own server reads what its visitors wrote, with a secret key and this scope. A
--- publishable key is in every visitor's hands: never give it the scope.
-create policy notes_select_key on public.notes
-for select to anon
-using (
-  (select keylatch.current_session_id()) is null
-  and workspace_id = (select keylatch.current_workspace_id())
-  and (select keylatch.has_scope('notes:read'))
 );
 
 -- As in api_key_policies.sql: what came with a request and is not good is never overlooked.

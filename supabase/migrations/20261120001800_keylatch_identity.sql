@@ -53,7 +53,7 @@ begin
   end if;
 
   if v_key is not null then
-    select k.workspace_id, k.key_id, null, k.scopes, k.metadata
+    select k.workspace_id, k.key_id, null::pg_catalog.uuid, k.scopes, k.metadata
     into v_identity
     from keylatch.resolve_key(v_key, v_headers ->> 'origin') as k;
     if not found then
