@@ -8,8 +8,7 @@ CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOM
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup up down status demo bench bench-cache bench-events soak audit reference manifest test test-installed test-17 test-18 test-sql test-python \
-	lint lint-python lint-sql lint-database clean
+.PHONY: $(shell awk -F: '/^[a-z0-9 -]+:.*\#\#/ { print $$1 }' $(MAKEFILE_LIST))
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +34,9 @@ bench: setup ## measure what resolving costs, beside the limit and other ways (a
 bench-cache: setup ## measure answers from memory, and how soon a revocation is heard (5 minutes)
 	@$(PYTHON) tests/cache_bench.py $(BENCH_ARGS)
 
+bench-identity: setup ## measure row policies that ask for the request's key (a minute)
+	@$(PYTHON) tests/identity_bench.py $(BENCH_ARGS)
+
 soak: setup ## ten minutes of a cached resolver among changes and faults, beside who knows the truth
 	@$(PYTHON) tests/soak.py $(SOAK_ARGS)
 
@@ -49,6 +51,9 @@ reference: setup ## write sql/REFERENCE.md from the comments of the migrations
 
 manifest: setup ## write what `keylatch doctor` compares with, from the migrations
 	@$(PYTHON) tests/manifest.py
+
+types: setup ## write supabase/types/keylatch.ts, the API as TypeScript types
+	@$(PYTHON) tests/typescript.py
 
 test: lint test-installed test-17 test-18 ## all checks, on PostgreSQL 15 (or the installed one), 17 and 18
 
@@ -76,10 +81,11 @@ lint-sql: setup ## sqlfluff and squawk
 	.venv/bin/sqlfluff lint --disable-progress-bar sql supabase
 	.venv/bin/squawk $(MIGRATIONS)
 
-lint-database: setup ## supabase db lint and db advisors
+lint-database: setup ## supabase db lint and db advisors, and what is made from the migrations
 	$(STACK) lint
 	$(PYTHON) tests/reference.py --check
 	$(PYTHON) tests/manifest.py --check
+	$(PYTHON) tests/typescript.py --check
 
 clean: down ## end that stack, and remove all that setup and the tests made
 	rm -rf .venv tests/node_modules tests/.stack .hypothesis tests/.hypothesis

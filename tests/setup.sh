@@ -36,6 +36,10 @@ missing_packages() {
   command -v make >/dev/null || echo make
   command -v npm >/dev/null || echo npm
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+  # Where the distribution has none (Ubuntu's is a snap), the test asks for Chrome by name.
+  if ! command -v chromium chromium-browser google-chrome >/dev/null; then
+    if [ "$(. /etc/os-release && echo "${ID-}")" != ubuntu ]; then echo chromium; fi
+  fi
   [ -x .venv/bin/python ] || python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
 }
 

@@ -39,6 +39,8 @@ CONTRACT: dict[str, tuple[str, type[KeylatchError]]] = {
     "keys_are_kept": ("PT409", LatchViolation),
     "events_are_kept": ("PT409", LatchViolation),
     "invalid_argument": ("PT400", InvalidArgument),
+    "invalid_api_key": ("PT401", PermissionDenied),
+    "invalid_session": ("PT401", PermissionDenied),
 }
 
 

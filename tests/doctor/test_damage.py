@@ -171,9 +171,9 @@ DAMAGE = (
         "truncate to authenticated",
     ),
     Damage(
-        "grant usage on schema keylatch_internal to anon",
+        "grant create on schema keylatch_internal to anon",
         *("error", "grant_extra", "schema keylatch_internal"),
-        "usage to anon",
+        "create to anon",
     ),
     Damage(
         "grant delete on keylatch.keys to service_role",

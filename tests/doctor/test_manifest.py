@@ -53,7 +53,8 @@ def test_no_role_is_in_it_but_those_of_the_platform() -> None:
     grantees = {
         line.partition(": ")[0] for one in read_manifest().entries.values() for line in one.grants
     }
-    assert grantees == {"the owner", "authenticated", "service_role", "keylatch_resolver"}
+    platform = {"anon", "authenticated", "service_role", "keylatch_resolver"}
+    assert grantees == {"the owner", *platform}
 
 
 def test_reading_depends_on_no_setting_of_the_session(database: Database) -> None:

@@ -66,21 +66,30 @@ def test_shadowing_names_change_nothing(world: World) -> None:
     assert not world.resolves(living.key)
 
 
-def test_no_routine_is_for_public_or_anon(world: World) -> None:
+def test_no_routine_is_for_public_and_only_the_listed_ones_for_anon(world: World) -> None:
     """Threat: every routine in both schemas executable by public or anon that is not listed."""
     with world.database.connect() as owner:
         found = owner.execute(
             """
-            select p.oid::regprocedure::text from pg_proc as p
+            select p.oid::regprocedure::text, exists (
+              select 1 from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
+              where a.grantee = 0
+            )
+            from pg_proc as p
             where p.pronamespace::regnamespace::text like 'keylatch%'
-              and (has_function_privilege('anon', p.oid, 'execute')
-                or exists (
-                  select 1 from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) as a
-                  where a.grantee = 0
-                ))
+              and has_function_privilege('anon', p.oid, 'execute')
             """
         ).fetchall()
-    assert found == []
+    # What a request's own key is asked for; each finds the key of that header and no other.
+    assert set(found) == {
+        ("keylatch.check_request()", False),
+        ("keylatch.current_key_id()", False),
+        ("keylatch.current_session_id()", False),
+        ("keylatch.current_workspace_id()", False),
+        ("keylatch.has_scope(text)", False),
+        ("keylatch.key_metadata()", False),
+        ("keylatch_internal.request_identity()", False),
+    }
 
 
 @pytest.mark.parametrize("who", ["anon", "stranger", "alice", "service_role", "keylatch_resolver"])
@@ -126,6 +135,7 @@ def test_the_definer_functions_are_the_known_ones(world: World) -> None:
         "keylatch_internal.record_key_change()",
         "keylatch_internal.record_new_keys()",
         "keylatch_internal.take_import(jsonb,boolean)",
+        "keylatch_internal.request_identity()",
         "keylatch_internal.revoke_workspace_keys()",
         "keylatch_internal.call_first_key_hook()",
     }

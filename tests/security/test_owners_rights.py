@@ -68,8 +68,9 @@ def users_who_ran_it(world: World, who: str, name: str, statements: list[str]) -
                     with caller.transaction():
                         caller.execute(statement.encode())
                 except psycopg.Error as error:
-                    # A refusal, or members of the workspace: else the spy itself is in the way.
-                    if error.sqlstate not in ("42501", "PT404", "23503"):
+                    # A refusal, a user with a key, or members of the workspace: else the spy itself
+                    # is in the way.
+                    if error.sqlstate not in ("42501", "PT404", "PT400", "23503"):
                         raise
     return {line.removeprefix("ran as ") for line in heard if line.startswith("ran as ")}
 
@@ -93,16 +94,19 @@ def calls(world: World) -> list[str]:
         f"delete from keylatch.workspaces where id = '{b}'",
         f"update keylatch.workspaces set id = gen_random_uuid() where id = '{b}'",
         "select keylatch.installation()",
+        f"""select set_config('request.headers', '{{"x-api-key": "{living.key}"}}', true),
+        keylatch.current_workspace_id(), keylatch.current_key_id(), keylatch.key_metadata(),
+        keylatch.has_scope('orders:read'), keylatch.check_request()""",
     ]
 
 
 @pytest.mark.parametrize("name", SPIED)
-@pytest.mark.parametrize("who", ["alice", "bob", "keylatch_resolver"])
+@pytest.mark.parametrize("who", ["alice", "bob", "keylatch_resolver", "anon"])
 def test_no_call_of_a_user_runs_their_code_with_other_rights(
     shared: World, who: str, name: str
 ) -> None:
     """Threat: temp tables or functions shadowing names; here types, beneath `auth` as hosted."""
-    role = who if who == "keylatch_resolver" else "authenticated"
+    role = who if who in ("keylatch_resolver", "anon") else "authenticated"
     with shared.nothing_changes():
         assert users_who_ran_it(shared, who, name, calls(shared)) <= {role}
 
@@ -260,5 +264,9 @@ def test_a_hook_or_trigger_gives_an_outsider_no_owner_to_call(shared: World) -> 
         ("keylatch_internal.claim_foreign_key(text,uuid)", "service_role"),
         ("keylatch_internal.find_key(text)", "authenticated"),
         ("keylatch_internal.find_key(text)", "service_role"),
+        ("keylatch_internal.request_identity()", "anon"),
+        ("keylatch_internal.request_identity()", "authenticated"),
+        ("keylatch_internal.request_identity()", "keylatch_resolver"),
+        ("keylatch_internal.request_identity()", "service_role"),
         ("keylatch_internal.take_import(jsonb,boolean)", "service_role"),
     ]

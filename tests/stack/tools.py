@@ -50,6 +50,19 @@ def pgbouncer() -> str:
     return program
 
 
+def chromium() -> str:
+    """A browser: the distribution's Chromium, or Chrome."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if program := shutil.which(name):
+            return program
+    raise MissingTool("Chromium, or Chrome where the distribution has no package of it,")
+
+
+def typescript() -> Path:
+    """The TypeScript compiler that the lock file pins."""
+    return _npm_program("@typescript/typescript-linux-x64/lib/tsc", "the TypeScript compiler")
+
+
 def postgres_bin(version: int | None = None) -> Path:
     """The directory with `initdb` and `postgres`.
 

@@ -135,6 +135,8 @@ CLASS_BY_SLUG: dict[str, type[KeylatchError]] = {
     "keys_are_kept": LatchViolation,
     "events_are_kept": LatchViolation,
     "invalid_argument": InvalidArgument,
+    "invalid_api_key": PermissionDenied,
+    "invalid_session": PermissionDenied,
 }
 """The class of each slug that the database raises. Source: section 6 of the contract."""
 

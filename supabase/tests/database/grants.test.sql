@@ -31,7 +31,7 @@ select is(
   format('the schemas that %s may look into', v.role)
 )
 from (values
-  ('anon', '{}'),
+  ('anon', '{keylatch,keylatch_internal}'),
   ('authenticated', '{keylatch,keylatch_internal}'),
   ('service_role', '{keylatch,keylatch_internal}'),
   ('keylatch_resolver', '{keylatch,keylatch_internal}')
@@ -51,12 +51,18 @@ insert into allowed (role, name)
 select r.role, v.name
 from (values
   ('keylatch.admin_workspace_ids'),
+  ('keylatch.check_request'),
+  ('keylatch.current_key_id'),
+  ('keylatch.current_session_id'),
+  ('keylatch.current_workspace_id'),
   ('keylatch.explain_key'),
+  ('keylatch.has_scope'),
   ('keylatch.hash_key'),
   ('keylatch.installation'),
   ('keylatch.issue_key'),
   ('keylatch.issue_keys'),
   ('keylatch.list_events'),
+  ('keylatch.key_metadata'),
   ('keylatch.list_keys'),
   ('keylatch.log_position'),
   ('keylatch.resume_key'),
@@ -89,6 +95,7 @@ from (values
   ('keylatch_internal.lock_family'),
   ('keylatch_internal.origin_matches'),
   ('keylatch_internal.punycode'),
+  ('keylatch_internal.request_identity'),
   ('keylatch_internal.require_living'),
   ('keylatch_internal.require_rotatable'),
   ('keylatch_internal.set_suspended'),
@@ -98,6 +105,13 @@ insert into allowed (role, name)
 values
 ('service_role', 'keylatch.claim_key'),
 ('service_role', 'keylatch.import_keys'),
+('anon', 'keylatch.check_request'),
+('anon', 'keylatch.current_key_id'),
+('anon', 'keylatch.current_session_id'),
+('anon', 'keylatch.current_workspace_id'),
+('anon', 'keylatch.has_scope'),
+('anon', 'keylatch.key_metadata'),
+('anon', 'keylatch_internal.request_identity'),
 ('service_role', 'keylatch.record_usage'),
 ('service_role', 'keylatch.resolve_key'),
 ('service_role', 'keylatch.resolve_keys'),
@@ -110,6 +124,8 @@ values
 ('keylatch_resolver', 'keylatch.resolve_keys'),
 ('keylatch_resolver', 'keylatch_internal.add_usage'),
 ('keylatch_resolver', 'keylatch_internal.claim_foreign_key'),
+('keylatch_resolver', 'keylatch_internal.request_identity'),
+('keylatch_resolver', 'keylatch.check_request'),
 ('keylatch_resolver', 'keylatch.installation'),
 ('keylatch_resolver', 'keylatch.log_position');
 
@@ -125,9 +141,9 @@ select is_empty(
   $$ select r.name, a.grantee::regrole
     from routines as r, aclexplode(coalesce(r.proacl, acldefault('f', r.proowner))) as a
     where a.grantee::regrole::text not in (
-      'authenticated', 'service_role', 'keylatch_resolver', r.proowner::regrole::text
+      'anon', 'authenticated', 'service_role', 'keylatch_resolver', r.proowner::regrole::text
     ) or a.is_grantable and a.grantee <> r.proowner $$,
-  'no routine is granted to public, to anon, or to anybody who could pass it on'
+  'no routine is granted to public, or to anybody who could pass it on'
 );
 select set_eq(
   'select r.name from routines as r where r.prosecdef',
@@ -141,6 +157,7 @@ select set_eq(
     'keylatch_internal.link_key_events',
     'keylatch_internal.record_key_change',
     'keylatch_internal.record_new_keys',
+    'keylatch_internal.request_identity',
     'keylatch_internal.revoke_workspace_keys',
     'keylatch_internal.take_import'
   ],

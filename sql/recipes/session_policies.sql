@@ -1,0 +1,50 @@
+-- Recipe: a table of your own that visitors of a page read and write, each the rows of their own
+-- session. The names are examples; supabase/examples/widget is a page for it.
+--
+-- The page calls open_session with its publishable key once, and sends the token that it gets as
+-- x-session-token with every request. Such a request has the role anon.
+
+create table if not exists public.notes (
+  id bigint generated always as identity primary key,
+  workspace_id uuid not null,
+  session_id uuid not null,
+  note text not null check (length(note) between 1 and 1000)
+);
+create index if not exists notes_session_id_idx on public.notes (session_id);
+alter table public.notes enable row level security;
+
+alter table public.notes
+alter column workspace_id set default keylatch.current_workspace_id(),
+alter column session_id set default keylatch.current_session_id();
+
+revoke all on table public.notes from anon;
+grant select on table public.notes to anon;
+-- The rest of the row is not a visitor's to choose.
+grant insert (note) on table public.notes to anon;
+
+-- A visitor reads what they wrote. The workspace's own server reads all, with a secret key and this
+-- scope; a publishable key is in every visitor's hands: never give it the scope.
+create policy notes_select_visitor_or_server on public.notes
+for select to anon
+using (
+  session_id = (select keylatch.current_session_id())
+  or (
+    (select keylatch.current_session_id()) is null
+    and workspace_id = (select keylatch.current_workspace_id())
+    and (select keylatch.has_scope('notes:read'))
+  )
+);
+
+create policy notes_insert_session on public.notes
+for insert to anon
+with check (
+  session_id = (select keylatch.current_session_id())
+  and workspace_id = (select keylatch.current_workspace_id())
+);
+
+-- As in api_key_policies.sql: what came with a request and is not good is never overlooked.
+create policy notes_all_check_request on public.notes
+as restrictive
+for all to anon, authenticated
+using ((select keylatch.check_request()))
+with check ((select keylatch.check_request()));

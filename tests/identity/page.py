@@ -1,0 +1,60 @@
+"""The example page on an origin of its own, and a browser that looks at it."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from os import geteuid
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+from stack.tools import chromium
+from typescript import PAGE, compile_page
+
+
+class _Files(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """What a page asks for is nobody's business."""
+
+
+@contextmanager
+def serve(directory: Path) -> Iterator[str]:
+    """Serve files, and give the origin: another port is another origin."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=directory)) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def build(directory: Path) -> Path:
+    """Compile the page's TypeScript below a directory, and give where its script is."""
+    assert compile_page(directory) == ""
+    return directory / "examples" / "widget"
+
+
+def write(directory: Path, name: str, *, url: str, anon_key: str, key: str) -> None:
+    """Write the page as somebody embeds it, beside its script."""
+    text = (PAGE / "index.html").read_text()
+    for placeholder, value in (
+        ("https://PROJECT.supabase.co", url),
+        ("ANON_KEY", anon_key),
+        ("wk_pk_live_…", key),
+    ):
+        assert text.count(placeholder) == 1
+        text = text.replace(placeholder, value)
+    (directory / f"{name}.html").write_text(text)
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """A browser without a window, the distribution's own."""
+    # Chromium's sandbox refuses to run as root, as it would in a container.
+    arguments = ["--no-sandbox"] if geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=arguments)
+        yield browser
+        browser.close()
