@@ -32,6 +32,27 @@ with reasons (function_name, because) as (
   ('keylatch_internal.record_key_change', 'Nobody writes events but this.'),
   ('keylatch_internal.link_key_events', 'Nobody writes the chain of events but this.'),
   (
+    'keylatch_internal.request_identity',
+    'anon may not resolve keys and sessions. It takes no argument, and reads no key but that of '
+    'the request''s own headers.'
+  ),
+  (
+    'keylatch_internal.start_session',
+    'anon may open a session and do nothing else. The origin is the request''s own.'
+  ),
+  (
+    'keylatch_internal.find_session',
+    'Hashes are readable by the owner alone. It answers only whoever has the token.'
+  ),
+  (
+    'keylatch_internal.change_session',
+    'Nobody writes sessions but these calls, each for whoever has the token.'
+  ),
+  (
+    'keylatch_internal.delete_expired_sessions',
+    'Pruning looks at the sessions of every workspace, and at the permits.'
+  ),
+  (
     'keylatch_internal.take_import',
     'An import brings hashes, and no role but the owner may name that column.'
   ),

@@ -80,14 +80,25 @@ create table keylatch_internal.installation (
   schema_version text not null,
   installed_at timestamptz not null default pg_catalog.now(),
   claim_limit bigint not null default 10,
+  claims_per_minute bigint not null default 60,
+  sessions_per_minute bigint not null default 600,
+  sessions_per_address bigint not null default 30,
+  trusted_address_header text,
 
   constraint installation_pkey primary key (only_row),
   constraint installation_only_row_check check (only_row),
-  constraint installation_claim_limit_check check (claim_limit between 1 and 1000)
+  constraint installation_claim_limit_check check (claim_limit between 1 and 1000),
+  constraint installation_per_minute_check check (
+    claims_per_minute > 0 and sessions_per_minute > 0 and sessions_per_address > 0
+  ),
+  constraint installation_trusted_address_header_check check (
+    trusted_address_header ~ '^[a-z0-9-]{1,64}$'
+  )
 );
 
 comment on table keylatch_internal.installation is
-  'One row: which installation this database is, made when the first migration ran.';
+  'One row: which installation this database is, made when the first migration ran, and its limits,
+which the owner of the table changes: a setting of the session could be raised by whoever calls.';
 comment on column keylatch_internal.installation.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.installation.id is
   'Random; a copy of the database by dump and restore has the same.';
@@ -95,8 +106,17 @@ comment on column keylatch_internal.installation.schema_version is
   'The release of keylatch whose migrations have run.';
 comment on column keylatch_internal.installation.installed_at is 'When the first migration ran.';
 comment on column keylatch_internal.installation.claim_limit is
-  'How many slow hashes a call of claim_key computes at most. The owner of the table changes it: a
-setting of the session could be raised by whoever calls.';
+  'How many slow hashes a call of claim_key computes at most.';
+comment on column keylatch_internal.installation.claims_per_minute is
+  'How many calls of claim_key may compute slow hashes for one workspace, in a minute.';
+comment on column keylatch_internal.installation.sessions_per_minute is
+  'How many sessions one key may open in a minute.';
+comment on column keylatch_internal.installation.sessions_per_address is
+  'How many sessions one key may open for one address in a minute.';
+comment on column keylatch_internal.installation.trusted_address_header is
+  'The header in which your gateway writes a client''s address, in lower case, such as
+cf-connecting-ip; of several addresses in it the last counts. Null: addresses are not limited,
+because a header that no gateway overwrites says whatever its sender likes.';
 
 revoke all on table keylatch_internal.installation
 from public, anon, authenticated, service_role;

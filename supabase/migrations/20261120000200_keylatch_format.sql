@@ -136,7 +136,7 @@ revoke all on function keylatch_internal.hint_prefix(text)
 from public, anon, authenticated, service_role;
 grant execute on function keylatch_internal.hint_prefix(text) to authenticated, service_role;
 
-create function keylatch_internal.generate_key(p_prefix text, p_kind text, p_environment text)
+create function keylatch_internal.complete_key(p_beginning text)
 returns text
 language plpgsql
 volatile
@@ -148,15 +148,7 @@ declare
   v_bytes pg_catalog.bytea;
   v_byte integer;
   v_body pg_catalog.text := '';
-  v_key pg_catalog.text;
 begin
-  if p_prefix is null or p_prefix !~ '^[a-z][a-z0-9]{1,11}$' then
-    raise sqlstate 'PT400' using
-      message = 'invalid_argument',
-      detail = 'prefix must be 2 to 12 lower-case letters and digits and begin with a letter.',
-      hint = 'Use a short name of your product, for example "acme".';
-  end if;
-
   while length(v_body) < 30 loop
     v_bytes := extensions.gen_random_bytes(40);
     for v_index in 0 .. 39 loop
@@ -167,11 +159,35 @@ begin
       exit when length(v_body) = 30;
     end loop;
   end loop;
+  return p_beginning || v_body || keylatch_internal.key_check(p_beginning || v_body);
+end;
+$$;
 
-  v_key := p_prefix
-    || case p_kind when 'secret' then '_sk_' else '_pk_' end
-    || p_environment || '_' || v_body;
-  return v_key || keylatch_internal.key_check(v_key);
+comment on function keylatch_internal.complete_key(text) is
+  'What begins like this, with a random body of 175 bits and the check characters of the whole.';
+
+revoke all on function keylatch_internal.complete_key(text)
+from public, anon, authenticated, service_role;
+grant execute on function keylatch_internal.complete_key(text) to authenticated, service_role;
+
+create function keylatch_internal.generate_key(p_prefix text, p_kind text, p_environment text)
+returns text
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+begin
+  if p_prefix is null or p_prefix !~ '^[a-z][a-z0-9]{1,11}$' then
+    raise sqlstate 'PT400' using
+      message = 'invalid_argument',
+      detail = 'prefix must be 2 to 12 lower-case letters and digits and begin with a letter.',
+      hint = 'Use a short name of your product, for example "acme".';
+  end if;
+
+  return keylatch_internal.complete_key(
+    p_prefix || case p_kind when 'secret' then '_sk_' else '_pk_' end || p_environment || '_'
+  );
 end;
 $$;
 

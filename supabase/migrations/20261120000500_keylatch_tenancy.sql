@@ -137,6 +137,7 @@ begin
   update keylatch_internal.keys as k
   set revoked_at = clock_timestamp(), revoke_reason = 'workspace deleted'
   where k.workspace_id = v_workspace_id and k.revoked_at is null;
+  delete from keylatch_internal.sessions as s where s.workspace_id = v_workspace_id;
   return null;
 end;
 $$;

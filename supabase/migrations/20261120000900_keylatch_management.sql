@@ -16,7 +16,8 @@ create function keylatch.revoke_key(
   key_id uuid,
   reason text default null,
   cascade boolean default false,
-  wait_for_replicas boolean default false
+  wait_for_replicas boolean default false,
+  end_sessions boolean default false
 )
 returns keylatch.revocation
 language plpgsql
@@ -26,6 +27,7 @@ set search_path = ''
 as $$
 declare
   v_result keylatch.revocation;
+  v_family pg_catalog.uuid[] := array[revoke_key.key_id];
   v_living pg_catalog.uuid;
 begin
   if revoke_key.wait_for_replicas then
@@ -68,21 +70,24 @@ begin
   -- Nobody makes a successor meanwhile, so one look at the family is enough: up to its first key,
   -- and down again from there, each by an index.
   if revoke_key.cascade then
+    with recursive ancestors as (
+      select k.id, k.rotated_from from keylatch.keys as k where k.id = revoke_key.key_id
+      union all
+      select k.id, k.rotated_from
+      from keylatch.keys as k
+      inner join ancestors as a on k.id = a.rotated_from
+    ),
+
+    family as (
+      select a.id from ancestors as a where a.rotated_from is null
+      union all
+      select k.id from keylatch.keys as k inner join family as f on k.rotated_from = f.id
+    )
+
+    select array_agg(f.id) into v_family from family as f;
     for v_living in
-      with recursive ancestors as (
-        select k.id, k.rotated_from from keylatch.keys as k where k.id = revoke_key.key_id
-        union all
-        select k.id, k.rotated_from
-        from keylatch.keys as k
-        inner join ancestors as a on k.id = a.rotated_from
-      ),
-      family as (
-        select a.id from ancestors as a where a.rotated_from is null
-        union all
-        select k.id from keylatch.keys as k inner join family as f on k.rotated_from = f.id
-      )
       select k.id
-      from family as f
+      from unnest(v_family) as f (id)
       inner join keylatch.keys as k on f.id = k.id
       where k.revoked_at is null
       order by k.created_at, k.id
@@ -95,21 +100,28 @@ begin
       end if;
     end loop;
   end if;
+
+  -- Also of keys that were revoked before: that is when it turns out that one was abused.
+  if revoke_key.end_sessions then
+    delete from keylatch_internal.sessions as s
+    where s.key_id = any (v_family);
+  end if;
   return v_result;
 end;
 $$;
 
-comment on function keylatch.revoke_key(uuid, text, boolean, boolean) is
+comment on function keylatch.revoke_key(uuid, text, boolean, boolean, boolean) is
   'Revokes a key, for good. Again is not an error: it answers since when the key is revoked.
 
 reason: up to 500 characters, kept beside it. cascade: also all keys that it was rotated from or to.
 wait_for_replicas: commit only when every synchronous standby refuses the key too. A time-out of the
-commit ends the waiting and not the revocation.
+commit ends the waiting and not the revocation. end_sessions: also the sessions that were opened
+with the keys that this call is about; without it they live on.
 Errors: key_not_found (404), invalid_argument (400).';
 
-revoke all on function keylatch.revoke_key(uuid, text, boolean, boolean)
+revoke all on function keylatch.revoke_key(uuid, text, boolean, boolean, boolean)
 from public, anon, authenticated, service_role;
-grant execute on function keylatch.revoke_key(uuid, text, boolean, boolean)
+grant execute on function keylatch.revoke_key(uuid, text, boolean, boolean, boolean)
 to authenticated, service_role;
 
 create function keylatch_internal.set_suspended(p_key_id uuid, p_suspended boolean)

@@ -75,6 +75,8 @@ as $$
 declare
   v_hash constant pg_catalog.bytea := keylatch.hash_key(p_key);
   v_candidate keylatch_internal.foreign_hashes;
+  v_limits keylatch_internal.installation;
+  v_permitted boolean := false;
 begin
   -- A key that is native answers for itself, dead or alive, and costs no slow hash.
   if length(p_key) not between 1 and 1000
@@ -83,6 +85,7 @@ begin
     return;
   end if;
 
+  select i.* into v_limits from keylatch_internal.installation as i;
   for v_candidate in
     select f.*
     from keylatch_internal.foreign_hashes as f
@@ -93,8 +96,14 @@ begin
       and (k.expires_at is null or k.expires_at > clock_timestamp())
     -- Which one is most likely, and beyond the limit always the same ones.
     order by length(f.starts_with) desc, f.imported_at, f.key_id
-    limit (select i.claim_limit from keylatch_internal.installation as i)
+    limit v_limits.claim_limit
   loop
+    if not v_permitted then
+      perform keylatch_internal.take_permit(
+        'claim_key', p_workspace_id::pg_catalog.text, v_limits.claims_per_minute
+      );
+      v_permitted := true;
+    end if;
     continue when not keylatch_internal.verifies_key(
       p_key, v_candidate.algorithm, v_candidate.verifier
     );
@@ -154,7 +163,8 @@ a key native, and from then on resolve_key finds it.
 Ask it where resolve_key found nothing and something else than the key says whose it would be. It
 answers as resolve_key does, with keys of that workspace alone. A wrong key costs at most as many
 slow hashes as claim_limit in keylatch_internal.installation says, 10 unless its owner changed it:
-0.05 to 1 s each for bcrypt, 0.3 s for PBKDF2 with 200000 iterations; so limit how often one asks.
+0.05 to 1 s each for bcrypt, 0.3 s for PBKDF2 with 200000 iterations; so no more than
+claims_per_minute (60) calls for a workspace compute any, and the next gets too_many_requests (429).
 A revocation at the same moment wins. bcrypt: keys over 72 bytes are never claimed.';
 
 revoke all on function keylatch.claim_key(text, uuid, text)

@@ -113,7 +113,7 @@ begin
   return left(
     regexp_replace(
       regexp_replace(p_text, '[\x01-\x1f\x7f-\x9f]', ' ', 'g'),
-      '[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[1-9A-HJ-NP-Za-km-z]+', '…', 'g'
+      '[a-z][a-z0-9]{1,11}_((pk|sk)_(live|test)|st)_[1-9A-HJ-NP-Za-km-z]+', '…', 'g'
     ),
     300
   );
@@ -146,7 +146,8 @@ as $$
 declare
   v_login constant pg_catalog.text := session_user;
   v_role constant pg_catalog.text := current_setting('role');
-  v_headers constant pg_catalog.jsonb := nullif(current_setting('request.headers', true), '');
+  v_headers constant pg_catalog.jsonb :=
+    nullif(current_setting('request.headers', true), '')::pg_catalog.jsonb;
 begin
   return row(
     keylatch_internal.current_user_id(),

@@ -376,7 +376,7 @@ declare
   v_link keylatch_internal.key_event_links;
   v_event keylatch_internal.key_events;
   v_head keylatch_internal.key_event_heads;
-  v_previous pg_catalog.bytea := '';
+  v_previous pg_catalog.bytea := ''::pg_catalog.bytea;
 begin
   v_result.workspace_id := verify_events.workspace_id;
   v_result.events := 0;

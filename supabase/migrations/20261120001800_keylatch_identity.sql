@@ -68,7 +68,7 @@ begin
 
   select s.workspace_id, s.key_id, s.session_id, k.scopes, k.metadata
   into v_identity
-  from keylatch.resume_session(v_token) as s
+  from keylatch_internal.find_session(v_token) as s
   -- Dead or alive: a session outlives its key.
   inner join keylatch_internal.keys as k on s.key_id = k.id
   -- A token that another page got hold of is worth nothing there.

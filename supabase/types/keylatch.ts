@@ -445,8 +445,13 @@ export type Database = {
           isSetofReturn: false
         } },
       "prune_sessions":
-      { Args: { "batch"?: number }; Returns: number
-      },
+      { Args: { "batch"?: number }; Returns: Database["keylatch"]['CompositeTypes']["session_pruning"]
+        SetofOptions: {
+          from: "*"
+          to: "session_pruning"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
       "record_usage":
       { Args: { "batch": Json }; Returns: Database["keylatch"]['CompositeTypes']["usage_report"]
         SetofOptions: {
@@ -674,6 +679,9 @@ export type Database = {
         "origin": string | null,
         "subject": string | null,
         "expires_at": string | null
+      },
+      "session_pruning": {
+        "pruned": number | null
       },
       "usage_report": {
         "again": (string)[] | null

@@ -107,6 +107,7 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "reason": None,
         "cascade": False,
         "wait_for_replicas": False,
+        "end_sessions": False,
     }
     assert sent(lambda kl: kl.resolve("k")) == {"key": "k", "origin": None}
     assert sent(lambda kl: kl.explain("k", origin="")) == {"key": "k", "origin": ""}

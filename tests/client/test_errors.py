@@ -18,6 +18,8 @@ from keylatch.errors import (
     NotInstalled,
     PermissionDenied,
     SchemaNotExposed,
+    SessionNotFound,
+    TooManyRequests,
     Unavailable,
     UnexpectedAnswer,
     error_for,
@@ -41,6 +43,10 @@ CONTRACT: dict[str, tuple[str, type[KeylatchError]]] = {
     "invalid_argument": ("PT400", InvalidArgument),
     "invalid_api_key": ("PT401", PermissionDenied),
     "invalid_session": ("PT401", PermissionDenied),
+    "session_refused": ("PT401", PermissionDenied),
+    "session_not_found": ("PT404", SessionNotFound),
+    "subject_is_final": ("PT409", LatchViolation),
+    "too_many_requests": ("PT429", TooManyRequests),
 }
 
 
@@ -50,7 +56,13 @@ def raised_by_the_migrations() -> set[tuple[str, str]]:
     for file in sorted(MIGRATIONS.glob("*.sql")):
         text = file.read_text(encoding="utf-8")
         raises = re.findall(r"raise sqlstate '(\w+)' using\s+message = '([^']*)'", text)
-        assert len(raises) == len(re.findall(r"\braise\s+sqlstate\b|errcode\s*=", text, re.I)), (
+        # PostgREST's own form holds the same as JSON, and stands beside the usual one.
+        as_json = re.findall(
+            r"raise sqlstate 'PGRST'[^;]*'code', '(\w+)', 'message', '(\w+)'", text
+        )
+        assert set(as_json) <= set(raises)
+        all_of_them = re.findall(r"\braise\s+sqlstate\b|errcode\s*=", text, re.I)
+        assert len(raises) + len(as_json) == len(all_of_them), (
             f"{file.name} raises in a form that this test does not read"
         )
         found.update((state, slug) for state, slug in raises)

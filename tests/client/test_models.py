@@ -27,6 +27,8 @@ from keylatch.models import (
     KeyUsage,
     ResolvedKey,
     Revocation,
+    Session,
+    SessionPruning,
     UnclaimedKey,
 )
 
@@ -95,6 +97,15 @@ JSON: dict[type[Any], dict[str, object]] = {
         "broken_number": None,
         "problem": None,
     },
+    Session: {
+        "session_id": str(UUID(int=3)),
+        "workspace_id": str(UUID(int=2)),
+        "key_id": str(UUID(int=1)),
+        "origin": "https://client.example",
+        "subject": None,
+        "expires_at": "2026-11-20T19:46:29.95748+00:00",
+    },
+    SessionPruning: {"pruned": 7},
     UnclaimedKey: {
         "key_id": str(UUID(int=1)),
         "workspace_id": str(UUID(int=2)),

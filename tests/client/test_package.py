@@ -126,7 +126,8 @@ def test_a_text_describes_every_parameter_what_comes_back_and_its_source(name: s
     source |= {"issue_many": "issue_keys", "resolve_many": "resolve_keys"}
     source |= {"record_usage": "record_usage", "usage": "key_usage"}
     source |= {"claim_key": "claim_key", "import_keys": "import_keys"}
-    source |= {"unclaimed": "unclaimed_keys"}
+    source |= {"unclaimed": "unclaimed_keys", "resume_session": "resume_session"}
+    source |= {name: name for name in ("close_session", "attach_subject", "prune_sessions")}
     source |= {"events": "list_events", "verify_events": "verify_events"}
     assert f"`keylatch.{source.get(name, f'{name}_key')}`" in text.partition("Returns:")[2]
     assert get_type_hints(method)["return"]

@@ -334,6 +334,7 @@ def test_the_generated_types_have_the_calls_and_their_arguments(database: Databa
             '"reason"?: string',
             '"cascade"?: boolean',
             '"wait_for_replicas"?: boolean',
+            '"end_sessions"?: boolean',
         ],
         "suspend_key": ['"key_id": string'],
         "resume_key": ['"key_id": string'],

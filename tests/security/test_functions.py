@@ -80,7 +80,8 @@ def test_no_routine_is_for_public_and_only_the_listed_ones_for_anon(world: World
               and has_function_privilege('anon', p.oid, 'execute')
             """
         ).fetchall()
-    # What a request's own key is asked for; each finds the key of that header and no other.
+    # What a request's own key is asked for; each finds the key of that header and no other. And
+    # what opens a session with a key that the caller has.
     assert set(found) == {
         ("keylatch.check_request()", False),
         ("keylatch.current_key_id()", False),
@@ -88,7 +89,9 @@ def test_no_routine_is_for_public_and_only_the_listed_ones_for_anon(world: World
         ("keylatch.current_workspace_id()", False),
         ("keylatch.has_scope(text)", False),
         ("keylatch.key_metadata()", False),
+        ("keylatch.open_session(text)", False),
         ("keylatch_internal.request_identity()", False),
+        ("keylatch_internal.start_session(text)", False),
     }
 
 
@@ -130,7 +133,11 @@ def test_the_definer_functions_are_the_known_ones(world: World) -> None:
         "keylatch.resolve_keys(text[],text[])",
         "keylatch_internal.add_usage(uuid[],bigint[],timestamp with time zone[])",
         "keylatch_internal.claim_foreign_key(text,uuid)",
+        "keylatch_internal.change_session(text,text,text)",
+        "keylatch_internal.delete_expired_sessions(integer)",
         "keylatch_internal.find_key(text)",
+        "keylatch_internal.find_session(text)",
+        "keylatch_internal.start_session(text)",
         "keylatch_internal.link_key_events()",
         "keylatch_internal.record_key_change()",
         "keylatch_internal.record_new_keys()",

@@ -144,7 +144,9 @@ def test_no_body_makes_a_call_fail_as_a_server(world: World, function: str) -> N
                     "issue_key": set(names)
                     - {"key_id", "key", "grace", "cascade", "reason", "origin"},
                     "rotate_key": {"key_id", "grace", "expires_at"},
-                    "revoke_key": {"key_id", "reason", "cascade", "wait_for_replicas"},
+                    "revoke_key": {
+                        *("key_id", "reason", "cascade", "wait_for_replicas", "end_sessions")
+                    },
                     "explain_key": {"key", "origin"},
                     "list_keys": {"workspace_id"},
                 }.get(function, {"key_id"}) | {"nobody"} & {name}

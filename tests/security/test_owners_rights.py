@@ -236,6 +236,7 @@ def test_an_application_that_attaches_the_trigger_wrongly_hears_of_it(
         assert not world.resolves(world.keys["living"].key)
 
 
+CHANGE_SESSION = "keylatch_internal.change_session(text,text,text)"
 ADD_USAGE = "keylatch_internal.add_usage(uuid[],bigint[],timestamp with time zone[])"
 
 
@@ -260,13 +261,19 @@ def test_a_hook_or_trigger_gives_an_outsider_no_owner_to_call(shared: World) -> 
         ("keylatch.resolve_keys(text[],text[])", "service_role"),
         (ADD_USAGE, "keylatch_resolver"),
         (ADD_USAGE, "service_role"),
+        *((CHANGE_SESSION, role) for role in ("keylatch_resolver", "service_role")),
         ("keylatch_internal.claim_foreign_key(text,uuid)", "keylatch_resolver"),
         ("keylatch_internal.claim_foreign_key(text,uuid)", "service_role"),
+        ("keylatch_internal.delete_expired_sessions(integer)", "service_role"),
         ("keylatch_internal.find_key(text)", "authenticated"),
         ("keylatch_internal.find_key(text)", "service_role"),
+        ("keylatch_internal.find_session(text)", "keylatch_resolver"),
+        ("keylatch_internal.find_session(text)", "service_role"),
         ("keylatch_internal.request_identity()", "anon"),
         ("keylatch_internal.request_identity()", "authenticated"),
         ("keylatch_internal.request_identity()", "keylatch_resolver"),
         ("keylatch_internal.request_identity()", "service_role"),
+        ("keylatch_internal.start_session(text)", "anon"),
+        ("keylatch_internal.start_session(text)", "authenticated"),
         ("keylatch_internal.take_import(jsonb,boolean)", "service_role"),
     ]

@@ -24,6 +24,8 @@ from .models import (
     KeyUsage,
     ResolvedKey,
     Revocation,
+    Session,
+    SessionPruning,
     UnclaimedKey,
 )
 from .secret import Secret
@@ -123,17 +125,20 @@ def rotate(key_id: UUID | str, *, grace: timedelta, expires_at: datetime | None)
 
 
 def revoke(
-    key_id: UUID | str, *, reason: str | None, cascade: bool, wait_for_replicas: bool
+    key_id: UUID | str,
+    *,
+    reason: str | None,
+    cascade: bool,
+    wait_for_replicas: bool,
+    end_sessions: bool,
 ) -> Call[Revocation]:
     """Describe `revoke_key`."""
-    for name, value in (("cascade", cascade), ("wait_for_replicas", wait_for_replicas)):
-        if not isinstance(value, bool):
-            raise InvalidArgument.of(name, f"is {_name(value)}, not a bool")
     arguments = {
         "key_id": _uuid("key_id", key_id),
         "reason": None if reason is None else _text("reason", reason),
-        "cascade": cascade,
-        "wait_for_replicas": wait_for_replicas,
+        "cascade": _bool("cascade", cascade),
+        "wait_for_replicas": _bool("wait_for_replicas", wait_for_replicas),
+        "end_sessions": _bool("end_sessions", end_sessions),
     }
     return Call("revoke_key", arguments, partial(read_one, Revocation))
 
@@ -195,12 +200,10 @@ def claim(
 
 def import_keys(lines: Iterable[Mapping[str, object]], *, dry_run: bool) -> Call[ImportReport]:
     """Describe `import_keys`."""
-    if not isinstance(dry_run, bool):
-        raise InvalidArgument.of("dry_run", f"is {_name(dry_run)}, not a bool")
     if isinstance(lines, str | bytes | Mapping) or not isinstance(lines, Iterable):
         raise InvalidArgument.of("lines", f"is {_name(lines)}, not a list of lines")
     batch = Batch(import_line(f"lines[{n}]", line) for n, line in enumerate(lines, 1))
-    arguments = {"batch": batch, "dry_run": dry_run}
+    arguments = {"batch": batch, "dry_run": _bool("dry_run", dry_run)}
     return Call("import_keys", arguments, partial(read_one, ImportReport))
 
 
@@ -244,6 +247,30 @@ def unclaimed(workspace_id: UUID | str) -> Call[tuple[UnclaimedKey, ...]]:
     """Describe the reading of the rows of `unclaimed_keys` of one workspace."""
     arguments = {"workspace_id": _uuid("workspace_id", workspace_id)}
     return Call("unclaimed_keys", arguments, partial(read_all, UnclaimedKey))
+
+
+def resume_session(token: str | Secret, *, slide: bool) -> Call[Session | None]:
+    """Describe `resume_session`."""
+    arguments = {**_token(token), "slide": _bool("slide", slide)}
+    return Call("resume_session", arguments, partial(read_optional, Session))
+
+
+def close_session(token: str | Secret) -> Call[Session]:
+    """Describe `close_session`."""
+    return Call("close_session", _token(token), partial(read_one, Session))
+
+
+def attach_subject(token: str | Secret, subject: str) -> Call[Session]:
+    """Describe `attach_subject`."""
+    arguments = {**_token(token), "subject": _text("subject", subject)}
+    return Call("attach_subject", arguments, partial(read_one, Session))
+
+
+def prune_sessions(*, batch: int) -> Call[SessionPruning]:
+    """Describe `prune_sessions`."""
+    if isinstance(batch, bool) or not isinstance(batch, int):
+        raise InvalidArgument.of("batch", f"is {_name(batch)}, not an int")
+    return Call("prune_sessions", {"batch": batch}, partial(read_one, SessionPruning))
 
 
 def record_usage(uses: Iterable[KeyUsage]) -> Call[frozenset[UUID]]:
@@ -336,6 +363,19 @@ def _read_found(rows: Rows) -> Key:
 
 # Below, a value is refused only where it cannot be sent, or would arrive as something else than
 # the caller meant. All other rules are the database's, which words them once for everybody.
+
+
+def _bool(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidArgument.of(name, f"is {_name(value)}, not a bool")
+    return value
+
+
+def _token(token: str | Secret) -> dict[str, object]:
+    """Carry a session's token as `_presented` carries a key."""
+    if not isinstance(token, str | Secret):
+        raise InvalidArgument.of("token", f"is {_name(token)}, not a text")
+    return {"token": _presented(token, None)["key"]}
 
 
 def _presented(key: str | Secret, origin: str | None) -> dict[str, object]:

@@ -20,6 +20,8 @@ from .models import (
     KeyUsage,
     ResolvedKey,
     Revocation,
+    Session,
+    SessionPruning,
     UnclaimedKey,
 )
 from .secret import Secret
@@ -193,10 +195,15 @@ class AsyncKeylatch:
         reason: str | None = None,
         cascade: bool = False,
         wait_for_replicas: bool = False,
+        end_sessions: bool = False,
     ) -> Revocation:
         return await self._run(
             _calls.revoke(
-                key_id, reason=reason, cascade=cascade, wait_for_replicas=wait_for_replicas
+                key_id,
+                reason=reason,
+                cascade=cascade,
+                wait_for_replicas=wait_for_replicas,
+                end_sessions=end_sessions,
             )
         )
 
@@ -250,6 +257,22 @@ class AsyncKeylatch:
         self, keys: Iterable[str | Secret], *, origins: Iterable[str | None] | None = None
     ) -> tuple[ResolvedKey | None, ...]:
         return await self._run(_calls.resolve_many(keys, origins=origins))
+
+    @_documented_by(Keylatch.resume_session)
+    async def resume_session(self, token: str | Secret, *, slide: bool = False) -> Session | None:
+        return await self._run(_calls.resume_session(token, slide=slide))
+
+    @_documented_by(Keylatch.close_session)
+    async def close_session(self, token: str | Secret) -> Session:
+        return await self._run(_calls.close_session(token))
+
+    @_documented_by(Keylatch.attach_subject)
+    async def attach_subject(self, token: str | Secret, *, subject: str) -> Session:
+        return await self._run(_calls.attach_subject(token, subject))
+
+    @_documented_by(Keylatch.prune_sessions)
+    async def prune_sessions(self, *, batch: int = 10000) -> SessionPruning:
+        return await self._run(_calls.prune_sessions(batch=batch))
 
     @_documented_by(Keylatch.record_usage)
     async def record_usage(self, uses: Iterable[KeyUsage]) -> frozenset[UUID]:

@@ -19,6 +19,8 @@ from .models import (
     KeyUsage,
     ResolvedKey,
     Revocation,
+    Session,
+    SessionPruning,
     UnclaimedKey,
 )
 from .secret import Secret
@@ -292,6 +294,7 @@ class Keylatch:
         reason: str | None = None,
         cascade: bool = False,
         wait_for_replicas: bool = False,
+        end_sessions: bool = False,
     ) -> Revocation:
         """End a key for good; nothing brings it back. To do it again is no error.
 
@@ -302,6 +305,7 @@ class Keylatch:
             wait_for_replicas: Return only when every synchronous standby refuses the key too; a
                 time-out of the statement ends the waiting and not the revocation. Inside the
                 caller's own transaction it is the commit that waits.
+            end_sessions: Also end the sessions that visitors opened with it; else they live on.
 
         Returns:
             Since when it is revoked. Source: SQL `keylatch.revoke_key`.
@@ -313,7 +317,11 @@ class Keylatch:
         """
         return self._run(
             _calls.revoke(
-                key_id, reason=reason, cascade=cascade, wait_for_replicas=wait_for_replicas
+                key_id,
+                reason=reason,
+                cascade=cascade,
+                wait_for_replicas=wait_for_replicas,
+                end_sessions=end_sessions,
             )
         )
 
@@ -489,6 +497,69 @@ class Keylatch:
             UnexpectedAnswer: The API cuts its answers below the length of the batch.
         """
         return self._run(_calls.resolve_many(keys, origins=origins))
+
+    def resume_session(self, token: str | Secret, *, slide: bool = False) -> Session | None:
+        """Ask which open session a token is of. For services, as `resolve`.
+
+        Args:
+            token: What the visitor's page sent: any text at all.
+            slide: Let it last its whole lifetime again from now on; else nothing is written.
+
+        Returns:
+            The session, or `None`: mistyped, expired and closed look alike. Compare its `origin`
+            with that of the request. Source: SQL `keylatch.resume_session`.
+
+        Raises:
+            InvalidArgument: `token` is not a text.
+        """
+        return self._run(_calls.resume_session(token, slide=slide))
+
+    def close_session(self, token: str | Secret) -> Session:
+        """End a session at once. For services, as `resolve`.
+
+        Args:
+            token: Its token.
+
+        Returns:
+            What it was. Source: SQL `keylatch.close_session`.
+
+        Raises:
+            SessionNotFound: The text is not the token of an open session.
+            InvalidArgument: `token` is not a text.
+        """
+        return self._run(_calls.close_session(token))
+
+    def attach_subject(self, token: str | Secret, *, subject: str) -> Session:
+        """Say who the visitor of a session is, once. For services, as `resolve`.
+
+        Args:
+            token: Its token.
+            subject: The application's own id of the visitor, up to 200 characters.
+
+        Returns:
+            The session; the same subject again is no error. Source: SQL `keylatch.attach_subject`.
+
+        Raises:
+            SessionNotFound: The text is not the token of an open session.
+            LatchViolation: It has another subject already.
+            InvalidArgument: A value is out of its rule.
+        """
+        return self._run(_calls.attach_subject(token, subject))
+
+    def prune_sessions(self, *, batch: int = 10000) -> SessionPruning:
+        """Delete expired sessions, which are of no use before, too. For the service key.
+
+        Args:
+            batch: How many at most, up to 100,000.
+
+        Returns:
+            How many there were: call again while it is as many. Source: SQL
+            `keylatch.prune_sessions`.
+
+        Raises:
+            InvalidArgument: `batch` is out of its rule.
+        """
+        return self._run(_calls.prune_sessions(batch=batch))
 
     def record_usage(self, uses: Iterable[KeyUsage]) -> frozenset[UUID]:
         """Add up how often keys were used. For services; `keylatch.usage` does it by itself.

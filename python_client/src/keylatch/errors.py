@@ -104,6 +104,18 @@ class Unavailable(KeylatchError):
     default_slug = "unavailable"
 
 
+class TooManyRequests(Unavailable):
+    """A limit of the installation is reached for now; `detail` says for how many seconds."""
+
+    default_slug = "too_many_requests"
+
+
+class SessionNotFound(KeylatchError):
+    """The text is not the token of an open session: mistyped, expired or closed."""
+
+    default_slug = "session_not_found"
+
+
 class SchemaNotExposed(KeylatchError):
     """PostgREST does not serve the schema `keylatch`; `hint` names the setting."""
 
@@ -137,6 +149,10 @@ CLASS_BY_SLUG: dict[str, type[KeylatchError]] = {
     "invalid_argument": InvalidArgument,
     "invalid_api_key": PermissionDenied,
     "invalid_session": PermissionDenied,
+    "session_refused": PermissionDenied,
+    "session_not_found": SessionNotFound,
+    "subject_is_final": LatchViolation,
+    "too_many_requests": TooManyRequests,
 }
 """The class of each slug that the database raises. Source: section 6 of the contract."""
 

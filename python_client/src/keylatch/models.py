@@ -229,6 +229,38 @@ class EventVerification:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A visitor's session as the application sees it. Source: `resume_session`.
+
+    Attributes:
+        session_id: Names it where the token must not stand.
+        workspace_id: The workspace of its key.
+        key_id: The key that it was opened with, dead or alive.
+        origin: The origin of the page that opened it.
+        subject: The application's own id of the visitor; `None` until it is attached.
+        expires_at: Until when it lasts, UTC.
+    """
+
+    session_id: UUID
+    workspace_id: UUID
+    key_id: UUID
+    origin: str
+    subject: str | None
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionPruning:
+    """What a pruning came to. Source: `prune_sessions`.
+
+    Attributes:
+        pruned: How many expired sessions it deleted.
+    """
+
+    pruned: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnclaimedKey:
     """A living key that was imported with a salted hash and not used since.
 

@@ -6,8 +6,9 @@ import hmac
 import re
 from typing import NoReturn, final
 
-# Wider than the format on purpose: a mistyped key in a message must be masked too.
-_KEY_SHAPED = re.compile(r"([a-z][a-z0-9]{1,11}_(?:pk|sk)_(?:live|test)_)([0-9A-Za-z]+)")
+# Wider than the format on purpose: a mistyped key in a message must be masked too; and so must the
+# token of a session.
+_KEY_SHAPED = re.compile(r"([a-z][a-z0-9]{1,11}_(?:(?:pk|sk)_(?:live|test)|st)_)([0-9A-Za-z]+)")
 _WHOLE = 36
 
 

@@ -79,6 +79,7 @@ from (values
   ('keylatch_internal.check_origins'),
   ('keylatch_internal.check_revoke_reason'),
   ('keylatch_internal.check_scopes'),
+  ('keylatch_internal.complete_key'),
   ('keylatch_internal.current_user_id'),
   ('keylatch_internal.event_hash'),
   ('keylatch_internal.find_key'),
@@ -111,7 +112,25 @@ values
 ('anon', 'keylatch.current_workspace_id'),
 ('anon', 'keylatch.has_scope'),
 ('anon', 'keylatch.key_metadata'),
+('anon', 'keylatch.open_session'),
 ('anon', 'keylatch_internal.request_identity'),
+('anon', 'keylatch_internal.start_session'),
+('authenticated', 'keylatch.open_session'),
+('authenticated', 'keylatch_internal.start_session'),
+('service_role', 'keylatch.attach_subject'),
+('service_role', 'keylatch.close_session'),
+('service_role', 'keylatch.prune_sessions'),
+('service_role', 'keylatch.resume_session'),
+('service_role', 'keylatch_internal.change_session'),
+('service_role', 'keylatch_internal.delete_expired_sessions'),
+('service_role', 'keylatch_internal.find_session'),
+('service_role', 'keylatch_internal.require_session'),
+('keylatch_resolver', 'keylatch.attach_subject'),
+('keylatch_resolver', 'keylatch.close_session'),
+('keylatch_resolver', 'keylatch.resume_session'),
+('keylatch_resolver', 'keylatch_internal.change_session'),
+('keylatch_resolver', 'keylatch_internal.find_session'),
+('keylatch_resolver', 'keylatch_internal.require_session'),
 ('service_role', 'keylatch.record_usage'),
 ('service_role', 'keylatch.resolve_key'),
 ('service_role', 'keylatch.resolve_keys'),
@@ -152,13 +171,17 @@ select set_eq(
     'keylatch.resolve_keys',
     'keylatch_internal.add_usage',
     'keylatch_internal.call_first_key_hook',
+    'keylatch_internal.change_session',
     'keylatch_internal.claim_foreign_key',
+    'keylatch_internal.delete_expired_sessions',
     'keylatch_internal.find_key',
+    'keylatch_internal.find_session',
     'keylatch_internal.link_key_events',
     'keylatch_internal.record_key_change',
     'keylatch_internal.record_new_keys',
     'keylatch_internal.request_identity',
     'keylatch_internal.revoke_workspace_keys',
+    'keylatch_internal.start_session',
     'keylatch_internal.take_import'
   ],
   'these run with the rights of the owner, and no others'
@@ -195,6 +218,18 @@ keylatch.keys authenticated UPDATE
 keylatch.keys service_role INSERT
 keylatch.keys service_role SELECT
 keylatch.keys service_role UPDATE
+keylatch.session_settings authenticated DELETE
+keylatch.session_settings authenticated INSERT
+keylatch.session_settings authenticated SELECT
+keylatch.session_settings authenticated UPDATE
+keylatch.session_settings service_role DELETE
+keylatch.session_settings service_role INSERT
+keylatch.session_settings service_role SELECT
+keylatch.session_settings service_role UPDATE
+keylatch.sessions authenticated DELETE
+keylatch.sessions authenticated SELECT
+keylatch.sessions service_role DELETE
+keylatch.sessions service_role SELECT
 keylatch.unclaimed_keys authenticated SELECT
 keylatch.unclaimed_keys service_role SELECT
 keylatch.workspace_membership authenticated SELECT
@@ -219,7 +254,9 @@ keylatch_internal.key_events service_role SELECT
 keylatch_internal.key_usage authenticated SELECT
 keylatch_internal.key_usage service_role SELECT
 keylatch_internal.key_usage_days authenticated SELECT
-keylatch_internal.key_usage_days service_role SELECT',
+keylatch_internal.key_usage_days service_role SELECT
+keylatch_internal.sessions authenticated DELETE
+keylatch_internal.sessions service_role DELETE',
   'who may do what with which table'
 );
 select is(
@@ -275,7 +312,11 @@ select is(
     )
     from pg_policy as p inner join relations as r on p.polrelid = r.oid
   ),
-  'keylatch.workspace_membership: workspace_membership_select_own for r to {authenticated}
+  'keylatch.session_settings: session_settings_delete_admin for d to {authenticated}
+keylatch.session_settings: session_settings_insert_admin for a to {authenticated}
+keylatch.session_settings: session_settings_select_admin for r to {authenticated}
+keylatch.session_settings: session_settings_update_admin for w to {authenticated}
+keylatch.workspace_membership: workspace_membership_select_own for r to {authenticated}
 keylatch.workspaces: workspaces_select_member for r to {authenticated}
 keylatch_internal.foreign_hashes: foreign_hashes_select_admin for r to {authenticated}
 keylatch_internal.installation: installation_select_signed_in for r to '
@@ -287,8 +328,10 @@ keylatch_internal.key_usage: key_usage_select_admin for r to {authenticated}
 keylatch_internal.key_usage_days: key_usage_days_select_admin for r to {authenticated}
 keylatch_internal.keys: keys_insert_admin for a to {authenticated}
 keylatch_internal.keys: keys_select_admin for r to {authenticated}
-keylatch_internal.keys: keys_update_admin for w to {authenticated}',
-  'these are the row policies: none for anon, none to delete'
+keylatch_internal.keys: keys_update_admin for w to {authenticated}
+keylatch_internal.sessions: sessions_delete_admin for d to {authenticated}
+keylatch_internal.sessions: sessions_select_admin for r to {authenticated}',
+  'these are the row policies: none for anon, none to delete a key'
 );
 
 select is(
