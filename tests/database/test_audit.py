@@ -79,6 +79,7 @@ def test_a_sound_database_answers_that_it_is(world: World) -> None:
     assert {row["state"] for row in ask(world, "triggers")} == {"always", "origin"}
     assert {row["is_intact"] for row in ask(world, "events")} == {True}
     assert {row["role_name"] for row in ask(world, "executables")} == {
+        "anon",
         "authenticated",
         "service_role",
         "keylatch_resolver",

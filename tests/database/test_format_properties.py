@@ -190,7 +190,7 @@ def test_the_letters_of_a_body_are_uniform(database: Database) -> None:
 
 def test_uniformity_would_not_survive_bytes_taken_without_rejection(database: Database) -> None:
     with psycopg.connect(database.url) as owner:
-        signature = "keylatch_internal.generate_key(text, text, text)"
+        signature = "keylatch_internal.complete_key(text)"
         row = owner.execute("select pg_get_functiondef(%s::regprocedure)", [signature]).fetchone()
         assert row is not None
         assert "continue when v_byte >= 232;" in row[0]

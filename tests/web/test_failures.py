@@ -120,6 +120,8 @@ def test_every_error_has_a_status() -> None:
         "KeyNotFound": 404,
         "KeyNotUsable": 409,
         "LatchViolation": 409,
+        "SessionNotFound": 404,
+        "TooManyRequests": 429,
         **dict.fromkeys(
             (
                 "KeylatchError",

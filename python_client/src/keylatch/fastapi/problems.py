@@ -15,6 +15,8 @@ from ..errors import (
     KeyNotUsable,
     LatchViolation,
     PermissionDenied,
+    SessionNotFound,
+    TooManyRequests,
 )
 
 _log = logging.getLogger("keylatch.fastapi")
@@ -22,8 +24,10 @@ _log = logging.getLogger("keylatch.fastapi")
 _STATUS: dict[type[KeylatchError], int] = {
     InvalidArgument: 400,
     KeyNotFound: 404,
+    SessionNotFound: 404,
     KeyNotUsable: 409,
     LatchViolation: 409,
+    TooManyRequests: 429,
 }
 
 
@@ -87,8 +91,8 @@ def problem_of(error: KeylatchError) -> Problem:
         error: What the call raised.
 
     Returns:
-        400, 401, 403, 404 or 409 with the error's own texts; 502 for all that the sender of the
-        request cannot help.
+        400, 401, 403, 404, 409 or 429 with the error's own texts; 502 for all that the sender of
+        the request cannot help.
     """
     detail = error.detail or error.slug
     for kind, status in _STATUS.items():
