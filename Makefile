@@ -37,6 +37,9 @@ bench-cache: setup ## measure answers from memory, and how soon a revocation is 
 bench-identity: setup ## measure row policies that ask for the request's key (a minute)
 	@$(PYTHON) tests/identity_bench.py $(BENCH_ARGS)
 
+bench-sessions: setup ## measure sessions beside bare statements, and in a flood (two minutes)
+	@$(PYTHON) tests/session_bench.py $(BENCH_ARGS)
+
 soak: setup ## ten minutes of a cached resolver among changes and faults, beside who knows the truth
 	@$(PYTHON) tests/soak.py $(SOAK_ARGS)
 

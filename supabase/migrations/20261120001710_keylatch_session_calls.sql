@@ -130,7 +130,8 @@ comment on function keylatch.open_session(text) is
 The origin is that of the request''s own header, so it works over REST alone. The token is shown this
 once; send it as x-session-token, or let your application ask resume_session. Of whom the key is,
 nothing is said. A key opens as many in a minute as sessions_per_minute in the installation''s row
-says (600), for one address as many as sessions_per_address (30) if an address header is trusted.
+says (600), for one address as many as sessions_per_address (30) if an address header is trusted;
+who uses up the first keeps the page''s other visitors waiting until the minute is over.
 Errors: session_refused (401), for every reason alike; too_many_requests (429, Retry-After).';
 
 revoke all on function keylatch.open_session(text)

@@ -172,6 +172,26 @@ def test_revoke_with_cascade_names_the_family(sql_alice: Program, world: World) 
     assert newest["id"] in sql_alice("revoke", later["id"], "--cascade").out
 
 
+def test_revoke_ends_the_sessions_of_visitors_where_it_is_told_to(
+    sql_alice: Program, resolver: Program, world: World
+) -> None:
+    page = sql_alice.ok("issue", world.people.a, "--origin", "https://shop.example")
+    anon = world.database.connect("anon")
+    anon.execute(
+        """select set_config('request.headers', '{"origin":"https://shop.example"}', false)"""
+    )
+    token = anon.execute("select token from keylatch.open_session(%s)", [page["key"]]).fetchone()
+    service = world.database.connect("service_role")
+
+    def is_open() -> bool:
+        return bool(service.execute("select keylatch.resume_session(%s)", token).fetchall())
+
+    sql_alice("revoke", page["id"])
+    assert is_open()
+    sql_alice("revoke", page["id"], "--end-sessions")
+    assert not is_open()
+
+
 @pytest.mark.parametrize(("typed", "code"), [("y", 0), ("n", 1), ("", 1)])
 def test_revoke_asks_at_a_terminal(sql_alice: Program, world: World, typed: str, code: int) -> None:
     issued = new_key(sql_alice, world, "--label", "laptop")

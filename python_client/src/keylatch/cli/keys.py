@@ -166,6 +166,10 @@ def revoke(
         bool,
         typer.Option("--cascade", metavar="", help="Also all keys that it was rotated from or to."),
     ] = False,
+    end_sessions: Annotated[
+        bool,
+        typer.Option("--end-sessions", metavar="", help="Also the open sessions of its visitors."),
+    ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", metavar="", help="Do not ask. Only a terminal is asked.")
     ] = False,
@@ -177,8 +181,9 @@ def revoke(
         family = " and its rotation family" if cascade else ""
         key = keylatch.show(key_id)
         label = f" ({key.label})" if key.label else ""
-        output.confirm(f"Revoke {key.hint}{label}{family} for good?")
-    done = keylatch.revoke(key_id, reason=reason, cascade=cascade)
+        sessions = ", with its visitors' sessions," if end_sessions else ""
+        output.confirm(f"Revoke {key.hint}{label}{family}{sessions} for good?")
+    done = keylatch.revoke(key_id, reason=reason, cascade=cascade, end_sessions=end_sessions)
     if as_json:
         output.print_json(done)
         return
