@@ -40,6 +40,9 @@ bench-identity: setup ## measure row policies that ask for the request's key (a 
 bench-sessions: setup ## measure sessions beside bare statements, and in a flood (two minutes)
 	@$(PYTHON) tests/session_bench.py $(BENCH_ARGS)
 
+bench-adoption: setup ## measure hashing the rows of a busy table, beside a bare update (a minute)
+	@$(PYTHON) tests/adoption_bench.py $(BENCH_ARGS)
+
 soak: setup ## ten minutes of a cached resolver among changes and faults, beside who knows the truth
 	@$(PYTHON) tests/soak.py $(SOAK_ARGS)
 

@@ -49,6 +49,10 @@ with reasons (function_name, because) as (
     'Nobody writes sessions but these calls, each for whoever has the token.'
   ),
   (
+    'keylatch_internal.adopted_column',
+    'An application that reads need not see what else is adopted, nor write there.'
+  ),
+  (
     'keylatch_internal.delete_expired_sessions',
     'Pruning looks at the sessions of every workspace, and at the permits.'
   ),

@@ -270,6 +270,22 @@ export type Database = {
       "admin_workspace_ids":
       { Args: Record<PropertyKey, never>; Returns: string[]
       },
+      "adopt_column":
+      { Args: { "form"?: string,
+          "hash_column"?: string,
+          "key_column": string,
+          "table_name": string }; Returns: Database["keylatch"]['CompositeTypes']["adoption"]
+        SetofOptions: {
+          from: "*"
+          to: "adoption"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
+      "adopted_rows":
+      { Args: { "key": string,
+          "key_column": string,
+          "row_type": unknown }; Returns: unknown[]
+      },
       "attach_subject":
       { Args: { "subject": string,
           "token": string }; Returns: Database["keylatch"]['CompositeTypes']["session"]
@@ -309,6 +325,16 @@ export type Database = {
       "current_workspace_id":
       { Args: Record<PropertyKey, never>; Returns: string
       },
+      "drop_plaintext":
+      { Args: { "confirm": string,
+          "key_column": string,
+          "table_name": string }; Returns: Database["keylatch"]['CompositeTypes']["adoption"]
+        SetofOptions: {
+          from: "*"
+          to: "adoption"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
       "explain_key":
       { Args: { "key": string,
           "origin"?: string }; Returns: Database["keylatch"]['CompositeTypes']["explanation"]
@@ -324,6 +350,16 @@ export type Database = {
       "hash_key":
       { Args: { "key": string }; Returns: string
       },
+      "hash_rows":
+      { Args: { "key_column": string,
+          "milliseconds"?: number,
+          "table_name": string }; Returns: Database["keylatch"]['CompositeTypes']["adoption_progress"]
+        SetofOptions: {
+          from: "*"
+          to: "adoption_progress"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
       "import_keys":
       { Args: { "batch": Json,
           "dry_run"?: boolean }; Returns: Database["keylatch"]['CompositeTypes']["import_report"]
@@ -444,11 +480,29 @@ export type Database = {
           isOneToOne: true
           isSetofReturn: false
         } },
+      "prove_column":
+      { Args: { "key_column": string,
+          "table_name": string }; Returns: Database["keylatch"]['CompositeTypes']["adoption_proof"]
+        SetofOptions: {
+          from: "*"
+          to: "adoption_proof"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
       "prune_sessions":
       { Args: { "batch"?: number }; Returns: Database["keylatch"]['CompositeTypes']["session_pruning"]
         SetofOptions: {
           from: "*"
           to: "session_pruning"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
+      "read_by_hash":
+      { Args: { "key_column": string,
+          "table_name": string }; Returns: Database["keylatch"]['CompositeTypes']["adoption_proof"]
+        SetofOptions: {
+          from: "*"
+          to: "adoption_proof"
           isOneToOne: true
           isSetofReturn: false
         } },
@@ -517,6 +571,15 @@ export type Database = {
           isOneToOne: false
           isSetofReturn: true
         } },
+      "revert_column":
+      { Args: { "key_column": string,
+          "table_name": string }; Returns: Database["keylatch"]['CompositeTypes']["adoption"]
+        SetofOptions: {
+          from: "*"
+          to: "adoption"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
       "revoke_key":
       { Args: { "cascade"?: boolean,
           "end_sessions"?: boolean,
@@ -582,6 +645,34 @@ export type Database = {
       [_ in never]: never
     }
     CompositeTypes: {
+      "adoption": {
+        "table_name": string | null,
+        "key_column": string | null,
+        "hash_column": string | null,
+        "phase": string | null,
+        "index_statement": string | null
+      },
+      "adoption_progress": {
+        "pages_done": number | null,
+        "pages": number | null,
+        "rows_written": number | null,
+        "is_done": boolean | null
+      },
+      "adoption_proof": {
+        "table_name": string | null,
+        "key_column": string | null,
+        "phase": string | null,
+        "rows": number | null,
+        "keys": number | null,
+        "hashed": number | null,
+        "missing": number | null,
+        "wrong": number | null,
+        "index_is_ready": boolean | null,
+        "trigger_is_ready": boolean | null,
+        "fallback_reads": number | null,
+        "last_fallback_at": string | null,
+        "is_clean": boolean | null
+      },
       "event_verification": {
         "workspace_id": string | null,
         "is_intact": boolean | null,

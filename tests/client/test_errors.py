@@ -10,6 +10,7 @@ from client.vectors import SECRET
 from keylatch import errors
 from keylatch.errors import (
     CLASS_BY_SLUG,
+    AdoptionNotReady,
     InvalidArgument,
     KeylatchError,
     KeyNotFound,
@@ -47,6 +48,7 @@ CONTRACT: dict[str, tuple[str, type[KeylatchError]]] = {
     "session_not_found": ("PT404", SessionNotFound),
     "subject_is_final": ("PT409", LatchViolation),
     "too_many_requests": ("PT429", TooManyRequests),
+    "adoption_not_ready": ("PT409", AdoptionNotReady),
 }
 
 

@@ -132,6 +132,7 @@ def test_the_definer_functions_are_the_known_ones(world: World) -> None:
         "keylatch.resolve_key(text,text)",
         "keylatch.resolve_keys(text[],text[])",
         "keylatch_internal.add_usage(uuid[],bigint[],timestamp with time zone[])",
+        "keylatch_internal.adopted_column(regclass,text,boolean)",
         "keylatch_internal.claim_foreign_key(text,uuid)",
         "keylatch_internal.change_session(text,text,text)",
         "keylatch_internal.delete_expired_sessions(integer)",

@@ -261,6 +261,7 @@ def test_a_hook_or_trigger_gives_an_outsider_no_owner_to_call(shared: World) -> 
         ("keylatch.resolve_keys(text[],text[])", "service_role"),
         (ADD_USAGE, "keylatch_resolver"),
         (ADD_USAGE, "service_role"),
+        ("keylatch_internal.adopted_column(regclass,text,boolean)", "service_role"),
         *((CHANGE_SESSION, role) for role in ("keylatch_resolver", "service_role")),
         ("keylatch_internal.claim_foreign_key(text,uuid)", "keylatch_resolver"),
         ("keylatch_internal.claim_foreign_key(text,uuid)", "service_role"),

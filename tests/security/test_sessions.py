@@ -235,6 +235,8 @@ def test_there_is_nothing_else_in_the_schemas_that_a_session_could_use(shared: W
         bodies = owner.execute(
             "select string_agg(lower(prosrc), ' ') from pg_proc"
             " where pronamespace::regnamespace::text like 'keylatch%'"
+            # An owner's steps in their own tables, which nobody else may execute.
+            " and proname !~ 'adopt|column|plaintext|hash_rows|lock_shortly|hash_trig'"
         ).fetchone()
         assert usable.fetchall() == []
         assert kinds == [("S",), ("c",), ("i",), ("r",), ("v",)]

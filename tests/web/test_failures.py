@@ -124,6 +124,7 @@ def test_every_error_has_a_status() -> None:
         "TooManyRequests": 429,
         **dict.fromkeys(
             (
+                "AdoptionNotReady",
                 "KeylatchError",
                 "NotInstalled",
                 "SchemaNotExposed",

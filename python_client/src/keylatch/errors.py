@@ -116,6 +116,12 @@ class SessionNotFound(KeylatchError):
     default_slug = "session_not_found"
 
 
+class AdoptionNotReady(KeylatchError):
+    """A step of moving a column off plaintext cannot be done yet; `detail` says what is missing."""
+
+    default_slug = "adoption_not_ready"
+
+
 class SchemaNotExposed(KeylatchError):
     """PostgREST does not serve the schema `keylatch`; `hint` names the setting."""
 
@@ -153,6 +159,7 @@ CLASS_BY_SLUG: dict[str, type[KeylatchError]] = {
     "session_not_found": SessionNotFound,
     "subject_is_final": LatchViolation,
     "too_many_requests": TooManyRequests,
+    "adoption_not_ready": AdoptionNotReady,
 }
 """The class of each slug that the database raises. Source: section 6 of the contract."""
 

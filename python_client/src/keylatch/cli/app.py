@@ -20,6 +20,7 @@ _COMMANDS = {
     "keys": ("issue", "list_", "show", "rotate", "revoke", "suspend", "resume"),
     "presented": ("resolve", "explain"),
     "importing": ("import_",),
+    "adopt": ("adopt",),
     "install": ("install", "migrate"),
     "doctor": ("doctor",),
 }

@@ -12,7 +12,7 @@ from psycopg import IsolationLevel
 from .. import __version__
 from ..errors import KeylatchError, NotInstalled
 from ..secret import mask_keys
-from ..transports.psycopg import _failure
+from ..transports.psycopg import failure_of
 from . import drift, identity, logs, platform, stock, tenancy
 from .catalog import Entry, Manifest, Name, read_catalog, read_manifest
 from .report import Finding, Level, Report, Site, Unchecked
@@ -52,7 +52,7 @@ def examine(
         with _read_only(connection):
             return _examine(connection, rest, against)
     except psycopg.Error as problem:
-        failure = _failure(problem)
+        failure = failure_of(problem)
     # Out of the except block, as everywhere: what a driver says may hold more than it should.
     raise failure
 

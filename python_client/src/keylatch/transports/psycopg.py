@@ -74,7 +74,7 @@ class PsycopgTransport:
             with self._connection() as connection:
                 return self._run(connection, function, arguments)
         except (psycopg.Error, UnicodeError) as problem:
-            failure = _failure(problem)
+            failure = failure_of(problem)
         # Out of the except block: a UnicodeError holds the whole text, and so the key.
         raise failure
 
@@ -126,7 +126,7 @@ class AsyncPsycopgTransport:
             async with self._connection() as connection:
                 return await self._run(connection, function, arguments)
         except (psycopg.Error, UnicodeError) as problem:
-            failure = _failure(problem)
+            failure = failure_of(problem)
         raise failure
 
     async def _run(
@@ -218,7 +218,8 @@ def _dump(value: object) -> str:
     return json.dumps(value, default=plain, allow_nan=False)
 
 
-def _failure(problem: psycopg.Error | UnicodeError) -> KeylatchError:
+def failure_of(problem: psycopg.Error | UnicodeError) -> KeylatchError:
+    """Give the error of keylatch for what psycopg raised, without any row in it."""
     if isinstance(problem, UnicodeError):
         return InvalidArgument(
             detail=f"a text has characters that the encoding {problem.encoding} cannot carry"

@@ -1,0 +1,196 @@
+"""keylatch adopt on the tables of a team's report: sessions and assistants with keys in clear."""
+
+import hashlib
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from cli.program import Program
+from cli.world import World
+from stack import Database, People, Server
+
+pytestmark = pytest.mark.one_server
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+SESSIONS = ("public.sessions", "owner_api_key")
+ASSISTANTS = ("public.assistants", "owner_api_key")
+TABLES = """
+create table public.sessions (
+    id uuid primary key default gen_random_uuid(), created_at timestamptz not null default now(),
+    status text not null default 'active', model text not null, owner_api_key varchar(255),
+    session_metadata jsonb
+);
+create index idx_sessions_owner_api_key on public.sessions (owner_api_key);
+create table public.assistants (
+    id varchar(50) primary key, name text, owner_api_key varchar(255)
+);
+insert into public.sessions (model, owner_api_key)
+select 'sonnet', case when n % 10 > 0 then 'key-' || n % 97 end
+from generate_series(1, {rows}) as n;
+insert into public.assistants
+select 'asst_' || n, 'helper', 'key-' || n from generate_series(1, 20) as n;
+"""
+COUNTED = """
+select count(*), count(owner_api_key_hash), count(distinct owner_api_key_hash),
+    count(*) filter (where owner_api_key_hash is distinct from expected.hash)
+from public.sessions as s
+left join public.expected using (id)
+"""
+
+
+@pytest.fixture
+def world(server: Server, template: str, people: People, tmp_path: Path) -> Iterator[World]:
+    with Database(server, f"adopt_{tmp_path.name}", template) as database:
+        yield World(database, None, people)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def owner(world: World) -> Iterator[Connection]:
+    with psycopg.connect(world.database.url, autocommit=True) as owner:
+        yield owner
+
+
+@pytest.fixture
+def adopt(world: World, program: Program) -> Program:
+    return program.having(DATABASE_URL=world.database.url)
+
+
+def fill(owner: Connection, rows: int) -> None:
+    owner.execute(TABLES.format(rows=rows).encode())
+    owner.execute(
+        "create table public.expected as select"
+        " id, encode(sha256(convert_to(owner_api_key, 'UTF8')), 'hex') as hash from public.sessions"
+    )
+
+
+def test_both_tables_of_the_report_lose_their_keys_in_clear(
+    adopt: Program, owner: Connection
+) -> None:
+    fill(owner, 1000)
+    for table in (SESSIONS, ASSISTANTS):
+        hashed = adopt("adopt", "hash", *table)
+        assert "rows written" in hashed.err
+        assert "clean           yes" in hashed.out
+        assert all(len(line) <= 80 for line in hashed.out.splitlines())
+        assert adopt.ok("adopt", "prove", *table)["missing"] == 0
+        assert adopt.ok("adopt", "read", *table)["phase"] == "reading"
+    wanted = hashlib.sha256(b"key-7").hexdigest()
+    found = owner.execute("select owner_api_key_hash from public.assistants where id = 'asst_7'")
+    assert found.fetchone() == (wanted,)
+    refused = adopt("adopt", "drop", *SESSIONS, code=2)
+    assert "confirm must be: drop plaintext" in refused.err
+    for table in (SESSIONS, ASSISTANTS):
+        dropped = adopt("adopt", "drop", *table, "--confirm", "drop plaintext")
+        assert "phase   dropped" in dropped.out
+        assert "Older copies may still hold them" in dropped.err
+        assert "phase           dropped" in adopt("adopt", "prove", *table).out
+    assert owner.execute(COUNTED).fetchone() == (1000, 900, 97, 0)
+    columns = "select * from public.sessions limit 0"
+    assert "owner_api_key" not in [c.name for c in owner.execute(columns).description or ()]
+
+
+def test_revert_and_what_is_refused(adopt: Program, owner: Connection) -> None:
+    fill(owner, 10)
+    for step in ("prove", "read", "revert"):
+        assert "adoption_not_ready: " in adopt("adopt", step, *SESSIONS, code=1).err
+    adopt("adopt", "hash", *SESSIONS, "--form", "bytea", "--hash-column", "digest", "--pause", "1")
+    assert "phase   reverted" in adopt("adopt", "revert", *SESSIONS).out
+    missing = adopt("adopt", "hash", "public.nothing", "k", code=2)
+    assert "invalid_argument: The table public.nothing does not exist." in missing.err
+    adopt("adopt", "burn", *SESSIONS, code=2)
+    adopt("adopt", "hash", *SESSIONS)
+    owner.execute("alter table public.sessions disable trigger all")
+    assert "clean           no" in adopt("adopt", "prove", *SESSIONS, code=1).out
+
+
+def kill_when(
+    adopt: Program, owner: Connection, arguments: tuple[str, ...], reached: Callable[[], bool]
+) -> None:
+    """Start the command, and kill it with SIGKILL as soon as that much is done."""
+    running = subprocess.Popen(
+        adopt.command("adopt", *arguments),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **adopt.surroundings(),
+    )
+    ends = time.monotonic() + 60
+    while not reached():
+        assert running.poll() is None, "it was done before it could be killed"
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+    running.send_signal(signal.SIGKILL)
+    running.wait(10)
+    # The server finishes, or gives up, what it has in hand.
+    busy = (
+        "select 1 from pg_stat_activity where datname = current_database()"
+        " and pid <> pg_backend_pid() and application_name = 'keylatch'"
+    )
+    while owner.execute(busy).fetchone():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+def test_killed_in_each_phase_and_run_again_nothing_is_lost_and_nothing_doubled(
+    adopt: Program, owner: Connection
+) -> None:
+    rows = 60_000
+    fill(owner, rows)
+
+    def some(condition: str) -> Callable[[], bool]:
+        return lambda: owner.execute(f"select {condition}".encode()).fetchone() == (True,)
+
+    page = "exists (select from keylatch_internal.adoptions where phase = '{}' and next_page > 0)"
+    kill_when(adopt, owner, ("hash", *SESSIONS), some(page.format("hashing")))
+    before = adopt("adopt", "prove", *SESSIONS, "--json", code=1).json
+    assert 0 < before["hashed"] < before["keys"] == rows * 9 // 10
+    # A session that looks at the table keeps the index from being finished.
+    with owner.transaction():
+        owner.execute("select set_config('idle_in_transaction_session_timeout', '60s', true)")
+        owner.execute("select from public.sessions limit 1")
+        with psycopg.connect(
+            owner.info.dsn, password=owner.info.password, autocommit=True
+        ) as other:
+            made = "select exists (select from pg_index where not indisvalid)"
+
+            def half_made() -> bool:
+                return other.execute(made.encode()).fetchone() == (True,)
+
+            kill_index(adopt, other, half_made)
+    again = adopt("adopt", "hash", *SESSIONS)
+    assert "clean           yes" in again.out
+    valid = "select count(*), bool_and(indisvalid) from pg_index where indrelid = %s::regclass"
+    assert owner.execute(valid, [SESSIONS[0]]).fetchone() == (3, True)
+    adopt("adopt", "read", *SESSIONS)
+    drop = ("drop", *SESSIONS, "--confirm", "drop plaintext")
+    kill_when(adopt, owner, drop, some(page.format("emptying")))
+    left = "select count(owner_api_key) from public.sessions"
+    assert 0 < owner.execute(left).fetchone()[0] < rows  # type: ignore[index]
+    assert "phase   dropped" in adopt("adopt", *drop).out
+    assert owner.execute(COUNTED).fetchone() == (rows, rows * 9 // 10, 97, 0)
+
+
+def kill_index(adopt: Program, owner: Connection, half_made: Callable[[], bool]) -> None:
+    """Kill the command, and then its backend, while the index waits for older transactions."""
+    running = subprocess.Popen(
+        adopt.command("adopt", "hash", *SESSIONS),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        **adopt.surroundings(),
+    )
+    ends = time.monotonic() + 60
+    while not half_made():
+        assert running.poll() is None
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    running.send_signal(signal.SIGKILL)
+    running.wait(10)
+    owner.execute(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where query like 'create index concurrently%' and datname = current_database()"
+    )
