@@ -166,6 +166,43 @@ def measure_http(tokens: Tokens, rest: Rest, calls: int) -> dict[str, float]:
     return {name: statistics.median(values[calls // 10 :]) for name, values in took.items()}
 
 
+def measure_batches(database: Database, rounds: int) -> dict[str, float]:
+    """Of 100 keys at once: resolve_keys beside a bare `= any`, on one core; and a fleet's keys."""
+    columns = "k.workspace_id, k.kind, k.environment, k.scopes, k.metadata, k.expires_at"
+    bare = (
+        f"select k.id, {columns} from keylatch_internal.keys as k where k.key_hash = any("  # noqa: S608
+        "array(select sha256(convert_to(p, 'UTF8')) from unnest(%s::text[]) as p))"
+    )
+    columns = columns.replace("k.", "")
+    called = f"select key_id, {columns} from keylatch.resolve_keys(%s)"  # noqa: S608
+    took: dict[str, list[float]] = {bare: [], called: []}
+    with (
+        psycopg.connect(database.url, autocommit=True) as owner,
+        one_core(owner.info.backend_pid),
+        owner.cursor(binary=True) as cursor,
+    ):
+        for number in range(rounds):
+            keys = [f"wk_bench_{10 * (number * 97 + n) % 9990 + 1}" for n in range(100)]
+            for statement, times in took.items():
+                begins = time.perf_counter_ns()
+                rows = cursor.execute(statement, [keys]).fetchall()
+                times.append((time.perf_counter_ns() - begins) / 1000)
+                assert len(rows) == 100 and all(row[0] for row in rows)
+        begins = time.perf_counter_ns()
+        issued = cursor.execute(
+            "select cardinality(keys) from keylatch.issue_keys(%s,"
+            " array(select 'device ' || n from generate_series(1, 100000) as n))",
+            ["00000000-0000-4000-8000-000000000007"],
+        ).fetchall()
+        fleet = (time.perf_counter_ns() - begins) / 1e9
+        assert issued == [(100_000,)]
+    return {
+        "microseconds": statistics.median(took[called]),
+        "of_the_limit": ratio(took[bare], took[called]),
+        "issued_a_second": 100_000 / fleet,
+    }
+
+
 def measure_slow_hashes(database: Database) -> dict[str, float]:
     """Microseconds to verify one key with the slow hashes that other systems take."""
     salt = os.urandom(16)
@@ -287,6 +324,7 @@ def main() -> None:
         smallest = databases[min(databases)]
         with Rest(smallest, tokens, janitor=janitor) as rest:
             over_http = measure_http(tokens, rest, calls=2000)
+        batches = measure_batches(smallest, rounds=40 * options.rounds)
         slow = measure_slow_hashes(smallest)
         version = server.version
     found = summarise(rounds)
@@ -296,6 +334,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "sql": found,
         "http_p50_microseconds": over_http,
+        "batches_of_100": batches,
         "slow_hashes_microseconds": slow,
     }
     (RESULTS / "bench.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -305,6 +344,11 @@ def main() -> None:
     console.print(
         f"PostgREST, p50: resolve_key {beside:.2f} of the time of a plaintext table's read"
     )
+    console.print(
+        f"resolve_keys, 100 keys: {batches['microseconds']:.0f} µs,"
+        f" {batches['of_the_limit']:.2f} of the rate of a bare = any"
+    )
+    console.print(f"issue_keys, 100,000 secrets: {batches['issued_a_second']:,.0f} a second")
     for name, took in slow.items():
         times = (
             took / next(iter(found.values()))["resolve_secret"][min(options.keys)]["microseconds"]

@@ -43,6 +43,30 @@ def test_through_a_pooler_it_resolves_and_listens_past_it(
             assert resolver.resolve(issued.key) is None
 
 
+def test_a_listener_in_another_database_is_not_believed(
+    database: Database, people: People, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its heartbeats are answered, and nothing of the keys is ever said there."""
+    admin = Keylatch.from_psycopg(database.connect("authenticated", people.claims("alice")))
+    issued = admin.issue(People.a, kind="secret")
+    runtime = Keylatch.from_psycopg(
+        database.connect("authenticator"), claims={"role": "keylatch_resolver"}
+    )
+    listen = database.url.replace(f"/{database.name}", "/template1")
+    assert listen != database.url
+    with (
+        caplog.at_level(logging.WARNING, "keylatch"),
+        CachedResolver(runtime, listen=listen, bound=BOUND) as resolver,
+    ):
+        ends = time.monotonic() + 20
+        while not (resolver.stats().is_listening or "without keylatch" in caplog.text):
+            assert time.monotonic() < ends
+            time.sleep(0.01)
+        for _ in range(2):
+            assert resolver.resolve(issued.key) is not None
+        assert resolver.stats().hits == 0
+
+
 def test_a_listener_behind_a_pooler_hears_nothing_so_memory_never_answers(
     database: Database, people: People, pooler: Pooler, caplog: pytest.LogCaptureFixture
 ) -> None:

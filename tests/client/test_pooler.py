@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import bcrypt
 import psycopg
 import pytest
 
 from client.lines import Line, Open
 from client.world import World
 from keylatch.errors import KeyNotFound, PermissionDenied
+from keylatch.models import KeyUsage
 from stack import Janitor, Server
 from stack.pooler import Pooler
 
@@ -66,6 +68,37 @@ def test_every_call_works_and_leaves_no_state_on_the_session(
     # A refused call leaves no more than a good one.
     with pytest.raises(PermissionDenied):
         admin.resolve(issued.key)
+    assert watcher.ask(LEFT) == clean
+
+
+def test_batches_sessions_and_old_keys_leave_no_state_either(
+    line: Open, world: World, pooler: Pooler
+) -> None:
+    one = pooled(line, world, pooler, autocommit=True)
+    admin = one.client(world.claims("alice"))
+    service = one.client({"role": "service_role"})
+    runtime = one.client({"role": "keylatch_resolver"})
+    watcher = pooled(line, world, pooler, autocommit=True)
+    clean = watcher.ask(LEFT)
+
+    keys = [one.key for one in admin.issue_many(world.people.a, labels=["one", "two"])]
+    found = runtime.resolve_many([*keys, "none"])
+    assert [one is not None for one in found] == [True, True, False]
+    first = found[0]
+    assert first is not None
+    use = KeyUsage(key_id=first.key_id, uses=3, last_used_at=datetime.now(UTC))
+    assert runtime.record_usage([use]) == frozenset()
+    assert admin.usage(first.key_id) is not None
+    salted = bcrypt.hashpw(b"an old key", bcrypt.gensalt(4)).decode()
+    old = {"workspace_id": str(world.people.a), "alg": "bcrypt", "hash": salted}
+    assert service.import_keys([old]).imported == 1
+    assert len(admin.unclaimed(world.people.a)) == 1
+    claimed = runtime.claim_key("an old key", workspace_id=world.people.a)
+    assert claimed == runtime.resolve("an old key")
+    assert claimed is not None
+    assert runtime.resume_session("no token") is None
+    assert service.prune_sessions().pruned == 0
+    assert {"issued", "imported", "claimed"} <= {one.event for one in admin.events(world.people.a)}
     assert watcher.ask(LEFT) == clean
 
 

@@ -247,6 +247,7 @@ async def test_the_async_recorder_does_the_same(world: World) -> None:
             async with asyncio.timeout(20):
                 while await asyncio.to_thread(world.admin.usage, world.key.id) is None:
                     await asyncio.sleep(0.01)
+        async with AsyncUsageRecorder(runtime, every=timedelta(hours=1), size=10) as recorder:
             recorder.record(world.key.id)
     found = world.admin.usage(world.key.id)
     assert found is not None

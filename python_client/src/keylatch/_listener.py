@@ -28,6 +28,9 @@ _PROBE_SECONDS = 3.0
 # A heartbeat also asks for the server's clock, by which keys expire.
 _HEARTBEAT = "select pg_catalog.clock_timestamp()"
 
+# What is told in another database of the same server is not heard here.
+_IS_THERE = "select pg_catalog.to_regnamespace('keylatch_internal') is not null"
+
 _logger = logging.getLogger("keylatch")
 
 
@@ -54,6 +57,7 @@ async def listen(conninfo: str, cache: Cache) -> None:
 async def _listen_once(conninfo: str, cache: Cache) -> None:
     connection = await _connect(conninfo)
     try:
+        await _prove_that_it_is_there(connection)
         await _prove_that_it_hears(connection, conninfo)
         connection.add_notify_handler(lambda notify: cache.heard(notify.payload))
         await _in_time(connection, connection.execute(f"listen {_CHANNEL}"), _CONNECT_SECONDS)
@@ -73,6 +77,17 @@ async def _connect(conninfo: str) -> psycopg.AsyncConnection[Any]:
     return await asyncio.wait_for(
         psycopg.AsyncConnection.connect(conninfo, autocommit=True), _CONNECT_SECONDS
     )
+
+
+async def _prove_that_it_is_there(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Refuse a database without keylatch: one in which nobody ever says anything."""
+    cursor = await _in_time(connection, connection.execute(_IS_THERE), _CONNECT_SECONDS)
+    if await cursor.fetchone() != (True,):
+        _logger.warning(
+            "the listening connection is to a database without keylatch, so the database answers"
+            " every question: name the one that the keys are in"
+        )
+        raise TimeoutError
 
 
 async def _prove_that_it_hears(connection: psycopg.AsyncConnection[Any], conninfo: str) -> None:

@@ -60,7 +60,8 @@ class CachedResolver:
             listen: How to connect to the primary for listening, a URL or DSN of psycopg: directly,
                 since behind a pooler in transaction mode nothing is heard; each connection is
                 tried out first, and on one that is deaf memory stays closed, with a warning in
-                the log. Any user may listen.
+                the log. Any user may listen; that it is the database of the keys, and not another
+                one with keylatch on the same server, is yours to see to.
             bound: How old a change may be at the most that an answer misses; it beats four times
                 as often. From 20 ms on.
             ttl: After how long a key is asked for again in any case.

@@ -23,6 +23,7 @@ _COMMANDS = {
     "adopt": ("adopt",),
     "install": ("install", "migrate"),
     "doctor": ("doctor",),
+    "audit": ("audit",),
 }
 
 _HELP = """

@@ -1,0 +1,217 @@
+"""keylatch audit: all that anybody could do is tried, is as expected, and leaves nothing."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from playwright.sync_api import Browser
+
+from cli.program import Program
+from cli.world import World
+from identity.page import open_browser
+from keylatch.audit import ACTORS, OUTCOMES, expectations
+from stack import Database, People, Server
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+OWN = "create or replace function keylatch.admin_workspace_ids() returns setof uuid"
+
+
+@pytest.fixture
+def world(server: Server, template: str, people: People, tmp_path: Path) -> Iterator[World]:
+    with Database(server, f"audit_{tmp_path.name}", template) as database:
+        people.seed(database.url)
+        yield World(database, None, people)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def owner(world: World) -> Iterator[Connection]:
+    with psycopg.connect(world.database.url, autocommit=True) as owner:
+        yield owner
+
+
+@pytest.fixture
+def audit(world: World, program: Program) -> Program:
+    return program.having(DATABASE_URL=world.database.url)
+
+
+def differences(audit: Program) -> set[str]:
+    """What is not as expected, by actor and try."""
+    found = audit("audit", "--json", code=1).json
+    return {
+        f"{actor}: {one['operation']} {one['column']} {one['object']}: {one['found'][actor]}"
+        for one in found["tries"]
+        for actor in ACTORS
+        if one["found"][actor] != one["expected"].get(actor)
+    } | {f"missing: {name}" for name in found["missing"]}
+
+
+def test_what_is_shipped_allows_what_is_expected_and_no_more(audit: Program) -> None:
+    shown = audit("audit")
+    assert "0 not as expected" in shown.err
+    assert "differs" not in shown.out
+    assert all(len(line) <= 80 for line in shown.out.splitlines())
+    tries = audit.ok("audit")["tries"]
+    assert {one["operation"] for one in tries} == {
+        *("select", "insert", "update", "delete", "truncate", "call", "execute")
+    }
+    found = {outcome for one in tries for outcome in one["found"].values()}
+    assert found == set(OUTCOMES)
+    # A few that must never be otherwise, written here once more.
+    by_name = expectations()
+    for name in (
+        "select key_hash keylatch_internal.keys",
+        "truncate keylatch_internal.keys",
+        "delete keylatch_internal.keys",
+    ):
+        assert set(by_name[name].values()) == {"no"}
+    assert by_name["call keylatch.resolve_key"]["admin"] == "no"
+    for actor in ("anon", "stranger", "member", "other", "resolver"):
+        assert by_name["call keylatch.revoke_key"][actor] in ("no", "none")
+
+
+DRIFT = {
+    "a grant": (
+        "grant select (key_hash) on keylatch_internal.keys to authenticated",
+        {f"{who}: select key_hash keylatch_internal.keys: none" for who in ("stranger", "member")},
+    ),
+    "a policy": (
+        "create policy wide on keylatch_internal.keys for select to authenticated using (true)",
+        {"stranger: select hint keylatch.keys: yes", "other: call  keylatch.list_keys: yes"},
+    ),
+    "row level security": (
+        "alter table keylatch_internal.keys disable row level security",
+        {"stranger: update label keylatch.keys: yes", "other: insert  keylatch.keys: yes"},
+    ),
+    "a latch": (
+        "alter table keylatch_internal.keys disable trigger keys_update_latch",
+        {"admin: update hint keylatch.keys: yes"},
+    ),
+    "a call": (
+        "grant execute on function keylatch.resolve_key(text, text) to anon",
+        {"anon: call  keylatch.resolve_key: yes"},
+    ),
+    "a new function": (
+        "create function keylatch.extra() returns integer language sql as 'select 1'",
+        {"anon: call  keylatch.extra: yes"},
+    ),
+    "a new column": (
+        "alter table keylatch_internal.key_usage add extra integer",
+        {"anon: select extra keylatch_internal.key_usage: no"},
+    ),
+    "a revoked grant": (
+        "revoke execute on function keylatch.rotate_key from authenticated",
+        {"admin: call  keylatch.rotate_key: no"},
+    ),
+    "a dropped view": (
+        "drop view keylatch.unclaimed_keys",
+        {"missing: delete keylatch.unclaimed_keys"},
+    ),
+}
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("name", DRIFT)
+def test_whatever_became_otherwise_is_named(audit: Program, owner: Connection, name: str) -> None:
+    statement, named = DRIFT[name]
+    owner.execute(statement.encode())
+    assert named <= differences(audit)
+
+
+def test_nothing_is_left_on_a_live_database(audit: Program, owner: Connection) -> None:
+    owner.execute("select from keylatch.issue_key(%s, 'secret')", [People.a])
+    tables = owner.execute(
+        "select c.oid::regclass::text from pg_class as c where c.relkind = 'r'"
+        " and c.relnamespace::regnamespace::text in ('keylatch', 'keylatch_internal', 'auth')"
+    ).fetchall()
+    assert len(tables) > 10
+
+    def everything() -> list[Any]:
+        read = "select xmin::text, ctid::text, t.* from {} as t order by ctid"
+        return [owner.execute(read.format(name).encode()).fetchall() for (name,) in tables]
+
+    before = everything()
+    heard = owner.execute("listen keylatch")
+    audit("audit")
+    assert everything() == before
+    assert list(heard.connection.notifies(timeout=0.2)) == []
+
+
+def test_who_is_not_the_owner_is_told_so(audit: Program, world: World) -> None:
+    other = audit.having(DATABASE_URL=world.database.authenticator_url)
+    assert "permission_denied" in other("audit", code=3).err
+
+
+def test_with_a_tenancy_of_ones_own_it_is_tried_on_another(
+    audit: Program, owner: Connection
+) -> None:
+    owner.execute("drop table keylatch.workspace_membership, keylatch.workspaces cascade")
+    owner.execute(f"{OWN} language sql stable as 'select null::uuid'".encode())
+    named = differences(audit)
+    assert named
+    assert all(one.startswith("missing: ") and "keylatch.workspace" in one for one in named)
+    assert "The tenancy is your own" in audit("audit", code=1).err
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("width", [390, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_whole_without_a_network(
+    audit: Program, owner: Connection, browser: Browser, width: int, scheme: Any
+) -> None:
+    odd = "<script>alert(1)</script>"
+    owner.execute(f'create policy "{odd}" on keylatch_internal.keys using (false)'.encode())
+    for kind in ("secret", "secret"):
+        owner.execute("select from keylatch.issue_key(%s, %s)", [People.a, kind])
+    owner.execute("select from keylatch.keys, keylatch.revoke_key(id) limit 1")
+    audit("audit", "--html", "audit.html")
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    asked: list[str] = []
+    said: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.goto((audit.directory / "audit.html").as_uri())
+    assert len(asked) == 1
+    assert said == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.get_by_text("All as expected of").is_visible()
+    assert page.get_by_role("cell", name=odd, exact=True).count() == 1
+    assert page.get_by_role("row", name="revoked 1").count() == 1
+    assert page.get_by_role("img", name="Keys by status").is_visible()
+    header = page.get_by_role("rowheader", name="insert").first
+    assert header.is_visible()
+    # By keyboard: the links, then each part that may have to be scrolled.
+    stops = []
+    for _ in range(7):
+        page.keyboard.press("Tab")
+        stops.append(
+            page.evaluate(
+                "document.activeElement.getAttribute('aria-label')"
+                " || document.activeElement.textContent"
+            )
+        )
+    assert stops == [
+        *("Matrix", "Policies", "Keys", "Findings"),
+        *("Matrix", "Policies", "Findings"),
+    ]
+    page.screenshot(path=audit.directory / "audit.png", full_page=True)
+    page.close()
+
+
+def test_a_page_that_cannot_be_written_is_said_to_be_so(audit: Program) -> None:
+    assert "cannot be written" in audit("audit", "--html", "none/audit.html", code=2).err
+
+
+def test_the_file_of_expectations_is_whole() -> None:
+    for name, outcomes in expectations().items():
+        assert tuple(outcomes) == tuple(ACTORS), name
+        assert set(outcomes.values()) <= set(OUTCOMES), name
+    assert len(json.dumps(expectations())) > 10_000
