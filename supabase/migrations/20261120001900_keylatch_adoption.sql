@@ -80,7 +80,14 @@ begin
     when v_table.relnamespace::pg_catalog.regnamespace::pg_catalog.text
       in ('keylatch', 'keylatch_internal', 'pg_catalog', 'information_schema')
       then 'is not one of yours'
+    when v_table.relhassubclass then 'has tables that inherit from it'
     when not pg_has_role(v_table.relowner, 'usage') then 'is not owned by you'
+    -- Rows that a policy hides would have no hash, and no proof would count them.
+    when v_table.relforcerowsecurity and not exists (
+      select 1
+      from pg_catalog.pg_roles as r
+      where r.rolname = current_user and (r.rolbypassrls or r.rolsuper)
+    ) then 'forces row security on you'
   end;
   if v_problem is not null then
     raise sqlstate 'PT400' using
@@ -378,9 +385,25 @@ stable
 security invoker
 set search_path = ''
 as $$
+declare
+  -- Where no two rows may have the same key, none may have the same hash: the constraint goes with
+  -- the column in the end.
+  v_unique constant pg_catalog.text := case
+    when exists (
+      select 1
+      from pg_catalog.pg_index as i
+      inner join pg_catalog.pg_attribute as a
+        on i.indrelid = a.attrelid and i.indkey[0] = a.attnum
+      where i.indrelid = p_adoption.relation
+        and a.attname = p_adoption.key_column
+        and i.indisunique
+        and i.indnkeyatts = 1
+        and i.indpred is null
+    ) then 'unique index' else 'index'
+  end;
 begin
   return format(
-    'create index concurrently if not exists %I on %s (%I)',
+    'create %s concurrently if not exists %I on %s (%I)', v_unique,
     (keylatch_internal.adoption_names(p_adoption.relation, p_adoption.key_column))[3],
     p_adoption.relation, p_adoption.hash_column
   );

@@ -282,7 +282,9 @@ create view app.view as select 'a'::text as k;
 create table app.shapes (
     id text primary key, number integer, fixed char(10), made text generated always as ('a') stored
 );
-create table app.child (extra text) inherits (app.shapes);
+create table app.child (number integer);
+create table app.parent (k text);
+create table app.heir () inherits (app.parent);
 create temporary table passing (k text);
 """
 
@@ -311,6 +313,8 @@ create temporary table passing (k text);
         ("app.shapes", "fixed", "is neither text nor varchar."),
         ("app.shapes", "id", "is of the primary key."),
         ("app.child", "number", "is neither text nor varchar."),
+        ("app.parent", "k", "has tables that inherit from it."),
+        ("app.heir", "k", "is inherited."),
     ],
 )
 def test_what_cannot_be_adopted_is_refused(
@@ -320,6 +324,22 @@ def test_what_cannot_be_adopted_is_refused(
     refused = refusal(owner, "adopt_column", names=[table, column])
     assert refused.startswith("invalid_argument: ")
     assert said in refused
+
+
+def test_a_key_that_is_unique_has_a_hash_that_is(owner: Connection) -> None:
+    owner.execute("create table app.single (k text unique)")
+    owner.execute("insert into app.single values ('one')")
+    names = ["app.single", "k"]
+    statement = call(owner, "adopt_column", names=names)["index_statement"]
+    call(owner, "hash_rows", names=names)
+    owner.execute(statement.encode())
+    call(owner, "read_by_hash", names=names)
+    call(owner, "drop_plaintext", "drop plaintext", names=names)
+    call(owner, "hash_rows", names=names)
+    assert call(owner, "drop_plaintext", "drop plaintext", names=names)["phase"] == "dropped"
+    hashed = hashlib.sha256(b"one").hexdigest()
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        owner.execute("insert into app.single values (%s)", [hashed])
 
 
 def test_arguments_and_the_order_of_steps_are_checked(owner: Connection) -> None:
@@ -369,6 +389,19 @@ def test_a_table_that_you_do_not_own_is_not_yours_to_adopt(
         superuser.execute("create table app.theirs (k text)")
         superuser.execute("alter table app.theirs owner to supabase_admin")
     assert "is not owned by you" in refusal(owner, "adopt_column", names=["app.theirs", "k"])
+
+
+def test_rows_that_a_policy_hides_are_not_left_without_a_hash(
+    owner: Connection, database: Database
+) -> None:
+    owner.execute('alter table app."Odd ""T" force row level security')
+    with psycopg.connect(database.superuser_url) as superuser:
+        # Of the owner it has the rights, and not the attribute that row policies do not bind.
+        superuser.execute("create role adopter in role postgres")
+        superuser.execute("set role adopter")
+        assert "forces row security on you" in refusal(superuser, "adopt_column")
+        superuser.rollback()
+    assert call(owner, "adopt_column")["phase"] == "hashing"
 
 
 def test_the_application_reads_with_its_own_rights(owner: Connection, database: Database) -> None:
