@@ -80,7 +80,8 @@ begin
     when v_table.relnamespace::pg_catalog.regnamespace::pg_catalog.text
       in ('keylatch', 'keylatch_internal', 'pg_catalog', 'information_schema')
       then 'is not one of yours'
-    when v_table.relhassubclass then 'has tables that inherit from it'
+    when exists (select 1 from pg_catalog.pg_inherits as h where h.inhparent = v_table.oid)
+      then 'has tables that inherit from it'
     when not pg_has_role(v_table.relowner, 'usage') then 'is not owned by you'
     -- Rows that a policy hides would have no hash, and no proof would count them.
     when v_table.relforcerowsecurity and not exists (
