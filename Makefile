@@ -93,6 +93,9 @@ lint-database: setup ## supabase db lint and db advisors, and what is made from 
 	$(PYTHON) tests/manifest.py --check
 	$(PYTHON) tests/typescript.py --check
 
+release: setup ## check, prove the upgrade, build and tag VERSION; nothing is published
+	@$(PYTHON) tests/release.py $(VERSION)
+
 clean: down ## end that stack, and remove all that setup and the tests made
 	rm -rf .venv tests/node_modules tests/.stack .hypothesis tests/.hypothesis
 	rm -rf $(CACHE)
