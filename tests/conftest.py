@@ -46,6 +46,21 @@ def database(server: Server, template: str) -> Iterator[Database]:
 
 
 @pytest.fixture
+def empty(server: Server) -> Iterator[Database]:
+    """A database with the platform and without keylatch."""
+    with Database(server, f"install_{next(_numbers)}") as database:
+        server.install_platform(database.name)
+        yield database
+
+
+@pytest.fixture
+def other_server(janitor: Janitor) -> Iterator[Server]:
+    """A cluster of the test's own, whose roles are nobody else's."""
+    with Server(janitor=janitor) as server:
+        yield server
+
+
+@pytest.fixture
 def rest(database: Database, tokens: Tokens, janitor: Janitor) -> Iterator[Rest]:
     """The REST API of the test's database."""
     with Rest(database, tokens, janitor=janitor) as rest:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
@@ -15,26 +15,11 @@ import psycopg
 import pytest
 
 from database.fingerprint import SCHEMAS, access, fingerprint
-from stack import CommandFailed, Database, Janitor, Server, push_migrations, run_supabase
+from stack import CommandFailed, Database, Server, push_migrations, run_supabase
 from stack.tools import ROOT, MissingTool
 
 FILES = sorted((ROOT / "supabase" / "migrations").glob("*.sql"))
 AT_ONCE = 20
-
-
-@pytest.fixture
-def empty(server: Server) -> Iterator[Database]:
-    """A database with the platform and nothing of keylatch."""
-    with Database(server, f"install_{uuid4().hex}") as database:
-        server.install_platform(database.name)
-        yield database
-
-
-@pytest.fixture
-def other_server(janitor: Janitor) -> Iterator[Server]:
-    """A cluster of the test's own, which has never heard of keylatch."""
-    with Server(janitor=janitor) as server:
-        yield server
 
 
 def execute(url: str, statement: str) -> None:
