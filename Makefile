@@ -93,6 +93,9 @@ lint-database: setup ## supabase db lint and db advisors, and what is made from 
 	$(PYTHON) tests/manifest.py --check
 	$(PYTHON) tests/typescript.py --check
 
+mutations: setup ## take each guard of the database away, and see a test go red (20 minutes)
+	@$(PYTHON) tests/mutations.py $(MUTATION_ARGS)
+
 release: setup ## check, prove the upgrade, build and tag VERSION; nothing is published
 	@$(PYTHON) tests/release.py $(VERSION)
 

@@ -88,9 +88,23 @@ _UPDATE: LiteralString = "update {table} set {column} = default where {reach}"
 _DELETE: LiteralString = "delete from {table} where {reach}"
 # No privilege; a view, or a column of one, that cannot be written.
 _REFUSED = ("42501", "55000", "0A000")
-_SESSION = """
+_ROWS = """
 with settings as (
   insert into keylatch.session_settings (workspace_id) values (%(workspace)s)
+),
+unclaimed as (
+  insert into keylatch_internal.foreign_hashes (
+    key_id, workspace_id, algorithm, verifier, imported_at
+  )
+  values (%(key_id)s, %(workspace)s, 'bcrypt', '', now())
+),
+used as (
+  insert into keylatch_internal.key_usage (key_id, workspace_id, last_used_at, uses)
+  values (%(key_id)s, %(workspace)s, now(), 1)
+),
+used_today as (
+  insert into keylatch_internal.key_usage_days (key_id, used_on, workspace_id, uses)
+  values (%(key_id)s, now()::date, %(workspace)s, 1)
 )
 insert into keylatch_internal.sessions (
   token_hash, workspace_id, key_id, origin, created_at, expires_at
@@ -274,7 +288,7 @@ def _furnish(
     # The key's events take their places in the chain now, and not at an end that never comes.
     connection.execute("set constraints all immediate")
     connection.execute("set constraints all deferred")
-    connection.execute(_SESSION, {"workspace": workspace, "key_id": key_id})
+    connection.execute(_ROWS, {"workspace": workspace, "key_id": key_id})
     known = {
         "workspace_id": workspace,
         "key": key,
