@@ -171,8 +171,7 @@ begin
   perform set_config('lock_timeout', '20ms', true);
 
   v_progress.rows_written := 0;
-  while v_page < v_pages
-    and clock_timestamp() < v_began + hash_rows.milliseconds * interval '1 ms' loop
+  while v_page < v_pages loop
     v_last := clock_timestamp();
     begin
       execute v_update || v_range
@@ -195,6 +194,8 @@ begin
     elsif clock_timestamp() > v_last + interval '14 ms' then
       v_chunk := greatest(v_chunk / 2, 1);
     end if;
+    -- Asked at the end, so that each call gets on, however slow the machine is.
+    exit when clock_timestamp() >= v_began + hash_rows.milliseconds * interval '1 ms';
   end loop;
 
   perform set_config('session_replication_role', v_role, true)
