@@ -43,6 +43,9 @@ bench-sessions: setup ## measure sessions beside bare statements, and in a flood
 bench-adoption: setup ## measure hashing the rows of a busy table, beside a bare update (a minute)
 	@$(PYTHON) tests/adoption_bench.py $(BENCH_ARGS)
 
+bench-import: setup ## import a million lines, and what memory that takes (two minutes)
+	@$(PYTHON) tests/import_bench.py $(BENCH_ARGS)
+
 soak: setup ## ten minutes of a cached resolver among changes and faults, beside who knows the truth
 	@$(PYTHON) tests/soak.py $(SOAK_ARGS)
 

@@ -61,21 +61,32 @@ parallel safe
 security invoker
 set search_path = ''
 as $$
+declare
+  v_scope pg_catalog.text;
+  v_is_good boolean := p_scopes is not null
+    and coalesce(array_ndims(p_scopes), 1) = 1
+    and cardinality(p_scopes) <= 64;
 begin
-  if p_scopes is null
-    or array_ndims(p_scopes) > 1
-    or cardinality(p_scopes) > 64
-    or cardinality(p_scopes) <> (
-      select count(distinct s.scope) from unnest(p_scopes) as s (scope)
-      where s.scope ~ '^[a-z0-9_.:*-]{1,64}$'
-    )
-  then
-    return row(
-      'scopes must be up to 64 different words of 1 to 64 characters from a-z 0-9 _ . : * -',
-      'For example ["orders:read", "orders:write"].'
-    )::keylatch_internal.problem;
+  if v_is_good then
+    foreach v_scope in array p_scopes loop
+      if v_scope is null or length(v_scope) > 64 or v_scope !~ '^[a-z0-9_.:*-]+$' then
+        v_is_good := false;
+      end if;
+    end loop;
+    -- Only of several one may be there twice. Each key of an import comes by here.
+    if cardinality(p_scopes) > 1 then
+      v_is_good := v_is_good and cardinality(p_scopes) = (
+        select count(distinct s.scope) from unnest(p_scopes) as s (scope)
+      );
+    end if;
   end if;
-  return null;
+  if v_is_good then
+    return null;
+  end if;
+  return row(
+    'scopes must be up to 64 different words of 1 to 64 characters from a-z 0-9 _ . : * -',
+    'For example ["orders:read", "orders:write"].'
+  )::keylatch_internal.problem;
 end;
 $$;
 

@@ -274,7 +274,7 @@ begin
       min(u.place) filter (
         where u.id is not null
           and coalesce((u.found).workspace_id::pg_catalog.text = lower(u.workspace_id), true)
-      ) over (partition by coalesce(u.verifier, encode(u.key_hash, 'hex'))) as first_place
+      ) over (partition by coalesce(convert_to(u.verifier, 'UTF8'), u.key_hash)) as first_place
     from looked_up as u
   )
 

@@ -23,6 +23,8 @@ begin
       l.metadata, l.allowed_origins, l.scopes, l.expires_at, l.suspended_at, l.revoked_at,
       l.revoke_reason, l.created_at, l.created_by, p_now
     from unnest(p_lines) as l
+    -- In one order, so that two imports of the same keys do not wait for each other.
+    order by l.key_hash
     on conflict do nothing
     returning k.id
   )
@@ -165,6 +167,11 @@ begin
       where l.detail is null and l.known_id is null and l.algorithm is null
     ), v_now);
   end if;
+  if not p_dry_run and exists (select 1 from unnest(v_lines) as l where l.algorithm is not null)
+  then
+    -- How many of them a workspace has is counted below: imports with such lines take turns.
+    perform 1 from keylatch_internal.installation for no key update;
+  end if;
   -- One after the other, because each counts for the next.
   for v_line in
     select l.* from unnest(v_lines) as l
@@ -180,21 +187,28 @@ begin
       v_taken := v_taken || keylatch_internal.insert_imported_keys(array[v_line], v_now);
     end if;
   end loop;
+  if not p_dry_run and cardinality(v_taken) + cardinality(v_crowded) < (
+    select count(*) from unnest(v_lines) as l where l.detail is null and l.known_id is null
+  ) then
+    -- Another import took some at the same moment: which, and for whom, can be read by now.
+    v_lines := array(
+      select l from keylatch_internal.read_import_lines(p_batch) as l order by l."position"
+    );
+  end if;
 
   with outcomes as (
     select
       l."position" as place,
       case
         when l.detail is not null or c.place is not null then 'refused'
-        when l.known_id is not null or (t.id is null and not p_dry_run) then 'exists'
+        when l.known_id is not null and t.id is null then 'exists'
         else 'imported'
       end as outcome,
-      -- Of a line that another import took at the same moment nothing more is known.
       coalesce(l.known_id, t.id) as key_id,
       case
         when c.place is not null then 'The workspace has as many unclaimed keys that may be this '
           || 'one as a claim tries: the key could never be claimed.'
-        else coalesce(l.detail, case when l.known_id is null then l.note end)
+        else coalesce(l.detail, case when l.known_id is null or t.id is not null then l.note end)
       end as detail,
       case
         when c.place is not null then 'Give starts_with, if the older system knows what the key '
@@ -202,7 +216,7 @@ begin
         else l.hint
       end as hint
     from unnest(v_lines) as l
-    left join unnest(v_taken) as t (id) on l.id = t.id
+    left join unnest(v_taken) as t (id) on coalesce(l.known_id, l.id) = t.id
     left join unnest(v_crowded) as c (place) on l."position" = c.place
   )
 

@@ -14,6 +14,7 @@ create table keylatch_internal.key_events (
   agent text,
   reason text,
   changes jsonb not null,
+  is_first boolean not null default true,
 
   constraint key_events_pkey primary key (id),
   constraint key_events_event_check check (
@@ -45,6 +46,8 @@ comment on column keylatch_internal.key_events.agent is
 comment on column keylatch_internal.key_events.reason is 'Why, of a revocation.';
 comment on column keylatch_internal.key_events.changes is
   'Old and new of each public field that changed: {"label": {"old": "a", "new": "b"}}.';
+comment on column keylatch_internal.key_events.is_first is
+  'Whether it is the first of its statement: that one takes the others along into the chain.';
 
 revoke all on table keylatch_internal.key_events from public, anon, authenticated, service_role;
 grant select on table keylatch_internal.key_events to authenticated, service_role;
@@ -236,7 +239,8 @@ begin
   end if;
   v_source := keylatch_internal.current_source();
   insert into keylatch_internal.key_events (
-    workspace_id, key_id, event, occurred_at, user_id, role, login, address, agent, reason, changes
+    workspace_id, key_id, event, occurred_at, user_id, role, login, address, agent, reason, changes,
+    is_first
   )
   select
     n.workspace_id,
@@ -253,11 +257,37 @@ begin
     v_source.address,
     v_source.agent,
     n.revoke_reason,
-    (
-      select jsonb_object_agg(f.name, jsonb_build_object('new', f.value))
-      from jsonb_each(keylatch_internal.event_fields(n)) as f (name, value)
-      where f.value <> 'null'
+    -- By name, at a third of what it costs to go through event_fields: an import makes many.
+    jsonb_build_object(
+      'kind', jsonb_build_object('new', n.kind),
+      'environment', jsonb_build_object('new', n.environment),
+      'hint', jsonb_build_object('new', n.hint),
+      'label', jsonb_build_object('new', n.label),
+      'metadata', jsonb_build_object('new', n.metadata),
+      'allowed_origins', jsonb_build_object('new', n.allowed_origins),
+      'scopes', jsonb_build_object('new', n.scopes)
     )
+    || case
+      when n.expires_at is null then '{}'
+      else jsonb_build_object('expires_at', jsonb_build_object('new', n.expires_at))
+    end
+    || case
+      when n.rotated_from is null then '{}'
+      else jsonb_build_object('rotated_from', jsonb_build_object('new', n.rotated_from))
+    end
+    || case
+      when n.suspended_at is null then '{}'
+      else jsonb_build_object('suspended_at', jsonb_build_object('new', n.suspended_at))
+    end
+    || case
+      when n.superseded_at is null then '{}'
+      else jsonb_build_object('superseded_at', jsonb_build_object('new', n.superseded_at))
+    end
+    || case
+      when n.revoked_at is null then '{}'
+      else jsonb_build_object('revoked_at', jsonb_build_object('new', n.revoked_at))
+    end,
+    row_number() over () = 1
   from new_keys as n;
   return null;
 end;

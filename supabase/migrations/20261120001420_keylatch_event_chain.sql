@@ -102,31 +102,31 @@ security invoker
 set search_path = ''
 as $$
 declare
-  v_field pg_catalog.text;
-  v_text pg_catalog.text := '';
+  -- Microseconds since 1970, which no setting writes differently.
+  v_occurred constant pg_catalog.text :=
+    (extract(epoch from p_event.occurred_at) * 1000000)::bigint;
+  v_changes constant pg_catalog.text := p_event.changes;
 begin
   -- Fixed for good: a field is its length in bytes, a colon, itself and a comma; null is "-,". So
-  -- no two events have the same text, whatever somebody writes into a label.
-  foreach v_field in array array[
-    'keylatch event 1',
-    p_event.workspace_id::pg_catalog.text,
-    p_number::pg_catalog.text,
-    p_event.id::pg_catalog.text,
-    p_event.key_id::pg_catalog.text,
-    p_event.event,
-    -- Microseconds since 1970, which no setting writes differently.
-    (extract(epoch from p_event.occurred_at) * 1000000)::bigint::pg_catalog.text,
-    p_event.user_id::pg_catalog.text,
-    p_event.role,
-    p_event.login,
-    p_event.address,
-    p_event.agent,
-    p_event.reason,
-    p_event.changes::pg_catalog.text
-  ] loop
-    v_text := v_text || coalesce(octet_length(v_field) || ':' || v_field, '-') || ',';
-  end loop;
-  return sha256(coalesce(p_previous, '') || convert_to(v_text, 'UTF8'));
+  -- no two events have the same text, whatever somebody writes into a label. A UUID has 36 bytes.
+  return sha256(coalesce(p_previous, '') || convert_to(
+    concat(
+      '16:keylatch event 1,36:', p_event.workspace_id,
+      ',', length(p_number::pg_catalog.text), ':', p_number,
+      ',', length(p_event.id::pg_catalog.text), ':', p_event.id,
+      ',36:', p_event.key_id,
+      ',', length(p_event.event), ':', p_event.event,
+      ',', length(v_occurred), ':', v_occurred,
+      ',', coalesce('36:' || p_event.user_id, '-'),
+      ',', octet_length(p_event.role), ':', p_event.role,
+      ',', octet_length(p_event.login), ':', p_event.login,
+      ',', coalesce(octet_length(p_event.address) || ':' || p_event.address, '-'),
+      ',', coalesce(octet_length(p_event.agent) || ':' || p_event.agent, '-'),
+      ',', coalesce(octet_length(p_event.reason) || ':' || p_event.reason, '-'),
+      ',', octet_length(v_changes), ':', v_changes, ','
+    ),
+    'UTF8'
+  ));
 end;
 $$;
 
@@ -183,7 +183,17 @@ security definer
 set search_path = ''
 as $$
 declare
-  v_id bigint := new.id;
+  -- What is visible and has no link is of this transaction: others link theirs as they commit. A
+  -- cursor, and the links looked up one by one, because a plan for all rows fits no table that
+  -- grows for ever.
+  v_unlinked cursor for
+  select e as event
+  from keylatch_internal.key_events as e
+  where e.id >= new.id
+    and not exists (
+      select 1 from keylatch_internal.key_event_links as l where l.event_id = e.id offset 0
+    )
+  order by e.id;
   v_event keylatch_internal.key_events;
   v_first keylatch_internal.key_events;
   v_events keylatch_internal.key_events[] := '{}';
@@ -192,25 +202,11 @@ declare
   v_links keylatch_internal.key_event_links[] := '{}';
 begin
   -- The first event of a transaction takes all others of it along.
-  if exists (select 1 from keylatch_internal.key_event_links as l where l.event_id = v_id) then
+  if exists (select 1 from keylatch_internal.key_event_links as l where l.event_id = new.id) then
     return null;
   end if;
-
-  -- What is visible and has no link is of this transaction: others link theirs as they commit. One
-  -- at a time by the index, since no plan for all of them fits a table that grows for ever.
-  loop
-    select e.* into v_event
-    from keylatch_internal.key_events as e
-    where e.id >= v_id
-    order by e.id
-    limit 1;
-    exit when not found;
-    if not exists (
-      select 1 from keylatch_internal.key_event_links as l where l.event_id = v_event.id
-    ) then
-      v_events := v_events || v_event;
-    end if;
-    v_id := v_event.id + 1;
+  for v_one in v_unlinked loop
+    v_events := v_events || v_one.event;
   end loop;
 
   -- One workspace after the other in one order, so that two transactions take turns.
@@ -273,9 +269,12 @@ after insert on keylatch_internal.key_events
 deferrable initially deferred
 for each row
 when (
-  -- Asked here because from version 16 on nothing may be deferred in such a worker.
-  pg_catalog.current_setting('session_replication_role') <> 'replica'
-  or not keylatch_internal.is_apply_worker()
+  new.is_first
+  and (
+    -- Asked here because from version 16 on nothing may be deferred in such a worker.
+    pg_catalog.current_setting('session_replication_role') <> 'replica'
+    or not keylatch_internal.is_apply_worker()
+  )
 )
 execute function keylatch_internal.link_key_events();
 alter table keylatch_internal.key_events enable always trigger key_events_insert_link;

@@ -202,7 +202,10 @@ def import_keys(lines: Iterable[Mapping[str, object]], *, dry_run: bool) -> Call
     """Describe `import_keys`."""
     if isinstance(lines, str | bytes | Mapping) or not isinstance(lines, Iterable):
         raise InvalidArgument.of("lines", f"is {_name(lines)}, not a list of lines")
-    batch = Batch(import_line(f"lines[{n}]", line) for n, line in enumerate(lines, 1))
+    if isinstance(lines, Batch):
+        batch = lines  # of a file, whose reader looked at each line
+    else:
+        batch = Batch(import_line(f"lines[{n}]", line) for n, line in enumerate(lines, 1))
     arguments = {"batch": batch, "dry_run": _bool("dry_run", dry_run)}
     return Call("import_keys", arguments, partial(read_one, ImportReport))
 
@@ -223,7 +226,10 @@ def import_line(name: str, line: object) -> dict[str, object]:
     if not isinstance(line, Mapping):
         raise InvalidArgument.of(name, f"is {_name(line)}, not a JSON object")
     return {
-        _text(name, field): _line_value(f"{name}.{field}", field, value)
+        # Most are plain texts, and of a file there are millions.
+        _text(name, field): value
+        if type(value) is str and field != "key" and not _UNSENDABLE.search(value)
+        else _line_value(f"{name}.{field}", field, value)
         for field, value in line.items()
     }
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from .errors import NotInstalled, UnexpectedAnswer
@@ -48,7 +49,7 @@ def read_all(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, .
 
 def _read(model: type[T], row: Mapping[str, object]) -> T:
     values = {}
-    for name, kind in _fields_of(model):
+    for name, kind in _fields_of(cast(Hashable, model)):
         if name not in row:
             raise NotInstalled(
                 "schema_too_old",
@@ -65,8 +66,9 @@ def _read(model: type[T], row: Mapping[str, object]) -> T:
     raise UnexpectedAnswer(detail=f"{name} of {model.__name__} is not readable as {kind}")
 
 
-def _fields_of(model: Any) -> list[tuple[str, str]]:
-    return [(one.name, str(one.type)) for one in fields(model)]
+@cache
+def _fields_of(model: Hashable) -> list[tuple[str, str]]:
+    return [(one.name, str(one.type)) for one in fields(cast(Any, model))]
 
 
 def _of_type(kind: type[T]) -> Callable[[object], T]:

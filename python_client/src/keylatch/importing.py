@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from queue import SimpleQueue
 from typing import Any, BinaryIO
 
 from . import _calls
 from .client import Keylatch
 from .errors import InvalidArgument
 from .models import ImportOutcome, ImportReport
+from .transports import Batch
 
 BATCH = 5000
 """How many lines go to the database at once, in one transaction."""
@@ -83,34 +86,50 @@ def read_lines(
 
 
 def import_file(
-    keylatch: Keylatch,
+    clients: Sequence[Keylatch],
     lines: Iterable[Line],
     *,
     dry_run: bool = False,
     done: Callable[[int, list[Outcome]], None],
 ) -> None:
-    """Import lines in batches; while one is in the database the next one is read.
+    """Import lines in batches; while some are in the database the next one is read.
 
     Args:
-        keylatch: A client of the service role.
+        clients: Clients of the service role; each has one batch at a time.
         lines: As `read_lines` gives them.
         dry_run: Only say what would come of it.
-        done: Called after each batch, with the number of its last line and what came of them all.
+        done: Called after each batch in its order, with the number of its last line and what came
+            of them all.
 
     Raises:
         KeylatchError: A batch failed as a whole; those before it are imported.
     """
+    free: SimpleQueue[Keylatch] = SimpleQueue()
+    for client in clients:
+        free.put(client)
+
+    def send(batch: list[Line]) -> ImportReport:
+        client = free.get()
+        try:
+            return client.import_keys(
+                Batch(line.fields for line in batch if line.fields is not None), dry_run=dry_run
+            )
+        finally:
+            free.put(client)
+
     lines = iter(lines)
-    with ThreadPoolExecutor(1, "keylatch-import") as sender:
-        sent: tuple[list[Line], Future[ImportReport]] | None = None
-        while batch := list(islice(lines, BATCH)):
-            fields = [line.fields for line in batch if line.fields is not None]
-            report = sender.submit(keylatch.import_keys, fields, dry_run=dry_run)
-            if sent:
-                _tell(*sent, done)
-            sent = batch, report
-        if sent:
-            _tell(*sent, done)
+    sent: deque[tuple[list[Line], Future[ImportReport]]] = deque()
+    with ThreadPoolExecutor(len(clients), "keylatch-import") as sender:
+        try:
+            while batch := list(islice(lines, BATCH)):
+                sent.append((batch, sender.submit(send, batch)))
+                if len(sent) > len(clients):
+                    _tell(*sent.popleft(), done)
+            while sent:
+                _tell(*sent.popleft(), done)
+        except BaseException:
+            sender.shutdown(cancel_futures=True)
+            raise
 
 
 def _tell(

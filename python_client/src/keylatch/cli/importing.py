@@ -25,6 +25,9 @@ File = Annotated[
     str, typer.Argument(metavar="FILE", help="A .csv or .jsonl file; - for stdin, see --format.")
 ]
 
+# A batch keeps one core of the server busy; more of them would take the server from others.
+_CONNECTIONS = 2
+
 
 class _Unfit(Exception):
     """Nothing of the beginning of a file can be imported: it is not what was meant."""
@@ -74,7 +77,8 @@ def import_(
         lines = read_lines(stream, kind, defaults=defaults_of(set_ or []))
         lines = dropwhile(lambda line: line.number < from_line, lines)
         try:
-            import_file(connect(options), lines, dry_run=dry_run, done=done)
+            clients = [connect(options) for _ in range(_CONNECTIONS)]
+            import_file(clients, lines, dry_run=dry_run, done=done)
         except _Unfit:
             output.note("Stopped: of the beginning of the file nothing can be imported.")
         except (KeylatchError, KeyboardInterrupt):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..errors import UnexpectedAnswer
 from ..secret import Secret
@@ -15,7 +15,7 @@ VIEWS = frozenset({"keys", "key_usage", "unclaimed_keys"})
 """What is read where a function would be called: an argument is the value of a column."""
 
 
-class Batch(list[object]):
+class Batch(list[Any]):
     """A list that is sent as JSON, and not as an array of SQL."""
 
 
