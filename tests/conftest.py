@@ -1,8 +1,10 @@
 """What tests ask for by name: a server, a migrated database, its REST API, its people."""
 
 import itertools
+import os
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from stack import Database, Janitor, People, Rest, Server, Tokens
@@ -28,8 +30,15 @@ def server(janitor: Janitor) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def template(server: Server) -> str:
-    """The name of a database with the platform, all migrations and pgTAP; it must stay unused."""
-    return make_template(server)
+    """The name of a database with the platform, all migrations and pgTAP; it must stay unused.
+
+    tests/mutations.py lets it lack a guard.
+    """
+    name = make_template(server)
+    if removal := os.environ.get("KEYLATCH_MUTATION"):
+        with psycopg.connect(server.url(name)) as owner:
+            owner.execute(removal.encode())
+    return name
 
 
 @pytest.fixture(scope="session")

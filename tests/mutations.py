@@ -2,9 +2,12 @@
 
 The guards are read from the catalog, so that a new one is tried as well: triggers, policies, row
 level security, constraints and unique indexes, and what is granted. For each a copy of a migrated
-database loses it; then the pgTAP files run, without the one that lists grants and would notice
-anything, and `keylatch audit`, which tries everything as everybody. What no test misses survives,
-and is named at the end.
+database loses it. Then three ask, one after the other until one sees it: `keylatch audit`, which
+tries everything as everybody; the pgTAP files; and the suite on a template that has lost it. What
+only compares with a list of what should be there is not asked: it would notice anything.
+
+What saw which is written to tests/mutations.json, and a test of the suite holds that against the
+catalog: a guard that was never taken away, or that nothing missed, is a failure there.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import NamedTuple
 
 import psycopg
 from rich.console import Console
@@ -27,11 +31,18 @@ from keylatch.audit import audit
 from keylatch.errors import KeylatchError
 from stack import Database, Janitor, Server
 from stack.database import make_template
-from stack.tools import ROOT, pg_prove
+from stack.tools import ROOT, TESTS, pg_prove
 
-# It compares with a list, and goes red whatever is changed: no proof of anything.
+RESULTS = TESTS / "mutations.json"
+# These compare with a list, and go red whatever is changed: no proof of anything.
 LISTS = "grants.test.sql"
-RESULTS = ROOT / "tests" / ".bench" / "mutations.json"
+SUITE = ["database", "security", "identity", "client", "cache", "web"]
+SUITE_LISTS = [
+    "database/test_installs.py",
+    "security/test_functions.py",
+    "security/test_mutations.py",
+    "security/test_owners_rights.py",
+]
 GUARDS = """
 with tables as (
   select c.oid, c.oid::regclass::text as name, c.relkind, c.relrowsecurity, c.relacl, c.relowner
@@ -43,6 +54,7 @@ select 'trigger', t.name || ' ' || g.tgname, format('drop trigger %I on %s', g.t
 from tables as t inner join pg_trigger as g on t.oid = g.tgrelid
 where not g.tgisinternal
 union all
+-- Open to all; one that is so already hides all.
 select 'policy', t.name || ' ' || p.polname,
   format('drop policy %I on %s; create policy %I on %s for %s to %s', p.polname, t.name, p.polname,
     t.name,
@@ -50,7 +62,11 @@ select 'policy', t.name || ' ' || p.polname,
       when 'd' then 'delete' else 'all' end,
     (select string_agg(case r.oid when 0 then 'public' else r.oid::regrole::text end, ', ')
       from unnest(p.polroles) as r (oid)))
-  || case when p.polqual is null then '' else ' using (true)' end
+  || case
+    when p.polqual is null then ''
+    when pg_get_expr(p.polqual, p.polrelid) = 'true' then ' using (false)'
+    else ' using (true)'
+  end
   || case when p.polwithcheck is null and p.polcmd <> 'a' then '' else ' with check (true)' end
 from tables as t inner join pg_policy as p on t.oid = p.polrelid
 union all
@@ -79,32 +95,37 @@ order by 1, 2
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mutation:
-    """A guard that is taken away.
+class Guard(NamedTuple):
+    """A guard of the database.
 
     Attributes:
         kind: trigger, policy, row security, check, unique, foreign key or grant.
-        guard: Which.
-        statement: What takes it away.
-        red: The tests that went red.
+        name: Which.
+        removal: The statement that takes it away.
     """
 
     kind: str
-    guard: str
-    statement: str
-    red: tuple[str, ...] = ()
+    name: str
+    removal: str
 
 
-def guards(database: Database) -> Iterator[Mutation]:
+def guards(connection: psycopg.Connection[tuple[str, str, str]]) -> list[Guard]:
     """Read the guards of a migrated database."""
-    with psycopg.connect(database.url) as owner:
-        for kind, guard, statement in owner.execute(GUARDS.encode()).fetchall():
-            yield Mutation(kind=kind, guard=guard, statement=statement)
+    return [Guard(*row) for row in connection.execute(GUARDS.encode()).fetchall()]
 
 
-def red(database: Database) -> tuple[str, ...]:
-    """The tests that go red on this database."""
+def seen_by_audit(database: Database) -> list[str]:
+    """Ask `keylatch audit`."""
+    with psycopg.connect(database.url, autocommit=True) as owner:
+        try:
+            is_clean = audit(owner).is_clean
+        except KeylatchError:
+            is_clean = False
+    return [] if is_clean else ["keylatch audit"]
+
+
+def seen_by_pgtap(database: Database) -> list[str]:
+    """Ask the pgTAP files, and name those that failed."""
     files = sorted((ROOT / "supabase" / "tests" / "database").glob("*.test.sql"))
     server = database.server
     done = subprocess.run(
@@ -121,55 +142,85 @@ def red(database: Database) -> tuple[str, ...]:
         text=True,
         check=False,
     )
-    failed = set(re.findall(r"(\w+\.test\.sql)\s+\(Wstat", done.stdout))
+    failed = sorted(set(re.findall(r"(\w+\.test\.sql)\s+\(Wstat", done.stdout)))
     assert bool(failed) is (done.returncode != 0), done.stdout
-    with psycopg.connect(database.url, autocommit=True) as owner:
-        try:
-            if not audit(owner).is_clean:
-                failed.add("keylatch audit")
-        except KeylatchError:
-            failed.add("keylatch audit")
-    return tuple(sorted(failed))
+    return failed
+
+
+def seen_by_suite(guard: Guard) -> list[str]:
+    """Ask the tests in Python, and name the first ones that failed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-m", "not one_server", *SUITE]
+        + [f"--ignore={path}" for path in SUITE_LISTS],
+        env={**os.environ, "KEYLATCH_MUTATION": guard.removal},
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    failed = sorted(set(re.findall(r"^(?:FAILED|ERROR) (\S+?)(?:\[| |$)", done.stdout, re.M)))
+    assert bool(failed) is (done.returncode != 0), done.stdout
+    return failed
 
 
 def main() -> int:
     """Try each guard, print and save what went red; 1 where one survived."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="guards of this kind")
+    parser.add_argument("--only", default="", help="guards of this kind, or whose name has this")
+    parser.add_argument("--new", action="store_true", help="those that nothing is known to miss")
     options = parser.parse_args()
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     janitor = Janitor()
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    tried: list[Mutation] = []
+    numbers = count(1)
     with Server(janitor=janitor) as server:
         template = make_template(server)
         with Database(server, "whole", template) as whole:
-            assert red(whole) == (), "a test is red with every guard in its place"
-            found = [one for one in guards(whole) if options.only in one.kind]
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            for one in progress.track(found):
-                with Database(server, "mutated", template) as mutated:
-                    with psycopg.connect(mutated.url, autocommit=True) as owner:
-                        owner.execute(one.statement.encode())
-                    seen = Mutation(
-                        kind=one.kind, guard=one.guard, statement=one.statement, red=red(mutated)
-                    )
-                    tried.append(seen)
+            assert not seen_by_audit(whole) and not seen_by_pgtap(whole), "red with every guard"
+            with psycopg.connect(whole.url) as owner:
+                found = guards(owner)
+
+        def quickly(guard: Guard) -> list[str]:
+            with Database(server, f"mutated_{next(numbers)}", template) as database:
+                with psycopg.connect(database.url, autocommit=True) as owner:
+                    owner.execute(guard.removal.encode())
+                return seen_by_audit(database) or seen_by_pgtap(database)
+
+        chosen = [
+            one
+            for one in found
+            if (options.only == one.kind or options.only in one.name)
+            and not (options.new and known.get(f"{one.kind}: {one.name}"))
+        ]
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+        with (
+            ThreadPoolExecutor(2) as pool,
+            Progress(*columns, console=Console(stderr=True), transient=True) as progress,
+        ):
+            results = progress.track(pool.map(quickly, chosen), total=len(chosen))
+            red = dict(zip(chosen, results, strict=True))
     janitor.close()
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps([asdict(one) for one in tried], indent=2) + "\n")
+    for one in [one for one, tests in red.items() if not tests]:
+        red[one] = seen_by_suite(one)
+    now = {f"{one.kind}: {one.name}": tests for one, tests in red.items()}
+    names = {f"{one.kind}: {one.name}" for one in found}
+    kept = {name: tests for name, tests in {**known, **now}.items() if name in names}
+    RESULTS.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
+
     table = Table(title="Each guard taken away, and what went red")
-    for column in ("", "guards", "seen", "survived"):
+    for column in ("", "guards", "audit", "pgTAP", "suite", "survived"):
         table.add_column(column, justify="left" if not column else "right")
-    for kind in dict.fromkeys(one.kind for one in tried):
-        of_kind = [one for one in tried if one.kind == kind]
-        seen_ones = sum(bool(one.red) for one in of_kind)
-        table.add_row(kind, str(len(of_kind)), str(seen_ones), str(len(of_kind) - seen_ones))
+    for kind in dict.fromkeys(one.kind for one in red):
+        seen = [tests for one, tests in red.items() if one.kind == kind]
+        audited = sum(tests == ["keylatch audit"] for tests in seen)
+        specified = sum(bool(tests) and tests[0].endswith(".sql") for tests in seen)
+        survived = sum(not tests for tests in seen)
+        suite = len(seen) - audited - specified - survived
+        table.add_row(kind, *map(str, (len(seen), audited, specified, suite, survived)))
     console = Console(width=80, highlight=False)
     console.print(table)
-    survivors = [one for one in tried if not one.red]
+    survivors = [one for one, tests in red.items() if not tests]
     for one in survivors:
-        console.print(f"survived: {one.kind}: {one.guard}", markup=False, soft_wrap=True)
-    console.print(f"Saved: {RESULTS.relative_to(ROOT)}")
+        console.print(f"survived: {one.kind}: {one.name}", markup=False, soft_wrap=True)
     return int(bool(survivors))
 
 

@@ -64,6 +64,7 @@ PRINTERS: dict[str, Callable[[object], str]] = {
 @pytest.mark.parametrize("name", PRINTERS)
 @pytest.mark.parametrize("value", [Secret(SECRET), ISSUED], ids=["the secret", "a result"])
 def test_nothing_that_prints_shows_the_value(name: str, value: object) -> None:
+    """Threat: a key or secret shows up in a repr."""
     text = PRINTERS[name](value)
     assert SECRET not in text
     assert SECRET[11:-4] not in text

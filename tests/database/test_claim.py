@@ -238,6 +238,7 @@ def test_two_claims_at_once_make_one_native_hash(world: World, service: Connecti
 def test_a_revocation_at_the_same_moment_wins_over_a_claim(
     world: World, service: Connection
 ) -> None:
+    """Threat: upgrade racing revoke."""
     keys = [f"old_key_revoked_meanwhile_{n}" for n in range(100)]
     lines = [line(**pbkdf2(key, "hex", "hex"), starts_with=key) for key in keys]
     ids = [UUID(one["key_id"]) for one in import_(service, *lines)["lines"]]

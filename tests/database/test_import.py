@@ -327,6 +327,7 @@ def test_an_import_and_the_deletion_of_its_workspace_leave_no_living_key(world: 
 def test_the_events_of_an_import_name_each_key_and_no_hash(
     world: World, service: Connection
 ) -> None:
+    """Threat: a key or secret shows up in an event row."""
     import_(service, line(key=OLD, revoked_at="2024-01-01", revoke_reason="old"), line(**PBKDF2))
     rows = world.owner.execute(
         "select event, reason, changes::text from keylatch.list_events(%s)", [People.a]

@@ -35,6 +35,7 @@ def world(database: Database, people: People) -> World:
 
 @GRACES
 def test_of_fifty_rotations_of_one_key_at_once_exactly_one_wins(world: World, grace: str) -> None:
+    """Threat: rotate racing rotate; no second secret appears."""
     old, _ = world.issue()
 
     def rotate(alice: Connection) -> Callable[[], Outcome]:
@@ -134,6 +135,7 @@ def test_a_cascade_that_waits_for_the_rotation_of_a_successor_takes_what_that_ma
 def test_rotations_and_revocations_at_random_leave_no_key_living_that_a_caller_was_told_is_dead(
     world: World,
 ) -> None:
+    """Threat: revoke racing rotate: what was once reported revoked never resolves again."""
     seed = secrets.randbits(32)
     chance = random.Random(seed)  # noqa: S311 - it only shuffles
     sessions = [world.session() for _ in range(3)]

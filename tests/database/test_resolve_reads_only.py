@@ -64,6 +64,7 @@ def value(connection: Connection, query: str, *parameters: object) -> Any:
 def test_resolving_takes_no_transaction_id_no_row_lock_and_no_lock_but_a_readers(
     database: Database, keys: Keys
 ) -> None:
+    """Threat: a read leaves a write or a row lock."""
     with psycopg.connect(database.superuser_url, autocommit=True) as watcher:
         xmax = "select array_agg(xmax::text order by id) from keylatch_internal.keys"
         before = value(watcher, xmax)
@@ -84,6 +85,7 @@ def test_resolving_takes_no_transaction_id_no_row_lock_and_no_lock_but_a_readers
 
 
 def test_a_thousand_resolves_write_nothing_to_the_log(database: Database, keys: Keys) -> None:
+    """Threat: a read leaves a WAL record."""
     runtime = database.connect("keylatch_resolver")
     with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
         superuser.execute("vacuum (freeze, analyze)")

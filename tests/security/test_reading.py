@@ -21,6 +21,9 @@ HASH_READS = (
     "copy keylatch_internal.keys to stdout",
     "create index on keylatch_internal.keys (key_hash)",
 )
+EVENT_TABLES = [
+    f"keylatch_internal.{name}" for name in ("key_events", "key_event_links", "key_event_heads")
+]
 
 
 @pytest.mark.parametrize("who", OUTSIDERS)
@@ -43,6 +46,29 @@ def test_outsiders_read_no_key_of_another_workspace(world: World, who: str) -> N
                 assert made.key not in shown
         listed = world.call(who, "list_keys", workspace_id=str(world.people.a))
         assert listed.text == "[]" or listed.status_code in (401, 403)
+
+
+@pytest.mark.parametrize("who", OUTSIDERS)
+def test_outsiders_read_no_event_of_another_workspace(world: World, who: str) -> None:
+    """Threat: anon, mia, bob read A's events."""
+    with world.nothing_changes(), world.connect(who) as outsider:
+        for relation in ("keylatch.key_events", *EVENT_TABLES):
+            try:
+                found = outsider.execute(
+                    f"select * from {relation} where workspace_id = %s", [world.people.a]
+                )
+            except psycopg.errors.InsufficientPrivilege:
+                outsider.rollback()
+            else:
+                assert found.fetchall() == []
+    listed = world.call(who, "list_events", workspace_id=str(world.people.a))
+    verified = world.call(who, "verify_events", workspace_id=str(world.people.a))
+    if listed.status_code == 200:
+        assert (listed.json(), verified.json()["events"]) == ([], 0)
+    else:
+        assert {listed.status_code, verified.status_code} <= {401, 403}
+    shown = world.request(who, "GET", "key_events").text
+    assert not any(str(made.id) in shown for made in world.keys.values())
 
 
 @pytest.mark.parametrize("who", [*OUTSIDERS, "alice"])
