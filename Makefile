@@ -25,8 +25,8 @@ down: ## end that stack
 status: setup ## print how to reach that stack, or that it is down
 	@$(STACK) status
 
-demo: setup ## tell the story of a key, in this terminal
-	@$(PYTHON) tests/demo.py
+demo: setup ## tell the story of a key; with DEMO_ARGS=--audit what an auditor sees then
+	@$(PYTHON) tests/demo.py $(DEMO_ARGS)
 
 bench: setup ## measure what resolving costs, beside the limit and other ways (about 10 minutes)
 	@$(PYTHON) tests/bench.py $(BENCH_ARGS)

@@ -63,12 +63,8 @@ def _database() -> str | None:
     return dict(line.split("=", 1) for line in lines).get("DATABASE_URL")
 
 
-def main() -> int:
-    """Ask all questions and print the answers; 1 if no database is there to ask."""
-    url = _database()
-    if url is None:
-        print("no database to ask: run `make up`, or set DATABASE_URL", file=sys.stderr)
-        return 1
+def ask(url: str) -> None:
+    """Ask a database all questions and print the answers."""
     console = Console(highlight=False)
     with psycopg.connect(url) as connection:
         connection.read_only = True
@@ -86,6 +82,15 @@ def main() -> int:
             for row in rows:
                 table.add_row(*("" if value is None else str(value) for value in row))
             console.print(table)
+
+
+def main() -> int:
+    """Ask, and return the exit code: 1 if no database is there to ask."""
+    url = _database()
+    if url is None:
+        print("no database to ask: run `make up`, or set DATABASE_URL", file=sys.stderr)
+        return 1
+    ask(url)
     return 0
 
 

@@ -6,6 +6,7 @@ the demo with exit code 1.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 from supabase import Client, ClientOptions, create_client
 
+from audit import ask
 from keylatch import Keylatch
 from keylatch.errors import KeylatchError
 from keylatch.models import ResolvedKey
@@ -244,6 +246,9 @@ def revive(stack: Stack, admin_client: Client, key_id: Any) -> None:
 
 def main() -> int:
     """Start the stack, tell the story, end the stack."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--audit", action="store_true", help="then ask all questions of sql/audit")
+    options = parser.parse_args()
     began = time.monotonic()
     waiting = Progress(
         SpinnerColumn(),
@@ -269,6 +274,9 @@ def main() -> int:
         except (Unexpected, KeylatchError) as error:
             console.print(f"\n[bold red]Not as told:[/bold red] {error}")
             return 1
+        if options.audit:
+            chapter("What an auditor asks of this database")
+            ask(stack.database_url)
     console.print(
         f"\nAll as told, in {time.monotonic() - began:.1f} s. "
         "Next: [bold]make test[/bold], or [bold]make up[/bold] for a stack of your own."
