@@ -22,7 +22,17 @@ def world(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> It
             yield world
 
 
-@pytest.fixture(scope="session", params=VARIANTS)
+# Of each way to the database one tells what another server answers; the others send the same.
+_ON_EVERY_SERVER = ("postgrest-sync", "connection-async")
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        pytest.param(variant, marks=[] if variant in _ON_EVERY_SERVER else [pytest.mark.one_server])
+        for variant in VARIANTS
+    ],
+)
 def clients(world: World, request: pytest.FixtureRequest) -> Iterator[Clients]:
     """The clients of one transport, sync or async; a test that asks for them runs over each."""
     with Clients(world, request.param) as clients:
