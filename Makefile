@@ -72,6 +72,10 @@ test-installed: setup ## pgTAP and pytest on the installed PostgreSQL
 test-17 test-18: test-%: setup ## the same on 17, and on 18, without what says the same on each
 	KEYLATCH_PG=$* $(MAKE) --no-print-directory test-sql test-python PYTEST_ARGS='-m "not one_server"'
 
+test-containers: setup ## the same on PostgreSQL in containers: KEYLATCH_IMAGE, or Supabase's, or one built here
+	@tests/setup.sh --containers
+	$(STACK) contained $(MAKE) --no-print-directory test-sql test-python PYTEST_ARGS='-m "not one_server"'
+
 test-sql: setup ## pgTAP alone, on KEYLATCH_PG (15, 17, 18; the installed one)
 	$(STACK) prove
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from stack import Database, Janitor, People, Rest, Server, Tokens
+from stack import Cluster, Database, Janitor, People, Rest, Server, Tokens, chosen_cluster
+from stack.chosen import chosen_image
 from stack.database import make_template
 
 _numbers = itertools.count(1)
@@ -22,14 +23,21 @@ def janitor() -> Iterator[Janitor]:
 
 
 @pytest.fixture(scope="session")
-def server(janitor: Janitor) -> Iterator[Server]:
-    """A PostgreSQL server with the platform's roles; `KEYLATCH_PG` chooses its version."""
-    with Server(janitor=janitor) as server:
+def server(janitor: Janitor) -> Iterator[Cluster]:
+    """A PostgreSQL with the platform's roles; `KEYLATCH_PG` or `KEYLATCH_IMAGE` chooses it."""
+    with chosen_cluster(janitor=janitor) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def template(server: Server) -> str:
+def local_server(server: Cluster) -> Server:
+    """`server`, for tests of its processes and files; where it is a container they do not run."""
+    assert isinstance(server, Server)
+    return server
+
+
+@pytest.fixture(scope="session")
+def template(server: Cluster) -> str:
     """The name of a database with the platform, all migrations and pgTAP; it must stay unused.
 
     tests/mutations.py lets it lack a guard.
@@ -48,14 +56,14 @@ def tokens() -> Tokens:
 
 
 @pytest.fixture
-def database(server: Server, template: str) -> Iterator[Database]:
+def database(server: Cluster, template: str) -> Iterator[Database]:
     """A copy of the template for one test."""
     with Database(server, f"test_{next(_numbers)}", template) as database:
         yield database
 
 
 @pytest.fixture
-def empty(server: Server) -> Iterator[Database]:
+def empty(server: Cluster) -> Iterator[Database]:
     """A database with the platform and without keylatch."""
     with Database(server, f"install_{next(_numbers)}") as database:
         server.install_platform(database.name)
@@ -63,9 +71,9 @@ def empty(server: Server) -> Iterator[Database]:
 
 
 @pytest.fixture
-def other_server(janitor: Janitor) -> Iterator[Server]:
+def other_server(janitor: Janitor) -> Iterator[Cluster]:
     """A cluster of the test's own, whose roles are nobody else's."""
-    with Server(janitor=janitor) as server:
+    with chosen_cluster(janitor=janitor) as server:
         yield server
 
 
@@ -82,6 +90,15 @@ def people(database: Database, tokens: Tokens) -> People:
     people = People(tokens)
     people.seed(database.url)
     return people
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what asks for a `local_server` where the servers are containers."""
+    if chosen_image() is None:
+        return
+    local = [item for item in items if "local_server" in getattr(item, "fixturenames", ())]
+    items[:] = [item for item in items if item not in local]
+    config.hook.pytest_deselected(items=local)
 
 
 @pytest.hookimpl(trylast=True)

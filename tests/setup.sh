@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what the stack, the tests and the linters need; does nothing, quickly, when all is there.
 #
-#   tests/setup.sh            all of it: system packages (as root, Debian or Ubuntu), npm's and PyPI's
-#   tests/setup.sh --system   the system packages alone
+#   tests/setup.sh               all of it: system packages (as root, Debian or Ubuntu), npm's and PyPI's
+#   tests/setup.sh --system      the system packages alone
+#   tests/setup.sh --containers  those, and what containers need where no Docker engine answers
 #
 # Everything that is not a system package stays in the repository: .venv and tests/node_modules.
 set -euo pipefail
@@ -41,6 +42,20 @@ missing_packages() {
     if [ "$(. /etc/os-release && echo "${ID-}")" != ubuntu ]; then echo chromium; fi
   fi
   [ -x .venv/bin/python ] || python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
+  if [ "$mode" = --containers ]; then missing_for_containers; fi
+}
+
+# An engine, and what builds an image; whoever has an engine and is not root builds none.
+missing_for_containers() {
+  if ! PATH=$PATH:/usr/sbin command -v dockerd >/dev/null; then
+    if ! has_engine; then echo docker.io; fi
+  fi
+  if [ "$(id -u)" -ne 0 ] && has_engine; then return; fi
+  PATH=$PATH:/usr/sbin command -v debootstrap >/dev/null || echo debootstrap
+  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
+}
+has_engine() {
+  [ -n "${DOCKER_HOST-}" ] || [ -S /var/run/docker.sock ]
 }
 
 install_system() {
@@ -53,7 +68,7 @@ install_system() {
   fi
   if [ "$(id -u)" -ne 0 ]; then
     echo "setup: missing: $missing. This installs it:" >&2
-    echo "  sudo tests/setup.sh --system" >&2
+    echo "  sudo tests/setup.sh ${mode:---system}" >&2
     exit 1
   fi
   export DEBIAN_FRONTEND=noninteractive
@@ -62,9 +77,14 @@ install_system() {
   mapfile -t missing < <(missing_packages)
   echo "setup: installing ${missing[*]}"
   without_cluster "${missing[@]}"
-  # The tests start a pooler of their own and want none beside it.
-  if [[ " ${missing[*]} " == *" pgbouncer "* ]] && command -v systemctl >/dev/null; then
-    systemctl --quiet disable --now pgbouncer 2>/dev/null || true
+  # The tests start a pooler and an engine of their own and want none beside them.
+  local services=()
+  if [[ " ${missing[*]} " == *" pgbouncer "* ]]; then services+=(pgbouncer); fi
+  if [[ " ${missing[*]} " == *" docker.io "* ]]; then
+    services+=(docker.socket docker.service containerd.service)
+  fi
+  if [ ${#services[@]} -gt 0 ] && command -v systemctl >/dev/null; then
+    systemctl --quiet disable --now "${services[@]}" 2>/dev/null || true
   fi
 }
 
@@ -109,8 +129,9 @@ install_python() {
   stamp_of "${inputs[@]}" >"${inputs[0]}"
 }
 
+mode=${1-}
 install_system
-[ "${1-}" = --system ] && exit
+[ -n "$mode" ] && exit
 # Two at once take turns.
 mkdir -p tests/.stack
 exec 9>tests/.stack/setup.lock

@@ -10,14 +10,14 @@ import pytest
 
 from keylatch import Keylatch
 from keylatch.cached import CachedResolver
-from stack import Database, Janitor, People, Server
+from stack import Cluster, Database, Janitor, People
 from stack.pooler import Pooler
 
 BOUND = timedelta(milliseconds=500)
 
 
 @pytest.fixture
-def pooler(server: Server, janitor: Janitor) -> Iterator[Pooler]:
+def pooler(server: Cluster, janitor: Janitor) -> Iterator[Pooler]:
     with Pooler(server, janitor=janitor, size=2) as pooler:
         yield pooler
 

@@ -20,7 +20,7 @@ from cache.stalling import StallingProxy
 from keylatch import AsyncKeylatch, Keylatch, Secret
 from keylatch.cached import AsyncCachedResolver, CachedResolver
 from keylatch.errors import InvalidArgument, Unavailable
-from stack import Database, Janitor, People, Server
+from stack import Cluster, Database, Janitor, People, Server
 
 SITE = "https://client.example"
 BOUND = timedelta(milliseconds=500)
@@ -185,7 +185,7 @@ def test_a_listener_that_is_killed_forgets_everything_and_comes_back(fleet: Flee
         until(lambda: resolver.resolve(issued.key) is None)
 
 
-def test_a_network_that_only_stops_forwarding_closes_memory(fleet: Fleet, server: Server) -> None:
+def test_a_network_that_only_stops_forwarding_closes_memory(fleet: Fleet, server: Cluster) -> None:
     """The stall that TCP does not report: a revocation meanwhile is not missed."""
     issued = fleet.admin.issue(People.a, kind="secret")
     with StallingProxy(server.port) as proxy:
@@ -209,6 +209,7 @@ def test_a_network_that_only_stops_forwarding_closes_memory(fleet: Fleet, server
             assert resolver.resolve(issued.key) is None
 
 
+@pytest.mark.usefixtures("local_server")
 def test_a_restart_of_the_server_is_survived(people: People, janitor: Janitor) -> None:
     with Server(janitor=janitor) as server, Database(server, "cached") as database:
         database.migrate()

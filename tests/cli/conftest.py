@@ -7,11 +7,11 @@ import pytest
 
 from cli.program import Program
 from cli.world import World
-from stack import Database, Janitor, People, Rest, Server, Tokens
+from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 
 @pytest.fixture(scope="session")
-def world(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+def world(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
     """One migrated and seeded database with its API, for all tests here that need no other."""
     people = People(tokens)
     with Database(server, "cli", template) as database:

@@ -13,7 +13,7 @@ import pytest
 
 from cli.program import Program
 from cli.world import World
-from stack import Database, People, Server
+from stack import Cluster, Database, People
 
 pytestmark = pytest.mark.one_server
 
@@ -45,7 +45,7 @@ left join public.expected using (id)
 
 
 @pytest.fixture
-def world(server: Server, template: str, people: People, tmp_path: Path) -> Iterator[World]:
+def world(server: Cluster, template: str, people: People, tmp_path: Path) -> Iterator[World]:
     with Database(server, f"adopt_{tmp_path.name}", template) as database:
         yield World(database, None, people)  # type: ignore[arg-type]
 

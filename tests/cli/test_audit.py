@@ -13,14 +13,14 @@ from cli.program import Program
 from cli.world import World
 from identity.page import open_browser
 from keylatch.audit import ACTORS, OUTCOMES, expectations
-from stack import Database, People, Server
+from stack import Cluster, Database, People
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 OWN = "create or replace function keylatch.admin_workspace_ids() returns setof uuid"
 
 
 @pytest.fixture
-def world(server: Server, template: str, people: People, tmp_path: Path) -> Iterator[World]:
+def world(server: Cluster, template: str, people: People, tmp_path: Path) -> Iterator[World]:
     with Database(server, f"audit_{tmp_path.name}", template) as database:
         people.seed(database.url)
         yield World(database, None, people)  # type: ignore[arg-type]

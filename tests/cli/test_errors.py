@@ -8,7 +8,7 @@ import pytest
 
 from cli.program import Program, Result
 from cli.world import World
-from stack import Database, Janitor, Rest, Server, Tokens
+from stack import Cluster, Database, Janitor, Rest, Tokens
 
 pytestmark = pytest.mark.one_server
 
@@ -126,7 +126,7 @@ def test_who_is_no_admin_there_is_told_no(
 
 
 def test_a_token_or_password_that_is_wrong_is_a_matter_of_permission(
-    program: Program, world: World, server: Server
+    program: Program, world: World, server: Cluster
 ) -> None:
     token = program.having(SUPABASE_URL=world.rest.url, SUPABASE_KEY=world.rest.service_key + "x")
     is_refused(token("list", world.people.a, code=DENIED), "permission_denied")
@@ -148,7 +148,7 @@ def test_what_does_not_answer_is_unavailable(program: Program, variables: dict[s
 
 @pytest.mark.parametrize("command", ["list", "show"])
 def test_a_database_without_keylatch_or_with_it_unexposed_is_not_set_up(
-    program: Program, server: Server, tokens: Tokens, janitor: Janitor, command: str
+    program: Program, server: Cluster, tokens: Tokens, janitor: Janitor, command: str
 ) -> None:
     with Database(server, f"cli_empty_{command}") as database:
         server.install_platform(database.name)

@@ -17,7 +17,7 @@ import pytest
 
 from cli.program import Program
 from cli.world import World
-from stack import Database, People, Server
+from stack import Cluster, Database, People
 from stack.tools import ROOT, MissingTool
 
 pytestmark = pytest.mark.one_server
@@ -26,7 +26,7 @@ A = str(People.a)
 
 
 @pytest.fixture
-def fresh(server: Server, template: str, people: People, tmp_path: Path) -> Iterator[World]:
+def fresh(server: Cluster, template: str, people: People, tmp_path: Path) -> Iterator[World]:
     """A database of one's own, for what looks at all of its keys."""
     with Database(server, f"import_{tmp_path.name}", template) as database:
         people.seed(database.url)

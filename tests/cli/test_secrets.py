@@ -9,7 +9,7 @@ import pytest
 
 from cli.program import Program
 from cli.world import World
-from stack import Server
+from stack import Cluster
 
 pytestmark = pytest.mark.one_server
 
@@ -47,7 +47,7 @@ class Arguments:
 
 
 def test_no_key_is_in_the_arguments_of_a_process_or_in_a_log(
-    alice: Program, resolver: Program, world: World, server: Server
+    alice: Program, resolver: Program, world: World, server: Cluster
 ) -> None:
     with Arguments() as arguments:
         old = alice("issue", world.people.a, "--kind", "secret", "--key-only").out.strip()

@@ -10,11 +10,11 @@ import pytest
 from client.lines import Line, Open
 from client.world import VARIANTS, Clients, World
 from keylatch import Keylatch
-from stack import Database, Janitor, People, Rest, Server, Tokens
+from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 
 @pytest.fixture(scope="session")
-def world(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+def world(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
     """One database and API for all tests that need no other; see `World`."""
     with Database(server, "client", template) as database:
         world = World(database, lambda: Rest(database, tokens, janitor=janitor), People(tokens))

@@ -23,7 +23,7 @@ from keylatch.errors import (
     PermissionDenied,
     Unavailable,
 )
-from stack import Database, Server
+from stack import Cluster, Database
 
 pytestmark = pytest.mark.one_server
 
@@ -104,7 +104,7 @@ def test_a_replica_reads_and_says_that_it_does_not_write(line: Open, world: Worl
     assert caught.value.sqlstate == "25006"
 
 
-def test_a_database_without_the_schema_is_not_installed(line: Open, server: Server) -> None:
+def test_a_database_without_the_schema_is_not_installed(line: Open, server: Cluster) -> None:
     with Database(server, "bare_sql") as database:
         server.install_platform(database.name)
         one = line(database.url)

@@ -30,7 +30,7 @@ from keylatch.errors import (
     Unavailable,
     UnexpectedAnswer,
 )
-from stack import Database, Janitor, People, Rest, Server, Tokens
+from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 Connect = Callable[..., Keylatch]
 
@@ -149,7 +149,7 @@ def test_a_server_that_is_gone_is_unavailable(
 
 
 def test_a_database_that_is_gone_is_unavailable(
-    connect: Connect, tokens: Tokens, janitor: Janitor, server: Server, template: str
+    connect: Connect, tokens: Tokens, janitor: Janitor, server: Cluster, template: str
 ) -> None:
     people = People(tokens)
     with Database(server, "going", template) as database:
@@ -190,7 +190,7 @@ def test_a_schema_that_is_not_exposed_is_named_with_its_setting(
 
 
 def test_a_database_without_the_schema_is_not_installed(
-    connect: Connect, server: Server, tokens: Tokens, janitor: Janitor
+    connect: Connect, server: Cluster, tokens: Tokens, janitor: Janitor
 ) -> None:
     with Database(server, "bare") as database:
         server.install_platform(database.name)

@@ -13,7 +13,7 @@ from client.lines import Line, Open
 from client.world import World
 from keylatch.errors import KeyNotFound, PermissionDenied
 from keylatch.models import KeyUsage
-from stack import Janitor, Server
+from stack import Cluster, Janitor
 from stack.pooler import Pooler
 
 ORIGIN = "https://client.example"
@@ -28,7 +28,7 @@ select current_user::text, current_setting('role'),
 
 
 @pytest.fixture(scope="session")
-def pooler(server: Server, janitor: Janitor) -> Iterator[Pooler]:
+def pooler(server: Cluster, janitor: Janitor) -> Iterator[Pooler]:
     """A pgbouncer with one session for all."""
     with Pooler(server, janitor=janitor) as pooler:
         yield pooler

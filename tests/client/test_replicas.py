@@ -20,9 +20,11 @@ from keylatch.cached import CachedResolver
 from keylatch.errors import InvalidArgument, Unavailable
 from keylatch.models import IssuedKey
 from stack import Database, Janitor, People, Server, Tokens
+from stack.cluster import SUPERUSER
 from stack.postgrest import PostgREST
-from stack.server import SUPERUSER
 from stack.standby import Standby
+
+pytestmark = pytest.mark.usefixtures("local_server")
 
 RUNTIME = {"role": "keylatch_resolver"}
 SERVICE = {"role": "service_role"}

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from database.racing import ISSUE, REVOKE, Connection, World, attempt, together
 from keylatch import AsyncKeylatch, Keylatch
-from stack import Database, People, Rest, Server
+from stack import Cluster, Database, People, Rest
 from stack.tools import ROOT, MissingTool
 
 SUSPEND = "select id from keylatch.suspend_key(%s)"
@@ -191,7 +191,7 @@ async def test_both_clients_read_what_happened_over_http_and_in_sql(
 
 
 def test_a_logical_replica_keeps_the_events_of_its_publisher(
-    server: Server, template: str, database: Database, people: People
+    server: Cluster, template: str, database: Database, people: People
 ) -> None:
     world = World(database, people)
     tables = "keys, keylatch_internal.key_events, keylatch_internal.key_event_links"
@@ -227,7 +227,7 @@ def test_a_logical_replica_keeps_the_events_of_its_publisher(
 
 @pytest.mark.one_server
 def test_a_dump_that_is_restored_elsewhere_keeps_latch_and_chain(
-    world: World, server: Server, tmp_path: Path
+    world: World, server: Cluster, tmp_path: Path
 ) -> None:
     key, _ = world.issue()
     world.session().execute(REVOKE, [key, False])

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from database.fingerprint import SCHEMAS, access, fingerprint
-from stack import CommandFailed, Database, Server, push_migrations, run_supabase
+from stack import Cluster, CommandFailed, Database, push_migrations, run_supabase
 from stack.tools import ROOT, MissingTool
 
 FILES = sorted((ROOT / "supabase" / "migrations").glob("*.sql"))
@@ -165,7 +165,7 @@ def installation(url: str) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("role", ["unknown", "not granted"])
 def test_ten_databases_of_a_new_server_are_installed_at_the_same_time(
-    other_server: Server, database: Database, role: str
+    other_server: Cluster, database: Database, role: str
 ) -> None:
     if role == "not granted":
         execute(other_server.url("postgres"), "create role keylatch_resolver nologin noinherit")
@@ -188,7 +188,7 @@ def test_ten_databases_of_a_new_server_are_installed_at_the_same_time(
     assert is_granted(other_server)
 
 
-def is_granted(server: Server) -> bool:
+def is_granted(server: Cluster) -> bool:
     with psycopg.connect(server.superuser_url("postgres")) as superuser:
         row = superuser.execute(
             "select pg_has_role('authenticator', 'keylatch_resolver', 'member')"
@@ -231,7 +231,7 @@ def test_the_users_default_privileges_open_nothing(empty: Database, database: Da
 
 @pytest.mark.parametrize("installer", ["postgres", "plain_owner"])
 def test_an_installer_who_may_not_grant_the_role_goes_on_and_hears_who_should(
-    other_server: Server, database: Database, installer: str
+    other_server: Cluster, database: Database, installer: str
 ) -> None:
     if installer == "postgres" and other_server.version < 16:
         installer = "plain_owner"  # before 16 createrole may grant any role
@@ -282,7 +282,7 @@ def test_pgcrypto_in_another_schema_is_named_as_the_reason_and_moving_it_is_enou
     assert fingerprint(empty.url) == fingerprint(database.url)
 
 
-def test_a_database_of_another_encoding_is_refused_with_the_reason(server: Server) -> None:
+def test_a_database_of_another_encoding_is_refused_with_the_reason(server: Cluster) -> None:
     name = f"latin_{uuid4().hex}"
     create = f"create database {name} encoding 'LATIN1' locale 'C' template template0"
     execute(server.superuser_url("postgres"), create)

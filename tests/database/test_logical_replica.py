@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from stack import Database, People, Server
+from stack import Cluster, Database, People
 
 
 def rows(database: Database) -> list[tuple[Any, ...]]:
@@ -26,7 +26,7 @@ def wait_until_equal(one: Database, other: Database) -> None:
 
 
 @pytest.fixture
-def replica(server: Server, template: str, database: Database) -> Iterator[Database]:
+def replica(server: Cluster, template: str, database: Database) -> Iterator[Database]:
     """A second database that subscribes to the keys of the test's own."""
     with Database(server, f"{database.name}_replica", template) as replica:
         with psycopg.connect(database.superuser_url, autocommit=True) as publisher:

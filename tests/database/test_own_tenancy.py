@@ -8,14 +8,14 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from stack import Database, People, Server
+from stack import Cluster, Database, People
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "sql" / "tenancy"
 ORGANIZATION = uuid4()
 
 
-def install(server: Server, name: str, *, leave_out: str | None) -> Database:
+def install(server: Cluster, name: str, *, leave_out: str | None) -> Database:
     """A database with the migrations but that one, as `psql -1` would apply them."""
     database = Database(server, name)
     server.install_platform(database.name)
@@ -27,14 +27,14 @@ def install(server: Server, name: str, *, leave_out: str | None) -> Database:
 
 
 @pytest.fixture(params=["left out", "replaced"])
-def bare(request: pytest.FixtureRequest, server: Server) -> Iterator[Database]:
+def bare(request: pytest.FixtureRequest, server: Cluster) -> Iterator[Database]:
     """A database with keylatch, with and without its own tenancy migration."""
     left_out = "_workspaces" if request.param == "left out" else None
     with install(server, f"own_{uuid4().hex}", leave_out=left_out) as database:
         yield database
 
 
-def test_without_a_tenancy_nobody_administers_anything(server: Server) -> None:
+def test_without_a_tenancy_nobody_administers_anything(server: Cluster) -> None:
     with install(server, f"none_{uuid4().hex}", leave_out="_workspaces") as database:
         claims = {"sub": str(uuid4()), "role": "authenticated"}
         with (

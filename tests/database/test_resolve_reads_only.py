@@ -188,12 +188,12 @@ class Replicated:
 
 @pytest.fixture(scope="module")
 def replicated(
-    server: Server, template: str, janitor: Janitor, tokens: Tokens
+    local_server: Server, template: str, janitor: Janitor, tokens: Tokens
 ) -> Iterator[Replicated]:
     people = People(tokens)
-    with Database(server, "replicated", template) as primary:
+    with Database(local_server, "replicated", template) as primary:
         people.seed(primary.url)
-        with Standby(server, janitor=janitor) as standby:
+        with Standby(local_server, janitor=janitor) as standby:
             yield Replicated(primary, standby, people)
 
 

@@ -6,11 +6,11 @@ from uuid import uuid4
 import pytest
 
 from manifest import FILE, manifest
-from stack import Database, Server
+from stack import Cluster, Database
 
 
 @pytest.fixture
-def bare(server: Server) -> Iterator[Database]:
+def bare(server: Cluster) -> Iterator[Database]:
     """A database with the platform and nothing of keylatch."""
     with Database(server, f"bare_{uuid4().hex}") as database:
         server.install_platform(database.name)
@@ -18,7 +18,7 @@ def bare(server: Server) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def current_manifest(server: Server) -> None:
+def current_manifest(server: Cluster) -> None:
     """Say it once where it is out of date, instead of finding damage in every test."""
     with Database(server, f"bare_{uuid4().hex}") as database:
         server.install_platform(database.name)

@@ -10,7 +10,7 @@ from postgrest import SyncPostgrestClient
 
 from doctor.patient import examined, only, run, told
 from keylatch.doctor import Report
-from stack import Database, Janitor, People, Rest, Server, Tokens
+from stack import Cluster, Database, Janitor, People, Rest, Tokens
 from stack.gateway import Gateway
 from stack.ports import free_port
 
@@ -124,7 +124,7 @@ def test_what_postgrest_has_not_read_yet_is_named_until_it_reads_again(
 
 
 def test_an_api_of_another_installation_is_an_error(
-    database: Database, people: People, server: Server, tokens: Tokens, janitor: Janitor
+    database: Database, people: People, server: Cluster, tokens: Tokens, janitor: Janitor
 ) -> None:
     with Database(server, f"other_{uuid4().hex}") as other:
         other.migrate()

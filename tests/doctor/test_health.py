@@ -5,7 +5,7 @@ import pytest
 
 from doctor.patient import examined, run, told
 from manifest import FILE, manifest
-from stack import Database, People, Server
+from stack import Cluster, Database, People
 
 NOBODY = ("note", "nobody_administers", "function keylatch.admin_workspace_ids()")
 # What projects have set for what they make: shut, and open to everybody.
@@ -47,7 +47,7 @@ def test_any_user_finds_it_whole_and_is_told_what_they_could_not_see(
 
 @pytest.mark.parametrize("defaults", [SHUT, OPEN], ids=["shut", "open"])
 def test_what_a_project_grants_by_default_makes_no_difference(
-    server: Server, bare: Database, defaults: tuple[str, ...]
+    server: Cluster, bare: Database, defaults: tuple[str, ...]
 ) -> None:
     run(bare, *defaults)
     assert manifest(bare.url) == FILE.read_text()

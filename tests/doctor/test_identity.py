@@ -11,7 +11,7 @@ import pytest
 from doctor.patient import examined, only, run, told
 from keylatch.doctor import Report, identity
 from keylatch.models import Installation
-from stack import Database, Janitor, People, Server
+from stack import Cluster, Database, Janitor, People, Server
 from stack.database import make_template
 from stack.standby import Standby
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.one_server
 
 
 @pytest.fixture
-def elsewhere(server: Server, janitor: Janitor) -> Iterator[Database]:
+def elsewhere(local_server: Server, janitor: Janitor) -> Iterator[Database]:
     """An installation on a server of its own."""
     with Server(janitor=janitor) as other, Database(other, "other", make_template(other)) as found:
         yield found
@@ -40,7 +40,7 @@ def test_another_address_of_the_same_database_is_the_same(
 
 
 def test_a_copy_by_create_database_is_not_the_same(
-    database: Database, people: People, server: Server
+    database: Database, people: People, server: Cluster
 ) -> None:
     with Database(server, f"copy_{uuid4().hex}", database.name) as copy:
         finding = only(against(database, copy.url))
@@ -72,9 +72,9 @@ def test_an_address_without_keylatch_or_without_rights_is_said(
 
 
 def test_a_replica_is_the_same_and_can_be_examined(
-    database: Database, people: People, server: Server, janitor: Janitor
+    database: Database, people: People, local_server: Server, janitor: Janitor
 ) -> None:
-    with Standby(server, janitor=janitor) as standby:
+    with Standby(local_server, janitor=janitor) as standby:
         standby.catch_up()
         report = against(database, standby.url(database.name))
         assert report.findings == ()

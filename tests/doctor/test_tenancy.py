@@ -9,7 +9,7 @@ import pytest
 
 from database.test_own_tenancy import EXAMPLES, install
 from doctor.patient import examined, only, run, told
-from stack import Database, People, Server
+from stack import Cluster, Database, People
 
 pytestmark = pytest.mark.one_server
 
@@ -24,7 +24,7 @@ ADMIN = (
 )
 
 
-def own(server: Server, example: Path, *, leave_out: bool) -> Database:
+def own(server: Cluster, example: Path, *, leave_out: bool) -> Database:
     """A database whose tenancy is one of the examples."""
     left_out = "_workspaces" if leave_out else None
     database = install(server, f"own_{uuid4().hex}", leave_out=left_out)
@@ -33,7 +33,7 @@ def own(server: Server, example: Path, *, leave_out: bool) -> Database:
 
 
 @pytest.mark.parametrize("leave_out", [True, False], ids=["left out", "replaced"])
-def test_tables_of_ones_own_are_noted_and_no_damage(server: Server, leave_out: bool) -> None:
+def test_tables_of_ones_own_are_noted_and_no_damage(server: Cluster, leave_out: bool) -> None:
     with own(server, EXAMPLES / "own_tables.sql", leave_out=leave_out) as database:
         assert told(examined(database).findings) == [OWN, ("note", "nobody_administers", FUNCTION)]
         run(database, *ADMIN)
@@ -45,7 +45,7 @@ def test_tables_of_ones_own_are_noted_and_no_damage(server: Server, leave_out: b
         assert told(examined(database).findings) == [OWN]
 
 
-def test_claims_of_ones_own_are_noted_and_cannot_be_tried(server: Server) -> None:
+def test_claims_of_ones_own_are_noted_and_cannot_be_tried(server: Cluster) -> None:
     with own(server, EXAMPLES / "organization_claim.sql", leave_out=True) as database:
         run(database, f"insert into auth.users (id) values ('{People.alice}')")
         findings = examined(database).findings
@@ -55,7 +55,7 @@ def test_claims_of_ones_own_are_noted_and_cannot_be_tried(server: Server) -> Non
 
 
 def test_a_tenancy_that_was_left_out_and_not_replaced_gives_nobody_anything(
-    server: Server,
+    server: Cluster,
 ) -> None:
     with install(server, f"none_{uuid4().hex}", leave_out="_workspaces") as database:
         finding = only(examined(database))
@@ -155,7 +155,7 @@ def test_a_definer_function_without_a_search_path_is_an_error(
     ],
 )
 def test_what_an_own_function_may_not_change_is_compared(
-    server: Server, statement: str, slug: str
+    server: Cluster, statement: str, slug: str
 ) -> None:
     with own(server, EXAMPLES / "own_tables.sql", leave_out=True) as database:
         run(database, *ADMIN, statement)
@@ -163,7 +163,7 @@ def test_what_an_own_function_may_not_change_is_compared(
         assert ("error", slug, FUNCTION) in found
 
 
-def test_it_is_said_where_the_users_cannot_be_read(server: Server) -> None:
+def test_it_is_said_where_the_users_cannot_be_read(server: Cluster) -> None:
     with own(server, EXAMPLES / "own_tables.sql", leave_out=True) as database:
         run(database, *ADMIN, "revoke all on auth.users from postgres")
         report = examined(database)

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from identity.shop import Shop, open_shop
-from stack import Janitor, Server, Tokens
+from stack import Cluster, Janitor, Tokens
 
 
 @pytest.fixture(scope="module")
 def shop(
     request: pytest.FixtureRequest,
-    server: Server,
+    server: Cluster,
     template: str,
     tokens: Tokens,
     janitor: Janitor,

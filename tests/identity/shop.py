@@ -10,7 +10,7 @@ from uuid import UUID
 import httpx
 
 from security.world import ORIGIN, World, make_world
-from stack import Database, Janitor, People, Rest, Server, Tokens
+from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 RECIPES = Path(__file__).parents[2] / "sql" / "recipes"
 # What the recipe leaves to the application: who its signed-in users are, and what they see.
@@ -76,7 +76,7 @@ class Shop:
 
 @contextmanager
 def open_application(
-    server: Server,
+    server: Cluster,
     template: str,
     tokens: Tokens,
     janitor: Janitor,
@@ -97,7 +97,7 @@ def open_application(
 
 @contextmanager
 def open_shop(
-    server: Server, template: str, tokens: Tokens, janitor: Janitor, name: str
+    server: Cluster, template: str, tokens: Tokens, janitor: Janitor, name: str
 ) -> Iterator[Shop]:
     """A database of that name with the application, and its API, for a whole file."""
     with open_application(

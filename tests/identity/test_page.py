@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from identity.page import build, open_browser, serve, write
 from identity.shop import open_application
 from security.world import World
-from stack import Janitor, Rest, Server, Tokens
+from stack import Cluster, Janitor, Rest, Tokens
 
 pytestmark = pytest.mark.one_server
 
@@ -78,7 +78,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def application(
-    server: Server,
+    server: Cluster,
     template: str,
     tokens: Tokens,
     janitor: Janitor,

@@ -9,7 +9,7 @@ import pytest
 
 from identity.shop import open_application
 from security.world import ORIGIN, World
-from stack import Janitor, Server, Tokens
+from stack import Cluster, Janitor, Tokens
 
 READS = "{notes:read}"
 # What the recipe leaves to the application: what its signed-in users see.
@@ -61,7 +61,7 @@ class Board:
 
 
 @pytest.fixture(scope="module")
-def board(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[Board]:
+def board(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[Board]:
     with open_application(
         server, template, tokens, janitor, "board", "session_policies", APPLICATION
     ) as world:

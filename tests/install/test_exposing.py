@@ -10,7 +10,7 @@ import pytest
 from cli.program import Program
 from install.project import Project
 from keylatch import install
-from stack import Database, Janitor, Rest, Server, Tokens
+from stack import Cluster, Database, Janitor, Rest, Tokens
 
 pytestmark = pytest.mark.one_server
 
@@ -105,7 +105,7 @@ def test_a_link_stays_a_link(project: Project, tmp_path: Path) -> None:
 
 
 def test_the_sql_for_a_host_exposes_the_schema_at_once(
-    program: Program, project: Project, other_server: Server, tokens: Tokens, janitor: Janitor
+    program: Program, project: Project, other_server: Cluster, tokens: Tokens, janitor: Janitor
 ) -> None:
     project.config.write_text('[api]\nschemas = ["public"]\n')
     shown = program("install", project.path).err

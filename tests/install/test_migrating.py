@@ -12,7 +12,7 @@ from install.project import LEDGER, next_version
 from keylatch import migrate
 from keylatch.errors import KeylatchError
 from keylatch.migrations import TENANCY_NAME, Migration, shipped
-from stack import Database, People, Server
+from stack import Cluster, Database, People
 
 ALL = [one.name for one in shipped()]
 AT_ONCE = 20
@@ -194,7 +194,7 @@ def test_a_history_of_an_old_cli_gets_the_columns_that_are_missing(
 
 
 def test_a_plain_server_is_told_what_it_lacks_and_gets_it(
-    program: Program, other_server: Server
+    program: Program, other_server: Cluster
 ) -> None:
     with Database(other_server, "plain") as database:
         superuser = database.connect(superuser=True)

@@ -10,7 +10,7 @@ import httpx
 import psycopg
 
 from security.world import World, make_world
-from stack import Database, Janitor, People, Rest, Server, Tokens
+from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 NOWHERE = "00000000-0000-4000-8000-000000000000"
 # What of an answer could differ, beside its status and its body.
@@ -19,7 +19,7 @@ TELLING_HEADERS = ("content-range", "content-type", "location", "preference-appl
 
 @contextlib.contextmanager
 def open_world(
-    server: Server, template: str, tokens: Tokens, janitor: Janitor, name: str
+    server: Cluster, template: str, tokens: Tokens, janitor: Janitor, name: str
 ) -> Iterator[World]:
     """A database of that name with keys in every state, and its API, for a whole file."""
     with Database(server, name, template) as database:

@@ -10,7 +10,7 @@ import pytest
 
 from security.shared import NOWHERE, open_world
 from security.world import World
-from stack import Janitor, Server, Tokens
+from stack import Cluster, Janitor, Tokens
 
 pytestmark = pytest.mark.one_server
 
@@ -88,7 +88,7 @@ BODIES: tuple[bytes, ...] = (
 
 
 @pytest.fixture(scope="module")
-def shared(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
     with open_world(server, template, tokens, janitor, "fuzz") as world:
         yield world
 

@@ -9,7 +9,7 @@ import pytest
 
 from security.shared import open_world
 from security.world import World, slug, sqlstate
-from stack import Janitor, Server, Tokens
+from stack import Cluster, Janitor, Tokens
 
 # Each writes {change} to the row of one key; `owner` may all, a client what its grants allow.
 PATHS = {
@@ -63,7 +63,7 @@ WRITERS = ("owner", "superuser", "replica", "service_role", "alice")
 
 
 @pytest.fixture(scope="module")
-def shared(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
     with open_world(server, template, tokens, janitor, "latch_paths") as world:
         yield world
 

@@ -12,6 +12,9 @@ from keylatch.errors import KeylatchError
 from security.world import ORIGIN
 from stack import Database, Janitor, People, Rest, Server, Tokens
 
+# Not in containers: an image may need libraries of its own, which the ones below would replace.
+pytestmark = pytest.mark.usefixtures("local_server")
+
 # All that a server can be told to write down, but for the values of parameters; and not
 # auto_explain, whose plans show values whatever is set.
 LOUD = {

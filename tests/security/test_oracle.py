@@ -10,7 +10,7 @@ import pytest
 
 from security.shared import NOWHERE, Target, answer, open_world, outcome
 from security.world import ORIGIN, World
-from stack import Janitor, Server, Tokens
+from stack import Cluster, Janitor, Tokens
 
 pytestmark = pytest.mark.one_server
 
@@ -76,7 +76,7 @@ STATEMENTS = (
 
 
 @pytest.fixture(scope="module")
-def shared(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
     with open_world(server, template, tokens, janitor, "oracle") as world:
         yield world
 

@@ -8,7 +8,7 @@ import pytest
 
 from security.shared import open_world
 from security.world import ORIGIN, World, sqlstate
-from stack import Janitor, Server, Tokens
+from stack import Cluster, Janitor, Tokens
 
 # As a hosted project has them: with casts that name no schema, and no search path of their own.
 HOSTED_AUTH = """
@@ -48,7 +48,7 @@ FIRST_KEY = (
 
 
 @pytest.fixture(scope="module")
-def shared(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
     with open_world(server, template, tokens, janitor, "owners_rights") as world:
         with world.database.connect(superuser=True) as root:
             root.execute(HOSTED_AUTH.encode())

@@ -12,7 +12,7 @@ import pytest
 
 from security.shared import open_world
 from security.world import World, sqlstate
-from stack import Janitor, Server, Tokens
+from stack import Cluster, Janitor, Tokens
 
 NOT_CLAIMS = ("{", "[]", "null", '"x"', "5", "{}", '{"sub": null}', '{"sub": ["a"]}', '{"sub": {}}',
               '{"sub": ""}', '{"sub": "x"}', '{"role": "service_role"}', "\u202e", "{" * 5000,
@@ -22,7 +22,7 @@ TABLES = ("keylatch_internal.keys", "keylatch.keys", "keylatch.workspaces",
 
 
 @pytest.fixture(scope="module")
-def shared(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
     with open_world(server, template, tokens, janitor, "sessions") as world:
         yield world
 

@@ -7,11 +7,11 @@ import pytest
 
 from security.shared import open_world
 from security.world import World, sqlstate
-from stack import Database, Janitor, People, Rest, Server, Tokens
+from stack import Cluster, Database, Janitor, People, Rest, Tokens, chosen_cluster
 
 # auto_explain with everything: the plan and the parameters of each statement, nested ones included.
 PLANS = {
-    "shared_preload_libraries": "auto_explain",
+    "session_preload_libraries": "auto_explain",
     "auto_explain.log_min_duration": "0",
     "auto_explain.log_nested_statements": "on",
     "auto_explain.log_verbose": "on",
@@ -23,14 +23,17 @@ PLANS = {
 @pytest.fixture(scope="module")
 def planned(janitor: Janitor) -> Iterator[Database]:
     """A database on a server that logs the plan of every statement in every function."""
-    with Server(settings=PLANS, janitor=janitor) as server, Database(server, "planned") as database:
+    with (
+        chosen_cluster(settings=PLANS, janitor=janitor) as server,
+        Database(server, "planned") as database,
+    ):
         database.migrate()
         People.seed(database.url)
         yield database
 
 
 @pytest.fixture(scope="module")
-def shared(server: Server, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
     with open_world(server, template, tokens, janitor, "traces") as world:
         yield world
 

@@ -4,6 +4,8 @@ The demo, the tests and the benchmarks share it. Everything listens on free loop
 gone when the program that started it is, however that ends.
 """
 
+from stack.chosen import chosen_cluster
+from stack.cluster import Cluster
 from stack.database import Database
 from stack.janitor import Janitor
 from stack.local import Stack
@@ -15,6 +17,7 @@ from stack.tokens import Tokens
 from stack.tools import MissingTool
 
 __all__ = [
+    "Cluster",
     "CommandFailed",
     "Database",
     "Janitor",
@@ -24,6 +27,7 @@ __all__ = [
     "Server",
     "Stack",
     "Tokens",
+    "chosen_cluster",
     "push_migrations",
     "run_supabase",
 ]

@@ -25,6 +25,10 @@ def _run(arguments: argparse.Namespace) -> int:
             return checks.prove(arguments.files)
         case "lint":
             return checks.lint()
+        case "contained":
+            from stack.engine import contained  # half a second that no other command waits for
+
+            return contained(arguments.words)
     return 0
 
 
@@ -39,6 +43,8 @@ def main() -> int:
     files = commands.add_parser("prove", help="run the pgTAP files on a stack of their own")
     files.add_argument("files", nargs="*", type=Path, help="only these")
     commands.add_parser("lint", help="run the Supabase CLI's linters on a stack of their own")
+    words = commands.add_parser("contained", help="run a command on PostgreSQL in containers")
+    words.add_argument("words", nargs=argparse.REMAINDER, help="the command")
     try:
         return _run(parser.parse_args())
     except (CommandFailed, MissingTool) as error:

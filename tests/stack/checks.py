@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from stack.chosen import chosen_cluster
 from stack.database import Database, make_template
 from stack.server import Server
 from stack.supabase import run_supabase
@@ -18,7 +19,7 @@ def prove(files: Sequence[Path]) -> int:
 
     Each file is a transaction that it rolls back, as `supabase test db` expects, too.
     """
-    with Server() as server, Database(server, "keylatch", make_template(server)):
+    with chosen_cluster() as server, Database(server, "keylatch", make_template(server)):
         result = subprocess.run(
             [pg_prove(), *(files or sorted(ROOT.glob("supabase/tests/database/*.sql")))],
             env={

@@ -8,11 +8,11 @@ from typing import Any, Self
 import psycopg
 from psycopg import sql
 
-from stack.server import SUPERUSER, Server
+from stack.cluster import SUPERUSER, Cluster
 from stack.supabase import push_migrations
 
 
-def make_template(server: Server) -> str:
+def make_template(server: Cluster) -> str:
     """Make a database to be copied, with platform, migrations and pgTAP, and return its name."""
     name = "keylatch_template"
     template = Database(server, name)
@@ -29,7 +29,7 @@ class Database:
         name: Its name.
     """
 
-    def __init__(self, server: Server, name: str, template: str | None = None) -> None:
+    def __init__(self, server: Cluster, name: str, template: str | None = None) -> None:
         """Create it, as a copy of `template` if that is given."""
         self.server = server
         self.name = name

@@ -38,9 +38,9 @@ class Janitor:
             text=True,
         )
 
-    def make_directory(self) -> Path:
-        """Make a temporary directory that is removed when the run ends."""
-        return Path(self._order(f"mkdir {_temp_base()}"))
+    def make_directory(self, base: Path | None = None) -> Path:
+        """Make a temporary directory that is removed when the run ends, below `base` if given."""
+        return Path(self._order(f"mkdir {_temp_base() if base is None else base}"))
 
     def remove_directory(self, path: Path) -> None:
         """Remove a directory from `make_directory` now."""

@@ -1,6 +1,5 @@
 """A real pgbouncer before a server, in transaction mode: many clients on few sessions."""
 
-import os
 import shutil
 import signal
 import socket
@@ -8,9 +7,10 @@ import time
 from pathlib import Path
 from typing import Self
 
+from stack.cluster import Cluster
 from stack.janitor import Janitor
 from stack.ports import free_port
-from stack.server import Server
+from stack.server import server_user
 from stack.tools import pgbouncer
 
 _START_SECONDS = 30.0
@@ -23,7 +23,7 @@ class Pooler:
         port: Where it listens, on loopback.
     """
 
-    def __init__(self, server: Server, *, janitor: Janitor, size: int = 1) -> None:
+    def __init__(self, server: Cluster, *, janitor: Janitor, size: int = 1) -> None:
         """Start it and wait until it listens.
 
         Args:
@@ -34,14 +34,15 @@ class Pooler:
         self._server = server
         self._janitor = janitor
         self._directory = janitor.make_directory()
+        self._user, self._group = server_user()  # pgbouncer refuses to run as root, too
         self._log = self._directory / "pgbouncer.log"
         self.port = free_port()
         self._process = janitor.start(
             [pgbouncer(), self._configure(size)],
             signals=[signal.SIGTERM],
             output=self._log,
-            user=server.user,
-            group=server.group,
+            user=self._user,
+            group=self._group,
         )
         self._wait()
 
@@ -75,8 +76,8 @@ class Pooler:
         target = f"host={self._server.host} port={self._server.port}"
         file.write_text(f"[databases]\n* = {target}\n[pgbouncer]\n{text}")
         for path in (self._directory, users, file):
-            if self._server.user is not None and os.geteuid() == 0:
-                shutil.chown(path, self._server.user, self._server.group)
+            if self._user is not None:
+                shutil.chown(path, self._user, self._group)
         return file
 
     def _wait(self) -> None:

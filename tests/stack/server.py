@@ -3,52 +3,28 @@
 import getpass
 import os
 import pwd
-import secrets
 import shutil
 import signal
-import time
 from collections.abc import Mapping
-from typing import Self
 
-import psycopg
-from psycopg import sql
-
+from stack.cluster import SETTINGS, SUPERUSER, Cluster
 from stack.janitor import Janitor
 from stack.ports import free_port
-from stack.tools import ROOT, postgres_bin
+from stack.tools import postgres_bin
 
-SUPERUSER = "supabase_admin"  # as on hosted Supabase, where `postgres` is not one
-
-_SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    "fsync": "off",  # the data does not outlive the run
-    "full_page_writes": "off",
-    "wal_level": "logical",
-    "max_connections": "200",
-    "max_wal_size": "128MB",  # it may lie in memory
-    "max_locks_per_transaction": "256",  # a schema is dropped in one transaction
-    "dynamic_shared_memory_type": "mmap",  # in the directory, and so gone with it
-    "timezone": "UTC",
-    "log_line_prefix": "%m [%p] %u@%d ",
-}
+_SETTINGS = {**SETTINGS, "listen_addresses": "127.0.0.1"}
 _START_SECONDS = 60.0
 _PORT_TRIES = 5
 
 
-class Server:
-    """One cluster with the platform's roles; a context manager that stops it and removes its files.
+class Server(Cluster):
+    """A cluster of initdb's whose processes and files are ours; see `Cluster` for what all offer.
 
     Attributes:
-        version: The major version of PostgreSQL.
-        host: The address that it listens on.
-        port: The port that it listens on.
-        passwords: The password of each role that can log in, random for each run.
         user: Whom it runs as; `None` for the user of this program.
         group: The group to go with `user`.
         directory: Its temporary directory, with `data`, the Unix socket and `server.log`.
     """
-
-    host = "127.0.0.1"
 
     def __init__(
         self,
@@ -64,14 +40,12 @@ class Server:
             settings: More lines for postgresql.conf, which win over ours.
             janitor: Who ends the server with the run; one of its own unless given.
         """
+        super().__init__()
         self._janitor = Janitor() if janitor is None else janitor
         self._owns_janitor = janitor is None
         try:
             self._bin = postgres_bin(version)
-            self.passwords = {
-                role: secrets.token_hex(16) for role in (SUPERUSER, "postgres", "authenticator")
-            }
-            self.user, self.group = _server_user()
+            self.user, self.group = server_user()
             self.port = free_port()
             self.directory = self._janitor.make_directory()
             self._data = self.directory / "data"
@@ -83,14 +57,6 @@ class Server:
             if self._owns_janitor:
                 self._janitor.close()
             raise
-
-    def __enter__(self) -> Self:
-        """Give the running server."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop the server and remove its files."""
-        self.close()
 
     def close(self) -> None:
         """Stop the server and remove its files."""
@@ -110,8 +76,9 @@ class Server:
                 user=self.user,
                 group=self.group,
             )
-            if self._answers():
+            if self._answers(self._runs, seconds=_START_SECONDS, pause=0.01):
                 return
+            self._janitor.end(self._process)
             if "could not bind" not in self.log():
                 break
             self.port = free_port()
@@ -135,31 +102,8 @@ class Server:
         """All that the server wrote to its log."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def url(self, database: str, user: str = "postgres") -> str:
-        """The URL of a database for one of the roles that can log in."""
-        return (
-            f"postgresql://{user}:{self.passwords[user]}@{self.host}:{self.port}/{database}"
-            "?sslmode=disable"
-        )
-
-    def superuser_url(self, database: str) -> str:
-        """The URL of a database for the superuser."""
-        return self.url(database, SUPERUSER)
-
-    def create_database(self, name: str, template: str | None = None) -> None:
-        """Create a database that `postgres` owns, as a copy of `template` if that is given."""
-        statement = sql.SQL("create database {} owner postgres").format(sql.Identifier(name))
-        if template is not None:
-            statement += sql.SQL(" template {}").format(sql.Identifier(template))
-        self._run(statement)
-
-    def drop_database(self, name: str) -> None:
-        """Drop a database, whoever is still connected to it."""
-        self._run(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
-
-    def install_platform(self, database: str) -> None:
-        """Give a database what a Supabase project has before any migration: `sql/platform`."""
-        self._run_platform_file("02_database.sql", database)
+    def _runs(self) -> bool:
+        return self._process.poll() is None
 
     def _initialise(self, settings: Mapping[str, str]) -> None:
         password_file = self.directory / "password"
@@ -185,41 +129,8 @@ class Server:
                 quoted = value.replace("'", "''")
                 file.write(f"{name} = '{quoted}'\n")
 
-    def _answers(self) -> bool:
-        """Wait until the server takes connections (true) or has ended (false)."""
-        deadline = time.monotonic() + _START_SECONDS
-        while self._process.poll() is None and time.monotonic() < deadline:
-            try:
-                psycopg.connect(self.superuser_url("postgres"), connect_timeout=5).close()
-            except psycopg.OperationalError:
-                time.sleep(0.01)
-            else:
-                return True
-        self._janitor.end(self._process)
-        return False
 
-    def _install_roles(self) -> None:
-        with psycopg.connect(self.superuser_url("postgres"), autocommit=True) as connection:
-            self.version = connection.info.server_version // 10000
-        self._run_platform_file("01_roles.sql", "postgres")
-        for role in ("postgres", "authenticator"):
-            self._run(
-                sql.SQL("alter role {} password {}").format(
-                    sql.Identifier(role), sql.Literal(self.passwords[role])
-                )
-            )
-
-    def _run(self, statement: sql.Composed) -> None:
-        with psycopg.connect(self.superuser_url("postgres"), autocommit=True) as connection:
-            connection.execute(statement)
-
-    def _run_platform_file(self, name: str, database: str) -> None:
-        text = (ROOT / "sql" / "platform" / name).read_bytes()
-        with psycopg.connect(self.superuser_url(database), autocommit=True) as connection:
-            connection.execute(text)
-
-
-def _server_user() -> tuple[str | None, int | None]:
+def server_user() -> tuple[str | None, int | None]:
     """Whom the server runs as, and its group; PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None, None

@@ -12,9 +12,10 @@ from typing import Any, Self
 
 import psycopg
 
+from stack.cluster import SUPERUSER
 from stack.janitor import Janitor
 from stack.ports import free_port
-from stack.server import SUPERUSER, Server
+from stack.server import Server
 
 _PATIENCE = 60.0
 # What belongs to the primary alone, or is made anew (PostgreSQL's manual, "Backing Up the Data

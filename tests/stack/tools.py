@@ -20,8 +20,8 @@ _DEBIAN = Path("/usr/lib/postgresql")
 class MissingTool(RuntimeError):
     """A program is not there; the message says which command installs it."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is missing; `make setup` installs it")
+    def __init__(self, what: str, command: str = "make setup") -> None:
+        super().__init__(f"{what} is missing; `{command}` installs it")
 
 
 def supabase_cli() -> Path:
@@ -129,10 +129,7 @@ def _npm_server_copy(version: int) -> Path:
     package = _npm_servers()[version]
     pgtap = _pgtap_files()
     name = json.loads((package / "package.json").read_text())["version"]
-    cache = Path("/var/cache") if os.geteuid() == 0 else _user_cache()
-    target = cache / "keylatch" / f"postgres-{name}-{_pgtap_version(pgtap)}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.parent.chmod(0o755)  # whatever the umask says
+    target = cache_directory() / f"postgres-{name}-{_pgtap_version(pgtap)}"
     with (target.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if target.exists():
@@ -175,5 +172,10 @@ def _pgtap_version(files: list[Path]) -> str:
     return match.group(1) if match else "unknown"
 
 
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+def cache_directory() -> Path:
+    """Where what was made once is kept between runs; anyone may read there."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = (Path("/var/cache") if os.geteuid() == 0 else user) / "keylatch"
+    cache.mkdir(parents=True, exist_ok=True)
+    cache.chmod(0o755)  # whatever the umask says
+    return cache

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from stack import Database, Janitor, People, Rest, Server, Tokens
+from stack import Cluster, Database, Janitor, People, Rest, Tokens
 from web.site import Site
 
 
 @pytest.fixture(scope="session")
-def home(server: Server, template: str) -> Iterator[Database]:
+def home(server: Cluster, template: str) -> Iterator[Database]:
     """One migrated and seeded database, for all tests here that need no other."""
     with Database(server, "web", template) as database:
         People.seed(database.url)

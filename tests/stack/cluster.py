@@ -1,0 +1,121 @@
+"""What every PostgreSQL of the stack offers, whether its processes are ours or a container's."""
+
+import abc
+import secrets
+import time
+from collections.abc import Callable
+from typing import Self
+
+import psycopg
+from psycopg import sql
+
+from stack.tools import ROOT
+
+SUPERUSER = "supabase_admin"  # as on hosted Supabase, where `postgres` is not one
+
+SETTINGS = {
+    "fsync": "off",  # the data does not outlive the run
+    "full_page_writes": "off",
+    "wal_level": "logical",
+    "max_connections": "200",
+    "max_wal_size": "128MB",  # it may lie in memory
+    "max_locks_per_transaction": "256",  # a schema is dropped in one transaction
+    "dynamic_shared_memory_type": "mmap",  # among the data, and so gone with it
+    "timezone": "UTC",
+    "log_line_prefix": "%m [%p] %u@%d ",
+}
+
+
+class Cluster(abc.ABC):
+    """One cluster with the platform's roles; a context manager that ends it and all it wrote.
+
+    Attributes:
+        version: The major version of PostgreSQL.
+        host: The address that it listens on.
+        port: The port that it listens on.
+        passwords: The password of each role that can log in, random for each run.
+    """
+
+    host = "127.0.0.1"
+    port: int
+    version: int
+
+    def __init__(self) -> None:
+        """Choose the passwords; who inherits starts the server, then calls `_install_roles`."""
+        self.passwords = {
+            role: secrets.token_hex(16) for role in (SUPERUSER, "postgres", "authenticator")
+        }
+
+    def __enter__(self) -> Self:
+        """Give the running server."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the server and remove what it wrote."""
+        self.close()
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End the server and remove what it wrote."""
+
+    @abc.abstractmethod
+    def log(self) -> str:
+        """All that the server wrote to its log."""
+
+    def url(self, database: str, user: str = "postgres") -> str:
+        """The URL of a database for one of the roles that can log in."""
+        return (
+            f"postgresql://{user}:{self.passwords[user]}@{self.host}:{self.port}/{database}"
+            "?sslmode=disable"
+        )
+
+    def superuser_url(self, database: str) -> str:
+        """The URL of a database for the superuser."""
+        return self.url(database, SUPERUSER)
+
+    def create_database(self, name: str, template: str | None = None) -> None:
+        """Create a database that `postgres` owns, as a copy of `template` if that is given."""
+        statement = sql.SQL("create database {} owner postgres").format(sql.Identifier(name))
+        if template is not None:
+            statement += sql.SQL(" template {}").format(sql.Identifier(template))
+        self._run(statement)
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, whoever is still connected to it."""
+        self._run(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+    def install_platform(self, database: str) -> None:
+        """Give a database what a Supabase project has before any migration: `sql/platform`."""
+        self._run_platform_file("02_database.sql", database)
+
+    def _answers(self, lives: Callable[[], bool], *, seconds: float, pause: float) -> bool:
+        """Wait until the server takes connections (true), or no longer lives or is late (false)."""
+        deadline = time.monotonic() + seconds
+        while lives() and time.monotonic() < deadline:
+            try:
+                psycopg.connect(self.superuser_url("postgres"), connect_timeout=5).close()
+            except psycopg.OperationalError:
+                time.sleep(pause)
+            else:
+                return True
+        return False
+
+    def _install_roles(self) -> None:
+        with psycopg.connect(self.superuser_url("postgres"), autocommit=True) as connection:
+            self.version = connection.info.server_version // 10000
+        self._run_platform_file("01_roles.sql", "postgres")
+        for role in ("postgres", "authenticator"):
+            self._run(
+                sql.SQL("alter role {} password {}").format(
+                    sql.Identifier(role), sql.Literal(self.passwords[role])
+                )
+            )
+
+    def _run(self, statement: sql.Composed) -> None:
+        with psycopg.connect(self.superuser_url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def _run_platform_file(self, name: str, database: str) -> None:
+        text = (ROOT / "sql" / "platform" / name).read_bytes()
+        with psycopg.connect(self.superuser_url(database), autocommit=True) as connection:
+            connection.execute(text)

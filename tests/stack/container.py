@@ -1,0 +1,153 @@
+"""A PostgreSQL in a container: Supabase's image, ours (`stack/image`), or one that is like them.
+
+An image is like them if `POSTGRES_USER` and `POSTGRES_PASSWORD` make its superuser, its command
+takes settings, and pgTAP is in it.
+"""
+
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+import psycopg
+from testcontainers.core.config import ConnectionMode, testcontainers_config
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.network import Network
+
+from stack.cluster import SETTINGS, SUPERUSER, Cluster
+from stack.engine import LOCAL, client, local_image
+from stack.janitor import Janitor
+
+_SETTINGS = {
+    **SETTINGS,
+    "listen_addresses": "*",  # of the container; what is published of it is on loopback
+    "log_destination": "stderr",
+    "logging_collector": "off",
+}
+_PORT = 5432
+_START_SECONDS = 120.0
+_LOG_SECONDS = 10.0
+
+# Ends a container and its network when the janitor ends it, and so even after `kill -9` of the run.
+_REMOVER = """
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+import docker
+signal.sigwait([signal.SIGTERM])
+client = docker.from_env()
+client.containers.get(sys.argv[1]).remove(force=True, v=True)
+client.networks.get(sys.argv[2]).remove()
+"""
+
+
+class Container(Cluster):
+    """A cluster in a container, by testcontainers; see `Cluster` for what it offers."""
+
+    def __init__(
+        self,
+        image: str,
+        *,
+        settings: Mapping[str, str] | None = None,
+        janitor: Janitor | None = None,
+    ) -> None:
+        """Start it and wait until it answers.
+
+        Args:
+            image: The image's name, or `local` for ours, which is built unless the engine has it.
+            settings: More settings of PostgreSQL, which win over ours.
+            janitor: Who ends it with the run; one of its own unless given.
+        """
+        super().__init__()
+        # The janitor ends what is left, and the port is always on this machine's loopback.
+        testcontainers_config.ryuk_disabled = True
+        testcontainers_config.connection_mode_override = ConnectionMode.docker_host
+        testcontainers_config.tc_host_override = self.host
+        self._janitor = Janitor() if janitor is None else janitor
+        self._owns_janitor = janitor is None
+        try:
+            self._start(image, {**_SETTINGS, **(settings or {})})
+            self.port = int(self._container.get_exposed_port(_PORT))
+            if not self._answers(self._runs, seconds=_START_SECONDS, pause=0.05):
+                raise RuntimeError(f"{image} did not start:\n{self._written()}")
+            self._install_roles()
+        except BaseException:
+            if self._owns_janitor:
+                self._janitor.close()
+            raise
+
+    def close(self) -> None:
+        """Remove the container, with its data and its network."""
+        if self._owns_janitor:
+            self._janitor.close()
+        else:
+            self._janitor.end(self._remover)
+        self._container.get_docker_client().client.close()
+
+    def log(self) -> str:
+        """All that the server wrote to its log; the engine has it a moment after the server."""
+        mark = f"log read {secrets.token_hex(8)}"
+        with psycopg.connect(self.superuser_url("postgres"), autocommit=True) as connection:
+            connection.execute(f"do $$ begin raise log '{mark}'; end $$".encode())
+        deadline = time.monotonic() + _LOG_SECONDS
+        while mark not in (written := self._written()):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the container's log did not come:\n{written}")
+            time.sleep(0.02)
+        return written
+
+    def _start(self, image: str, settings: Mapping[str, str]) -> None:
+        engine = client()
+        name = local_image(engine) if image == LOCAL else image
+        try:
+            found = engine.images.get(name)
+        except docker.errors.ImageNotFound:
+            found = engine.images.pull(name)
+        # A network of its own: the default one is shared by all engines of a machine, and they
+        # would give one address twice.
+        network = Network().create()
+        self._container = DockerContainer(name).with_network(network).with_envs(**self._variables())
+        self._container.with_command([*_command(found), *_options(settings)])
+        ports: dict[str, Any] = self._container.ports  # an address is understood, and not declared
+        ports[f"{_PORT}/tcp"] = (self.host, None)
+        try:
+            self._container.start()
+        except BaseException:
+            self._container.stop()
+            network.remove()
+            raise
+        self._remover = self._janitor.start(
+            [sys.executable, "-c", _REMOVER, self._container.get_container_id(), str(network.id)],
+            signals=[signal.SIGTERM],
+            output=Path(os.devnull),
+        )
+
+    def _variables(self) -> dict[str, str]:
+        return {
+            "POSTGRES_USER": SUPERUSER,
+            "POSTGRES_PASSWORD": self.passwords[SUPERUSER],
+            "POSTGRES_DB": "postgres",
+            "POSTGRES_INITDB_ARGS": "--encoding=UTF8 --locale=C.UTF-8",
+        }
+
+    def _runs(self) -> bool:
+        container = self._container.get_wrapped_container()
+        container.reload()
+        return container.status in ("created", "running")
+
+    def _written(self) -> str:
+        return b"".join(self._container.get_logs()).decode(errors="replace")
+
+
+def _command(image: Any) -> list[str]:
+    """What the image runs unless told otherwise, which may name where its settings lie."""
+    command: list[str] = image.attrs["Config"]["Cmd"] or ["postgres"]
+    return command
+
+
+def _options(settings: Mapping[str, str]) -> list[str]:
+    return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
