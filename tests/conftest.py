@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from stack import Cluster, Database, Janitor, People, Rest, Server, Tokens, chosen_cluster
 from stack.chosen import chosen_image
 from stack.database import make_template
+
+if TYPE_CHECKING:
+    from stack.container import Container
 
 _numbers = itertools.count(1)
 
@@ -33,6 +37,15 @@ def server(janitor: Janitor) -> Iterator[Cluster]:
 def local_server(server: Cluster) -> Server:
     """`server`, for tests of its processes and files; where it is a container they do not run."""
     assert isinstance(server, Server)
+    return server
+
+
+@pytest.fixture(scope="session")
+def container(server: Cluster) -> "Container":
+    """`server`, for tests of containers; where it is one of our own they do not run."""
+    from stack.container import Container
+
+    assert isinstance(server, Container)
     return server
 
 
@@ -93,12 +106,11 @@ def people(database: Database, tokens: Tokens) -> People:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what asks for a `local_server` where the servers are containers."""
-    if chosen_image() is None:
-        return
-    local = [item for item in items if "local_server" in getattr(item, "fixturenames", ())]
-    items[:] = [item for item in items if item not in local]
-    config.hook.pytest_deselected(items=local)
+    """Leave out what asks for the other kind of server than the one that is chosen."""
+    other = "container" if chosen_image() is None else "local_server"
+    left_out = [item for item in items if other in getattr(item, "fixturenames", ())]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(trylast=True)

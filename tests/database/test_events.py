@@ -210,7 +210,7 @@ def test_a_logical_replica_keeps_the_events_of_its_publisher(
             sql.SQL(
                 "create subscription events connection {} publication events"
                 " with (create_slot = false, slot_name = {})"
-            ).format(sql.Literal(database.superuser_url), sql.Identifier(replica.name))
+            ).format(sql.Literal(database.inner_url), sql.Identifier(replica.name))
         )
         try:
             world.session().execute(REVOKE, [before, False])

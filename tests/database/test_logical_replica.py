@@ -43,7 +43,7 @@ def replica(server: Cluster, template: str, database: Database) -> Iterator[Data
                 sql.SQL(
                     "create subscription keys connection {} publication keys"
                     " with (create_slot = false, slot_name = {})"
-                ).format(sql.Literal(database.superuser_url), sql.Identifier(replica.name))
+                ).format(sql.Literal(database.inner_url), sql.Identifier(replica.name))
             )
             yield replica
             subscriber.execute("drop subscription keys")

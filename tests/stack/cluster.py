@@ -62,16 +62,22 @@ class Cluster(abc.ABC):
     def log(self) -> str:
         """All that the server wrote to its log."""
 
+    @property
+    def inner_port(self) -> int:
+        """The port where the server finds itself, at the same address."""
+        return self.port
+
     def url(self, database: str, user: str = "postgres") -> str:
         """The URL of a database for one of the roles that can log in."""
-        return (
-            f"postgresql://{user}:{self.passwords[user]}@{self.host}:{self.port}/{database}"
-            "?sslmode=disable"
-        )
+        return self._url(database, user, self.port)
 
     def superuser_url(self, database: str) -> str:
         """The URL of a database for the superuser."""
         return self.url(database, SUPERUSER)
+
+    def inner_url(self, database: str) -> str:
+        """The URL of a database for the superuser, where the server itself is the client."""
+        return self._url(database, SUPERUSER, self.inner_port)
 
     def create_database(self, name: str, template: str | None = None) -> None:
         """Create a database that `postgres` owns, as a copy of `template` if that is given."""
@@ -99,6 +105,10 @@ class Cluster(abc.ABC):
             else:
                 return True
         return False
+
+    def _url(self, database: str, user: str, port: int) -> str:
+        password = self.passwords[user]
+        return f"postgresql://{user}:{password}@{self.host}:{port}/{database}?sslmode=disable"
 
     def _install_roles(self) -> None:
         with psycopg.connect(self.superuser_url("postgres"), autocommit=True) as connection:

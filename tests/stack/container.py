@@ -80,6 +80,16 @@ class Container(Cluster):
                 self._janitor.close()
             raise
 
+    @property
+    def id(self) -> str:
+        """What the engine knows it by."""
+        return self._container.get_container_id()
+
+    @property
+    def inner_port(self) -> int:
+        """The port inside of the container."""
+        return _PORT
+
     def close(self) -> None:
         """Remove the container, with its data and its network."""
         if self._owns_janitor:

@@ -56,6 +56,11 @@ class Database:
         return self.server.superuser_url(self.name)
 
     @property
+    def inner_url(self) -> str:
+        """Its URL as the superuser, for a subscription of the same server."""
+        return self.server.inner_url(self.name)
+
+    @property
     def authenticator_url(self) -> str:
         """Its URL as PostgREST logs in."""
         return self.server.url(self.name, "authenticator")

@@ -1,0 +1,71 @@
+"""A container of the tests: reached on loopback alone, gone with its run however that ends.
+
+Where the servers are our own, these do not run.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from stack.engine import client
+from stack.tools import TESTS
+
+if TYPE_CHECKING:
+    from stack.container import Container
+
+_RUN = """
+import os, time
+from stack.container import Container
+container = Container(os.environ["KEYLATCH_IMAGE"])
+print(container.id, flush=True)
+time.sleep(600)
+"""
+
+
+def ids(found: Iterable[Any]) -> set[str]:
+    return {one.id for one in found}
+
+
+def test_what_is_published_is_on_loopback_alone(container: "Container") -> None:
+    ports = client().containers.get(container.id).attrs["NetworkSettings"]["Ports"]
+    published = [address for addresses in ports.values() for address in addresses or ()]
+    assert published == [{"HostIp": "127.0.0.1", "HostPort": str(container.port)}]
+
+
+def test_a_server_in_a_container_is_as_our_own_are(container: "Container") -> None:
+    with psycopg.connect(container.superuser_url("postgres"), autocommit=True) as connection:
+        for name, value in (("wal_level", "logical"), ("max_connections", "200"), ("fsync", "off")):
+            assert connection.execute(f"show {name}".encode()).fetchone() == (value,)
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            connection.execute("table of_nobody")
+    assert 'relation "of_nobody" does not exist' in container.log()
+
+
+@pytest.mark.usefixtures("container")
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_container_and_its_network_do_not_outlive_their_run(end: signal.Signals) -> None:
+    engine = client()
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    run = subprocess.Popen(
+        [sys.executable, "-c", _RUN], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    with run:
+        assert run.stdout is not None
+        started = run.stdout.readline().strip()
+        settings = engine.containers.get(started).attrs["NetworkSettings"]
+        networks = {network["NetworkID"] for network in settings["Networks"].values()}
+        assert networks and networks <= ids(engine.networks.list())
+        run.send_signal(end)
+    deadline = time.monotonic() + 30
+    while {started, *networks} & (
+        ids(engine.containers.list(all=True, ignore_removed=True)) | ids(engine.networks.list())
+    ):
+        assert time.monotonic() < deadline, "it is still there"
+        time.sleep(0.1)
