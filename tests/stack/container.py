@@ -141,7 +141,6 @@ class Container(Cluster):
             "POSTGRES_USER": SUPERUSER,
             "POSTGRES_PASSWORD": self.passwords[SUPERUSER],
             "POSTGRES_DB": "postgres",
-            "POSTGRES_INITDB_ARGS": "--encoding=UTF8 --locale=C.UTF-8",
         }
 
     def _runs(self) -> bool:

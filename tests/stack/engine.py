@@ -112,18 +112,20 @@ def _answers() -> bool:
 
 
 def _image(engine: Any) -> str:
-    name = os.environ.get("KEYLATCH_IMAGE") or _SUPABASE
-    if name == LOCAL:
+    wanted = os.environ.get("KEYLATCH_IMAGE")
+    if wanted == LOCAL:
         return local_image(engine)
+    name = wanted or _SUPABASE
     if _has(engine, name):
         return name
     try:
         docker.from_env(timeout=_REGISTRY_SECONDS).images.get_registry_data(name)
-    except (docker.errors.APIError, requests.RequestException):
-        if "KEYLATCH_IMAGE" in os.environ:
+        engine.images.pull(name)
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        if wanted:
             raise
+        print(f"{name} cannot be had, so the image is one of our own: {error}", flush=True)
         return local_image(engine)
-    engine.images.pull(name)
     return name
 
 
