@@ -4,13 +4,9 @@ An image is like them if `POSTGRES_USER` and `POSTGRES_PASSWORD` make its superu
 takes settings, and pgTAP is in it.
 """
 
-import os
 import secrets
-import signal
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -20,7 +16,7 @@ from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
 from stack.cluster import SETTINGS, SUPERUSER, Cluster
-from stack.engine import LOCAL, client, local_image
+from stack.engine import LOCAL, client, local_image, start_remover
 from stack.janitor import Janitor
 
 _SETTINGS = {
@@ -32,17 +28,6 @@ _SETTINGS = {
 _PORT = 5432
 _START_SECONDS = 120.0
 _LOG_SECONDS = 10.0
-
-# Ends a container and its network when the janitor ends it, and so even after `kill -9` of the run.
-_REMOVER = """
-import signal, sys
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-import docker
-signal.sigwait([signal.SIGTERM])
-client = docker.from_env()
-client.containers.get(sys.argv[1]).remove(force=True, v=True)
-client.networks.get(sys.argv[2]).remove()
-"""
 
 
 class Container(Cluster):
@@ -130,11 +115,7 @@ class Container(Cluster):
             self._container.stop()
             network.remove()
             raise
-        self._remover = self._janitor.start(
-            [sys.executable, "-c", _REMOVER, self._container.get_container_id(), str(network.id)],
-            signals=[signal.SIGTERM],
-            output=Path(os.devnull),
-        )
+        self._remover = start_remover(self._janitor, self.id, str(network.id))
 
     def _variables(self) -> dict[str, str]:
         return {

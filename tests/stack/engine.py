@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,6 +105,20 @@ def local_image(engine: Any) -> str:
     return name
 
 
+def start_remover(janitor: Janitor, *ids: str) -> "subprocess.Popen[bytes]":
+    """Have a container and its network removed when the janitor ends what this returns.
+
+    Args:
+        janitor: Who ends it, at the latest with the run.
+        ids: Of the container and of the network; unless given, all that the engine has goes.
+    """
+    return janitor.start(
+        [sys.executable, "-P", Path(__file__).with_name("remover.py"), *ids],
+        signals=[signal.SIGTERM],
+        output=Path(os.devnull),
+    )
+
+
 def _answers() -> bool:
     try:
         return bool(docker.from_env(timeout=5).ping())
@@ -166,6 +181,8 @@ def _start_engine(janitor: Janitor) -> str:
         if engine.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"the Docker engine did not start:\n{log.read_text()}")
         time.sleep(0.05)
+    # An engine that ends leaves bridges of its networks; the janitor ends this one first.
+    start_remover(janitor)
     return address
 
 
