@@ -1,4 +1,4 @@
-"""The local stack: what a Supabase project runs, on this machine, without Docker.
+"""The local stack: what a Supabase project runs, on this machine, and in containers if wanted.
 
 The demo, the tests and the benchmarks share it. Everything listens on free loopback ports and is
 gone when the program that started it is, however that ends.
