@@ -94,6 +94,7 @@ def wait_until_some_wait(database: Database) -> None:
             time.sleep(0.02)
 
 
+@pytest.mark.one_server
 @pytest.mark.timeout(300)
 def test_twenty_installations_of_one_database_at_once_end_as_one(
     empty: Database, database: Database
