@@ -6,6 +6,9 @@ MIGRATIONS := supabase/migrations/*.sql
 # Where stack/tools.py keeps the servers from npm that are ready to run.
 CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOME)/.cache))/keylatch
 
+# Tests wait as much as they compute.
+WORKERS := $(shell expr $$(nproc) \* 3 / 2)
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: $(shell awk -F: '/^[a-z0-9 -]+:.*\#\#/ { print $$1 }' $(MAKEFILE_LIST))
@@ -80,7 +83,7 @@ test-sql: setup ## pgTAP alone, on KEYLATCH_PG (15, 17, 18; the installed one)
 	$(STACK) prove
 
 test-python: setup ## pytest alone, on KEYLATCH_PG
-	$(PYTHON) -m pytest -n auto $(PYTEST_ARGS) tests
+	$(PYTHON) -m pytest -n $(WORKERS) $(PYTEST_ARGS) tests
 
 lint: lint-python lint-sql lint-database ## all that finds faults without running tests
 
@@ -100,7 +103,7 @@ lint-database: setup ## supabase db lint and db advisors, and what is made from 
 	$(PYTHON) tests/manifest.py --check
 	$(PYTHON) tests/typescript.py --check
 
-mutations: setup ## take each guard of the database away, and see a test go red (20 minutes)
+mutations: setup ## take each guard of the database away, and see a test go red (13 minutes)
 	@$(PYTHON) tests/mutations.py $(MUTATION_ARGS)
 
 release: setup ## check, prove the upgrade, build and tag VERSION; nothing is published

@@ -38,6 +38,7 @@ RESULTS = TESTS / "mutations.json"
 LISTS = "grants.test.sql"
 SUITE = ["database", "security", "identity", "client", "cache", "web"]
 SUITE_LISTS = [
+    "database/test_audit.py",
     "database/test_installs.py",
     "security/test_functions.py",
     "security/test_mutations.py",
