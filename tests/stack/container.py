@@ -26,6 +26,7 @@ _SETTINGS = {
     "logging_collector": "off",
 }
 _PORT = 5432
+_DATA = "/var/lib/postgresql/data"  # in every image that goes back to PostgreSQL's official one
 _START_SECONDS = 120.0
 _LOG_SECONDS = 10.0
 
@@ -106,6 +107,8 @@ class Container(Cluster):
         # would give one address twice.
         network = Network().create()
         self._container = DockerContainer(name).with_network(network).with_envs(**self._variables())
+        # In memory, as the servers of our own where a machine has room there.
+        self._container.with_tmpfs_mount(_DATA)
         self._container.with_command([*_command(found), *_options(settings)])
         ports: dict[str, Any] = self._container.ports  # an address is understood, and not declared
         ports[f"{_PORT}/tcp"] = (self.host, None)
