@@ -47,6 +47,11 @@ GRACES = (
 )
 
 
+@pytest.fixture
+def world(kept_world: World) -> World:
+    return kept_world
+
+
 @pytest.mark.parametrize("what", BAD_VALUES)
 def test_a_value_out_of_its_rule_is_refused_by_the_call_and_by_patch(
     world: World, what: str

@@ -26,6 +26,11 @@ EVENT_TABLES = [
 ]
 
 
+@pytest.fixture
+def world(kept_world: World) -> World:
+    return kept_world
+
+
 @pytest.mark.parametrize("who", OUTSIDERS)
 def test_outsiders_read_no_key_of_another_workspace(world: World, who: str) -> None:
     """Threat: anon, mia, bob read A's keys, memberships."""

@@ -48,6 +48,11 @@ WRONG_ENTRIES = (
 )
 
 
+@pytest.fixture
+def world(kept_world: World) -> World:
+    return kept_world
+
+
 @pytest.mark.parametrize("who", ["anon", "stranger", "mia", "bob", "alice"])
 def test_only_the_runtime_resolves(world: World, who: str) -> None:
     """Threat: anon or authenticated call resolve_key."""

@@ -17,6 +17,11 @@ STAMPED = {
 }
 
 
+@pytest.fixture
+def world(kept_world: World) -> World:
+    return kept_world
+
+
 @pytest.mark.parametrize("who", OUTSIDERS)
 def test_outsiders_write_nothing_in_another_workspace(world: World, who: str) -> None:
     """Threat: mia or bob issues, rotates, revokes, suspends, re-labels in A."""
@@ -118,20 +123,24 @@ def test_no_caller_changes_what_the_database_stamped(world: World, column: str) 
             assert (refused.status_code, slug(refused)) == (409, "column_is_immutable")
 
 
-def test_a_planted_time_of_revocation_is_replaced_by_the_clock(world: World) -> None:
+def test_a_planted_time_of_revocation_is_replaced_by_the_clock(fresh_world: World) -> None:
     """Threat: a caller plants revoked_at in the past or future, or names another as revoked_by."""
     for label, when in (("living", "2001-01-01T00:00:00Z"), ("successor", "2099-01-01T00:00:00Z")):
-        path = f"keys?id=eq.{world.keys[label].id}"
-        body = {"revoked_at": when, "revoked_by": str(world.people.bob), "revoke_reason": "mine"}
-        changed = world.request(
+        path = f"keys?id=eq.{fresh_world.keys[label].id}"
+        body = {
+            "revoked_at": when,
+            "revoked_by": str(fresh_world.people.bob),
+            "revoke_reason": "mine",
+        }
+        changed = fresh_world.request(
             "alice", "PATCH", path, json=body, headers={"Prefer": "return=representation"}
         ).json()[0]
-        with world.connect("service_role") as service:
+        with fresh_world.connect("service_role") as service:
             now = service.execute("select now()").fetchone()[0]  # type: ignore[index]
             row = service.execute("select * from keylatch.keys where id = %s", [changed["id"]])
             key = row.fetchone()
         assert abs((key.revoked_at - now).total_seconds()) < 60  # type: ignore[union-attr]
-        assert key.revoked_by == world.people.alice  # type: ignore[union-attr]
+        assert key.revoked_by == fresh_world.people.alice  # type: ignore[union-attr]
 
 
 def test_no_client_brings_a_hash(world: World) -> None:
