@@ -10,7 +10,6 @@ CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOM
 WORKERS := $(shell expr $$(nproc) \* 3 / 2)
 
 .DEFAULT_GOAL := help
-.NOTPARALLEL:
 .PHONY: $(shell awk -F: '/^[a-z0-9 -]+:.*\#\#/ { print $$1 }' $(MAKEFILE_LIST))
 
 help: ## list these targets
@@ -67,7 +66,11 @@ manifest: setup ## write what `keylatch doctor` compares with, from the migratio
 types: setup ## write supabase/types/keylatch.ts, the API as TypeScript types
 	@$(PYTHON) tests/typescript.py
 
-test: lint test-installed test-17 test-18 ## all checks, on PostgreSQL 15 (or the installed one), 17 and 18
+test: ## all checks, on PostgreSQL 15 (or the installed one), 17 and 18
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory test-installed
+	$(MAKE) --no-print-directory test-17
+	$(MAKE) --no-print-directory test-18
 
 test-installed: setup ## pgTAP and pytest on the installed PostgreSQL
 	env -u KEYLATCH_PG $(MAKE) --no-print-directory test-sql test-python
@@ -85,7 +88,8 @@ test-sql: setup ## pgTAP alone, on KEYLATCH_PG (15, 17, 18; the installed one)
 test-python: setup ## pytest alone, on KEYLATCH_PG
 	$(PYTHON) -m pytest -n $(WORKERS) $(PYTEST_ARGS) tests
 
-lint: lint-python lint-sql lint-database ## all that finds faults without running tests
+lint: setup ## all that finds faults without running tests
+	$(MAKE) --no-print-directory -j --output-sync=target lint-python lint-sql lint-database
 
 lint-python: setup ## ruff and mypy
 	.venv/bin/ruff check python_client tests

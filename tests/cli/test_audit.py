@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from cli.program import Program
 from cli.world import World
@@ -16,6 +17,7 @@ from keylatch.audit import ACTORS, OUTCOMES, expectations
 from stack import Cluster, Database, People
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 OWN = "create or replace function keylatch.admin_workspace_ids() returns setof uuid"
 
 
@@ -174,11 +176,18 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+def heard_of(page: Page) -> tuple[list[str], list[str]]:
+    """What a page asks for from now on, and what it says on the console."""
+    asked: list[str] = []
+    said: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    return asked, said
+
+
 @pytest.mark.one_server
-@pytest.mark.parametrize("width", [390, 1200])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_is_whole_without_a_network(
-    audit: Program, owner: Connection, browser: Browser, width: int, scheme: Any
+    audit: Program, owner: Connection, browser: Browser
 ) -> None:
     odd = "<script>alert(1)</script>"
     owner.execute(f'create policy "{odd}" on keylatch_internal.keys using (false)'.encode())
@@ -186,37 +195,35 @@ def test_the_page_is_whole_without_a_network(
         owner.execute("select from keylatch.issue_key(%s, %s)", [People.a, kind])
     owner.execute("select from keylatch.keys, keylatch.revoke_key(id) limit 1")
     audit("audit", "--html", "audit.html")
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    asked: list[str] = []
-    said: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: said.append(message.text))
-    page.goto((audit.directory / "audit.html").as_uri())
-    assert len(asked) == 1
-    assert said == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.get_by_text("All as expected of").is_visible()
-    assert page.get_by_role("cell", name=odd, exact=True).count() == 1
-    assert page.get_by_role("row", name="revoked 1").count() == 1
-    assert page.get_by_role("img", name="Keys by status").is_visible()
-    header = page.get_by_role("rowheader", name="insert").first
-    assert header.is_visible()
-    # By keyboard: the links, then each part that may have to be scrolled.
-    stops = []
-    for _ in range(7):
-        page.keyboard.press("Tab")
-        stops.append(
-            page.evaluate(
-                "document.activeElement.getAttribute('aria-label')"
-                " || document.activeElement.textContent"
+    for scheme, width in product(SCHEMES, (390, 1200)):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        asked, said = heard_of(page)
+        page.goto((audit.directory / "audit.html").as_uri())
+        assert len(asked) == 1
+        assert said == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.get_by_text("All as expected of").is_visible()
+        assert page.get_by_role("cell", name=odd, exact=True).count() == 1
+        assert page.get_by_role("row", name="revoked 1").count() == 1
+        assert page.get_by_role("img", name="Keys by status").is_visible()
+        header = page.get_by_role("rowheader", name="insert").first
+        assert header.is_visible()
+        # By keyboard: the links, then each part that may have to be scrolled.
+        stops = []
+        for _ in range(7):
+            page.keyboard.press("Tab")
+            stops.append(
+                page.evaluate(
+                    "document.activeElement.getAttribute('aria-label')"
+                    " || document.activeElement.textContent"
+                )
             )
-        )
-    assert stops == [
-        *("Matrix", "Policies", "Keys", "Findings"),
-        *("Matrix", "Policies", "Findings"),
-    ]
-    page.screenshot(path=audit.directory / "audit.png", full_page=True)
-    page.close()
+        assert stops == [
+            *("Matrix", "Policies", "Keys", "Findings"),
+            *("Matrix", "Policies", "Findings"),
+        ]
+        page.screenshot(path=audit.directory / f"{scheme}-{width}.png", full_page=True)
+        page.close()
 
 
 @pytest.mark.one_server

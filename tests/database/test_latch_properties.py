@@ -96,6 +96,7 @@ WEAKENED = (
 )
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize(("statement", "columns", "violation"), DISABLED)
 def test_the_stories_find_a_guard_that_is_switched_off(
     database: Database, people: People, statement: LiteralString, columns: str, violation: str
@@ -107,6 +108,7 @@ def test_the_stories_find_a_guard_that_is_switched_off(
     assert re.search(violation, found.splitlines()[0]), found
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize(("function", "line", "instead", "columns", "violation"), WEAKENED)
 def test_the_stories_find_a_line_that_is_missing_from_the_guards(
     database: Database,

@@ -50,6 +50,7 @@ def test_a_database_gets_what_the_cli_would_give_it(
     assert shown.err.startswith("Applied:\n\nFor calls over HTTP, ")
 
 
+@pytest.mark.one_server
 def test_again_nothing_happens_and_that_is_said(migrating: Program, empty: Database) -> None:
     migrating("migrate")
     before = fingerprint(empty.url), history(empty)
@@ -59,6 +60,7 @@ def test_again_nothing_happens_and_that_is_said(migrating: Program, empty: Datab
     assert shown.err == f"{len(ALL)} migrations are there already: nothing to apply.\n"
 
 
+@pytest.mark.one_server
 def test_a_dry_run_writes_nothing(migrating: Program, empty: Database) -> None:
     shown = migrating("migrate", "--dry-run")
     assert history(empty) == []
@@ -73,6 +75,7 @@ def test_a_dry_run_writes_nothing(migrating: Program, empty: Database) -> None:
     }
 
 
+@pytest.mark.one_server
 def test_a_later_version_adds_what_it_has_more(migrating: Program, empty: Database) -> None:
     migrating("migrate")
     assert apply(empty, next_version()) == [LEDGER.name]
@@ -80,6 +83,7 @@ def test_a_later_version_adds_what_it_has_more(migrating: Program, empty: Databa
     assert migrating.ok("migrate")["applied"] == []
 
 
+@pytest.mark.one_server
 def test_what_comes_behind_newer_versions_is_stamped_anew(
     migrating: Program, empty: Database
 ) -> None:
@@ -91,6 +95,7 @@ def test_what_comes_behind_newer_versions_is_stamped_anew(
     assert history(empty)[-1] == ("21000101000001", LEDGER.name)
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
 def test_twenty_at_once_apply_each_migration_once(
     empty: Database, database: Database, isolation: str
@@ -106,6 +111,7 @@ def test_twenty_at_once_apply_each_migration_once(
     assert fingerprint(empty.url) == fingerprint(database.url)
 
 
+@pytest.mark.one_server
 def test_a_failing_file_is_named_and_only_those_before_it_are_applied(empty: Database) -> None:
     broken = changed("keylatch_minting", "\nselect no_such_column;\n")
     with pytest.raises(KeylatchError) as raised:
@@ -122,6 +128,7 @@ def test_a_failing_file_is_named_and_only_those_before_it_are_applied(empty: Dat
     assert apply(empty, shipped()) == ALL[5:]
 
 
+@pytest.mark.one_server
 def test_an_error_is_one_line_with_a_hint_for_people(migrating: Program, empty: Database) -> None:
     empty.connect().execute("create schema keylatch_internal")
     shown = migrating("migrate", code=1)
@@ -132,6 +139,7 @@ def test_an_error_is_one_line_with_a_hint_for_people(migrating: Program, empty: 
     assert "keylatch doctor" in second
 
 
+@pytest.mark.one_server
 def test_own_tenancy_is_left_out_and_stays_out(migrating: Program, empty: Database) -> None:
     shown = migrating("migrate", "--tenancy", "own")
     assert "create or replace function keylatch.admin_workspace_ids()" in shown.err
@@ -145,6 +153,7 @@ def test_own_tenancy_is_left_out_and_stays_out(migrating: Program, empty: Databa
     assert [name for _, name in history(empty)] == [*rest, TENANCY_NAME]
 
 
+@pytest.mark.one_server
 def test_a_superuser_applies_as_the_owner(program: Program, empty: Database) -> None:
     """First as the owner of the database, then as that of keylatch."""
     superuser = program.having(DATABASE_URL=empty.superuser_url)
@@ -157,6 +166,7 @@ def test_a_superuser_applies_as_the_owner(program: Program, empty: Database) -> 
     assert owners.fetchall() == [("postgres",)]
 
 
+@pytest.mark.one_server
 def test_who_may_not_is_told_so(program: Program, empty: Database) -> None:
     stranger = program.having(DATABASE_URL=empty.authenticator_url)
     before = stranger("migrate", code=3)
@@ -169,6 +179,7 @@ def test_who_may_not_is_told_so(program: Program, empty: Database) -> None:
     assert [name for _, name in history(empty)] == ALL[:-1]
 
 
+@pytest.mark.one_server
 def test_postgrest_is_told_once_that_there_are_new_calls(empty: Database) -> None:
     listener = empty.connect()
     listener.execute("listen pgrst")
@@ -177,6 +188,7 @@ def test_postgrest_is_told_once_that_there_are_new_calls(empty: Database) -> Non
     assert told == ["reload schema"]
 
 
+@pytest.mark.one_server
 def test_a_history_of_an_old_cli_gets_the_columns_that_are_missing(
     migrating: Program, empty: Database
 ) -> None:
@@ -193,6 +205,7 @@ def test_a_history_of_an_old_cli_gets_the_columns_that_are_missing(
     ]
 
 
+@pytest.mark.one_server
 def test_a_plain_server_is_told_what_it_lacks_and_gets_it(
     program: Program, other_server: Cluster
 ) -> None:
@@ -216,6 +229,7 @@ def test_a_plain_server_is_told_what_it_lacks_and_gets_it(
         People.seed(database.url)
 
 
+@pytest.mark.one_server
 def test_a_server_that_goes_away_is_an_error_of_its_own(empty: Database) -> None:
     connection = psycopg.connect(empty.url, autocommit=True)
     steps = migrate.apply(connection)
