@@ -24,6 +24,15 @@ from stack import Database, People, Rest
 
 HOUR = timedelta(hours=1)
 HEADERS = json.dumps({"origin": ORIGIN})
+USERS = ("anon", "stranger", "mia", "bob", "alice")
+# What a token is mistyped to.
+WRONG: tuple[Callable[[str], str], ...] = (
+    str.swapcase,
+    lambda text: text[:-1],
+    lambda text: text + "1",
+    lambda text: f" {text}",
+    lambda _: "",
+)
 ATTACH = "select subject from keylatch.attach_subject(%s, %s)"
 
 
@@ -106,38 +115,36 @@ def test_every_reason_not_to_open_one_has_the_same_answer(world: World, page: st
     assert slug(answers[0]) == "session_refused"
 
 
-@pytest.mark.parametrize("who", ["anon", "stranger", "mia", "bob", "alice"])
-def test_the_origin_is_that_of_the_request_and_not_an_argument(
-    world: World, page: str, who: str
-) -> None:
-    refused = world.call(who, "open_session", key=page, origin=ORIGIN)
-    assert refused.status_code == 404
-    with world.connect(who) as client:
-        assert attempt(client, "select keylatch.open_session(%s)", [page]).word == (
-            "session_refused"
+def test_the_origin_is_that_of_the_request_and_not_an_argument(world: World, page: str) -> None:
+    for who in USERS:
+        refused = world.call(who, "open_session", key=page, origin=ORIGIN)
+        assert refused.status_code == 404
+        with world.connect(who) as client:
+            assert attempt(client, "select keylatch.open_session(%s)", [page]).word == (
+                "session_refused"
+            )
+        get = world.request(
+            "anon", "GET", f"rpc/open_session?key={page}", headers={"Origin": ORIGIN}
         )
-    get = world.request("anon", "GET", f"rpc/open_session?key={page}", headers={"Origin": ORIGIN})
-    assert get.status_code == 405
+        assert get.status_code == 405
 
 
-@pytest.mark.parametrize("who", ["anon", "stranger", "mia", "bob", "alice"])
-def test_nobody_but_a_service_resumes_closes_attaches_or_prunes(
-    world: World, page: str, who: str
-) -> None:
-    text = token(world, page)
-    calls: list[dict[str, Any]] = [{"function": "resume_session", "token": text}]
-    calls += [{"function": "resume_session", "token": text, "slide": True}]
-    calls += [{"function": "close_session", "token": text}, {"function": "prune_sessions"}]
-    calls += [{"function": "attach_subject", "token": text, "subject": "x"}]
-    for call in calls:
-        assert world.call(who, **call).status_code in (401, 403)
-    with world.connect(who) as client:
-        for read in ("token_hash", "*"):
-            outcome = attempt(client, f"select {read} from keylatch_internal.sessions")
-            assert outcome.word == "42501"
-        for write in ("update keylatch_internal.sessions set subject = 'x'", "truncate {}"):
-            statement = write.format("keylatch_internal.sessions")
-            assert attempt(client, statement).word == "42501"
+def test_nobody_but_a_service_resumes_closes_attaches_or_prunes(world: World, page: str) -> None:
+    for who in USERS:
+        text = token(world, page)
+        calls: list[dict[str, Any]] = [{"function": "resume_session", "token": text}]
+        calls += [{"function": "resume_session", "token": text, "slide": True}]
+        calls += [{"function": "close_session", "token": text}, {"function": "prune_sessions"}]
+        calls += [{"function": "attach_subject", "token": text, "subject": "x"}]
+        for call in calls:
+            assert world.call(who, **call).status_code in (401, 403)
+        with world.connect(who) as client:
+            for read in ("token_hash", "*"):
+                outcome = attempt(client, f"select {read} from keylatch_internal.sessions")
+                assert outcome.word == "42501"
+            for write in ("update keylatch_internal.sessions set subject = 'x'", "truncate {}"):
+                statement = write.format("keylatch_internal.sessions")
+                assert attempt(client, statement).word == "42501"
 
 
 def test_an_admin_sees_the_sessions_of_their_workspaces_and_ends_them(
@@ -276,20 +283,18 @@ def test_an_expired_or_closed_session_is_over_for_good(
             service.attach_subject(text, subject="x")
 
 
-@pytest.mark.parametrize(
-    "wrong", [str.swapcase, lambda t: t[:-1], lambda t: t + "1", lambda t: f" {t}", lambda _: ""]
-)
 def test_what_is_no_token_is_no_session_and_no_failure(
-    world: World, page: str, service: Keylatch, wrong: Callable[[str], str]
+    world: World, page: str, service: Keylatch
 ) -> None:
-    text = token(world, page)
-    for other in (wrong(text), page, world.keys["living"].key, "\x00", "\ud800", "x" * 100_000):
-        assert service.resume_session(other) is None
-        with pytest.raises(SessionNotFound):
-            service.close_session(other)
-    # Nor is a token a key.
-    assert service.resolve(text, origin=ORIGIN) is None
-    assert service.resolve(text) is None
+    for wrong in WRONG:
+        text = token(world, page)
+        for other in (wrong(text), page, world.keys["living"].key, "\x00", "\ud800", "x" * 100_000):
+            assert service.resume_session(other) is None
+            with pytest.raises(SessionNotFound):
+                service.close_session(other)
+        # Nor is a token a key.
+        assert service.resolve(text, origin=ORIGIN) is None
+        assert service.resolve(text) is None
 
 
 def test_a_subject_is_attached_once(world: World, page: str, service: Keylatch) -> None:
@@ -472,15 +477,15 @@ def test_claims_of_a_workspace_are_limited(world: World, service: Keylatch) -> N
         assert service.resolve("guessed", workspace_id=world.people.b) is None
 
 
-@pytest.mark.parametrize("who", ["anon", "alice", "service_role", "keylatch_resolver"])
-def test_nobody_but_the_owner_changes_the_limits(world: World, who: str) -> None:
-    with world.connect(who) as client:
-        for statement in (
-            "update keylatch_internal.installation set sessions_per_minute = 1000000",
-            "delete from keylatch_internal.permits",
-            "select keylatch_internal.take_permit('open_session', 'x', 1)",
-        ):
-            assert attempt(client, statement).word == "42501"
+def test_nobody_but_the_owner_changes_the_limits(world: World) -> None:
+    for who in ("anon", "alice", "service_role", "keylatch_resolver"):
+        with world.connect(who) as client:
+            for statement in (
+                "update keylatch_internal.installation set sessions_per_minute = 1000000",
+                "delete from keylatch_internal.permits",
+                "select keylatch_internal.take_permit('open_session', 'x', 1)",
+            ):
+                assert attempt(client, statement).word == "42501"
 
 
 def test_a_service_key_is_needed_to_prune(world: World, service: Keylatch) -> None:
