@@ -181,19 +181,13 @@ volatile
 -- definer because: nobody writes the chain but this.
 security definer
 set search_path = ''
+-- Of a table that grows for ever the end is read. A planner that does not know how little that is
+-- would compile for it, plan it anew each time, or keep a plan from when the table was small.
+set enable_seqscan = off
+set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
-  -- What is visible and has no link is of this transaction: others link theirs as they commit. A
-  -- cursor, and the links looked up one by one, because a plan for all rows fits no table that
-  -- grows for ever.
-  v_unlinked cursor for
-  select e as event
-  from keylatch_internal.key_events as e
-  where e.id >= new.id
-    and not exists (
-      select 1 from keylatch_internal.key_event_links as l where l.event_id = e.id offset 0
-    )
-  order by e.id;
   v_event keylatch_internal.key_events;
   v_first keylatch_internal.key_events;
   v_events keylatch_internal.key_events[] := '{}';
@@ -205,8 +199,17 @@ begin
   if exists (select 1 from keylatch_internal.key_event_links as l where l.event_id = new.id) then
     return null;
   end if;
-  for v_one in v_unlinked loop
-    v_events := v_events || v_one.event;
+  -- What is visible and has no link is of this transaction: others link theirs as they commit.
+  for v_event in
+    select e.*
+    from keylatch_internal.key_events as e
+    where e.id >= new.id
+      and not exists (
+        select 1 from keylatch_internal.key_event_links as l where l.event_id = e.id offset 0
+      )
+    order by e.id
+  loop
+    v_events := v_events || v_event;
   end loop;
 
   -- One workspace after the other in one order, so that two transactions take turns.

@@ -167,7 +167,7 @@ def test_no_function_body_names_a_type_without_its_schema(world: World) -> None:
     """Threat: as above, for the next function that somebody writes."""
     bare = re.compile(
         r"(?:::\s*|^\s+v_\w+ (?:constant )?)(?!pg_catalog\.|keylatch)"
-        r"(?!constant|cursor|integer|bigint|boolean|double precision|bit\()(\w+)",
+        r"(?!constant|integer|bigint|boolean|double precision|bit\()(\w+)",
         re.MULTILINE,
     )
     with world.database.connect() as owner:

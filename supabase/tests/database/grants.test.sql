@@ -1,7 +1,7 @@
 -- What each role may do, written out and compared with the catalog, and what holds of every object.
 begin;
 \ir people.psql
-select plan(31);
+select plan(32);
 
 create temporary view schemas as
 select n.oid, n.nspname as name
@@ -190,8 +190,19 @@ select set_eq(
   'these run with the rights of the owner, and no others'
 );
 select is_empty(
-  $$ select r.name from routines as r where r.proconfig is distinct from array['search_path=""'] $$,
+  $$
+    select r.name from routines as r
+    where r.proconfig is distinct from array['search_path=""']
+      and r.name <> 'keylatch_internal.link_key_events'
+  $$,
   'every routine has an empty search_path and no other setting'
+);
+select is(
+  (select r.proconfig from routines as r where r.name = 'keylatch_internal.link_key_events'),
+  array[
+    'search_path=""', 'enable_seqscan=off', 'jit=off', 'plan_cache_mode=force_generic_plan'
+  ],
+  'but for the one that tells the planner how to read the end of the log'
 );
 select is_empty(
   'select r.name from routines as r group by r.name having count(*) > 1',
