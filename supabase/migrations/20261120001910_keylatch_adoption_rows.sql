@@ -126,8 +126,12 @@ declare
   v_role constant pg_catalog.text := current_setting('session_replication_role');
   v_timeout constant pg_catalog.text := current_setting('lock_timeout');
   v_page pg_catalog.int8 := v_adoption.next_page;
-  v_pages constant pg_catalog.int8 := pg_relation_size(v_adoption.relation)
+  -- Where the table ended when the pass began: what is written since the trigger hashes.
+  v_size constant pg_catalog.int8 := pg_relation_size(v_adoption.relation)
     / current_setting('block_size')::pg_catalog.int8;
+  v_pages constant pg_catalog.int8 := case
+    when v_adoption.next_page = 0 then v_size else least(v_adoption.last_page, v_size)
+  end;
   v_hash constant pg_catalog.text := keylatch_internal.hash_expression(
     v_adoption.form, format('t.%I', v_adoption.key_column)
   );
@@ -152,7 +156,7 @@ declare
       'update %s as t set %I = %s where ', v_adoption.relation, v_adoption.hash_column, v_hash
     )
   end;
-  v_chunk pg_catalog.int8 := 16;
+  v_chunk pg_catalog.int8 := 32;
   v_last pg_catalog.timestamptz;
   v_count pg_catalog.int8;
   v_progress keylatch.adoption_progress;
@@ -163,9 +167,12 @@ begin
       detail = 'milliseconds must be from 1 to 60000.',
       hint = 'Leave it out for 40: rows stay locked for as long.';
   end if;
-  -- Other triggers, of an updated_at or an audit, have nothing to do with this. Ours fires always.
+  -- Other triggers, of an updated_at or an audit, have nothing to do with this. Ours fires always,
+  -- and need not hash once more what is hashed here.
   if has_parameter_privilege('session_replication_role', 'set') then
-    perform set_config('session_replication_role', 'replica', true);
+    perform
+      set_config('session_replication_role', 'replica', true),
+      set_config('keylatch.hashing', 'on', true);
   end if;
   -- Gives way before anybody's deadlock_timeout: whoever meets it is never the victim.
   perform set_config('lock_timeout', '20ms', true);
@@ -189,9 +196,9 @@ begin
     end;
     v_progress.rows_written := v_progress.rows_written + v_count;
     v_page := v_page + v_chunk;
-    if clock_timestamp() < v_last + interval '6 ms' then
+    if clock_timestamp() < v_last + interval '10 ms' then
       v_chunk := least(v_chunk * 2, 1024);
-    elsif clock_timestamp() > v_last + interval '14 ms' then
+    elsif clock_timestamp() > v_last + interval '20 ms' then
       v_chunk := greatest(v_chunk / 2, 1);
     end if;
     -- Asked at the end, so that each call gets on, however slow the machine is.
@@ -200,12 +207,16 @@ begin
 
   perform set_config('session_replication_role', v_role, true)
   where current_setting('session_replication_role') <> v_role;
-  perform set_config('lock_timeout', v_timeout, true);
+  perform
+    set_config('lock_timeout', v_timeout, true),
+    set_config('keylatch.hashing', '', true);
   v_progress.pages := v_pages;
   v_progress.pages_done := least(v_page, v_pages);
   v_progress.is_done := v_page >= v_pages;
   update keylatch_internal.adoptions as a
-  set next_page = case when v_progress.is_done then 0 else v_page end
+  set
+    next_page = case when v_progress.is_done then 0 else v_page end,
+    last_page = v_pages
   where a.relation = v_adoption.relation and a.key_column = v_adoption.key_column;
   return v_progress;
 end;

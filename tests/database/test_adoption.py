@@ -133,14 +133,20 @@ def test_all_the_way_from_keys_in_clear_to_hashes_alone(owner: Connection, form:
     assert left.fetchall() == [("touch",)]
 
 
-def test_whatever_is_written_after_phase_1_began_is_hashed(owner: Connection) -> None:
+@pytest.mark.parametrize(("mode", "hashing"), [("origin", "on"), ("replica", "")])
+def test_whatever_is_written_after_phase_1_began_is_hashed(
+    owner: Connection, mode: str, hashing: str
+) -> None:
     call(owner, "adopt_column")
+    call(owner, "hash_rows", 1)
+    # As hash_rows marks its own writes; but one of the two is not enough.
+    owner.execute(f"set session_replication_role = {mode}")
+    owner.execute(f"set keylatch.hashing = '{hashing}'")
     hashed = 'select "the \'k_hash" from app."Odd ""T" where id = %s'
     owner.execute('insert into app."Odd ""T" values (4000, \'inserted\', 1)')
     owner.execute('update app."Odd ""T" set "the \'k" = \'changed\' where id = 1')
     owner.execute('update app."Odd ""T" set other = 1 where id = 2')
     owner.execute('update app."Odd ""T" set "the \'k_hash" = \'forged\' where id = 3')
-    owner.execute("set session_replication_role = 'origin'")
     for number, key in ((4000, "inserted"), (1, "changed"), (2, "key 2"), (3, "key 3")):
         assert owner.execute(hashed, [number]).fetchone() == (kept("hex", key),)
 
