@@ -30,8 +30,9 @@ from rich.table import Table
 from keylatch.audit import audit
 from keylatch.errors import KeylatchError
 from stack import Database, Janitor, Server
+from stack.checks import libpq, specification
 from stack.database import make_template
-from stack.tools import ROOT, TESTS, pg_prove
+from stack.tools import TESTS, pg_prove
 
 RESULTS = TESTS / "mutations.json"
 # These compare with a list, and go red whatever is changed: no proof of anything.
@@ -127,18 +128,9 @@ def seen_by_audit(database: Database) -> list[str]:
 
 def seen_by_pgtap(database: Database) -> list[str]:
     """Ask the pgTAP files, and name those that failed."""
-    files = sorted((ROOT / "supabase" / "tests" / "database").glob("*.test.sql"))
-    server = database.server
     done = subprocess.run(
-        [pg_prove(), "--quiet", *(path for path in files if path.name != LISTS)],
-        env={
-            **os.environ,
-            "PGHOST": server.host,
-            "PGPORT": str(server.port),
-            "PGUSER": "postgres",
-            "PGDATABASE": database.name,
-            "PGPASSWORD": server.passwords["postgres"],
-        },
+        [pg_prove(), "--quiet", *(path for path in specification() if path.name != LISTS)],
+        env=libpq(database),
         capture_output=True,
         text=True,
         check=False,

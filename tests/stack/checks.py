@@ -19,20 +19,31 @@ def prove(files: Sequence[Path]) -> int:
 
     Each file is a transaction that it rolls back, as `supabase test db` expects, too.
     """
-    with chosen_cluster() as server, Database(server, "keylatch", make_template(server)):
+    with (
+        chosen_cluster() as server,
+        Database(server, "keylatch", make_template(server)) as database,
+    ):
         result = subprocess.run(
-            [pg_prove(), *(files or sorted(ROOT.glob("supabase/tests/database/*.sql")))],
-            env={
-                **os.environ,
-                "PGHOST": server.host,
-                "PGPORT": str(server.port),
-                "PGUSER": "postgres",
-                "PGDATABASE": "keylatch",
-                "PGPASSWORD": server.passwords["postgres"],
-            },
-            check=False,
+            [pg_prove(), *(files or specification())], env=libpq(database), check=False
         )
     return result.returncode
+
+
+def specification() -> list[Path]:
+    """All pgTAP files."""
+    return sorted(ROOT.glob("supabase/tests/database/*.test.sql"))
+
+
+def libpq(database: Database) -> dict[str, str]:
+    """The environment for a program that is to connect to a database as `postgres`."""
+    return {
+        **os.environ,
+        "PGHOST": database.server.host,
+        "PGPORT": str(database.server.port),
+        "PGUSER": "postgres",
+        "PGDATABASE": database.name,
+        "PGPASSWORD": database.server.passwords["postgres"],
+    }
 
 
 def lint() -> int:
