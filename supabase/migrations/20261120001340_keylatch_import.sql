@@ -201,8 +201,8 @@ begin
       l."position" as place,
       case
         when l.detail is not null or c.place is not null then 'refused'
-        when l.known_id is not null and t.id is null then 'exists'
-        else 'imported'
+        when t.id is not null or (p_dry_run and l.known_id is null) then 'imported'
+        else 'exists'
       end as outcome,
       coalesce(l.known_id, t.id) as key_id,
       case

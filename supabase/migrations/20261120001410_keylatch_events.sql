@@ -257,35 +257,25 @@ begin
     v_source.address,
     v_source.agent,
     n.revoke_reason,
-    -- By name, at a third of what it costs to go through event_fields: an import makes many.
-    jsonb_build_object(
-      'kind', jsonb_build_object('new', n.kind),
-      'environment', jsonb_build_object('new', n.environment),
-      'hint', jsonb_build_object('new', n.hint),
-      'label', jsonb_build_object('new', n.label),
-      'metadata', jsonb_build_object('new', n.metadata),
-      'allowed_origins', jsonb_build_object('new', n.allowed_origins),
-      'scopes', jsonb_build_object('new', n.scopes)
-    )
-    || case
-      when n.expires_at is null then '{}'
-      else jsonb_build_object('expires_at', jsonb_build_object('new', n.expires_at))
-    end
-    || case
-      when n.rotated_from is null then '{}'
-      else jsonb_build_object('rotated_from', jsonb_build_object('new', n.rotated_from))
-    end
-    || case
-      when n.suspended_at is null then '{}'
-      else jsonb_build_object('suspended_at', jsonb_build_object('new', n.suspended_at))
-    end
-    || case
-      when n.superseded_at is null then '{}'
-      else jsonb_build_object('superseded_at', jsonb_build_object('new', n.superseded_at))
-    end
-    || case
-      when n.revoked_at is null then '{}'
-      else jsonb_build_object('revoked_at', jsonb_build_object('new', n.revoked_at))
+    case
+      when num_nonnulls(
+        n.expires_at, n.rotated_from, n.suspended_at, n.superseded_at, n.revoked_at
+      ) = 0
+        -- What most keys have, at a third of the cost: an import makes a million of them.
+        then jsonb_build_object(
+          'kind', jsonb_build_object('new', n.kind),
+          'environment', jsonb_build_object('new', n.environment),
+          'hint', jsonb_build_object('new', n.hint),
+          'label', jsonb_build_object('new', n.label),
+          'metadata', jsonb_build_object('new', n.metadata),
+          'allowed_origins', jsonb_build_object('new', n.allowed_origins),
+          'scopes', jsonb_build_object('new', n.scopes)
+        )
+      else (
+        select jsonb_object_agg(f.name, jsonb_build_object('new', f.value))
+        from jsonb_each(keylatch_internal.event_fields(n)) as f (name, value)
+        where f.value <> 'null'
+      )
     end,
     row_number() over () = 1
   from new_keys as n;

@@ -190,7 +190,6 @@ as $$
 declare
   v_event keylatch_internal.key_events;
   v_first keylatch_internal.key_events;
-  v_events keylatch_internal.key_events[] := '{}';
   v_head keylatch_internal.key_event_heads;
   v_heads keylatch_internal.key_event_heads[] := '{}';
   v_links keylatch_internal.key_event_links[] := '{}';
@@ -199,7 +198,9 @@ begin
   if exists (select 1 from keylatch_internal.key_event_links as l where l.event_id = new.id) then
     return null;
   end if;
+
   -- What is visible and has no link is of this transaction: others link theirs as they commit.
+  -- One workspace after the other in one order, so that two transactions take turns.
   for v_event in
     select e.*
     from keylatch_internal.key_events as e
@@ -207,13 +208,8 @@ begin
       and not exists (
         select 1 from keylatch_internal.key_event_links as l where l.event_id = e.id offset 0
       )
-    order by e.id
+    order by e.workspace_id, e.id
   loop
-    v_events := v_events || v_event;
-  end loop;
-
-  -- One workspace after the other in one order, so that two transactions take turns.
-  for v_event in select e.* from unnest(v_events) as e order by e.workspace_id, e.id loop
     if v_head.workspace_id is distinct from v_event.workspace_id then
       v_heads := v_heads || v_head;
       v_head := keylatch_internal.lock_event_head(v_event.workspace_id);

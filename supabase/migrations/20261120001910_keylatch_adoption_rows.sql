@@ -156,7 +156,7 @@ declare
       'update %s as t set %I = %s where ', v_adoption.relation, v_adoption.hash_column, v_hash
     )
   end;
-  v_chunk pg_catalog.int8 := 32;
+  v_chunk pg_catalog.int8 := 16;
   v_last pg_catalog.timestamptz;
   v_count pg_catalog.int8;
   v_progress keylatch.adoption_progress;
@@ -196,9 +196,9 @@ begin
     end;
     v_progress.rows_written := v_progress.rows_written + v_count;
     v_page := v_page + v_chunk;
-    if clock_timestamp() < v_last + interval '10 ms' then
+    if clock_timestamp() < v_last + interval '6 ms' then
       v_chunk := least(v_chunk * 2, 1024);
-    elsif clock_timestamp() > v_last + interval '20 ms' then
+    elsif clock_timestamp() > v_last + interval '14 ms' then
       v_chunk := greatest(v_chunk / 2, 1);
     end if;
     -- Asked at the end, so that each call gets on, however slow the machine is.

@@ -13,7 +13,8 @@ import pytest
 from postgrest import SyncPostgrestClient
 from psycopg import sql
 
-from database.racing import ISSUE, REVOKE, Connection, World, attempt, together
+from database.racing import ISSUE, REVOKE, ROTATE, Connection, World, attempt, together
+from database.test_import import OLD, PBKDF2, import_, line
 from keylatch import AsyncKeylatch, Keylatch
 from stack import Cluster, Database, People, Rest
 from stack.tools import ROOT, MissingTool
@@ -126,6 +127,22 @@ def test_transactions_over_two_workspaces_in_any_order_take_turns(
     assert verified(world.owner, people.b)[:2] == (True, 1 + 4 + 15 * 4)
 
 
+def test_whoever_waits_for_the_first_chain_holds_no_later_one(world: World, people: People) -> None:
+    assert people.a < people.b
+    for place in (people.a, people.b):
+        world.owner.execute(ISSUE, [place])
+    head = "select from keylatch_internal.key_event_heads where workspace_id = %s for update nowait"
+    holder = world.database.connect(autocommit=False)
+    holder.execute(head, [people.a])
+    writer = world.database.connect(autocommit=False)
+    for place in (people.b, people.a):
+        writer.execute(ISSUE, [place])
+    commit = world.waiting("commit", [], waits_for=holder, session=writer)
+    world.owner.execute(head, [people.b])
+    holder.rollback()
+    assert commit.outcome().word == "done"
+
+
 def test_a_chain_that_many_write_at_once_is_whole(world: World) -> None:
     def work(number: int) -> Any:
         alice = world.session()
@@ -188,6 +205,28 @@ async def test_both_clients_read_what_happened_over_http_and_in_sql(
         found = AsyncKeylatch.from_psycopg(connection, claims=people.claims("bob"))
         assert await found.events(people.a) == ()
         assert (await found.verify_events(people.a)).events == 0
+
+
+def test_the_event_of_a_new_key_names_every_field_that_a_change_would(world: World) -> None:
+    import_(
+        world.database.connect("service_role"),
+        line(key=OLD, suspended_at="2024-01-01", expires_at="2999-01-01", scopes=["a"]),
+        line(**PBKDF2, revoked_at="2024-01-01"),
+    )
+    issued = world.owner.execute(ISSUE, [People.a]).fetchone()
+    assert issued is not None
+    world.owner.execute(ROTATE, [issued[0], "1 hour"])
+    world.owner.execute(ISSUE, [People.a])
+    rows = world.owner.execute(
+        "select e.changes, keylatch_internal.event_fields(k) from keylatch.key_events as e"
+        " join keylatch_internal.keys as k on e.key_id = k.id"
+        " where e.event in ('imported', 'issued', 'rotated') and k.superseded_at is null"
+    ).fetchall()
+    assert len(rows) == 4
+    for changes, fields in rows:
+        assert changes == {name: {"new": new} for name, new in fields.items() if new is not None}
+    # Only a new key was never superseded.
+    assert {name for changes, _ in rows for name in changes} == set(rows[0][1]) - {"superseded_at"}
 
 
 def test_a_logical_replica_keeps_the_events_of_its_publisher(

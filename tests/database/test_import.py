@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,7 +12,7 @@ import psycopg
 import pytest
 from postgrest import SyncPostgrestClient
 
-from database.racing import ISSUE, ROTATE, Connection, World, attempt, together
+from database.racing import Connection, World, attempt
 from keylatch import Keylatch
 from keylatch.errors import InvalidArgument, PermissionDenied
 from stack import Database, People, Rest, Tokens
@@ -337,81 +336,6 @@ def test_the_events_of_an_import_name_each_key_and_no_hash(
     said = " ".join(row[2] for row in rows)
     assert "revoked_at" in said
     assert not any(secret in said for secret in (OLD, HEX, "ab" * 32))
-
-
-def test_two_imports_of_the_same_keys_at_once_leave_one_and_say_which(world: World) -> None:
-    first = world.database.connect("service_role", autocommit=False)
-    taken = import_(first, line(key=OLD), line(**PBKDF2))["lines"]
-    others = [
-        world.waiting(
-            "select to_jsonb(r) from keylatch.import_keys(%s) as r",
-            [json.dumps(lines)],
-            waits_for=first,
-            session=world.database.connect("service_role"),
-        )
-        for lines in (
-            [line(key=OLD), line(**PBKDF2)],
-            [line(key=OLD, workspace_id=str(People.b))],
-        )
-    ]
-    first.commit()
-    same, elsewhere = (other.outcome().row[0] for other in others)
-    assert [one["outcome"] for one in same["lines"]] == ["exists", "exists"]
-    assert [one["key_id"] for one in same["lines"]] == [one["key_id"] for one in taken]
-    assert [one["outcome"] for one in elsewhere["lines"]] == ["refused"]
-    assert "another workspace" in elsewhere["lines"][0]["detail"]
-
-
-def test_imports_of_the_same_keys_in_another_order_do_not_meet_head_on(world: World) -> None:
-    lines = [line(key=f"key number {number} of the old system") for number in range(1000)]
-    ways = [json.dumps(lines), json.dumps(lines[::-1])]
-    sessions = [world.database.connect("service_role") for _ in ways]
-    outcomes = together(
-        [
-            partial(attempt, session, "select (keylatch.import_keys(%s)).imported", [way])
-            for session, way in zip(sessions, ways, strict=True)
-        ]
-    )
-    assert [one.word for one in outcomes] == ["done", "done"]
-    assert sum(one.row[0] for one in outcomes) == len(lines)
-
-
-def test_two_imports_at_once_leave_no_more_unclaimed_keys_than_a_claim_tries(world: World) -> None:
-    def salted(numbers: range) -> str:
-        return json.dumps([line(**{**PBKDF2, "hash": f"{number:064x}"}) for number in numbers])
-
-    first = world.database.connect("service_role", autocommit=False)
-    first.execute("select keylatch.import_keys(%s)", [salted(range(6))])
-    second = world.waiting(
-        "select to_jsonb(r) from keylatch.import_keys(%s) as r",
-        [salted(range(6, 12))],
-        waits_for=first,
-        session=world.database.connect("service_role"),
-    )
-    first.commit()
-    report = second.outcome().row[0]
-    assert (report["imported"], report["refused"]) == (4, 2)
-
-
-def test_the_event_of_a_new_key_names_every_field_that_a_change_would(world: World) -> None:
-    import_(
-        world.database.connect("service_role"),
-        line(key=OLD, suspended_at="2024-01-01", expires_at="2999-01-01", scopes=["a"]),
-        line(**PBKDF2, revoked_at="2024-01-01"),
-    )
-    issued = world.owner.execute(ISSUE, [People.a]).fetchone()
-    assert issued is not None
-    world.owner.execute(ROTATE, [issued[0], "1 hour"])
-    rows = world.owner.execute(
-        "select e.changes, keylatch_internal.event_fields(k) from keylatch.key_events as e"
-        " join keylatch_internal.keys as k on e.key_id = k.id"
-        " where e.event in ('imported', 'rotated')"
-    ).fetchall()
-    assert len(rows) == 3
-    for changes, fields in rows:
-        assert changes == {name: {"new": new} for name, new in fields.items() if new is not None}
-    # Only a new key was never superseded.
-    assert {name for changes, _ in rows for name in changes} == set(rows[0][1]) - {"superseded_at"}
 
 
 def test_a_key_with_quotes_and_braces_is_sent_as_it_is(world: World) -> None:

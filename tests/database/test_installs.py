@@ -1,6 +1,5 @@
 """Installing: whoever does it, however often and how many at once, the same comes of it."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 
 from database.fingerprint import SCHEMAS, access, fingerprint
 from stack import Cluster, CommandFailed, Database, push_migrations, run_supabase
+from stack.checks import libpq
 from stack.tools import ROOT, MissingTool
 
 FILES = sorted((ROOT / "supabase" / "migrations").glob("*.sql"))
@@ -140,23 +140,13 @@ def test_psql_with_each_file_in_a_transaction_installs_the_same_beside_others(
     for file in FILES:
         subprocess.run(
             [psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "-1", "-f", file],
-            env={**os.environ, **connection_environment(empty)},
+            env=libpq(empty),
             check=True,
             timeout=30,
         )
     assert fingerprint(empty.url) == fingerprint(database.url)
     ids = [row[1] for url in (empty.url, database.url) for row in installation(url)]
     assert len(set(ids)) == 2, "another database is another installation"
-
-
-def connection_environment(database: Database) -> dict[str, str]:
-    return {
-        "PGHOST": database.server.host,
-        "PGPORT": str(database.server.port),
-        "PGUSER": "postgres",
-        "PGDATABASE": database.name,
-        "PGPASSWORD": database.server.passwords["postgres"],
-    }
 
 
 def installation(url: str) -> list[tuple[Any, ...]]:

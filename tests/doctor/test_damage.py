@@ -7,9 +7,6 @@ import pytest
 from doctor.patient import examined, only, run, told
 from stack import Database, People
 
-# On other servers a sound database is examined: what is right there is what differs.
-pytestmark = pytest.mark.one_server
-
 KEYS = "keylatch_internal.keys"
 
 

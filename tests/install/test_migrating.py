@@ -153,7 +153,6 @@ def test_own_tenancy_is_left_out_and_stays_out(migrating: Program, empty: Databa
     assert [name for _, name in history(empty)] == [*rest, TENANCY_NAME]
 
 
-@pytest.mark.one_server
 def test_a_superuser_applies_as_the_owner(program: Program, empty: Database) -> None:
     """First as the owner of the database, then as that of keylatch."""
     superuser = program.having(DATABASE_URL=empty.superuser_url)
@@ -166,7 +165,6 @@ def test_a_superuser_applies_as_the_owner(program: Program, empty: Database) -> 
     assert owners.fetchall() == [("postgres",)]
 
 
-@pytest.mark.one_server
 def test_who_may_not_is_told_so(program: Program, empty: Database) -> None:
     stranger = program.having(DATABASE_URL=empty.authenticator_url)
     before = stranger("migrate", code=3)
@@ -205,7 +203,6 @@ def test_a_history_of_an_old_cli_gets_the_columns_that_are_missing(
     ]
 
 
-@pytest.mark.one_server
 def test_a_plain_server_is_told_what_it_lacks_and_gets_it(
     program: Program, other_server: Cluster
 ) -> None:
