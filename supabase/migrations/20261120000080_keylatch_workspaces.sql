@@ -1,5 +1,7 @@
--- The tenancy that keylatch brings along. An application with tables of its own leaves this file
--- out and replaces keylatch.admin_workspace_ids() in a migration of its own.
+-- The tenancy that keylatch brings along: workspaces, and who administers them.
+--
+-- An application with its own tables leaves this file out (keylatch install --tenancy own) and
+-- replaces keylatch.admin_workspace_ids() in a migration of its own.
 
 create table keylatch.workspaces (
   id uuid not null default pg_catalog.gen_random_uuid(),
@@ -9,10 +11,9 @@ create table keylatch.workspaces (
   constraint workspaces_pkey primary key (id),
   constraint workspaces_name_check check (length(name) between 1 and 200)
 );
-
 comment on table keylatch.workspaces is
-  'Who owns keys. You see the workspaces that you are a member of; the service role writes them.
-Deleting one revokes its keys.';
+  'Who owns keys. You see the workspaces that you are a member of; service_role writes them.
+Deleting a workspace revokes its keys.';
 comment on column keylatch.workspaces.id is 'The workspace_id of its keys.';
 comment on column keylatch.workspaces.name is 'For people; up to 200 characters.';
 comment on column keylatch.workspaces.created_at is 'When it was made.';
@@ -26,16 +27,15 @@ create table keylatch.workspace_membership (
   constraint workspace_membership_pkey primary key (workspace_id, user_id),
   constraint workspace_membership_workspace_id_fkey
   foreign key (workspace_id) references keylatch.workspaces (id) on delete cascade,
-  -- A user who is deleted administers nothing from that moment, whatever their token still says.
+  -- A deleted user administers nothing from that moment on, whatever their token still says.
   constraint workspace_membership_user_id_fkey
   foreign key (user_id) references auth.users (id) on delete cascade,
   constraint workspace_membership_role_check check (role in ('admin', 'member'))
 );
 
 create index workspace_membership_user_id_idx on keylatch.workspace_membership (user_id);
-
 comment on table keylatch.workspace_membership is
-  'Who belongs to which workspace. You see your own memberships; the service role writes them.';
+  'Who belongs to which workspace. You see your own memberships; service_role writes them.';
 comment on column keylatch.workspace_membership.workspace_id is 'The workspace.';
 comment on column keylatch.workspace_membership.user_id is 'The user.';
 comment on column keylatch.workspace_membership.role is
@@ -43,14 +43,6 @@ comment on column keylatch.workspace_membership.role is
 comment on column keylatch.workspace_membership.created_at is 'Since when.';
 comment on index keylatch.workspace_membership_user_id_idx is
   'Finds what a user administers, at every call.';
-
-revoke all on table keylatch.workspaces from public, anon, authenticated, service_role;
-grant select on table keylatch.workspaces to authenticated;
-grant select, insert, update, delete on table keylatch.workspaces to service_role;
-
-revoke all on table keylatch.workspace_membership from public, anon, authenticated, service_role;
-grant select on table keylatch.workspace_membership to authenticated;
-grant select, insert, update, delete on table keylatch.workspace_membership to service_role;
 
 alter table keylatch.workspaces enable row level security;
 alter table keylatch.workspace_membership enable row level security;
@@ -77,31 +69,34 @@ create trigger workspaces_delete_revoke_keys
 after delete or update of id on keylatch.workspaces
 for each row execute function keylatch_internal.revoke_workspace_keys();
 comment on trigger workspaces_delete_revoke_keys on keylatch.workspaces is
-  'No living key is left in a workspace that is gone.
+  'No active key is left in a deleted workspace.
 
-Origin sessions only: a session in replication mode that deletes a workspace must revoke its keys
-itself, as the publisher''s deletion arrives with the revocations it made.';
+Origin sessions only: a logical replica gets the publisher''s revocations as rows of their own.';
 
 create trigger workspaces_truncate_keep
 before truncate on keylatch.workspaces
 for each statement execute function keylatch_internal.revoke_workspace_keys();
 alter table keylatch.workspaces enable always trigger workspaces_truncate_keep;
 comment on trigger workspaces_truncate_keep on keylatch.workspaces is
-  'Truncating would leave living keys in workspaces that are gone.';
+  'Truncating would leave active keys in deleted workspaces.';
 
 create or replace function keylatch.admin_workspace_ids()
-returns setof uuid
-language sql
-stable
-security invoker
-set search_path = ''
-as $$
+returns setof uuid language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  -- Not language sql: the plan of such a function is made anew at each call, at three times the cost.
+  return query
   select m.workspace_id
   from keylatch.workspace_membership as m
   where m.user_id = (select auth.uid()) and m.role = 'admin';
-$$;
-
-comment on function keylatch.admin_workspace_ids() is
+end $$;
+comment on function keylatch.admin_workspace_ids is
   'The workspaces that the current user administers: the one place where tenancy is decided.
 
-It reads keylatch.workspace_membership. An application with tables of its own replaces it.';
+It reads keylatch.workspace_membership. An application with its own tenancy replaces it.';
+
+revoke all on table keylatch.workspaces, keylatch.workspace_membership
+from public, anon, authenticated, service_role;
+grant select on table keylatch.workspaces, keylatch.workspace_membership to authenticated;
+grant select, insert, update, delete
+on table keylatch.workspaces, keylatch.workspace_membership to service_role;

@@ -1,0 +1,176 @@
+-- The ground that the rest stands on: two schemas, one role, the errors, and the row that names
+-- this installation.
+
+create schema if not exists extensions;
+create extension if not exists pgcrypto with schema extensions;
+
+do $$
+begin
+  if pg_catalog.current_setting('server_encoding') <> 'UTF8' then
+    raise exception 'keylatch needs a database with the encoding UTF8'
+      using hint = 'Run: create database … encoding ''UTF8'' template template0;';
+  elsif pg_catalog.to_regprocedure('extensions.gen_random_bytes(integer)') is null then
+    raise exception 'keylatch needs pgcrypto in the schema "extensions"'
+      using hint = 'Run: alter extension pgcrypto set schema extensions;';
+  end if;
+end $$;
+
+-- No "if not exists": an existing schema of that name belongs to somebody else.
+create schema keylatch;
+create schema keylatch_internal;
+comment on schema keylatch is
+  'API keys, made, guarded and resolved by the database.
+Everything that a client may call. Expose this schema through the Data API.';
+comment on schema keylatch_internal is
+  'Tables and helpers of keylatch. Not a public interface; never expose it through the Data API.';
+
+-- All databases of a server share its roles: another installation may have made this one, or may
+-- be making it now, under an owner whose grants we may not repeat.
+do $$
+begin
+  if pg_catalog.to_regrole('keylatch_resolver') is null then
+    create role keylatch_resolver nologin noinherit;
+    comment on role keylatch_resolver is
+      'May resolve keylatch keys and nothing else: an edge service needs no service key.';
+  end if;
+exception
+  when duplicate_object or unique_violation then null;
+end $$;
+
+do $$
+begin
+  if pg_catalog.to_regrole('authenticator') is null then
+    raise notice 'There is no role "authenticator": PostgREST will not reach keylatch_resolver.';
+  elsif not pg_catalog.pg_has_role('authenticator', 'keylatch_resolver', 'member') then
+    grant keylatch_resolver to authenticator;
+  end if;
+exception
+  when unique_violation then null;
+  when insufficient_privilege then
+    raise warning 'keylatch_resolver could not be granted to authenticator'
+      using hint = 'Let the owner of the role run: grant keylatch_resolver to authenticator;';
+end $$;
+
+create table keylatch_internal.errors (
+  slug text not null,
+  code text not null,
+  hint text not null,
+  constraint errors_pkey primary key (slug),
+  constraint errors_code_check check (length(code) = 5)
+);
+comment on table keylatch_internal.errors is
+  'Every error that keylatch raises. Each file adds the errors of its own functions.';
+comment on column keylatch_internal.errors.slug is 'The message; programs match on it.';
+comment on column keylatch_internal.errors.code is
+  'The SQLSTATE. PostgREST answers PTxyz with the HTTP status xyz.';
+comment on column keylatch_internal.errors.hint is
+  'The next step, where the place that raises the error knows no better one.';
+
+alter table keylatch_internal.errors enable row level security;
+
+insert into keylatch_internal.errors (slug, code, hint) values
+('invalid_argument', 'PT400', 'Correct the argument that the detail names.'),
+('read_committed_required', '0A000', 'Run: set transaction isolation level read committed;');
+
+create function keylatch_internal.refuse(p_slug text, p_detail text, p_hint text default null)
+returns void language plpgsql stable parallel safe security definer
+-- definer because: the table of errors is readable by its owner alone.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_error keylatch_internal.errors;
+begin
+  select e.* into v_error from keylatch_internal.errors as e where e.slug = p_slug;
+  raise exception using
+    errcode = coalesce(v_error.code, 'P0001'), message = p_slug, detail = p_detail,
+    hint = coalesce(p_hint, v_error.hint, '');
+end $$;
+comment on function keylatch_internal.refuse is
+  'Raises the error of this slug, with this detail, and with this hint or the usual one.';
+
+create table keylatch_internal.installation (
+  only_row boolean not null default true,
+  id uuid not null default pg_catalog.gen_random_uuid(),
+  schema_version text not null,
+  modules text[] not null default '{}',
+  installed_at timestamptz not null default pg_catalog.now(),
+  constraint installation_pkey primary key (only_row),
+  constraint installation_only_row_check check (only_row)
+);
+comment on table keylatch_internal.installation is
+  'One row: which installation of keylatch this database holds.';
+comment on column keylatch_internal.installation.only_row is 'Always true: there is one row.';
+comment on column keylatch_internal.installation.id is
+  'Random. A copy of the database has the same id.';
+comment on column keylatch_internal.installation.schema_version is
+  'The release of keylatch whose migrations have run.';
+comment on column keylatch_internal.installation.modules is
+  'The modules that are installed beside the core. The migration of a module adds its name.';
+comment on column keylatch_internal.installation.installed_at is 'When the first migration ran.';
+
+alter table keylatch_internal.installation enable row level security;
+
+insert into keylatch_internal.installation (schema_version) values ('0.1.0');
+
+create type keylatch.installation_info as (
+  id uuid, schema_version text, modules text[], installed_at timestamptz, database_name text,
+  database_oid bigint, system_identifier text, is_replica boolean,
+  replica_lag_seconds double precision
+);
+comment on type keylatch.installation_info is
+  'Which installation answers, in which database of which server, and how far it is behind.';
+
+create function keylatch_internal.describe_installation()
+returns keylatch.installation_info language plpgsql stable security definer
+-- definer because: no role but the owner reads the table.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_info keylatch.installation_info;
+begin
+  select i.id, i.schema_version, i.modules, i.installed_at, d.datname, d.oid
+  into v_info.id, v_info.schema_version, v_info.modules, v_info.installed_at,
+    v_info.database_name, v_info.database_oid
+  from keylatch_internal.installation as i
+  cross join pg_catalog.pg_database as d
+  where d.datname = current_database();
+  v_info.system_identifier := (select c.system_identifier::text from pg_control_system() as c);
+  v_info.is_replica := pg_is_in_recovery();
+  v_info.replica_lag_seconds := case
+    when not v_info.is_replica then 0
+    -- A replica that receives the stream and has replayed all of it does not lag behind an idle
+    -- primary.
+    when pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
+      and exists (select 1 from pg_catalog.pg_stat_wal_receiver as w where w.pid is not null)
+      then 0
+    else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
+  end;
+  return v_info;
+end $$;
+comment on function keylatch_internal.describe_installation is 'Does the work of installation.';
+
+create function keylatch.installation()
+returns keylatch.installation_info language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return keylatch_internal.describe_installation();
+end $$;
+comment on function keylatch.installation is
+  'Tells which installation answers. Compare the answers that two services get: if id, database_oid
+and system_identifier are equal, both use the same database.
+
+modules: what is installed beside the core. is_replica: whether this server is a read replica.
+replica_lag_seconds: how far behind (0 on a primary, null if the replica cannot tell).';
+
+-- Who may do what. Nobody else may do anything.
+revoke all on schema keylatch, keylatch_internal from public, anon, authenticated, service_role;
+revoke all on table keylatch_internal.errors, keylatch_internal.installation
+from public, anon, authenticated, service_role;
+revoke all on function
+keylatch_internal.refuse, keylatch_internal.describe_installation, keylatch.installation
+from public, anon, authenticated, service_role;
+
+-- The calls run with the rights of the caller, and use helpers of keylatch_internal.
+grant usage on schema keylatch, keylatch_internal
+to authenticated, service_role, keylatch_resolver;
+grant execute on function
+keylatch_internal.refuse, keylatch_internal.describe_installation, keylatch.installation
+to authenticated, service_role, keylatch_resolver;

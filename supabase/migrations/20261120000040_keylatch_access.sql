@@ -1,0 +1,208 @@
+-- Who administers a workspace: one function, the row policies that follow it, and what happens to
+-- the keys when a workspace is deleted.
+
+create function keylatch.admin_workspace_ids()
+returns setof uuid language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return;
+end $$;
+comment on function keylatch.admin_workspace_ids is
+  'The workspaces that the current user administers: the one place where tenancy is decided.
+
+As made here it gives nobody anything. An application with its own tenancy replaces it.';
+
+create policy keys_select_admin on keylatch_internal.keys
+for select to authenticated using (workspace_id in (select keylatch.admin_workspace_ids()));
+comment on policy keys_select_admin on keylatch_internal.keys is
+  'A signed-in user sees the keys of the workspaces that they administer.';
+
+create policy keys_insert_admin on keylatch_internal.keys
+for insert to authenticated with check (workspace_id in (select keylatch.admin_workspace_ids()));
+comment on policy keys_insert_admin on keylatch_internal.keys is
+  'A signed-in user makes keys in the workspaces that they administer.';
+
+create policy keys_update_admin on keylatch_internal.keys
+for update to authenticated
+using (workspace_id in (select keylatch.admin_workspace_ids()))
+with check (workspace_id in (select keylatch.admin_workspace_ids()));
+comment on policy keys_update_admin on keylatch_internal.keys is
+  'A signed-in user edits the keys of the workspaces that they administer, as far as the latch lets
+them.';
+
+create function keylatch_internal.current_user_id()
+returns uuid language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  -- Not auth.uid(): that fails for an identity provider whose subjects are not UUIDs. Not
+  -- auth.jwt(): its cast to a bare "jsonb" would find a temporary type of the caller first.
+  v_subject text := coalesce(
+    nullif(current_setting('request.jwt.claim.sub', true), ''),
+    nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'
+  );
+begin
+  if v_subject ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    return v_subject::uuid;
+  end if;
+  return null;
+end $$;
+comment on function keylatch_internal.current_user_id is
+  'The signed-in user, for the stamps created_by and revoked_by; null without one.';
+
+insert into keylatch_internal.errors (slug, code, hint) values
+('workspace_deleted', 'PT409', 'Make a workspace with a new id, and issue the key there.'),
+('keys_are_kept', 'PT409', 'Revoke the key instead.');
+
+create table keylatch_internal.workspace_latches (
+  workspace_id uuid not null,
+  deleted_at timestamptz,
+  constraint workspace_latches_pkey primary key (workspace_id)
+);
+comment on table keylatch_internal.workspace_latches is
+  'One row for each workspace that ever had a key. Making a key shares the row, deleting the
+workspace takes it alone, so no active key is left in a deleted workspace. Nobody but the owner can
+lock a row; a caller gets that far only after the policies let the key in.';
+comment on column keylatch_internal.workspace_latches.workspace_id is 'The workspace.';
+comment on column keylatch_internal.workspace_latches.deleted_at is
+  'When the workspace was deleted: no key is made there from then on. Null until then.';
+
+alter table keylatch_internal.workspace_latches enable row level security;
+
+create function keylatch_internal.share_workspaces()
+returns trigger language plpgsql volatile security definer
+-- definer because: a role that could lock these rows itself could keep others from making keys.
+set search_path = pg_catalog, pg_temp as $$
+begin
+  -- In one order, so that two statements never wait for each other. A successor is left out: the
+  -- lock on its predecessor holds a deletion up, and a deletion looks again for new keys.
+  insert into keylatch_internal.workspace_latches (workspace_id)
+  select distinct n.workspace_id from new_keys as n where n.rotated_from is null order by 1
+  on conflict do nothing;
+  if exists (
+    with shared as materialized (
+      select w.deleted_at from keylatch_internal.workspace_latches as w
+      where w.workspace_id in (
+        select n.workspace_id from new_keys as n where n.rotated_from is null
+      )
+      order by w.workspace_id
+      for share
+    )
+    select from shared as s where s.deleted_at is not null
+  ) then
+    perform keylatch_internal.refuse(
+      'workspace_deleted', 'The workspace was deleted, so no key is made there.'
+    );
+  end if;
+  return null;
+end $$;
+comment on function keylatch_internal.share_workspaces is
+  'Keeps the workspaces of new keys from being deleted until the keys are committed, and refuses
+keys for a workspace that is deleted already.';
+
+create trigger keys_insert_share_workspaces
+after insert on keylatch_internal.keys
+referencing new table as new_keys
+for each statement execute function keylatch_internal.share_workspaces();
+comment on trigger keys_insert_share_workspaces on keylatch_internal.keys is
+  'No key is made in a deleted workspace. Origin sessions only: a logical replica takes the
+publisher''s rows as they are.';
+
+create function keylatch_internal.revoke_workspace(p_workspace_id uuid)
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    -- On an older snapshot the keys that were made since would stay active.
+    perform keylatch_internal.refuse(
+      'read_committed_required', 'Deleting a workspace needs isolation level READ COMMITTED.'
+    );
+  elsif exists (
+    select from keylatch_internal.keys as k
+    where k.workspace_id = p_workspace_id and k.revoked_at is null offset 100000
+  ) then
+    perform keylatch_internal.refuse(
+      'keys_are_kept',
+      'The workspace has more than 100000 keys that are not revoked: too many for one statement.',
+      'Call retire_workspace(workspace_id) until is_done is true, then delete the workspace.'
+    );
+  end if;
+  insert into keylatch_internal.workspace_latches as w (workspace_id, deleted_at)
+  values (p_workspace_id, clock_timestamp())
+  on conflict (workspace_id) do update
+  set deleted_at = coalesce(w.deleted_at, excluded.deleted_at);
+  -- Until one look finds nothing left: a rotation that was under way may have made one more key.
+  while exists (
+    select from keylatch_internal.keys as k
+    where k.workspace_id = p_workspace_id and k.revoked_at is null
+  ) loop
+    with locked as materialized (
+      select k.id from keylatch_internal.keys as k
+      where k.workspace_id = p_workspace_id and k.revoked_at is null
+      order by k.created_at, k.id for update
+    )
+    update keylatch_internal.keys as k
+    set revoked_at = clock_timestamp(), revoke_reason = 'workspace deleted'
+    from locked as l where k.id = l.id;
+  end loop;
+end $$;
+comment on function keylatch_internal.revoke_workspace is
+  'Marks a workspace as deleted, for good, and revokes its keys.';
+
+create function keylatch_internal.revoke_workspace_keys()
+returns trigger language plpgsql volatile security definer
+-- definer because: a role that may delete a workspace need not be one that may edit its keys.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_column constant text := coalesce(tg_argv[0], 'id');
+  v_old text;
+  v_new text;
+begin
+  if tg_op = 'TRUNCATE' then
+    perform keylatch_internal.refuse(
+      'keys_are_kept', 'Truncating workspaces would leave active keys in deleted workspaces.',
+      'Delete the workspaces instead: that revokes their keys.'
+    );
+  elsif tg_level <> 'ROW' or tg_when <> 'AFTER' or tg_op not in ('DELETE', 'UPDATE')
+    -- Types that we know: the cast of another one would run its owner's code with our rights.
+    or not exists (
+      select from pg_catalog.pg_attribute as a
+      where a.attrelid = tg_relid and a.attname = v_column
+        and a.atttypid in ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype)
+    )
+  then
+    raise object_not_in_prerequisite_state using
+      message = format('trigger %s on %s is attached wrongly', tg_name, tg_table_name),
+      detail = 'The keys of a deleted workspace would stay active.',
+      hint = 'Make it "after delete or update of <id column> … for each row". Pass the name of '
+        || 'the id column if it is not "id"; its type must be uuid, text or varchar.';
+  end if;
+  execute format('select ($1).%I::text', v_column) into v_old using old;
+  if tg_op = 'UPDATE' then
+    execute format('select ($1).%I::text', v_column) into v_new using new;
+  end if;
+  if v_old is distinct from v_new then
+    perform keylatch_internal.revoke_workspace(v_old::uuid);
+  end if;
+  return null;
+end $$;
+comment on function keylatch_internal.revoke_workspace_keys is
+  'Trigger for a table of workspaces: revokes the keys of a workspace that is deleted or whose id
+changes, and refuses to truncate.
+
+  create trigger workspaces_delete_revoke_keys after delete or update of id on public.workspaces
+  for each row execute function keylatch_internal.revoke_workspace_keys();
+  create trigger workspaces_truncate_keep before truncate on public.workspaces
+  for each statement execute function keylatch_internal.revoke_workspace_keys();
+
+If the id column has another name, pass the name as the argument of the first trigger.';
+
+-- Who may do what.
+revoke all on table keylatch_internal.workspace_latches
+from public, anon, authenticated, service_role;
+revoke all on function
+keylatch.admin_workspace_ids, keylatch_internal.current_user_id,
+keylatch_internal.share_workspaces, keylatch_internal.revoke_workspace,
+keylatch_internal.revoke_workspace_keys
+from public, anon, authenticated, service_role;
+grant execute on function keylatch.admin_workspace_ids, keylatch_internal.current_user_id
+to authenticated, service_role;

@@ -1,0 +1,358 @@
+-- The latch: what is revoked, expired or superseded stays so. And what a value may be.
+--
+-- Each promise is a trigger of its own, and its condition states the promise: read them in
+-- \d keylatch_internal.keys. They fire always: for service_role, for the owner, for a superuser and
+-- in replication mode. The owner's DDL (disable trigger) is outside of the latch.
+
+insert into keylatch_internal.errors (slug, code, hint) values
+('column_is_immutable', 'PT409', 'Issue or rotate a key instead.'),
+('revoked_is_final', 'PT409', 'Issue a new key.'),
+('expired_is_final', 'PT409', 'Issue a new key.'),
+(
+  'superseded_is_final', 'PT409',
+  'Move expires_at nearer, revoke the key, or give the caller its successor.'
+);
+
+create function keylatch_internal.is_apply_worker()
+returns boolean language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return exists (select from pg_catalog.pg_stat_subscription as w where w.pid = pg_backend_pid());
+end $$;
+comment on function keylatch_internal.is_apply_worker is
+  'Whether this is the worker of a logical replica, and not a session that only sets its mode.';
+
+create function keylatch_internal.hold_latch()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  -- Without what may change on any key, and what the database computes.
+  v_old constant jsonb := to_jsonb(old)
+    - '{label,metadata,allowed_origins,updated_at,fingerprint}'::text[];
+  v_columns constant text := (
+    select string_agg(n.key, ', ' order by n.key) from jsonb_each(to_jsonb(new)) as n
+    where v_old ? n.key and n.value <> v_old -> n.key
+  );
+begin
+  perform keylatch_internal.refuse(tg_argv[0], case tg_argv[0]
+    when 'column_is_immutable' then format('%s of a key never changes.', v_columns)
+    when 'revoked_is_final' then format(
+      'The key was revoked at %s; its %s can no longer change.', old.revoked_at, v_columns)
+    when 'expired_is_final' then format(
+      'The key expired at %s; its %s can no longer change.', old.expires_at, v_columns)
+    else format(
+      'The key was superseded at %s and expires at %s; its %s can no longer change that way.',
+      old.superseded_at, old.expires_at, v_columns)
+  end);
+  return null;
+end $$;
+comment on function keylatch_internal.hold_latch is
+  'Refuses an update with the slug that the trigger passes, and names the columns.';
+
+create trigger keys_update_immutable
+before update on keylatch_internal.keys for each row when (
+  new.id is distinct from old.id or new.workspace_id is distinct from old.workspace_id
+  or new.kind is distinct from old.kind or new.environment is distinct from old.environment
+  or new.key_hash is distinct from old.key_hash or new.public_key is distinct from old.public_key
+  or new.masked_key is distinct from old.masked_key
+  or new.rotated_from is distinct from old.rotated_from
+  or new.created_at is distinct from old.created_at
+  or new.created_by is distinct from old.created_by
+  or new.imported_at is distinct from old.imported_at
+) execute function keylatch_internal.hold_latch('column_is_immutable');
+alter table keylatch_internal.keys enable always trigger keys_update_immutable;
+comment on trigger keys_update_immutable on keylatch_internal.keys is
+  'What a key is never changes.';
+
+create trigger keys_update_revoked_is_final
+before update on keylatch_internal.keys for each row when (
+  old.revoked_at is not null
+  and (
+    new.revoked_at is distinct from old.revoked_at
+    or new.revoked_by is distinct from old.revoked_by
+    or new.revoke_reason is distinct from old.revoke_reason
+    or new.superseded_at is distinct from old.superseded_at
+    or new.expires_at is distinct from old.expires_at
+    or new.suspended_at is distinct from old.suspended_at
+    or new.scopes is distinct from old.scopes
+  )
+) execute function keylatch_internal.hold_latch('revoked_is_final');
+alter table keylatch_internal.keys enable always trigger keys_update_revoked_is_final;
+comment on trigger keys_update_revoked_is_final on keylatch_internal.keys is
+  'A revoked key stays revoked, and so do the time, the user and the reason.';
+
+create trigger keys_update_expired_is_final
+before update on keylatch_internal.keys for each row when (
+  old.revoked_at is null
+  and old.expires_at <= pg_catalog.clock_timestamp()
+  and (
+    new.superseded_at is distinct from old.superseded_at
+    or new.expires_at is distinct from old.expires_at
+    or new.suspended_at is distinct from old.suspended_at
+    or new.scopes is distinct from old.scopes
+  )
+  -- What the publisher let through before the expiry may arrive at a replica after it.
+  and not keylatch_internal.is_apply_worker()
+) execute function keylatch_internal.hold_latch('expired_is_final');
+alter table keylatch_internal.keys enable always trigger keys_update_expired_is_final;
+comment on trigger keys_update_expired_is_final on keylatch_internal.keys is
+  'An expired key stays expired. It can still be revoked.';
+
+create trigger keys_update_superseded_is_final
+before update on keylatch_internal.keys for each row when (
+  old.superseded_at is not null
+  and (
+    new.superseded_at is distinct from old.superseded_at or new.expires_at is null
+    or new.expires_at > old.expires_at
+  )
+) execute function keylatch_internal.hold_latch('superseded_is_final');
+alter table keylatch_internal.keys enable always trigger keys_update_superseded_is_final;
+comment on trigger keys_update_superseded_is_final on keylatch_internal.keys is
+  'A superseded key stays superseded, and its expiry can only come nearer.';
+
+create function keylatch_internal.hold_expiry()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if old.expires_at <= clock_timestamp() then
+    perform keylatch_internal.refuse(
+      'expired_is_final', format('The key expired at %s, before the commit.', old.expires_at)
+    );
+  end if;
+  return null;
+end $$;
+comment on function keylatch_internal.hold_expiry is
+  'Refuses, at the commit, an extension of a key that expired in the meantime.';
+
+create constraint trigger keys_update_hold_expiry
+after update on keylatch_internal.keys
+deferrable initially deferred for each row when (
+  old.expires_at is not null
+  and (new.expires_at is null or new.expires_at > old.expires_at)
+  -- Here and not in the function: from version 16 on such a worker may not defer anything.
+  and not keylatch_internal.is_apply_worker()
+) execute function keylatch_internal.hold_expiry();
+alter table keylatch_internal.keys enable always trigger keys_update_hold_expiry;
+comment on trigger keys_update_hold_expiry on keylatch_internal.keys is
+  'A transaction that is open past an expiry does not revive the key at its commit. Nothing of
+keylatch waits after this check.';
+
+create function keylatch_internal.keep_keys()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  perform keylatch_internal.refuse(
+    'keys_are_kept', 'Keys are not deleted, so that a revoked key stays known as revoked.'
+  );
+  return null;
+end $$;
+comment on function keylatch_internal.keep_keys is 'Refuses to delete or truncate.';
+
+create trigger keys_delete_keep
+before delete on keylatch_internal.keys
+for each row execute function keylatch_internal.keep_keys();
+alter table keylatch_internal.keys enable always trigger keys_delete_keep;
+comment on trigger keys_delete_keep on keylatch_internal.keys is
+  'Rows are not deleted: a key that is inserted again would have lost its revocation.';
+
+create trigger keys_truncate_keep
+before truncate on keylatch_internal.keys
+for each statement execute function keylatch_internal.keep_keys();
+alter table keylatch_internal.keys enable always trigger keys_truncate_keep;
+comment on trigger keys_truncate_keep on keylatch_internal.keys is 'The table is not truncated.';
+
+create function keylatch_internal.merge_revocation()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  -- Revoked here and at the publisher: refusing the publisher's row would stop the worker for good.
+  if old.revoked_at is not null then
+    new.revoked_at := old.revoked_at;
+    new.revoked_by := old.revoked_by;
+    new.revoke_reason := old.revoke_reason;
+    new.suspended_at := old.suspended_at;
+    new.superseded_at := old.superseded_at;
+    new.expires_at := old.expires_at;
+    new.scopes := old.scopes;
+  elsif old.superseded_at is not null then
+    new.superseded_at := old.superseded_at;
+    new.expires_at := least(old.expires_at, new.expires_at);
+  end if;
+  return new;
+end $$;
+comment on function keylatch_internal.merge_revocation is
+  'On a logical replica: keeps what the replica itself has revoked or superseded.';
+
+create trigger keys_update_a_merge_revocation
+before update on keylatch_internal.keys
+for each row
+when (keylatch_internal.is_apply_worker()) execute function keylatch_internal.merge_revocation();
+alter table keylatch_internal.keys enable replica trigger keys_update_a_merge_revocation;
+comment on trigger keys_update_a_merge_revocation on keylatch_internal.keys is
+  'On a logical replica, before all others: of two states of a key the more final one wins.';
+
+create function keylatch_internal.stamp_update()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+begin
+  new.updated_at := v_now;
+  if old.revoked_at is null and new.revoked_at is not null then
+    new.revoked_at := v_now;
+    new.revoked_by := keylatch_internal.current_user_id();
+    -- A reason often quotes the leaked key. The revocation must not fail for that.
+    new.revoke_reason := regexp_replace(
+      new.revoke_reason,
+      '([a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_)[1-9A-HJ-NP-Za-km-z]{36}', E'\\1...', 'g'
+    );
+  end if;
+  if old.superseded_at is null and new.superseded_at is not null then
+    new.superseded_at := v_now;
+  end if;
+  if new.suspended_at is not null then
+    new.suspended_at := coalesce(old.suspended_at, v_now);
+  end if;
+  return new;
+end $$;
+comment on function keylatch_internal.stamp_update is
+  'Writes the clock and the user where a caller sets a time.';
+
+create trigger keys_update_stamp
+before update on keylatch_internal.keys
+for each row execute function keylatch_internal.stamp_update();
+comment on trigger keys_update_stamp on keylatch_internal.keys is
+  'No caller chooses a time or a user. Origin sessions only: a replica keeps the publisher''s.';
+
+create function keylatch_internal.check_metadata(p_metadata jsonb)
+returns text[] language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return case
+    when p_metadata is null or jsonb_typeof(p_metadata) <> 'object'
+      or octet_length(p_metadata::text) > 8192 then array[
+      'metadata must be a JSON object of up to 8 kB.',
+      'Keep larger data in a table of your own, by the id of the key.']
+    -- The level of the object itself is 0.
+    when jsonb_path_exists(p_metadata, 'strict $.**{16}.*')
+      or jsonb_path_exists(p_metadata, 'strict $.**{16}[*]') then array[
+      'metadata has more than 16 levels.', 'Use fewer objects and lists inside each other.']
+    when exists (
+      select from jsonb_path_query(p_metadata, 'strict $.** ? (@.type() == "number")') as n (value)
+      where length(n.value::text) > 400 or abs(n.value::numeric) > 1.7976931348623157e308
+    ) then array[
+      'metadata has a number that a 64-bit float or integer cannot hold.',
+      'Write the number as a text.']
+  end;
+end $$;
+comment on function keylatch_internal.check_metadata is
+  'What is wrong with this metadata, and what to do; null for what every language can read.';
+
+create function keylatch_internal.check_scopes(p_scopes text[])
+returns text[] language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return case
+    when p_scopes is null or array_ndims(p_scopes) > 1 or cardinality(p_scopes) > 64
+      or cardinality(p_scopes) > (
+        select count(distinct s.scope)
+        from unnest(p_scopes) as s (scope) where s.scope ~ '^[a-z0-9_.:*-]{1,64}$'
+      ) then array[
+      'scopes must be up to 64 different words of 1 to 64 characters from a-z 0-9 _ . : * -',
+      'For example ["orders:read", "orders:write"].']
+  end;
+end $$;
+comment on function keylatch_internal.check_scopes is
+  'What is wrong with this list of scopes, and what to do; null for a good one.';
+
+create function keylatch_internal.check_key(
+  p_old keylatch_internal.keys, p_new keylatch_internal.keys
+)
+returns text[] language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return coalesce(
+    case
+      when p_new.kind is null or p_new.kind not in ('publishable', 'secret') then array[
+        'kind must be publishable or secret.',
+        'publishable for what stands in a page, secret for what a server keeps.']
+      when p_new.environment is null or p_new.environment not in ('live', 'test') then array[
+        'environment must be live or test.', 'test keys may allow * and http://localhost:*.']
+      when p_new.expires_at is distinct from p_old.expires_at
+        and not (p_new.expires_at > clock_timestamp() and p_new.expires_at < '9999-01-01 00:00Z')
+        then array[
+        'expires_at must be in the future and before the year 9999.',
+        'Pass null for a key that does not expire. To end a key now, revoke it.']
+      when p_new.superseded_at is not null and p_new.expires_at is null then array[
+        'superseded_at needs an expires_at.', 'Call rotate_key with a grace: it sets both.']
+      when p_new.revoked_at is null and num_nonnulls(p_new.revoked_by, p_new.revoke_reason) > 0
+        then array[
+        case when p_new.revoke_reason is null then 'revoked_by' else 'revoke_reason' end
+        || ' belongs to a revoked key.',
+        'Call revoke_key, or set revoked_at together with revoke_reason.']
+      when length(p_new.revoke_reason) > 500
+        or p_new.revoke_reason ~ E'[\\x01-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f]' then array[
+        'revoke_reason must be a text of up to 500 characters without control characters.',
+        'Say in one sentence why the key was revoked, and keep the rest in your ticket.']
+      when p_new.label is null or p_new.label <> coalesce(p_old.label, '') and (
+        length(p_new.label) > 200
+        or p_new.label ~ E'[\\x01-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]'
+      ) then array[
+        'label must be a text of up to 200 characters without control characters.',
+        'Pass an empty text for no label.']
+      when (p_new.label, p_new.metadata) is distinct from (p_old.label, p_old.metadata)
+        and concat(p_new.label, ' ', p_new.metadata)
+        ~ '[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[1-9A-HJ-NP-Za-km-z]{36}' then array[
+        'label or metadata contains a key.', 'Name the key by its id or its masked key.']
+    end,
+    -- The usual values are seen to be good without a call.
+    case when p_new.metadata is distinct from coalesce(p_old.metadata, '{}')
+      then keylatch_internal.check_metadata(p_new.metadata) end,
+    case when p_new.scopes is distinct from coalesce(p_old.scopes, '{}')
+      then keylatch_internal.check_scopes(p_new.scopes) end,
+    case when p_new.allowed_origins is distinct from coalesce(p_old.allowed_origins, '{}')
+      then keylatch_internal.check_origins(p_new.allowed_origins, p_new.kind, p_new.environment) end
+  );
+end $$;
+comment on function keylatch_internal.check_key is
+  'What is wrong with the values that a row gets, and what to do; null if they are good. A value
+that stays as it was is not judged again.';
+
+create function keylatch_internal.judge_update()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_problem constant text[] := keylatch_internal.check_key(old, new);
+begin
+  if v_problem is not null then
+    perform keylatch_internal.refuse('invalid_argument', v_problem[1], v_problem[2]);
+  end if;
+  return new;
+end $$;
+comment on function keylatch_internal.judge_update is 'Refuses an update with a bad value.';
+
+create trigger keys_update_values
+before update on keylatch_internal.keys for each row when (
+  new.label is distinct from old.label or new.metadata is distinct from old.metadata
+  or new.allowed_origins is distinct from old.allowed_origins
+  or new.scopes is distinct from old.scopes or new.expires_at is distinct from old.expires_at
+  or new.superseded_at is distinct from old.superseded_at
+  or new.revoked_by is distinct from old.revoked_by
+  or new.revoke_reason is distinct from old.revoke_reason
+) execute function keylatch_internal.judge_update();
+comment on trigger keys_update_values on keylatch_internal.keys is
+  'A new value is within its rule. Origin sessions only: what is restored or replicated was judged
+when it was written.';
+
+-- Who may do what.
+revoke all on function
+keylatch_internal.is_apply_worker, keylatch_internal.hold_latch, keylatch_internal.hold_expiry,
+keylatch_internal.keep_keys, keylatch_internal.merge_revocation, keylatch_internal.stamp_update,
+keylatch_internal.check_metadata, keylatch_internal.check_scopes, keylatch_internal.check_key,
+keylatch_internal.judge_update
+from public, anon, authenticated, service_role;
+-- What the conditions and the functions of the triggers call, with the rights of who writes.
+grant execute on function
+keylatch_internal.is_apply_worker, keylatch_internal.check_metadata,
+keylatch_internal.check_scopes, keylatch_internal.check_key
+to authenticated, service_role;

@@ -1,0 +1,489 @@
+-- What an admin calls: issue, rotate, revoke, suspend, list.
+--
+-- Every call runs with the rights of its caller, so the row policies decide. A key of another
+-- workspace is not found.
+
+insert into keylatch_internal.errors (slug, code, hint) values
+('key_not_found', 'PT404', 'List the keys of the workspace with list_keys.'),
+('key_already_rotated', 'PT409', 'Rotate the successor: the key whose rotated_from is this id.'),
+('key_revoked', 'PT409', 'A revoked key stays revoked: issue a new one.'),
+('key_expired', 'PT409', 'An expired key stays expired: issue a new one.'),
+('key_suspended', 'PT409', 'Rotate it with grace 0, or call unsuspend_key first.');
+
+create function keylatch_internal.require_unrevoked(p_key keylatch.keys)
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if p_key.revoked_at is not null then
+    perform keylatch_internal.refuse(
+      'key_revoked', format('The key was revoked at %s.', p_key.revoked_at)
+    );
+  elsif p_key.expires_at <= clock_timestamp() then
+    perform keylatch_internal.refuse(
+      'key_expired', format('The key expired at %s.', p_key.expires_at)
+    );
+  end if;
+end $$;
+comment on function keylatch_internal.require_unrevoked is
+  'Raises key_revoked or key_expired for a key that is.';
+
+create function keylatch_internal.require_rotatable(p_successor keylatch_internal.keys)
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_old keylatch.keys;
+begin
+  -- Locked until the commit: a revocation at the same moment comes before the successor, or after
+  -- the rotation.
+  select k.* into v_old from keylatch.keys as k where k.id = p_successor.rotated_from for update;
+  if not found then
+    perform keylatch_internal.refuse(
+      'key_not_found', 'rotated_from names no key of a workspace that you administer.'
+    );
+  elsif (v_old.workspace_id, v_old.kind, v_old.environment)
+    is distinct from (p_successor.workspace_id, p_successor.kind, p_successor.environment)
+  then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'rotated_from names a key of another workspace, kind or environment.',
+      'Call rotate_key: it copies all three.'
+    );
+  elsif v_old.superseded_at is not null
+    or exists (select from keylatch.keys as k where k.rotated_from = v_old.id) then
+    perform keylatch_internal.refuse(
+      'key_already_rotated', 'The key has a successor already, or was superseded by hand.'
+    );
+  end if;
+  perform keylatch_internal.require_unrevoked(v_old);
+end $$;
+comment on function keylatch_internal.require_rotatable is
+  'Locks the predecessor of a new key, and refuses unless it may get this successor.';
+
+-- The two halves of the handoff. insert_key says in a setting of the transaction that it waits for
+-- a key and with which prefix; mint_key, the trigger, answers there with the key. A plain insert
+-- waits for no key: its secret is nowhere, and the row is of use only once it is rotated.
+
+create function keylatch_internal.mint_key()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_handoff text := coalesce(current_setting('keylatch.handoff', true), '');
+  v_is_awaited constant boolean := starts_with(v_handoff, 'prefix:');
+  v_prefix constant text := case when v_is_awaited then substr(v_handoff, 8) else 'wk' end;
+  v_key text;
+  v_given constant text := case
+    when new.id is not null then 'id' when new.public_key is not null then 'public_key'
+    when new.masked_key is not null then 'masked_key'
+    when new.suspended_at is not null then 'suspended_at'
+    when new.superseded_at is not null then 'superseded_at'
+    when new.revoked_at is not null then 'revoked_at'
+    when new.revoked_by is not null then 'revoked_by'
+    when new.revoke_reason is not null then 'revoke_reason'
+    when new.created_at is not null then 'created_at'
+    when new.created_by is not null then 'created_by'
+    when new.updated_at is not null then 'updated_at'
+    when new.imported_at is not null then 'imported_at'
+    when new.rotated_from is not null and not v_is_awaited then 'rotated_from'
+  end;
+  v_problem constant text[] := case
+    when v_given is not null then array[
+      v_given || ' is made by the database and cannot be given for a new key.',
+      'Leave it out. To change an existing key, PATCH it instead of an upsert.']
+    when new.workspace_id is null then array[
+      'workspace_id must be given.', 'Pass the id of a workspace that you administer.']
+    when v_prefix !~ '^[a-z][a-z0-9]{1,11}$' then array[
+      'prefix must be 2 to 12 lower-case letters and digits and begin with a letter.',
+      'Use a short name of your product, for example "acme".']
+    else keylatch_internal.check_key(null, new)
+  end;
+begin
+  if v_problem is not null then
+    perform keylatch_internal.refuse('invalid_argument', v_problem[1], v_problem[2]);
+  elsif new.rotated_from is not null then
+    perform keylatch_internal.require_rotatable(new);
+  end if;
+  v_key := keylatch_internal.complete_key(
+    v_prefix || case new.kind when 'secret' then '_sk_' else '_pk_' end || new.environment || '_'
+  );
+  new.id := gen_random_uuid();
+  new.key_hash := sha256(convert_to(v_key, 'UTF8'));
+  new.public_key := case new.kind when 'publishable' then v_key end;
+  -- Three dots and not an ellipsis: a client that speaks LATIN1 could not read the row.
+  new.masked_key := left(v_key, -36) || '...' || right(v_key, 4);
+  new.created_at := clock_timestamp();
+  new.updated_at := new.created_at;
+  new.created_by := keylatch_internal.current_user_id();
+  if v_is_awaited then
+    -- An assignment runs no statement whose parameters a log could show.
+    v_handoff := set_config('keylatch.handoff', 'key:' || v_key, true);
+  end if;
+  return new;
+end $$;
+comment on function keylatch_internal.mint_key is
+  'Makes the key of a row that is being inserted: its id, hash, masked key and stamps.';
+
+create trigger keys_insert_mint
+before insert on keylatch_internal.keys
+for each row
+-- Nobody but the owner may name the hash, and does so to import a key as it is.
+when (new.key_hash is null) execute function keylatch_internal.mint_key();
+comment on trigger keys_insert_mint on keylatch_internal.keys is
+  'No caller chooses a hash: the database makes the key of each inserted row. Origin sessions only:
+a logical replica takes the row as it was made.';
+
+create type keylatch.issued_key as (
+  key text, id uuid, workspace_id uuid, kind text, environment text, masked_key text,
+  fingerprint text, label text, allowed_origins text[], scopes text[], metadata jsonb,
+  expires_at timestamptz, rotated_from uuid, created_at timestamptz, created_by uuid
+);
+comment on type keylatch.issued_key is
+  'A new key with all its public fields. A secret key is shown here and never again.';
+
+create function keylatch_internal.insert_key(
+  p_workspace_id uuid, p_kind text, p_label text, p_allowed_origins text[], p_scopes text[],
+  p_environment text, p_expires_at timestamptz, p_metadata jsonb, p_prefix text,
+  p_rotated_from uuid
+)
+returns keylatch.issued_key language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  -- A trigger of the application may issue a key of its own inside of the caller's.
+  v_outer text := coalesce(current_setting('keylatch.handoff', true), '');
+  v_row keylatch.keys;
+  v_key text;
+begin
+  perform set_config('keylatch.handoff', 'prefix:' || coalesce(p_prefix, ''), true);
+  insert into keylatch.keys as k (
+    workspace_id, kind, label, allowed_origins, scopes, environment, expires_at, metadata,
+    rotated_from
+  )
+  values (
+    p_workspace_id, p_kind, p_label, p_allowed_origins, p_scopes, p_environment, p_expires_at,
+    p_metadata, p_rotated_from
+  )
+  returning k.* into v_row;
+  v_key := substr(current_setting('keylatch.handoff'), 5);
+  v_outer := set_config('keylatch.handoff', v_outer, true);
+  if right(v_key, 4) is distinct from right(v_row.masked_key, 4) then
+    raise object_not_in_prerequisite_state using
+      message = 'a trigger on the keys inserted a row of its own and took the key of this one',
+      hint = 'Let the trigger call issue_key instead of a plain insert.';
+  end if;
+  return row(
+    v_key, v_row.id, v_row.workspace_id, v_row.kind, v_row.environment, v_row.masked_key,
+    v_row.fingerprint, v_row.label, v_row.allowed_origins, v_row.scopes, v_row.metadata,
+    v_row.expires_at, v_row.rotated_from, v_row.created_at, v_row.created_by
+  )::keylatch.issued_key;
+end $$;
+comment on function keylatch_internal.insert_key is
+  'Inserts a row as the caller, takes over the key that the database made for it, and forgets it.';
+
+create function keylatch.issue_key(
+  workspace_id uuid, kind text default 'publishable', label text default '',
+  allowed_origins text[] default '{}', scopes text[] default '{}',
+  environment text default 'live', expires_at timestamptz default null,
+  metadata jsonb default '{}', prefix text default 'wk'
+)
+returns keylatch.issued_key language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return keylatch_internal.insert_key(
+    issue_key.workspace_id, issue_key.kind, issue_key.label, issue_key.allowed_origins,
+    issue_key.scopes, issue_key.environment, issue_key.expires_at, issue_key.metadata,
+    issue_key.prefix, null
+  );
+end $$;
+comment on function keylatch.issue_key is
+  'Makes a key in a workspace that you administer, and answers with it, once.
+
+kind: publishable (for a page, works from allowed_origins) or secret (for a server). environment:
+live or test. expires_at: in the future, or null. prefix: 2 to 12 letters and digits.
+Errors: invalid_argument (400), not an admin there (403), workspace_deleted (409).';
+
+create type keylatch.issued_keys as (
+  keys keylatch.issued_key[]
+);
+comment on type keylatch.issued_keys is
+  'New keys in one answer, which PostgREST never cuts to its largest number of rows.';
+
+create function keylatch.issue_keys(
+  workspace_id uuid, labels text[], kind text default 'secret',
+  allowed_origins text[] default '{}', scopes text[] default '{}',
+  environment text default 'live', expires_at timestamptz default null,
+  metadata jsonb default '{}', prefix text default 'wk'
+)
+returns keylatch.issued_keys language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_label text;
+  v_issued keylatch.issued_key[] := '{}';
+begin
+  if issue_keys.labels is null or cardinality(issue_keys.labels) > 100000 then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'labels must be a list of up to 100000 labels, one for each key.',
+      'Name what each key is for, for example the numbers of the devices.'
+    );
+  end if;
+  foreach v_label in array issue_keys.labels loop
+    v_issued := array_append(v_issued, keylatch_internal.insert_key(
+      issue_keys.workspace_id, issue_keys.kind, v_label, issue_keys.allowed_origins,
+      issue_keys.scopes, issue_keys.environment, issue_keys.expires_at, issue_keys.metadata,
+      issue_keys.prefix, null
+    ));
+  end loop;
+  return row(v_issued)::keylatch.issued_keys;
+end $$;
+comment on function keylatch.issue_keys is
+  'Makes a key for each label, all or none, and answers with them, once, in the order of the labels.
+
+For a fleet: up to 100000 keys, which share everything but the label; see issue_key. Over REST a
+request has limited time, so make some thousands at a time.
+Errors: invalid_argument (400), not an admin there (403), workspace_deleted (409).';
+
+create function keylatch.rotate_key(
+  key_id uuid, grace interval default '0', expires_at timestamptz default null
+)
+returns keylatch.issued_key language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_old keylatch.keys;
+  v_now timestamptz;
+  v_old_expires_at timestamptz;
+  v_issued keylatch.issued_key;
+begin
+  select k.* into v_old from keylatch.keys as k where k.id = rotate_key.key_id for update;
+  if not found then
+    perform keylatch_internal.refuse('key_not_found', 'You administer no key of this id.');
+  end if;
+  v_now := clock_timestamp();
+  begin
+    -- In UTC: where clocks change, a day of the caller's time zone may have more than 24 hours.
+    v_old_expires_at := (v_now at time zone 'UTC' + rotate_key.grace) at time zone 'UTC';
+  exception
+    when datetime_field_overflow or interval_field_overflow then v_old_expires_at := 'infinity';
+  end;
+  -- The times are compared: as intervals, a month is not longer than 30 days.
+  if v_old_expires_at is null or v_old_expires_at not between v_now and v_now + interval '720 hours'
+  then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'grace must be from 0 to 30 days.',
+      'Pass 0 to revoke the old key now, or for example ''24 hours''.'
+    );
+  end if;
+  v_issued := keylatch_internal.insert_key(
+    v_old.workspace_id, v_old.kind, v_old.label, v_old.allowed_origins, v_old.scopes,
+    v_old.environment, coalesce(rotate_key.expires_at, v_old.expires_at), v_old.metadata,
+    coalesce(substring(v_old.masked_key, '^([a-z][a-z0-9]{1,11})_'), 'wk'), v_old.id
+  );
+  -- A grace of less than a second would be over before the answer arrives.
+  if v_old_expires_at < v_now + interval '1 second' then
+    update keylatch.keys as k set revoked_at = v_now, revoke_reason = 'rotated'
+    where k.id = v_old.id;
+  elsif v_old.suspended_at is not null then
+    perform keylatch_internal.refuse(
+      'key_suspended', 'A suspended key has no grace: nobody may use it in the meantime.'
+    );
+  else
+    update keylatch.keys as k
+    set superseded_at = v_now, expires_at = least(v_old.expires_at, v_old_expires_at)
+    where k.id = v_old.id;
+  end if;
+  return v_issued;
+end $$;
+comment on function keylatch.rotate_key is
+  'Makes the successor of a key, and answers with it, once. The old key ends now or after a grace.
+
+grace: 0 revokes the old key at once; up to 30 days lets both keys resolve until then, never longer
+than the old key''s own expiry. expires_at: of the successor; null copies the old one''s.
+Errors: key_not_found (404), key_already_rotated, key_revoked, key_expired, key_suspended (409),
+invalid_argument (400).';
+
+create type keylatch.revocation as (
+  id uuid, revoked_at timestamptz, already_revoked boolean, also_revoked uuid[]
+);
+comment on type keylatch.revocation is
+  'A revoked key, since when, whether it was revoked before this call, and which other keys of its
+rotation family this call revoked.';
+
+create function keylatch_internal.key_family(p_key_id uuid)
+returns uuid[] language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_id uuid := p_key_id;
+  v_next uuid := p_key_id;
+  v_family uuid[] := '{}';
+begin
+  while v_next is not null loop
+    v_id := v_next;
+    select k.rotated_from into v_next from keylatch.keys as k where k.id = v_id;
+  end loop;
+  while v_id is not null loop
+    if exists (select from keylatch.keys as k where k.id = v_id and k.revoked_at is null) then
+      v_family := v_family || v_id;
+    end if;
+    v_id := (select k.id from keylatch.keys as k where k.rotated_from = v_id);
+  end loop;
+  return v_family;
+end $$;
+comment on function keylatch_internal.key_family is
+  'Of a key and all keys that it was rotated from or to: those that are not revoked, oldest first.';
+
+create function keylatch.revoke_key(
+  key_id uuid, reason text default null, cascade boolean default false
+)
+returns keylatch.revocation language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_result keylatch.revocation;
+  v_ids uuid[];
+  v_before uuid[];
+  v_revoked uuid[] := '{}';
+begin
+  if not coalesce(revoke_key.cascade, false) then
+    update keylatch.keys as k set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason
+    where k.id = revoke_key.key_id and k.revoked_at is null
+    returning k.id, k.revoked_at, false, '{}'::uuid[] into v_result;
+    if found then
+      return v_result;
+    end if;
+  end if;
+  -- Until one look finds nothing left: a rotation that was under way may have made one more key.
+  while revoke_key.cascade loop
+    v_ids := keylatch_internal.key_family(revoke_key.key_id);
+    -- Twice the same: a policy of the application keeps these from the caller.
+    exit when v_ids in ('{}', v_before);
+    v_before := v_ids;
+    with locked as materialized (
+      select k.id from keylatch.keys as k where k.id = any (v_ids) and k.revoked_at is null
+      order by k.created_at, k.id for update
+    ),
+    revoked as (
+      update keylatch.keys as k
+      set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason
+      from locked as l where k.id = l.id
+      returning k.id
+    )
+    select v_revoked || array_agg(r.id) into v_revoked from revoked as r;
+  end loop;
+  select k.id, k.revoked_at, k.id <> all (v_revoked), array_remove(v_revoked, k.id) into v_result
+  from keylatch.keys as k where k.id = revoke_key.key_id and k.revoked_at is not null;
+  if not found then
+    perform keylatch_internal.refuse('key_not_found', 'You administer no key of this id.');
+  end if;
+  return v_result;
+end $$;
+comment on function keylatch.revoke_key is
+  'Revokes a key, for good. Again is not an error: the answer says since when the key is revoked.
+
+reason: up to 500 characters, kept beside the key. cascade: also all keys that it was rotated from
+or to. Errors: key_not_found (404), invalid_argument (400).';
+
+create type keylatch.retirement as (
+  revoked integer, is_done boolean
+);
+comment on type keylatch.retirement is
+  'How many keys a call of retire_workspace revoked, and whether none is left.';
+
+create function keylatch.retire_workspace(workspace_id uuid, "limit" integer default 10000)
+returns keylatch.retirement language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_result keylatch.retirement;
+begin
+  if retire_workspace."limit" is null or retire_workspace."limit" not between 1 and 100000 then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'limit must be from 1 to 100000.', 'Leave it out for 10000.'
+    );
+  end if;
+  with locked as materialized (
+    select k.id from keylatch.keys as k
+    where k.workspace_id = retire_workspace.workspace_id and k.revoked_at is null
+    -- A locked key is left to the next call, so that this one waits for nobody.
+    order by k.created_at, k.id limit retire_workspace."limit"
+    for update skip locked
+  )
+  update keylatch.keys as k
+  set revoked_at = clock_timestamp(), revoke_reason = 'workspace retired' from locked as l
+  where k.id = l.id;
+  get diagnostics v_result.revoked = row_count;
+  v_result.is_done := not exists (
+    select from keylatch.keys as k
+    where k.workspace_id = retire_workspace.workspace_id and k.revoked_at is null
+  );
+  return v_result;
+end $$;
+comment on function keylatch.retire_workspace is
+  'Revokes up to this many keys of a workspace that you administer. Call it until is_done is true.
+
+For a workspace with more keys than one statement can revoke; then delete the workspace.
+limit: 1 to 100000. Errors: invalid_argument (400).';
+
+create function keylatch_internal.set_suspended(p_key_id uuid, p_is_suspended boolean)
+returns keylatch.keys language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_key keylatch.keys;
+begin
+  select k.* into v_key from keylatch.keys as k where k.id = p_key_id for update;
+  if not found then
+    perform keylatch_internal.refuse('key_not_found', 'You administer no key of this id.');
+  end if;
+  perform keylatch_internal.require_unrevoked(v_key);
+  update keylatch.keys as k
+  set suspended_at = case when p_is_suspended then clock_timestamp() end
+  where k.id = p_key_id
+  returning k.* into v_key;
+  return v_key;
+end $$;
+comment on function keylatch_internal.set_suspended is
+  'Suspends or unsuspends a key that is neither revoked nor expired, as the caller.';
+
+create function keylatch.suspend_key(key_id uuid)
+returns keylatch.keys language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return keylatch_internal.set_suspended(suspend_key.key_id, true);
+end $$;
+comment on function keylatch.suspend_key is
+  'Suspends a key until unsuspend_key; again is not an error. Answers with the row of the key.
+
+Errors: key_not_found (404), key_revoked, key_expired (409).';
+
+create function keylatch.unsuspend_key(key_id uuid)
+returns keylatch.keys language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return keylatch_internal.set_suspended(unsuspend_key.key_id, false);
+end $$;
+comment on function keylatch.unsuspend_key is
+  'Lets a suspended key resolve again; again is not an error. Answers with the row of the key.
+
+Errors: key_not_found (404), key_revoked, key_expired (409).';
+
+create function keylatch.list_keys(workspace_id uuid)
+returns setof keylatch.keys language sql stable security invoker
+-- The one function without a search_path: with one, the planner could not look inside, and "limit
+-- 20" would read the whole workspace. It runs as its caller and names everything in full.
+as $$
+  select k.* from keylatch.keys as k
+  where k.workspace_id operator(pg_catalog.=) list_keys.workspace_id
+  order by k.created_at desc, k.id asc;
+$$;
+comment on function keylatch.list_keys is
+  'The keys of a workspace, the newest first; none if you do not administer it.
+
+For SQL, where a limit is cheap. Over REST read the view keys, which filters, orders and pages.';
+
+-- Who may do what: the row policies decide about the rows.
+revoke all on function
+keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
+keylatch_internal.mint_key, keylatch_internal.insert_key, keylatch_internal.key_family,
+keylatch_internal.set_suspended, keylatch.issue_key, keylatch.issue_keys, keylatch.rotate_key,
+keylatch.revoke_key, keylatch.retire_workspace, keylatch.suspend_key, keylatch.unsuspend_key,
+keylatch.list_keys
+from public, anon, authenticated, service_role;
+grant execute on function
+keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
+keylatch_internal.insert_key, keylatch_internal.key_family, keylatch_internal.set_suspended,
+keylatch.issue_key, keylatch.issue_keys, keylatch.rotate_key, keylatch.revoke_key,
+keylatch.retire_workspace, keylatch.suspend_key, keylatch.unsuspend_key, keylatch.list_keys
+to authenticated, service_role;
