@@ -24,7 +24,7 @@ from keylatch.adoption import Adoption
 from stack import Database, Janitor, Server
 
 BOUND, LONGEST_WAIT = 0.7, 0.1
-# As in the report of a team: sessions, whose owner is known by a key in clear.
+# As in the report of a team: sessions, whose owner is known by a plaintext key.
 MAKE = """
 drop table if exists public.sessions;
 create table public.sessions (
@@ -91,7 +91,7 @@ def main() -> int:
     settings = {"shared_buffers": "512MB", "max_wal_size": "4GB"}
     taken: dict[str, list[tuple[float, float]]] = {"one bare update": [], "hash_rows": []}
     with Server(settings=settings, janitor=janitor) as server, Database(server, "a") as database:
-        database.migrate()
+        server.install_platform(database.name)
         with psycopg.connect(database.url, autocommit=True) as owner:
             adoption = Adoption(owner, "public.sessions", "owner_api_key")
 

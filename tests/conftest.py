@@ -11,6 +11,7 @@ import pytest
 from stack import Cluster, Database, Janitor, People, Rest, Server, Tokens, chosen_cluster
 from stack.chosen import chosen_image
 from stack.database import make_template
+from stack.modules import migrations
 
 if TYPE_CHECKING:
     from stack.container import Container
@@ -53,13 +54,21 @@ def container(server: Cluster) -> "Container":
 def template(server: Cluster) -> str:
     """The name of a database with the platform, all migrations and pgTAP; it must stay unused.
 
-    tests/mutations.py lets it lack a guard.
+    `KEYLATCH_ONLY=core` leaves the modules out, for what is said of the core. tests/mutations.py
+    lets it lack a guard.
     """
-    name = make_template(server)
+    only_core = os.environ.get("KEYLATCH_ONLY") == "core"
+    name = make_template(server, files=migrations(tenancy=True) if only_core else None)
     if removal := os.environ.get("KEYLATCH_MUTATION"):
         with psycopg.connect(server.url(name)) as owner:
             owner.execute(removal.encode())
     return name
+
+
+@pytest.fixture(scope="session")
+def core_template(server: Cluster) -> str:
+    """The name of a database with the platform, the core and pgTAP alone; it must stay unused."""
+    return make_template(server, "core_template", migrations())
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +81,13 @@ def tokens() -> Tokens:
 def database(server: Cluster, template: str) -> Iterator[Database]:
     """A copy of the template for one test."""
     with Database(server, f"test_{next(_numbers)}", template) as database:
+        yield database
+
+
+@pytest.fixture
+def core(server: Cluster, core_template: str) -> Iterator[Database]:
+    """A database with the core alone, without tenancy and modules, for one test."""
+    with Database(server, f"core_{next(_numbers)}", core_template) as database:
         yield database
 
 

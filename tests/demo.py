@@ -126,32 +126,34 @@ def story(stack: Stack) -> None:
         "alice, admin",
         "issue(workspace, kind='secret', scopes=['orders:read'])",
         lambda: admin.issue(people.a, kind="secret", label="backend", scopes=["orders:read"]),
-        lambda key: f"{key.hint}\nsecret: shown once, in the answer of this call",
+        lambda key: f"{key.masked_key}\nsecret: shown once, in the answer of this call",
     )
     public, secret = widget.key.reveal(), server.key.reveal()
 
     chapter("The runtime resolves them, and nobody else does")
-    resolves(runtime, public, f"resolve('{widget.hint}', origin='{SITE}')", SITE)
-    resolves(runtime, secret, f"resolve('{server.hint}')")
-    resolves_to_nothing(runtime, public, f"resolve('{widget.hint}', origin='{FOREIGN}')", FOREIGN)
+    resolves(runtime, public, f"resolve('{widget.masked_key}', origin='{SITE}')", SITE)
+    resolves(runtime, secret, f"resolve('{server.masked_key}')")
+    resolves_to_nothing(
+        runtime, public, f"resolve('{widget.masked_key}', origin='{FOREIGN}')", FOREIGN
+    )
     is_refused("mia, member", "issue(workspace)", lambda: member.issue(people.a), "42501")
     is_refused(
         "a stranger",
-        f"revoke('{server.hint}')",
+        f"revoke('{server.masked_key}')",
         lambda: stranger.revoke(server.id),
         "key_not_found",
     )
-    is_refused("anon", f"resolve('{server.hint}')", lambda: anon.resolve(secret), "42501")
+    is_refused("anon", f"resolve('{server.masked_key}')", lambda: anon.resolve(secret), "42501")
 
     chapter("A rotation with an hour's grace")
     successor = does(
         "alice, admin",
-        f"rotate('{server.hint}', grace=1 hour)",
+        f"rotate('{server.masked_key}', grace=1 hour)",
         lambda: admin.rotate(server.id, grace=timedelta(hours=1)),
-        lambda key: f"{key.hint}, the successor",
+        lambda key: f"{key.masked_key}, the successor",
     )
-    resolves(runtime, secret, f"resolve('{server.hint}'), the old one")
-    resolves(runtime, successor.key.reveal(), f"resolve('{successor.hint}'), the new one")
+    resolves(runtime, secret, f"resolve('{server.masked_key}'), the old one")
+    resolves(runtime, successor.key.reveal(), f"resolve('{successor.masked_key}'), the new one")
     table = admin_client.schema("keylatch").table("keys")
 
     def patch_expiry(when: datetime) -> Any:
@@ -171,30 +173,30 @@ def story(stack: Stack) -> None:
         lambda _: "the grace only ever gets shorter",
     )
     time.sleep(max(0.0, (ends_at - datetime.now(UTC)).total_seconds()) + 0.05)
-    resolves_to_nothing(runtime, secret, f"resolve('{server.hint}'), a second later")
+    resolves_to_nothing(runtime, secret, f"resolve('{server.masked_key}'), a second later")
 
     chapter("A revocation, and five attempts to bring the key back")
     does(
         "alice, admin",
-        f"revoke('{widget.hint}', reason='leaked')",
+        f"revoke('{widget.masked_key}', reason='leaked')",
         lambda: admin.revoke(widget.id, reason="leaked"),
         lambda done: f"revoked at {done.revoked_at:%H:%M:%S}",
     )
     revive(stack, admin_client, widget.id)
-    resolves_to_nothing(runtime, public, f"resolve('{widget.hint}', origin='{SITE}')", SITE)
+    resolves_to_nothing(runtime, public, f"resolve('{widget.masked_key}', origin='{SITE}')", SITE)
 
     chapter("Why does this key not work?")
     cut = successor.key.reveal()
     mistyped = cut[:-8] + ("a" if cut[-8] != "a" else "b") + cut[-7:]
     does(
         "alice, admin",
-        f"explain('{successor.hint}'), one character mistyped",
+        f"explain('{successor.masked_key}'), one character mistyped",
         lambda: admin.explain(mistyped),
         lambda why: f"{why.verdict}: {why.detail}\n{why.hint}",
     )
     does(
         "alice, admin",
-        f"explain('{widget.hint}', origin='{SITE}')",
+        f"explain('{widget.masked_key}', origin='{SITE}')",
         lambda: admin.explain(public, origin=SITE),
         lambda why: f"{why.verdict}: {why.detail}\n{why.hint}",
     )

@@ -2,7 +2,9 @@
 
 Sessions issue and revoke keys with the events and without, in turns, on a server that writes to its
 disk as a real one does. The ratio of the two is what counts: absolute figures mean little on a
-shared machine. Then the server is killed with kill -9 in the middle, and every chain is verified.
+shared machine. A workspace of 100,000 keys is deleted, and a million events are sealed and verified
+in bounded calls. Then the server is killed with kill -9 while it writes and seals, and the chain is
+verified.
 """
 
 from __future__ import annotations
@@ -25,13 +27,24 @@ from rich.table import Table
 
 from stack import Database, Server
 from stack.database import make_template
+from stack.modules import migrations
 from stack.tools import ROOT
 
 SESSIONS = 8
 SCRIPT = ROOT / "sql" / "bench" / "issue_and_revoke.sql"
 # As a server with data to lose.
 SETTINGS = {"fsync": "on", "full_page_writes": "on", "max_wal_size": "1GB"}
-TRIGGERS = ("keys_insert_add_event", "keys_update_add_event")
+# The recording triggers, and whether they fire always.
+TRIGGERS = {"keys_insert_record_events": "", "keys_update_record_events": "always"}
+KEYS = 100_000
+MANY = """
+insert into keylatch_internal.key_events (
+  workspace_id, key_id, event, occurred_at, role, login, address, agent, changes
+)
+select %s, gen_random_uuid(), 'changed', clock_timestamp(), 'authenticated', 'authenticator',
+  '203.0.113.7', 'python-httpx/0.28.1', '{"label": {"old": "before", "new": "after"}}'
+from generate_series(1, %s)
+"""
 CASES = {"8 sessions, 8 workspaces": (8, 1), "8 sessions, 1 workspace": (8, 0), "1 session": (1, 1)}
 
 
@@ -67,25 +80,67 @@ def run(database: Database, sessions: int, spread: int, seconds: float) -> float
 def switch(database: Database, *, on: bool) -> None:
     """Turn the recording of events on or off, as only the owner can."""
     with psycopg.connect(database.url) as owner:
-        for name in TRIGGERS:
-            word = "enable always" if on else "disable"
+        for name, how in TRIGGERS.items():
+            word = f"enable {how}" if on else "disable"
             owner.execute(f"alter table keylatch_internal.keys {word} trigger {name}".encode())
 
 
-def verify(database: Database) -> tuple[int, int]:
-    """How many chains and events there are; every chain has to be intact."""
+def seal(database: Database) -> tuple[int, float]:
+    """Seal all events: how many calls it took, and the longest one in seconds."""
+    took = []
+    with psycopg.connect(database.url, autocommit=True) as owner:
+        is_done = False
+        while not is_done:
+            began = time.perf_counter()
+            row = owner.execute("select is_done from keylatch.seal_events()").fetchone()
+            assert row is not None
+            is_done = row[0]
+            took.append(time.perf_counter() - began)
+    return len(took), max(took)
+
+
+def verify(database: Database) -> tuple[int, int, float]:
+    """How many checkpoints and events are intact, all of them, and the longest call in seconds."""
+    checkpoints, events, took = 0, 0, 0.0
+    start: int | None = 1
+    with psycopg.connect(database.url, autocommit=True) as owner:
+        while start is not None:
+            began = time.perf_counter()
+            row = owner.execute(
+                "select checkpoints, events, next_checkpoint, problem"
+                " from keylatch.verify_events(%s)",
+                [start],
+            ).fetchone()
+            took = max(took, time.perf_counter() - began)
+            assert row is not None
+            assert row[3] is None, row
+            checkpoints, events, start = checkpoints + row[0], events + row[1], row[2]
+    return checkpoints, events, took
+
+
+def fill(database: Database, count: int) -> None:
+    """Put this many events into the log, as only the owner can."""
     with psycopg.connect(database.url) as owner:
-        rows = owner.execute(
-            "select v.is_intact, v.events, v.problem from keylatch_internal.key_event_heads as h"
-            " cross join lateral keylatch.verify_events(h.workspace_id) as v"
-        ).fetchall()
-        unlinked = owner.execute(
-            "select count(*) from keylatch_internal.key_events as e where not exists"
-            " (select from keylatch_internal.key_event_links as l where l.event_id = e.id)"
-        ).fetchone()
-    assert all(intact for intact, _, _ in rows), rows
-    assert unlinked == (0,), unlinked
-    return len(rows), sum(events for _, events, _ in rows)
+        for word in ("disable", "enable"):
+            owner.execute(
+                f"alter table keylatch_internal.key_events {word} trigger key_events_insert_keep"
+            )
+            if word == "disable":
+                owner.execute(MANY, [workspace(0), count])
+
+
+def delete_workspace(database: Database) -> float:
+    """How many seconds the deletion of a workspace with 100,000 keys takes."""
+    with psycopg.connect(database.url, autocommit=True) as owner:
+        owner.execute("insert into keylatch.workspaces (id, name) values (%s, 'x')", [workspace(9)])
+        owner.execute(
+            "insert into keylatch_internal.keys (workspace_id, kind)"
+            " select %s, 'secret' from generate_series(1, %s)",
+            [workspace(9), KEYS],
+        )
+        began = time.perf_counter()
+        owner.execute("delete from keylatch.workspaces where id = %s", [workspace(9)])
+        return time.perf_counter() - began
 
 
 def calls(database: Database, turns: int) -> dict[str, float]:
@@ -105,14 +160,16 @@ def calls(database: Database, turns: int) -> dict[str, float]:
 
 
 def crash(server: Server, database: Database) -> None:
-    """Kill the server while sessions write, start it again, and verify."""
+    """Kill the server while sessions write and one seals, and start it again."""
     load = subprocess.Popen(
         pgbench(database, SESSIONS, 1, 60),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=_environment(database),
     )
-    time.sleep(3)
+    ends = time.monotonic() + 3
+    while time.monotonic() < ends:
+        seal(database)
     os.kill(server.pid, signal.SIGKILL)
     load.wait(timeout=60)
     server.stop()
@@ -135,6 +192,7 @@ def main(arguments: list[str]) -> int:
     """Measure, print the table, crash, verify."""
     parser = argparse.ArgumentParser(prog="bench-events")
     parser.add_argument("--seconds", type=float, default=30, help="of writing for each case")
+    parser.add_argument("--events", type=int, default=1_000_000, help="to seal and verify")
     options = parser.parse_args(arguments)
     rounds, console = 3, Console(highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -143,7 +201,9 @@ def main(arguments: list[str]) -> int:
         table.add_column(name, justify="right" if name else "left")
     with (
         Server(settings=SETTINGS) as server,
-        Database(server, "events", make_template(server)) as database,
+        Database(
+            server, "events", make_template(server, files=migrations("events", tenancy=True))
+        ) as database,
     ):
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task("issuing and revoking", total=(len(CASES) + 1) * rounds * 2)
@@ -169,9 +229,17 @@ def main(arguments: list[str]) -> int:
             )
             table.add_row(name, f"{with_:.0f} {unit}", f"{without:.0f} {unit}", f"{ratio:.2f}")
         console.print(table)
-        console.print("intact: {} chains, {} events".format(*verify(database)))
+        console.print(f"deleting a workspace of {KEYS} keys: {delete_workspace(database):.1f} s")
+        fill(database, options.events)
+        began = time.perf_counter()
+        console.print("sealed in {} calls, the longest {:.2f} s".format(*seal(database)), end="; ")
+        console.print(f"{time.perf_counter() - began:.0f} s in all")
+        began = time.perf_counter()
+        found = "intact: {} checkpoints, {} events, the longest call {:.2f} s"
+        console.print(found.format(*verify(database)), end="; ")
+        console.print(f"{time.perf_counter() - began:.0f} s in all")
         crash(server, database)
-        console.print("after kill -9, intact: {} chains, {} events".format(*verify(database)))
+        console.print("after kill -9, " + found.format(*verify(database)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Writes the manifest that `keylatch doctor` compares with, from a fresh install.
+"""Writes the manifest that `keylatch doctor` compares with, from fresh installs.
 
 `make manifest` writes it; with --check it only says whether the file in the tree is what it should
 be, and exits with 1 if not.
@@ -8,62 +8,84 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 
-from keylatch.doctor.catalog import Entry, Name, read_catalog
-from keylatch.doctor.tenancy import FUNCTION
-from keylatch.migrations import TENANCY_NAME, shipped
+from keylatch.doctor.catalog import Entry, Name, read_catalog, usual
+from keylatch.migrations import CORE, Release, shipped
+from stack import Cluster, Server
 from stack.database import Database
-from stack.server import Server
 
 FILE = Path(__file__).parent.parent / "python_client" / "src" / "keylatch" / "manifest.json"
 
 
-def manifest(url: str) -> str:
-    """Apply the migrations to a database that has the platform alone, and describe the result."""
-    entries: dict[Name, Entry] = {}
-    migrations: dict[Name, str] = {}
-    stub_body = ""
-    with psycopg.connect(url, autocommit=True) as connection:
-        for migration in shipped():
-            if migration.name == TENANCY_NAME:
-                stub_body = str(entries[FUNCTION].definition["body"])
-            connection.execute(migration.text.encode())
-            with connection.transaction():
-                found = read_catalog(connection)
-            new = (key for key, one in found.items() if entries.get(key) != one)
-            migrations |= dict.fromkeys(new, migration.name)
-            entries = found
-        row = connection.execute("select schema_version from keylatch.installation()").fetchone()
-    assert row is not None
-    head = {"schema_version": row[0], "stub_body": stub_body}
-    objects = [_described(entries[key], migrations[key]) for key in sorted(entries)]
+def manifest(server: Cluster) -> str:
+    """Describe what each part makes or changes, on the core and the modules that it needs."""
+    release = shipped()
+    base: dict[frozenset[str], dict[Name, Entry]] = {}
+    parts = {}
+    for part in release.parts:
+        modules = release.with_needs([part]) if part in release.modules else ()
+        parts_below = {CORE, *modules} - {part}
+        before = _installed(server, release, parts_below, base) if part != CORE else {}
+        found = _installed(server, release, {*parts_below, part}, base)
+        new = {key: one for key, one in found.items() if before.get(key) != one}
+        parts[part] = [_described(new[key]) for key in sorted(new)]
+    head = json.dumps({"schema_version": release.version})[:-1]
     # A line for each object, so that a difference between two versions can be read.
-    lines = ",\n".join(json.dumps(one, ensure_ascii=False, sort_keys=True) for one in objects)
-    return f'{json.dumps(head)[:-1]}, "objects": [\n{lines}\n]}}\n'
+    texts = (
+        f'"{part}": [\n'
+        + ",\n".join(json.dumps(one, ensure_ascii=False, sort_keys=True) for one in objects)
+        + "\n]"
+        for part, objects in parts.items()
+    )
+    return head + ', "parts": {\n' + ",\n".join(texts) + "\n}}\n"
 
 
-def _described(entry: Entry, migration: str) -> dict[str, Any]:
-    return {
+def _installed(
+    server: Cluster,
+    release: Release,
+    parts: Collection[str],
+    known: dict[frozenset[str], dict[Name, Entry]],
+) -> dict[Name, Entry]:
+    """Install these parts in a database of its own, and read what is there."""
+    if frozenset(parts) not in known:
+        with Database(server, f"manifest_{uuid4().hex}") as database:
+            server.install_platform(database.name)
+            with psycopg.connect(database.url) as owner:
+                for part in release.parts:
+                    if part in parts:
+                        owner.execute(release.parts[part].text.encode())
+                known[frozenset(parts)] = read_catalog(owner)
+    return known[frozenset(parts)]
+
+
+def _described(entry: Entry) -> Mapping[str, Any]:
+    usually = usual(entry.kind)
+    definition = {
+        name: value
+        for name, value in entry.definition.items()
+        if name not in usually or usually[name] != value
+    }
+    described = {
         "kind": entry.kind,
         "name": entry.name,
         "relation": entry.relation,
         "comment": entry.comment,
         "grants": sorted(entry.grants),
-        "definition": entry.definition,
-        "migration": migration,
+        "definition": definition,
     }
+    return {name: value for name, value in described.items() if value}
 
 
 def main(arguments: list[str]) -> int:
-    """Make a fresh install, describe it, and write or compare the file."""
+    """Make fresh installs, describe them, and write or compare the file."""
     with Server() as server:
-        database = Database(server, "manifest")
-        server.install_platform(database.name)
-        text = manifest(database.url)
+        text = manifest(server)
     if arguments == ["--check"]:
         if FILE.read_text() == text:
             return 0

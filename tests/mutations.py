@@ -40,7 +40,6 @@ LISTS = "grants.test.sql"
 SUITE = ["database", "security", "identity", "client", "cache", "web"]
 SUITE_LISTS = [
     "database/test_audit.py",
-    "database/test_installs.py",
     "security/test_functions.py",
     "security/test_mutations.py",
     "security/test_owners_rights.py",

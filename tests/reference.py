@@ -1,5 +1,8 @@
 """Writes sql/REFERENCE.md from a fresh install: what `comment on`, the grants and policies say.
 
+The core comes first, then the tenancy, then a chapter for each module: an object belongs to the
+part whose migrations made it.
+
 `make reference` writes it; with --check it only says whether the file in the tree is what it should
 be, and exits with 1 if not.
 """
@@ -16,6 +19,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from stack.database import Database
+from stack.modules import parts
 from stack.server import Server
 
 FILE = Path(__file__).parent.parent / "sql" / "REFERENCE.md"
@@ -42,7 +46,7 @@ select
     where a.privilege_type = 'EXECUTE' and a.grantee <> p.proowner and a.grantee <> 0
   ) as roles
 from pg_proc as p
-where p.pronamespace = 'keylatch'::regnamespace
+where p.pronamespace = 'keylatch'::regnamespace and p.oid > %(after)s
 order by p.proname
 """
 
@@ -72,6 +76,7 @@ select
   ) as columns
 from pg_class as c
 where c.relnamespace = 'keylatch'::regnamespace and c.relkind in ('r', 'v', 'c')
+  and c.oid > %(after)s
 order by c.relname
 """
 
@@ -91,7 +96,22 @@ where p.polrelid in (
   select c.oid from pg_class as c
   where c.relnamespace in ('keylatch'::regnamespace, 'keylatch_internal'::regnamespace)
 )
+and p.oid > %(after)s
 order by relation, command
+"""
+
+POLICY_FIELDS = ("relation", "command", "roles")
+
+# Object ids only grow here, so what a part makes has higher ones than all before it.
+NEWEST = """
+select max(o.oid)::bigint as newest
+from (
+  select p.oid from pg_proc as p
+  union all
+  select c.oid from pg_class as c
+  union all
+  select p.oid from pg_policy as p
+) as o
 """
 
 
@@ -106,10 +126,11 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def reference(connection: psycopg.Connection[dict[str, Any]]) -> str:
-    """The whole page."""
-    parts = [HEAD, "## Calls\n"]
-    for call in connection.execute(CALLS):
+def chapter(connection: psycopg.Connection[dict[str, Any]], after: int) -> list[str]:
+    """Everything that came into the database after the object of this id."""
+    bounds = {"after": after}
+    parts: list[str] = []
+    for call in connection.execute(CALLS, bounds):
         parts.append(f"### {call['name']}\n")
         # Defaults without the casts that PostgreSQL writes behind them.
         plain = re.sub(r"::[a-z ]+(\[\])?", "", call["arguments"])
@@ -117,17 +138,17 @@ def reference(connection: psycopg.Connection[dict[str, Any]]) -> str:
         listed = f"({arguments[:-1]}\n)" if call["arguments"] else "()"
         parts.append(f"```sql\nkeylatch.{call['name']}{listed} returns {call['result']}\n```\n")
         parts.append(f"{call['comment']}\n")
-        parts.append(f"*Who:* {call['roles']}.\n")
-    relations = connection.execute(RELATIONS).fetchall()
-    for title, is_type in (("Tables and views", False), ("Results", True)):
-        parts.append(f"## {title}\n")
+        parts.append(f"*Who may call it:* {call['roles'] or 'the owner alone'}.\n")
+    relations = connection.execute(RELATIONS, bounds).fetchall()
+    for is_type in (False, True):
         for relation in relations:
             if relation["is_type"] != is_type:
                 continue
-            parts.append(f"### {relation['name'].removeprefix('keylatch.')}\n")
+            kind = "result" if is_type else "table or view"
+            parts.append(f"### {relation['name'].removeprefix('keylatch.')} ({kind})\n")
             parts.append(f"{relation['comment']}\n")
             if relation["roles"]:
-                parts.append(f"*Who:* {relation['roles']}.\n")
+                parts.append(f"*Who may do what:* {relation['roles']}.\n")
             rows = [
                 (f"`{c['name']}`", c["type"], sentence(c["comment"])) for c in relation["columns"]
             ]
@@ -135,28 +156,47 @@ def reference(connection: psycopg.Connection[dict[str, Any]]) -> str:
                 parts.append(table(("field", "type"), [row[:2] for row in rows]))
             else:
                 parts.append(table(("column", "type", "meaning"), rows))
-    parts.append("## Row policies\n")
-    parts.append(
-        table(
-            ("policy", "on", "command", "to", "meaning"),
-            [
-                (f"`{p['name']}`", p["relation"], p["command"], p["roles"], sentence(p["comment"]))
-                for p in connection.execute(POLICIES)
-            ],
+    policies = connection.execute(POLICIES, bounds).fetchall()
+    if policies:
+        parts.append("### Row policies\n")
+        parts.append(
+            table(
+                ("policy", "on", "command", "to", "meaning"),
+                [
+                    (
+                        f"`{p['name']}`",
+                        p["relation"],
+                        p["command"],
+                        p["roles"],
+                        sentence(p["comment"]),
+                    )
+                    for p in policies
+                ],
+            )
         )
-    )
-    return "\n".join(parts)
+    return parts
+
+
+def reference(database: Database) -> str:
+    """The whole page, of a database that has the platform and nothing of keylatch."""
+    page = [HEAD]
+    with psycopg.connect(database.url, row_factory=dict_row, autocommit=True) as connection:
+        # Names of types and tables as a reader has to write them.
+        connection.execute("set search_path = ''")
+        for title, about, files in parts():
+            newest = connection.execute(NEWEST).fetchone()
+            database.apply(files)
+            page += [f"## {title}\n", f"{about[0].upper()}{about[1:]}.\n"]
+            page += chapter(connection, newest["newest"] if newest else 0)
+    return "\n".join(page)
 
 
 def main(arguments: list[str]) -> int:
     """Make a fresh install, read it, and write or compare the page."""
     with Server() as server:
         database = Database(server, "reference")
-        database.migrate()
-        with psycopg.connect(database.url, row_factory=dict_row) as connection:
-            # Names of types and tables as a reader has to write them.
-            connection.execute("set search_path = ''")
-            page = reference(connection)
+        server.install_platform(database.name)
+        page = reference(database)
     if arguments == ["--check"]:
         if FILE.read_text() == page:
             return 0

@@ -1,14 +1,13 @@
 """`make release VERSION=…`: check all that a release promises, write what it needs, and tag it.
 
-It refuses on a tree that is not committed, on a red test, on a released migration that was
-changed, and on an upgrade that does not end where a fresh installation does. Nothing leaves the
-machine: look at the commit, the tag and the packages, and push them yourself.
+It refuses on a tree that is not committed, on a red test, on a released upgrade that was changed,
+and on an upgrade that does not end where a fresh installation does. Nothing leaves the machine:
+look at the commit, the tag and the packages, and push them yourself.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import os
 import re
@@ -23,12 +22,21 @@ from tempfile import TemporaryDirectory
 import psycopg
 from rich.console import Console
 
-from database.fingerprint import access, fingerprint
-from stack import Database, Janitor, People, Server, push_migrations
+from database.fingerprint import fingerprint
+from keylatch.apply import apply
+from keylatch.errors import KeylatchError
+from keylatch.migrations import Choice, Tenancy, shipped
+from stack import Database, Janitor, People, Server
 from stack.tools import ROOT
 
-MIGRATIONS = ROOT / "supabase" / "migrations"
-RELEASED = ROOT / "supabase" / "released.sha256"
+UPGRADES = "sql/upgrades"
+# What makes the schema: where it changes, the schema has a new version, and an upgrade leads there.
+SCHEMA = ("supabase/migrations", "sql/modules.toml")
+# What is installed and upgraded: the most there is, and the least.
+KINDS: tuple[tuple[tuple[str, ...], Choice, Tenancy], ...] = (
+    (("--all",), Choice(all=True), "keylatch"),
+    (("--only", "core"), Choice(only=("core",)), "own"),
+)
 CHANGELOG = ROOT / "CHANGELOG.md"
 INIT = ROOT / "python_client" / "src" / "keylatch" / "__init__.py"
 GIT = shutil.which("git") or "git"
@@ -39,6 +47,7 @@ VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 KEPT = """
 select to_jsonb(k) from keylatch_internal.keys as k order by k.id
 """
+PROGRAM = "from keylatch.cli import main; main()"
 # What the program of a release does all day.
 PREVIOUS_CLIENT = """
 import os, sys, uuid
@@ -69,26 +78,18 @@ def git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def released() -> dict[str, str]:
-    """The hash of each migration that was released, by its name."""
-    if not RELEASED.exists():
-        return {}
-    pairs = (line.split("  ", 1) for line in RELEASED.read_text().splitlines())
-    return {name: hashed for hashed, name in pairs}
+def changed_upgrades() -> list[str]:
+    """The released upgrades that are not what they were: a database has run the old ones."""
+    last = last_release()
+    if last is None:
+        return []
+    found = git("diff", "--name-only", "--diff-filter=a", last, "--", f"{UPGRADES}/*.sql")
+    return found.splitlines()
 
 
-def hashes() -> dict[str, str]:
-    """The hash of each migration that there is, by its name."""
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(MIGRATIONS.glob("*.sql"))
-    }
-
-
-def changed_migrations() -> list[str]:
-    """The released migrations that are not what they were: a database has run the old ones."""
-    now = hashes()
-    return [name for name, hashed in released().items() if now.get(name) != hashed]
+def is_schema_changed(last: str | None) -> bool:
+    """Whether the schema is another than that of the last release."""
+    return last is None or git("diff", "--name-only", last, "--", *SCHEMA) != ""
 
 
 def last_release() -> str | None:
@@ -106,11 +107,13 @@ def check(version: str) -> None:
         raise Refused(f"{version} is not newer than {last}.")
     if git("status", "--porcelain"):
         raise Refused("The tree has changes that are not committed.")
-    if changed := changed_migrations():
-        raise Refused(f"Released migrations were changed: {', '.join(changed)}.")
-    early = [name for name in hashes() if released() and name < max(released())]
-    if unknown := set(early) - released().keys():
-        raise Refused(f"A migration stands before released ones: {', '.join(sorted(unknown))}.")
+    if changed := changed_upgrades():
+        raise Refused(f"Released upgrades were changed: {', '.join(changed)}.")
+    if is_schema_changed(last) and shipped().version != version:
+        raise Refused(
+            f"The schema says that it is {shipped().version}: write {version} into the first "
+            "migration, where it inserts into keylatch_internal.installation."
+        )
     if not notes():
         raise Refused("CHANGELOG.md says nothing under Unreleased.")
 
@@ -126,41 +129,47 @@ def notes() -> str:
     return rest.partition("\n## ")[0].strip()
 
 
-def prove_upgrade(version: str) -> str:
+def prove_upgrade() -> str:
     """Install afresh; and the last release, and upgrade that. Give what was compared."""
     last = last_release()
     janitor = Janitor()
-    with Server(janitor=janitor) as server, Database(server, "fresh") as fresh:
-        fresh.migrate()
-        lines = fingerprint(fresh.url) + access(fresh.url)
-        assert len(lines) > 100, "the catalog was not read"
-        with psycopg.connect(fresh.url) as owner:
-            found = owner.execute("select schema_version from keylatch.installation()").fetchone()
-        if found != (version,):
-            raise Refused(
-                f"The schema says that it is {found and found[0]}: let a migration set"
-                f" schema_version in keylatch_internal.installation to {version}."
-            )
-        said = f"{len(lines):,} lines of catalog"
+    said = []
+    with Server(janitor=janitor) as server, TemporaryDirectory() as directory:
         if last:
-            with TemporaryDirectory() as directory, Database(server, "upgraded") as upgraded:
-                said = f"{said}; {_upgrade(upgraded, last, Path(directory), lines)}"
+            unpack(last, Path(directory))
+        for options, choice, tenancy in KINDS:
+            with Database(server, "fresh") as fresh:
+                server.install_platform(fresh.name)
+                apply(fresh.connect(), choice, tenancy)
+                lines = fingerprint(fresh.url)
+                assert len(lines) > 100, "the catalog was not read"
+            said.append(f"{len(lines):,} lines of catalog with {' '.join(options)}")
+            if last:
+                with Database(server, "upgraded") as upgraded:
+                    server.install_platform(upgraded.name)
+                    upgrade(upgraded, last, Path(directory), (*options, "--tenancy", tenancy))
+                    if differ := sorted(set(fingerprint(upgraded.url)) ^ set(lines)):
+                        raise Refused(f"An upgrade from {last} ends elsewhere: {differ[0]}")
+                said.append(f"upgraded from {last}: the same, every key kept, its client works")
     janitor.close()
-    return said
+    return "; ".join(said)
 
 
-def _upgrade(database: Database, last: str, old: Path, expected: list[str]) -> str:
+def unpack(last: str, directory: Path) -> None:
+    """Write what a release needs to be installed and used into a directory."""
     archive = subprocess.run(
-        [GIT, "-C", ROOT, "archive", last, "supabase", "python_client"],
+        [GIT, "-C", ROOT, "archive", last, "sql", "supabase", "python_client"],
         capture_output=True,
         check=True,
     )
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(old, filter="data")
-    database.server.install_platform(database.name)
-    push_migrations(database.url, old)
-    People.seed(database.url)
+        files.extractall(directory, filter="data")
+
+
+def upgrade(database: Database, last: str, old: Path, options: tuple[str, ...]) -> None:
+    """Install the last release with its own program, use it, upgrade it, and use it again."""
     with psycopg.connect(database.url, autocommit=True) as owner:
+        owner.execute(python(PROGRAM, old / "python_client" / "src", "sql", *options).encode())
         for kind in ("secret", "secret", "publishable"):
             owner.execute(
                 "select from keylatch.issue_key(%s, %s, allowed_origins => %s)",
@@ -168,29 +177,34 @@ def _upgrade(database: Database, last: str, old: Path, expected: list[str]) -> s
             )
         owner.execute("select from keylatch.keys, keylatch.revoke_key(id) limit 1")
         before = owner.execute(KEPT).fetchall()
-    client_knows_an_old_schema(database)
-    push_migrations(database.url)
-    with psycopg.connect(database.url) as owner:
+        if is_schema_changed(last):
+            client_knows_an_old_schema(database)
+        apply(owner)
         after = owner.execute(KEPT).fetchall()
     lost = [
         old for (old,), (new,) in zip(before, after, strict=True) if not old.items() <= new.items()
     ]
     if lost or len(before) != 3:
         raise Refused(f"The upgrade from {last} does not keep every key.")
-    lines = fingerprint(database.url) + access(database.url)
-    if differ := sorted(set(lines) ^ set(expected)):
-        raise Refused(f"An upgrade from {last} ends elsewhere: {differ[0]}")
-    environment = {**os.environ, "DATABASE_URL": database.url}
-    environment["PYTHONPATH"] = str(old / "python_client" / "src")
-    client = subprocess.run(
-        [sys.executable, "-c", PREVIOUS_CLIENT, str(People.a)],
+    try:
+        source = old / "python_client" / "src"
+        python(PREVIOUS_CLIENT, source, str(People.a), DATABASE_URL=database.url)
+    except subprocess.CalledProcessError as failed:
+        said = failed.stderr[-300:]
+        raise Refused(f"The client of {last} does not work on this schema: {said}") from None
+
+
+def python(program: str, source: Path, *arguments: str, **variables: str) -> str:
+    """Run a program with the client of that directory, and give what it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(source), **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
         env=environment,
         capture_output=True,
         text=True,
+        check=True,
     )
-    if client.returncode:
-        raise Refused(f"The client of {last} does not work on this schema: {client.stderr[-300:]}")
-    return f"upgraded from {last}: the same, {len(before)} keys kept, its client works"
+    return done.stdout
 
 
 def client_knows_an_old_schema(database: Database) -> None:
@@ -198,7 +212,7 @@ def client_knows_an_old_schema(database: Database) -> None:
     environment = {**os.environ, "DATABASE_URL": database.url}
     environment["PYTHONPATH"] = str(INIT.parents[1])
     doctor = subprocess.run(
-        [sys.executable, "-c", "from keylatch.cli import main; main()", "doctor"],
+        [sys.executable, "-c", PROGRAM, "doctor"],
         env=environment,
         capture_output=True,
         text=True,
@@ -208,14 +222,13 @@ def client_knows_an_old_schema(database: Database) -> None:
 
 
 def write(version: str) -> None:
-    """Write the version, the changelog's heading and the hashes; build; commit and tag."""
+    """Write the version and the changelog's heading; build; commit and tag."""
     today = f"{datetime.now(UTC):%Y-%m-%d}"
     text = CHANGELOG.read_text()
     CHANGELOG.write_text(text.replace(UNRELEASED, f"{UNRELEASED}\n## {version} - {today}\n", 1))
     INIT.write_text(
         re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', INIT.read_text(), count=1)
     )
-    RELEASED.write_text("".join(f"{hashed}  {name}\n" for name, hashed in hashes().items()))
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--directory", PACKAGES],
         cwd=ROOT / "python_client",
@@ -237,9 +250,9 @@ def main() -> int:
         check(version)
         if subprocess.run([shutil.which("make") or "make", "test"], cwd=ROOT).returncode:
             raise Refused("A test is red.")
-        console.print(prove_upgrade(version))
+        console.print(prove_upgrade())
         write(version)
-    except Refused as reason:
+    except (Refused, KeylatchError) as reason:
         console.print(f"No release: {reason}", markup=False)
         return 1
     console.print(f"v{version} is tagged; its packages are in python_client/dist. Push both.")

@@ -1,9 +1,10 @@
 """`make soak`: ten minutes of a cached resolver among changes and faults, beside the truth.
 
-Eight threads resolve; one issues, rotates, revokes, suspends and resumes at random; every half
-minute something breaks: the listener is killed, its network stalls without closing, or the server
-restarts. An answer counts as stale when the key had ended, acknowledged, longer ago than the bound
-when the question was asked; as denied when the key had lived for as long and still does.
+Eight threads resolve; one issues, rotates, revokes, suspends and unsuspends at random, sometimes
+beside an extension, of which no notice is sent. Every half minute something breaks: the listener
+is killed, its network stalls without closing, or the server restarts. An answer counts as stale
+when the key had ended, acknowledged, longer ago than the bound when the question was asked; as
+denied when the key had lived for as long and still does.
 """
 
 from __future__ import annotations
@@ -94,8 +95,22 @@ def resolve(
         time.sleep(0.01)
 
 
+def suspend(admin: Keylatch, key_id: object, *, beside_an_extension: bool) -> None:
+    """Suspend a key: with a notice, or with a sign that none was sent."""
+    if not beside_an_extension:
+        admin.suspend(key_id)  # type: ignore[arg-type]
+        return
+    pool: psycopg_pool.ConnectionPool = admin._transport._source  # type: ignore[attr-defined]
+    extend = "update keylatch_internal.keys set expires_at = now() + interval '1 day' where id = %s"
+    both = extend.replace("'1 day'", "'2 days', suspended_at = now()")
+    with pool.connection() as connection:
+        for statement in (extend, both):
+            connection.execute(statement.encode(), [key_id])
+            connection.commit()
+
+
 def change(admin: Keylatch, keys: list[Known], done: threading.Event, made: list[str]) -> None:
-    """Issue, rotate, revoke, suspend and resume at random, and keep the truth."""
+    """Issue, rotate, revoke, suspend and unsuspend at random, and keep the truth."""
     chance = random.Random()  # noqa: S311
     while not done.is_set():
         place = chance.randrange(len(keys))
@@ -114,11 +129,11 @@ def change(admin: Keylatch, keys: list[Known], done: threading.Event, made: list
                 admin.revoke(one.id)  # type: ignore[arg-type]
                 one.becomes(False)
             else:
-                admin.suspend(one.id)  # type: ignore[arg-type]
+                suspend(admin, one.id, beside_an_extension=chance.random() < 0.02)
                 one.becomes(False)
                 time.sleep(chance.random() / 50)
                 one.lives = None
-                admin.resume(one.id)  # type: ignore[arg-type]
+                admin.unsuspend(one.id)  # type: ignore[arg-type]
                 one.becomes(True)
             made.append(kind)
         except KeyNotUsable:
@@ -134,7 +149,7 @@ def break_something(number: int, server: Server, database: Database, proxy: Stal
         with psycopg.connect(database.superuser_url, autocommit=True) as owner:
             owner.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
-                " where query like '%clock_timestamp()' and pid <> pg_backend_pid()"
+                " where query like '%read_heartbeat%' and pid <> pg_backend_pid()"
             )
         return "listener killed"
     if number % 3 == 1:

@@ -87,5 +87,5 @@ select
 from pg_catalog.pg_proc as p
 inner join pg_catalog.pg_namespace as n on p.pronamespace = n.oid
 left join reasons as r on n.nspname || '.' || p.proname = r.function_name
-where n.nspname in ('keylatch', 'keylatch_internal', 'keylatch_hooks') and p.prosecdef
+where n.nspname in ('keylatch', 'keylatch_internal') and p.prosecdef
 order by function_name;

@@ -1,15 +1,15 @@
--- Which living secrets never expire?
+-- Which active secrets never expire?
 --
--- workspace_id  whose it is
+-- workspace_id  the workspace of the key
 -- key_id        the key
--- hint, label   what people tell it by
+-- masked_key, label   what people tell it by
 -- scopes        what it may do
 -- created_at    when it was made
 -- age_days      how old it is, in days
 select
   k.workspace_id,
   k.id as key_id,
-  k.hint,
+  k.masked_key,
   k.label,
   k.scopes,
   k.created_at,

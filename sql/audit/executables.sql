@@ -1,7 +1,8 @@
 -- What can anon, authenticated, service_role and keylatch_resolver execute?
 --
--- anon must not appear. What is in schema keylatch is for clients; what is in keylatch_internal are
--- helpers, which the calls run with the rights of their caller.
+-- anon must not appear unless the module "request" is installed. The schema keylatch is for
+-- clients. The functions of keylatch_internal are helpers, which the calls run with their caller's
+-- rights.
 --
 -- role_name    who
 -- schema_name  where; only keylatch is for clients
@@ -16,7 +17,7 @@ from pg_catalog.pg_roles as r
 cross join pg_catalog.pg_proc as p
 inner join pg_catalog.pg_namespace as n on p.pronamespace = n.oid
 where r.rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')
-  and n.nspname in ('keylatch', 'keylatch_internal', 'keylatch_hooks')
+  and n.nspname in ('keylatch', 'keylatch_internal')
   and pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage')
   and pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')
 group by r.rolname, n.nspname

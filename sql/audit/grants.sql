@@ -23,7 +23,7 @@ from (
     n.nspowner as owner_id
   from pg_catalog.pg_namespace as n
   cross join lateral aclexplode(n.nspacl) as x
-  where n.nspname in ('keylatch', 'keylatch_internal', 'keylatch_hooks')
+  where n.nspname in ('keylatch', 'keylatch_internal')
   union all
   select
     c.oid::pg_catalog.regclass::text as object_name,

@@ -1,19 +1,21 @@
 -- Which rotations are overdue: secrets older than a year, or still used although superseded?
 --
--- workspace_id  whose it is
+-- Needs: usage
+--
+-- workspace_id  the workspace of the key
 -- key_id        the key
--- hint, label   what people tell it by
+-- masked_key, label   what people tell it by
 -- created_at    when it was made
--- ends_at       when it ends, if it does
+-- expires_at    when it expires, if it does
 -- last_used_at  when it was last used, as far as services report it
 -- why           what is overdue
 select
   k.workspace_id,
   k.id as key_id,
-  k.hint,
+  k.masked_key,
   k.label,
   k.created_at,
-  k.expires_at as ends_at,
+  k.expires_at,
   u.last_used_at,
   case k.status
     when 'superseded' then 'a caller still uses it and will be cut off: give them the successor'
@@ -26,4 +28,4 @@ where k.kind = 'secret'
     (k.status in ('active', 'suspended') and k.created_at < pg_catalog.now() - interval '1 year')
     or (k.status = 'superseded' and u.last_used_at > k.superseded_at + interval '1 hour')
   )
-order by ends_at, k.created_at;
+order by k.expires_at, k.created_at;

@@ -1,30 +1,28 @@
--- Are the triggers that hold the latch and write the events there, and do they fire always?
+-- Are the triggers there that hold the latch and write the events, and do they fire always?
 --
--- Every trigger of keylatch's tables, and those that should be there and are not. This is what a
--- role with the owner's rights can switch off: nothing else reports it.
+-- Each trigger of keylatch's tables, and each one that should be there and is missing. A role with
+-- the owner's rights can switch triggers off, and nothing else reports it.
 --
 -- table_name    the table
 -- trigger_name  the trigger
 -- state         always: in every session. origin: not in replication mode. OFF and MISSING: a hole
--- owned_by      who owns the table, and so may switch it off
--- what          what it is for, as its comment says
-with expected (table_name, trigger_name, fires) as (
+-- owned_by      who owns the table, and so may switch the trigger off
+-- what          what the trigger promises, as its comment says
+with expected (module_name, table_name, trigger_name, fires) as (
   values
-  ('keylatch_internal.keys', 'keys_delete_keep', 'A'),
-  ('keylatch_internal.keys', 'keys_insert_mint', 'O'),
-  ('keylatch_internal.keys', 'keys_truncate_keep', 'A'),
-  ('keylatch_internal.keys', 'keys_update_hold_expiry', 'A'),
-  ('keylatch_internal.keys', 'keys_update_latch', 'A'),
-  ('keylatch_internal.keys', 'keys_update_notify', 'A'),
-  ('keylatch_internal.keys', 'keys_insert_add_event', 'A'),
-  ('keylatch_internal.keys', 'keys_update_add_event', 'A'),
-  ('keylatch_internal.key_events', 'key_events_change_keep', 'A'),
-  ('keylatch_internal.key_events', 'key_events_insert_link', 'A'),
-  ('keylatch_internal.key_events', 'key_events_truncate_keep', 'A'),
-  ('keylatch_internal.key_event_heads', 'key_event_heads_change_keep', 'A'),
-  ('keylatch_internal.key_event_heads', 'key_event_heads_truncate_keep', 'A'),
-  ('keylatch_internal.key_event_links', 'key_event_links_change_keep', 'A'),
-  ('keylatch_internal.key_event_links', 'key_event_links_truncate_keep', 'A')
+  ('core', 'keylatch_internal.keys', 'keys_delete_keep', 'A'),
+  ('core', 'keylatch_internal.keys', 'keys_insert_mint', 'O'),
+  ('core', 'keylatch_internal.keys', 'keys_insert_share_workspaces', 'O'),
+  ('core', 'keylatch_internal.keys', 'keys_truncate_keep', 'A'),
+  ('core', 'keylatch_internal.keys', 'keys_update_a_merge_revocation', 'R'),
+  ('core', 'keylatch_internal.keys', 'keys_update_expired_is_final', 'A'),
+  ('core', 'keylatch_internal.keys', 'keys_update_hold_expiry', 'A'),
+  ('core', 'keylatch_internal.keys', 'keys_update_immutable', 'A'),
+  ('core', 'keylatch_internal.keys', 'keys_update_revoked_is_final', 'A'),
+  ('core', 'keylatch_internal.keys', 'keys_update_stamp', 'O'),
+  ('core', 'keylatch_internal.keys', 'keys_update_superseded_is_final', 'A'),
+  ('core', 'keylatch_internal.keys', 'keys_update_values', 'O')
+  -- modules: filled in below
 ),
 
 found as (

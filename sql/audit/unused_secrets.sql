@@ -1,17 +1,19 @@
--- Which living secrets has nobody used for 90 days?
+-- Which active secrets has nobody used for 90 days?
+--
+-- Needs: usage
 --
 -- Use is known as far as services report it (record_usage, keylatch.usage in Python). Without any
 -- report in this database there is nothing to tell by, and so no row.
 --
--- workspace_id  whose it is
+-- workspace_id  the workspace of the key
 -- key_id        the key
--- hint, label   what people tell it by
+-- masked_key, label   what people tell it by
 -- created_at    when it was made
 -- last_used_at  when it was last used; null: not since use is reported
 select
   k.workspace_id,
   k.id as key_id,
-  k.hint,
+  k.masked_key,
   k.label,
   k.created_at,
   u.last_used_at

@@ -1,16 +1,18 @@
--- Which workspaces have living keys and nobody who administers them?
+-- Which workspaces have active keys and nobody who administers them?
+--
+-- Needs: tenancy
 --
 -- Nobody but service_role can revoke those keys. It asks the tables that keylatch brings; with a
 -- tenancy of your own put your tables in their place.
 --
 -- workspace_id  the workspace
 -- name          its name
--- living_keys   how many of its keys live
+-- active_keys   how many of its keys are not revoked or expired
 -- members       how many members it has, none of whom is an admin
 select
   w.id as workspace_id,
   w.name,
-  count(distinct k.id) as living_keys,
+  count(distinct k.id) as active_keys,
   count(distinct m.user_id) as members
 from keylatch.workspaces as w
 inner join keylatch.keys as k
@@ -18,4 +20,4 @@ inner join keylatch.keys as k
 left join keylatch.workspace_membership as m on w.id = m.workspace_id
 group by w.id, w.name
 having count(*) filter (where m.role = 'admin') = 0
-order by living_keys desc, w.name asc;
+order by active_keys desc, w.name asc;

@@ -24,11 +24,11 @@ $$;
 -- No trigger makes other keys of them, and no event tells of them. The latch stays on: it is for
 -- update, delete and truncate.
 set local session_replication_role = replica;
-alter table keylatch_internal.keys disable trigger keys_insert_add_event;
 
 -- A thousand workspaces. Every tenth key is publishable, as its number is divisible by ten.
 insert into keylatch_internal.keys (
-  id, workspace_id, kind, key_hash, public_key, hint, allowed_origins, scopes, created_at
+  id, workspace_id, kind, key_hash, public_key, masked_key, allowed_origins, scopes, created_at,
+  updated_at
 )
 select
   gen_random_uuid(),
@@ -36,14 +36,14 @@ select
   case when n % 10 = 0 then 'publishable' else 'secret' end,
   sha256(('wk_bench_' || n)::bytea),
   case when n % 10 = 0 then 'wk_bench_' || n end,
-  'wk_bench_…' || right(n::text, 4),
+  'wk_bench_...' || right(n::text, 4),
   case when n % 10 = 0 then '{https://shop.example}'::text[] else '{}' end,
   '{orders:read}',
+  now(),
   now()
 from generate_series(1, :keys) as n;
 
 set local session_replication_role = origin;
-alter table keylatch_internal.keys enable always trigger keys_insert_add_event;
 
 do $$
 declare
@@ -66,7 +66,7 @@ returns setof keylatch.resolved_key
 language sql
 stable
 security definer
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
   select k.id, k.workspace_id, k.kind, k.environment, k.scopes, k.metadata, k.expires_at
   from keylatch_internal.keys as k

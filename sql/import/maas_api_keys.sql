@@ -1,7 +1,7 @@
 -- Keys under bcrypt, of users: lines for `keylatch import`.
 --
--- bcrypt makes another hash each time, so no service can look such a key up; the first use makes it
--- native, through keylatch.claim_key. Change the names to yours, then
+-- bcrypt makes another hash each time, so nobody can look such a key up. It waits until its first
+-- use, when keylatch.upgrade_key sees it. Change the names to yours, then
 --
 --   psql --no-psqlrc -qtA --file sql/import/maas_api_keys.sql > old.jsonl
 --   keylatch explain --workspace WORKSPACE_ID --old old.jsonl    why each would not validate
@@ -14,7 +14,7 @@ select
       'workspace_id', k.user_id,
       'alg', 'bcrypt',
       'hash', k.key_hash,
-      -- So that a claim tries only those that the key may be.
+      -- So that upgrade_key tries only the keys that a text may be.
       'starts_with', k.key_prefix,
       'kind', 'secret',
       'label', 'from maas_api_keys',

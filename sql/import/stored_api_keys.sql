@@ -1,6 +1,6 @@
 -- Keys under SHA-256 in hex, of organizations: lines for `keylatch import`.
 --
--- They are native at once. Change the names to yours, then
+-- They resolve at once. Change the names to yours, then
 --
 --   psql --no-psqlrc -qtA --file sql/import/stored_api_keys.sql > old.jsonl
 --   keylatch explain --workspace WORKSPACE_ID --old old.jsonl    why each would not validate
@@ -17,7 +17,7 @@ select
       'environment', case k.environment when 'production' then 'live' else 'test' end,
       'label', k.name,
       'scopes', jsonb_build_array('access:' || coalesce(k.access_level, 'authenticated')),
-      -- rotating keys live on, deprecated ones are dead, and so are those that ran out.
+      -- A rotating key stays active. A deprecated key is revoked, an expired one stays expired.
       'revoked_at', case when k.status = 'deprecated' then k.updated_at end,
       'revoke_reason', case when k.status = 'deprecated' then 'deprecated' end,
       'expires_at', case

@@ -1,7 +1,7 @@
 -- Keys among settings, their hash in a row of its own: lines for `keylatch import`.
 --
--- As in a system that kept a widget's key in clear under one name and the JSON of its PBKDF2 hash
--- under another, and did not always write both. Change the names to yours, then
+-- As in a system that kept a widget's key in plaintext under one name and the JSON of its PBKDF2
+-- hash under another, and did not always write both. Change the names to yours, then
 --
 --   psql --no-psqlrc -qtA --file sql/import/tenant_settings.sql > old.jsonl
 --   keylatch explain --workspace WORKSPACE_ID --old old.jsonl    why each would not validate

@@ -61,6 +61,8 @@ grant anon to postgres with admin option;
 grant authenticated to postgres with admin option;
 grant service_role to postgres with admin option;
 grant authenticator to postgres with admin option;
+-- How far a replica is, and what it receives.
+grant pg_monitor to postgres;
 
 -- Supabase lets `postgres` switch triggers off for a session, as a replication worker does. What
 -- relies on triggers has to hold against that, so the stand-in allows it too.

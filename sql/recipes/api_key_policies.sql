@@ -3,9 +3,11 @@
 --
 --   curl $SUPABASE_URL/rest/v1/orders -H "apikey: $SUPABASE_ANON_KEY" -H "x-api-key: wk_sk_live_…"
 --
--- Such a request has the role anon. A key that is dead or mistyped, a secret key that a page sends,
--- a publishable one from a foreign page: each is answered with 401 where a policy asks for it. A
--- table without rows asks nothing; PostgREST's db-pre-request = keylatch.check_request always does.
+-- It needs the module request: keylatch install . --with request.
+--
+-- Such a request has the role anon. A policy refuses it with 401 if the key is not active or
+-- mistyped, if a page sends a secret key, or if a foreign page sends a publishable one. Policies of
+-- an empty table do not run; PostgREST's db-pre-request = keylatch.check_request always does.
 
 -- The table is yours and most likely exists; it is here so that the example runs.
 create table if not exists public.orders (
@@ -17,16 +19,16 @@ create table if not exists public.orders (
 create index if not exists orders_workspace_id_idx on public.orders (workspace_id);
 alter table public.orders enable row level security;
 
--- A caller knows its key, and need not know the rest. Trust is in the policies, not in this.
+-- A caller need not send these two. That is convenience: the policies below check both.
 alter table public.orders
 alter column workspace_id set default keylatch.current_workspace_id(),
 alter column created_by_key set default keylatch.current_key_id();
 
--- A project gives anon all rights on a new table, truncate too, which no row policy stops.
+-- A Supabase project may give anon all rights on a new table. No row policy stops truncate.
 revoke all on table public.orders from anon;
 grant select, insert, update, delete on table public.orders to anon;
 
--- Every call in a select of its own: so it runs once a statement and not once a row.
+-- Each call stands in a select of its own, so that it runs once a statement and not once a row.
 create policy orders_select_key on public.orders
 for select to anon
 using (
@@ -39,7 +41,7 @@ for insert to anon
 with check (
   workspace_id = (select keylatch.current_workspace_id())
   and (select keylatch.has_scope('orders:write'))
-  -- Nobody writes in another key's name.
+  -- No key writes in the name of another.
   and created_by_key = (select keylatch.current_key_id())
 );
 
@@ -62,8 +64,8 @@ using (
   and (select keylatch.has_scope('orders:write'))
 );
 
--- Policies for your signed-in users stand beside these. They do not ask for a key, so one that is
--- sent along would pass unseen. This refuses it, whatever the other policies say.
+-- The policies of your signed-in users stand beside these and do not ask for a key. This refuses a
+-- request with a key that is not good, and one with a key and a user, whatever the others say.
 create policy orders_all_check_request on public.orders
 as restrictive
 for all to anon, authenticated

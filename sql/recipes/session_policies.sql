@@ -1,8 +1,9 @@
 -- Recipe: a table of your own that visitors of a page read and write, each the rows of their own
 -- session. The names are examples; supabase/examples/widget is a page for it.
+-- It needs the module sessions: keylatch install . --with sessions.
 --
--- The page calls open_session with its publishable key once, and sends the token that it gets as
--- x-session-token with every request. Such a request has the role anon.
+-- The page calls open_session once, with its publishable key, and gets a token. It sends the token
+-- as x-session-token with every request. Such a request has the role anon.
 
 create table if not exists public.notes (
   id bigint generated always as identity primary key,
@@ -19,11 +20,11 @@ alter column session_id set default keylatch.current_session_id();
 
 revoke all on table public.notes from anon;
 grant select on table public.notes to anon;
--- The rest of the row is not a visitor's to choose.
+-- A visitor chooses the note and nothing else.
 grant insert (note) on table public.notes to anon;
 
--- A visitor reads what they wrote. The workspace's own server reads all, with a secret key and this
--- scope; a publishable key is in every visitor's hands: never give it the scope.
+-- A visitor reads what they wrote. The server of the workspace reads all, with a secret key that
+-- has this scope. Every visitor has the publishable key: never give it the scope.
 create policy notes_select_visitor_or_server on public.notes
 for select to anon
 using (
@@ -42,7 +43,7 @@ with check (
   and workspace_id = (select keylatch.current_workspace_id())
 );
 
--- As in api_key_policies.sql: what came with a request and is not good is never overlooked.
+-- As in api_key_policies.sql: a key or token that is not good is refused, whatever else applies.
 create policy notes_all_check_request on public.notes
 as restrictive
 for all to anon, authenticated

@@ -1,6 +1,6 @@
 -- Example: an application with workspaces and memberships of its own, in public.
 --
--- Install keylatch without its migration "workspaces" (keylatch install --tenancy own) and put this
+-- Install keylatch without its tables of workspaces (keylatch install --tenancy own) and put this
 -- into a migration of yours, with the names of your tables.
 
 -- The tables are yours and most likely exist; they are here so that the example runs.
@@ -20,21 +20,23 @@ create policy membership_select_own on public.workspace_membership
 for select to authenticated
 using (user_id = (select auth.uid()));
 
--- Who administers what. It runs as the caller, so the row policies of your
--- tables apply to it; those must not ask keylatch in turn.
+-- Who administers what. The function runs as the caller, so the row policies of your tables apply
+-- to it. Those policies must not call keylatch in turn.
 create or replace function keylatch.admin_workspace_ids()
-returns setof uuid
-language sql
-stable
-security invoker
-set search_path = ''
-as $$
+returns setof uuid language sql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
   select m.workspace_id
   from public.workspace_membership as m
   where m.user_id = (select auth.uid()) and m.role in ('owner', 'admin');
 $$;
 
--- A workspace that goes takes its keys along.
+-- Deleting a workspace revokes its keys.
 create trigger workspaces_delete_revoke_keys
 after delete or update of id on public.workspaces
 for each row execute function keylatch_internal.revoke_workspace_keys();
+
+-- Truncating would leave active keys in deleted workspaces, so it is refused.
+create trigger workspaces_truncate_keep
+before truncate on public.workspaces
+for each statement execute function keylatch_internal.revoke_workspace_keys();
+alter table public.workspaces enable always trigger workspaces_truncate_keep;

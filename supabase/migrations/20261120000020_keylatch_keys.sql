@@ -124,7 +124,8 @@ create table keylatch_internal.keys (
   ),
   -- Not every language can name a year before 1 or after 9999.
   constraint keys_times_check check (
-    created_at between '0001-01-02 00:00Z' and '9999-01-01 00:00Z'
+    -- Flat: a nested "and" would read otherwise after a dump.
+    created_at >= '0001-01-02 00:00Z' and created_at <= '9999-01-01 00:00Z'
     and coalesce(expires_at between '0001-01-02 00:00Z' and '9999-01-01 00:00Z', true)
     and coalesce(isfinite(suspended_at), true)
     and coalesce(isfinite(superseded_at), true)
@@ -183,7 +184,9 @@ comment on index keylatch_internal.keys_workspace_id_created_at_idx is
 alter table keylatch_internal.keys enable row level security;
 
 create view keylatch_internal.active_keys as
-select k.*
+select
+  k.id, k.key_hash, k.workspace_id, k.kind, k.environment, k.allowed_origins, k.scopes, k.metadata,
+  k.expires_at
 from keylatch_internal.keys as k
 where
   k.revoked_at is null
@@ -195,31 +198,14 @@ comment on view keylatch_internal.active_keys is
 
 create view keylatch.keys with (security_invoker = true) as
 select
-  k.id,
-  k.workspace_id,
-  k.kind,
-  k.environment,
-  k.public_key,
-  k.masked_key,
-  k.fingerprint,
-  k.label,
-  k.metadata,
-  k.allowed_origins,
-  k.scopes,
-  k.expires_at,
-  k.suspended_at,
-  k.superseded_at,
-  k.revoked_at,
-  k.revoked_by,
-  k.revoke_reason,
-  k.rotated_from,
-  k.created_at,
-  k.created_by,
-  k.updated_at,
-  k.imported_at,
+  k.id, k.workspace_id, k.kind, k.environment, k.public_key, k.masked_key, k.fingerprint, k.label,
+  k.metadata, k.allowed_origins, k.scopes, k.expires_at, k.suspended_at, k.superseded_at,
+  k.revoked_at, k.revoked_by, k.revoke_reason, k.rotated_from, k.created_at, k.created_by,
+  k.updated_at, k.imported_at,
   case
     when k.revoked_at is not null then 'revoked'
-    when k.expires_at <= pg_catalog.clock_timestamp() then 'expired'
+    -- Not clock_timestamp(): over a volatile column the planner makes all rows before a limit.
+    when k.expires_at <= pg_catalog.statement_timestamp() then 'expired'
     when k.suspended_at is not null then 'suspended'
     when k.superseded_at is not null then 'superseded'
     else 'active'

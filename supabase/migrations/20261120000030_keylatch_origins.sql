@@ -140,7 +140,7 @@ begin
     continue when keylatch_internal.is_canonical_origin(v_entry)
       or keylatch_internal.is_origin_entry(v_entry, p_environment);
     -- What its author most likely meant: without a path and a default port, in lower case.
-    v_guess := lower(btrim(left(v_entry, 1000)));
+    v_guess := lower(btrim(left(v_entry, 1000), E' \t\r\n'));
     v_guess := case when v_guess ~ '^[a-z0-9.*-]+[.]' then 'https://' || v_guess else v_guess end;
     v_guess := regexp_replace(v_guess, '^([a-z-]+://)([^/?#@]*@)?([^/?#]*).*$', E'\\1\\3');
     v_guess := regexp_replace(v_guess, '[.]?(:[0-9*]*)?$', E'\\1');

@@ -73,31 +73,33 @@ returns trigger language plpgsql volatile security definer
 -- definer because: a role that could lock these rows itself could keep others from making keys.
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- In one order, so that two statements never wait for each other. A successor is left out: the
-  -- lock on its predecessor holds a deletion up, and a deletion looks again for new keys.
   insert into keylatch_internal.workspace_latches (workspace_id)
-  select distinct n.workspace_id from new_keys as n where n.rotated_from is null order by 1
+  select distinct n.workspace_id from new_keys as n
+  where not exists (
+    select from keylatch_internal.workspace_latches as w where w.workspace_id = n.workspace_id
+  )
+  order by 1
   on conflict do nothing;
-  if exists (
-    with shared as materialized (
-      select w.deleted_at from keylatch_internal.workspace_latches as w
-      where w.workspace_id in (
-        select n.workspace_id from new_keys as n where n.rotated_from is null
-      )
-      order by w.workspace_id
-      for share
-    )
-    select from shared as s where s.deleted_at is not null
-  ) then
+  -- Who deletes a workspace has its row alone, and may wait for a key that this transaction holds,
+  -- as a rotation holds the predecessor: so here is no waiting.
+  if (
+    select count(*)
+    from (
+      select from keylatch_internal.workspace_latches as w
+      where w.workspace_id in (select n.workspace_id from new_keys as n) and w.deleted_at is null
+      for share skip locked
+    ) as shared
+  ) < (select count(distinct n.workspace_id) from new_keys as n)
+  then
     perform keylatch_internal.refuse(
-      'workspace_deleted', 'The workspace was deleted, so no key is made there.'
+      'workspace_deleted', 'The workspace is deleted, so no key is made there.'
     );
   end if;
   return null;
 end $$;
 comment on function keylatch_internal.share_workspaces is
   'Keeps the workspaces of new keys from being deleted until the keys are committed, and refuses
-keys for a workspace that is deleted already.';
+keys for a workspace that is deleted, or is being deleted.';
 
 create trigger keys_insert_share_workspaces
 after insert on keylatch_internal.keys
@@ -130,20 +132,15 @@ begin
   values (p_workspace_id, clock_timestamp())
   on conflict (workspace_id) do update
   set deleted_at = coalesce(w.deleted_at, excluded.deleted_at);
-  -- Until one look finds nothing left: a rotation that was under way may have made one more key.
-  while exists (
-    select from keylatch_internal.keys as k
+  -- The row above is had alone: who has made keys is done, and nobody makes another one.
+  with locked as materialized (
+    select k.id from keylatch_internal.keys as k
     where k.workspace_id = p_workspace_id and k.revoked_at is null
-  ) loop
-    with locked as materialized (
-      select k.id from keylatch_internal.keys as k
-      where k.workspace_id = p_workspace_id and k.revoked_at is null
-      order by k.created_at, k.id for update
-    )
-    update keylatch_internal.keys as k
-    set revoked_at = clock_timestamp(), revoke_reason = 'workspace deleted'
-    from locked as l where k.id = l.id;
-  end loop;
+    order by k.created_at, k.id for update
+  )
+  update keylatch_internal.keys as k
+  set revoked_at = clock_timestamp(), revoke_reason = 'workspace deleted'
+  from locked as l where k.id = l.id;
 end $$;
 comment on function keylatch_internal.revoke_workspace is
   'Marks a workspace as deleted, for good, and revokes its keys.';

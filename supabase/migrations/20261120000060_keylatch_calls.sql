@@ -96,10 +96,12 @@ declare
     else keylatch_internal.check_key(null, new)
   end;
 begin
+  if v_given is null and new.rotated_from is not null then
+    -- First: of an expired key the successor would be refused for its expires_at.
+    perform keylatch_internal.require_rotatable(new);
+  end if;
   if v_problem is not null then
     perform keylatch_internal.refuse('invalid_argument', v_problem[1], v_problem[2]);
-  elsif new.rotated_from is not null then
-    perform keylatch_internal.require_rotatable(new);
   end if;
   v_key := keylatch_internal.complete_key(
     v_prefix || case new.kind when 'secret' then '_sk_' else '_pk_' end || new.environment || '_'
@@ -304,29 +306,6 @@ comment on type keylatch.revocation is
   'A revoked key, since when, whether it was revoked before this call, and which other keys of its
 rotation family this call revoked.';
 
-create function keylatch_internal.key_family(p_key_id uuid)
-returns uuid[] language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_id uuid := p_key_id;
-  v_next uuid := p_key_id;
-  v_family uuid[] := '{}';
-begin
-  while v_next is not null loop
-    v_id := v_next;
-    select k.rotated_from into v_next from keylatch.keys as k where k.id = v_id;
-  end loop;
-  while v_id is not null loop
-    if exists (select from keylatch.keys as k where k.id = v_id and k.revoked_at is null) then
-      v_family := v_family || v_id;
-    end if;
-    v_id := (select k.id from keylatch.keys as k where k.rotated_from = v_id);
-  end loop;
-  return v_family;
-end $$;
-comment on function keylatch_internal.key_family is
-  'Of a key and all keys that it was rotated from or to: those that are not revoked, oldest first.';
-
 create function keylatch.revoke_key(
   key_id uuid, reason text default null, cascade boolean default false
 )
@@ -334,8 +313,8 @@ returns keylatch.revocation language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_result keylatch.revocation;
-  v_ids uuid[];
-  v_before uuid[];
+  v_id uuid;
+  v_next uuid := revoke_key.key_id;
   v_revoked uuid[] := '{}';
 begin
   if not coalesce(revoke_key.cascade, false) then
@@ -346,23 +325,17 @@ begin
       return v_result;
     end if;
   end if;
-  -- Until one look finds nothing left: a rotation that was under way may have made one more key.
-  while revoke_key.cascade loop
-    v_ids := keylatch_internal.key_family(revoke_key.key_id);
-    -- Twice the same: a policy of the application keeps these from the caller.
-    exit when v_ids in ('{}', v_before);
-    v_before := v_ids;
-    with locked as materialized (
-      select k.id from keylatch.keys as k where k.id = any (v_ids) and k.revoked_at is null
-      order by k.created_at, k.id for update
-    ),
-    revoked as (
-      update keylatch.keys as k
-      set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason
-      from locked as l where k.id = l.id
-      returning k.id
-    )
-    select v_revoked || array_agg(r.id) into v_revoked from revoked as r;
+  while revoke_key.cascade and v_next is not null loop
+    v_id := v_next;
+    v_next := (select k.rotated_from from keylatch.keys as k where k.id = v_id);
+  end loop;
+  -- From the oldest on, and each before its successor is looked for: a rotation that is under way
+  -- comes first, and its successor is found, or finds its key revoked.
+  while v_id is not null loop
+    update keylatch.keys as k set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason
+    where k.id = v_id and k.revoked_at is null;
+    v_revoked := case when found then v_revoked || v_id else v_revoked end;
+    v_id := (select k.id from keylatch.keys as k where k.rotated_from = v_id);
   end loop;
   select k.id, k.revoked_at, k.id <> all (v_revoked), array_remove(v_revoked, k.id) into v_result
   from keylatch.keys as k where k.id = revoke_key.key_id and k.revoked_at is not null;
@@ -476,14 +449,14 @@ For SQL, where a limit is cheap. Over REST read the view keys, which filters, or
 -- Who may do what: the row policies decide about the rows.
 revoke all on function
 keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
-keylatch_internal.mint_key, keylatch_internal.insert_key, keylatch_internal.key_family,
+keylatch_internal.mint_key, keylatch_internal.insert_key,
 keylatch_internal.set_suspended, keylatch.issue_key, keylatch.issue_keys, keylatch.rotate_key,
 keylatch.revoke_key, keylatch.retire_workspace, keylatch.suspend_key, keylatch.unsuspend_key,
 keylatch.list_keys
 from public, anon, authenticated, service_role;
 grant execute on function
 keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
-keylatch_internal.insert_key, keylatch_internal.key_family, keylatch_internal.set_suspended,
+keylatch_internal.insert_key, keylatch_internal.set_suspended,
 keylatch.issue_key, keylatch.issue_keys, keylatch.rotate_key, keylatch.revoke_key,
 keylatch.retire_workspace, keylatch.suspend_key, keylatch.unsuspend_key, keylatch.list_keys
 to authenticated, service_role;

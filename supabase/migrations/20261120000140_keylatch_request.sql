@@ -24,8 +24,9 @@ begin
   then
     perform keylatch_internal.refuse(
       'invalid_argument',
-      'The request names two identities: two of a key, a session and a signed-in user.',
-      'Send one of them. Beside a key or a session send only the public key of the project.'
+      'The request names two identities: by two of its headers, or by a header and by the "sub" of '
+      'its token.',
+      'Send one of them. Beside a key send only the public key of the project as the token.'
     );
   end if;
 end $$;
@@ -59,7 +60,7 @@ begin
   end if;
   perform keylatch_internal.require_one_identity(v_identity is not null);
   select k.workspace_id, k.key_id, k.scopes, k.metadata
-  into v_identity.workspace_id, v_identity.key_id, v_identity.scopes, v_identity.metadata
+  into v_identity
   from keylatch.resolve_key(v_key, v_headers ->> 'origin') as k;
   if not found then
     perform keylatch_internal.refuse(

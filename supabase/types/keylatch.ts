@@ -80,11 +80,11 @@ export type Database = {
           "address": string | null,
           "agent": string | null,
           "changes": NonNullable<Json>,
+          "checkpoint": number | null,
           "event": string,
-          "hash": string | null,
+          "id": string,
           "key_id": string,
           "login": string,
-          "number": number,
           "occurred_at": string,
           "reason": string | null,
           "role": string,
@@ -92,13 +92,69 @@ export type Database = {
           "workspace_id": string
         }
         ComputedFields: never
+        Insert: {
+          "address"?: string | null,
+          "agent"?: string | null,
+          "changes"?: Json | null,
+          "checkpoint"?: number | null,
+          "event"?: string | null,
+          "id"?: string | null,
+          "key_id"?: string | null,
+          "login"?: string | null,
+          "occurred_at"?: string | null,
+          "reason"?: string | null,
+          "role"?: string | null,
+          "user_id"?: string | null,
+          "workspace_id"?: string | null
+        }
+        Update: {
+          "address"?: string | null,
+          "agent"?: string | null,
+          "changes"?: Json | null,
+          "checkpoint"?: number | null,
+          "event"?: string | null,
+          "id"?: string | null,
+          "key_id"?: string | null,
+          "login"?: string | null,
+          "occurred_at"?: string | null,
+          "reason"?: string | null,
+          "role"?: string | null,
+          "user_id"?: string | null,
+          "workspace_id"?: string | null
+        }
+        Relationships: [
+        ]
+      },
+      "key_refusals": {
+        Row: {
+          "key_id": string,
+          "refusals": number,
+          "refused_on": string,
+          "verdict": string,
+          "workspace_id": string
+        }
+        ComputedFields: never
+        Insert: {
+          "key_id"?: string | null,
+          "refusals"?: number | null,
+          "refused_on"?: string | null,
+          "verdict"?: string | null,
+          "workspace_id"?: string | null
+        }
+        Update: {
+          "key_id"?: string | null,
+          "refusals"?: number | null,
+          "refused_on"?: string | null,
+          "verdict"?: string | null,
+          "workspace_id"?: string | null
+        }
         Relationships: [
         ]
       },
       "key_usage": {
         Row: {
           "key_id": string,
-          "last_used_at": string,
+          "last_used_at": string | null,
           "uses": number,
           "workspace_id": string
         }
@@ -148,11 +204,12 @@ export type Database = {
           "created_by": string | null,
           "environment": string,
           "expires_at": string | null,
-          "hint": string,
+          "fingerprint": string | null,
           "id": string,
           "imported_at": string | null,
           "kind": string,
           "label": string,
+          "masked_key": string,
           "metadata": NonNullable<Json>,
           "public_key": string | null,
           "revoke_reason": string | null,
@@ -163,6 +220,7 @@ export type Database = {
           "status": string | null,
           "superseded_at": string | null,
           "suspended_at": string | null,
+          "updated_at": string,
           "workspace_id": string
         }
         ComputedFields: never
@@ -172,11 +230,12 @@ export type Database = {
           "created_by"?: string | null,
           "environment"?: string | null,
           "expires_at"?: string | null,
-          "hint"?: string | null,
+          "fingerprint"?: string | null,
           "id"?: string | null,
           "imported_at"?: string | null,
           "kind"?: string | null,
           "label"?: string | null,
+          "masked_key"?: string | null,
           "metadata"?: Json | null,
           "public_key"?: string | null,
           "revoke_reason"?: string | null,
@@ -187,6 +246,7 @@ export type Database = {
           "status"?: never,
           "superseded_at"?: string | null,
           "suspended_at"?: string | null,
+          "updated_at"?: string | null,
           "workspace_id"?: string | null
         }
         Update: {
@@ -195,11 +255,12 @@ export type Database = {
           "created_by"?: string | null,
           "environment"?: string | null,
           "expires_at"?: string | null,
-          "hint"?: string | null,
+          "fingerprint"?: string | null,
           "id"?: string | null,
           "imported_at"?: string | null,
           "kind"?: string | null,
           "label"?: string | null,
+          "masked_key"?: string | null,
           "metadata"?: Json | null,
           "public_key"?: string | null,
           "revoke_reason"?: string | null,
@@ -210,6 +271,7 @@ export type Database = {
           "status"?: never,
           "superseded_at"?: string | null,
           "suspended_at"?: string | null,
+          "updated_at"?: string | null,
           "workspace_id"?: string | null
         }
         Relationships: [
@@ -220,6 +282,80 @@ export type Database = {
             referencedRelation: "keys"
             referencedColumns: ["id"]
           }
+        ]
+      },
+      "legacy_keys": {
+        Row: {
+          "allowed_origins": (string)[],
+          "created_at": string,
+          "created_by": string | null,
+          "environment": string,
+          "expires_at": string | null,
+          "id": string,
+          "imported_at": string,
+          "key_id": string | null,
+          "kind": string,
+          "label": string,
+          "masked_key": string | null,
+          "metadata": NonNullable<Json>,
+          "revoke_reason": string | null,
+          "revoked_at": string | null,
+          "revoked_by": string | null,
+          "scheme": string,
+          "scopes": (string)[],
+          "status": string | null,
+          "suspended_at": string | null,
+          "upgraded_at": string | null,
+          "workspace_id": string
+        }
+        ComputedFields: never
+        Insert: {
+          "allowed_origins"?: (string)[] | null,
+          "created_at"?: string | null,
+          "created_by"?: string | null,
+          "environment"?: string | null,
+          "expires_at"?: string | null,
+          "id"?: string | null,
+          "imported_at"?: string | null,
+          "key_id"?: string | null,
+          "kind"?: string | null,
+          "label"?: string | null,
+          "masked_key"?: never,
+          "metadata"?: Json | null,
+          "revoke_reason"?: string | null,
+          "revoked_at"?: string | null,
+          "revoked_by"?: string | null,
+          "scheme"?: string | null,
+          "scopes"?: (string)[] | null,
+          "status"?: never,
+          "suspended_at"?: string | null,
+          "upgraded_at"?: string | null,
+          "workspace_id"?: string | null
+        }
+        Update: {
+          "allowed_origins"?: (string)[] | null,
+          "created_at"?: string | null,
+          "created_by"?: string | null,
+          "environment"?: string | null,
+          "expires_at"?: string | null,
+          "id"?: string | null,
+          "imported_at"?: string | null,
+          "key_id"?: string | null,
+          "kind"?: string | null,
+          "label"?: string | null,
+          "masked_key"?: never,
+          "metadata"?: Json | null,
+          "revoke_reason"?: string | null,
+          "revoked_at"?: string | null,
+          "revoked_by"?: string | null,
+          "scheme"?: string | null,
+          "scopes"?: (string)[] | null,
+          "status"?: never,
+          "suspended_at"?: string | null,
+          "upgraded_at"?: string | null,
+          "workspace_id"?: string | null
+        }
+        Relationships: [
         ]
       },
       "sessions": {
@@ -253,38 +389,11 @@ export type Database = {
         }
         Relationships: [
         ]
-      },
-      "unclaimed_keys": {
-        Row: {
-          "algorithm": string,
-          "imported_at": string,
-          "key_id": string,
-          "workspace_id": string
-        }
-        ComputedFields: never
-        Relationships: [
-        ]
       }
     }
     Functions: {
       "admin_workspace_ids":
       { Args: Record<PropertyKey, never>; Returns: string[]
-      },
-      "adopt_column":
-      { Args: { "form"?: string,
-          "hash_column"?: string,
-          "key_column": string,
-          "table_name": string }; Returns: Database["keylatch"]['CompositeTypes']["adoption"]
-        SetofOptions: {
-          from: "*"
-          to: "adoption"
-          isOneToOne: true
-          isSetofReturn: false
-        } },
-      "adopted_rows":
-      { Args: { "key": string,
-          "key_column": string,
-          "row_type": unknown }; Returns: unknown[]
       },
       "attach_subject":
       { Args: { "subject": string,
@@ -298,16 +407,6 @@ export type Database = {
       "check_request":
       { Args: Record<PropertyKey, never>; Returns: boolean
       },
-      "claim_key":
-      { Args: { "key": string,
-          "origin"?: string,
-          "workspace_id": string }; Returns: Database["keylatch"]['CompositeTypes']["resolved_key"][]
-        SetofOptions: {
-          from: "*"
-          to: "resolved_key"
-          isOneToOne: false
-          isSetofReturn: true
-        } },
       "close_session":
       { Args: { "token": string }; Returns: Database["keylatch"]['CompositeTypes']["session"]
         SetofOptions: {
@@ -325,13 +424,12 @@ export type Database = {
       "current_workspace_id":
       { Args: Record<PropertyKey, never>; Returns: string
       },
-      "drop_plaintext":
-      { Args: { "confirm": string,
-          "key_column": string,
-          "table_name": string }; Returns: Database["keylatch"]['CompositeTypes']["adoption"]
+      "end_sessions":
+      { Args: { "key_id": string,
+          "reason"?: string }; Returns: Database["keylatch"]['CompositeTypes']["session_ending"]
         SetofOptions: {
           from: "*"
-          to: "adoption"
+          to: "session_ending"
           isOneToOne: true
           isSetofReturn: false
         } },
@@ -350,19 +448,10 @@ export type Database = {
       "hash_key":
       { Args: { "key": string }; Returns: string
       },
-      "hash_rows":
-      { Args: { "key_column": string,
-          "milliseconds"?: number,
-          "table_name": string }; Returns: Database["keylatch"]['CompositeTypes']["adoption_progress"]
-        SetofOptions: {
-          from: "*"
-          to: "adoption_progress"
-          isOneToOne: true
-          isSetofReturn: false
-        } },
       "import_keys":
-      { Args: { "batch": Json,
-          "dry_run"?: boolean }; Returns: Database["keylatch"]['CompositeTypes']["import_report"]
+      { Args: { "dry_run"?: boolean,
+          "lines": Json,
+          "strict"?: boolean }; Returns: Database["keylatch"]['CompositeTypes']["import_report"]
         SetofOptions: {
           from: "*"
           to: "import_report"
@@ -413,15 +502,17 @@ export type Database = {
       { Args: Record<PropertyKey, never>; Returns: Json
       },
       "list_events":
-      { Args: { "workspace_id": string }; Returns: {
+      { Args: { "after"?: string,
+          "limit"?: number,
+          "workspace_id": string }; Returns: {
           "address": string | null,
           "agent": string | null,
           "changes": NonNullable<Json>,
+          "checkpoint": number | null,
           "event": string,
-          "hash": string | null,
+          "id": string,
           "key_id": string,
           "login": string,
-          "number": number,
           "occurred_at": string,
           "reason": string | null,
           "role": string,
@@ -441,11 +532,12 @@ export type Database = {
           "created_by": string | null,
           "environment": string,
           "expires_at": string | null,
-          "hint": string,
+          "fingerprint": string | null,
           "id": string,
           "imported_at": string | null,
           "kind": string,
           "label": string,
+          "masked_key": string,
           "metadata": NonNullable<Json>,
           "public_key": string | null,
           "revoke_reason": string | null,
@@ -456,6 +548,7 @@ export type Database = {
           "status": string | null,
           "superseded_at": string | null,
           "suspended_at": string | null,
+          "updated_at": string,
           "workspace_id": string
         }[]
         SetofOptions: {
@@ -464,28 +557,11 @@ export type Database = {
           isOneToOne: false
           isSetofReturn: true
         } },
-      "log_position":
-      { Args: Record<PropertyKey, never>; Returns: Database["keylatch"]['CompositeTypes']["log_position"]
-        SetofOptions: {
-          from: "*"
-          to: "log_position"
-          isOneToOne: true
-          isSetofReturn: false
-        } },
       "open_session":
       { Args: { "key": string }; Returns: Database["keylatch"]['CompositeTypes']["opened_session"]
         SetofOptions: {
           from: "*"
           to: "opened_session"
-          isOneToOne: true
-          isSetofReturn: false
-        } },
-      "prove_column":
-      { Args: { "key_column": string,
-          "table_name": string }; Returns: Database["keylatch"]['CompositeTypes']["adoption_proof"]
-        SetofOptions: {
-          from: "*"
-          to: "adoption_proof"
           isOneToOne: true
           isSetofReturn: false
         } },
@@ -497,20 +573,19 @@ export type Database = {
           isOneToOne: true
           isSetofReturn: false
         } },
-      "read_by_hash":
-      { Args: { "key_column": string,
-          "table_name": string }; Returns: Database["keylatch"]['CompositeTypes']["adoption_proof"]
-        SetofOptions: {
-          from: "*"
-          to: "adoption_proof"
-          isOneToOne: true
-          isSetofReturn: false
-        } },
       "record_usage":
       { Args: { "batch": Json }; Returns: Database["keylatch"]['CompositeTypes']["usage_report"]
         SetofOptions: {
           from: "*"
           to: "usage_report"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
+      "replay_position":
+      { Args: Record<PropertyKey, never>; Returns: Database["keylatch"]['CompositeTypes']["server_position"]
+        SetofOptions: {
+          from: "*"
+          to: "server_position"
           isOneToOne: true
           isSetofReturn: false
         } },
@@ -532,38 +607,8 @@ export type Database = {
           isOneToOne: false
           isSetofReturn: true
         } },
-      "resume_key":
-      { Args: { "key_id": string }; Returns: {
-          "allowed_origins": (string)[],
-          "created_at": string,
-          "created_by": string | null,
-          "environment": string,
-          "expires_at": string | null,
-          "hint": string,
-          "id": string,
-          "imported_at": string | null,
-          "kind": string,
-          "label": string,
-          "metadata": NonNullable<Json>,
-          "public_key": string | null,
-          "revoke_reason": string | null,
-          "revoked_at": string | null,
-          "revoked_by": string | null,
-          "rotated_from": string | null,
-          "scopes": (string)[],
-          "status": string | null,
-          "superseded_at": string | null,
-          "suspended_at": string | null,
-          "workspace_id": string
-        }
-        SetofOptions: {
-          from: "*"
-          to: "keys"
-          isOneToOne: true
-          isSetofReturn: false
-        } },
-      "resume_session":
-      { Args: { "slide"?: boolean,
+      "resolve_session":
+      { Args: { "extend"?: boolean,
           "token": string }; Returns: Database["keylatch"]['CompositeTypes']["session"][]
         SetofOptions: {
           from: "*"
@@ -571,21 +616,28 @@ export type Database = {
           isOneToOne: false
           isSetofReturn: true
         } },
-      "revert_column":
-      { Args: { "key_column": string,
-          "table_name": string }; Returns: Database["keylatch"]['CompositeTypes']["adoption"]
+      "retire_workspace":
+      { Args: { "limit"?: number,
+          "workspace_id": string }; Returns: Database["keylatch"]['CompositeTypes']["retirement"]
         SetofOptions: {
           from: "*"
-          to: "adoption"
+          to: "retirement"
           isOneToOne: true
           isSetofReturn: false
         } },
       "revoke_key":
       { Args: { "cascade"?: boolean,
-          "end_sessions"?: boolean,
           "key_id": string,
-          "reason"?: string,
-          "wait_for_replicas"?: boolean }; Returns: Database["keylatch"]['CompositeTypes']["revocation"]
+          "reason"?: string }; Returns: Database["keylatch"]['CompositeTypes']["revocation"]
+        SetofOptions: {
+          from: "*"
+          to: "revocation"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
+      "revoke_legacy_key":
+      { Args: { "id": string,
+          "reason"?: string }; Returns: Database["keylatch"]['CompositeTypes']["revocation"]
         SetofOptions: {
           from: "*"
           to: "revocation"
@@ -602,6 +654,14 @@ export type Database = {
           isOneToOne: true
           isSetofReturn: false
         } },
+      "seal_events":
+      { Args: { "limit"?: number }; Returns: Database["keylatch"]['CompositeTypes']["event_sealing"]
+        SetofOptions: {
+          from: "*"
+          to: "event_sealing"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
       "suspend_key":
       { Args: { "key_id": string }; Returns: {
           "allowed_origins": (string)[],
@@ -609,11 +669,12 @@ export type Database = {
           "created_by": string | null,
           "environment": string,
           "expires_at": string | null,
-          "hint": string,
+          "fingerprint": string | null,
           "id": string,
           "imported_at": string | null,
           "kind": string,
           "label": string,
+          "masked_key": string,
           "metadata": NonNullable<Json>,
           "public_key": string | null,
           "revoke_reason": string | null,
@@ -624,6 +685,7 @@ export type Database = {
           "status": string | null,
           "superseded_at": string | null,
           "suspended_at": string | null,
+          "updated_at": string,
           "workspace_id": string
         }
         SetofOptions: {
@@ -632,11 +694,62 @@ export type Database = {
           isOneToOne: true
           isSetofReturn: false
         } },
+      "unsuspend_key":
+      { Args: { "key_id": string }; Returns: {
+          "allowed_origins": (string)[],
+          "created_at": string,
+          "created_by": string | null,
+          "environment": string,
+          "expires_at": string | null,
+          "fingerprint": string | null,
+          "id": string,
+          "imported_at": string | null,
+          "kind": string,
+          "label": string,
+          "masked_key": string,
+          "metadata": NonNullable<Json>,
+          "public_key": string | null,
+          "revoke_reason": string | null,
+          "revoked_at": string | null,
+          "revoked_by": string | null,
+          "rotated_from": string | null,
+          "scopes": (string)[],
+          "status": string | null,
+          "superseded_at": string | null,
+          "suspended_at": string | null,
+          "updated_at": string,
+          "workspace_id": string
+        }
+        SetofOptions: {
+          from: "*"
+          to: "keys"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
+      "upgrade_key":
+      { Args: { "key": string,
+          "origin"?: string,
+          "workspace_id"?: string }; Returns: Database["keylatch"]['CompositeTypes']["resolved_key"][]
+        SetofOptions: {
+          from: "*"
+          to: "resolved_key"
+          isOneToOne: false
+          isSetofReturn: true
+        } },
       "verify_events":
-      { Args: { "workspace_id": string }; Returns: Database["keylatch"]['CompositeTypes']["event_verification"]
+      { Args: { "from_checkpoint"?: number,
+          "limit"?: number }; Returns: Database["keylatch"]['CompositeTypes']["event_verification"]
         SetofOptions: {
           from: "*"
           to: "event_verification"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
+      "wait_for_replicas":
+      { Args: { "timeout"?: string }; Returns: Database["keylatch"]['CompositeTypes']["replica_wait"]
+        SetofOptions: {
+          from: "*"
+          to: "replica_wait"
           isOneToOne: true
           isSetofReturn: false
         } }
@@ -645,47 +758,27 @@ export type Database = {
       [_ in never]: never
     }
     CompositeTypes: {
-      "adoption": {
-        "table_name": string | null,
-        "key_column": string | null,
-        "hash_column": string | null,
-        "phase": string | null,
-        "index_statement": string | null
-      },
-      "adoption_progress": {
-        "pages_done": number | null,
-        "pages": number | null,
-        "rows_written": number | null,
+      "event_sealing": {
+        "checkpoint": number | null,
+        "events": number | null,
         "is_done": boolean | null
       },
-      "adoption_proof": {
-        "table_name": string | null,
-        "key_column": string | null,
-        "phase": string | null,
-        "rows": number | null,
-        "keys": number | null,
-        "hashed": number | null,
-        "missing": number | null,
-        "wrong": number | null,
-        "index_is_ready": boolean | null,
-        "trigger_is_ready": boolean | null,
-        "fallback_reads": number | null,
-        "last_fallback_at": string | null,
-        "is_clean": boolean | null
-      },
       "event_verification": {
-        "workspace_id": string | null,
         "is_intact": boolean | null,
+        "checkpoints": number | null,
         "events": number | null,
-        "head": string | null,
-        "broken_number": number | null,
-        "problem": string | null
+        "unsealed": number | null,
+        "next_checkpoint": number | null,
+        "broken_checkpoint": number | null,
+        "problem": string | null,
+        "digest": string | null
       },
       "explanation": {
         "verdict": string | null,
         "detail": string | null,
         "hint": string | null,
         "key_id": string | null,
+        "fingerprint": string | null,
         "expires_at": string | null
       },
       "import_outcome": {
@@ -699,13 +792,18 @@ export type Database = {
       "import_report": {
         "imported": number | null,
         "existing": number | null,
+        "moved": number | null,
+        "waiting": number | null,
         "refused": number | null,
         "lines": (Database["keylatch"]['CompositeTypes']["import_outcome"])[] | null
       },
       "installation_info": {
         "id": string | null,
         "schema_version": string | null,
+        "modules": (string)[] | null,
         "installed_at": string | null,
+        "database_name": string | null,
+        "database_oid": number | null,
         "system_identifier": string | null,
         "is_replica": boolean | null,
         "replica_lag_seconds": number | null
@@ -716,7 +814,8 @@ export type Database = {
         "workspace_id": string | null,
         "kind": string | null,
         "environment": string | null,
-        "hint": string | null,
+        "masked_key": string | null,
+        "fingerprint": string | null,
         "label": string | null,
         "allowed_origins": (string)[] | null,
         "scopes": (string)[] | null,
@@ -729,14 +828,13 @@ export type Database = {
       "issued_keys": {
         "keys": (Database["keylatch"]['CompositeTypes']["issued_key"])[] | null
       },
-      "log_position": {
-        "system_identifier": string | null,
-        "is_replica": boolean | null,
-        "position": number | null
-      },
       "opened_session": {
         "token": string | null,
         "expires_at": string | null
+      },
+      "replica_wait": {
+        "is_synchronous": boolean | null,
+        "waited_for": number | null
       },
       "resolved_key": {
         "key_id": string | null,
@@ -757,11 +855,21 @@ export type Database = {
         "metadata": Json | null,
         "expires_at": string | null
       },
+      "retirement": {
+        "revoked": number | null,
+        "is_done": boolean | null
+      },
       "revocation": {
         "id": string | null,
         "revoked_at": string | null,
         "already_revoked": boolean | null,
         "also_revoked": (string)[] | null
+      },
+      "server_position": {
+        "system_identifier": string | null,
+        "timeline": number | null,
+        "is_replica": boolean | null,
+        "position": number | null
       },
       "session": {
         "session_id": string | null,
@@ -770,6 +878,12 @@ export type Database = {
         "origin": string | null,
         "subject": string | null,
         "expires_at": string | null
+      },
+      "session_ending": {
+        "id": string | null,
+        "revoked_at": string | null,
+        "already_revoked": boolean | null,
+        "ended": number | null
       },
       "session_pruning": {
         "pruned": number | null

@@ -1,13 +1,14 @@
 """What memory may say when, by a clock that the test moves."""
 
+import dataclasses
 import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 
-from keylatch._cache import Cache, Question, mark_of, steady_clock
-from keylatch.models import ReadOnlyDict, ResolvedKey
+from keylatch._cache import ANY_KEY, Cache, Heartbeat, Question, mark_of, steady_clock
+from keylatch.models import ReadOnlyDict, ReplayPosition, ResolvedKey
 
 pytestmark = pytest.mark.one_server
 
@@ -28,18 +29,35 @@ def key(key_id: UUID | None = None, expires_at: datetime | None = None) -> Resol
     )
 
 
+HERE = ReplayPosition(system_identifier="7", timeline=1, is_replica=False, position=100)
+DATABASE = 16384
+
+
 class World:
     """A cache with a bound of 1 second, a time to live of 10, and three entries."""
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.left_out = 1
+        self.writers: set[str] = set()
         self.cache = Cache(bound=1, ttl=10, size=3, clock=lambda: self.now)
+        self.connect()
+
+    def connect(self) -> None:
         self.cache.listening()
         self.beat()
+        self.prove()
 
     def beat(self, server_ahead: float = 0.0) -> None:
+        """A heartbeat, as the listener asks for it."""
         server = START + timedelta(seconds=self.now - 100 + server_ahead)
-        self.cache.beat(self.now, server)
+        writers = None if self.cache.is_settled else frozenset(self.writers)
+        self.cache.beat(self.now, Heartbeat(server, self.left_out, "7 1 16384", writers))
+
+    def prove(self) -> None:
+        """What a question does before it is looked up."""
+        if (asked := self.cache.begin_proof()) is not None:
+            self.cache.proven(asked, HERE, DATABASE)
 
     def learn(self, question: Question, found: ResolvedKey | None) -> None:
         self.cache.end(self.cache.begin(question), found)
@@ -48,6 +66,7 @@ class World:
         self.now += seconds
         if beating:
             self.beat()
+            self.prove()
 
 
 @pytest.fixture
@@ -73,7 +92,7 @@ def test_memory_is_closed_when_no_heartbeat_was_answered_within_the_bound(world:
     assert world.cache.answer(OTHER) is None
     assert world.cache.stats().stale_avoided == 1
     # It opens again without loss: the server has told everything before it answered.
-    world.beat()
+    world.pass_(0)
     assert world.cache.answer(QUESTION) is not None
 
 
@@ -81,7 +100,9 @@ def test_the_bound_counts_from_the_sending_of_a_heartbeat_not_from_its_answer(wo
     world.learn(QUESTION, key())
     sent = world.now
     world.now += 0.9
-    world.cache.beat(sent, START)
+    world.prove()
+    world.cache.beat(sent, Heartbeat(START, 1, "7 1 16384", None))
+    assert world.cache.answer(QUESTION) is not None
     world.now += 0.2
     assert world.cache.answer(QUESTION) is None
 
@@ -131,8 +152,7 @@ def test_nothing_survives_a_lost_connection(world: World, when: str) -> None:
     world.cache.lost()
     if when == "before the question":
         flight = world.cache.begin(QUESTION)
-    world.cache.listening()
-    world.beat()
+    world.connect()
     world.cache.end(flight, key())
     assert world.cache.answer(QUESTION) is None
     assert world.cache.answer(OTHER) is None
@@ -153,10 +173,12 @@ def test_a_key_ends_in_memory_when_the_servers_clock_says_so(world: World) -> No
     world.cache.lost()
     world.cache.listening()
     world.beat(server_ahead=60)
+    world.prove()
     world.learn(QUESTION, key(expires_at=START + timedelta(seconds=62)))
     for seconds, known in ((1.9, True), (0.2, False)):
         world.now += seconds
         world.beat(server_ahead=60)
+        world.prove()
         assert (world.cache.answer(QUESTION) is not None) is known
 
 
@@ -166,6 +188,7 @@ def test_when_the_servers_clock_is_moved_everything_is_asked_for_again(
 ) -> None:
     world.learn(QUESTION, key(expires_at=START + timedelta(hours=2)))
     world.beat(server_ahead=jump)
+    world.prove()
     assert world.cache.answer(QUESTION) is None
 
 
@@ -187,6 +210,120 @@ def test_guessing_drives_no_key_out(world: World) -> None:
     assert world.cache.answer(QUESTION) is not None
     remembered = [n for n in range(100) if world.cache.answer((bytes([n]) * 32, None))]
     assert remembered == [97, 98, 99]
+
+
+def test_when_any_key_may_have_changed_everything_is_forgotten(world: World) -> None:
+    found = key()
+    world.learn(OTHER, found)
+    flight = world.cache.begin(QUESTION)
+    world.cache.heard(ANY_KEY)
+    world.cache.end(flight, found)
+    assert world.cache.answer(QUESTION) is None
+    assert world.cache.answer(OTHER) is None
+    assert world.cache.stats().entries == 0
+    world.learn(OTHER, found)
+    assert world.cache.answer(OTHER) == (found,)
+
+
+def test_a_change_that_nobody_was_told_of_makes_memory_forget_everything(world: World) -> None:
+    world.learn(QUESTION, key())
+    flight = world.cache.begin(OTHER)
+    world.left_out += 1
+    world.pass_(0.1)
+    assert world.cache.answer(QUESTION) is None
+    # The next heartbeat asks who may still have to commit such a change: nobody.
+    world.pass_(0.1)
+    world.cache.end(flight, key())
+    assert world.cache.answer(OTHER) is None
+    world.learn(QUESTION, key())
+    assert world.cache.answer(QUESTION) is not None
+
+
+@pytest.mark.parametrize("when", ["while it listens", "before it listened"])
+def test_memory_stays_closed_until_who_told_nobody_has_committed(world: World, when: str) -> None:
+    world.writers = {"3/7", "4/2"}
+    world.left_out += 1
+    if when == "before it listened":
+        world.cache.lost()
+        world.connect()
+    else:
+        world.pass_(0.1)
+        world.pass_(0.1)
+    flight = world.cache.begin(QUESTION)
+    for gone, come in (("3/7", "5/1"), ("4/2", "6/1")):
+        world.learn(OTHER, key())
+        assert world.cache.answer(OTHER) is None
+        world.writers = world.writers - {gone} | {come}
+        world.pass_(0.1)
+    # What was asked before that commit may be older.
+    world.cache.end(flight, key())
+    assert world.cache.answer(QUESTION) is None
+    # Who began to write since then tells what is to be told.
+    world.learn(OTHER, key())
+    assert world.cache.answer(OTHER) is not None
+
+
+def test_memory_is_closed_when_the_other_connection_was_not_asked_within_the_bound(
+    world: World,
+) -> None:
+    world.learn(QUESTION, key())
+    for _ in range(9):
+        world.now += 0.11
+        world.beat()
+    assert world.cache.answer(QUESTION) is not None
+    world.now += 0.11
+    world.beat()
+    assert world.cache.answer(QUESTION) is None
+    assert world.cache.stats().is_listening
+    world.prove()
+    assert world.cache.answer(QUESTION) is not None
+
+
+def test_one_caller_asks_where_the_other_connection_is_twice_in_the_bound(
+    world: World,
+) -> None:
+    world.pass_(0.51)
+    assert world.cache.begin_proof() is None
+    world.now += 0.49
+    assert world.cache.begin_proof() is None
+    world.beat()
+    world.now += 0.02
+    assert world.cache.begin_proof() == world.now
+    # While nothing is heard, it would be of no use.
+    world.now += 5
+    assert world.cache.begin_proof() is None
+
+
+@pytest.mark.parametrize(
+    ("at", "database"),
+    [
+        (dataclasses.replace(HERE, system_identifier="8"), DATABASE),
+        (dataclasses.replace(HERE, timeline=2), DATABASE),
+        (dataclasses.replace(HERE, timeline=None, is_replica=True), DATABASE),
+        (dataclasses.replace(HERE, is_replica=True), DATABASE),
+        (HERE, DATABASE + 1),
+    ],
+)
+def test_memory_forgets_when_the_other_connection_is_somewhere_else(
+    world: World, at: ReplayPosition, database: int
+) -> None:
+    world.learn(QUESTION, key())
+    assert not world.cache.is_misplaced
+    world.cache.proven(world.now, at, database)
+    assert world.cache.is_misplaced
+    assert world.cache.answer(QUESTION) is None
+    world.connect()
+    assert not world.cache.is_misplaced
+    assert world.cache.answer(QUESTION) is None
+
+
+def test_refusals_that_are_over_leave_memory_by_themselves(world: World) -> None:
+    for n in range(3):
+        world.learn((bytes([n]) * 32, None), None)
+        world.pass_(0.4)
+    assert len(world.cache._negative) == 2
+    world.pass_(2)
+    assert len(world.cache._negative) == 0
 
 
 def test_time_passes_while_the_machine_sleeps() -> None:

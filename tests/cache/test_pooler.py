@@ -1,6 +1,7 @@
 """A cached resolver and a pooler in transaction mode, which lets nobody hear anything."""
 
 import logging
+import re
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -59,12 +60,41 @@ def test_a_listener_in_another_database_is_not_believed(
         CachedResolver(runtime, listen=listen, bound=BOUND) as resolver,
     ):
         ends = time.monotonic() + 20
-        while not (resolver.stats().is_listening or "without keylatch" in caplog.text):
+        while not (resolver.stats().is_listening or "cannot ask keylatch" in caplog.text):
             assert time.monotonic() < ends
             time.sleep(0.01)
         for _ in range(2):
             assert resolver.resolve(issued.key) is not None
         assert resolver.stats().hits == 0
+
+
+def test_a_listener_without_rights_is_not_believed(
+    database: Database, people: People, caplog: pytest.LogCaptureFixture
+) -> None:
+    admin = Keylatch.from_psycopg(database.connect("authenticated", people.claims("alice")))
+    issued = admin.issue(People.a, kind="secret")
+    runtime = Keylatch.from_psycopg(
+        database.connect("authenticator"), claims={"role": "keylatch_resolver"}
+    )
+    with database.connect(superuser=True) as owner:
+        owner.execute("create role keylatch_deaf login password 'x'")
+    listen = database.authenticator_url.replace("//authenticator:", "//keylatch_deaf:")
+    listen = re.sub(":[^:@]+@", ":x@", listen)
+    try:
+        with (
+            caplog.at_level(logging.WARNING, "keylatch"),
+            CachedResolver(runtime, listen=listen, bound=BOUND) as resolver,
+        ):
+            ends = time.monotonic() + 20
+            while not (resolver.stats().is_listening or "cannot ask keylatch" in caplog.text):
+                assert time.monotonic() < ends
+                time.sleep(0.01)
+            for _ in range(2):
+                assert resolver.resolve(issued.key) is not None
+            assert resolver.stats().hits == 0
+    finally:
+        with database.connect(superuser=True) as owner:
+            owner.execute("drop role keylatch_deaf")
 
 
 def test_a_listener_behind_a_pooler_hears_nothing_so_memory_never_answers(

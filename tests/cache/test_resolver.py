@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -138,8 +138,31 @@ def test_what_changes_of_a_key_that_lives_on_is_heard(fleet: Fleet) -> None:
             until(lambda expected=expected: shown() == expected)  # type: ignore[misc]
         fleet.admin.suspend(issued.id)
         until(lambda: resolver.resolve(issued.key) is None)
-        fleet.admin.resume(issued.id)
+        fleet.admin.unsuspend(issued.id)
         until(lambda: resolver.resolve(issued.key) is not None)
+
+
+def test_a_later_expiry_is_seen_at_the_old_one(fleet: Fleet) -> None:
+    """It is not told, so that its commit waits for nobody."""
+    alice = fleet.database.connect("authenticated", fleet.people.claims("alice"))
+    row = alice.execute(
+        "select id, key from keylatch.issue_key("
+        "%s, 'secret', expires_at => clock_timestamp() + '1 s')",
+        [People.a],
+    ).fetchone()
+    assert row is not None
+    extend = "update keylatch.keys set expires_at = now() + interval '1 hour' where id = %s"
+    with fleet.open() as resolver:
+        until(is_listening(resolver))
+        assert resolver.resolve(row[1]) is not None
+        alice.execute(extend, [row[0]])
+        ends = time.monotonic() + 2
+        while time.monotonic() < ends:
+            assert resolver.resolve(row[1]) is not None
+        found = resolver.resolve(row[1])
+        assert found is not None
+        assert found.expires_at is not None
+        assert found.expires_at > datetime.now(UTC) + timedelta(minutes=30)
 
 
 def test_a_key_in_memory_expires_by_itself(fleet: Fleet) -> None:
@@ -177,7 +200,7 @@ def test_a_listener_that_is_killed_forgets_everything_and_comes_back(fleet: Flee
             until(lambda: resolver.stats().entries == 1)
             owner.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
-                " where query like '%clock_timestamp()' and pid <> pg_backend_pid()"
+                " where query like '%read_heartbeat%' and pid <> pg_backend_pid()"
             )
             until(lambda count=count: resolver.stats().reconnects == count)  # type: ignore[misc]
             assert resolver.stats().entries == 0
@@ -313,6 +336,17 @@ def test_any_text_is_a_question(fleet: Fleet, odd: str) -> None:
     with fleet.open() as resolver:
         assert resolver.resolve(odd) is None
         assert resolver.resolve("wk_sk_live_x", origin=odd) is None
+
+
+def test_origins_that_no_key_can_list_take_no_memory(fleet: Fleet) -> None:
+    issued = fleet.admin.issue(People.a, allowed_origins=[SITE])
+    with fleet.open() as resolver:
+        until(is_listening(resolver))
+        for n in range(3):
+            assert resolver.resolve(issued.key, origin=f"https://{'a' * 300}{n}") is None
+        assert len(resolver._cache._negative) == 0
+        assert resolver.resolve(issued.key, origin=f"https://{'a' * 250}") is None
+        assert len(resolver._cache._negative) == 1
 
 
 @pytest.mark.parametrize("given", [None, 1, b"wk_sk_live_x", ["wk"]])

@@ -1,19 +1,20 @@
-"""keylatch adopt on the tables of a team's report: sessions and assistants with keys in clear."""
+"""keylatch adopt on the tables of a team's report: sessions and assistants with plaintext keys."""
 
 import hashlib
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
 from cli.program import Program
-from cli.world import World
-from stack import Cluster, Database, People
+from keylatch.adoption import Adoption
+from stack import Database
+from stack.cluster import SUPERUSER
 
 pytestmark = pytest.mark.one_server
 
@@ -45,20 +46,23 @@ left join public.expected using (id)
 
 
 @pytest.fixture
-def world(server: Cluster, template: str, people: People, tmp_path: Path) -> Iterator[World]:
-    with Database(server, f"adopt_{tmp_path.name}", template) as database:
-        yield World(database, None, people)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def owner(world: World) -> Iterator[Connection]:
-    with psycopg.connect(world.database.url, autocommit=True) as owner:
+def owner(empty: Database) -> Iterator[Connection]:
+    with psycopg.connect(empty.url, autocommit=True) as owner:
         yield owner
 
 
 @pytest.fixture
-def adopt(world: World, program: Program) -> Program:
-    return program.having(DATABASE_URL=world.database.url)
+def adopt(empty: Database, program: Program) -> Program:
+    return program.having(DATABASE_URL=empty.url)
+
+
+def schemas(owner: Connection) -> list[Any]:
+    """The schemas, triggers and functions of ours."""
+    return owner.execute(
+        "select nspname from pg_namespace where nspname ~ 'keylatch'"
+        " union all select tgname from pg_trigger where tgname ~ 'keylatch'"
+        " union all select proname from pg_proc where prosrc ~ 'keylatch'"
+    ).fetchall()
 
 
 def fill(owner: Connection, rows: int) -> None:
@@ -69,7 +73,7 @@ def fill(owner: Connection, rows: int) -> None:
     )
 
 
-def test_both_tables_of_the_report_lose_their_keys_in_clear(
+def test_both_tables_of_the_report_lose_their_plaintext_keys(
     adopt: Program, owner: Connection
 ) -> None:
     fill(owner, 1000)
@@ -89,7 +93,11 @@ def test_both_tables_of_the_report_lose_their_keys_in_clear(
         dropped = adopt("adopt", "drop", *table, "--confirm", "drop plaintext")
         assert "phase   dropped" in dropped.out
         assert "Older copies may still hold them" in dropped.err
-        assert "phase           dropped" in adopt("adopt", "prove", *table).out
+        assert (schemas(owner) == []) is (table is ASSISTANTS)
+    for step in ("prove", "read", "revert"):
+        assert "is not adopted" in adopt("adopt", step, *SESSIONS, code=1).err
+    again = adopt("adopt", "drop", *SESSIONS, "--confirm", "drop plaintext", code=1)
+    assert "After drop and revert nothing is left to do" in again.err
     assert owner.execute(COUNTED).fetchone() == (1000, 900, 97, 0)
     columns = "select * from public.sessions limit 0"
     assert "owner_api_key" not in [c.name for c in owner.execute(columns).description or ()]
@@ -99,14 +107,85 @@ def test_revert_and_what_is_refused(adopt: Program, owner: Connection) -> None:
     fill(owner, 10)
     for step in ("prove", "read", "revert"):
         assert "adoption_not_ready: " in adopt("adopt", step, *SESSIONS, code=1).err
+    assert schemas(owner) == []
     adopt("adopt", "hash", *SESSIONS, "--form", "bytea", "--hash-column", "digest", "--pause", "1")
+    assert len(schemas(owner)) > 2
     assert "phase   reverted" in adopt("adopt", "revert", *SESSIONS).out
+    assert schemas(owner) == []
     missing = adopt("adopt", "hash", "public.nothing", "k", code=2)
     assert "invalid_argument: The table public.nothing does not exist." in missing.err
+    # What is refused leaves nothing behind.
+    assert schemas(owner) == []
     adopt("adopt", "burn", *SESSIONS, code=2)
     adopt("adopt", "hash", *SESSIONS)
     owner.execute("alter table public.sessions disable trigger all")
     assert "clean           no" in adopt("adopt", "prove", *SESSIONS, code=1).out
+
+
+def test_functions_that_somebody_else_put_there_are_not_run(
+    adopt: Program, owner: Connection, empty: Database
+) -> None:
+    fill(owner, 10)
+    with psycopg.connect(empty.superuser_url, autocommit=True) as superuser:
+        superuser.execute("create schema keylatch_adoption; create table public.trap (who name)")
+        superuser.execute("grant insert on public.trap to public")
+        superuser.execute("grant usage on schema keylatch_adoption to public")
+        superuser.execute("create table keylatch_adoption.adoptions ()")
+        superuser.execute(
+            "create function keylatch_adoption.adopt_column(text, text, text, text, out table_name"
+            " text, out key_column text, out hash_column text, out phase text) language sql as"
+            " $$ insert into public.trap values (current_user); select 'a', 'b', 'c', 'd' $$"
+        )
+        for step in ("hash", "prove", "read", "revert"):
+            said = adopt("adopt", step, *SESSIONS, code=1).err
+            assert f"The schema keylatch_adoption belongs to {SUPERUSER}." in said
+        assert superuser.execute("select * from public.trap").fetchall() == []
+
+
+def test_functions_of_another_version_are_not_mixed_with_these(
+    adopt: Program, owner: Connection
+) -> None:
+    fill(owner, 10)
+    adopt("adopt", "hash", *SESSIONS)
+    owner.execute("comment on schema keylatch_adoption is 'Made by keylatch 0.0.9 (012345678901).'")
+    for step in ("hash", "prove", "read", "revert"):
+        said = adopt("adopt", step, *SESSIONS, code=1).err
+        assert "was made by another version of keylatch" in said
+        assert "Made by keylatch 0.0.9" in said
+
+
+def test_an_owner_who_may_make_no_schema_is_told_who_can(
+    adopt: Program, owner: Connection, empty: Database
+) -> None:
+    fill(owner, 10)
+    with psycopg.connect(empty.superuser_url, autocommit=True) as superuser:
+        superuser.execute(f"alter database {empty.name} owner to {SUPERUSER}")
+        superuser.execute(f"revoke create on database {empty.name} from public, postgres")
+        denied = adopt("adopt", "hash", *SESSIONS, code=3)
+        assert "create schema keylatch_adoption authorization" in denied.err
+        superuser.execute("create schema keylatch_adoption authorization postgres")
+        superuser.execute("grant create on schema public to postgres")
+    assert "clean           yes" in adopt("adopt", "hash", *SESSIONS).out
+    adopt("adopt", "revert", *SESSIONS)
+    assert schemas(owner) == []
+
+
+def test_two_adoptions_may_start_at_the_same_moment(
+    adopt: Program, owner: Connection, empty: Database
+) -> None:
+    fill(owner, 10)
+    with psycopg.connect(empty.url) as first:
+        first.execute("select")  # so that its transaction stays open
+        Adoption(first, *ASSISTANTS).start()
+        with ThreadPoolExecutor(1) as pool:
+            second = pool.submit(adopt, "adopt", "hash", *SESSIONS)
+            waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+            while owner.execute(waits).fetchone() == (0,) and not second.done():
+                time.sleep(0.02)
+            assert not second.done()
+            first.commit()
+            assert "clean           yes" in second.result(30).out
+    assert "phase           hashing" in adopt("adopt", "hash", *ASSISTANTS).out
 
 
 def kill_when(
@@ -143,9 +222,15 @@ def test_killed_in_each_phase_and_run_again_nothing_is_lost_and_nothing_doubled(
     fill(owner, rows)
 
     def some(condition: str) -> Callable[[], bool]:
-        return lambda: owner.execute(f"select {condition}".encode()).fetchone() == (True,)
+        def reached() -> bool:
+            try:
+                return owner.execute(f"select {condition}".encode()).fetchone() == (True,)
+            except psycopg.errors.UndefinedTable:
+                return False  # it is not loaded yet
 
-    page = "exists (select from keylatch_internal.adoptions where phase = '{}' and next_page > 0)"
+        return reached
+
+    page = "exists (select from keylatch_adoption.adoptions where phase = '{}' and next_page > 0)"
     kill_when(adopt, owner, ("hash", *SESSIONS), some(page.format("hashing")))
     before = adopt("adopt", "prove", *SESSIONS, "--json", code=1).json
     assert 0 < before["hashed"] < before["keys"] == rows * 9 // 10
@@ -173,6 +258,7 @@ def test_killed_in_each_phase_and_run_again_nothing_is_lost_and_nothing_doubled(
     assert 0 < owner.execute(left).fetchone()[0] < rows  # type: ignore[index]
     assert "phase   dropped" in adopt("adopt", *drop).out
     assert owner.execute(COUNTED).fetchone() == (rows, rows * 9 // 10, 97, 0)
+    assert schemas(owner) == []
 
 
 def kill_index(adopt: Program, owner: Connection, half_made: Callable[[], bool]) -> None:

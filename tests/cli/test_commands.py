@@ -3,11 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import bcrypt
 import pytest
+from psycopg.types.json import Jsonb
 
 from cli.program import Program
 from cli.world import World
-from keylatch import parse_key
+from keylatch import fingerprint, parse_key
 
 pytestmark = pytest.mark.one_server
 
@@ -93,12 +95,12 @@ def test_list_gives_the_rows_of_the_view_newest_first(alice: Program, world: Wor
 
 
 def test_list_can_be_kept_to_one_status(sql_alice: Program, world: World) -> None:
-    dead, living = new_key(sql_alice, world)["id"], new_key(sql_alice, world)["id"]
-    sql_alice("revoke", dead)
+    old, new = new_key(sql_alice, world)["id"], new_key(sql_alice, world)["id"]
+    sql_alice("revoke", old)
     revoked = {key["id"] for key in sql_alice.ok("list", world.people.a, "--status", "revoked")}
     active = {key["id"] for key in sql_alice.ok("list", world.people.a, "--status", "active")}
-    assert dead in revoked - active
-    assert living in active - revoked
+    assert old in revoked - active
+    assert new in active - revoked
 
 
 def test_list_fits_eighty_columns_and_breaks_no_id(sql_alice: Program, world: World) -> None:
@@ -108,7 +110,7 @@ def test_list_fits_eighty_columns_and_breaks_no_id(sql_alice: Program, world: Wo
     assert max(map(len, lines)) <= 80
     (line,) = [line for line in lines if line.startswith(issued["id"])]
     assert line.split()[1] == "superseded"
-    assert issued["hint"] in lines[lines.index(line) + 1]
+    assert issued["masked_key"] in lines[lines.index(line) + 1]
 
 
 def test_list_of_a_foreign_or_empty_workspace_is_empty(sql_alice: Program, world: World) -> None:
@@ -116,6 +118,25 @@ def test_list_of_a_foreign_or_empty_workspace_is_empty(sql_alice: Program, world
     shown = sql_alice("list", uuid4())
     assert shown.out == ""
     assert shown.err.startswith("no keys:")
+
+
+def test_list_of_a_row_that_python_cannot_read_says_so_and_lists_the_others(
+    sql_owner: Program, world: World
+) -> None:
+    workspace, id_ = uuid4(), uuid4()
+    sql_owner("issue", workspace)
+    world.database.connect().execute(
+        """
+        insert into keylatch_internal.keys
+          (id, workspace_id, kind, key_hash, masked_key, metadata, created_at, updated_at)
+        values (%s, %s, 'secret', sha256(%s), '...', %s, now(), now())
+        """,
+        [id_, workspace, id_.bytes, f'{{"n": {"9" * 5000}}}'],
+    )
+    result = sql_owner("list", workspace, "--json")
+    assert [key["metadata"] for key in result.json] == [None, {}]
+    assert result.err.startswith(f"unreadable_row: metadata of the Key {id_} cannot be read")
+    assert str(id_) in sql_owner("list", workspace).out
 
 
 def test_show_gives_one_row_of_the_view(alice: Program, world: World) -> None:
@@ -128,10 +149,14 @@ def test_show_gives_one_row_of_the_view(alice: Program, world: World) -> None:
     assert {issued["key"], SITE, "shop", "active"} <= set(shown.split())
 
 
-def test_show_of_a_secret_key_shows_its_hint(sql_alice: Program, world: World) -> None:
+def test_show_of_a_secret_key_shows_its_masked_key_and_fingerprint(
+    sql_alice: Program, world: World
+) -> None:
     issued = new_key(sql_alice, world)
     assert sql_alice.ok("show", issued["id"])["public_key"] is None
-    assert issued["hint"] in sql_alice("show", issued["id"]).out
+    shown = sql_alice("show", issued["id"]).out
+    assert issued["masked_key"] in shown
+    assert fingerprint(issued["key"]) in shown
 
 
 def test_rotate_with_grace_keeps_the_old_key_for_that_long(
@@ -172,10 +197,8 @@ def test_revoke_with_cascade_names_the_family(sql_alice: Program, world: World) 
     assert newest["id"] in sql_alice("revoke", later["id"], "--cascade").out
 
 
-def test_revoke_ends_the_sessions_of_visitors_where_it_is_told_to(
-    sql_alice: Program, resolver: Program, world: World
-) -> None:
-    page = sql_alice.ok("issue", world.people.a, "--origin", "https://shop.example")
+def test_end_sessions_revokes_the_key_and_ends_what_it_opened(alice: Program, world: World) -> None:
+    page = alice.ok("issue", world.people.a, "--origin", "https://shop.example")
     anon = world.database.connect("anon")
     anon.execute(
         """select set_config('request.headers', '{"origin":"https://shop.example"}', false)"""
@@ -184,19 +207,111 @@ def test_revoke_ends_the_sessions_of_visitors_where_it_is_told_to(
     service = world.database.connect("service_role")
 
     def is_open() -> bool:
-        return bool(service.execute("select keylatch.resume_session(%s)", token).fetchall())
+        return bool(service.execute("select keylatch.resolve_session(%s)", token).fetchall())
 
-    sql_alice("revoke", page["id"])
+    alice("revoke", page["id"])
     assert is_open()
-    sql_alice("revoke", page["id"], "--end-sessions")
+    done = alice.ok("end-sessions", page["id"], "--reason", "abused")
+    assert list(done) == columns_of(world, "session_ending")
+    assert (done["already_revoked"], done["ended"]) == (True, 1)
     assert not is_open()
+    assert "sessions ended  0" in alice("end-sessions", page["id"]).out
+
+
+def test_end_sessions_asks_at_a_terminal(sql_alice: Program, world: World) -> None:
+    issued = new_key(sql_alice, world)
+    result = sql_alice.at_a_terminal("end-sessions", issued["id"], typed="n")
+    assert (result.code, result.out) == (1, "")
+    assert "for good, and end the sessions of its visitors? [y/N]: " in result.err
+    assert sql_alice.ok("show", issued["id"])["status"] == "active"
+
+
+def test_retire_revokes_every_key_of_a_workspace_a_part_at_a_time(
+    sql_owner: Program, world: World
+) -> None:
+    workspace = uuid4()
+    for _ in range(3):
+        sql_owner("issue", workspace)
+    assert sql_owner.at_a_terminal("retire", workspace, typed="n").code == 1
+    result = sql_owner("retire", workspace, "--limit", "2", "--json")
+    assert result.json == {"revoked": 3, "is_done": True}
+    assert result.err == "2 keys revoked so far\n"
+    assert {key["status"] for key in sql_owner.ok("list", workspace)} == {"revoked"}
+    assert sql_owner("retire", workspace).out.split() == ["revoked", "0"]
+    refused = sql_owner("retire", workspace, "--limit", "0", code=2)
+    assert refused.err.startswith("invalid_argument: limit must be")
+
+
+def salted_key(world: World, key: str) -> str:
+    """Import a key with a salted hash into workspace A, and give its id."""
+    salted = bcrypt.hashpw(key.encode(), bcrypt.gensalt(4)).decode()
+    line = {"workspace_id": str(world.people.a), "alg": "bcrypt", "hash": salted, "label": key[:8]}
+    owner = world.database.connect()
+    found = owner.execute(
+        "select l.outcome, l.key_id from keylatch.import_keys(%s) as r, unnest(r.lines) as l",
+        [Jsonb([line])],
+    ).fetchone()
+    assert found is not None
+    assert found[0] == "waiting"
+    return str(found[1])
+
+
+def test_legacy_lists_the_keys_that_wait_and_upgrade_is_their_first_use(
+    alice: Program, resolver: Program, world: World
+) -> None:
+    key = f"old-system-{uuid4().hex}"
+    waiting = salted_key(world, key)
+    (listed,) = [one for one in alice.ok("legacy", world.people.a) if one["id"] == waiting]
+    assert (listed["status"], listed["scheme"]) == ("waiting", "bcrypt")
+    lines = alice("legacy", world.people.a).out.splitlines()
+    (line,) = [line for line in lines if line.startswith(waiting)]
+    assert line.split()[1:3] == ["waiting", "bcrypt"]
+    assert max(map(len, lines)) <= 80
+
+    resolver("resolve", stdin=key, code=1)
+    refused = resolver("upgrade", "--workspace", world.people.b, stdin=key, code=1)
+    assert refused.err.startswith("not_resolved: ")
+    found = resolver.ok("upgrade", "--workspace", world.people.a, stdin=key)
+    assert list(found) == columns_of(world, "resolved_key")
+    assert found["workspace_id"] == str(world.people.a)
+    assert resolver.ok("resolve", stdin=key) == found
+    (listed,) = [one for one in alice.ok("legacy", world.people.a) if one["id"] == waiting]
+    assert (listed["status"], listed["key_id"]) == ("upgraded", found["key_id"])
+
+
+def test_revoke_of_a_legacy_key_ends_it_before_its_first_use(
+    sql_alice: Program, sql_owner: Program, world: World
+) -> None:
+    key = f"old-system-{uuid4().hex}"
+    waiting = salted_key(world, key)
+    assert sql_alice.at_a_terminal("revoke", waiting, "--legacy", typed="n").code == 1
+    done = sql_alice.ok("revoke", waiting, "--legacy", "--reason", "leaked")
+    assert (done["id"], done["already_revoked"]) == (waiting, False)
+    sql_owner("upgrade", "--workspace", world.people.a, stdin=key, code=1)
+    assert sql_alice.ok("show", waiting)["status"] == "revoked"
+
+
+def test_legacy_of_a_foreign_or_empty_workspace_is_empty(sql_alice: Program, world: World) -> None:
+    assert sql_alice.ok("legacy", world.people.b) == []
+    shown = sql_alice("legacy", uuid4())
+    assert shown.out == ""
+    assert shown.err.startswith("no legacy keys: ")
+
+
+def test_revoke_that_cannot_wait_for_replicas_says_so_and_revokes(
+    sql_alice: Program, world: World
+) -> None:
+    issued = new_key(sql_alice, world)
+    refused = sql_alice("revoke", issued["id"], "--wait-for-replicas", code=2)
+    assert refused.err.startswith("invalid_argument: There is no synchronous standby.")
+    assert sql_alice.ok("show", issued["id"])["status"] == "revoked"
 
 
 @pytest.mark.parametrize(("typed", "code"), [("y", 0), ("n", 1), ("", 1)])
 def test_revoke_asks_at_a_terminal(sql_alice: Program, world: World, typed: str, code: int) -> None:
     issued = new_key(sql_alice, world, "--label", "laptop")
     result = sql_alice.at_a_terminal("revoke", issued["id"], "--json", typed=typed)
-    assert f"Revoke {issued['hint']} (laptop) for good? [y/N]: " in result.err
+    assert f"Revoke {issued['masked_key']} (laptop) for good? [y/N]: " in result.err
     assert result.code == code
     assert (sql_alice.ok("show", issued["id"])["status"] == "revoked") is (code == 0)
     if code:
@@ -213,7 +328,7 @@ def test_revoke_does_not_ask_where_it_is_told_yes(sql_alice: Program, world: Wor
     assert sql_alice.ok("show", issued["id"])["status"] == "revoked"
 
 
-def test_suspend_and_resume_answer_with_the_key(
+def test_suspend_and_unsuspend_answer_with_the_key(
     alice: Program, resolver: Program, world: World
 ) -> None:
     issued = new_key(alice, world)
@@ -221,7 +336,7 @@ def test_suspend_and_resume_answer_with_the_key(
     assert list(suspended) == columns_of(world, "keys")
     assert suspended["status"] == "suspended"
     resolver("resolve", stdin=issued["key"], code=1)
-    assert "active" in alice("resume", issued["id"]).out
+    assert "active" in alice("unsuspend", issued["id"]).out
     resolver("resolve", stdin=issued["key"])
 
 
@@ -282,6 +397,7 @@ def test_explain_says_why_and_what_to_do(alice: Program, world: World) -> None:
     assert (why["verdict"], why["key_id"]) == ("valid", issued["id"])
     shown = alice("explain", "--origin", SITE, stdin=issued["key"], code=1)
     assert "secret_in_browser" in shown.out
+    assert fingerprint(issued["key"]) in shown.out
     assert "what to do" in shown.out
     assert shown.err == ""
     typo = alice("explain", "--json", stdin=issued["key"][:-1] + "1", code=1)

@@ -4,6 +4,7 @@ import pytest
 
 from cli.program import Program
 from cli.world import World
+from client.answers import FixedServer
 
 pytestmark = pytest.mark.one_server
 
@@ -40,7 +41,7 @@ def test_every_usual_name_of_a_secret_key_is_known(
 def test_a_public_key_counts_only_with_a_token(program: Program, world: World) -> None:
     public = program.having(SUPABASE_URL=world.rest.url, SUPABASE_ANON_KEY=world.rest.anon_key)
     refused = public("list", world.people.a, code=2)
-    assert refused.err.startswith("usage: a project is named, and no key or token for it\n")
+    assert refused.err.startswith("usage: a project is given, but no key or token for it\n")
     assert lists(public.having(DATABASE_URL=world.database.url), world)
     assert lists(public.having(KEYLATCH_TOKEN=world.people.token("alice")), world)
 
@@ -123,13 +124,39 @@ def test_a_dotenv_that_is_no_text_or_no_file_is_none(program: Program, world: Wo
     program("list", world.people.a, code=2)
 
 
-def test_each_variable_is_looked_up_for_itself(program: Program, world: World) -> None:
-    write_dotenv(program, f"SUPABASE_URL={world.rest.url}\nSUPABASE_KEY={world.rest.service_key}\n")
-    issued = program.ok("issue", world.people.a)
-    assert issued["created_by"] is None
-    # The token of the environment goes with the address of the file, and decides who acts.
-    bob = program.having(KEYLATCH_TOKEN=world.people.token("bob"))
-    bob("show", issued["id"], code=1)
+def test_a_key_of_the_file_goes_to_an_address_of_the_environment(
+    program: Program, world: World
+) -> None:
+    write_dotenv(program, f"SUPABASE_KEY={world.rest.service_key}\n")
+    assert lists(program.having(SUPABASE_URL=world.rest.url), world)
+
+
+@pytest.mark.parametrize("name", ["KEYLATCH_TOKEN", *KEY_NAMES])
+def test_a_secret_of_the_environment_does_not_go_to_an_address_of_the_file(
+    program: Program, world: World, name: str
+) -> None:
+    """Threat: a cloned repository brings a .env with an address of its own."""
+    with FixedServer(200, b"[]") as server:
+        write_dotenv(program, f"SUPABASE_URL={server.url}\nSUPABASE_KEY=x\n")
+        refused = program.having(**{name: "hunter2"})("list", world.people.a, code=2)
+        assert refused.err.startswith("usage: SUPABASE_URL is from .env, but a key or token is not")
+        refused = program("list", world.people.a, "--token", "hunter2", code=2)
+        assert refused.err.startswith("usage: SUPABASE_URL is from .env")
+        assert server.requests == []
+
+
+def test_a_key_goes_over_http_to_this_machine_or_a_typed_address_alone(
+    program: Program, world: World
+) -> None:
+    for url in ("http://project.example", "http://localhost.example", "HTTP://192.0.2.1:54321"):
+        there = program.having(SUPABASE_URL=url, SUPABASE_KEY="hunter2")
+        refused = there("list", world.people.a, code=2)
+        assert refused.err.startswith("usage: SUPABASE_URL is http, ")
+        assert "hunter2" not in refused.err
+    for url in ("http://localhost:9", "http://127.0.0.1:9", "http://[::1]:9"):
+        program.having(SUPABASE_URL=url, SUPABASE_KEY="x")("list", world.people.a, code=4)
+    typed = program.having("--url", "http://keylatch.invalid", SUPABASE_KEY="x")
+    typed("list", world.people.a, code=4)
 
 
 def test_acting_as_a_user_is_what_that_user_may(program: Program, world: World) -> None:
@@ -159,7 +186,7 @@ def test_a_database_url_alone_acts_as_its_own_user(program: Program, world: Worl
 )
 def test_two_connections_at_once_are_refused(program: Program, options: tuple[str, ...]) -> None:
     refused = program("list", "x", *options, code=2)
-    assert refused.err.startswith("usage: --db-url and --as-user name one connection, ")
+    assert refused.err.startswith("usage: --db-url and --as-user exclude --url, ")
 
 
 @pytest.mark.parametrize("options", [(), ("--token", "x"), ("--as-user", "x")])
@@ -176,7 +203,7 @@ def test_a_url_that_was_given_needs_its_key_whatever_else_is_set(
 ) -> None:
     there = program.having(DATABASE_URL=world.database.url)
     refused = there("list", world.people.a, "--url", world.rest.url, code=2)
-    assert refused.err.startswith("usage: a project is named, and no key or token for it")
+    assert refused.err.startswith("usage: a project is given, but no key or token for it")
 
 
 def test_a_user_who_is_no_uuid_is_refused(program: Program, world: World) -> None:

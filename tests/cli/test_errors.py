@@ -24,7 +24,9 @@ def is_refused(result: Result, slug: str, words: str = "") -> None:
     assert [line.partition(":")[0] for line in rest] in ([], ["hint"])
 
 
-@pytest.mark.parametrize("command", ["show", "rotate", "revoke", "suspend", "resume"])
+@pytest.mark.parametrize(
+    "command", ["show", "rotate", "revoke", "suspend", "unsuspend", "end-sessions"]
+)
 def test_an_unknown_key_is_not_found(alice: Program, command: str) -> None:
     is_refused(alice(command, uuid4(), code=REFUSED), "key_not_found")
     is_refused(alice(command, uuid4(), "--json", code=REFUSED), "key_not_found")
@@ -37,19 +39,19 @@ def test_an_unknown_key_is_not_found(alice: Program, command: str) -> None:
         ("rotate", "12"),
         ("revoke", ""),
         ("suspend", "\udcff"),
-        ("resume", "wk_sk_live_…abcd"),
+        ("unsuspend", "wk_sk_live_...abcd"),
     ],
 )
 def test_what_is_no_id_is_refused_by_name(sql_alice: Program, command: str, text: str) -> None:
     is_refused(sql_alice(command, text, code=USAGE), "invalid_argument", "key_id")
 
 
-def test_a_dead_key_is_not_usable(sql_alice: Program, world: World) -> None:
+def test_a_rotated_or_revoked_key_is_not_usable(sql_alice: Program, world: World) -> None:
     issued = sql_alice.ok("issue", world.people.a)
     sql_alice("rotate", issued["id"], "--grace", "1h")
     is_refused(sql_alice("rotate", issued["id"], code=REFUSED), "key_already_rotated")
     sql_alice("revoke", issued["id"])
-    for command in ("suspend", "resume"):
+    for command in ("suspend", "unsuspend"):
         is_refused(sql_alice(command, issued["id"], code=REFUSED), "key_revoked")
 
 
@@ -95,6 +97,9 @@ def test_rotate_refuses_a_grace_that_is_none(sql_alice: Program, world: World) -
         ("list",),
         ("list", "a", "b"),
         ("list", "x", "--status", "dead"),
+        ("retire",),
+        ("revoke", "x", "--legacy", "--cascade"),
+        ("revoke", "x", "--legacy", "--wait-for-replicas"),
         ("show",),
         ("shw", "x"),
         ("--nothing",),
@@ -106,7 +111,7 @@ def test_a_command_line_that_is_wrong_says_so(
     is_refused(sql_alice(*arguments, code=USAGE), "usage")
 
 
-@pytest.mark.parametrize("command", ["resolve", "explain"])
+@pytest.mark.parametrize("command", ["resolve", "explain", "upgrade"])
 def test_no_key_at_all_is_a_mistake(sql_alice: Program, command: str) -> None:
     is_refused(sql_alice(command, stdin="\n", code=USAGE), "invalid_argument", "key is empty")
 

@@ -1,4 +1,4 @@
-"""Old keys by the command line: files of every kind, and the tables of two teams' reports."""
+"""Imports by the command line: files of every kind, and the tables of two teams' reports."""
 
 import hashlib
 import json
@@ -68,15 +68,17 @@ def test_a_csv_file_is_imported_and_its_bad_lines_are_named(
         "line 3: invalid_argument: metadata is not JSON",
         "line 5: invalid_argument: the line has more cells than the first one",
         "line 6: invalid_argument: workspace_id must be a UUID. "
-        "(Give the workspace that the key becomes one of.)",
+        "(Give the workspace that the key will belong to.)",
     ]
-    assert done.err == "Lines: 1 imported, 0 there already, 3 refused\n"
+    assert done.err == "Lines: 1 imported, 3 refused\n"
     assert key not in done.out
     for origin in ("https://a.example", "https://b.example"):
         assert resolves(world, key, origin)
     again = service("import", "old.csv", "--json", code=1)
     assert json.loads(again.out.splitlines()[-1]) == {
         "imported": 0,
+        "waiting": 0,
+        "moved": 0,
         "exists": 1,
         "refused": 3,
         "dry_run": False,
@@ -90,7 +92,7 @@ def test_lines_come_from_stdin_with_fields_for_all_of_them(
     lines = jsonl({"key": keys[0]}, {"key": keys[1], "label": "own"}, {"key": keys[2]})
     options = ("--format", "jsonl", "--set", f"workspace_id={A}", "--set", "label=all")
     would = sql_owner("import", "-", *options, "--dry-run", stdin=lines)
-    assert would.err == "It would come to: 3 imported, 0 there already, 0 refused\n"
+    assert would.err == "Lines of the dry run: 3 imported, 0 refused\n"
     assert not resolves(world, keys[0])
     sql_owner("import", "-", *options, "--from-line", "2", stdin=lines)
     assert [resolves(world, key) for key in keys] == [False, True, True]
@@ -119,12 +121,34 @@ def test_a_line_that_is_nothing_of_the_kind_is_refused_with_its_number(
 ) -> None:
     done = sql_owner("import", "-", "--format", "jsonl", stdin=b"\n" + text + b"\n", code=1)
     assert done.out.startswith("line 2: invalid_argument: ")
-    assert done.err == "Lines: 0 imported, 0 there already, 1 refused\n"
+    assert done.err == "Lines: 0 imported, 1 refused\n"
+
+
+def test_a_weak_key_is_imported_with_force_and_the_reason_is_said(
+    sql_owner: Program, world: World
+) -> None:
+    lines = jsonl({"workspace_id": A, "key": "undefined"})
+    options = ("--format", "jsonl")
+    refused = sql_owner("import", "-", *options, stdin=lines, code=1)
+    assert "placeholder" in refused.out
+    forced = sql_owner("import", "-", *options, "--force", "a device in the field", stdin=lines)
+    assert forced.out == "line 1: imported: Imported by force: a device in the field\n"
+    assert resolves(world, "undefined")
+
+
+def test_a_line_that_moves_a_key_says_what_it_did(sql_owner: Program, world: World) -> None:
+    key = f"old key {uuid4()}"
+    given = ({"workspace_id": A, "key": key}, {"revoked_at": "2024-01-01"})
+    sql_owner("import", "-", "--format", "jsonl", stdin=jsonl(given[0]))
+    done = sql_owner("import", "-", "--format", "jsonl", stdin=jsonl(given[0] | given[1]))
+    assert done.out == "line 1: moved: The key is revoked now.\n"
+    assert done.err == "Lines: 0 imported, 1 moved towards their end, 0 refused\n"
+    assert not resolves(world, key)
 
 
 def test_a_wrong_file_is_told_before_all_of_it_is_read(sql_owner: Program) -> None:
     done = sql_owner("import", "-", "--format", "csv", stdin="name\n" + "x\n" * 20_000, code=1)
-    assert "nothing can be imported" in done.err
+    assert "every line of the first batch was refused" in done.err
     assert "5,000 refused" in done.err
 
 
@@ -190,10 +214,10 @@ def test_killed_in_the_middle_and_run_again_nothing_is_lost_and_nothing_doubled(
         assert before is not None
         assert 0 < before[0] < count
         done = service("import", "old.jsonl")
-        assert f"{count - before[0]:,} imported, {before[0]:,} there already" in done.err
+        assert f"{count - before[0]:,} imported, {before[0]:,} unchanged" in done.err
         assert connection.execute(counted).fetchone() == (count, count)
-        verified = "select is_intact, events from keylatch.verify_events(%s)"
-        assert connection.execute(verified, [A]).fetchone() == (True, count + 1)
+        events = "select count(*), count(distinct key_id) from keylatch.key_events"
+        assert connection.execute(events).fetchone() == (count, count)
 
 
 # The reports of two teams as tables, and what becomes of their rows.
@@ -272,12 +296,12 @@ def test_report_000_keys_without_their_hash_or_with_a_wrong_one_validate_again(
     assert {state: verdicts(service, tenants[state], lines) for state in keys} == {
         "missing": ["hash_missing"],
         "wrong": ["hash_wrong"],
-        "right": ["kept_in_clear"],
+        "right": ["plaintext"],
     }
     shown = service(
         "explain", "--workspace", A, "--old", "-", "--format", "jsonl", stdin=lines, code=1
     )
-    assert "No hash was saved with it" in shown.out
+    assert "No hash was saved with the key" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 80
     assert not any(key in shown.out for key in keys.values())
     done = service("import", "-", "--format", "jsonl", stdin=lines)
@@ -318,23 +342,25 @@ def test_report_004_bcrypt_and_hex_become_one_hash_and_keep_status_and_expiry(
     assert sorted(verdicts(service, A, theirs)) == ["expired", "hash_salted", "suspended"]
     hexed = lines_of(fresh, "stored_api_keys")
     assert sorted(verdicts(service, People.b, hexed)) == ["expired", "revoked", "valid"]
-    for lines in (theirs, hexed):
-        assert "3 imported" in service("import", "-", "--format", "jsonl", stdin=lines).err
+    done = service("import", "-", "--format", "jsonl", stdin=theirs)
+    assert done.err == "Lines: 0 imported, 3 waiting for their first use, 0 refused\n"
+    assert "3 imported" in service("import", "-", "--format", "jsonl", stdin=hexed).err
 
-    # SHA-256 resolves at once, bcrypt from its first use on; the dead ones never.
+    # SHA-256 resolves at once, bcrypt from its first use on; inactive keys never.
     assert [resolves(fresh, key) for key in stored.values()] == [True, False, False]
     assert not any(resolves(fresh, key) for key in ours.values())
-    explained = service("explain", "--workspace", A, "--json", code=1).json
-    assert sorted(one["verdict"] for one in explained) == ["expired", "suspended", "unclaimed"]
     with owner(fresh) as connection:
-        claim = "select key_id from keylatch.claim_key(%s, %s)"
-        claimed = {
-            state: connection.execute(claim, [key, A]).fetchone() for state, key in ours.items()
+        asked = "select status from keylatch.legacy_keys order by status"
+        statuses = [row[0] for row in connection.execute(asked)]
+        assert statuses == ["expired", "suspended", "waiting"]
+        upgrade = "select key_id from keylatch.upgrade_key(%s, %s)"
+        upgraded = {
+            state: connection.execute(upgrade, [key, A]).fetchone() for state, key in ours.items()
         }
         row = connection.execute(
-            "select expires_at::date::text from keylatch.keys where id = %s", claimed["live"]
+            "select expires_at::date::text from keylatch.keys where id = %s", upgraded["live"]
         ).fetchone()
-    assert [state for state, found in claimed.items() if found] == ["live"]
+    assert [state for state, found in upgraded.items() if found] == ["live"]
     assert resolves(fresh, ours["live"])
     assert row == ("2999-01-01",)
 

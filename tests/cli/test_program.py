@@ -11,8 +11,11 @@ from keylatch.cli.output import EXIT_CODES
 
 pytestmark = pytest.mark.one_server
 
-CALLS = ["issue", "list", "show", "rotate", "revoke", "suspend", "resume", "resolve", "explain"]
-COMMANDS = [*CALLS, "install", "migrate", "doctor"]
+CALLS = [
+    *("issue", "list", "show", "rotate", "revoke", "suspend", "unsuspend", "end-sessions"),
+    *("retire", "legacy", "resolve", "upgrade", "explain"),
+]
+COMMANDS = [*CALLS, "install", "sql", "apply", "doctor"]
 LIBRARIES = {"supabase", "postgrest", "httpx", "psycopg", "psycopg_pool", "rich"}
 
 
@@ -60,7 +63,7 @@ def test_completion_knows_the_commands_and_their_options(program: Program) -> No
         )
         return set(completing().out.split())
 
-    assert complete("keylatch re", 1) == {"revoke", "resume", "resolve"}
+    assert complete("keylatch re", 1) == {"revoke", "retire", "resolve"}
     assert complete("keylatch issue --kind ", 3) == {"publishable", "secret"}
     assert "--grace" in complete("keylatch rotate --g", 2)
 
@@ -108,4 +111,4 @@ def test_a_library_that_is_not_there_is_named_with_the_command_that_installs_it(
     assert done.returncode == 5
     first, second = done.stderr.splitlines()
     assert first.startswith(f"missing_extra: {missing} ")
-    assert second == 'hint: pip install "keylatch[cli]"'
+    assert second == 'hint: Run: pip install "keylatch[cli]"'

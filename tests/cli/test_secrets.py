@@ -74,7 +74,7 @@ def test_no_command_but_the_one_that_makes_it_shows_a_secret_key(
         for form in ((), ("--json",)):
             shown = sql_alice(*arguments, *form)
             assert key not in shown.out + shown.err
-    sql_alice("resume", key_id)
+    sql_alice("unsuspend", key_id)
     for program, command in ((sql_alice, "explain"), (sql_owner, "resolve")):
         for form in ((), ("--json",)):
             shown = program(command, *form, stdin=key)

@@ -106,9 +106,24 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "key_id": str(ID),
         "reason": None,
         "cascade": False,
-        "wait_for_replicas": False,
-        "end_sessions": False,
     }
+    assert sent(lambda kl: kl.retire_workspace(ID)) == {"workspace_id": str(ID), "limit": 10_000}
+    assert sent(lambda kl: kl.events(ID)) == {
+        "workspace_id": str(ID),
+        "after": None,
+        "limit": 1000,
+    }
+    assert sent(lambda kl: kl.seal_events()) == {"limit": 10_000}
+    assert sent(lambda kl: kl.verify_events()) == {"from_checkpoint": 1, "limit": 100}
+    assert sent(lambda kl: kl.wait_for_replicas()) == {"timeout": "10000000 microseconds"}
+    assert sent(lambda kl: kl.end_sessions(ID)) == {"key_id": str(ID), "reason": None}
+    assert sent(lambda kl: kl.resolve_session("t")) == {"token": "t", "extend": False}
+    assert sent(lambda kl: kl.upgrade_key("k")) == {
+        "key": "k",
+        "workspace_id": None,
+        "origin": None,
+    }
+    assert sent(lambda kl: kl.import_keys([])) == {"lines": [], "dry_run": False, "strict": False}
     assert sent(lambda kl: kl.resolve("k")) == {"key": "k", "origin": None}
     assert sent(lambda kl: kl.explain("k", origin="")) == {"key": "k", "origin": ""}
 
@@ -128,7 +143,12 @@ UUID_CALLS: dict[str, Callable[[Keylatch, Any], object]] = {
     "rotate key_id": lambda kl, value: kl.rotate(value),
     "revoke key_id": lambda kl, value: kl.revoke(value),
     "suspend key_id": lambda kl, value: kl.suspend(value),
-    "resume key_id": lambda kl, value: kl.resume(value),
+    "unsuspend key_id": lambda kl, value: kl.unsuspend(value),
+    "end_sessions key_id": lambda kl, value: kl.end_sessions(value),
+    "retire_workspace workspace_id": lambda kl, value: kl.retire_workspace(value),
+    "legacy_keys workspace_id": lambda kl, value: kl.legacy_keys(value),
+    "revoke_legacy_key id": lambda kl, value: kl.revoke_legacy_key(value),
+    "events workspace_id": lambda kl, value: kl.events(value),
     "show key_id": lambda kl, value: kl.show(value),
 }
 NO_UUIDS = [
@@ -217,6 +237,15 @@ WRONG: list[tuple[str, Callable[[Keylatch], object]]] = [
     ("reason", lambda kl: kl.revoke(ID, reason="a\x00b")),
     ("cascade", lambda kl: kl.revoke(ID, cascade=1)),  # type: ignore[arg-type]
     ("cascade", lambda kl: kl.revoke(ID, cascade=None)),  # type: ignore[arg-type]
+    ("wait_for_replicas", lambda kl: kl.revoke(ID, wait_for_replicas=1)),  # type: ignore[arg-type]
+    ("limit", lambda kl: kl.retire_workspace(ID, limit=True)),
+    ("limit", lambda kl: kl.retire_workspace(ID, limit=2**63)),
+    ("limit", lambda kl: kl.events(ID, limit="5")),  # type: ignore[arg-type]
+    ("after", lambda kl: kl.events(ID, after="5")),
+    ("from_checkpoint", lambda kl: kl.verify_events(from_checkpoint=1.0)),  # type: ignore[arg-type]
+    ("timeout", lambda kl: kl.wait_for_replicas(timeout=5)),  # type: ignore[arg-type]
+    ("strict", lambda kl: kl.import_keys([], strict=None)),  # type: ignore[arg-type]
+    ("workspace_id", lambda kl: kl.upgrade_key("k", workspace_id="5")),
     ("key", lambda kl: kl.resolve(None)),  # type: ignore[arg-type]
     ("key", lambda kl: kl.resolve(SECRET.encode())),  # type: ignore[arg-type]
     ("key", lambda kl: kl.explain(5)),  # type: ignore[arg-type]

@@ -7,9 +7,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from client.world import Clients, World
-from keylatch import Keylatch, Secret, hash_key, parse_key
-from keylatch.errors import KeyNotFound
-from keylatch.models import Key
+from keylatch import Keylatch, Secret, fingerprint, hash_key, parse_key
+from keylatch.errors import KeyNotFound, UnexpectedAnswer, UnreadableRow
+from keylatch.models import Key, KeyUsage
 
 SITE = "https://client.example"
 ActAs = Callable[[str], Keylatch]
@@ -35,7 +35,8 @@ def test_issue_gives_the_key_and_all_its_fields(kl: Keylatch, world: World) -> N
     )
     parsed = parse_key(issued.key)
     assert (parsed.prefix, parsed.kind, parsed.environment) == ("acme", "publishable", "test")
-    assert issued.hint == str(issued.key)
+    assert issued.masked_key == str(issued.key)
+    assert issued.fingerprint == fingerprint(issued.key)
     assert issued.label == "Bücher & “Läden”"
     assert issued.allowed_origins == (SITE, "https://*.client.example")
     assert issued.scopes == ("orders:read", "a.b-c_d:*")
@@ -64,7 +65,7 @@ def test_a_secret_key_is_kept_nowhere_but_in_the_answer(kl: Keylatch, world: Wor
     assert listed.public_key is None
 
 
-def test_rotate_with_grace_leaves_both_keys_living(
+def test_rotate_with_grace_leaves_both_keys_resolving(
     kl: Keylatch, act_as: ActAs, world: World
 ) -> None:
     service = act_as("service_role")
@@ -115,7 +116,7 @@ def test_revoke_with_cascade_names_the_others_that_it_ended(kl: Keylatch, world:
     assert all(row["revoked_at"] for row in world.rows(first.id, second.id, third.id).values())
 
 
-def test_suspend_and_resume_give_the_key_as_it_then_is(
+def test_suspend_and_unsuspend_give_the_key_as_it_then_is(
     kl: Keylatch, act_as: ActAs, world: World
 ) -> None:
     service = act_as("service_role")
@@ -125,8 +126,9 @@ def test_suspend_and_resume_give_the_key_as_it_then_is(
     assert (suspended.id, suspended.status) == (issued.id, "suspended")
     assert suspended.suspended_at is not None
     assert service.resolve(issued.key) is None
-    resumed = kl.resume(str(issued.id))
-    assert (resumed.status, resumed.suspended_at) == ("active", None)
+    active = kl.unsuspend(str(issued.id))
+    assert (active.status, active.suspended_at) == ("active", None)
+    assert active.updated_at >= suspended.updated_at > issued.created_at
     assert service.resolve(issued.key) is not None
 
 
@@ -135,6 +137,7 @@ def test_show_gives_one_key_of_ones_own(kl: Keylatch, act_as: ActAs, world: Worl
     shown = kl.show(str(issued.id))
     assert (shown.id, shown.label, shown.status) == (issued.id, "shown", "active")
     assert shown.public_key == issued.key.reveal()
+    assert shown.fingerprint == fingerprint(issued.key)
     for client, id_ in [(kl, uuid4()), (act_as("bob"), issued.id), (act_as("mia"), issued.id)]:
         with pytest.raises(KeyNotFound, match="key_not_found"):
             client.show(id_)
@@ -142,13 +145,13 @@ def test_show_gives_one_key_of_ones_own(kl: Keylatch, act_as: ActAs, world: Worl
 
 def test_list_gives_the_keys_of_a_workspace_the_newest_first(kl: Keylatch, world: World) -> None:
     made = [kl.issue(world.people.a, label=f"{number}") for number in range(3)]
-    kl.revoke(made[0].id, reason="dead keys are listed, too")
+    kl.revoke(made[0].id, reason="revoked keys are listed, too")
     listed = kl.list(str(world.people.a))
     assert isinstance(listed, tuple)
     ids = {issued.id for issued in made}
     assert [key.id for key in listed if key.id in ids] == [issued.id for issued in reversed(made)]
     (dead,) = [key for key in listed if key.id == made[0].id]
-    assert (dead.status, dead.revoke_reason) == ("revoked", "dead keys are listed, too")
+    assert (dead.status, dead.revoke_reason) == ("revoked", "revoked keys are listed, too")
     assert dead.revoked_by == world.people.alice
     assert dead.public_key == made[0].key.reveal()
     assert {key.workspace_id for key in listed} == {world.people.a}
@@ -247,20 +250,120 @@ def test_explain_gives_a_verdict_why_and_what_to_do(
         assert explained.hint
         is_known = verdict not in ("checksum_failed", "malformed", "unknown")
         assert (explained.key_id is not None) is is_known
+    assert verdicts["valid"].fingerprint == verdicts["unknown"].fingerprint == fingerprint(key)
+    assert verdicts["checksum_failed"].fingerprint == fingerprint(mistyped)
     assert verdicts["valid"].expires_at == issued.expires_at
     assert "leaked" in str(verdicts["revoked"].detail)
+
+
+def test_a_service_learns_the_verdict_and_nothing_that_an_admin_wrote(
+    kl: Keylatch, act_as: ActAs, world: World
+) -> None:
+    issued = kl.issue(world.people.a, kind="secret")
+    kl.revoke(issued.id, reason="leaked by Bob")
+    explained = act_as("keylatch_resolver").explain(issued.key)
+    assert (explained.verdict, explained.key_id) == ("revoked", issued.id)
+    assert explained.fingerprint == issued.fingerprint
+    assert "Bob" not in repr(explained)
 
 
 def test_installation_is_the_same_over_every_transport_and_for_everybody(
     clients: Clients, world: World
 ) -> None:
-    (row,) = world.owner.execute(
-        "select to_jsonb(i) from keylatch_internal.installation as i"
-    ).fetchone() or ((),)
+    row, oid = world.owner.execute(
+        """
+        select to_jsonb(i), d.oid
+        from keylatch_internal.installation as i, pg_database as d
+        where d.datname = current_database()
+        """
+    ).fetchone() or ({}, 0)
     for who in ("alice", "stranger", "service_role", "keylatch_resolver"):
         found = clients.act_as(who).installation()
         assert str(found.id) == row["id"]
         assert found.schema_version == row["schema_version"]
         assert found.installed_at == datetime.fromisoformat(row["installed_at"])
         assert found.system_identifier.isdecimal()
+        assert found.database_name == world.owner.info.dbname
+        assert found.database_oid == int(oid)
+        assert list(found.modules) == row["modules"]
         assert (found.is_replica, found.replica_lag_seconds) == (False, 0.0)
+
+
+def test_retire_workspace_revokes_a_bounded_number_of_keys_until_none_is_left(
+    act_as: ActAs, world: World
+) -> None:
+    service, workspace = act_as("service_role"), uuid4()
+    made = [issued.id for issued in service.issue_many(workspace, labels=["a", "b", "c"])]
+    first = service.retire_workspace(workspace, limit=2)
+    assert (first.revoked, first.is_done) == (2, False)
+    second = service.retire_workspace(str(workspace), limit=2)
+    assert (second.revoked, second.is_done) == (1, True)
+    assert all(row["revoked_at"] for row in world.rows(*made).values())
+
+
+def test_events_come_in_pages_the_newest_first_and_their_seal_is_verified(
+    kl: Keylatch, act_as: ActAs, world: World
+) -> None:
+    issued = kl.issue(world.people.a, label="before")
+    kl.revoke(issued.id, reason="leaked")
+    (newest,) = kl.events(world.people.a, limit=1)
+    assert (newest.event, newest.key_id, newest.reason) == ("revoked", issued.id, "leaked")
+    assert newest.user_id == world.people.alice
+    (before,) = kl.events(world.people.a, after=newest.id, limit=1)
+    assert (before.event, before.key_id) == ("issued", issued.id)
+    assert before.changes["label"] == {"new": "before"}
+
+    service = act_as("service_role")
+    assert service.seal_events(limit=100_000).is_done
+    assert kl.events(world.people.a, limit=1)[0].checkpoint is not None
+    found = kl.verify_events(limit=1000)
+    assert (found.is_intact, found.unsealed, found.next_checkpoint) == (True, 0, None)
+    assert found.digest
+
+
+def test_uses_and_refusals_are_reported_and_read(kl: Keylatch, act_as: ActAs, world: World) -> None:
+    issued, now = kl.issue(world.people.a, kind="secret"), datetime.now(UTC)
+    assert kl.usage(issued.id) is None
+    uses = [KeyUsage(key_id=issued.id, uses=3, last_used_at=now)]
+    service = act_as("keylatch_resolver")
+    assert service.record_usage(uses, refusals={issued.id: {"expired": 2}}) == frozenset()
+    assert service.record_usage([], refusals={issued.id: {"expired": 1}}) == frozenset()
+    assert kl.usage(issued.id) == uses[0]
+    refusals = world.owner.execute(
+        "select verdict, refusals from keylatch.key_refusals where key_id = %s", [issued.id]
+    ).fetchall()
+    assert refusals == [("expired", 3)]
+
+
+@pytest.mark.parametrize("value", ["[" * 1500 + "]" * 1500, "9" * 5000], ids=["nested", "digits"])
+def test_a_row_that_python_cannot_read_is_the_trouble_of_that_row_alone(
+    act_as: ActAs, world: World, value: str
+) -> None:
+    """The database takes such metadata from its owner alone; a batch holds another's key, too."""
+    service, workspace = act_as("service_role"), uuid4()
+    good = service.issue(workspace, kind="secret", metadata={"a": 1})
+    id_ = uuid4()
+    world.owner.execute(
+        """
+        insert into keylatch_internal.keys
+          (id, workspace_id, kind, key_hash, masked_key, metadata, created_at, updated_at)
+        values (%s, %s, 'secret', keylatch.hash_key(%s), '...', %s, now(), now())
+        """,
+        [id_, workspace, str(id_), f'{{"n": {value}}}'],
+    )
+    bad, first = service.list(workspace)
+    assert (first.id, first.metadata) == (good.id, {"a": 1})
+    assert (bad.id, bad.status) == (id_, "active")
+    unknown, broken, whole = service.resolve_many(["none", str(id_), good.key])
+    assert unknown is None
+    assert whole is not None
+    assert whole.metadata == {"a": 1}
+    assert broken is not None
+    assert broken.workspace_id == workspace
+    for row in (bad, broken):
+        with pytest.raises(UnreadableRow, match=f"metadata .* {id_} cannot be read"):
+            row.metadata  # noqa: B018
+    for call in (lambda: service.show(id_), lambda: service.resolve(str(id_))):
+        with pytest.raises(UnexpectedAnswer, match="metadata"):
+            call()
+    assert service.revoke(id_).already_revoked is False

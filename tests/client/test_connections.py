@@ -134,13 +134,14 @@ def test_a_text_that_the_encoding_of_the_connection_lacks_is_refused_without_it(
     count = world.count()
     for call in (
         lambda: kl.explain(SECRET + "🔑"),
-        lambda: kl.issue(world.people.a),  # which answers with the ellipsis of the hint
+        lambda: kl.issue(world.people.a, label="🔑"),
     ):
         with pytest.raises(InvalidArgument, match="client_encoding=utf8") as caught:
             call()
         assert (caught.value.__cause__, caught.value.__context__) == (None, None)
         assert one.status is TransactionStatus.IDLE
     assert world.count() == count, "what could not be told was not done"
+    assert kl.issue(world.people.a).masked_key.isascii(), "what can be told in it is told"
 
 
 @pytest.mark.parametrize("prepare_threshold", [None, 0])

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from client.vectors import KEYS, SECRET, TEXTS, KeyVector, TextVector
-from keylatch import ParsedKey, Secret, hash_key, parse_key, verify_key
+from keylatch import ParsedKey, Secret, fingerprint, hash_key, matches_hash, parse_key
 from keylatch.errors import InvalidArgument
 from keylatch.keys import ALPHABET
 
@@ -27,7 +27,8 @@ def test_a_key_gives_its_parts_and_its_hash(vector: KeyVector) -> None:
     assert parse_key(Secret(vector["key"])) == parse_key(vector["key"])
     assert hash_key(vector["key"]).hex() == vector["hash"]
     assert hash_key(Secret(vector["key"])) == hash_key(vector["key"])
-    assert verify_key(vector["key"], bytes.fromhex(vector["hash"]))
+    assert matches_hash(vector["key"], bytes.fromhex(vector["hash"]))
+    assert fingerprint(vector["key"]) == fingerprint(Secret(vector["key"])) == vector["hash"][:8]
 
 
 @pytest.mark.parametrize("vector", TEXTS, ids=lambda vector: repr(vector["text"]))
@@ -101,7 +102,7 @@ def test_any_text_is_refused_without_being_repeated(text: str) -> None:
 def test_a_comparison_with_any_hash_gives_an_answer(text: str, key_hash: bytes) -> None:
     right = hashlib.sha256(text.encode("utf-8", "replace")).digest() == key_hash
     is_text = text.encode("utf-8", "replace") == text.encode("utf-8", "ignore")
-    assert verify_key(text, key_hash) is (right and is_text)
+    assert matches_hash(text, key_hash) is (right and is_text)
 
 
 def test_a_hash_is_compared_whole_and_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +113,7 @@ def test_a_hash_is_compared_whole_and_in_constant_time(monkeypatch: pytest.Monke
         return False
 
     monkeypatch.setattr("keylatch.keys.hmac.compare_digest", note)
-    assert verify_key(SECRET, b"x") is False
+    assert matches_hash(SECRET, b"x") is False
     assert compared == [(hash_key(SECRET), b"x")]
 
 
@@ -121,7 +122,7 @@ def test_a_lone_surrogate_has_no_hash_and_the_error_does_not_carry_the_text() ->
         hash_key(SECRET + "\udcff")
     assert caught.value.__context__ is None
     assert caught.value.__cause__ is None
-    assert verify_key(SECRET + "\udcff", b"") is False
+    assert matches_hash(SECRET + "\udcff", b"") is False
 
 
 @pytest.mark.parametrize("value", [None, 5, SECRET.encode(), [SECRET]])
@@ -129,11 +130,13 @@ def test_what_is_not_a_text_is_refused_by_every_function(value: object) -> None:
     with pytest.raises(InvalidArgument, match="not a text"):
         hash_key(value)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="not a text"):
+        fingerprint(value)  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgument, match="not a text"):
         parse_key(value)  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="not a text"):
-        verify_key(value, b"")  # type: ignore[arg-type]
+        matches_hash(value, b"")  # type: ignore[arg-type]
 
 
 def test_a_hash_in_hex_is_refused_rather_than_never_matched() -> None:
     with pytest.raises(InvalidArgument, match="key_hash is str, not bytes"):
-        verify_key(SECRET, hash_key(SECRET).hex())  # type: ignore[arg-type]
+        matches_hash(SECRET, hash_key(SECRET).hex())  # type: ignore[arg-type]

@@ -214,6 +214,20 @@ def test_a_list_is_whole_however_little_the_server_gives_at_once(
         assert len({key.id for key in kl.list(people.a)}) == 6
 
 
+def test_legacy_keys_are_whole_however_little_the_server_gives_at_once(
+    connect: Connect, database: Database, people: People, tokens: Tokens, janitor: Janitor
+) -> None:
+    lines = [
+        {"workspace_id": str(people.a), "alg": "bcrypt", "hash": f"$2b$04${letter * 53}"}
+        for letter in "abcde"
+    ]
+    with Rest(database, tokens, janitor=janitor, settings={"DB_MAX_ROWS": "2"}) as rest:
+        service = connect(rest.rest_url, tokens.token(role="service_role"))
+        assert service.import_keys(lines).waiting == 5
+        listed = connect(rest.rest_url, people.token("alice")).legacy_keys(people.a)
+        assert len({key.id for key in listed}) == len(listed) == 5
+
+
 def test_a_list_holds_each_key_once_though_others_are_made_between_its_pages(
     database: Database, people: People, tokens: Tokens, janitor: Janitor
 ) -> None:

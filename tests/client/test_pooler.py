@@ -58,7 +58,7 @@ def test_every_call_works_and_leaves_no_state_on_the_session(
     assert admin.explain(issued.key, origin=ORIGIN).verdict == "valid"
     assert admin.suspend(issued.id).status == "suspended"
     assert runtime.resolve(issued.key, origin=ORIGIN) is None
-    assert admin.resume(issued.id).status == "active"
+    assert admin.unsuspend(issued.id).status == "active"
     successor = admin.rotate(issued.id, grace=timedelta(hours=1))
     assert admin.show(successor.id).rotated_from == issued.id
     assert successor.id in {key.id for key in admin.list(world.people.a)}
@@ -91,14 +91,14 @@ def test_batches_sessions_and_old_keys_leave_no_state_either(
     assert admin.usage(first.key_id) is not None
     salted = bcrypt.hashpw(b"an old key", bcrypt.gensalt(4)).decode()
     old = {"workspace_id": str(world.people.a), "alg": "bcrypt", "hash": salted}
-    assert service.import_keys([old]).imported == 1
-    assert len(admin.unclaimed(world.people.a)) == 1
-    claimed = runtime.claim_key("an old key", workspace_id=world.people.a)
-    assert claimed == runtime.resolve("an old key")
-    assert claimed is not None
-    assert runtime.resume_session("no token") is None
+    assert service.import_keys([old]).waiting == 1
+    assert [key.status for key in admin.legacy_keys(world.people.a)][-1:] == ["waiting"]
+    upgraded = runtime.upgrade_key("an old key", workspace_id=world.people.a)
+    assert upgraded == runtime.resolve("an old key")
+    assert upgraded is not None
+    assert runtime.resolve_session("no token") is None
     assert service.prune_sessions().pruned == 0
-    assert {"issued", "imported", "claimed"} <= {one.event for one in admin.events(world.people.a)}
+    assert {"issued", "imported"} <= {one.event for one in admin.events(world.people.a)}
     assert watcher.ask(LEFT) == clean
 
 

@@ -245,39 +245,82 @@ def test_a_cache_asks_the_primary(pair: Pair) -> None:
             assert resolver.resolve(issued.key) is None
 
 
-def test_a_revocation_that_shall_wait_for_nobody_there_says_so_and_revokes_nothing(
+def test_waiting_where_no_replica_is_synchronous_is_refused_and_the_key_is_revoked(
     pair: Pair,
 ) -> None:
     issued = pair.issue()
     with pytest.raises(InvalidArgument, match="synchronous standby") as caught:
         pair.admin.revoke(issued.id, wait_for_replicas=True)
     assert caught.value.sqlstate == "PT400"
-    assert pair.admin.resolve(issued.key) is not None
+    assert pair.admin.resolve(issued.key) is None
 
 
-@pytest.mark.parametrize("again", [False, True])
-def test_a_revocation_that_waits_returns_when_the_replica_refuses_the_key(
-    pair: Pair, again: bool
-) -> None:
+@pytest.mark.parametrize("claims", [SERVICE, RUNTIME])
+def test_waiting_ends_when_the_replica_has_replayed(pair: Pair, claims: dict[str, str]) -> None:
     issued, kl = pair.issue(), pair.client()
-    with (
-        pair.synchronous(),
-        ThreadPoolExecutor(1) as thread,
-        psycopg.connect(pair.database.superuser_url, autocommit=True) as watcher,
-    ):
+    waiter = Keylatch.from_psycopg(psycopg.connect(pair.primary_url), claims=claims)
+    with pair.synchronous(), ThreadPoolExecutor(1) as thread:
         with pair.paused():
-            if again:
-                pair.admin.revoke(issued.id)
-            revoking = thread.submit(pair.admin.revoke, issued.id, wait_for_replicas=True)
-            waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
-            until(lambda: one(watcher, waiting) == 1)
+            pair.admin.revoke(issued.id)
+            waiting = thread.submit(waiter.wait_for_replicas, timeout=timedelta(seconds=60))
+            time.sleep(0.5)
+            assert not waiting.done()
             assert kl.resolve(issued.key) is not None
-            assert not revoking.done()
-        assert revoking.result(30).already_revoked is again
+        assert waiting.result(30).waited_for == 1
         assert kl.resolve(issued.key) is None
-        # The waiting was for that transaction.
-        with pair.paused():
-            assert pair.admin.issue(People.a).kind == "publishable"
+        assert pair.admin.revoke(issued.id, wait_for_replicas=True).already_revoked
+
+
+def test_who_waits_for_replicas_makes_nobody_else_wait(pair: Pair) -> None:
+    issued, other = pair.issue(), pair.issue()
+    with pair.synchronous(), ThreadPoolExecutor(1) as thread, pair.paused():
+        pair.admin.revoke(issued.id)
+        waiting = thread.submit(pair.admin.wait_for_replicas, timeout=timedelta(seconds=4))
+        time.sleep(0.2)
+        with pair.database.connect("service_role") as bob:
+            bob.execute("set statement_timeout = '2s'")
+            bob.execute("set lock_timeout = '2s'")
+            bob.execute("notify something_else")
+            bob.execute("select keylatch.revoke_key(%s)", [other.id])
+        assert not waiting.done()
+        with pytest.raises(Unavailable, match="replicas_behind"):
+            waiting.result(60)
+
+
+def test_a_replica_that_stays_behind_ends_the_waiting_with_an_error(pair: Pair) -> None:
+    with pair.synchronous(), pair.paused():
+        pair.admin.issue(People.a)
+        with pytest.raises(Unavailable) as caught:
+            pair.admin.wait_for_replicas(timeout=timedelta(milliseconds=100))
+    assert (caught.value.slug, caught.value.sqlstate) == ("replicas_behind", "PT504")
+
+
+def test_waiting_before_the_commit_is_refused(pair: Pair) -> None:
+    issued = pair.issue()
+    session = pair.database.connect("service_role", autocommit=False)
+    kl = Keylatch.from_psycopg(session)
+    with pair.synchronous():
+        session.execute("select 1")
+        kl.revoke(issued.id)
+        with pytest.raises(InvalidArgument, match="Commit before"):
+            kl.wait_for_replicas()
+        session.commit()
+    assert pair.admin.resolve(issued.key) is None
+
+
+def test_waiting_at_a_replica_is_refused(pair: Pair) -> None:
+    kl = Keylatch.from_psycopg(psycopg.connect(pair.replica_url), claims=SERVICE)
+    with pytest.raises(InvalidArgument, match="replica"):
+        kl.wait_for_replicas()
+
+
+def test_a_replica_names_the_timeline_of_its_stream_to_a_role_without_rights(pair: Pair) -> None:
+    there = Keylatch.from_psycopg(psycopg.connect(pair.replica_url), claims=RUNTIME)
+    until(lambda: there.replay_position().timeline is not None)
+    primary, replica = pair.admin.replay_position(), there.replay_position()
+    assert (primary.is_replica, replica.is_replica) == (False, True)
+    assert primary.timeline == replica.timeline == 1
+    assert primary.system_identifier == replica.system_identifier
 
 
 @pytest.mark.parametrize(
@@ -296,6 +339,13 @@ def test_a_replica_of_the_wrong_kind_is_refused(pair: Pair) -> None:
         Keylatch.from_psycopg(psycopg.connect(pair.primary_url), reads="dbname=x")  # type: ignore[arg-type]
 
 
+def promote(standby: Standby) -> None:
+    """Let a standby become a primary, which writes a log of its own."""
+    with psycopg.connect(standby.url("postgres", SUPERUSER), autocommit=True) as control:
+        assert one(control, "select pg_promote(true, 30)") is True
+        control.execute("select pg_logical_emit_message(true, '', '')")
+
+
 def test_a_standby_that_was_promoted_is_no_replica_any_more(
     primary: tuple[Server, Database], pair: Pair, janitor: Janitor
 ) -> None:
@@ -304,9 +354,9 @@ def test_a_standby_that_was_promoted_is_no_replica_any_more(
         own = Pair(*primary, standby)
         issued, kl = own.issue(), own.client(max_lag=LAG)
         until(is_fresh(kl))
+        promote(standby)
         with psycopg.connect(standby.url("postgres", SUPERUSER), autocommit=True) as control:
-            assert one(control, "select pg_promote(true, 30)") is True
-            # From here on it writes a log of its own, and gets further in it than the primary.
+            # It gets further in its own log than the primary.
             control.execute("select pg_logical_emit_message(true, '', repeat('x', 1000000))")
         own.admin.revoke(issued.id)
         acknowledged = time.monotonic()
@@ -314,3 +364,71 @@ def test_a_standby_that_was_promoted_is_no_replica_any_more(
             assert time.monotonic() - acknowledged < LAG.total_seconds()
         time.sleep(LAG.total_seconds())
         assert not is_fresh(kl)()
+
+
+@pytest.mark.parametrize("old_primary", ["is up", "is gone"])
+def test_after_a_failover_a_standby_of_the_old_timeline_is_not_fresh(
+    janitor: Janitor, old_primary: str
+) -> None:
+    """It is ahead of the new primary in a log that is not the new primary's."""
+    with Server(janitor=janitor) as server, Database(server, "failover") as database:
+        database.migrate()
+        People.seed(database.url)
+        with Standby(server, janitor=janitor) as first, Standby(server, janitor=janitor) as second:
+            issued = Pair(server, database, second).issue()
+            first.catch_up()
+            first.disconnect()
+            with psycopg.connect(database.superuser_url, autocommit=True) as owner:
+                owner.execute("select pg_logical_emit_message(true, '', repeat('x', 1000000))")
+            second.catch_up()
+            if old_primary == "is gone":
+                server.stop()
+            promote(first)
+            new = first.url(database.name, "authenticator")
+            kl = Keylatch.from_psycopg(
+                psycopg.connect(new, autocommit=True),
+                claims=SERVICE,
+                reads=psycopg.connect(second.url(database.name, "authenticator"), autocommit=True),
+                max_lag=LAG,
+            )
+            kl.revoke(issued.id)
+            ends = time.monotonic() + 5 * LAG.total_seconds()
+            while time.monotonic() < ends:
+                assert kl.resolve(issued.key) is None
+                assert not is_fresh(kl)()
+            assert kl.replay_position().timeline == 2
+            if old_primary == "is gone":
+                server.start()
+
+
+def test_a_cache_whose_address_moves_to_a_promoted_standby_misses_nothing(
+    janitor: Janitor,
+) -> None:
+    """The old primary is still up, and so is the connection that listens there."""
+    bound = timedelta(milliseconds=500)
+    with Server(janitor=janitor) as server, Database(server, "moved") as database:
+        database.migrate()
+        People.seed(database.url)
+        with Standby(server, janitor=janitor) as standby:
+            own = Pair(server, database, standby)
+            issued = own.issue()
+            runtime = Keylatch.from_psycopg(
+                psycopg.connect(own.primary_url, autocommit=True), claims=RUNTIME
+            )
+            with CachedResolver(runtime, listen=own.primary_url, bound=bound) as resolver:
+                until(lambda: resolver.stats().is_listening)
+                for _ in range(2):
+                    assert resolver.resolve(issued.key) is not None
+                assert resolver.stats().hits == 1
+                promote(standby)
+                transport: Any = runtime._transport
+                transport._source = psycopg.connect(own.replica_url, autocommit=True)
+                with psycopg.connect(
+                    standby.url(database.name, "postgres"), autocommit=True
+                ) as admin:
+                    admin.execute("select keylatch.revoke_key(%s)", [issued.id])
+                acknowledged = time.monotonic()
+                while resolver.resolve(issued.key) is not None:
+                    assert time.monotonic() - acknowledged < bound.total_seconds()
+                until(lambda: resolver.stats().reconnects > 0)
+                assert resolver.resolve(issued.key) is None

@@ -25,14 +25,15 @@ from keylatch.secret import mask_keys
 
 pytestmark = pytest.mark.one_server
 
-SHOWN = f"wk_sk_live_…{SECRET[-4:]}"
+SHOWN = f"wk_sk_live_...{SECRET[-4:]}"
 ISSUED = IssuedKey(
     key=Secret(SECRET),
     id=UUID(int=1),
     workspace_id=UUID(int=2),
     kind="secret",
     environment="live",
-    hint=SHOWN,
+    masked_key=SHOWN,
+    fingerprint=hash_key(SECRET).hex()[:8],
     label="",
     allowed_origins=(),
     scopes=(),
@@ -70,12 +71,12 @@ def test_nothing_that_prints_shows_the_value(name: str, value: object) -> None:
     assert SECRET[11:-4] not in text
 
 
-def test_people_see_the_hint_and_of_other_texts_nothing() -> None:
+def test_people_see_the_masked_key_and_of_other_texts_nothing() -> None:
     assert repr(Secret(SECRET)) == f"Secret('{SHOWN}')"
     assert str(Secret(SECRET)) == SHOWN
     assert f"{Secret(SECRET):>20}" == f"{SHOWN:>20}"
     for text in ("", "hunter2", SECRET + "\n", " " + SECRET, "\ud800"):
-        assert repr(Secret(text)) == "Secret('…')"
+        assert repr(Secret(text)) == "Secret('...')"
 
 
 def test_a_log_record_does_not_show_the_value(caplog: pytest.LogCaptureFixture) -> None:
@@ -97,7 +98,7 @@ def test_an_unpickled_copy_says_why_it_has_no_value() -> None:
     assert received.key != ISSUED.key
     assert received.key == received.key
     assert received.key != pickle.loads(pickle.dumps(received.key))  # noqa: S301
-    assert repr(received.key) == "Secret('…')"
+    assert repr(received.key) == "Secret('...')"
     assert hash(received.key) == hash(received.key)
     with pytest.raises(RuntimeError, match="came out of a pickle"):
         hash_key(received.key)
@@ -205,7 +206,7 @@ def test_texts_of_servers_are_masked() -> None:
     text = f'refused "{SECRET}", ({SECRET[:-1]}), wk_pk_test_1 and {SECRET}x'
     assert SECRET[11:-5] not in mask_keys(text)
     assert mask_keys(text).startswith(f'refused "{SHOWN}", (')
-    assert mask_keys("wk_pk_test_1234") == str(Secret("wk_pk_test_1234")) == "wk_pk_test_…"
+    assert mask_keys("wk_pk_test_1234") == str(Secret("wk_pk_test_1234")) == "wk_pk_test_..."
     assert mask_keys("nothing to hide: wk_sk_prod_x") == "nothing to hide: wk_sk_prod_x"
 
 

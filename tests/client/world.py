@@ -80,14 +80,14 @@ class World:
         return int(number)
 
     def expired_key(self, workspace: UUID) -> UUID:
-        """Import a key that is past its end; nobody else can make one without waiting for it."""
+        """Import a key that has expired; nobody else can make one without waiting for it."""
         id_ = uuid4()
         self.owner.execute(
             """
             insert into keylatch_internal.keys
-              (id, workspace_id, kind, key_hash, hint, created_at, expires_at)
-            values (%s, %s, 'secret', sha256(%s), 'wk_sk_live_…dead', now() - interval '2 days',
-              now() - interval '1 day')
+              (id, workspace_id, kind, key_hash, masked_key, created_at, updated_at, expires_at)
+            values (%s, %s, 'secret', sha256(%s), 'wk_sk_live_...dead', now() - interval '2 days',
+              now(), now() - interval '1 day')
             """,
             [id_, workspace, id_.bytes],
         )

@@ -105,7 +105,7 @@ _ACCESS = {
         from pg_type t join pg_namespace n on n.oid = t.typnamespace
         cross join aclexplode(coalesce(t.typacl, acldefault('T', t.typowner))) a where {_OURS}""",
 }
-SCHEMAS = ("keylatch", "keylatch_internal", "keylatch_hooks")
+SCHEMAS = ("keylatch", "keylatch_internal")
 
 
 def access(url: str) -> list[str]:

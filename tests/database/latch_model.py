@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 from hypothesis import HealthCheck, Phase, given, settings
 
-from database.latch_statements import ANY_COLUMN, REPLICAS, UNCLAIMED, Step, stories
+from database.latch_statements import ANY_COLUMN, IMPORT, REPLICAS, Step, stories
 from keylatch import hash_key
 from stack import Database, People
 
@@ -23,7 +23,7 @@ NEVER_CHANGE: tuple[str, ...] = (
     "environment",
     "key_hash",
     "public_key",
-    "hint",
+    "masked_key",
 )
 NEVER_CHANGE += ("rotated_from", "created_at", "created_by", "imported_at")
 # The times as seconds: a replication-mode session may write one that Python has no word for.
@@ -35,7 +35,8 @@ ROWS = """
                     'revoked_at', extract(epoch from k.revoked_at),
                     'expires_at', extract(epoch from k.expires_at),
                     'superseded_at', extract(epoch from k.superseded_at),
-                    'suspended_at', extract(epoch from k.suspended_at)
+                    'suspended_at', extract(epoch from k.suspended_at),
+                    'updated_at', extract(epoch from k.updated_at)
                 )
                 order by k.created_at
             ),
@@ -91,7 +92,8 @@ class Story:
         self.world = world
         self.a, self.b = uuid4(), uuid4()
         self.rows: dict[UUID, Row] = {}
-        self.clear: dict[UUID, str] = {}
+        self.texts: dict[UUID, str] = {}
+        self.deleted: set[str] = set()
         self.seen_at = 0.0
         self.said: list[str] = []
         owner = world.sessions["postgres"]
@@ -105,7 +107,7 @@ class Story:
             [self.a, world.people.alice, self.b, world.people.bob],
         )
         self.observe("postgres")
-        # Something of every kind to begin with: two, one that ends soon, and a superseded one.
+        # Something of every kind to begin with: two, one that expires soon, and a superseded one.
         issue = "select key, id from keylatch.issue_key(%(workspace)s, "
         soon = "clock_timestamp() + interval '15 ms'"
         for actor, statement in (
@@ -113,7 +115,11 @@ class Story:
             ("alice", issue + "'publishable', allowed_origins => '{https://a.example}')"),
             ("alice", issue + f"'secret', expires_at => {soon})"),
             ("alice", "select key, id from keylatch.rotate_key(%(key)s, '1 hour')"),
-            ("postgres", UNCLAIMED.format(time=soon)),
+            (
+                "postgres",
+                IMPORT.format(id="gen_random_uuid()", time=soon)
+                + " returning id, %(fresh)s::text as key",
+            ),
         ):
             self.play(Step(actor, statement, 0, late=False))
 
@@ -151,16 +157,17 @@ class Story:
                 self.fail(f"SQLSTATE {state} is none that a caller expects")
             return
         if sorted(names) == ["id", "key"]:
-            self.clear.update({row[names.index("id")]: row[names.index("key")] for row in rows})
+            self.texts.update({row[names.index("id")]: row[names.index("key")] for row in rows})
         self.observe(step.actor)
         gone = step.statement.startswith("delete from keylatch.workspaces") and done
         if gone and step.actor not in REPLICAS:
+            self.deleted.add(str(parameters["workspace"]))
             for row in self.rows.values():
                 if row["workspace_id"] == str(parameters["workspace"]) and not row["revoked_at"]:
-                    self.fail("a workspace is gone and a key of it lives")
+                    self.fail("a workspace is gone and a key of it is not revoked")
 
     def outlive(self) -> None:
-        """Wait until the keys that end at any moment have ended, and see them dead."""
+        """Wait until the keys that expire at any moment have expired, and see that."""
         ends = [row["expires_at"] - self.seen_at for row in self.rows.values() if row["expires_at"]]
         if wait := max((seconds for seconds in ends if 0 < seconds < 0.1), default=0):
             time.sleep(wait + 0.001)
@@ -179,10 +186,12 @@ class Story:
         for key, new in rows.items():
             if key in self.rows:
                 self.compare(self.rows[key], new, actor)
-            elif key in self.clear and new["key_hash"] != f"\\x{hash_key(self.clear[key]).hex()}":
+            elif new["workspace_id"] in self.deleted and actor not in REPLICAS:
+                self.fail("a key was made in a deleted workspace")
+            elif key in self.texts and new["key_hash"] != f"\\x{hash_key(self.texts[key]).hex()}":
                 self.fail("a key and its hash differ")
             if new["public_key"] is not None:
-                self.clear[key] = new["public_key"]
+                self.texts[key] = new["public_key"]
         self.rows, self.seen_at = rows, float(now)
         self.resolve()
 
@@ -191,8 +200,7 @@ class Story:
         moved = {name for name in new if new[name] != old[name]}
         if actor is None and moved:
             self.fail(f"{moved} changed by nobody")
-        claimed = {"key_hash"} if old["key_hash"] is None else set()
-        if bad := moved & set(NEVER_CHANGE) - claimed:
+        if bad := moved & set(NEVER_CHANGE):
             self.fail(f"{bad} changed")
         expired = old["expires_at"] is not None and old["expires_at"] <= self.seen_at
         bad = moved & {"revoked_at", "revoked_by", "revoke_reason"}
@@ -200,9 +208,9 @@ class Story:
             self.fail(f"{bad} of a revoked key changed")
         if old["revoked_at"] is not None or expired:
             self.world.deaths["expired" if old["revoked_at"] is None else "revoked"] += 1
-            final = {"expires_at", "superseded_at", "suspended_at", "scopes", "key_hash"}
+            final = {"expires_at", "superseded_at", "suspended_at", "scopes"}
             if bad := moved & final:
-                self.fail(f"{bad} of a dead key changed")
+                self.fail(f"{bad} of a revoked or expired key changed")
         if old["superseded_at"] is not None:
             self.world.deaths["superseded"] += 1
             if "superseded_at" in moved:
@@ -213,6 +221,8 @@ class Story:
             self.fail("a superseded key has no end")
         if actor in REPLICAS:
             return
+        if new["updated_at"] < (self.seen_at if moved else old["updated_at"]):
+            self.fail("updated_at is not when the row last changed")
         for name in {"revoked_at", "superseded_at", "suspended_at"} & moved:
             if new[name] is not None and new[name] < self.seen_at:
                 self.fail(f"{name} is not of the server's clock")
@@ -221,24 +231,24 @@ class Story:
             self.fail("revoked_by is not who revoked it")
 
     def resolve(self) -> None:
-        """The keys that resolve are those that live, no more and no fewer."""
-        ids = [key for key in self.clear if key in self.rows]
-        keys = [self.clear[key] for key in ids]
+        """The keys that resolve are those that are active, no more and no fewer."""
+        ids = [key for key in self.texts if key in self.rows]
+        keys = [self.texts[key] for key in ids]
         found = self.world.eye.execute(RESOLVED, [ids, keys, [None, *ORIGINS]])
         for key, origin, resolved, after in found:
             row = self.rows[key]
             ends = row["expires_at"]
-            lives = row["revoked_at"] is None and row["suspended_at"] is None
-            lives &= ends is None or ends > self.seen_at
+            active = row["revoked_at"] is None and row["suspended_at"] is None
+            active &= ends is None or ends > self.seen_at
             if row["kind"] == "secret":
-                lives &= origin is None
+                active &= origin is None
             else:
-                lives &= origin in row["allowed_origins"] or (
+                active &= origin in row["allowed_origins"] or (
                     origin is not None and "*" in row["allowed_origins"]
                 )
-            if resolved is not None and (not lives or resolved != key):
+            if resolved is not None and (not active or resolved != key):
                 self.fail(f"{row['kind']} key {key} resolves from {origin}")
-            if resolved is None and lives and (ends is None or ends > after):
+            if resolved is None and active and (ends is None or ends > after):
                 self.fail(f"{row['kind']} key {key} does not resolve from {origin}")
             self.world.deaths["resolves"] += resolved is not None
 

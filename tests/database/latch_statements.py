@@ -35,23 +35,25 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "environment": ("'live'", "'test'", "'neither'"),
     "key_hash": ("sha256('x')", "keylatch.hash_key(%(fresh)s)", "'x'", "null"),
     "public_key": ("null", "%(fresh)s"),
-    "hint": ("'another'", "null"),
+    "masked_key": ("'another'", "null"),
     "rotated_from": ("null", "%(other)s"),
     "created_by": ("null", "%(b)s"),
     "imported_at": ("null", "clock_timestamp()"),
+    "updated_at": TIMES,
 }
 LATCHED = ("revoked_at", "expires_at", "superseded_at", "suspended_at", "revoke_reason", "scopes")
 ANY_COLUMN = (*VALUES, *LATCHED, *LATCHED)
 REPLICAS = ("superuser in replication mode", "postgres in replication mode")
 ACTORS = ("alice", "alice", "bob", "service_role", "postgres", "superuser", *REPLICAS)
-IMPORT = """insert into keylatch_internal.keys (id, workspace_id, kind, key_hash, hint, created_at)
-    values ({id}, %(workspace)s, 'secret', keylatch.hash_key(%(fresh)s), 'hint', clock_timestamp())
-    """
-
-# A key whose salted hash lies elsewhere: it has none of its own until somebody uses it.
-UNCLAIMED = """
-    insert into keylatch_internal.keys (workspace_id, kind, hint, imported_at, expires_at)
-    values (%(workspace)s, 'secret', 'hint', clock_timestamp(), {time}) returning id
+# A key of another system, whose hash the owner brings.
+IMPORT = """
+    insert into keylatch_internal.keys (
+      id, workspace_id, kind, key_hash, masked_key, created_at, updated_at, imported_at, expires_at
+    )
+    values (
+      {id}, %(workspace)s, 'secret', keylatch.hash_key(%(fresh)s), '...', clock_timestamp(),
+      clock_timestamp(), clock_timestamp(), {time}
+    )
     """
 
 
@@ -89,7 +91,7 @@ def updates(draw: st.DrawFn, columns: Sequence[str]) -> str:
             f"update {view} set {change} where id = %(key)s",
             f"update keylatch_internal.keys set {change} where id = %(key)s",
             f"update keylatch_internal.keys set {change} where workspace_id = %(workspace)s",
-            f"{IMPORT.format(id='%(key)s')} on conflict (id) do update set {change}",
+            f"{IMPORT.format(id='%(key)s', time='null')} on conflict (id) do update set {change}",
             "insert into keylatch_internal.keys (id, workspace_id) values (%(key)s, %(workspace)s) "
             f"on conflict (id) do update set {change}",
             "merge into keylatch_internal.keys as k using (select %(key)s::uuid as id) as s "
@@ -114,14 +116,15 @@ def calls(draw: st.DrawFn) -> str:
             f"select key, id from keylatch.rotate_key(%(key)s, '{grace}')",
             "select keylatch.revoke_key(%(key)s, 'leaked')",
             "select keylatch.revoke_key(%(key)s, null, true)",
+            "select keylatch.retire_workspace(%(workspace)s, 1)",
             "select keylatch.suspend_key(%(key)s)",
-            "select keylatch.resume_key(%(key)s)",
+            "select keylatch.unsuspend_key(%(key)s)",
             "insert into keylatch.keys (workspace_id, rotated_from) "
             "values (%(workspace)s, %(key)s)",
             f"insert into keylatch.keys (workspace_id, kind, expires_at) "
             f"values (%(workspace)s, 'secret', {time})",
-            f"{IMPORT.format(id='gen_random_uuid()')} returning id, %(fresh)s::text as key",
-            UNCLAIMED.format(time=time),
+            IMPORT.format(id="gen_random_uuid()", time=time)
+            + " returning id, %(fresh)s::text as key",
         )
     )
 

@@ -121,7 +121,7 @@ class World:
             self.database, session or self.session(), statement, parameters, waits_for=waits_for
         )
 
-    def lives(self, key: object) -> bool:
+    def resolves(self, key: object) -> bool:
         return self._runtime.execute(RESOLVE, [key]).fetchone() is not None
 
     def statuses(self) -> list[str]:

@@ -10,7 +10,7 @@ from database.racing import PATIENCE, REVOKE, ROTATE, Connection, Outcome, World
 from stack import Database, People
 
 PATCH = "update keylatch.keys set revoked_at = now(), revoke_reason = 'leaked' where id = %s"
-# A line of successors, the oldest and the youngest of which it gives; the last %(living)s live.
+# A line of successors; the last %(active)s are active. It gives the oldest and the youngest.
 FAMILY = """
 with recursive line as (
   select 1 as n, gen_random_uuid() as id, null::uuid as rotated_from
@@ -19,15 +19,15 @@ with recursive line as (
 ),
 made as (
   insert into keylatch_internal.keys (
-    id, workspace_id, kind, key_hash, hint, rotated_from, created_at,
-    superseded_at, expires_at, revoked_at, revoke_reason
+    id, workspace_id, kind, key_hash, masked_key, rotated_from, created_at,
+    updated_at, superseded_at, expires_at, revoked_at, revoke_reason
   )
   select
-    l.id, %(workspace)s, 'secret', sha256(l.id::text::bytea), 'wk_sk_live_…1111', l.rotated_from,
-    now() - interval '1 day' + l.n * interval '1 s',
+    l.id, %(workspace)s, 'secret', sha256(l.id::text::bytea), 'wk_sk_live_...1111', l.rotated_from,
+    now() - interval '1 day' + l.n * interval '1 s', now(),
     case when l.n < %(size)s then now() end, now() + interval '1 day',
-    case when l.n <= %(size)s - %(living)s then now() end,
-    case when l.n <= %(size)s - %(living)s then 'rotated' end
+    case when l.n <= %(size)s - %(active)s then now() end,
+    case when l.n <= %(size)s - %(active)s then 'rotated' end
   from line as l
 )
 select l.id from line as l where l.n in (1, %(size)s) order by l.n
@@ -40,9 +40,9 @@ def world(database: Database, people: People) -> World:
     return World(database, people)
 
 
-def family(world: World, *, size: int, living: int) -> tuple[UUID, UUID]:
+def family(world: World, *, size: int, active: int) -> tuple[UUID, UUID]:
     """The oldest and the youngest key of a family, made by the owner as an import would."""
-    given = {"workspace": world.workspace, "size": size, "living": living}
+    given = {"workspace": world.workspace, "size": size, "active": active}
     with psycopg.connect(world.database.url, autocommit=True) as owner:
         (oldest,), (youngest,) = owner.execute(FAMILY, given).fetchall()
         owner.execute("analyze keylatch_internal.keys")
@@ -65,7 +65,7 @@ def test_a_family_that_goes_on_rotating_does_not_outlive_a_cascade(
     world: World, grace: str
 ) -> None:
     # So many take longer to look through than a rotation takes.
-    oldest, youngest = family(world, size=600, living=1)
+    oldest, youngest = family(world, size=600, active=1)
     rotator, revoker = world.session(), world.session()
     texts: list[str] = []
     revoker.execute("select set_config('statement_timeout', %s, false)", [f"{PATIENCE / 4}s"])
@@ -77,11 +77,11 @@ def test_a_family_that_goes_on_rotating_does_not_outlive_a_cascade(
     )
     assert (rotated.word, revoked.word) == ("key_revoked", "done")
     assert set(world.statuses()) == {"revoked"}
-    assert not any(world.lives(text) for text in texts)
+    assert not any(world.resolves(text) for text in texts)
 
 
 def test_a_cascade_over_a_long_family_ends_within_the_time_of_a_request(world: World) -> None:
-    _, youngest = family(world, size=800, living=400)
+    _, youngest = family(world, size=800, active=400)
     revoker = world.session()
     revoker.execute("set statement_timeout = '8s'")  # as `authenticated` has on Supabase
     assert attempt(revoker, REVOKE, [youngest, True]).word == "done"
@@ -103,8 +103,8 @@ def test_a_patch_that_waits_for_a_rotation_revokes_or_hears_that_the_key_is_revo
     expected = "revoked_is_final" if rotated and grace == "0" else "done"
     assert patch.outcome().word == expected
     assert world.statuses() == ["revoked", *(["active"] if rotated else [])]
-    assert not world.lives(text)
-    assert world.lives(made.row[1]) == rotated
+    assert not world.resolves(text)
+    assert world.resolves(made.row[1]) == rotated
 
 
 @GRACES
@@ -118,4 +118,4 @@ def test_a_rotation_that_waits_for_a_patch_makes_no_successor_of_a_revoked_key(
     patcher.commit()
     assert rotation.outcome().word == "key_revoked"
     assert world.statuses() == ["revoked"]
-    assert not world.lives(text)
+    assert not world.resolves(text)

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.rows import dict_row
 
 from stack import Cluster, Database, People
 
@@ -69,7 +70,7 @@ def test_an_extension_that_arrives_after_the_old_expiry_does_not_stop_the_replic
     with database.connect("authenticated", people.claims("alice")) as alice:
         issue = "select id from keylatch.issue_key(%s, 'secret', expires_at => now() + %s)"
         alice.execute(issue, [people.a, "1 hour"])
-        # The first copy of the table takes longer than the second key lives.
+        # The first copy of the table takes longer than the second key is valid.
         wait_until_equal(database, replica)
         key = alice.execute(issue, [people.a, "2 seconds"]).fetchone()
         wait_until_equal(database, replica)
@@ -79,7 +80,7 @@ def test_an_extension_that_arrives_after_the_old_expiry_does_not_stop_the_replic
                 "update keylatch.keys set expires_at = now() + '1 hour' where id = %s", key
             )
             time.sleep(2.1)
-            # A session in the same mode is not the worker: for it the key is dead, for good.
+            # A session in the same mode is not the worker: for it the key is expired, for good.
             subscriber.execute("set session_replication_role = replica")
             with pytest.raises(psycopg.Error) as refused:
                 subscriber.execute(
@@ -92,16 +93,66 @@ def test_an_extension_that_arrives_after_the_old_expiry_does_not_stop_the_replic
         wait_until_equal(database, replica)
 
 
-def test_what_was_revoked_at_the_replica_stays_revoked_there(
+def test_what_was_revoked_at_the_replica_stays_so_and_the_replica_goes_on(
     database: Database, replica: Database, people: People
 ) -> None:
+    """Of two states of a key the one closer to its end wins, and nothing stops the worker."""
+    issue = "select id from keylatch.issue_key(%s, 'secret', scopes => '{a}')"
+    rotate = "select id from keylatch.rotate_key(%s, %s)"
     with database.connect("authenticated", people.claims("alice")) as alice:
-        issue = "select id from keylatch.issue_key(%s, 'secret')"
-        key = alice.execute(issue, [people.a]).fetchone()
+        ids = [alice.execute(issue, [people.a]).fetchone() for _ in range(5)]
+        here, there, both, graced, marker = [row[0] for row in ids if row]
         wait_until_equal(database, replica)
         with psycopg.connect(replica.url, autocommit=True) as subscriber:
-            subscriber.execute("select keylatch.revoke_key(%s, 'only here')", key)
-            alice.execute("update keylatch.keys set label = 'renamed' where id = %s", key)
-            time.sleep(1)
-            revoked = subscriber.execute("select revoked_at, label from keylatch_internal.keys")
-            assert revoked.fetchone()[0] is not None  # type: ignore[index]
+            subscriber.execute("select keylatch.revoke_key(%s, 'only here')", [here])
+            subscriber.execute("select keylatch.revoke_key(%s, 'here first')", [both])
+            subscriber.execute(
+                "update keylatch.keys set superseded_at = now(), expires_at = now() + '1 hour'"
+                " where id = %s",
+                [graced],
+            )
+            before = states(replica)
+            alice.execute(
+                "update keylatch.keys set label = 'renamed', scopes = '{b}',"
+                " expires_at = now() + '1 year' where id = %s",
+                [here],
+            )
+            alice.execute("select keylatch.revoke_key(%s, 'there, too')", [both])
+            alice.execute("select keylatch.revoke_key(%s, 'only there')", [there])
+            alice.execute("update keylatch.keys set label = 'kept' where id = %s", [graced])
+            alice.execute(rotate, [marker, "1 day"])
+            # The last change has arrived, so each one before it has.
+            ends = time.monotonic() + 20
+            while states(replica)[marker][1] is None:
+                assert time.monotonic() < ends, "the worker stopped"
+                time.sleep(0.05)
+            after = states(replica)
+    assert after[here] == before[here]
+    assert after[both] == before[both]
+    assert after[there] == states(database)[there]
+    assert after[there][4] == "only there"
+    assert after[graced] == before[graced]
+    assert [row["label"] for row in named(replica) if row["id"] in (here, graced)] == [
+        "renamed",
+        "kept",
+    ]
+
+
+def states(database: Database) -> dict[Any, tuple[Any, ...]]:
+    """How far each key is on its way to its end, by its id."""
+    return {
+        row["id"]: tuple(
+            row[name]
+            for name in (
+                *("revoked_at", "superseded_at", "expires_at", "revoked_by", "revoke_reason"),
+                "scopes",
+            )
+        )
+        for row in named(database)
+    }
+
+
+def named(database: Database) -> list[dict[str, Any]]:
+    """Every key, the oldest first."""
+    with psycopg.connect(database.url, row_factory=dict_row) as connection:
+        return connection.execute("select * from keylatch.keys order by created_at").fetchall()

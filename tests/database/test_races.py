@@ -1,4 +1,4 @@
-"""Two sessions on one key: one rotation wins, and no key lives that a caller was told is dead."""
+"""Two sessions on one key: one rotation wins, and no key resolves that was reported revoked."""
 
 import random
 import secrets
@@ -22,7 +22,7 @@ from database.racing import (
 from stack import Database, People
 
 SUSPEND = "select id from keylatch.suspend_key(%s)"
-RESUME = "select id from keylatch.resume_key(%s)"
+UNSUSPEND = "select id from keylatch.unsuspend_key(%s)"
 GRACES = pytest.mark.parametrize("grace", ["0", "1 hour"])
 CASCADES = pytest.mark.parametrize("cascade", [False, True], ids=["alone", "cascade"])
 ENDINGS = pytest.mark.parametrize("ending", ["commit", "rollback"])
@@ -49,7 +49,7 @@ def test_of_fifty_rotations_of_one_key_at_once_exactly_one_wins(world: World, gr
         made = owner.execute("select id from keylatch.keys where rotated_from = %s", [old])
         assert made.fetchall() == [(successor[0],)]
     assert world.statuses() == ["revoked" if grace == "0" else "superseded", "active"]
-    assert world.lives(successor[1])
+    assert world.resolves(successor[1])
 
 
 def test_who_loses_a_rotation_is_told_so_as_a_conflict(world: World) -> None:
@@ -64,7 +64,7 @@ def test_who_loses_a_rotation_is_told_so_as_a_conflict(world: World) -> None:
     assert refused.value.sqlstate == "PT409"
 
 
-def test_a_rotation_that_rolls_back_leaves_the_old_key_living_and_free_to_rotate(
+def test_a_rotation_that_rolls_back_leaves_the_old_key_active_and_free_to_rotate(
     world: World,
 ) -> None:
     old, key = world.issue()
@@ -73,14 +73,14 @@ def test_a_rotation_that_rolls_back_leaves_the_old_key_living_and_free_to_rotate
     second = world.waiting(ROTATE, [old, "1 hour"], waits_for=first)
     first.rollback()
     assert second.outcome().word == "done"
-    assert world.lives(key) and not world.lives(made.row[1])
+    assert world.resolves(key) and not world.resolves(made.row[1])
     assert world.statuses() == ["superseded", "active"]
 
 
 @GRACES
 @CASCADES
 @ENDINGS
-def test_a_revocation_that_waits_for_a_rotation_leaves_nothing_that_it_says_is_dead(
+def test_a_revocation_that_waits_for_a_rotation_leaves_nothing_active_that_it_reported_revoked(
     world: World, grace: str, cascade: bool, ending: str
 ) -> None:
     old, key = world.issue()
@@ -91,8 +91,8 @@ def test_a_revocation_that_waits_for_a_rotation_leaves_nothing_that_it_says_is_d
     getattr(rotator, ending)()
     rotated = ending == "commit"
     assert revoker.outcome() == Outcome("done", (old, rotated and grace == "0"))
-    assert not world.lives(key)
-    assert world.lives(made.row[1]) == (rotated and not cascade)
+    assert not world.resolves(key)
+    assert world.resolves(made.row[1]) == (rotated and not cascade)
     successors = ["revoked" if cascade else "active"] if rotated else []
     assert world.statuses() == ["revoked", *successors]
 
@@ -100,7 +100,7 @@ def test_a_revocation_that_waits_for_a_rotation_leaves_nothing_that_it_says_is_d
 @GRACES
 @CASCADES
 @ENDINGS
-def test_a_rotation_that_waits_for_a_revocation_makes_no_successor_of_a_dead_key(
+def test_a_rotation_that_waits_for_a_revocation_makes_no_successor_of_a_revoked_key(
     world: World, grace: str, cascade: bool, ending: str
 ) -> None:
     old, key = world.issue()
@@ -111,11 +111,11 @@ def test_a_rotation_that_waits_for_a_revocation_makes_no_successor_of_a_dead_key
     if ending == "commit":
         assert rotator.outcome().word == "key_revoked"
         assert world.statuses() == ["revoked"]
-        assert not world.lives(key)
+        assert not world.resolves(key)
     else:
         assert rotator.outcome().word == "done"
         assert world.statuses() == ["revoked" if grace == "0" else "superseded", "active"]
-        assert world.lives(key) == (grace != "0")
+        assert world.resolves(key) == (grace != "0")
 
 
 def test_a_cascade_that_waits_for_the_rotation_of_a_successor_takes_what_that_made(
@@ -128,11 +128,11 @@ def test_a_cascade_that_waits_for_the_rotation_of_a_successor_takes_what_that_ma
     revoker = world.waiting(REVOKE, [oldest, True], waits_for=rotator)
     rotator.commit()
     assert revoker.outcome().word == "done"
-    assert not world.lives(made.row[1])
+    assert not world.resolves(made.row[1])
     assert world.statuses() == ["revoked"] * 3
 
 
-def test_rotations_and_revocations_at_random_leave_no_key_living_that_a_caller_was_told_is_dead(
+def test_rotations_and_revocations_at_random_leave_no_key_active_that_was_reported_revoked(
     world: World,
 ) -> None:
     """Threat: revoke racing rotate: what was once reported revoked never resolves again."""
@@ -165,13 +165,13 @@ def test_rotations_and_revocations_at_random_leave_no_key_living_that_a_caller_w
         told = f"seed {seed}, round {number}: {grace=} {cascade=} {rotated=} {revoked=}"
         assert revoked.word == "done", told
         assert rotated.word in ("done", "key_revoked"), told
-        assert not world.lives(target_key), told
+        assert not world.resolves(target_key), told
         if rotated.word == "done" and grace == "0":
-            assert not world.lives(young_key), told
+            assert not world.resolves(young_key), told
         if cascade:
             assert set(world.statuses()) == {"revoked"}, told
         elif rotated.word == "done":
-            assert world.lives(rotated.row[1]), told
+            assert world.resolves(rotated.row[1]), told
         met[rotated.word] += 1
         attempt(sessions[0], REVOKE, [old, True])
     assert set(met) == {"done", "key_revoked"}, f"seed {seed}: the order was always the same: {met}"
@@ -201,11 +201,11 @@ def test_a_revocation_that_waits_for_a_suspension_revokes(world: World, ending: 
     getattr(suspender, ending)()
     assert revoker.outcome() == Outcome("done", (key_id, False))
     assert world.statuses() == ["revoked"]
-    assert not world.lives(key)
+    assert not world.resolves(key)
 
 
 @ENDINGS
-@pytest.mark.parametrize("statement", [SUSPEND, RESUME], ids=["suspend", "resume"])
+@pytest.mark.parametrize("statement", [SUSPEND, UNSUSPEND], ids=["suspend", "unsuspend"])
 def test_a_suspension_that_waits_for_a_revocation_hears_of_it(
     world: World, statement: str, ending: str
 ) -> None:
@@ -220,7 +220,7 @@ def test_a_suspension_that_waits_for_a_revocation_hears_of_it(
     else:
         assert other.outcome().word == "done"
         assert world.statuses() == ["suspended" if statement == SUSPEND else "active"]
-    assert world.lives(key) == (world.statuses() == ["active"])
+    assert world.resolves(key) == (world.statuses() == ["active"])
 
 
 def test_a_rotation_with_a_grace_that_waits_for_a_suspension_is_refused(world: World) -> None:
@@ -231,16 +231,16 @@ def test_a_rotation_with_a_grace_that_waits_for_a_suspension_is_refused(world: W
     suspender.commit()
     assert rotator.outcome().word == "key_suspended"
     assert world.statuses() == ["suspended"]
-    assert not world.lives(key)
+    assert not world.resolves(key)
 
 
-def test_two_who_resume_a_key_both_succeed(world: World) -> None:
+def test_two_who_unsuspend_a_key_both_succeed(world: World) -> None:
     key_id, key = world.issue()
     assert attempt(world.session(), SUSPEND, [key_id]).word == "done"
     first = world.session(autocommit=False)
-    assert attempt(first, RESUME, [key_id]).word == "done"
-    second = world.waiting(RESUME, [key_id], waits_for=first)
-    assert not world.lives(key)
+    assert attempt(first, UNSUSPEND, [key_id]).word == "done"
+    second = world.waiting(UNSUSPEND, [key_id], waits_for=first)
+    assert not world.resolves(key)
     first.commit()
     assert second.outcome() == Outcome("done", (key_id,))
-    assert world.lives(key)
+    assert world.resolves(key)

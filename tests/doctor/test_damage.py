@@ -68,8 +68,8 @@ DAMAGE = (
         "logged off",
     ),
     Damage(
-        f"alter table {KEYS} disable trigger keys_update_latch",
-        *("error", "object_changed", f"trigger keys_update_latch on {KEYS}"),
+        f"alter table {KEYS} disable trigger keys_update_immutable",
+        *("error", "object_changed", f"trigger keys_update_immutable on {KEYS}"),
         "fires never, shipped as always",
     ),
     Damage(
@@ -106,7 +106,7 @@ DAMAGE = (
     ),
     Damage(
         "create or replace function keylatch_internal.keep_keys() returns trigger language plpgsql"
-        " set search_path = '' as 'begin return old; end'",
+        " set search_path = pg_catalog, pg_temp as 'begin return old; end'",
         *("error", "object_changed", "function keylatch_internal.keep_keys()"),
         "another body",
     ),
@@ -123,7 +123,7 @@ DAMAGE = (
     Damage(
         "alter function keylatch.resolve_key(text, text) reset all",
         *("error", "object_changed", "function keylatch.resolve_key(text,text)"),
-        'settings nothing, shipped as search_path=""',
+        "settings nothing, shipped as search_path=pg_catalog, pg_temp",
     ),
     Damage(
         "alter function keylatch_internal.find_key set search_path = public",
@@ -144,11 +144,6 @@ DAMAGE = (
         "create function keylatch.reveal_keys() returns int language sql as 'select 1'",
         *("warning", "object_extra", "function keylatch.reveal_keys()"),
         "no part of keylatch",
-    ),
-    Damage(
-        "drop function keylatch_hooks.first_key_issued",
-        *("warning", "object_missing", "function keylatch_hooks.first_key_issued(uuid)"),
-        "missing",
     ),
     Damage(
         f"grant select (key_hash) on {KEYS} to authenticated",
@@ -211,9 +206,9 @@ DAMAGE = (
         "missing",
     ),
     Damage(
-        f"alter table {KEYS} drop constraint keys_hint_check,"
-        " add constraint keys_hint_check check (length(hint) < 99)",
-        *("error", "object_changed", f"constraint keys_hint_check on {KEYS}"),
+        f"alter table {KEYS} drop constraint keys_kind_check,"
+        " add constraint keys_kind_check check (length(kind) < 99)",
+        *("error", "object_changed", f"constraint keys_kind_check on {KEYS}"),
         "< 99",
     ),
     Damage(
@@ -259,10 +254,11 @@ DAMAGE = (
     ),
     Damage(
         "create or replace view keylatch.keys with (security_invoker = true) as"
-        " select k.id, k.workspace_id, k.kind, k.environment, k.public_key, k.hint, k.label,"
-        " k.metadata, k.allowed_origins, k.scopes, k.expires_at, k.suspended_at, k.superseded_at,"
-        " k.revoked_at, k.revoked_by, k.revoke_reason, k.rotated_from, k.created_at, k.created_by,"
-        " k.imported_at, 'active' as status from keylatch_internal.keys as k",
+        " select k.id, k.workspace_id, k.kind, k.environment, k.public_key, k.masked_key,"
+        " k.fingerprint, k.label, k.metadata, k.allowed_origins, k.scopes, k.expires_at,"
+        " k.suspended_at, k.superseded_at, k.revoked_at, k.revoked_by, k.revoke_reason,"
+        " k.rotated_from, k.created_at, k.created_by, k.updated_at, k.imported_at,"
+        " 'active' as status from keylatch_internal.keys as k",
         *("error", "object_changed", "view keylatch.keys"),
         "another query",
     ),

@@ -1,11 +1,19 @@
 """A whole installation is found whole, however it was made; and the doctor writes nothing."""
 
+import shutil
+import subprocess
+from uuid import uuid4
+
 import psycopg
 import pytest
 
+from database.fingerprint import fingerprint
 from doctor.patient import examined, run, told
-from manifest import FILE, manifest
+from keylatch.apply import apply
+from keylatch.migrations import Choice, shipped
 from stack import Cluster, Database, People
+from stack.checks import libpq
+from stack.tools import ROOT, MissingTool
 
 NOBODY = ("note", "nobody_administers", "function keylatch.admin_workspace_ids()")
 # What projects have set for what they make: shut, and open to everybody.
@@ -47,16 +55,78 @@ def test_any_user_finds_it_whole_and_is_told_what_they_could_not_see(
 
 @pytest.mark.parametrize("defaults", [SHUT, OPEN], ids=["shut", "open"])
 def test_what_a_project_grants_by_default_makes_no_difference(
-    server: Cluster, bare: Database, defaults: tuple[str, ...]
+    bare: Database, defaults: tuple[str, ...]
 ) -> None:
     run(bare, *defaults)
-    assert manifest(bare.url) == FILE.read_text()
+    apply(bare.connect(), Choice(all=True), "keylatch")
     assert told(examined(bare).findings) == [NOBODY]
 
 
 def test_an_install_by_a_superuser_belongs_to_them_and_is_whole(bare: Database) -> None:
-    assert manifest(bare.superuser_url) == FILE.read_text()
+    with psycopg.connect(bare.superuser_url) as superuser:
+        for part in shipped().parts.values():
+            superuser.execute(part.text.encode())
     assert told(examined(bare, bare.superuser_url).findings) == [NOBODY]
+
+
+@pytest.mark.parametrize("choice", [Choice(only=("core",)), Choice(added=("usage",))])
+def test_only_what_is_installed_is_asked_for(bare: Database, choice: Choice) -> None:
+    apply(bare.connect(), choice, "keylatch")
+    report = examined(bare)
+    assert told(report.findings) == [NOBODY]
+    assert [one.subject for one in report.unchecked] == ["API"]
+    assert report.site.installation is not None
+    assert set(report.site.installation.modules) == set(choice.added and ("events", "usage"))
+
+
+def test_a_module_that_was_dropped_by_hand_is_missed(bare: Database) -> None:
+    apply(bare.connect(), Choice(only=("usage",)), "keylatch")
+    run(bare, "drop table keylatch_internal.key_usage cascade")
+    slugs = told(examined(bare).findings)
+    assert ("error", "object_missing", "table keylatch_internal.key_usage") in slugs
+
+
+def test_the_recipe_for_a_first_key_is_noted_and_no_damage(
+    database: Database, people: People
+) -> None:
+    run(database, (ROOT / "sql" / "recipes" / "first_key.sql").read_text())
+    report = examined(database)
+    assert [one.level.value for one in report.findings] == ["note"]
+    assert "sql/recipes/first_key.sql" in report.findings[0].why
+
+
+def test_a_database_that_was_dumped_and_restored_is_whole(
+    server: Cluster, database: Database, people: People
+) -> None:
+    """What PostgreSQL writes of an expression must not change when it reads that again."""
+    pg_dump, psql = shutil.which("pg_dump"), shutil.which("psql")
+    if pg_dump is None or psql is None:
+        raise MissingTool("pg_dump")
+    with psycopg.connect(database.url) as owner:
+        owner.execute("select keylatch.issue_key(%s, 'secret')", [people.a])
+    schemas = ("--schema=keylatch", "--schema=keylatch_internal")
+    dump = subprocess.run(
+        [pg_dump, *schemas], env=libpq(database), capture_output=True, check=True, text=True
+    ).stdout
+    with Database(server, f"restored_{uuid4().hex}") as restored:
+        server.install_platform(restored.name)
+        run(restored, f"insert into auth.users (id) select * from (values {users(database)}) as u")
+        subprocess.run(
+            [psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "-1"],
+            input=dump,
+            env=libpq(restored),
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+        assert examined(restored).findings == ()
+        # And so it stays when it is done again.
+        assert sorted(fingerprint(restored.url)) == sorted(fingerprint(database.url))
+
+
+def users(database: Database) -> str:
+    rows = database.connect(superuser=True).execute("select id from auth.users").fetchall()
+    return ", ".join(f"('{user}'::uuid)" for (user,) in rows)
 
 
 def test_a_database_without_keylatch_has_that_one_finding(bare: Database) -> None:

@@ -95,6 +95,9 @@ def test_a_replica_that_is_far_behind_or_cannot_tell_is_a_warning(
     replica = Installation(
         id=uuid4(),
         schema_version="0.1.0",
+        modules=(),
+        database_name="shop",
+        database_oid=1,
         installed_at=datetime.now(UTC),
         system_identifier="1",
         is_replica=True,

@@ -1,13 +1,18 @@
 """The manifest that is shipped: what the migrations install, on every server alike, all of it."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 
 import psycopg
+import pytest
 
-from keylatch.doctor.catalog import read_catalog, read_manifest
-from keylatch.migrations import shipped
+from keylatch.apply import apply
+from keylatch.doctor.catalog import Entry, Name, read_catalog, read_manifest
+from keylatch.migrations import Choice, Tenancy, shipped
 from manifest import FILE, manifest
-from stack import Database
+from stack import Cluster, Database
+from stack.modules import module_names
 
 # What PostgreSQL counts to a schema, but for what comes with a table: its row type, and that of its
 # arrays.
@@ -27,32 +32,55 @@ where d.refclassid = 'pg_namespace'::regclass
 """
 
 
-def test_it_is_what_the_migrations_install_on_this_server(bare: Database) -> None:
-    assert manifest(bare.url) == FILE.read_text(), "run: make manifest"
+def test_it_is_what_the_migrations_install_on_this_server(server: Cluster) -> None:
+    assert manifest(server) == FILE.read_text(), "run: make manifest"
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("tenancy", ["keylatch", "own"])
+@pytest.mark.parametrize("modules", [(), *((name,) for name in module_names()), module_names()])
+def test_whatever_is_installed_the_parts_of_it_add_up_to_what_is_there(
+    bare: Database, modules: tuple[str, ...], tenancy: Tenancy
+) -> None:
+    apply(bare.connect(), Choice(only=tuple(modules) or ("core",)), tenancy)
+    with bare.connect(autocommit=False) as connection:
+        live = read_catalog(connection)
+    read = read_manifest()
+    installed = ["core", *(["tenancy"] if tenancy == "keylatch" else []), *modules]
+    parts = read.installed(live, shipped().with_needs(modules))
+    assert set(installed) <= set(parts)
+    assert read.installed(live, None) == parts, "the same without asking the database"
+    expected = read.expected(parts).entries
+    assert {key: replace(one, owner=None) for key, one in live.items()} == expected
 
 
 def test_it_names_every_object_that_the_server_counts_to_the_schemas(database: Database) -> None:
     with psycopg.connect(database.url) as connection:
         connection.execute("set search_path = ''")
         members = connection.execute(MEMBERS).fetchall()
-    names = {name for _, name in read_manifest().entries}
+    names = {name for _, name in everything()}
     assert len(members) > 30
     missing = [one for one in members if one[1].replace("pg_catalog.", "") not in names]
     assert missing == []
 
 
-def test_it_has_a_line_for_each_object_and_the_migration_that_made_it() -> None:
-    first, *lines, last = FILE.read_text().splitlines()
-    assert (first[:19], last) == ('{"schema_version": ', "]}")
-    objects = [json.loads(line.rstrip(",")) for line in lines]
-    assert objects == sorted(objects, key=lambda one: (one["kind"], one["name"]))
-    assert {one["migration"] for one in objects} == {one.name for one in shipped()}
+def everything() -> Mapping[Name, Entry]:
+    read = read_manifest()
+    return read.expected(read.parts).entries
+
+
+def test_it_has_a_line_for_each_object_of_each_part() -> None:
+    text = FILE.read_text()
+    parts = json.loads(text)["parts"]
+    assert list(parts) == list(shipped().parts)
+    assert len(text.splitlines()) == 2 + sum(len(objects) + 2 for objects in parts.values())
+    for objects in parts.values():
+        assert objects == sorted(objects, key=lambda one: (one["kind"], one["name"]))
+    assert len(text) < 200_000
 
 
 def test_no_role_is_in_it_but_those_of_the_platform() -> None:
-    grantees = {
-        line.partition(": ")[0] for one in read_manifest().entries.values() for line in one.grants
-    }
+    grantees = {line.partition(": ")[0] for one in everything().values() for line in one.grants}
     platform = {"anon", "authenticated", "service_role", "keylatch_resolver"}
     assert grantees == {"the owner", *platform}
 
@@ -68,4 +96,4 @@ def test_reading_depends_on_no_setting_of_the_session(database: Database) -> Non
             connection.execute(settings.encode())
             found.append(read_catalog(connection))
     assert found[0] == found[1]
-    assert found[0].keys() == read_manifest().entries.keys()
+    assert found[0].keys() == everything().keys()

@@ -11,14 +11,14 @@ from stack import Database, People
 
 IMPORT = """
 insert into keylatch_internal.keys
-  (id, workspace_id, kind, key_hash, public_key, hint, label, allowed_origins, created_at,
-   expires_at, suspended_at, superseded_at, revoked_at)
+  (id, workspace_id, kind, key_hash, public_key, masked_key, label, allowed_origins,
+   created_at, updated_at, expires_at, suspended_at, superseded_at, revoked_at)
 select
   %(id)s, %(workspace)s, %(kind)s, keylatch.hash_key(%(key)s),
-  case %(kind)s when 'publishable' then %(key)s end, 'wk_…' || right(%(key)s, 4), %(label)s,
+  case %(kind)s when 'publishable' then %(key)s end, 'wk_...' || right(%(key)s, 4), %(label)s,
   case when %(kind)s = 'publishable' and %(has_origin)s then '{https://client.example}'::text[]
     else '{}' end,
-  now() - %(age)s::interval, now() + %(left)s::interval,
+  now() - %(age)s::interval, now(), now() + %(left)s::interval,
   case when %(fate)s = 'suspended' then now() end,
   case when %(fate)s = 'superseded' then now() end,
   case when %(fate)s = 'revoked' then now() end
@@ -37,11 +37,11 @@ class Stock:
         *,
         age: str = "1 day",
         left: str | None = None,
-        fate: str = "living",
+        fate: str = "active",
         has_origin: bool = True,
         label: str = "",
     ) -> UUID:
-        """Make a key that was made so long ago, and ends so soon."""
+        """Make a key that was made so long ago, and expires so soon."""
         values: dict[str, Any] = {"id": uuid4(), "workspace": self._people.a, "key": uuid4().hex}
         values |= {"kind": kind, "age": age, "left": left, "fate": fate}
         values |= {"has_origin": has_origin, "label": label}
@@ -65,20 +65,20 @@ def test_keys_as_they_should_be_are_no_findings(database: Database, stock: Stock
     assert examined(database).findings == ()
 
 
-@pytest.mark.parametrize("fate", ["living", "suspended"])
+@pytest.mark.parametrize("fate", ["active", "suspended"])
 def test_a_publishable_key_without_an_origin_is_a_warning(
     database: Database, stock: Stock, fate: str
 ) -> None:
     key = stock.key("publishable", has_origin=False, fate=fate, label="shop")
     finding = only(examined(database))
     assert told([finding]) == [("warning", "key_without_origin", "1 key")]
-    assert f"{key}  wk_…" in finding.what
+    assert f"{key}  wk_..." in finding.what
     assert finding.what.endswith("  shop")
     run(database, finding.mend)
     assert examined(database).findings == ()
 
 
-def test_a_key_that_ends_soon_is_a_warning_until_it_is_rotated(
+def test_a_key_that_expires_soon_is_a_warning_until_it_is_rotated(
     database: Database, stock: Stock, people: People
 ) -> None:
     key = stock.key(age="60 days", left="13 days")
@@ -90,7 +90,7 @@ def test_a_key_that_ends_soon_is_a_warning_until_it_is_rotated(
     assert examined(database).findings == ()
 
 
-def test_a_key_that_was_made_for_days_may_end_within_them(database: Database, stock: Stock) -> None:
+def test_a_key_that_was_issued_for_days_may_expire_soon(database: Database, stock: Stock) -> None:
     stock.key(age="1 day", left="12 days")
     assert examined(database).findings == ()
 
@@ -117,13 +117,14 @@ def test_secrets_that_nobody_uses_are_noted_once_use_was_reported_for_as_long(
 
     def reported(key: UUID, days: int) -> None:
         owner.execute(
-            "insert into keylatch_internal.key_usage values (%(key)s, %(a)s, now() - %(ago)s, 1)"
+            "insert into keylatch_internal.key_usage (key_id, workspace_id, last_used_at, uses)"
+            " values (%(key)s, %(a)s, now() - %(ago)s, 1)"
             " on conflict (key_id) do update set last_used_at = excluded.last_used_at",
             {"key": key, "a": People.a, "ago": timedelta(days=days)},
         )
         owner.execute(
-            "insert into keylatch_internal.key_usage_days"
-            " values (%(key)s, current_date - %(days)s::integer, %(a)s, 1)",
+            "insert into keylatch_internal.key_days (key_id, day, verdict, workspace_id, number)"
+            " values (%(key)s, current_date - %(days)s::integer, 'valid', %(a)s, 1)",
             {"key": key, "a": People.a, "days": days},
         )
 
@@ -138,7 +139,7 @@ def test_secrets_that_nobody_uses_are_noted_once_use_was_reported_for_as_long(
     assert found() == {str(unused), str(never)}
 
 
-def test_no_key_is_shown_but_its_hint(database: Database, people: People) -> None:
+def test_of_a_key_only_the_masked_key_is_shown(database: Database, people: People) -> None:
     with database.connect("authenticated", people.claims("alice")) as alice:
         row = alice.execute("select key from keylatch.issue_key(%s)", [people.a]).fetchone()
     assert row is not None

@@ -7,8 +7,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from database.test_own_tenancy import EXAMPLES, install
 from doctor.patient import examined, only, run, told
+from install.test_own_tenancy import EXAMPLES, install
 from stack import Cluster, Database, People
 
 pytestmark = pytest.mark.one_server
@@ -26,8 +26,7 @@ ADMIN = (
 
 def own(server: Cluster, example: Path, *, leave_out: bool) -> Database:
     """A database whose tenancy is one of the examples."""
-    left_out = "_workspaces" if leave_out else None
-    database = install(server, f"own_{uuid4().hex}", leave_out=left_out)
+    database = install(server, f"own_{uuid4().hex}", "own" if leave_out else "keylatch")
     run(database, example.read_text())
     return database
 
@@ -57,7 +56,7 @@ def test_claims_of_ones_own_are_noted_and_cannot_be_tried(server: Cluster) -> No
 def test_a_tenancy_that_was_left_out_and_not_replaced_gives_nobody_anything(
     server: Cluster,
 ) -> None:
-    with install(server, f"none_{uuid4().hex}", leave_out="_workspaces") as database:
+    with install(server, f"none_{uuid4().hex}", "own") as database:
         finding = only(examined(database))
         assert told([finding]) == [("warning", "tenancy_missing", FUNCTION)]
         assert "service_role" in finding.why

@@ -193,7 +193,7 @@ def test_a_key_that_was_abused_takes_its_sessions_along(site: Site) -> None:
     status(page, SESSION)
     leave(page, "Hello")
     shown(page, "Hello")
-    site.ask("alice", "select keylatch.revoke_key(%s, 'abused', end_sessions => true)", key_id)
+    site.ask("alice", "select keylatch.end_sessions(%s, 'abused')", key_id)
     leave(page, "And again")
     status(page, "invalid_session", refused=True)
     shown(page)

@@ -187,6 +187,8 @@ def test_each_function_of_a_policy_runs_once_a_statement(shop: Shop) -> None:
         "has_scope": 1,
         "check_request": 1,
         "request_identity": 3,
+        "other_identity": 3,
+        "require_one_identity": 3,
         "resolve_key": 3,
     }
 

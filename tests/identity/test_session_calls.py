@@ -1,4 +1,4 @@
-"""Visitors' sessions: who opens one and with what, how long it lasts, and how often."""
+"""Sessions of visitors: who opens one and with what, who may do what with it, how long it lasts."""
 
 import json
 from collections.abc import Callable
@@ -6,24 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
 from database.racing import Waiting, attempt
+from identity.visitors import open_, token
 from keylatch import AsyncKeylatch, Keylatch
-from keylatch.errors import (
-    InvalidArgument,
-    LatchViolation,
-    PermissionDenied,
-    SessionNotFound,
-    TooManyRequests,
-)
-from security.world import ORIGIN, World, make_world, slug
-from stack import Database, People, Rest
+from keylatch.errors import InvalidArgument, LatchViolation, PermissionDenied, SessionNotFound
+from security.world import ORIGIN, World, slug
 
 HOUR = timedelta(hours=1)
-HEADERS = json.dumps({"origin": ORIGIN})
 USERS = ("anon", "stranger", "mia", "bob", "alice")
 # What a token is mistyped to.
 WRONG: tuple[Callable[[str], str], ...] = (
@@ -36,50 +28,6 @@ WRONG: tuple[Callable[[str], str], ...] = (
 ATTACH = "select subject from keylatch.attach_subject(%s, %s)"
 
 
-@pytest.fixture
-def world(database: Database, people: People, rest: Rest) -> World:
-    return make_world(database, rest, people)
-
-
-@pytest.fixture
-def page(world: World) -> str:
-    """The key of the page."""
-    return world.keys["widget"].key
-
-
-@pytest.fixture
-def service(world: World) -> Keylatch:
-    return Keylatch.from_psycopg(world.database.connect("keylatch_resolver"))
-
-
-def open_(world: World, key: str, origin: str | None = ORIGIN, **headers: str) -> httpx.Response:
-    """What a page gets."""
-    sent = {**headers, **({} if origin is None else {"Origin": origin})}
-    return world.request("anon", "POST", "rpc/open_session", json={"key": key}, headers=sent)
-
-
-def token(world: World, key: str) -> str:
-    answer = open_(world, key)
-    assert answer.status_code == 200, answer.text
-    text: str = answer.json()["token"]
-    return text
-
-
-def set_(world: World, **limits: object) -> None:
-    """Change the installation's row, as its owner."""
-    with world.database.connect() as owner:
-        for name, value in limits.items():
-            owner.execute(
-                f"update keylatch_internal.installation set {name} = %s".encode(), [value]
-            )
-
-
-def past(world: World) -> None:
-    """Let all windows and sessions have ended."""
-    with world.database.connect() as owner:
-        owner.execute("update keylatch_internal.permits set window_ends_at = now()")
-
-
 def test_a_page_opens_a_session_and_learns_a_token_and_its_end_and_nothing_else(
     world: World, page: str, service: Keylatch
 ) -> None:
@@ -89,7 +37,7 @@ def test_a_page_opens_a_session_and_learns_a_token_and_its_end_and_nothing_else(
     assert len(opened["token"]) == len("wk_st_") + 36
     ends = datetime.fromisoformat(opened["expires_at"]) - datetime.now(UTC)
     assert 23 * HOUR < ends < 25 * HOUR
-    found = service.resume_session(opened["token"])
+    found = service.resolve_session(opened["token"])
     assert found is not None
     assert (found.workspace_id, found.key_id, found.origin, found.subject) == (
         world.people.a,
@@ -129,11 +77,11 @@ def test_the_origin_is_that_of_the_request_and_not_an_argument(world: World, pag
         assert get.status_code == 405
 
 
-def test_nobody_but_a_service_resumes_closes_attaches_or_prunes(world: World, page: str) -> None:
+def test_nobody_but_a_service_resolves_closes_attaches_or_prunes(world: World, page: str) -> None:
     for who in USERS:
         text = token(world, page)
-        calls: list[dict[str, Any]] = [{"function": "resume_session", "token": text}]
-        calls += [{"function": "resume_session", "token": text, "slide": True}]
+        calls: list[dict[str, Any]] = [{"function": "resolve_session", "token": text}]
+        calls += [{"function": "resolve_session", "token": text, "extend": True}]
         calls += [{"function": "close_session", "token": text}, {"function": "prune_sessions"}]
         calls += [{"function": "attach_subject", "token": text, "subject": "x"}]
         for call in calls:
@@ -158,85 +106,12 @@ def test_an_admin_sees_the_sessions_of_their_workspaces_and_ends_them(
         if who != "alice":
             world.request(who, "DELETE", "sessions?id=not.is.null")
     assert world.request("anon", "GET", "sessions").status_code == 401
-    assert service.resume_session(text) is not None
+    assert service.resolve_session(text) is not None
     assert world.request("alice", "DELETE", "sessions?id=not.is.null").status_code == 204
-    assert service.resume_session(text) is None
+    assert service.resolve_session(text) is None
 
 
-def test_a_session_outlives_its_key_unless_the_revocation_ends_it(
-    world: World, page: str, service: Keylatch
-) -> None:
-    first, second = token(world, page), token(world, page)
-    with world.connect("alice") as connection:
-        alice = Keylatch.from_psycopg(connection)
-        alice.revoke(world.keys["widget"].id)
-        for text in (first, second):
-            assert service.resume_session(text, slide=True) is not None
-        assert slug(open_(world, page)) == "session_refused"
-        # It turns out later that the key was abused.
-        again = alice.revoke(world.keys["widget"].id, end_sessions=True)
-    assert again.already_revoked
-    assert service.resume_session(first) is service.resume_session(second) is None
-
-
-def test_ending_the_sessions_of_a_family_takes_its_dead_keys_along(
-    world: World, page: str, service: Keylatch
-) -> None:
-    old = token(world, page)
-    with world.connect("alice") as connection:
-        alice = Keylatch.from_psycopg(connection)
-        successor = alice.rotate(world.keys["widget"].id)
-        new = token(world, successor.key.reveal())
-        alice.revoke(successor.id, cascade=True, end_sessions=True)
-    assert service.resume_session(old) is service.resume_session(new) is None
-
-
-def test_nobody_ends_sessions_of_another_workspace(
-    world: World, page: str, service: Keylatch
-) -> None:
-    text = token(world, page)
-    for who in ("bob", "mia", "stranger"):
-        refused = world.call(
-            who, "revoke_key", key_id=str(world.keys["widget"].id), end_sessions=True
-        )
-        assert refused.status_code == 404
-    assert service.resume_session(text) is not None
-
-
-def test_a_deleted_workspace_has_no_sessions(world: World, page: str, service: Keylatch) -> None:
-    text = token(world, page)
-    with world.connect("service_role") as trusted:
-        trusted.execute("delete from keylatch.workspaces where id = %s", [world.people.a])
-    assert service.resume_session(text) is None
-
-
-@pytest.mark.parametrize("first", ["open", "revoke"])
-def test_opening_and_ending_at_the_same_moment_leaves_no_session(
-    world: World, page: str, service: Keylatch, first: str
-) -> None:
-    revoke = "select keylatch.revoke_key(%s, end_sessions => true)"
-    visitor = world.database.connect("anon", autocommit=False)
-    visitor.execute("select set_config('request.headers', %s, false)", [HEADERS])
-    visitor.commit()
-    opened = "select (keylatch.open_session(%s)).token"
-    alice = world.database.connect("authenticated", world.people.claims("alice"), autocommit=False)
-    key_id = world.keys["widget"].id
-    if first == "open":
-        row = visitor.execute(opened, [page]).fetchone()
-        assert row is not None
-        waiting = Waiting(world.database, alice, revoke, [key_id], waits_for=visitor)
-        visitor.commit()
-        assert waiting.outcome().word == "done"
-        alice.commit()
-        assert service.resume_session(row[0]) is None
-    else:
-        alice.execute(revoke, [key_id])
-        waiting = Waiting(world.database, visitor, opened, [page], waits_for=alice)
-        alice.commit()
-        assert waiting.outcome().word == "session_refused"
-
-
-def test_the_workspace_says_how_long_and_a_slide_extends_a_session_and_a_read_does_not(
+def test_the_workspace_says_how_long_and_only_extend_moves_the_expiry(
     world: World, page: str, service: Keylatch
 ) -> None:
     setting = {"workspace_id": str(world.people.a), "lifetime": "2 hours"}
@@ -250,18 +125,18 @@ def test_the_workspace_says_how_long_and_a_slide_extends_a_session_and_a_read_do
         path = f"session_settings?workspace_id=eq.{world.people.a}"
         assert world.request("alice", "PATCH", path, json={"lifetime": bad}).status_code == 400
     text = token(world, page)
-    found = service.resume_session(text)
+    found = service.resolve_session(text)
     assert found is not None
     assert HOUR < found.expires_at - datetime.now(UTC) < 2 * HOUR
     with world.database.connect() as owner:
         owner.execute("update keylatch_internal.sessions set expires_at = now() + interval '1 min'")
-    read = service.resume_session(text)
+    read = service.resolve_session(text)
     assert read is not None
     assert read.expires_at - datetime.now(UTC) < HOUR
-    slid = service.resume_session(text, slide=True)
-    assert slid is not None
-    assert slid.expires_at - datetime.now(UTC) > HOUR
-    assert service.resume_session(text) == slid
+    extended = service.resolve_session(text, extend=True)
+    assert extended is not None
+    assert extended.expires_at - datetime.now(UTC) > HOUR
+    assert service.resolve_session(text) == extended
 
 
 def test_an_expired_or_closed_session_is_over_for_good(
@@ -275,8 +150,8 @@ def test_an_expired_or_closed_session_is_over_for_good(
             " expires_at = clock_timestamp()"
         )
     for text in (expired, closed):
-        assert service.resume_session(text) is None
-        assert service.resume_session(text, slide=True) is None
+        assert service.resolve_session(text) is None
+        assert service.resolve_session(text, extend=True) is None
         with pytest.raises(SessionNotFound):
             service.close_session(text)
         with pytest.raises(SessionNotFound):
@@ -289,12 +164,39 @@ def test_what_is_no_token_is_no_session_and_no_failure(
     for wrong in WRONG:
         text = token(world, page)
         for other in (wrong(text), page, world.keys["living"].key, "\x00", "\ud800", "x" * 100_000):
-            assert service.resume_session(other) is None
+            assert service.resolve_session(other) is None
             with pytest.raises(SessionNotFound):
                 service.close_session(other)
         # Nor is a token a key.
         assert service.resolve(text, origin=ORIGIN) is None
         assert service.resolve(text) is None
+
+
+def test_a_session_is_resolved_where_nothing_can_be_written(world: World, page: str) -> None:
+    text = token(world, page)
+    headers = json.dumps({"origin": ORIGIN, "x-session-token": text})
+    asked: tuple[tuple[str, str, list[str]], ...] = (
+        ("keylatch_resolver", "select workspace_id from keylatch.resolve_session(%s)", [text]),
+        ("anon", "select keylatch.current_workspace_id()", []),
+    )
+    for who, statement, values in asked:
+        reader = world.database.connect(who, autocommit=False)
+        reader.execute("set transaction read only")
+        reader.execute("select set_config('request.headers', %s, true)", [headers])
+        assert reader.execute(statement.encode(), values).fetchone() == (world.people.a,)
+        # A standby has nothing in its unlogged tables, and fails where they are read.
+        assert (
+            reader.execute(
+                "select c.oid::regclass from pg_locks join pg_class as c on c.oid = relation"
+                " where pid = pg_backend_pid() and relpersistence = 'u'"
+            ).fetchall()
+            == []
+        )
+        reader.rollback()
+    with world.database.connect("keylatch_resolver") as reader:
+        reader.execute("set default_transaction_read_only = on")
+        extended = attempt(reader, "select keylatch.resolve_session(%s, true)", [text])
+    assert extended.word == "25006"
 
 
 def test_a_subject_is_attached_once(world: World, page: str, service: Keylatch) -> None:
@@ -303,7 +205,7 @@ def test_a_subject_is_attached_once(world: World, page: str, service: Keylatch) 
     assert service.attach_subject(text, subject="visitor 7").subject == "visitor 7"
     with pytest.raises(LatchViolation, match="subject_is_final"):
         service.attach_subject(text, subject="visitor 8")
-    found = service.resume_session(text)
+    found = service.resolve_session(text)
     assert found is not None
     assert found.subject == "visitor 7"
     for bad in ("", "x" * 201, "a\nb"):
@@ -345,19 +247,10 @@ def test_pruning_deletes_what_is_over_in_batches_and_passes_by_what_is_in_hand(
         token(world, page)
     assert service.prune_sessions().pruned == 1
     assert service.prune_sessions().pruned == 0
-    assert service.resume_session(texts[0]) is not None
+    assert service.resolve_session(texts[0]) is not None
     for bad in (0, -1, 100_001):
         with pytest.raises(InvalidArgument, match="batch"):
             service.prune_sessions(batch=bad)
-
-
-def test_pruning_forgets_the_permits_of_the_past(world: World, page: str) -> None:
-    token(world, page)
-    past(world)
-    Keylatch.from_psycopg(world.database.connect("service_role")).prune_sessions()
-    with world.database.connect() as owner:
-        left = owner.execute("select count(*) from keylatch_internal.permits").fetchone()
-    assert left == (0,)
 
 
 async def test_the_async_client_knows_sessions(world: World, page: str) -> None:
@@ -365,7 +258,7 @@ async def test_the_async_client_knows_sessions(world: World, page: str) -> None:
     connection = await psycopg.AsyncConnection.connect(world.database.url, autocommit=True)
     async with connection:
         service = AsyncKeylatch.from_psycopg(connection)
-        found = await service.resume_session(text, slide=True)
+        found = await service.resolve_session(text, extend=True)
         assert found is not None
         attached = await service.attach_subject(text, subject="seven")
         assert attached.subject == "seven"
@@ -373,121 +266,62 @@ async def test_the_async_client_knows_sessions(world: World, page: str) -> None:
         assert (await service.prune_sessions()).pruned == 0
 
 
-# How often.
-
-
-def test_a_key_opens_so_many_in_a_minute_and_is_then_told_when_to_come_back(
-    world: World, page: str
-) -> None:
-    set_(world, sessions_per_minute=3)
-    assert [open_(world, page).status_code for _ in range(3)] == [200] * 3
-    refused = open_(world, page)
-    assert (refused.status_code, slug(refused)) == (429, "too_many_requests")
-    assert 1 <= int(refused.headers["Retry-After"]) <= 60
-    assert refused.json()["code"] == "PT429"
-    assert refused.headers["Retry-After"] in refused.json()["details"]
-    # Another key has its own window, and a new one begins when this is over.
-    with world.connect("alice") as alice:
-        other = Keylatch.from_psycopg(alice).issue(world.people.a, allowed_origins=[ORIGIN])
-    assert open_(world, other.key.reveal()).status_code == 200
-    past(world)
-    assert open_(world, page).status_code == 200
-
-
-def test_the_limit_holds_exactly_however_many_ask_at_once(world: World, page: str) -> None:
-    set_(world, sessions_per_minute=20)
-    with ThreadPoolExecutor(8) as pool:
-        codes = list(pool.map(lambda _: open_(world, page).status_code, range(60)))
-    assert (codes.count(200), codes.count(429)) == (20, 40)
-
-
-def test_a_refused_key_costs_no_permit(world: World, page: str) -> None:
-    set_(world, sessions_per_minute=2)
-    for _ in range(5):
-        assert open_(world, page, "https://evil.example").status_code == 401
-    assert open_(world, page).status_code == 200
-
-
-def test_two_keys_never_wait_for_each_other(world: World, page: str) -> None:
-    with world.connect("alice") as alice:
-        other = Keylatch.from_psycopg(alice).issue(world.people.a, allowed_origins=[ORIGIN])
-    headers = json.dumps({"origin": ORIGIN, "cf-connecting-ip": "203.0.113.7"})
-    set_(world, trusted_address_header="cf-connecting-ip")
-    opened = "select (keylatch.open_session(%s)).token"
-    visitors = [world.database.connect("anon", autocommit=False) for _ in range(2)]
-    for visitor in visitors:
-        visitor.execute("select set_config('request.headers', %s, false)", [headers])
-        visitor.execute("set lock_timeout = '5s'")
-        visitor.commit()
-    visitors[0].execute(opened, [page])
-    assert attempt(visitors[1], opened, [other.key.reveal()]).word == "done"
-
-
-@pytest.mark.parametrize("trusted", [None, "x-real-ip", "x-forwarded-for"])
-def test_an_address_counts_only_by_the_header_that_is_trusted(
-    world: World, page: str, trusted: str | None
-) -> None:
-    set_(world, sessions_per_address=2, trusted_address_header=trusted)
-    forged = [
-        open_(world, page, **{"cf-connecting-ip": f"203.0.113.{n}", "x-client-ip": "1.1.1.1"})
-        for n in range(3)
-    ]
-    # Nobody wrote the trusted header: all of them share one place. Without trust there is no limit.
-    assert [one.status_code for one in forged] == [200, 200, 429 if trusted else 200]
-    if trusted:
-        # What a client claims stands before what the gateway saw.
-        codes = [
-            open_(world, page, **{trusted: f"198.51.100.{n}, 203.0.113.7"}).status_code
-            for n in range(3)
-        ]
-        assert codes == [200, 200, 429]
-        assert open_(world, page, **{trusted: "203.0.113.8"}).status_code == 200
-        # A household has a network of IPv6.
-        codes = [open_(world, page, **{trusted: f"2001:db8::{n}"}).status_code for n in range(3)]
-        assert codes == [200, 200, 429]
-        odd = [
-            open_(world, page, **{trusted: one}) for one in ("a" * 5000, "::::", "' or 1", "1.2")
-        ]
-        assert {one.status_code for one in odd} == {429}
-
-
-def test_the_database_keeps_its_slug_for_who_comes_without_http(world: World, page: str) -> None:
-    set_(world, sessions_per_minute=1)
-    token(world, page)
-    with world.database.connect("anon") as visitor:
-        visitor.execute("select set_config('request.headers', %s, false)", [HEADERS])
-        with pytest.raises(psycopg.errors.DatabaseError) as caught:
-            visitor.execute("select keylatch.open_session(%s)", [page])
-    assert caught.value.sqlstate == "PT429"
-    assert caught.value.diag.message_primary == "too_many_requests"
-
-
-def test_claims_of_a_workspace_are_limited(world: World, service: Keylatch) -> None:
-    set_(world, claims_per_minute=2)
-    salted = {"alg": "pbkdf2_sha256", "hash": "ab" * 32, "hash_encoding": "hex", "iter": 1}
-    salted |= {"salt": "salt", "salt_encoding": "text", "workspace_id": str(world.people.a)}
-    trusted = Keylatch.from_psycopg(world.database.connect("service_role"))
-    assert trusted.import_keys([salted]).imported == 1
-    for _ in range(2):
-        assert service.resolve("guessed", workspace_id=world.people.a) is None
-    with pytest.raises(TooManyRequests, match="Try again in"):
-        service.resolve("guessed", workspace_id=world.people.a)
-    # Where nothing is to be claimed no slow hash is computed, and nothing is counted.
-    for _ in range(5):
-        assert service.resolve("guessed", workspace_id=world.people.b) is None
-
-
-def test_nobody_but_the_owner_changes_the_limits(world: World) -> None:
-    for who in ("anon", "alice", "service_role", "keylatch_resolver"):
-        with world.connect(who) as client:
-            for statement in (
-                "update keylatch_internal.installation set sessions_per_minute = 1000000",
-                "delete from keylatch_internal.permits",
-                "select keylatch_internal.take_permit('open_session', 'x', 1)",
-            ):
-                assert attempt(client, statement).word == "42501"
-
-
-def test_a_service_key_is_needed_to_prune(world: World, service: Keylatch) -> None:
+def test_a_service_key_is_needed_to_prune(service: Keylatch) -> None:
     with pytest.raises(PermissionDenied):
         service.prune_sessions()
+
+
+@pytest.mark.parametrize(
+    "lifetime",
+    [
+        "120000 months -3599950 days",
+        "-12000 months 360050 days",
+        "4 months",
+        "178000000 years",
+        None,
+    ],
+)
+def test_a_lifetime_is_compared_as_time_and_never_breaks_a_page(
+    world: World, page: str, lifetime: str | None
+) -> None:
+    setting = {"workspace_id": str(world.people.a), "lifetime": lifetime}
+    refused = world.request("alice", "POST", "session_settings", json=setting)
+    assert (refused.status_code, slug(refused)) == (400, "invalid_argument")
+    assert "lifetime" in refused.json()["details"]
+    opened = open_(world, page)
+    assert opened.status_code == 200
+    expires_at = datetime.fromisoformat(opened.json()["expires_at"])
+    assert expires_at < datetime.now(UTC) + 25 * HOUR
+
+
+@pytest.mark.parametrize("lifetime", ["1 month", "90 days", "1 month -1 day"])
+def test_no_accepted_lifetime_makes_a_session_longer_than_90_days(
+    world: World, page: str, service: Keylatch, lifetime: str
+) -> None:
+    setting = {"workspace_id": str(world.people.a), "lifetime": lifetime}
+    assert world.request("alice", "POST", "session_settings", json=setting).status_code == 201
+    text = token(world, page)
+    with world.database.connect() as owner:
+        owner.execute(
+            "update keylatch_internal.sessions set created_at = now() - interval '2159 hours',"
+            " expires_at = now() + interval '1 min'"
+        )
+    found = service.resolve_session(text, extend=True)
+    assert found is not None
+    assert found.expires_at - datetime.now(UTC) < HOUR
+
+
+def test_a_session_that_expires_while_an_extension_waits_stays_expired(
+    world: World, page: str, service: Keylatch
+) -> None:
+    text = token(world, page)
+    extend = "select expires_at from keylatch.resolve_session(%s, true)"
+    with world.database.connect(autocommit=False) as holder:
+        holder.execute("select from keylatch_internal.sessions for update")
+        resolver = world.database.connect("keylatch_resolver")
+        waiting = Waiting(world.database, resolver, extend, [text], waits_for=holder)
+        # What expires meanwhile: the holder's own change stands for the time that passes.
+        holder.execute("update keylatch_internal.sessions set expires_at = clock_timestamp()")
+        holder.commit()
+        assert waiting.outcome() == ("done", ())
+    assert service.resolve_session(text) is None

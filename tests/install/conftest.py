@@ -29,6 +29,6 @@ def program(tmp_path: Path) -> Program:
 
 
 @pytest.fixture
-def migrating(program: Program, empty: Database) -> Program:
+def applying(program: Program, empty: Database) -> Program:
     """The program with the empty database, as its owner."""
     return program.having(DATABASE_URL=empty.url)

@@ -2,29 +2,51 @@
 
 import os
 import subprocess
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from keylatch.migrations import Migration, shipped
+from keylatch.migrations import Release, shipped
 from stack.tools import ROOT, supabase_cli
 
 # Far enough ahead to be newer than all that is shipped, and than the clock.
 AHEAD = datetime.now(UTC) + timedelta(days=400)
 OWN = ("orders", "order_lines")
-LEDGER = Migration(
-    "20990101000000",
-    "keylatch_ledger",
-    "-- What a later version may bring.\n"
-    "create table keylatch_internal.ledger (id uuid primary key);\n"
-    "comment on table keylatch_internal.ledger is 'A semicolon; and a quote: ''.';\n",
-)
-"""A migration that no version ships."""
 REPOSITORY = ROOT / "supabase" / "migrations"
+NEXT = "9.2.0"
+# What the next version has more, by part.
+MORE = {
+    "core": "create table keylatch_internal.ledger (id uuid primary key);\n"
+    "comment on table keylatch_internal.ledger is 'A semicolon; and a quote: ''.';\n",
+    "tenancy": "alter table keylatch.workspaces add column note text;\n"
+    "comment on column keylatch.workspaces.note is 'A note.';\n",
+    "events": "create function keylatch_internal.count_events()\n"
+    "returns bigint language sql stable security invoker\n"
+    "set search_path = pg_catalog, pg_temp as $$ select 1::bigint $$;\n"
+    "revoke all on function keylatch_internal.count_events from public;\n",
+}
 
 
-def next_version() -> tuple[Migration, ...]:
-    """What a version with one more migration would ship."""
-    return (*shipped(), LEDGER)
+def next_release(upgrade: str | None = None) -> Release:
+    """What a version with more in the core, the tenancy and the module events would ship.
+
+    Args:
+        upgrade: What leads to that version from this one; unless given, what leads there.
+    """
+    now = shipped()
+    parts = {
+        name: replace(part, text=part.text + MORE.get(name, "")) for name, part in now.parts.items()
+    }
+    version = f"(schema_version) values ('{now.version}')"
+    text = parts["core"].text
+    assert version in text
+    text = text.replace(version, f"(schema_version) values ('{NEXT}')")
+    parts["core"] = replace(parts["core"], text=text)
+    if upgrade is None:
+        upgrade = MORE["core"] + "".join(
+            f"\n-- module: {name}\n{MORE[name]}" for name in ("tenancy", "events")
+        )
+    return replace(now, version=NEXT, parts=parts, upgrades={(now.version, NEXT): upgrade})
 
 
 def init(path: Path) -> Path:

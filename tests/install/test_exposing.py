@@ -3,16 +3,19 @@
 import re
 import time
 import tomllib
-from pathlib import Path
 
 import pytest
 
 from cli.program import Program
 from install.project import Project
 from keylatch import install
+from keylatch.migrations import shipped
 from stack import Cluster, Database, Janitor, Rest, Tokens
 
 pytestmark = pytest.mark.one_server
+
+
+OWN = ("--tenancy", "own")
 
 
 def schemas(project: Project) -> list[str]:
@@ -23,7 +26,7 @@ def schemas(project: Project) -> list[str]:
 def test_one_word_is_added_and_all_else_stays(program: Program, project: Project) -> None:
     before = project.config.read_text()
     project.config.chmod(0o640)
-    shown = program("install", project.path, "--expose")
+    shown = program("install", project.path, "--expose", *OWN)
     after = project.config.read_text()
     assert after == before.replace('"graphql_public"]', '"graphql_public", "keylatch"]')
     assert project.config.stat().st_mode & 0o777 == 0o640
@@ -72,31 +75,31 @@ def test_a_config_that_cannot_be_read_is_refused_before_anything_is_written(
 ) -> None:
     project.config.write_bytes(text.encode("latin-1"))
     before = project.snapshot()
-    shown = program("install", project.path, "--expose", code=1)
-    assert shown.err.startswith("config_unreadable: supabase/config.toml: ")
+    shown = program("install", project.path, "--expose", *OWN, code=1)
+    assert shown.err.startswith("config_unreadable: supabase/config.toml cannot be read: ")
     assert project.snapshot() == before
 
 
 @pytest.mark.parametrize(("typed", "exposed"), [("y", True), ("n", False), ("", False)])
 def test_a_terminal_is_asked(program: Program, project: Project, typed: str, exposed: bool) -> None:
-    shown = program.at_a_terminal("install", project.path, typed=typed)
+    shown = program.at_a_terminal("install", project.path, *OWN, typed=typed)
     assert shown.code == 0
     assert "Expose the schema keylatch in supabase/config.toml? [y/N]: " in shown.err
     assert ("keylatch" in schemas(project)) is exposed
-    assert "keylatch_keys" in project.names()
+    assert f"keylatch_{shipped().version}" in project.names()
     again = program.at_a_terminal("install", project.path, "--no-expose", typed="y")
     assert "[y/N]" not in again.err
 
 
 def test_nobody_is_asked_where_no_terminal_is(program: Program, project: Project) -> None:
-    shown = program("install", project.path, stdin="y\n")
+    shown = program("install", project.path, *OWN, stdin="y\n")
     assert "[y/N]" not in shown.err
     assert "keylatch" not in schemas(project)
     assert f"keylatch install {project.path} --expose" in shown.err.replace("\n", "")
 
 
-def test_a_link_stays_a_link(project: Project, tmp_path: Path) -> None:
-    real = tmp_path / "config.toml"
+def test_a_link_inside_of_the_project_stays_a_link(project: Project) -> None:
+    real = project.path / "config.toml"
     project.config.rename(real)
     project.config.symlink_to(real)
     install.expose(project.path)
@@ -108,7 +111,7 @@ def test_the_sql_for_a_host_exposes_the_schema_at_once(
     program: Program, project: Project, other_server: Cluster, tokens: Tokens, janitor: Janitor
 ) -> None:
     project.config.write_text('[api]\nschemas = ["public"]\n')
-    shown = program("install", project.path).err
+    shown = program("install", project.path, *OWN, "--only", "core").err
     statements = shown[shown.index("  alter role authenticator") :]
     assert "'public, keylatch'" in statements
     # On a server of its own: the role is shared by all that run beside this test.

@@ -21,9 +21,12 @@ pytestmark = pytest.mark.one_server
 PYTHON_CLIENT = ROOT / "python_client"
 # What keylatch/sql holds, and where the repository has it.
 LINKS = {
+    "adoption": ROOT / "sql/adoption",
     "migrations": REPOSITORY,
+    "modules.toml": ROOT / "sql/modules.toml",
     "platform": ROOT / "sql/platform",
     "tenancy": ROOT / "sql/tenancy",
+    "upgrades": ROOT / "sql/upgrades",
 }
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 # Nothing is fetched: hatchling is in this environment.
@@ -36,7 +39,7 @@ loaded = {name.partition(".")[0] for name in sys.modules}
 print(json.dumps({
   "modules": sorted(loaded - sys.stdlib_module_names - {"__main__"}),
   "file": keylatch.__file__,
-  "names": [one.file_name for one in keylatch.migrations.shipped()],
+  "parts": list(keylatch.migrations.shipped().parts),
 }))
 """
 
@@ -106,9 +109,9 @@ def test_the_wheel_holds_the_sql_and_the_license_of_the_repository(wheel: Path) 
         (license_file,) = (name for name in built.namelist() if name.endswith("licenses/LICENSE"))
         assert built.read(license_file) == (ROOT / "LICENSE").read_bytes()
     expected = {
-        f"keylatch/sql/{name}/{path.name}": path.read_bytes()
-        for name, directory in LINKS.items()
-        for path in directory.glob("*.sql")
+        f"keylatch/sql/{path.relative_to(source.parent)}": path.read_bytes()
+        for source in LINKS.values()
+        for path in ([source] if source.is_file() else source.iterdir())
     }
     assert found == expected
 
@@ -121,6 +124,7 @@ def test_the_sdist_holds_files_and_no_links(sdist: Path) -> None:
 
 
 def test_the_tree_has_no_second_copy() -> None:
+    assert {path.name for path in (PYTHON_CLIENT / "src/keylatch/sql").iterdir()} == set(LINKS)
     for name, directory in LINKS.items():
         link = PYTHON_CLIENT / "src" / "keylatch" / "sql" / name
         assert link.is_symlink()
@@ -132,7 +136,7 @@ def test_importing_the_installed_wheel_loads_nothing_else(environment: Path) -> 
     found = json.loads(run(environment / "python", "-I", "-c", LOADED))
     assert found["modules"] == ["keylatch"]
     assert Path(found["file"]).is_relative_to(environment.parent)
-    assert found["names"] == [one.file_name for one in shipped()]
+    assert found["parts"] == list(shipped().parts)
 
 
 def test_without_its_extra_the_program_says_what_to_install(environment: Path) -> None:
@@ -152,7 +156,9 @@ def test_the_installed_program_installs_from_anywhere(
     assert f"{environment.parent}" in run(
         environment / "python", "-c", "import keylatch; print(keylatch.__file__)"
     )
-    shown = run(environment / "keylatch", "install", project.path, "--expose", "--json")
-    assert len(json.loads(shown)["copied"]) == len(shipped())
+    options = ("--tenancy", "own", "--all", "--expose", "--json")
+    shown = run(environment / "keylatch", "install", project.path, *options)
+    (written,) = json.loads(shown)["written"]
     # As the one in the tree sees it.
-    assert program.ok("install", project.path)["copied"] == []
+    assert program.ok("install", project.path, "--all")["present"] == [written]
+    assert program.ok("install", project.path, "--all")["written"] == []

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from release import changed_migrations, released
+from keylatch.migrations import shipped
+from release import changed_upgrades
 from stack.tools import ROOT
 
 pytestmark = pytest.mark.one_server
 
 GIT = shutil.which("git") or "git"
-NEXT = "supabase/migrations/20270101000000_keylatch_next.sql"
-CHANGE = """
+# What the next release adds to the core.
+NOTE = """
 alter table keylatch_internal.keys add column note text;
 comment on column keylatch_internal.keys.note is 'A note.';
-update keylatch_internal.installation set schema_version = '0.2.0';
 """
+UPGRADE = "sql/upgrades/0.1.0--0.2.0.sql"
 
 
 class Tree:
@@ -60,7 +61,12 @@ class Tree:
             cwd=self.directory,
             capture_output=True,
             text=True,
-            env={**os.environ, "COLUMNS": "1000"},
+            # The client of the clone, and not of this project.
+            env={
+                **os.environ,
+                "COLUMNS": "1000",
+                "PYTHONPATH": str(self.directory / "python_client" / "src"),
+            },
         )
         return done.returncode, done.stdout + done.stderr[-2000:]
 
@@ -71,9 +77,8 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
     shutil.rmtree(tmp_path / "project")
 
 
-def test_no_released_migration_was_changed() -> None:
-    assert changed_migrations() == []
-    assert released() == {} or len(released()) > 10
+def test_no_released_upgrade_was_changed() -> None:
+    assert changed_upgrades() == []
 
 
 def test_it_refuses_what_is_not_ready(tree: Tree) -> None:
@@ -88,7 +93,7 @@ def test_it_refuses_what_is_not_ready(tree: Tree) -> None:
     tree.tests("false")
     assert "No release: A test is red." in tree.release("0.1.0")[1]
     tree.tests("true")
-    assert "The schema says that it is 0.1.0" in tree.release("0.3.0")[1]
+    assert f"The schema says that it is {shipped().version}" in tree.release("0.3.0")[1]
     tree.write("CHANGELOG.md", "# Changelog\n\n## Unreleased\n\n## 0.0.1\n\nIt began.\n")
     assert "says nothing under Unreleased" in tree.release("0.1.0")[1]
     assert tree.git("tag") == ""
@@ -103,32 +108,36 @@ def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree) -> None:
     files = {path.name for path in (tree.directory / "python_client" / "dist").iterdir()}
     assert files == {"keylatch-0.1.0.tar.gz", "keylatch-0.1.0-py3-none-any.whl"}
     assert "## Unreleased\n\n## 0.1.0 - 20" in tree.read("CHANGELOG.md")
-    assert len(tree.read("supabase/released.sha256").splitlines()) > 10
     assert "is not newer than v0.1.0" in tree.release("0.1.0")[1]
 
-    # The next one changes the schema; both say so.
+    # The next one changes the schema.
     changelog = tree.read("CHANGELOG.md")
     tree.write("CHANGELOG.md", changelog.replace("Unreleased\n", "Unreleased\n\n- A note.\n", 1))
-    tree.write(NEXT, CHANGE)
+    migrations = tree.directory / "supabase" / "migrations"
+    first, last = (
+        str(next(migrations.glob(f"*_keylatch_{name}.sql")).relative_to(tree.directory))
+        for name in ("base", "resolve")
+    )
+    tree.write(last, tree.read(last) + NOTE)
+    assert "The schema says that it is 0.1.0" in tree.release("0.2.0")[1]
+    base = tree.read(first)
+    assert base.count("values ('0.1.0')") == 1
+    tree.write(first, base.replace("values ('0.1.0')", "values ('0.2.0')"))
     manifest = "python_client/src/keylatch/manifest.json"
     text = tree.read(manifest)
     assert text.count('"schema_version": "0.1.0"') == 1
     tree.write(manifest, text.replace('"schema_version": "0.1.0"', '"schema_version": "0.2.0"'))
-
-    # What was released is what databases have run.
-    path = sorted((tree.directory / "supabase" / "migrations").glob("*.sql"))[3]
-    name = str(path.relative_to(tree.directory))
-    text = tree.read(name)
-    tree.write(name, f"{text}\n")
-    assert f"Released migrations were changed: {path.name}" in tree.release("0.2.0")[1]
-    tree.write(name, text)
-    early = "supabase/migrations/20261120000101_keylatch_early.sql"
-    tree.write(early, "select 1;\n")
-    assert "A migration stands before released ones" in tree.release("0.2.0")[1]
-    tree.git("rm", "--quiet", early)
-    tree.git("commit", "--quiet", "--message", "Not so early")
-
+    assert "no_upgrade" in tree.release("0.2.0")[1]
+    # The upgrade forgets the comment.
+    tree.write(UPGRADE, NOTE.partition(";")[0] + ";\n")
+    assert "An upgrade from v0.1.0 ends elsewhere: comment" in tree.release("0.2.0")[1]
+    tree.write(UPGRADE, NOTE)
     code, said = tree.release("0.2.0")
     assert code == 0, said
-    assert "upgraded from v0.1.0: the same, 3 keys kept, its client works" in said
+    assert said.count("upgraded from v0.1.0: the same, every key kept, its client works") == 2
     assert '__version__ = "0.2.0"' in tree.read("python_client/src/keylatch/__init__.py")
+
+    # What was released is what databases have run.
+    tree.write("CHANGELOG.md", changelog.replace("Unreleased\n", "Unreleased\n\n- More.\n", 1))
+    tree.write(UPGRADE, f"{NOTE}\n")
+    assert f"Released upgrades were changed: {UPGRADE}" in tree.release("0.3.0")[1]

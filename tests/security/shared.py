@@ -1,6 +1,7 @@
 """One world for all tests of a file that leave it as it was, and answers that can be compared."""
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,12 +35,20 @@ class Target:
 
     id: str
     key: str
-    hint: str
+    masked_key: str
     label: str
 
     def plain(self, text: str) -> str:
         """The text with what is this key's own taken out, so that two targets compare."""
-        for value, name in {self.id: "ID", self.key: "KEY", self.hint: "HINT"}.items():
+        # What a caller gets of a text of their own is no secret.
+        fingerprint = hashlib.sha256(self.key.encode()).hexdigest()[:8]
+        own = {
+            self.id: "ID",
+            self.key: "KEY",
+            self.masked_key: "MASKED",
+            fingerprint: "FINGERPRINT",
+        }
+        for value, name in own.items():
             text = text.replace(value, name)
         return re.sub(rf"\b{self.label}\b", "LABEL", text)
 
@@ -61,6 +70,11 @@ def outcome(
     except psycopg.Error as error:
         connection.rollback()
         said = error.diag
-        fields = (said.message_primary, said.message_detail, said.message_hint, said.context)
-        return (error.sqlstate, *(target.plain(field) if field else None for field in fields))
+        fields = (said.message_primary, said.message_detail, said.message_hint)
+        return (
+            error.sqlstate,
+            *(target.plain(field) if field else None for field in fields),
+            # The source of a function, in which "revoked" is no label.
+            (said.context or "").replace(target.id, "ID").replace(target.key, "KEY"),
+        )
     return None, target.plain(f"{cursor.rowcount} {rows}")

@@ -19,33 +19,39 @@ CALLS = {
     "issue_key": ("workspace_id", "kind", "label", "allowed_origins", "scopes", "environment",
                   "expires_at", "metadata", "prefix"),
     "rotate_key": ("key_id", "grace", "expires_at"),
-    "revoke_key": ("key_id", "reason", "cascade", "wait_for_replicas", "end_sessions"),
+    "revoke_key": ("key_id", "reason", "cascade"),
     "suspend_key": ("key_id",),
-    "resume_key": ("key_id",),
+    "unsuspend_key": ("key_id",),
+    "retire_workspace": ("workspace_id", "limit"),
+    "end_sessions": ("key_id", "reason"),
     "list_keys": ("workspace_id",),
     "explain_key": ("key", "origin"),
     "resolve_key": ("key", "origin"),
     "hash_key": ("key",),
     "open_session": ("key",),
-    "resume_session": ("token", "slide"),
+    "resolve_session": ("token", "extend"),
     "close_session": ("token",),
     "attach_subject": ("token", "subject"),
     "prune_sessions": ("batch",),
-    "claim_key": ("key", "workspace_id", "origin"),
-    "import_keys": ("batch", "dry_run"),
-    "list_events": ("workspace_id",),
-    "verify_events": ("workspace_id",),
+    "upgrade_key": ("key", "workspace_id", "origin"),
+    "import_keys": ("lines", "dry_run", "strict"),
+    "revoke_legacy_key": ("id", "reason"),
+    "list_events": ("workspace_id", "after", "limit"),
+    "verify_events": ("from_checkpoint", "limit"),
+    "seal_events": ("limit",),
     "current_workspace_id": (),
     "has_scope": ("scope",),
     "installation": (),
-    "log_position": (),
+    "replay_position": (),
+    "record_usage": ("batch",),
     "admin_workspace_ids": (),
     "no_such_call": ("key",),
 }  # fmt: skip
-COLUMNS = ("id", "workspace_id", "kind", "environment", "public_key", "hint", "label", "metadata",
-           "allowed_origins", "scopes", "expires_at", "suspended_at", "superseded_at", "revoked_at",
-           "revoked_by", "revoke_reason", "rotated_from", "created_at", "created_by", "status",
-           "key_hash", "no_such_column")  # fmt: skip
+COLUMNS = ("id", "workspace_id", "kind", "environment", "public_key", "masked_key", "fingerprint",
+           "label", "metadata", "allowed_origins", "scopes", "expires_at", "suspended_at",
+           "superseded_at", "revoked_at", "revoked_by", "revoke_reason", "rotated_from",
+           "created_at", "created_by", "updated_at", "status", "key_hash",
+           "no_such_column")  # fmt: skip
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, -1, 1.5, 10**30, "", " ", "x", "null", "now", "infinity", "-infinity",
     "9999-12-31T23:59:60Z", "2090-01-01", "P1Y", "1 day ago", "-1 second", "00:00:00", NOWHERE,
@@ -176,9 +182,7 @@ def test_no_odd_request_of_an_outsider_fails_the_server_or_shows_or_changes_a_ke
             for made in shared.keys.values():
                 assert made.key not in response.text, told
                 if response.is_success and str(made.id) not in own:
-                    # verify_events repeats what it was asked about: that tells nothing.
-                    asked = f'"workspace_id":"{made.id}"'
-                    assert str(made.id) not in response.text.replace(asked, ""), told
+                    assert str(made.id) not in response.text, told
     assert len(statuses) > 3, f"the requests are too much alike: {statuses}"
 
 

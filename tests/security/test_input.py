@@ -93,7 +93,7 @@ def test_a_grace_out_of_its_rule_is_refused(world: World, grace: str) -> None:
 def test_a_malformed_uuid_is_an_error_of_the_caller(world: World, malformed: str | None) -> None:
     """Threat: malformed uuid: 400 or 404, never 500."""
     with world.nothing_changes():
-        for function in ("rotate_key", "revoke_key", "suspend_key", "resume_key"):
+        for function in ("rotate_key", "revoke_key", "suspend_key", "unsuspend_key"):
             refused = world.call("alice", function, key_id=malformed)
             assert refused.status_code in (400, 404)
         assert world.call("alice", "issue_key", workspace_id=malformed).status_code == 400
@@ -149,9 +149,7 @@ def test_no_body_makes_a_call_fail_as_a_server(world: World, function: str) -> N
                     "issue_key": set(names)
                     - {"key_id", "key", "grace", "cascade", "reason", "origin"},
                     "rotate_key": {"key_id", "grace", "expires_at"},
-                    "revoke_key": {
-                        *("key_id", "reason", "cascade", "wait_for_replicas", "end_sessions")
-                    },
+                    "revoke_key": {"key_id", "reason", "cascade"},
                     "explain_key": {"key", "origin"},
                     "list_keys": {"workspace_id"},
                 }.get(function, {"key_id"}) | {"nobody"} & {name}

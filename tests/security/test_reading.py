@@ -21,9 +21,6 @@ HASH_READS = (
     "copy keylatch_internal.keys to stdout",
     "create index on keylatch_internal.keys (key_hash)",
 )
-EVENT_TABLES = [
-    f"keylatch_internal.{name}" for name in ("key_events", "key_event_links", "key_event_heads")
-]
 
 
 @pytest.fixture
@@ -57,7 +54,7 @@ def test_outsiders_read_no_key_of_another_workspace(world: World, who: str) -> N
 def test_outsiders_read_no_event_of_another_workspace(world: World, who: str) -> None:
     """Threat: anon, mia, bob read A's events."""
     with world.nothing_changes(), world.connect(who) as outsider:
-        for relation in ("keylatch.key_events", *EVENT_TABLES):
+        for relation in ("keylatch.key_events", "keylatch_internal.key_events"):
             try:
                 found = outsider.execute(
                     f"select * from {relation} where workspace_id = %s", [world.people.a]
@@ -67,11 +64,10 @@ def test_outsiders_read_no_event_of_another_workspace(world: World, who: str) ->
             else:
                 assert found.fetchall() == []
     listed = world.call(who, "list_events", workspace_id=str(world.people.a))
-    verified = world.call(who, "verify_events", workspace_id=str(world.people.a))
     if listed.status_code == 200:
-        assert (listed.json(), verified.json()["events"]) == ([], 0)
+        assert listed.json() == []
     else:
-        assert {listed.status_code, verified.status_code} <= {401, 403}
+        assert listed.status_code in (401, 403)
     shown = world.request(who, "GET", "key_events").text
     assert not any(str(made.id) in shown for made in world.keys.values())
 
@@ -99,7 +95,7 @@ def test_nobody_but_the_owner_reads_a_hash(world: World, who: str) -> None:
         assert found.fetchall() == []
     for path in ("keys?select=key_hash", "keys?order=key_hash", "keys?key_hash=not.is.null"):
         assert world.request(who, "GET", path).status_code in (400, 401, 403)
-    for profile in ("keylatch_internal", "keylatch_hooks"):
+    for profile in ("keylatch_internal",):
         response = world.request(who, "GET", "keys", headers={"Accept-Profile": profile})
         assert response.status_code == 406
 
@@ -141,9 +137,9 @@ def test_a_stored_hash_presented_as_a_key_resolves_to_nothing(world: World, labe
 
 @pytest.mark.parametrize("who", ["bob", "mia", "stranger"])
 def test_a_foreign_key_and_an_unknown_one_get_the_same_answers(world: World, who: str) -> None:
-    """Threat: error texts, hint, explain_key or list_keys tell bob that A's key exists."""
+    """Threat: error texts, masked_key, explain_key or list_keys tell bob that A's key exists."""
     with world.connect("service_role") as service:
-        row = service.execute("select keylatch_internal.generate_key('wk', 'secret', 'live')")
+        row = service.execute("select keylatch_internal.complete_key('wk_sk_live_')")
         unknown_key = row.fetchone()[0]  # type: ignore[index]
     unknown_id = "00000000-0000-4000-8000-000000000000"
     own = world.people.b if who == "bob" else world.people.a
@@ -159,7 +155,7 @@ def test_a_foreign_key_and_an_unknown_one_get_the_same_answers(world: World, who
             world.call(who, "revoke_key", key_id=target),
             world.call(who, "revoke_key", key_id=target, cascade=True),
             world.call(who, "suspend_key", key_id=target),
-            world.call(who, "resume_key", key_id=target),
+            world.call(who, "unsuspend_key", key_id=target),
             world.request(who, "GET", f"keys?id=eq.{target}", headers={"Prefer": "count=exact"}),
             world.request(
                 who,
@@ -181,7 +177,12 @@ def test_a_foreign_key_and_an_unknown_one_get_the_same_answers(world: World, who
                 headers={"Prefer": "resolution=merge-duplicates"},
             ),
         ]
-        return [(one.status_code, one.text.replace(target, "ID")) for one in tries]
+        # The fingerprint is of the text that was asked about, whosever it is.
+        mine = hashlib.sha256(key.encode()).hexdigest()[:8]
+        return [
+            (one.status_code, one.text.replace(target, "ID").replace(mine, "FINGERPRINT"))
+            for one in tries
+        ]
 
     with world.nothing_changes():
         for label, made in world.keys.items():

@@ -18,7 +18,10 @@ NOT_CLAIMS = ("{", "[]", "null", '"x"', "5", "{}", '{"sub": null}', '{"sub": ["a
               '{"sub": ""}', '{"sub": "x"}', '{"role": "service_role"}', "\u202e", "{" * 5000,
               '{"sub": "a11ce000-0000-4000-8000-000000000001 or true"}')  # fmt: skip
 TABLES = ("keylatch_internal.keys", "keylatch.keys", "keylatch.workspaces",
-          "keylatch.workspace_membership", "keylatch_internal.installation")  # fmt: skip
+          "keylatch.workspace_membership", "keylatch_internal.installation",
+          "keylatch_internal.workspace_latches", "keylatch_internal.session_endings",
+          "keylatch_internal.sessions", "keylatch_internal.rate_limits",
+          "keylatch.sessions", "keylatch.session_settings")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -219,36 +222,45 @@ def test_no_signed_in_session_holds_up_others_with_a_lock_on_the_tables(
 
 
 def test_there_is_nothing_else_in_the_schemas_that_a_session_could_use(shared: World) -> None:
-    """Threat: sequences, rules: the one sequence is nobody's. One notification, of a mark."""
+    """Threat: sequences, rules, SQL that is put together, and ways out of the database."""
+    ours = "nspname in ('keylatch', 'keylatch_internal')"
+    roles = "rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')"
     with shared.database.connect() as owner:
-        kinds = owner.execute(
-            "select distinct relkind::text from pg_class"
-            " where relnamespace::regnamespace::text like 'keylatch%' order by 1"
-        ).fetchall()
-        usable = owner.execute(
-            "select c.oid::regclass::text, r.rolname from pg_class as c cross join pg_roles as r"
-            " where c.relkind = 'S' and c.relnamespace::regnamespace::text like 'keylatch%'"
-            " and r.rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')"
-            " and has_sequence_privilege(r.oid, c.oid, 'usage, select, update')"
+
+        def found(query: str) -> list[tuple[Any, ...]]:
+            return owner.execute(query.encode()).fetchall()
+
+        functions = (
+            f"select proname from pg_proc as p join pg_namespace as n on n.oid = pronamespace"
+            f" where {ours}"
         )
-        rules = owner.execute("select rulename from pg_rules where schemaname like 'keylatch%'")
-        bodies = owner.execute(
-            "select string_agg(lower(prosrc), ' ') from pg_proc"
-            " where pronamespace::regnamespace::text like 'keylatch%'"
-            # An owner's steps in their own tables, which nobody else may execute.
-            " and proname !~ 'adopt|column|plaintext|hash_rows|lock_shortly|hash_trig'"
-        ).fetchone()
-        assert usable.fetchall() == []
-        assert kinds == [("S",), ("c",), ("i",), ("r",), ("v",)]
-        assert rules.fetchall() == []
-    assert bodies[0].count("notify") == 1  # type: ignore[index]
-    assert "pg_notify('keylatch', keylatch_internal.cache_mark(new.id))" in bodies[0]  # type: ignore[index]
-    for word in (
-        "lo_",
-        "execute format",
-        "execute '",
-        "dblink",
-        "set role",
-        "reset role",
-    ):
-        assert word not in bodies[0]  # type: ignore[index]
+        assert (
+            found(
+                "select relname, rolname from pg_class as c join pg_namespace as n on n.oid ="
+                f" relnamespace cross join pg_roles as r where {ours} and {roles} and relkind = 'S'"
+                " and has_sequence_privilege(r.oid, c.oid, 'usage, select, update')"
+            )
+            == []
+        )
+        assert (
+            found(
+                "select relname from pg_class as c join pg_namespace as n on n.oid = relnamespace"
+                f" where {ours} and relkind not in ('S', 'c', 'i', 'r', 'v')"
+            )
+            == []
+        )
+        assert found(f"select rulename from pg_rules where {ours.replace('nsp', 'schema')}") == []
+        # Only what no session may call puts SQL together, and it is there: the watch is awake.
+        put_together = found(f"{functions} and prosrc ~* '\\mexecute\\s+(format|''|v_|p_)'")
+        assert ("revoke_workspace_keys",) in put_together
+        assert (
+            found(
+                "select proname, rolname from pg_proc as p join pg_namespace as n on n.oid ="
+                f" pronamespace cross join pg_roles as r where {ours} and {roles}"
+                " and prosrc ~* '\\mexecute\\s+(format|''|v_|p_)'"
+                " and has_function_privilege(r.oid, p.oid, 'execute')"
+            )
+            == []
+        )
+        assert found(f"{functions} and prosrc ~* '\\mnotify\\M|pg_notify'") == [("notify_caches",)]
+        assert found(f"{functions} and prosrc ~* '\\mlo_|dblink|\\mset role|reset role'") == []

@@ -9,7 +9,7 @@ STAMPED = {
     "created_at": "2001-01-01T00:00:00Z",
     "revoked_by": "b0b00000-0000-4000-8000-000000000002",
     "id": "12345678-1234-4234-8234-123456789012",
-    "hint": "wk_sk_live_…fake",
+    "masked_key": "wk_sk_live_...fake",
     "revoked_at": "2001-01-01T00:00:00Z",
     "superseded_at": "2099-01-01T00:00:00Z",
     "suspended_at": "2001-01-01T00:00:00Z",
@@ -32,7 +32,7 @@ def test_outsiders_write_nothing_in_another_workspace(world: World, who: str) ->
         f"select keylatch.rotate_key('{living}', '1 hour')",
         f"select keylatch.revoke_key('{living}', 'x', true)",
         f"select keylatch.suspend_key('{living}')",
-        f"select keylatch.resume_key('{world.keys['suspended'].id}')",
+        f"select keylatch.unsuspend_key('{world.keys['suspended'].id}')",
         f"insert into keylatch.keys (workspace_id) values ('{world.people.a}')",
         f"insert into keylatch_internal.keys (workspace_id) values ('{world.people.a}')",
         "delete from keylatch.keys",
@@ -43,7 +43,7 @@ def test_outsiders_write_nothing_in_another_workspace(world: World, who: str) ->
         "insert into keylatch.workspace_membership"
         f" values ('{world.people.a}', auth.uid(), 'admin')",
         "alter table keylatch_internal.keys disable trigger all",
-        "drop trigger keys_update_latch on keylatch_internal.keys",
+        "drop trigger keys_update_revoked_is_final on keylatch_internal.keys",
         "create policy mine on keylatch_internal.keys using (true)",
         "create or replace function keylatch.admin_workspace_ids() returns setof uuid"
         " language sql as 'select id from keylatch.workspaces'",
@@ -97,7 +97,7 @@ def test_an_admin_moves_no_key_and_makes_none_elsewhere(world: World) -> None:
 @pytest.mark.parametrize("who", ["alice", "service_role"])
 @pytest.mark.parametrize("column", STAMPED)
 def test_no_caller_chooses_what_the_database_stamps(world: World, who: str, column: str) -> None:
-    """Threat: a caller sets created_by, created_at, revoked_by, id, hint, or plants revoked_at."""
+    """Threat: a caller sets created_by, revoked_by, id, masked_key, or plants revoked_at."""
     planted = {"workspace_id": str(world.people.a), column: STAMPED[column]}
     with world.nothing_changes():
         refused = world.request(who, "POST", "keys", json=planted)
@@ -113,9 +113,9 @@ def test_no_caller_chooses_what_the_database_stamps(world: World, who: str, colu
             assert sqlstate(client, direct, world.people.a, STAMPED[column]) == "PT400"
 
 
-@pytest.mark.parametrize("column", ["created_by", "created_at", "id", "hint", "public_key"])
+@pytest.mark.parametrize("column", ["created_by", "created_at", "id", "masked_key", "public_key"])
 def test_no_caller_changes_what_the_database_stamped(world: World, column: str) -> None:
-    """Threat: a caller sets created_by, created_at, id, hint, rotated_from afterwards."""
+    """Threat: a caller sets created_by, created_at, id, masked_key, rotated_from afterwards."""
     path = f"keys?id=eq.{world.keys['living'].id}"
     for who in ("alice", "service_role"):
         with world.nothing_changes():
@@ -172,7 +172,9 @@ def test_a_hand_off_setting_that_a_caller_plants_gives_them_only_their_own_key(
         with alice.transaction(force_rollback=True):
             insert = "insert into keylatch.keys (workspace_id) values (%s)"
             assert sqlstate_inside(alice, insert, world.people.a) == "PT400"
-        issued = alice.execute("select key, hint from keylatch.issue_key(%s)", [world.people.a])
+        issued = alice.execute(
+            "select key, masked_key from keylatch.issue_key(%s)", [world.people.a]
+        )
         row = issued.fetchone()
         assert row is not None and row.key.startswith("wk_pk_live_")
         left = alice.execute("select current_setting('keylatch.handoff')").fetchone()

@@ -39,17 +39,14 @@ class World:
     def rows(self) -> list[Any]:
         """All that an attack could change, as the superuser sees it."""
         with psycopg.connect(self.database.superuser_url) as connection:
+            tables = connection.execute(
+                "select oid::regclass::text from pg_class where relkind = 'r'"
+                " and relnamespace::regnamespace::text in ('keylatch', 'keylatch_internal')"
+                " order by 1"
+            ).fetchall()
             return [
-                connection.execute(f"select * from {table} order by 1, 2").fetchall()
-                for table in (
-                    "keylatch_internal.keys",
-                    "keylatch.workspaces",
-                    "keylatch.workspace_membership",
-                    "keylatch_internal.installation",
-                    "keylatch_internal.key_events",
-                    "keylatch_internal.key_event_links",
-                    "keylatch_internal.key_event_heads",
-                )
+                connection.execute(f"select t::text from {table} as t order by 1").fetchall()
+                for (table,) in tables
             ]
 
     @contextlib.contextmanager

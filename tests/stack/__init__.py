@@ -9,6 +9,7 @@ from stack.cluster import Cluster
 from stack.database import Database
 from stack.janitor import Janitor
 from stack.local import Stack
+from stack.modules import migrations, module_names
 from stack.people import People
 from stack.rest import Rest
 from stack.server import Server
@@ -28,6 +29,8 @@ __all__ = [
     "Stack",
     "Tokens",
     "chosen_cluster",
+    "migrations",
+    "module_names",
     "push_migrations",
     "run_supabase",
 ]

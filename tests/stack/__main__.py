@@ -22,7 +22,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case "hold":
             detached.hold()
         case "prove":
-            return checks.prove(arguments.files)
+            return checks.prove(arguments.files, core_alone=arguments.core)
         case "lint":
             return checks.lint()
         case "contained":
@@ -42,6 +42,7 @@ def main() -> int:
     commands.add_parser("hold", help="be the process that holds it; `up` starts this")
     files = commands.add_parser("prove", help="run the pgTAP files on a stack of their own")
     files.add_argument("files", nargs="*", type=Path, help="only these")
+    files.add_argument("--core", action="store_true", help="on a database with the core alone")
     commands.add_parser("lint", help="run the Supabase CLI's linters on a stack of their own")
     words = commands.add_parser("contained", help="run a command on PostgreSQL in containers")
     words.add_argument("words", nargs=argparse.REMAINDER, help="the command")

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stack.chosen import chosen_cluster
+from stack.cluster import Cluster
 from stack.database import Database, make_template
+from stack.modules import migrations
 from stack.server import Server
 from stack.supabase import run_supabase
 from stack.tools import ROOT, pg_prove
@@ -14,24 +16,34 @@ from stack.tools import ROOT, pg_prove
 _SCHEMAS = "keylatch,keylatch_internal"
 
 
-def prove(files: Sequence[Path]) -> int:
+def prove(files: Sequence[Path], *, core_alone: bool = False) -> int:
     """Run pgTAP files with pg_prove as `postgres`, on one database; return its exit code.
 
     Each file is a transaction that it rolls back, as `supabase test db` expects, too.
+
+    Args:
+        files: Only these; none for all, and then those of the core on the core alone as well.
+        core_alone: On a database that has the core and nothing else.
     """
-    with (
-        chosen_cluster() as server,
-        Database(server, "keylatch", make_template(server)) as database,
-    ):
-        result = subprocess.run(
-            [pg_prove(), *(files or specification())], env=libpq(database), check=False
+    with chosen_cluster() as server:
+        if files:
+            return _prove(server, files, core_alone=core_alone)
+        return _prove(server, specification(), core_alone=False) or _prove(
+            server, specification("core"), core_alone=True
         )
+
+
+def _prove(server: Cluster, files: Sequence[Path], *, core_alone: bool) -> int:
+    template = make_template(server, "proof_template", migrations() if core_alone else None)
+    with Database(server, "proof", template) as database:
+        result = subprocess.run([pg_prove(), *files], env=libpq(database), check=False)
+    server.drop_database(template)
     return result.returncode
 
 
-def specification() -> list[Path]:
-    """All pgTAP files."""
-    return sorted(ROOT.glob("supabase/tests/database/*.test.sql"))
+def specification(folder: str = "") -> list[Path]:
+    """All pgTAP files, or those of a folder: `core`, or the name of a module."""
+    return sorted((ROOT / "supabase/tests/database" / folder).rglob("*.test.sql"))
 
 
 def libpq(database: Database) -> dict[str, str]:

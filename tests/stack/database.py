@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import psycopg
@@ -12,11 +13,18 @@ from stack.cluster import SUPERUSER, Cluster
 from stack.supabase import push_migrations
 
 
-def make_template(server: Cluster) -> str:
-    """Make a database to be copied, with platform, migrations and pgTAP, and return its name."""
-    name = "keylatch_template"
+def make_template(
+    server: Cluster, name: str = "keylatch_template", files: Sequence[Path] | None = None
+) -> str:
+    """Make a database to be copied, with platform, migrations and pgTAP, and return its name.
+
+    Args:
+        server: Where to make it.
+        name: Its name.
+        files: Only these migrations; see `stack.modules.migrations`.
+    """
     template = Database(server, name)
-    template.migrate()
+    template.migrate(files)
     template.create_extension("pgtap")
     return name
 
@@ -65,10 +73,26 @@ class Database:
         """Its URL as PostgREST logs in."""
         return self.server.url(self.name, "authenticator")
 
-    def migrate(self) -> str:
-        """Install the platform, then apply the project's migrations with the Supabase CLI."""
+    def migrate(self, files: Sequence[Path] | None = None) -> str:
+        """Install the platform, then apply the project's migrations with the Supabase CLI.
+
+        Args:
+            files: Apply only these, without the CLI.
+
+        Returns:
+            What the CLI printed.
+        """
         self.server.install_platform(self.name)
-        return push_migrations(self.url)
+        if files is None:
+            return push_migrations(self.url)
+        self.apply(files)
+        return ""
+
+    def apply(self, files: Sequence[Path]) -> None:
+        """Apply migrations as `postgres`, all in one transaction, as one file would be."""
+        with psycopg.connect(self.url) as owner:
+            for file in files:
+                owner.execute(file.read_bytes())
 
     def create_extension(self, name: str) -> None:
         """Install an extension in schema `extensions`, trusted or not."""

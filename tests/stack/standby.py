@@ -90,6 +90,17 @@ class Standby:
         """All that the standby wrote to its log."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
+    def disconnect(self) -> None:
+        """Stop following: it receives nothing more, and replays what it has."""
+        with psycopg.connect(self.url("postgres", SUPERUSER), autocommit=True) as copy:
+            copy.execute("alter system set primary_conninfo = ''")
+            copy.execute("select pg_reload_conf()")
+            deadline = time.monotonic() + _PATIENCE
+            while _row(copy, "select count(*) from pg_stat_wal_receiver") != (0,):
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"the standby still follows:\n{self.log()}")
+                time.sleep(0.01)
+
     def catch_up(self) -> None:
         """Wait until it has replayed all that the primary has written by now."""
         with psycopg.connect(self._primary.superuser_url("postgres")) as source:

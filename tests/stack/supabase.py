@@ -21,12 +21,12 @@ def push_migrations(url: str, directory: Path = ROOT) -> str:
     return run_supabase(["db", "push", "--yes"], url, directory)
 
 
-def run_supabase(arguments: Sequence[str], url: str, directory: Path = ROOT) -> str:
+def run_supabase(arguments: Sequence[str], url: str | None, directory: Path = ROOT) -> str:
     """Run one command of the CLI on a database.
 
     Args:
         arguments: The command, without its target.
-        url: The database, as one of its roles.
+        url: The database, as one of its roles; `None` where the arguments name what they need.
         directory: The project, the directory that holds `supabase/`.
 
     Returns:
@@ -36,7 +36,7 @@ def run_supabase(arguments: Sequence[str], url: str, directory: Path = ROOT) -> 
         CommandFailed: It ended with an error.
     """
     _FILES.mkdir(parents=True, exist_ok=True)
-    target = urlsplit(url)
+    target = urlsplit(url or "")
     user, _, host = target.netloc.rpartition("@")
     name, _, password = user.partition(":")
     environment = {
@@ -49,8 +49,9 @@ def run_supabase(arguments: Sequence[str], url: str, directory: Path = ROOT) -> 
         "DO_NOT_TRACK": "1",
     }
     remote = urlunsplit(target._replace(netloc=f"{name}@{host}"))
+    where = [f"--remote={remote}"] if url else []
     result = subprocess.run(
-        [supabase_cli(), *arguments, f"--remote={remote}", "--workdir", directory, "--agent", "no"],
+        [supabase_cli(), *arguments, *where, "--workdir", directory, "--agent", "no"],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

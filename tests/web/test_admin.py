@@ -70,13 +70,17 @@ def test_an_issued_key_is_shown_once_with_all_its_fields(site: Site) -> None:
     }
     issued = site.issue(**asked)
     assert parse_key(issued["key"]).prefix == "acme"
-    assert issued["hint"].startswith("acme_sk_test_")
+    assert issued["masked_key"].startswith("acme_sk_test_")
     assert datetime.fromisoformat(issued.pop("expires_at")) == ends
     assert {name: issued[name] for name in asked if name in issued} == {
         name: value for name, value in asked.items() if name not in ("expires_at", "prefix")
     }
     (row,) = (row for row in listed(site) if row["id"] == issued["id"])
-    assert (row["status"], row["public_key"], row["hint"]) == ("active", None, issued["hint"])
+    assert (row["status"], row["public_key"], row["masked_key"]) == (
+        "active",
+        None,
+        issued["masked_key"],
+    )
     assert row["created_by"] == str(People.alice)
     assert issued["key"] not in str(listed(site)), "a secret key is never shown again"
     assert "key_hash" not in row

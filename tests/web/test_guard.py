@@ -67,21 +67,21 @@ def test_two_different_keys_are_not_guessed_between(site: Site) -> None:
         assert refusal(answer) == (400, "keys_differ")
 
 
-def test_what_is_no_living_key_is_refused_alike(site: Site) -> None:
-    dead = site.issue(kind="secret")
-    site.act("alice", "POST", f"/widget-keys/{dead['id']}/revoke")
+def test_what_is_no_active_key_is_refused_alike(site: Site) -> None:
+    revoked = site.issue(kind="secret")
+    site.act("alice", "POST", f"/widget-keys/{revoked['id']}/revoke")
     key = secret(site)
     wrong: list[bytes] = [
-        dead["key"].encode(),
+        revoked["key"].encode(),
         key[:-1].encode(),
         key.encode() + b"x",
         key.swapcase().encode(),
         b"x",
         b"\xc3\xa9\xff",
         b"x" * 20_000,
-        str(dead["id"]).encode(),
+        str(revoked["id"]).encode(),
         b"' or true --",
-        dead["hint"].encode(),
+        revoked["masked_key"].encode(),
     ]
     answers = [site.get("/whoami", headers=[(b"x-api-key", text)]) for text in wrong]
     assert {refusal(answer) for answer in answers} == {(401, "key_invalid")}
@@ -148,18 +148,18 @@ def test_a_key_of_another_system_is_asked_for_there_and_must_have_the_scopes(sit
 
 def test_a_text_in_our_form_never_reaches_another_system(site: Site) -> None:
     """A revoked key must not come back to life as somebody else's."""
-    dead = site.issue(kind="secret", scopes=["orders:read"])
-    site.act("alice", "POST", f"/widget-keys/{dead['id']}/revoke")
-    mistyped = dead["key"][:-1] + ("2" if dead["key"][-1] == "1" else "1")
-    living = secret(site, "orders:read")
+    revoked = site.issue(kind="secret", scopes=["orders:read"])
+    site.act("alice", "POST", f"/widget-keys/{revoked['id']}/revoke")
+    mistyped = revoked["key"][:-1] + ("2" if revoked["key"][-1] == "1" else "1")
+    active = secret(site, "orders:read")
     site.legacy.asked.clear()
-    for text in (dead["key"], mistyped, living.replace("wk_", "acme_")):
+    for text in (revoked["key"], mistyped, active.replace("wk_", "acme_")):
         for answer in (
             site.get("/orders", headers={"x-api-key": text}),
             site.post("/orders", headers={"x-api-key": text}),
         ):
             assert refusal(answer) == (401, "key_invalid")
-    assert site.get("/orders", headers={"x-api-key": living}).status_code == 200
+    assert site.get("/orders", headers={"x-api-key": active}).status_code == 200
     assert site.legacy.asked == []
 
 

@@ -62,7 +62,7 @@ def test_each_route_says_who_may_call_it_and_how_it_refuses(described: dict[str,
 
 def test_what_a_visitor_is_shown_is_one_field(described: dict[str, Any]) -> None:
     schemas = described["components"]["schemas"]
-    assert list(schemas["LivingKey"]["properties"]) == ["environment"]
+    assert list(schemas["ActiveKey"]["properties"]) == ["environment"]
     assert list(schemas["PresentedKey"]["properties"]) == ["key"]
     assert schemas["PresentedKey"]["properties"]["key"]["writeOnly"] is True
 

@@ -15,13 +15,15 @@ pytestmark = pytest.mark.one_server
 
 SHOP = "https://shop.example"
 Seen = tuple[int, bytes, list[tuple[str, str]]]
-# A key that is past its end; nobody but the owner can make one without waiting for it.
+# A key that has expired; nobody but the owner can make one without waiting for it.
 EXPIRED = """
-with made as (select keylatch_internal.generate_key('wk', 'publishable', 'live') as key)
+with made as (select keylatch_internal.complete_key('wk_pk_live_') as key)
 insert into keylatch_internal.keys
-  (workspace_id, kind, key_hash, public_key, hint, allowed_origins, created_at, expires_at)
-select %s, 'publishable', keylatch.hash_key(key), key, keylatch_internal.key_hint(key), array[%s],
-  now() - interval '2 days', now() - interval '1 day'
+  (id, workspace_id, kind, key_hash, public_key, masked_key, allowed_origins, created_at,
+   updated_at, expires_at)
+select gen_random_uuid(), %s, 'publishable', keylatch.hash_key(key), key,
+  left(key, -36) || '...' || right(key, 4), array[%s], now() - interval '2 days', now(),
+  now() - interval '1 day'
 from made
 returning public_key
 """
@@ -37,7 +39,7 @@ def seen(response: httpx.Response) -> Seen:
     return response.status_code, response.content, headers
 
 
-def test_a_living_key_on_its_page_is_good_and_shows_nothing_of_its_owner(site: Site) -> None:
+def test_an_active_key_on_its_page_is_good_and_shows_nothing_of_its_owner(site: Site) -> None:
     for environment in ("live", "test"):
         key = site.issue(allowed_origins=[SHOP], environment=environment, scopes=["chat"])
         answer = site.resolve(key["key"], SHOP)

@@ -3,7 +3,7 @@
 from . import errors, models
 from .async_client import AsyncKeylatch
 from .client import Keylatch
-from .keys import ParsedKey, hash_key, parse_key, verify_key
+from .keys import ParsedKey, fingerprint, hash_key, matches_hash, parse_key
 from .secret import Secret
 
 __version__ = "0.1.0"
@@ -15,8 +15,9 @@ __all__ = [
     "Secret",
     "__version__",
     "errors",
+    "fingerprint",
     "hash_key",
+    "matches_hash",
     "models",
     "parse_key",
-    "verify_key",
 ]

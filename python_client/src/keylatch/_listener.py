@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from ._cache import Cache, steady_clock
+from ._cache import Cache, Heartbeat, steady_clock
 
 T = TypeVar("T")
 
@@ -25,11 +25,11 @@ _CONNECT_SECONDS = 10
 _LONGEST_PAUSE = 5.0
 # How long a notification may take on a connection that is tried out.
 _PROBE_SECONDS = 3.0
-# A heartbeat also asks for the server's clock, by which keys expire.
-_HEARTBEAT = "select pg_catalog.clock_timestamp()"
-
-# What is told in another database of the same server is not heard here.
-_IS_THERE = "select pg_catalog.to_regnamespace('keylatch_internal') is not null"
+_HEARTBEAT = (
+    "select server_time, left_out, place, writers from keylatch_internal.read_heartbeat(%s)"
+)
+# For a login that resolves keys, such as PostgREST's, which has no rights of its own.
+_BECOME = "set role keylatch_resolver"
 
 _logger = logging.getLogger("keylatch")
 
@@ -57,37 +57,45 @@ async def listen(conninfo: str, cache: Cache) -> None:
 async def _listen_once(conninfo: str, cache: Cache) -> None:
     connection = await _connect(conninfo)
     try:
-        await _prove_that_it_is_there(connection)
         await _prove_that_it_hears(connection, conninfo)
+        with suppress(psycopg.Error):  # The login may have the rights itself.
+            await _in_time(connection, connection.execute(_BECOME), _CONNECT_SECONDS)
         connection.add_notify_handler(lambda notify: cache.heard(notify.payload))
         await _in_time(connection, connection.execute(f"listen {_CHANNEL}"), _CONNECT_SECONDS)
         cache.listening()
-        while True:
+        while not cache.is_misplaced:
             sent = steady_clock()
-            cursor = await _in_time(connection, connection.execute(_HEARTBEAT), cache.bound)
-            row = await cursor.fetchone()
-            cache.beat(sent, row[0] if row else None)
+            cache.beat(sent, await _heartbeat(connection, cache))
             # A notification wakes it at once; else it beats often enough for one beat to be late.
             await _readable(connection, cache.bound / 4)
     finally:
         connection.pgconn.finish()
 
 
+async def _heartbeat(connection: psycopg.AsyncConnection[Any], cache: Cache) -> Heartbeat:
+    try:
+        cursor = await _in_time(
+            connection, connection.execute(_HEARTBEAT, [not cache.is_settled]), cache.bound
+        )
+        row = await cursor.fetchone()
+    except psycopg.Error as error:
+        if (error.sqlstate or "")[:2] in ("42", "3F"):
+            _logger.warning(
+                "the listening connection cannot ask keylatch, so the database answers every"
+                " question: name the database of the keys, and a login with the rights of"
+                " keylatch_resolver: %s",
+                error.diag.message_primary,
+            )
+        raise
+    if row is None:
+        raise TimeoutError
+    return Heartbeat(*row[:3], writers=None if row[3] is None else frozenset(row[3]))
+
+
 async def _connect(conninfo: str) -> psycopg.AsyncConnection[Any]:
     return await asyncio.wait_for(
         psycopg.AsyncConnection.connect(conninfo, autocommit=True), _CONNECT_SECONDS
     )
-
-
-async def _prove_that_it_is_there(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Refuse a database without keylatch: one in which nobody ever says anything."""
-    cursor = await _in_time(connection, connection.execute(_IS_THERE), _CONNECT_SECONDS)
-    if await cursor.fetchone() != (True,):
-        _logger.warning(
-            "the listening connection is to a database without keylatch, so the database answers"
-            " every question: name the one that the keys are in"
-        )
-        raise TimeoutError
 
 
 async def _prove_that_it_hears(connection: psycopg.AsyncConnection[Any], conninfo: str) -> None:

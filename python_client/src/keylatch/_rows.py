@@ -30,10 +30,10 @@ def read_one(model: type[T], rows: Iterable[Mapping[str, object]]) -> T:
         NotInstalled: A field is missing, so that the schema is older than this client.
         UnexpectedAnswer: There is not one row, or a field has no readable value.
     """
-    found = read_all(model, rows)
+    found = tuple(rows)
     if len(found) != 1:
         raise UnexpectedAnswer(detail=f"{len(found)} rows came where one {model.__name__} should")
-    return found[0]
+    return _read(model, found[0], whole=True)
 
 
 def read_optional(model: type[T], rows: Iterable[Mapping[str, object]]) -> T | None:
@@ -43,27 +43,45 @@ def read_optional(model: type[T], rows: Iterable[Mapping[str, object]]) -> T | N
 
 
 def read_all(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, ...]:
-    """Read the answer of a call that gives any number of rows; errors as `read_one`."""
-    return tuple(_read(model, row) for row in rows)
+    """Read the answer of a call that gives any number of rows, each for itself.
+
+    Args:
+        model: A dataclass of `models`, made of `Row`.
+        rows: The rows of the answer.
+
+    Returns:
+        The rows. A value that cannot be read raises `UnreadableRow` when it is used.
+
+    Raises:
+        NotInstalled: A field is missing, so that the schema is older than this client.
+    """
+    return tuple(_read(model, row, whole=False) for row in rows)
 
 
-def _read(model: type[T], row: Mapping[str, object]) -> T:
-    values = {}
+def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
+    values: dict[str, object] = {}
+    unreadable: list[tuple[str, str]] = []
     for name, kind in _fields_of(cast(Hashable, model)):
         if name not in row:
             raise NotInstalled(
                 "schema_too_old",
                 detail=f"the answer has no {name}, which this client reads into {model.__name__}",
-                hint="apply the newer keylatch migrations: supabase db push",
+                hint="Run: keylatch install . && supabase db push",
             )
         try:
             values[name] = _READERS[kind](row[name])
-        except (TypeError, ValueError, OverflowError):
-            break
-    else:
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            unreadable.append((name, kind))
+    if not unreadable:
         return model(**values)
     # Out of the except block: what Python says of an unreadable value repeats the value.
-    raise UnexpectedAnswer(detail=f"{name} of {model.__name__} is not readable as {kind}")
+    if whole:
+        name, kind = unreadable[0]
+        raise UnexpectedAnswer(detail=f"{name} of {model.__name__} is not readable as {kind}")
+    made = object.__new__(model)
+    for name, value in values.items():
+        object.__setattr__(made, name, value)
+    return made
 
 
 @cache
@@ -120,7 +138,7 @@ def _seconds(value: object) -> float:
 def _outcome(value: object) -> ImportOutcome:
     if not isinstance(value, Mapping):
         raise TypeError
-    return _read(ImportOutcome, value)
+    return _read(ImportOutcome, value, whole=False)
 
 
 def _metadata(value: object) -> ReadOnlyDict:

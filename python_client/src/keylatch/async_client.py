@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from uuid import UUID
 
 from . import _calls
-from .client import Keylatch
-from .models import (
-    EventVerification,
-    Explanation,
-    ImportReport,
-    Installation,
-    IssuedKey,
-    Key,
-    KeyEvent,
-    KeyUsage,
-    ResolvedKey,
-    Revocation,
-    Session,
-    SessionPruning,
-    UnclaimedKey,
-)
-from .secret import Secret
+from .client import Keylatch, as_method
+from .errors import NotInstalled
+from .models import Revocation
 from .transports import AsyncTransport, expect
 from .transports.replica import AsyncReplicaTransport, async_reading
 
@@ -34,8 +21,22 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
     from supabase import AsyncClient
 
+P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., object])
+
+
+def awaited(
+    describe: Callable[P, _calls.Call[T]],
+) -> Callable[Concatenate[AsyncKeylatch, P], Coroutine[Any, Any, T]]:
+    """Make the method that makes a call and gives its answer to who awaits it."""
+
+    @wraps(describe)
+    async def method(self: AsyncKeylatch, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._run(describe(*args, **kwargs))
+
+    as_method(describe, method)
+    return method
 
 
 def _documented_by(twin: Callable[..., object]) -> Callable[[F], F]:
@@ -121,71 +122,9 @@ class AsyncKeylatch:
         replica = None if reads is None else AsyncPsycopgTransport(reads, claims)
         return cls(async_reading(primary, replica, max_lag))
 
-    @_documented_by(Keylatch.issue)
-    async def issue(
-        self,
-        workspace_id: UUID | str,
-        *,
-        kind: str = "publishable",
-        label: str = "",
-        allowed_origins: Iterable[str] = (),
-        scopes: Iterable[str] = (),
-        environment: str = "live",
-        expires_at: datetime | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        prefix: str = "wk",
-    ) -> IssuedKey:
-        return await self._run(
-            _calls.issue(
-                workspace_id,
-                kind=kind,
-                label=label,
-                allowed_origins=allowed_origins,
-                scopes=scopes,
-                environment=environment,
-                expires_at=expires_at,
-                metadata=metadata,
-                prefix=prefix,
-            )
-        )
-
-    @_documented_by(Keylatch.issue_many)
-    async def issue_many(
-        self,
-        workspace_id: UUID | str,
-        *,
-        labels: Iterable[str],
-        kind: str = "secret",
-        allowed_origins: Iterable[str] = (),
-        scopes: Iterable[str] = (),
-        environment: str = "live",
-        expires_at: datetime | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        prefix: str = "wk",
-    ) -> tuple[IssuedKey, ...]:
-        return await self._run(
-            _calls.issue_many(
-                workspace_id,
-                labels=labels,
-                kind=kind,
-                allowed_origins=allowed_origins,
-                scopes=scopes,
-                environment=environment,
-                expires_at=expires_at,
-                metadata=metadata,
-                prefix=prefix,
-            )
-        )
-
-    @_documented_by(Keylatch.rotate)
-    async def rotate(
-        self,
-        key_id: UUID | str,
-        *,
-        grace: timedelta = timedelta(0),
-        expires_at: datetime | None = None,
-    ) -> IssuedKey:
-        return await self._run(_calls.rotate(key_id, grace=grace, expires_at=expires_at))
+    issue = awaited(_calls.issue)
+    issue_many = awaited(_calls.issue_many)
+    rotate = awaited(_calls.rotate)
 
     @_documented_by(Keylatch.revoke)
     async def revoke(
@@ -195,108 +134,38 @@ class AsyncKeylatch:
         reason: str | None = None,
         cascade: bool = False,
         wait_for_replicas: bool = False,
-        end_sessions: bool = False,
     ) -> Revocation:
-        return await self._run(
-            _calls.revoke(
-                key_id,
-                reason=reason,
-                cascade=cascade,
-                wait_for_replicas=wait_for_replicas,
-                end_sessions=end_sessions,
-            )
-        )
+        wait = _calls.as_bool("wait_for_replicas", wait_for_replicas)
+        done = await self._run(_calls.revoke(key_id, reason=reason, cascade=cascade))
+        if wait:
+            await self.wait_for_replicas()
+        return done
 
-    @_documented_by(Keylatch.suspend)
-    async def suspend(self, key_id: UUID | str) -> Key:
-        return await self._run(_calls.suspend(key_id))
-
-    @_documented_by(Keylatch.resume)
-    async def resume(self, key_id: UUID | str) -> Key:
-        return await self._run(_calls.resume(key_id))
-
-    @_documented_by(Keylatch.list)
-    async def list(self, workspace_id: UUID | str) -> tuple[Key, ...]:
-        return await self._run(_calls.list_keys(workspace_id))
-
-    @_documented_by(Keylatch.show)
-    async def show(self, key_id: UUID | str) -> Key:
-        return await self._run(_calls.show(key_id))
-
-    @_documented_by(Keylatch.resolve)
-    async def resolve(
-        self,
-        key: str | Secret,
-        *,
-        origin: str | None = None,
-        workspace_id: UUID | str | None = None,
-    ) -> ResolvedKey | None:
-        found = await self._run(_calls.resolve(key, origin=origin))
-        if found is None and workspace_id is not None:
-            return await self.claim_key(key, workspace_id=workspace_id, origin=origin)
-        return found
-
-    @_documented_by(Keylatch.claim_key)
-    async def claim_key(
-        self, key: str | Secret, *, workspace_id: UUID | str, origin: str | None = None
-    ) -> ResolvedKey | None:
-        return await self._run(_calls.claim(key, workspace_id=workspace_id, origin=origin))
-
-    @_documented_by(Keylatch.unclaimed)
-    async def unclaimed(self, workspace_id: UUID | str) -> tuple[UnclaimedKey, ...]:
-        return await self._run(_calls.unclaimed(workspace_id))
-
-    @_documented_by(Keylatch.import_keys)
-    async def import_keys(
-        self, lines: Iterable[Mapping[str, object]], *, dry_run: bool = False
-    ) -> ImportReport:
-        return await self._run(_calls.import_keys(lines, dry_run=dry_run))
-
-    @_documented_by(Keylatch.resolve_many)
-    async def resolve_many(
-        self, keys: Iterable[str | Secret], *, origins: Iterable[str | None] | None = None
-    ) -> tuple[ResolvedKey | None, ...]:
-        return await self._run(_calls.resolve_many(keys, origins=origins))
-
-    @_documented_by(Keylatch.resume_session)
-    async def resume_session(self, token: str | Secret, *, slide: bool = False) -> Session | None:
-        return await self._run(_calls.resume_session(token, slide=slide))
-
-    @_documented_by(Keylatch.close_session)
-    async def close_session(self, token: str | Secret) -> Session:
-        return await self._run(_calls.close_session(token))
-
-    @_documented_by(Keylatch.attach_subject)
-    async def attach_subject(self, token: str | Secret, *, subject: str) -> Session:
-        return await self._run(_calls.attach_subject(token, subject))
-
-    @_documented_by(Keylatch.prune_sessions)
-    async def prune_sessions(self, *, batch: int = 10000) -> SessionPruning:
-        return await self._run(_calls.prune_sessions(batch=batch))
-
-    @_documented_by(Keylatch.record_usage)
-    async def record_usage(self, uses: Iterable[KeyUsage]) -> frozenset[UUID]:
-        return await self._run(_calls.record_usage(uses))
-
-    @_documented_by(Keylatch.usage)
-    async def usage(self, key_id: UUID | str) -> KeyUsage | None:
-        return await self._run(_calls.usage(key_id))
-
-    @_documented_by(Keylatch.events)
-    async def events(self, workspace_id: UUID | str) -> tuple[KeyEvent, ...]:
-        return await self._run(_calls.events(workspace_id))
-
-    @_documented_by(Keylatch.verify_events)
-    async def verify_events(self, workspace_id: UUID | str) -> EventVerification:
-        return await self._run(_calls.verify_events(workspace_id))
-
-    @_documented_by(Keylatch.explain)
-    async def explain(self, key: str | Secret, *, origin: str | None = None) -> Explanation:
-        return await self._run(_calls.explain(key, origin=origin))
-
-    @_documented_by(Keylatch.installation)
-    async def installation(self) -> Installation:
-        return await self._run(_calls.installation())
+    suspend = awaited(_calls.suspend)
+    unsuspend = awaited(_calls.unsuspend)
+    list = awaited(_calls.list_keys)
+    show = awaited(_calls.show)
+    retire_workspace = awaited(_calls.retire_workspace)
+    resolve = awaited(_calls.resolve)
+    resolve_many = awaited(_calls.resolve_many)
+    explain = awaited(_calls.explain)
+    installation = awaited(_calls.installation)
+    events = awaited(_calls.events)
+    seal_events = awaited(_calls.seal_events)
+    verify_events = awaited(_calls.verify_events)
+    record_usage = awaited(_calls.record_usage)
+    usage = awaited(_calls.usage)
+    replay_position = awaited(_calls.replay_position)
+    wait_for_replicas = awaited(_calls.wait_for_replicas)
+    resolve_session = awaited(_calls.resolve_session)
+    close_session = awaited(_calls.close_session)
+    attach_subject = awaited(_calls.attach_subject)
+    prune_sessions = awaited(_calls.prune_sessions)
+    end_sessions = awaited(_calls.end_sessions)
+    import_keys = awaited(_calls.import_keys)
+    upgrade_key = awaited(_calls.upgrade_key)
+    legacy_keys = awaited(_calls.legacy_keys)
+    revoke_legacy_key = awaited(_calls.revoke_legacy_key)
 
     def _on_primary(self) -> AsyncKeylatch:
         """Give the same without its replica."""
@@ -306,4 +175,10 @@ class AsyncKeylatch:
         return self
 
     async def _run(self, call: _calls.Call[T]) -> T:
-        return call.decode(await self._transport.call(call.function, call.arguments))
+        try:
+            rows = await self._transport.call(call.function, call.arguments)
+        except NotInstalled as error:
+            missing = call.explain_missing(error)
+        else:
+            return call.decode(rows)
+        raise missing

@@ -1,13 +1,14 @@
 """Tries who can do what: every operation, as every kind of user, in a transaction that is undone.
 
-For `keylatch audit`. What is expected stands in access.json beside this file; what there is to try
-is read from the catalog, so that something new without an expectation is a finding as well.
+For `keylatch audit`. What is expected stands in access.json beside this file, by the part that
+brings it. What there is to try is read from the catalog, so something new without an expectation is
+a finding as well.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, LiteralString
@@ -33,8 +34,8 @@ who does not administer it, the admin of another one, its admin, and the two rol
 
 NO, NONE, YES, LATCH = "no", "none", "yes", "latch"
 OUTCOMES: dict[str, str] = {
-    NO: "refused, by a grant, a row policy, or because a view shows more than it takes",
-    NONE: "allowed, and nothing of the workspace is within reach",
+    NO: "refused, by a grant, a row policy, or because a view cannot be written",
+    NONE: "allowed, and reaches nothing of the workspace",
     YES: "allowed",
     LATCH: "refused by the latch, whoever asks",
 }
@@ -44,7 +45,7 @@ _RELATIONS = """
 select n.nspname, c.relname,
   array(
     select a.attname from pg_catalog.pg_attribute as a
-    where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+    where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     order by a.attnum
   ),
   c.relkind in ('r', 'p')
@@ -77,7 +78,7 @@ values (%s, %s, 'admin'), (%s, %s, 'member'), (%s, %s, 'admin')
 _REPLICATING = "select set_config('session_replication_role', %s, true)"
 _OWN_TENANCY = """
 create or replace function keylatch.admin_workspace_ids()
-returns setof uuid language plpgsql stable set search_path = '' as {body}
+returns setof uuid language plpgsql stable set search_path = pg_catalog, pg_temp as {body}
 """
 _ADMINISTERED = """
 select w.id from (values {values}) as w (user_id, id)
@@ -86,25 +87,27 @@ where w.user_id::text = current_setting('request.jwt.claims', true)::jsonb ->> '
 _SELECT: LiteralString = "select {column} from {table} where {reach} limit 1"
 _UPDATE: LiteralString = "update {table} set {column} = default where {reach}"
 _DELETE: LiteralString = "delete from {table} where {reach}"
-# No privilege; a view, or a column of one, that cannot be written.
-_REFUSED = ("42501", "55000", "0A000")
-_ROWS = """
+# No privilege; a view, or a column of one, that cannot be written; a generated column.
+_REFUSED = ("42501", "55000", "0A000", "428C9")
+# A row of the workspace in each table of a module, so that it shows who reaches rows there.
+_ROWS: dict[str, LiteralString] = {
+    "usage": """
+with used as (
+  insert into keylatch_internal.key_usage (key_id, workspace_id, last_used_at, uses)
+  values (%(key_id)s, %(workspace)s, now(), 1)
+)
+insert into keylatch_internal.key_days (key_id, day, verdict, workspace_id, number)
+values (%(key_id)s, now()::date, 'valid', %(workspace)s, 1), (
+  %(key_id)s, now()::date, 'origin_denied', %(workspace)s, 1
+)
+""",
+    "sessions": """
 with settings as (
   insert into keylatch.session_settings (workspace_id) values (%(workspace)s)
 ),
-unclaimed as (
-  insert into keylatch_internal.foreign_hashes (
-    key_id, workspace_id, algorithm, verifier, imported_at
-  )
-  values (%(key_id)s, %(workspace)s, 'bcrypt', '', now())
-),
-used as (
-  insert into keylatch_internal.key_usage (key_id, workspace_id, last_used_at, uses)
-  values (%(key_id)s, %(workspace)s, now(), 1)
-),
-used_today as (
-  insert into keylatch_internal.key_usage_days (key_id, used_on, workspace_id, uses)
-  values (%(key_id)s, now()::date, %(workspace)s, 1)
+ended as (
+  insert into keylatch_internal.session_endings (workspace_id, key_id)
+  values (%(workspace)s, gen_random_uuid())
 )
 insert into keylatch_internal.sessions (
   token_hash, workspace_id, key_id, origin, created_at, expires_at
@@ -113,6 +116,20 @@ values (
   sha256(uuid_send(gen_random_uuid())), %(workspace)s, %(key_id)s, 'https://audit.example', now(),
   now() + interval '1 minute'
 )
+""",
+    "legacy": """
+insert into keylatch_internal.legacy_keys (
+  id, workspace_id, scheme, verifier, rounds, kind, environment, label, metadata, allowed_origins,
+  scopes, created_at, imported_at
+)
+values (
+  %(legacy_id)s, %(workspace)s, 'bcrypt', '', 1, 'secret', 'live', '', '{}', '{}', '{}',
+  now(), now()
+)
+""",
+}
+_INSTALLED = """
+select array['core'] || modules from keylatch_internal.installation
 """
 _TAKE_ROLE = """
 select set_config('role', %s, true), set_config('request.jwt.claims', %s, true),
@@ -176,12 +193,27 @@ class Audit:
         return not self.differences and not self.missing
 
 
-def expectations() -> dict[str, dict[str, str]]:
-    """Read what is expected: by the name of a try, what comes of it for each actor."""
+def expectations(parts: Collection[str] | None = None) -> dict[str, dict[str, str]]:
+    """Read what is expected.
+
+    Args:
+        parts: The parts that are installed: `core`, `tenancy`, and modules; all unless given.
+
+    Returns:
+        By the name of a try, what comes of it for each actor.
+    """
     text = (files(__package__) / "access.json").read_text(encoding="utf-8")
     return {
-        name: dict(zip(ACTORS, outcomes.split(), strict=True))
-        for name, outcomes in json.loads(text).items()
+        _name(*(where, operation, word) if "." in where else (f"{where}.{word}", operation, "")): (
+            dict(zip(ACTORS, outcomes.split(), strict=True))
+        )
+        for part, objects in json.loads(text).items()
+        if parts is None or part in parts
+        # By table or view the columns; by schema the functions.
+        for where, operations in objects.items()
+        for operation, alike in operations.items()
+        for outcomes, words in alike.items()
+        for word in words.split(" ")
     }
 
 
@@ -203,13 +235,14 @@ def audit(
     Raises:
         KeylatchError: The database cannot be audited so: a replica, no keylatch, not its owner.
     """
-    expected = expectations()
     try:
         with connection.transaction(force_rollback=True):
             connection.execute("select set_config('lock_timeout', '100ms', true)")
             own_tenancy = _has_own_tenancy(connection)
+            parts = _parts(connection, own_tenancy=own_tenancy)
+            expected = expectations(parts)
             workspace = uuid4()
-            claims, known = _furnish(connection, workspace, own_tenancy=own_tenancy)
+            claims, known = _furnish(connection, workspace, parts, own_tenancy=own_tenancy)
             operations = list(_operations(connection, workspace, known))
             tries = []
             for number, (name, operation, column, statements) in enumerate(operations, 1):
@@ -245,8 +278,19 @@ def _has_own_tenancy(connection: psycopg.Connection[Any]) -> bool:
     return row != (False,)
 
 
+def _parts(connection: psycopg.Connection[Any], *, own_tenancy: bool) -> list[str]:
+    row = connection.execute(_INSTALLED.encode()).fetchone()
+    if row is None:
+        raise KeylatchError("installation_missing", detail="The installation has no row.")
+    return [*row[0], *([] if own_tenancy else ["tenancy"])]
+
+
 def _furnish(
-    connection: psycopg.Connection[Any], workspace: UUID, *, own_tenancy: bool
+    connection: psycopg.Connection[Any],
+    workspace: UUID,
+    parts: Collection[str],
+    *,
+    own_tenancy: bool,
 ) -> tuple[dict[str, str], dict[str, object]]:
     """Make the throwaway workspace, with a row in what is shown of it.
 
@@ -285,14 +329,16 @@ def _furnish(
             "select key, id from keylatch.issue_key(%s, 'secret')", [workspace]
         ).fetchall()[0]
         connection.execute("select set_config('role', 'none', true)")
-    # The key's events take their places in the chain now, and not at an end that never comes.
-    connection.execute("set constraints all immediate")
-    connection.execute("set constraints all deferred")
-    connection.execute(_ROWS, {"workspace": workspace, "key_id": key_id})
+    legacy_id = uuid4()
+    for part, statement in _ROWS.items():
+        if part in parts:
+            ids = {"workspace": workspace, "key_id": key_id, "legacy_id": legacy_id}
+            connection.execute(statement, ids)
     known = {
         "workspace_id": workspace,
         "key": key,
         "key_id": key_id,
+        "id": legacy_id,
         "keys": [key],
         "labels": ["audit"],
     }
@@ -355,6 +401,8 @@ def _call(
 ) -> sql.Composed:
     """Call it for the throwaway workspace, and with nulls for what else it has to be told."""
     given = []
+    if "workspace_id" in (argument for argument, _, _ in arguments):
+        known = {**known, "limit": 1}
     for argument, kind, has_default in arguments:
         # How many at the most is never left to a default: it would be for other people's rows.
         if argument in known or has_default == "false" or kind == "integer":

@@ -16,7 +16,7 @@ from ._cache import Cache, CacheStats, Question
 from ._listener import listen
 from .async_client import AsyncKeylatch
 from .client import Keylatch
-from .errors import InvalidArgument, Unavailable
+from .errors import InvalidArgument, KeylatchError, Unavailable
 from .models import ResolvedKey
 from .secret import Secret
 
@@ -25,17 +25,24 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncCachedResolver", "CacheStats", "CachedResolver"]
 
+# A longer origin matches no key, so there is nothing to remember: see SQL `is_canonical_origin`.
+_LONGEST_ORIGIN = 300
+
 
 class CachedResolver:
     """Answers `resolve` from memory, and is never wrong for longer than a stated bound.
 
-    It listens on a connection of its own. A revocation, suspension, rotation, new expiry, or
-    change of origins, scopes or metadata is heard in the moment of its commit. Memory answers only
-    while that connection is known to be current: one that is lost, or stalls without TCP saying
-    so, sends every question to the database until it has caught up. So an answer may miss what
-    was acknowledged less than `bound` before it, and nothing older.
+    It listens on a connection of its own. A revocation, suspension, rotation, nearer expiry, or
+    change of origins, scopes or metadata is heard at its commit. Memory answers only while that
+    connection is known to be current, and to be at the same server, timeline and database as the
+    connection that is asked: otherwise every question goes to the database. An answer may miss
+    what was acknowledged less than `bound` before it, and nothing older.
 
-    What memory holds of a key is its hash and what `resolve` gives, never the key.
+    Some changes are not told in a notice: those of a transaction that also extends a key, and all
+    while the notification queue of PostgreSQL is nearly full. Memory sees that in its next
+    heartbeat and forgets everything. A change that only extends a key is seen at the old expiry.
+
+    Memory holds the hash of a key and what `resolve` gives, never the key.
 
     It is a context manager; use it for as long as the service runs:
 
@@ -56,14 +63,13 @@ class CachedResolver:
 
         Args:
             keylatch: Asks the database: the primary, also where it has a replica for its reads,
-                which may be behind what was heard.
-            listen: How to connect to the primary for listening, a URL or DSN of psycopg: directly,
-                since behind a pooler in transaction mode nothing is heard; each connection is
-                tried out first, and on one that is deaf memory stays closed, with a warning in
-                the log. Any user may listen; that it is the database of the keys, and not another
-                one with keylatch on the same server, is yours to see to.
-            bound: How old a change may be at the most that an answer misses; it beats four times
-                as often. From 20 ms on.
+                which may be behind what was heard. Now and then a question also asks where that
+                is, at most twice in a `bound`.
+            listen: How to connect to the primary for listening, a URL or DSN of psycopg. Connect
+                directly: behind a pooler in transaction mode nothing is heard. The login needs
+                the rights of `keylatch_resolver`, or membership in it. On a connection that hears
+                nothing, or is to another database, memory stays closed, with a warning in the log.
+            bound: How old a change may be at the most that an answer misses. From 20 ms on.
             ttl: After how long a key is asked for again in any case.
             size: How many keys are kept, and as many texts that are none.
 
@@ -123,6 +129,9 @@ class CachedResolver:
             KeylatchError: As `Keylatch.resolve`, where the database had to be asked.
         """
         question = _question(key, origin)
+        if question is None:
+            return self._keylatch.resolve(key, origin=origin)
+        self._prove()
         known = self._cache.answer(question)
         return known[0] if known is not None else self._ask(question, key, origin)
 
@@ -137,6 +146,17 @@ class CachedResolver:
             meter: Where its instruments are made, named `keylatch.cache.*`.
         """
         _instrument(meter, self._cache)
+
+    def _prove(self) -> None:
+        """Ask where the asked connection is, if nobody did so lately."""
+        sent = self._cache.begin_proof()
+        if sent is None:
+            return
+        try:
+            database = self._keylatch.installation().database_oid
+            self._cache.proven(sent, self._keylatch.replay_position(), database)
+        except KeylatchError as error:
+            self._cache.unproven(error)
 
     def _ask(self, question: Question, key: str | Secret, origin: str | None) -> ResolvedKey | None:
         flight = self._cache.begin(question)
@@ -216,6 +236,9 @@ class AsyncCachedResolver:
     async def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
         """Ask which living key a text is: as `CachedResolver.resolve`."""
         question = _question(key, origin)
+        if question is None:
+            return await self._keylatch.resolve(key, origin=origin)
+        await self._prove()
         known = self._cache.answer(question)
         if known is not None:
             return known[0]
@@ -239,6 +262,16 @@ class AsyncCachedResolver:
         shared.add_done_callback(landed)
         return await asyncio.shield(shared)
 
+    async def _prove(self) -> None:
+        sent = self._cache.begin_proof()
+        if sent is None:
+            return
+        try:
+            database = (await self._keylatch.installation()).database_oid
+            self._cache.proven(sent, await self._keylatch.replay_position(), database)
+        except KeylatchError as error:
+            self._cache.unproven(error)
+
     def stats(self) -> CacheStats:
         """Give what was counted so far."""
         return self._cache.stats()
@@ -260,15 +293,20 @@ def _cache(conninfo: str, bound: timedelta, ttl: timedelta, size: int) -> Cache:
     return Cache(bound=bound.total_seconds(), ttl=ttl.total_seconds(), size=size)
 
 
-def _question(key: str | Secret, origin: str | None) -> Question:
+def _question(key: str | Secret, origin: str | None) -> Question | None:
+    """Give what memory looks up, and `None` for what it does not remember."""
     text = key.reveal() if isinstance(key, Secret) else key
     if origin is not None and not isinstance(origin, str):
         raise InvalidArgument.of("origin", f"is {type(origin).__name__}, not a text")
     try:
         # Whatever a str may hold is a question; what cannot be sent finds no key.
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), origin
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     except AttributeError:
         raise InvalidArgument.of("key", f"is {type(key).__name__}, not a text") from None
+    # Whoever sends requests chooses their origins, and must not choose how much is remembered.
+    if origin is not None and len(origin) > _LONGEST_ORIGIN:
+        return None
+    return digest, origin
 
 
 def _listen_in(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], cache: Cache) -> None:

@@ -38,31 +38,6 @@ objects as (
     '{}'::pg_catalog.jsonb as definition
   from schemas as s
 
-  -- These belong to the application, which replaces the function: they only have to be there.
-  union all
-  select
-    'pg_catalog.pg_namespace'::pg_catalog.regclass as class_id,
-    h.oid as id,
-    0 as sub_id,
-    null as relation_id,
-    null as owner_id,
-    null as acl,
-    null as definition
-  from pg_catalog.pg_namespace as h
-  where h.nspname = 'keylatch_hooks'
-  union all
-  select
-    'pg_catalog.pg_proc'::pg_catalog.regclass as class_id,
-    p.oid as id,
-    0 as sub_id,
-    null as relation_id,
-    null as owner_id,
-    null as acl,
-    null as definition
-  from pg_catalog.pg_namespace as h
-  inner join pg_catalog.pg_proc as p on h.oid = p.pronamespace
-  where h.nspname = 'keylatch_hooks' and p.proname = 'first_key_issued'
-
   union all
   select
     'pg_catalog.pg_class'::pg_catalog.regclass as class_id,

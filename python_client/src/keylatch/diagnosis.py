@@ -1,4 +1,4 @@
-"""Why the keys of an older system do not validate. For `keylatch explain --workspace`."""
+"""Why the keys of another system do not validate. For `keylatch explain --workspace`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from .models import Key, UnclaimedKey
+from .models import Key, LegacyKey
 from .secret import Secret
 
-_ROTATE = "Rotate it, or issue another."
-_IMPORT = "Import it: it is native at once, and nobody needs a new key."
+_ISSUE = "Issue a new key."
+_IMPORT = "Import the key: its holder keeps it, and keylatch resolves it at once."
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is to be said of one key.
+    """What there is to say of one key.
 
     Attributes:
         verdict: A word for programs: `valid`, or why it would not validate.
@@ -32,39 +32,57 @@ class Finding:
     hint: str
 
 
-def explain_keys(keys: Iterable[Key], unclaimed: Iterable[UnclaimedKey]) -> Iterator[Finding]:
-    """Say of each key of a workspace whether it would validate.
+def explain_keys(keys: Iterable[Key]) -> Iterator[Finding]:
+    """Say of each key of a workspace whether it resolves.
 
     Args:
         keys: The keys.
-        unclaimed: Those of the workspace that were imported with a salted hash.
 
     Yields:
-        One finding for each key, in their order: `valid`, `revoked`, `expired`, `suspended`,
-        `unclaimed` or `origin_denied`.
+        One finding for each key, in their order: `valid`, `revoked`, `expired`, `suspended` or
+        `origin_denied`.
     """
-    algorithms = {one.key_id: one.algorithm for one in unclaimed}
     for key in keys:
         if key.status in ("revoked", "expired"):
-            yield Finding(key.status, f"The key is {key.status}, for good.", _ROTATE)
+            yield Finding(key.status, f"The key is {key.status}, for good.", _ISSUE)
         elif key.status == "suspended":
-            yield Finding("suspended", "An admin suspended it.", "keylatch resume KEY_ID")
-        elif key.id in algorithms:
             yield Finding(
-                "unclaimed",
-                f"It was imported under {algorithms[key.id]}, which nobody can look up.",
-                "resolve(key, workspace_id=…) claims it at its first use.",
+                "suspended", "An admin suspended the key.", f"Run: keylatch unsuspend {key.id}"
             )
         elif key.kind == "publishable" and not key.allowed_origins:
             yield Finding(
-                "origin_denied", "It allows no origin, so no page can use it.", "Add the page's."
+                "origin_denied",
+                "The key allows no origin, so no page can use it.",
+                "Add the origin of the page to allowed_origins.",
             )
         else:
-            yield Finding("valid", "It resolves.", "")
+            yield Finding("valid", "The key resolves.", "")
+
+
+def explain_legacy(keys: Iterable[LegacyKey]) -> Iterator[Finding]:
+    """Say of each legacy key that is not upgraded whether its first use would find it.
+
+    Args:
+        keys: The legacy keys.
+
+    Yields:
+        One finding for each key, in their order: `revoked`, `expired`, `suspended` or `waiting`.
+    """
+    for key in keys:
+        if key.status in ("revoked", "expired"):
+            yield Finding(key.status, f"The key is {key.status}, for good.", _ISSUE)
+        elif key.status == "suspended":
+            yield Finding("suspended", "The other system had suspended the key.", _ISSUE)
+        else:
+            yield Finding(
+                "waiting",
+                f"The key has a salted hash ({key.scheme}), so resolve does not find it.",
+                "Call upgrade_key where resolve finds nothing: the first use upgrades the key.",
+            )
 
 
 def explain_old(fields: Mapping[str, object], *, now: datetime) -> Finding:
-    """Say why a key of an older system would not validate there, where a service looks it up.
+    """Say why a key of another system would not validate there, where a service looks it up.
 
     Args:
         fields: A line of an import, which may have key and hash both.
@@ -72,38 +90,50 @@ def explain_old(fields: Mapping[str, object], *, now: datetime) -> Finding:
 
     Returns:
         The first that applies of `revoked`, `expired`, `suspended`, `hash_missing`,
-        `hash_unreadable`, `hash_wrong`, `hash_salted`, `kept_in_clear` and `valid`.
+        `hash_unreadable`, `hash_wrong`, `hash_salted`, `plaintext` and `valid`.
     """
     key, kept = fields.get("key"), fields.get("hash")
     if fields.get("revoked_at") is not None:
-        return Finding("revoked", "The older system revoked it.", "Import it, to recognise it.")
+        return Finding(
+            "revoked", "The other system revoked the key.", "Import it, so that explain knows it."
+        )
     if _is_past(fields.get("expires_at"), now):
-        return Finding("expired", "It ended in the older system.", "Import it, to recognise it.")
+        return Finding(
+            "expired",
+            "The key expired in the other system.",
+            "Import it, so that explain knows it.",
+        )
     if fields.get("suspended_at") is not None:
-        return Finding("suspended", "The older system had it off.", "Import it, then resume it.")
+        return Finding(
+            "suspended",
+            "The other system suspended the key.",
+            "Import it, then run keylatch unsuspend.",
+        )
     if kept is None:
         return Finding(
             "hash_missing",
-            "No hash was saved with it, so a service that compares hashes refuses it."
+            "No hash was saved with the key, so a service that compares hashes refuses it."
             if key is not None
-            else "Neither the key nor its hash is there.",
-            _IMPORT if key is not None else "Issue a new key.",
+            else "The line has neither the key nor its hash.",
+            _IMPORT if key is not None else _ISSUE,
         )
     if key is None:
         if fields.get("alg") == "sha256":
-            return Finding("valid", "Its SHA-256 is kept: services can look it up.", _IMPORT)
+            return Finding("valid", "Its SHA-256 is stored: services can look it up.", _IMPORT)
         return Finding(
             "hash_salted",
-            "Its hash has a salt: hashed again it comes out different, and is not found.",
-            "Import it: its first use makes it native.",
+            "Its hash has a salt: nobody can look the key up by it.",
+            "Import the key: its first use upgrades it.",
         )
     matches = _matches(key.reveal() if isinstance(key, Secret) else str(key), fields)
     if matches is False:
-        return Finding("hash_wrong", "The hash beside it is that of another key.", _IMPORT)
+        return Finding("hash_wrong", "The hash beside the key is the hash of another key.", _IMPORT)
     if matches is None:
-        return Finding("hash_unreadable", "The hash beside it cannot be read.", _IMPORT)
+        return Finding("hash_unreadable", "The hash beside the key cannot be read.", _IMPORT)
     return Finding(
-        "kept_in_clear", "It validates, and whoever reads the table or a dump has it.", _IMPORT
+        "plaintext",
+        "The key validates, but everybody who reads the table or a dump has it.",
+        _IMPORT,
     )
 
 

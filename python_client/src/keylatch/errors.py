@@ -52,7 +52,7 @@ class KeyNotFound(KeylatchError):
 
 
 class KeyNotUsable(KeylatchError):
-    """The call needs a living key, and this one is rotated, revoked, expired or suspended."""
+    """The call needs an active key, and this one is rotated, revoked, expired or suspended."""
 
     default_slug = "key_not_usable"
 
@@ -89,7 +89,7 @@ class InvalidArgument(KeylatchError, ValueError):
 
 
 class PermissionDenied(KeylatchError):
-    """The row policies, the grants or the gateway refuse this user; a token may have ended."""
+    """The row policies, the grants or the gateway refuse this user; a token may have expired."""
 
     default_slug = "permission_denied"
 
@@ -97,15 +97,15 @@ class PermissionDenied(KeylatchError):
 class Unavailable(KeylatchError):
     """No answer: no connection, a time-out, an overload, or a server that failed.
 
-    Whether a call that writes took effect is unknown. Look before you repeat an `issue` or a
-    `rotate`; `revoke` may simply be repeated.
+    It is unknown whether a call that writes took effect. Look before you repeat an `issue` or a
+    `rotate`. A `revoke` can be repeated.
     """
 
     default_slug = "unavailable"
 
 
 class TooManyRequests(Unavailable):
-    """A limit of the installation is reached for now; `detail` says for how many seconds."""
+    """A limit of the installation is reached; `detail` says for how many seconds."""
 
     default_slug = "too_many_requests"
 
@@ -129,7 +129,10 @@ class SchemaNotExposed(KeylatchError):
 
 
 class NotInstalled(KeylatchError):
-    """The database has no keylatch schema, or one that is older than this client."""
+    """The database has no keylatch, not the module of the call, or one that is too old.
+
+    `detail` names what is missing, `hint` the command that adds it.
+    """
 
     default_slug = "not_installed"
 
@@ -138,6 +141,12 @@ class UnexpectedAnswer(KeylatchError):
     """Something answered that is not the keylatch schema: a wrong URL, or a foreign function."""
 
     default_slug = "unexpected_answer"
+
+
+class UnreadableRow(KeylatchError):
+    """A value of one row of a list cannot be read by Python; all else of the list can."""
+
+    default_slug = "unreadable_row"
 
 
 CLASS_BY_SLUG: dict[str, type[KeylatchError]] = {
@@ -152,13 +161,18 @@ CLASS_BY_SLUG: dict[str, type[KeylatchError]] = {
     "column_is_immutable": LatchViolation,
     "keys_are_kept": LatchViolation,
     "events_are_kept": LatchViolation,
+    "sealed_at_publisher": LatchViolation,
+    "workspace_deleted": LatchViolation,
+    "read_committed_required": KeylatchError,
     "invalid_argument": InvalidArgument,
+    "admin_required": PermissionDenied,
     "invalid_api_key": PermissionDenied,
     "invalid_session": PermissionDenied,
     "session_refused": PermissionDenied,
     "session_not_found": SessionNotFound,
     "subject_is_final": LatchViolation,
     "too_many_requests": TooManyRequests,
+    "replicas_behind": Unavailable,
     "adoption_not_ready": AdoptionNotReady,
 }
 """The class of each slug that the database raises. Source: section 6 of the contract."""
@@ -206,21 +220,24 @@ _CLASS_BY_STATUS: dict[int, type[KeylatchError]] = {
     429: Unavailable,
 }
 
-_INSTALL = "apply the keylatch migrations to this database: supabase db push"
-_RELOAD = f"{_INSTALL}; then let PostgREST read it: notify pgrst, 'reload schema'"
+_INSTALL = "Run: keylatch install . && supabase db push"
+_RELOAD = f"{_INSTALL}. If it is installed, run in SQL: notify pgrst, 'reload schema'"
 _HINTS: dict[str, str] = {
-    "22023": "if the client was made with claims: does this database have their role?",
-    "22P05": "connect with client_encoding=utf8",
-    "25006": "this is a replica or a read-only session: send what writes to the primary",
+    "22023": "If the client was made with claims, check that this database has their role.",
+    "22P05": "Connect with client_encoding=utf8.",
+    "25006": "Send calls that write to the primary: this is a replica or a read-only session.",
     "3F000": _INSTALL,
     "42883": _INSTALL,
     "42P01": _INSTALL,
-    "PGRST106": "add keylatch to [api] schemas in supabase/config.toml, or in the dashboard to "
-    "the exposed schemas of the Data API (db-schemas of PostgREST)",
+    "PGRST106": "Add keylatch to [api] schemas in supabase/config.toml, or in the dashboard to "
+    "the exposed schemas of the Data API (db-schemas of PostgREST).",
     "PGRST202": _RELOAD,
     "PGRST205": _RELOAD,
 }
 
+# PostgreSQL says the same of every function and table; only ours are not installed.
+_MISSING = ("42883", "42P01", "3F000")
+_OURS = re.compile(r"\bkeylatch\b|\bkeylatch_internal\b")
 _SLUG = re.compile(r"[a-z][a-z0-9_]{2,62}")
 _OWN_STATE = re.compile(r"PT[1-5][0-9]{2}")
 _SQLSTATE = re.compile(r"[0-9A-Z]{5}")
@@ -249,10 +266,14 @@ def error_for(
     """
     code = code or ""
     message, detail, hint = (mask_keys(text or "").strip() for text in (message, detail, hint))
-    if _OWN_STATE.fullmatch(code):
+    if _OWN_STATE.fullmatch(code) or message in CLASS_BY_SLUG:
         return _own_error(message, code, detail, hint)
     sqlstate = code if _SQLSTATE.fullmatch(code) else None
     kind = _class_of(code, sqlstate, status)
+    if code in _MISSING and not _OURS.search(message):
+        return KeylatchError(
+            None, sqlstate, _without_input(code, message), _first_line(hint) or None
+        )
     sentence = _without_input(code, message)
     if code.startswith("PGRST"):
         sentence = f"PostgREST answered {code}: {sentence}"
@@ -263,7 +284,9 @@ def error_for(
 
 def _own_error(message: str, code: str, detail: str, hint: str) -> KeylatchError:
     """Choose by slug, and where this client does not know it yet, by the HTTP part."""
-    kind = CLASS_BY_SLUG.get(message) or _class_by_status(int(code[2:]))
+    kind = CLASS_BY_SLUG.get(message)
+    if kind is None:
+        kind = _class_by_status(int(code[2:]))
     if _SLUG.fullmatch(message):
         return kind(message, code, detail or None, hint or None)
     # Someone else's trigger, which wrote prose where keylatch writes a slug.

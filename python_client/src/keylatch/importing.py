@@ -1,4 +1,4 @@
-"""Takes over the keys of an older system from a file of any length. For `keylatch import`."""
+"""Imports the keys of another system from a file of any length. For `keylatch import`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .transports import Batch
 
 BATCH = 5000
 """How many lines go to the database at once, in one transaction."""
-# What a cell of a CSV file means, where it is not the text itself.
+# Cells of a CSV file that are more than their text.
 _CELLS: Mapping[str, Callable[[str], object]] = {
     "allowed_origins": str.split,
     "scopes": str.split,
@@ -34,8 +34,8 @@ class Line:
     """A line of the file.
 
     Attributes:
-        number: Its place in the file, from 1; of a CSV record over several lines the last.
-        fields: What `import_keys` takes; `None` where the line cannot be read.
+        number: Its place in the file, from 1; the last line of a CSV record that has several.
+        fields: What `import_keys` takes; `None` if the line cannot be read.
         problem: Why it cannot be read.
     """
 
@@ -46,7 +46,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a line of the file.
+    """What became of a line of the file.
 
     Attributes:
         number: Its place in the file, from 1.
@@ -64,12 +64,13 @@ def read_lines(
 
     Args:
         file: Its bytes, UTF-8.
-        form: `csv`, whose first line names the fields, or `jsonl`, an object a line. In CSV an
-            empty cell is none, origins and scopes stand with spaces between, metadata is JSON.
+        form: `csv`, whose first line names the fields, or `jsonl`, one object a line. In CSV an
+            empty cell means that the field is missing, origins and scopes are separated by spaces,
+            and metadata is JSON.
         defaults: Fields for the lines that do not have them, as a CSV file would write them.
 
     Yields:
-        The lines, without the empty ones. One that cannot be read says why.
+        The lines, without the empty ones. A line that cannot be read says why.
     """
     given = {name: _cell(name, value) for name, value in (defaults or {}).items()}
     for line in (_csv if form == "csv" else _jsonl)(file):
@@ -92,17 +93,17 @@ def import_file(
     dry_run: bool = False,
     done: Callable[[int, list[Outcome]], None],
 ) -> None:
-    """Import lines in batches; while some are in the database the next one is read.
+    """Import lines in batches. While the database works on some, the next batch is read.
 
     Args:
         clients: Clients of the service role; each has one batch at a time.
         lines: As `read_lines` gives them.
-        dry_run: Only say what would come of it.
-        done: Called after each batch in its order, with the number of its last line and what came
-            of them all.
+        dry_run: Only say what would happen.
+        done: Called after each batch in its order, with the number of its last line and the
+            outcome of each line.
 
     Raises:
-        KeylatchError: A batch failed as a whole; those before it are imported.
+        KeylatchError: A batch failed as a whole. The batches before it are imported.
     """
     free: SimpleQueue[Keylatch] = SimpleQueue()
     for client in clients:
@@ -165,7 +166,7 @@ def _jsonl(file: BinaryIO) -> Iterator[Line]:
             continue
         try:
             fields: Any = json.loads(raw)
-        # Out of it nothing is repeated: the line may hold a key.
+        # The error repeats nothing of the line: it may hold a key.
         except (ValueError, RecursionError):
             yield Line(number=number, problem="the line is not JSON")
             continue
@@ -176,7 +177,7 @@ def _jsonl(file: BinaryIO) -> Iterator[Line]:
 
 
 def _csv(file: BinaryIO) -> Iterator[Line]:
-    # A byte that is no UTF-8 is refused with its line, and does not end the reading.
+    # A byte that is not UTF-8 costs its own line only.
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
     try:
         yield from _records(csv.reader(text, strict=True))

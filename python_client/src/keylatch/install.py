@@ -1,123 +1,136 @@
-"""Puts the migrations into a Supabase project: says which are new there, and copies those."""
+"""Brings keylatch into a Supabase project: reads which part of it is there, and adds a file."""
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from difflib import unified_diff
 from pathlib import Path
-from shutil import copymode
-from tempfile import TemporaryDirectory
+from tempfile import mkstemp
+from typing import BinaryIO
 
-from . import __version__
 from .errors import InvalidArgument, KeylatchError
-from .migrations import Migration, Plan, Tenancy, plan, restamp, shipped, split_name
+from .migrations import (
+    Choice,
+    Header,
+    Installed,
+    Migration,
+    Release,
+    Tenancy,
+    earlier_checkout,
+    next_stamps,
+    read_header,
+    read_installed,
+    shipped,
+    split_name,
+)
 
 SCHEMA = "keylatch"
 """What the API has to expose."""
 
 # What the Supabase CLI exposes where config.toml does not say.
 _EXPOSED_BY_DEFAULT = ("public", "graphql_public")
+# How the first file of an installation begins, generated or not.
+_MAKES_SCHEMA = re.compile(r"^create schema keylatch;", re.MULTILINE)
 
 
-class MigrationsDiffer(KeylatchError):
-    """Files in the project have the names of shipped ones, and other words in them.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an install would do.
 
     Attributes:
-        diff: The unified diff of all of them, from what is shipped to what is there.
+        installed: What the project has; `None` for nothing.
+        present: The names of the generated files that are there.
+        new: What is to be written, by the names of the files.
+        tenancy: Whose tenancy the project has or will have.
     """
 
-    default_slug = "migration_differs"
-
-    def __init__(self, paths: Sequence[Path], diff: str) -> None:
-        them = ", ".join(path.name for path in paths)
-        super().__init__(
-            detail=f"not what keylatch {__version__} ships: {them}",
-            hint="take the files back as they were, from version control; what you want to be "
-            "different belongs in a migration of your own",
-        )
-        self.diff = diff
+    installed: Installed | None
+    present: tuple[str, ...]
+    new: dict[str, Migration]
+    tenancy: Tenancy
 
 
 def prepare(
     project: Path,
-    migrations: Sequence[Migration] | None = None,
-    *,
+    choice: Choice | None = None,
     tenancy: Tenancy | None = None,
+    *,
+    release: Release | None = None,
     now: datetime | None = None,
 ) -> Plan:
     """Say what an install would do; nothing is written.
 
     Args:
         project: The directory with `supabase/config.toml`.
-        migrations: What to install; what this version ships unless given.
-        tenancy: Whether keylatch's tenancy is a part of it; see `migrations.plan`.
+        choice: Which modules are asked for; what is there, or the default ones, unless given.
+        tenancy: Whose tenancy is asked for; see `Release.plan`.
+        release: What to install; what this version ships unless given.
         now: The time, in UTC; the clock's unless given.
 
     Returns:
-        The plan, with the versions that the files have or will have: the Supabase CLI refuses
-        what is older than what it has applied, so new ones follow all others.
+        The plan, with names that follow all migrations of the project: the Supabase CLI refuses
+        what is older than what it has applied.
 
     Raises:
-        InvalidArgument: The directory is no Supabase project.
-        MigrationsDiffer: A file there differs from what is shipped.
-        KeylatchError: As `migrations.plan` and `migrations.restamp`; `migration_twice` where one
-            is there under two versions.
+        InvalidArgument: The directory is no Supabase project, or leads out of itself.
+        KeylatchError: `migration_differs` where a generated file was edited; `earlier_checkout`
+            where keylatch is there in another form; else as `Release.plan`, `read_installed` and
+            `next_stamps`.
     """
-    migrations = shipped() if migrations is None else migrations
+    release = shipped() if release is None else release
     _config(project)
-    ours = {one.name: one for one in migrations}
-    newest, there, installed = "", dict[str, str](), dict[str, Path]()
+    newest, headers = "", dict[str, Header]()
     for path in sorted(_directory(project).glob("*.sql")):
-        version, name = split_name(path.name) or ("", "")
-        newest = max(newest, version)
-        if name in installed:
-            raise KeylatchError(
-                "migration_twice",
-                detail=f"{installed[name].name} and {path.name} are the same migration",
-                hint="keep the one that `supabase migration list` shows as applied",
-            )
-        if name in ours:
-            there[name], installed[name] = version, path
-    _compare(ours, installed)
-    found = plan(migrations, there, tenancy)
-    return replace(
-        found,
-        present=tuple(replace(one, version=there[one.name]) for one in found.present),
-        new=restamp(found.new, newest, now or datetime.now(UTC)),
-    )
+        stamp, _ = split_name(path.name) or ("", "")
+        newest = max(newest, stamp)
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if (header := read_header(text)) is not None:
+            headers[path.name] = header
+        elif _MAKES_SCHEMA.search(text):
+            raise earlier_checkout(f"{path.name} makes the schema of")
+    if edited := [name for name, header in headers.items() if not header.is_intact]:
+        raise KeylatchError(
+            "migration_differs",
+            detail=f"Somebody edited {', '.join(edited)}.",
+            hint="Take the file back from version control. Put your changes into a migration of "
+            "your own.",
+        )
+    installed = read_installed(headers.values())
+    migrations = release.plan(installed, choice or Choice(), tenancy)
+    stamps = next_stamps(newest, now or datetime.now(UTC), len(migrations))
+    new = {f"{stamp}_{one.name}.sql": one for stamp, one in zip(stamps, migrations, strict=True)}
+    decided = installed.tenancy if installed else migrations[0].tenancy
+    return Plan(installed, tuple(headers), new, decided)
 
 
-def copy(project: Path, migrations: Iterable[Migration]) -> None:
-    """Write migrations into a project: all of them or, whatever interrupts it, none.
+def write(project: Path, plan: Plan) -> None:
+    """Write the files of a plan into a project: all of them or, whatever interrupts it, none.
 
     Args:
         project: The directory with `supabase/config.toml`.
-        migrations: The migrations, with the versions that they shall have.
+        plan: What to write.
 
     Raises:
-        OSError: They cannot be written.
+        InvalidArgument: The directory of the migrations leads out of the project.
+        OSError: A file cannot be written.
     """
     directory = _directory(project)
     directory.mkdir(exist_ok=True)
-    # Beside their place, so that moving them there is one step for each; first written in full.
-    with TemporaryDirectory(prefix=".keylatch-", dir=directory) as partial:
-        written = []
-        for migration in migrations:
-            written.append(Path(partial, migration.file_name))
-            written[-1].write_text(migration.text, encoding="utf-8", newline="\n")
-        try:
-            for path in written:
-                path.rename(directory / path.name)
-        except BaseException:
-            for path in written:
-                if not path.exists():
-                    (directory / path.name).unlink(missing_ok=True)
-            raise
+    written: list[Path] = []
+    try:
+        for name, migration in plan.new.items():
+            with _replacing(directory / name, 0o644) as file:
+                file.write(migration.text.encode())
+            written.append(directory / name)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def exposed_schemas(project: Path) -> tuple[str, ...]:
@@ -130,7 +143,7 @@ def exposed_schemas(project: Path) -> tuple[str, ...]:
         The schemas, in order.
 
     Raises:
-        InvalidArgument: The directory is no Supabase project.
+        InvalidArgument: The directory is no Supabase project, or leads out of itself.
         KeylatchError: `config_unreadable` where the file cannot be read.
     """
     try:
@@ -138,21 +151,23 @@ def exposed_schemas(project: Path) -> tuple[str, ...]:
         schemas = found.get("api", {}).get("schemas", _EXPOSED_BY_DEFAULT)
         return tuple(map(str, schemas))
     except (ValueError, AttributeError, TypeError) as problem:
+        if isinstance(problem, InvalidArgument):
+            raise
         raise KeylatchError(
             "config_unreadable",
-            detail=f"supabase/config.toml: {problem}",
-            hint="mend the file; `supabase init --force` shows what belongs in it",
+            detail=f"supabase/config.toml cannot be read: {problem}",
+            hint="Mend the file; `supabase init --force` shows what belongs in it.",
         ) from None
 
 
 def expose(project: Path) -> None:
-    """Have the project's own API expose the schema; all else in the file stays as it is.
+    """Let the project's own API expose the schema; all else in the file stays as it is.
 
     Args:
         project: The directory with `supabase/config.toml`.
 
     Raises:
-        InvalidArgument: The directory is no Supabase project.
+        InvalidArgument: The directory is no Supabase project, or leads out of itself.
         KeylatchError: `config_unreadable` where the file cannot be read.
     """
     import tomlkit
@@ -160,7 +175,7 @@ def expose(project: Path) -> None:
     schemas = exposed_schemas(project)
     if SCHEMA in schemas:
         return
-    # Not the link where there is one.
+    # The file itself where a link of the project leads to it.
     path = _config(project).resolve()
     document = tomlkit.parse(path.read_bytes().decode())
     api = document.setdefault("api", tomlkit.table())
@@ -168,25 +183,19 @@ def expose(project: Path) -> None:
         api["schemas"].append(SCHEMA)
     else:
         api["schemas"] = [*schemas, SCHEMA]
-    partial = path.with_name(f".{path.name}.keylatch")
-    try:
-        partial.write_bytes(document.as_string().encode())
-        copymode(path, partial)
-        os.replace(partial, path)
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+    with _replacing(path, path.stat().st_mode & 0o7777) as file:
+        file.write(document.as_string().encode())
 
 
 def expose_statements(schemas: Iterable[str]) -> str:
-    """Give what has a hosted project's API expose the schema, in SQL.
+    """Give what lets a hosted project's API expose the schema, in SQL.
 
     Args:
         schemas: What it exposes already.
 
     Returns:
-        The statements. The last one is needed too: PostgREST reads the new list, and not what is
-        in the schemas, with the one before it.
+        The statements. The last one is needed too: with the one before it PostgREST reads the new
+        list, and not what is in the schemas.
     """
     names = ", ".join(dict.fromkeys((*schemas, SCHEMA)))
     return (
@@ -201,30 +210,38 @@ def _config(project: Path) -> Path:
     if not path.is_file():
         raise InvalidArgument.of(
             "PROJECT",
-            "is no Supabase project: it has no supabase/config.toml",
-            "name the directory that holds supabase/, or make it one: supabase init",
+            "is no Supabase project: it has no supabase/config.toml.",
+            "Name the directory that holds supabase/, or make it a project: supabase init",
         )
-    return path
+    return _inside(project, path)
 
 
 def _directory(project: Path) -> Path:
-    return project / "supabase" / "migrations"
+    return _inside(project, project / "supabase" / "migrations")
 
 
-def _compare(ours: dict[str, Migration], installed: dict[str, Path]) -> None:
-    """Refuse files that are not what is shipped under their names."""
-    differing: list[Path] = []
-    diff: list[str] = []
-    for name, path in installed.items():
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if replace(ours[name], text=text).checksum != ours[name].checksum:
-            differing.append(path)
-            diff += unified_diff(
-                ours[name].text.splitlines(),
-                text.splitlines(),
-                f"keylatch {__version__}: {name}",
-                str(path),
-                lineterm="",
-            )
-    if differing:
-        raise MigrationsDiffer(differing, "\n".join(diff))
+def _inside(project: Path, path: Path) -> Path:
+    """Refuse a path that a link leads out of the project: a checkout may bring such a link."""
+    if path.resolve().is_relative_to(project.resolve()):
+        return path
+    raise InvalidArgument.of(
+        "PROJECT",
+        f"is not safe to write to: {path.relative_to(project)} leads out of it.",
+        "Replace the symbolic link by what it leads to.",
+    )
+
+
+@contextmanager
+def _replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
+    """Give a new file of a random name, which takes this place when it is complete."""
+    # mkstemp follows no link: a file of that name must not be there.
+    number, name = mkstemp(prefix=".keylatch-", dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            yield file
+            os.fchmod(file.fileno(), mode)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise

@@ -49,15 +49,33 @@ def hash_key(key: str | Secret) -> bytes:
         SHA-256 of its UTF-8, 32 bytes. Source: `keylatch.hash_key(text)` gives the same.
 
     Raises:
-        InvalidArgument: It is not a text, or holds a lone surrogate, which UTF-8 cannot say.
+        InvalidArgument: It is not a text, or has a lone surrogate.
     """
     digest = _digest(key)
     if digest is None:
-        raise InvalidArgument.of("key", "holds a lone surrogate, which UTF-8 cannot say")
+        raise InvalidArgument.of("key", "has a lone surrogate, which UTF-8 cannot hold")
     return digest
 
 
-def verify_key(key: str | Secret, key_hash: bytes) -> bool:
+def fingerprint(key: str | Secret) -> str:
+    """Give the fingerprint of a text, for logs: compare it with `Key.fingerprint`.
+
+    It opens nothing, and it tells which text a service got: the stored key has the same
+    fingerprint, or the text is another one.
+
+    Args:
+        key: The whole text that was presented.
+
+    Returns:
+        The first 8 hex characters of its hash. Source: `hash_key`.
+
+    Raises:
+        InvalidArgument: It is not a text, or has a lone surrogate.
+    """
+    return hash_key(key).hex()[:8]
+
+
+def matches_hash(key: str | Secret, key_hash: bytes) -> bool:
     """Compare a key with a stored hash in constant time.
 
     Args:
@@ -94,13 +112,13 @@ def parse_key(text: str | Secret) -> ParsedKey:
         raise InvalidArgument.of(
             "key",
             "is malformed: a key is <prefix>_<pk|sk>_<live|test>_ and 36 more characters",
-            "copy the whole key, without spaces around it",
+            "Copy the whole key, without spaces around it.",
         )
     if not parts[-1]:
         raise InvalidArgument.of(
             "key",
             "fails its checksum: at least one character is wrong",
-            "copy the key again instead of typing it",
+            "Copy the key again instead of typing it.",
         )
     prefix, kind, environment, _ = parts
     return ParsedKey(prefix=prefix, kind=_KINDS[kind], environment=environment)

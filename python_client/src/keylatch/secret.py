@@ -19,14 +19,14 @@ def mask_keys(text: str) -> str:
         text: Any text, for example an error message of a server.
 
     Returns:
-        The text, each key in it cut down to the database's `hint`: `wk_sk_live_…abcd`. Of one
-        that is cut short already, not even the end is left.
+        The text, each key in it replaced by its masked key: `wk_sk_live_...abcd`. Of a key that
+        was cut, not even the end is left.
     """
-    return _KEY_SHAPED.sub(_hint, text)
+    return _KEY_SHAPED.sub(_mask, text)
 
 
-def _hint(match: re.Match[str]) -> str:
-    return f"{match[1]}…{match[2][-4:] if len(match[2]) >= _WHOLE else ''}"
+def _mask(match: re.Match[str]) -> str:
+    return f"{match[1]}...{match[2][-4:] if len(match[2]) >= _WHOLE else ''}"
 
 
 @final
@@ -37,7 +37,7 @@ class Secret:
     constant time; a secret never equals a string. Copies within the process keep the value. A
     pickle does not carry it, because pickles end up in caches and queues.
 
-    Source: `IssuedKey.key`, which is shown once and stored nowhere, is one.
+    Source: `IssuedKey.key`.
     """
 
     __slots__ = ("_value",)
@@ -71,7 +71,7 @@ class Secret:
     def __str__(self) -> str:
         if self._value is not None and _KEY_SHAPED.fullmatch(self._value):
             return mask_keys(self._value)
-        return "…"
+        return "..."
 
     def __format__(self, spec: str) -> str:
         return format(str(self), spec)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -15,13 +17,26 @@ from uuid import UUID
 from .async_client import AsyncKeylatch
 from .client import Keylatch
 from .errors import InvalidArgument, KeylatchError
-from .models import KeyUsage, ResolvedKey
+from .models import Explanation, KeyUsage, ResolvedKey
 
 __all__ = ["AsyncUsageRecorder", "KeyUsage", "UsageRecorder"]
 
 _log = logging.getLogger(__name__)
 # What one report may hold; see SQL `keylatch.record_usage`.
 _LARGEST_REPORT = 10_000
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class _Count:
+    uses: int = 0
+    last_used_at: datetime = _NEVER
+    refusals: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: _Count) -> None:
+        self.uses += other.uses
+        self.last_used_at = max(self.last_used_at, other.last_used_at)
+        self.refusals.update(other.refusals)
 
 
 class _Counts:
@@ -35,35 +50,53 @@ class _Counts:
         self.every = every.total_seconds()
         self.size = size
         self._lock = threading.Lock()
-        self._counts: dict[UUID, tuple[int, datetime]] = {}
+        self._counts: dict[UUID, _Count] = {}
 
-    def add(self, key_id: UUID) -> bool:
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def use(self, key: ResolvedKey | UUID) -> bool:
         """Count a use; tell whether it is time for a report."""
-        now = datetime.now(UTC)
-        with self._lock:
-            uses, _ = self._counts.get(key_id, (0, now))
-            self._counts[key_id] = (uses + 1, now)
-            return len(self._counts) >= self.size
+        key_id = key.key_id if isinstance(key, ResolvedKey) else key
+        return self._add({key_id: _Count(uses=1, last_used_at=datetime.now(UTC))})
 
-    def take(self) -> list[KeyUsage]:
-        """Give what is there, and begin anew."""
+    def refuse(self, explanation: Explanation) -> bool:
+        """Count a refusal; tell whether it is time for a report."""
+        if explanation.key_id is None or explanation.verdict == "valid":
+            return False
+        return self._add({explanation.key_id: _Count(refusals=Counter([explanation.verdict]))})
+
+    def take(self) -> list[dict[UUID, _Count]]:
+        """Give what is there, in parts that one report may hold, and begin anew."""
         with self._lock:
-            taken, self._counts = self._counts, {}
+            taken, self._counts = list(self._counts.items()), {}
         return [
-            KeyUsage(key_id=key_id, uses=uses, last_used_at=last)
-            for key_id, (uses, last) in taken.items()
+            dict(taken[start : start + _LARGEST_REPORT])
+            for start in range(0, len(taken), _LARGEST_REPORT)
         ]
 
-    def give_back(self, uses: Iterable[KeyUsage]) -> None:
+    def give_back(self, counts: Mapping[UUID, _Count], again: frozenset[UUID]) -> None:
         """Keep what could not be reported for the next time."""
+        self._add({key_id: count for key_id, count in counts.items() if key_id in again})
+
+    def _add(self, counts: Mapping[UUID, _Count]) -> bool:
         with self._lock:
-            for one in uses:
-                more, last = self._counts.get(one.key_id, (0, one.last_used_at))
-                self._counts[one.key_id] = (one.uses + more, max(last, one.last_used_at))
+            for key_id, count in counts.items():
+                self._counts.setdefault(key_id, _Count()).add(count)
+            return len(self._counts) >= self.size
+
+
+def _report(counts: Mapping[UUID, _Count]) -> tuple[list[KeyUsage], dict[UUID, dict[str, int]]]:
+    uses = [
+        KeyUsage(key_id=key_id, uses=count.uses, last_used_at=count.last_used_at)
+        for key_id, count in counts.items()
+        if count.uses
+    ]
+    return uses, {key_id: dict(c.refusals) for key_id, c in counts.items() if c.refusals}
 
 
 class UsageRecorder:
-    """Counts uses in memory and reports them on a timer, on size and at the end.
+    """Counts uses and refusals in memory, and reports them on a timer, on size and at the end.
 
     What it has counted since the last report is lost with the process; what could not be reported,
     because the database was away or another service counted the same key, is kept for the next
@@ -74,6 +107,8 @@ class UsageRecorder:
         with UsageRecorder(kl) as recorder:
             if found := kl.resolve(presented):
                 recorder.record(found)
+            else:
+                recorder.record_refusal(kl.explain(presented))
     """
 
     def __init__(
@@ -121,7 +156,16 @@ class UsageRecorder:
         Args:
             key: What `resolve` gave, or its `key_id`.
         """
-        if self._counts.add(key.key_id if isinstance(key, ResolvedKey) else key):
+        if self._counts.use(key):
+            self._wake.set()
+
+    def record_refusal(self, explanation: Explanation) -> None:
+        """Count one refusal of a key.
+
+        Args:
+            explanation: What `explain` said. A text that is not a known key is counted nowhere.
+        """
+        if self._counts.refuse(explanation):
             self._wake.set()
 
     def flush(self) -> int:
@@ -133,16 +177,17 @@ class UsageRecorder:
         Raises:
             KeylatchError: The report failed; what it held is kept.
         """
-        uses = self._counts.take()
-        for start in range(0, len(uses), _LARGEST_REPORT):
-            part = uses[start : start + _LARGEST_REPORT]
+        parts = self._counts.take()
+        while parts:
+            uses, refusals = _report(parts[0])
             try:
-                again = self._keylatch.record_usage(part)
+                again = self._keylatch.record_usage(uses, refusals=refusals)
             except BaseException:
-                self._counts.give_back(uses[start:])
+                for part in parts:
+                    self._counts.give_back(part, frozenset(part))
                 raise
-            self._counts.give_back(one for one in part if one.key_id in again)
-        return len(self._counts._counts)
+            self._counts.give_back(parts.pop(0), again)
+        return len(self._counts)
 
     def _run(self) -> None:
         done = False
@@ -191,21 +236,27 @@ class AsyncUsageRecorder:
 
     def record(self, key: ResolvedKey | UUID) -> None:
         """Count one use of a key: as `UsageRecorder.record`."""
-        if self._counts.add(key.key_id if isinstance(key, ResolvedKey) else key):
+        if self._counts.use(key):
+            self._wake.set()
+
+    def record_refusal(self, explanation: Explanation) -> None:
+        """Count one refusal of a key: as `UsageRecorder.record_refusal`."""
+        if self._counts.refuse(explanation):
             self._wake.set()
 
     async def flush(self) -> int:
         """Report now: as `UsageRecorder.flush`."""
-        uses = self._counts.take()
-        for start in range(0, len(uses), _LARGEST_REPORT):
-            part = uses[start : start + _LARGEST_REPORT]
+        parts = self._counts.take()
+        while parts:
+            uses, refusals = _report(parts[0])
             try:
-                again = await self._keylatch.record_usage(part)
+                again = await self._keylatch.record_usage(uses, refusals=refusals)
             except BaseException:
-                self._counts.give_back(uses[start:])
+                for part in parts:
+                    self._counts.give_back(part, frozenset(part))
                 raise
-            self._counts.give_back(one for one in part if one.key_id in again)
-        return len(self._counts._counts)
+            self._counts.give_back(parts.pop(0), again)
+        return len(self._counts)
 
     async def _run(self) -> None:
         done = False

@@ -13,7 +13,7 @@ def main() -> NoReturn:
     if missing := [name for name in ("typer", "rich") if find_spec(name) is None]:
         print(  # noqa: T201
             f"missing_extra: {' and '.join(missing)} not installed, which the command line needs\n"
-            'hint: pip install "keylatch[cli]"',
+            'hint: Run: pip install "keylatch[cli]"',
             file=sys.stderr,
         )
         sys.exit(5)

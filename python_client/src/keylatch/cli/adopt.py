@@ -1,4 +1,4 @@
-"""The command that moves a column of keys in clear to hashes: adopt."""
+"""The command that moves a plaintext column of keys to hashes: adopt."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 _CONFIRM = "drop plaintext"
 _AFTERWARDS = (
-    "The keys in clear are gone from the table. Older copies may still hold them: dead rows until "
-    "you vacuum full it; WAL archives, backups, dumps and replicas' snapshots until they expire "
-    "or you delete them; and logs."
+    "The plaintext keys are gone from the table. Older copies may still hold them: dead rows until "
+    "you vacuum full the table; WAL archives, backups, dumps and replicas' snapshots until they "
+    "expire or you delete them; and logs."
 )
 
 
@@ -50,14 +50,16 @@ def adopt(
     table: Annotated[
         str, typer.Argument(metavar="TABLE", help="With its schema: public.sessions.")
     ],
-    column: Annotated[str, typer.Argument(metavar="COLUMN", help="That of the keys in clear.")],
+    column: Annotated[
+        str, typer.Argument(metavar="COLUMN", help="The column of the plaintext keys.")
+    ],
     hash_column: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="For hash: that of the hashes, else COLUMN_hash."),
+        typer.Option(metavar="NAME", help="For hash: the new column, else COLUMN_hash."),
     ] = None,
-    form: Annotated[Form, typer.Option(help="For hash: what the hashes look like.")] = Form.HEX,
+    form: Annotated[Form, typer.Option(help="For hash: how the hashes are stored.")] = Form.HEX,
     pause: Annotated[
-        int, typer.Option(metavar="MS", min=0, help="Rest so long between two batches.")
+        int, typer.Option(metavar="MS", min=0, help="The rest between two batches.")
     ] = 0,
     confirm: Annotated[
         str | None,
@@ -65,13 +67,14 @@ def adopt(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Move a column of keys in clear, of any table, to hashes.
+    """Move a plaintext column of keys, of any table, to hashes.
 
-    As the owner of the table and of keylatch. In this order: hash adds the column, keeps it in
-    step and hashes the old rows; prove counts what stands there; read is when the application
-    goes by the hash; drop empties and drops the keys in clear, for good. Until then, revert takes
-    all of it back. The same step again after an interruption goes on where it was. Exit code 1
-    where prove is not clean.
+    Connect as the owner of the table. In this order: hash adds the column of hashes, keeps it in
+    step, hashes the old rows and makes the indexes; prove counts what stands there; read counts
+    anew how often the application falls back to plaintext; drop empties and drops the plaintext
+    column, for good. Until then, revert takes all of it back. Run the same step again after an
+    interruption: it goes on where it stopped. Until the last drop or revert, the database has a
+    schema keylatch_adoption. Exit code 1 if prove is not clean.
     """
     from ..adoption import Adoption
 
@@ -90,15 +93,15 @@ def adopt(
 
 
 def _hash(adoption: Adoption, hash_column: str | None, form: Form, pause: float) -> None:
-    column = adoption.start(hash_column=hash_column, form=form.value)
+    adoption.start(hash_column=hash_column, form=form.value)
     # A row that somebody held during one pass is free in the next, or in the one after it.
     for _ in range(3):
         with _progress("hashing") as advance:
             written = adoption.hash_rows(pause=pause, done=advance)
         if not written:
             break
-    output.note("making the index")
-    adoption.make_index(column)
+    output.note("making the indexes")
+    adoption.make_indexes()
 
 
 def _drop(adoption: Adoption, confirm: str, pause: float, as_json: bool) -> None:

@@ -17,11 +17,14 @@ from . import output
 # In the order of `keylatch --help`: the module of this package, and the functions in it that are
 # commands. At the top of such a module stands no import of psycopg, postgrest, httpx or rich.
 _COMMANDS = {
-    "keys": ("issue", "list_", "show", "rotate", "revoke", "suspend", "resume"),
-    "presented": ("resolve", "explain"),
+    "keys": (
+        *("issue", "list_", "show", "rotate", "revoke", "suspend", "unsuspend"),
+        *("end_sessions", "retire", "legacy"),
+    ),
+    "presented": ("resolve", "upgrade", "explain"),
     "importing": ("import_",),
     "adopt": ("adopt",),
-    "install": ("install", "migrate"),
+    "install": ("install", "sql", "apply"),
     "doctor": ("doctor",),
     "audit": ("audit",),
 }
@@ -71,7 +74,7 @@ def _program(
 for _module, _functions in _COMMANDS.items():
     for _function in _functions:
         _command = getattr(import_module(f"{__package__}.{_module}"), _function)
-        app.command(_function.rstrip("_"))(_command)
+        app.command(_function.rstrip("_").replace("_", "-"))(_command)
 
 
 def run() -> int:

@@ -47,14 +47,14 @@ with ended as (
     end as status
   from keylatch_internal.keys as k
 )
-select (created_at at time zone 'UTC')::date as day, 'living' as status, count(*)
+select (created_at at time zone 'UTC')::date as day, 'active' as status, count(*)
 from ended group by 1, 2
 union all
 select (ended_at at time zone 'UTC')::date, status, count(*)
 from ended where ended_at <= now() group by 1, 2
 order by 1
 """
-STATUSES = ("living", "superseded", "expired", "revoked")
+STATUSES = ("active", "superseded", "expired", "revoked")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 240, 56, 24
 
 
@@ -171,8 +171,8 @@ def _keys(changes: list[tuple[date, str, int]], today: date) -> str:
         points.append((x, dict(counts)))
         for _, status, number in group:
             counts[status] += number
-            if status != "living":
-                counts["living"] -= number
+            if status != "active":
+                counts["active"] -= number
         points.append((x, dict(counts)))
     points.append((_WIDTH, dict(counts)))
     top = max(sum(numbers.values()) for _, numbers in points)

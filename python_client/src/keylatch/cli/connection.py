@@ -167,8 +167,8 @@ def open_database(options: Options) -> psycopg.Connection[tuple[Any, ...]]:
     if not url:
         raise KeylatchError(
             "usage",
-            detail="no database is named",
-            hint="set DATABASE_URL, in the environment or in .env, or give --db-url",
+            detail="no database is given",
+            hint="Set DATABASE_URL in the environment or in .env, or give --db-url.",
         )
     return open_url(url)
 
@@ -186,7 +186,8 @@ def locate(options: Options) -> Rest | Database:
         Where, and as whom.
 
     Raises:
-        KeylatchError: `usage` where no connection is named or two are.
+        KeylatchError: `usage` where no connection is named or two are, or where a secret would go
+            to an address of which the user may not know.
         InvalidArgument: `as_user` is not a UUID.
     """
     wants_rest = any((options.url, options.key, options.token))
@@ -194,8 +195,8 @@ def locate(options: Options) -> Rest | Database:
     if wants_rest and wants_database:
         raise KeylatchError(
             "usage",
-            detail="--db-url and --as-user name one connection, --url, --key and --token another",
-            hint="give the options of one of them",
+            detail="--db-url and --as-user exclude --url, --key and --token",
+            hint="Give the options of one connection.",
         )
     given = _present(
         SUPABASE_URL=options.url,
@@ -206,12 +207,22 @@ def locate(options: Options) -> Rest | Database:
     if options.key and mask_keys(options.key) != options.key:
         raise KeylatchError(
             "usage",
-            detail="--key is the API key of the project, and a key of keylatch was given",
-            hint="a key to resolve or to explain goes to stdin; end it if somebody could see it",
+            detail="--key is the API key of the project, but a key of keylatch was given",
+            hint="Pass a key to resolve or explain on stdin. Revoke it if somebody could see it.",
         )
-    sources = (given, os.environ, dotenv())
+    file = dotenv()
+    sources = (given, os.environ, file)
     for place in sources:
         if not wants_database and place.get("SUPABASE_URL"):
+            if place is file and _first(sources[:-1], (*_TOKENS, *_KEYS)):
+                # Somebody else may have put the file into this directory.
+                raise KeylatchError(
+                    "usage",
+                    detail="SUPABASE_URL is from .env, but a key or token is not",
+                    hint="Set SUPABASE_URL in the environment too, or unset the key and the token.",
+                )
+            if place is not given:
+                _require_private(place["SUPABASE_URL"])
             token = _first(sources, _TOKENS)
             key = _first(sources, (*_KEYS, *_PUBLIC_KEYS) if token else _KEYS)
             if key or token:
@@ -219,6 +230,21 @@ def locate(options: Options) -> Rest | Database:
         if not wants_rest and place.get("DATABASE_URL"):
             return Database(place["DATABASE_URL"], _user(options.as_user))
     raise _nowhere(given.get("SUPABASE_URL") or setting("SUPABASE_URL"), wants_database)
+
+
+def _require_private(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    # What is no URL is refused where it is opened.
+    if host and parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1"):
+        raise KeylatchError(
+            "usage",
+            detail="SUPABASE_URL is http, which shows the key or token to the network",
+            hint="Use https. If the network is private, give the address with --url.",
+        )
 
 
 def _with_options(
@@ -251,7 +277,7 @@ def _over_http(target: Rest) -> Keylatch:
         headers["apikey"] = target.key
     if not all(value.isascii() and value.isprintable() for value in headers.values()):
         raise KeylatchError(
-            "usage", detail="the API key or the token holds what no HTTP header can carry"
+            "usage", detail="the API key or the token has characters that no HTTP header can carry"
         )
     base = target.url.rstrip("/")
     if target.key and not base.endswith("/rest/v1"):
@@ -266,7 +292,7 @@ def _over_http(target: Rest) -> Keylatch:
         raise KeylatchError(
             "usage",
             detail="the address of the project is not a URL that begins with http",
-            hint="for a database use --db-url or DATABASE_URL",
+            hint="For a database use --db-url or DATABASE_URL.",
         ) from None
     atexit.register(session.close)
     return Keylatch.from_postgrest(client)
@@ -277,21 +303,21 @@ def _user(given: str | None) -> str | None:
         return None if given is None else str(UUID(given))
     except ValueError:
         pass
-    raise InvalidArgument.of("as-user", "is not a UUID", "give the id of a user: its auth.uid()")
+    raise InvalidArgument.of("as-user", "is not a UUID", "Give the id of a user: its auth.uid().")
 
 
 def _nowhere(url: str | None, wants_database: bool) -> KeylatchError:
     if url and not wants_database:
         return KeylatchError(
             "usage",
-            detail="a project is named, and no key or token for it",
-            hint="set SUPABASE_KEY, or KEYLATCH_TOKEN, in the environment or in .env",
+            detail="a project is given, but no key or token for it",
+            hint="Set SUPABASE_KEY or KEYLATCH_TOKEN in the environment or in .env.",
         )
     return KeylatchError(
         "usage",
-        detail="no database is named" if wants_database else "no project and no database is named",
-        hint="set DATABASE_URL, or SUPABASE_URL and SUPABASE_KEY, in the environment or in .env; "
-        "or give --db-url, or --url",
+        detail="no database is given" if wants_database else "no project and no database is given",
+        hint="Set DATABASE_URL, or SUPABASE_URL and SUPABASE_KEY, in the environment or in .env; "
+        "or give --db-url or --url.",
     )
 
 

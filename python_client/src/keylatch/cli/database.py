@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _SECONDS_TO_CONNECT = 10
 _DB_URL_HINT = (
-    "write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for an @ in the password, %2F "
-    "for a /, %3F for a ?, and without parameters that libpq does not know"
+    "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for an @ in the password, %2F "
+    "for a /, %3F for a ?, and without parameters that libpq does not know."
 )
 
 
@@ -75,5 +75,7 @@ def _refused(said: str) -> KeylatchError:
     detail = re.sub(r"\s+", " ", said.partition("\n")[0]).removeprefix("connection failed: ")
     # Before there is a connection, libpq passes on what the server said, and no SQLSTATE.
     if re.search(r"authentication failed|no password supplied|no pg_hba\.conf entry", detail):
-        return PermissionDenied(detail=detail, hint="check user and password of the database URL")
-    return Unavailable(detail=detail, hint="is the server running, and is the address right?")
+        return PermissionDenied(detail=detail, hint="Check user and password of the database URL.")
+    return Unavailable(
+        detail=detail, hint="Check that the server runs and that the address is right."
+    )

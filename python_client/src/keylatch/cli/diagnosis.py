@@ -10,7 +10,7 @@ from uuid import UUID
 
 import typer
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, NotInstalled
 from . import output
 from .files import defaults_of, form_of, opened
 
@@ -30,19 +30,19 @@ def explain_workspace(
     defaults: list[str] | None,
     as_json: bool,
 ) -> None:
-    """Say of each key of a workspace, or of each line of a file for it, whether it validates.
+    """Say of each key of a workspace, or of each line of a file for it, whether it resolves.
 
     Args:
         keylatch: A client of an admin.
         workspace: The workspace's id.
-        old: A file of an older system's keys as `keylatch import` reads it; `-` for stdin.
+        old: A file with keys of another system as `keylatch import` reads it; `-` for stdin.
         form: `csv` or `jsonl`, where the name of the file does not say.
         defaults: Fields for the lines that do not have them, `NAME=VALUE`.
         as_json: Whether programs read it.
 
     Raises:
         InvalidArgument: The id is not a UUID.
-        typer.Exit: With exit code 1, where a key does not validate.
+        typer.Exit: With exit code 1, if a key does not resolve.
     """
     try:
         wanted = UUID(workspace)
@@ -52,8 +52,12 @@ def explain_workspace(
     if as_json:
         output.print_json(
             [
-                {"id" if not old else "line": name, "hint": hint, **output.as_dict(finding)}
-                for name, hint, finding in found
+                {
+                    "id" if not old else "line": name,
+                    ("label" if old else "masked_key"): shown,
+                    **output.as_dict(finding),
+                }
+                for name, shown, finding in found
             ]
         )
     else:
@@ -63,12 +67,20 @@ def explain_workspace(
 
 
 def _keys(keylatch: Keylatch, workspace: UUID) -> Iterator[Named]:
-    from ..diagnosis import explain_keys
+    from ..diagnosis import explain_keys, explain_legacy
 
     keys = keylatch.list(workspace)
-    findings = explain_keys(keys, keylatch.unclaimed(workspace))
-    for key, finding in zip(keys, findings, strict=True):
-        yield str(key.id), key.hint, finding
+    for key, finding in zip(keys, explain_keys(keys), strict=True):
+        yield str(key.id), key.masked_key, finding
+    try:
+        legacy_keys = keylatch.legacy_keys(workspace)
+    except NotInstalled:
+        return  # Without the module there are none.
+    # An upgraded key is one of the keys above.
+    waiting = [key for key in legacy_keys if key.status != "upgraded"]
+    findings = explain_legacy(waiting)
+    for legacy, finding in zip(waiting, findings, strict=True):
+        yield str(legacy.id), legacy.masked_key, finding
 
 
 def _lines(
@@ -81,7 +93,7 @@ def _lines(
     with opened(file) as (stream, _):
         for line in read_lines(stream, form_of(file, form), defaults=defaults_of(defaults or [])):
             if line.fields is None:
-                yield str(line.number), "", Finding("unreadable", line.problem, "Mend the line.")
+                yield str(line.number), "", Finding("unreadable", line.problem, "Correct the line.")
             elif str(line.fields.get("workspace_id") or workspace).lower() == str(workspace):
                 label = line.fields.get("label")
                 yield str(line.number), str(label or ""), explain_old(line.fields, now=now)
@@ -89,19 +101,19 @@ def _lines(
 
 def _print(found: list[Named], *, of_lines: bool) -> None:
     if not found:
-        output.note("no keys: there are none, or the workspace is not yours to administer")
+        output.note("no keys: there are none, or you do not administer the workspace")
         return
     rows = [
         [
-            output.text(name, *((f"\n{hint}", "dim"),) if hint else ()),
+            output.text(name, *((f"\n{output.printable(shown)}", "dim"),) if shown else ()),
             output.text(
                 (finding.verdict, "green" if finding.verdict == "valid" else "red"),
                 f"\n{output.printable(finding.detail)}",
                 (f"\n{output.printable(finding.hint)}" if finding.hint else "", "dim"),
             ),
         ]
-        for name, hint, finding in found
+        for name, shown, finding in found
     ]
-    output.table(["Line" if of_lines else "Id and key", "Would it validate?"], rows)
+    output.table(["Line" if of_lines else "Id and key", "Does it resolve?"], rows)
     counts = Counter(finding.verdict for _, _, finding in found)
     output.note(", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()))

@@ -54,9 +54,9 @@ def doctor(
 ) -> None:
     """Look an installation over and name what is not as it should be.
 
-    It reads a database, as its owner best: whatever another user may not see is named as not
-    checked. With a project it also compares what the API serves. Exit code 1 where there is an
-    error; warnings and notes are none.
+    It reads a database, best as its owner: what another user may not see is named as not checked.
+    With a project it also compares what the API serves. The exit code is 1 if there is an error;
+    warnings and notes do not count.
     """
     connection = open_database(options)
     rest = _project(options, Options(url=url, key=key, token=token))
@@ -122,8 +122,10 @@ def _named(site: Site) -> str:
     if found is None:
         return name
     lag = found.replica_lag_seconds
+    modules = ", ".join(("the core", *found.modules))
     behind = "" if lag is None else f" {lag:.1f} s behind"
     return (
         f"{name}, {f'replica{behind}' if found.is_replica else 'primary'}\n"
-        f"installation {found.id} {found.schema_version}\nsystem {found.system_identifier}"
+        f"installation {found.id}\nkeylatch {found.schema_version} with {modules}\n"
+        f"system {found.system_identifier}"
     )

@@ -1,4 +1,4 @@
-"""The files of older systems' keys that commands read: which, in what form, with what added."""
+"""Files with keys of other systems: where they are, their form, and what is added to them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def form_of(file: str, given: str | None) -> str:
     raise KeylatchError(
         "usage",
         detail="the name of the file does not say what it is",
-        hint="give --format csv or --format jsonl",
+        hint="Give --format csv or --format jsonl.",
     )
 
 
@@ -75,7 +75,9 @@ def defaults_of(given: list[str]) -> dict[str, str]:
     for one in given:
         name, equals, value = one.partition("=")
         if not name or not equals:
-            raise InvalidArgument.of("set", "is not NAME=VALUE", "for example --set alg=bcrypt")
+            raise InvalidArgument.of(
+                "set", "is not NAME=VALUE", "Write for example --set alg=bcrypt."
+            )
         fields[name] = value
     return fields
 

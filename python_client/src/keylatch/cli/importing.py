@@ -1,4 +1,4 @@
-"""The command that takes over the keys of an older system: import."""
+"""The command that imports the keys of another system: import."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ File = Annotated[
     str, typer.Argument(metavar="FILE", help="A .csv or .jsonl file; - for stdin, see --format.")
 ]
 
-# A batch keeps one core of the server busy; more of them would take the server from others.
+# A batch keeps one core of the server busy. More connections would slow the server for others.
 _CONNECTIONS = 2
 
 
 class _Unfit(Exception):
-    """Nothing of the beginning of a file can be imported: it is not what was meant."""
+    """Every line of the first batch was refused: it is the wrong file."""
 
 
 @any_connection
@@ -42,18 +42,26 @@ def import_(
     from_line: Annotated[
         int, typer.Option(metavar="NUMBER", min=1, help="Go on here after an interruption.")
     ] = 1,
+    force: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON",
+            help="Import keys in plaintext that are weak or look like a placeholder.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Only say what would come of it.")
+        bool, typer.Option("--dry-run", metavar="", help="Only say what would happen.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Take over the keys of an older system, in clear or as hashes.
+    """Import the keys of another system, in plaintext or as hashes.
 
     For the service key. A line has workspace_id and key, or hash with alg (sha256,
-    pbkdf2_sha256, django, bcrypt) and what comes along: label, scopes, allowed_origins,
-    expires_at, revoked_at and others, see the comment of keylatch.import_keys. A bad line costs
-    no other. The same file again is safe: what is there already is left as it is. Exit code 1
-    where a line was refused.
+    pbkdf2_sha256, django, bcrypt), and further fields such as label, scopes, allowed_origins,
+    expires_at and revoked_at: see the comment of keylatch.import_keys. A bad line costs no
+    other. The same file again is safe: an import moves a key towards its end, and never away
+    from it. A salted key waits until upgrade_key sees it. Exit code 1 if a line was refused.
     """
     from ..importing import import_file, read_lines
 
@@ -74,13 +82,14 @@ def import_(
             if first and counts["refused"] == len(outcomes) > 100:
                 raise _Unfit
 
-        lines = read_lines(stream, kind, defaults=defaults_of(set_ or []))
+        defaults = defaults_of(set_ or []) | ({"force": force} if force else {})
+        lines = read_lines(stream, kind, defaults=defaults)
         lines = dropwhile(lambda line: line.number < from_line, lines)
         try:
             clients = [connect(options) for _ in range(_CONNECTIONS)]
             import_file(clients, lines, dry_run=dry_run, done=done)
         except _Unfit:
-            output.note("Stopped: of the beginning of the file nothing can be imported.")
+            output.note("Stopped: every line of the first batch was refused.")
         except (KeylatchError, KeyboardInterrupt):
             if last >= from_line and not dry_run:
                 output.note(f"All lines up to {last} are done: go on with --from-line {last + 1}")
@@ -92,7 +101,7 @@ def import_(
 
 @contextmanager
 def _progress(stream: BinaryIO, size: int | None) -> Iterator[Callable[[Counter[str]], None]]:
-    """Show on a terminal how far the reading is, by bytes, and how many lines went."""
+    """Show on a terminal how much of the file is read, and how many lines are done."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -113,22 +122,33 @@ def _progress(stream: BinaryIO, size: int | None) -> Iterator[Callable[[Counter[
 
 
 def _say(one: Outcome, as_json: bool) -> None:
-    came = one.outcome
+    outcome = one.outcome
     if as_json:
-        fields = {"line": one.number, **output.as_dict(came)}
+        fields = {"line": one.number, **output.as_dict(outcome)}
         del fields["position"]
         sys.stdout.write(json.dumps(fields, default=str) + "\n")
         return
-    word = came.slug if came.outcome == "refused" else came.outcome
-    hint = f" ({came.hint})" if came.hint else ""
-    sys.stdout.write(f"line {one.number}: {word}: {output.printable(f'{came.detail}{hint}')}\n")
+    word = outcome.slug if outcome.outcome == "refused" else outcome.outcome
+    hint = f" ({outcome.hint})" if outcome.hint else ""
+    said = output.printable(f"{outcome.detail}{hint}")
+    sys.stdout.write(f"line {one.number}: {word}: {said}\n")
 
 
 def _summary(counts: Counter[str], dry_run: bool, as_json: bool) -> None:
-    names = {"imported": "imported", "exists": "there already", "refused": "refused"}
+    names = {
+        "imported": "imported",
+        "waiting": "waiting for their first use",
+        "moved": "moved towards their end",
+        "exists": "unchanged",
+        "refused": "refused",
+    }
     if as_json:
         numbers = {name: counts[name] for name in names}
         sys.stdout.write(json.dumps({**numbers, "dry_run": dry_run}) + "\n")
         return
-    said = ", ".join(f"{counts[name]:,} {words}" for name, words in names.items())
-    output.note(f"{'It would come to' if dry_run else 'Lines'}: {said}")
+    said = ", ".join(
+        f"{counts[name]:,} {words}"
+        for name, words in names.items()
+        if counts[name] or name in ("imported", "refused")
+    )
+    output.note(f"{'Lines of the dry run' if dry_run else 'Lines'}: {said}")

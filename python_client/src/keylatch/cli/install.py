@@ -1,32 +1,60 @@
-"""The commands that bring keylatch into a project or a database: install and migrate."""
+"""The commands that bring keylatch into a project or a database: install, sql and apply."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from .. import install as files
 from ..errors import KeylatchError
-from ..migrations import TENANCY_NAME, Migration, Plan, Tenancy, own_tenancy
+from ..migrations import (
+    Choice,
+    Installed,
+    Migration,
+    Tenancy,
+    TenancyUndecided,
+    own_tenancy,
+    shipped,
+)
 from . import output
-from .connection import Options, database_only, open_database
+from .connection import DbUrl, Options, database_only, open_database
 from .output import Json
 
 if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
 
+T = TypeVar("T")
+
+With = Annotated[
+    str | None,
+    typer.Option(
+        "--with",
+        metavar="MODULE,…",
+        help="Add these modules to the default ones, or to what is there.",
+        show_default=False,
+    ),
+]
+Only = Annotated[
+    str | None,
+    typer.Option(
+        "--only",
+        metavar="MODULE,…",
+        help="Install these modules and no others; core for none.",
+        show_default=False,
+    ),
+]
+All = Annotated[bool, typer.Option("--all", metavar="", help="Install every module.")]
 TenancyOption = Annotated[
     Tenancy | None,
     typer.Option(
         metavar="WORD",
-        help="Whose tables tell who administers a workspace: keylatch (brings its own) or own "
-        "(leaves them out). Decided once; later runs find it out.",
+        help="Whose tables say who administers a workspace: keylatch (brings its own) or own "
+        "(your application has them). Needed once; later runs find it out.",
         show_default=False,
     ),
 ]
@@ -37,6 +65,9 @@ def install(
     project: Annotated[
         Path, typer.Argument(metavar="PROJECT", help="The directory that holds supabase/.")
     ],
+    with_: With = None,
+    only: Only = None,
+    all_: All = False,
     tenancy: TenancyOption = None,
     expose: Annotated[
         bool | None,
@@ -51,17 +82,15 @@ def install(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Copy the migrations into a Supabase project, for its next push.
+    """Write keylatch into a Supabase project as one migration, for its next push.
 
-    They get new timestamps after the project's own. Run it again after an update of keylatch: what
-    is there is left alone, and what is new is copied. If a file was edited, its differences are
-    shown and nothing is written.
+    By default the migration has the core and the module events. Run it again to add modules with
+    --with, and after an update of keylatch: one more file upgrades what is there.
     """
-    try:
-        plan = files.prepare(project, tenancy=tenancy)
-    except files.MigrationsDiffer as problem:
-        _print_diff(problem.diff)
-        raise
+    choice = _choice(with_, only, all_)
+    plan = _decided(
+        lambda tenancy: files.prepare(project, choice, tenancy), tenancy, may_ask=not as_json
+    )
     schemas = files.exposed_schemas(project)
     is_exposed = files.SCHEMA in schemas
     if not dry_run:
@@ -69,26 +98,62 @@ def install(
         to_expose = not is_exposed and (expose or (expose is None and _may_expose(as_json)))
         if to_expose and find_spec("tomlkit") is None:
             raise output.missing_extra("tomlkit")
-        files.copy(project, plan.new)
+        files.write(project, plan)
         if to_expose:
             files.expose(project)
             is_exposed = True
     if as_json:
-        report = _as_dict(plan, dry_run, new="copied")
-        output.print_json(report | {"exposed": is_exposed})
+        report = _as_dict(plan.installed, plan.new.values(), plan.tenancy, dry_run)
+        output.print_json(
+            report | {"present": plan.present, "written": list(plan.new), "exposed": is_exposed}
+        )
         return
-    _print_new(plan.new, "To be copied:" if dry_run else "Copied:")
-    _say_what_is_there(plan, "nothing to copy")
-    if plan.new and not dry_run:
+    _print_new(plan.new, "To be written:" if dry_run else "Written:")
+    if not plan.new:
+        output.note(f"{_there(plan.installed)}: nothing to do.")
+    elif not dry_run:
         output.note("\nNext: supabase db push, or locally supabase migration up.")
-    _print_tenancy(plan, tenancy)
-    if not is_exposed or not plan.present:
+    if plan.installed is None:
+        _print_tenancy(plan.tenancy)
+    if not is_exposed or plan.installed is None:
         _print_exposure(project, schemas, is_exposed)
 
 
+def sql(
+    with_: With = None,
+    only: Only = None,
+    all_: All = False,
+    tenancy: TenancyOption = None,
+    db_url: DbUrl = None,
+) -> None:
+    """Print what install would write, for psql: keylatch sql --tenancy own | psql -1.
+
+    With --db-url print only what that database lacks.
+    """
+    choice = _choice(with_, only, all_)
+    installed = None
+    if db_url:
+        connection = open_database(Options(db_url=db_url))
+        # Only now: psycopg is loaded.
+        from ..apply import read_database
+
+        installed = read_database(connection)
+    release = shipped()
+    plan = _decided(lambda tenancy: release.plan(installed, choice, tenancy), tenancy, may_ask=True)
+    sys.stdout.write("\n".join(one.text for one in plan))
+    sys.stdout.flush()
+    if not plan:
+        output.note(f"{_there(installed)}: nothing to do.")
+    if plan and installed is None:
+        _print_tenancy(plan[0].tenancy)
+
+
 @database_only
-def migrate(
+def apply(
     options: Options,
+    with_: With = None,
+    only: Only = None,
+    all_: All = False,
     tenancy: TenancyOption = None,
     platform: Annotated[
         bool,
@@ -96,51 +161,88 @@ def migrate(
             "--platform",
             metavar="",
             help="First make what a Supabase project has: roles, and schemas auth and extensions. "
-            "This once as a superuser; nothing happens where they are.",
+            "Needed once, as a superuser; nothing happens where they are.",
         ),
     ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Apply the migrations to a plain PostgreSQL, each of them once.
+    """Apply to a database what install would write, in one transaction.
 
-    The history is where the Supabase CLI keeps it, so both may be used on one database; the CLI
-    gets the files of what was applied here from supabase migration fetch. A superuser applies as
-    the owner of the database.
+    For a plain PostgreSQL, or a database that the Supabase CLI does not manage. Run it again to
+    add modules with --with, and after an update of keylatch. A superuser applies as the owner of
+    the database.
     """
+    choice, release = _choice(with_, only, all_), shipped()
     connection = open_database(options)
     # Only now: psycopg is loaded.
-    from .. import migrate as database
+    from .. import apply as database
 
     connection.add_notice_handler(_pass_on)
-    if platform and not dry_run and database.install_platform(connection) and not as_json:
-        output.note("The platform is made. Its roles have no passwords: see alter role … password.")
-    plan = database.prepare(connection, tenancy=tenancy)
+    installed = database.read_database(connection)
+    plan = _decided(
+        lambda tenancy: release.plan(installed, choice, tenancy), tenancy, may_ask=not as_json
+    )
+    decided: Tenancy = installed.tenancy if installed else plan[0].tenancy
+    missing: list[str] = []
     if dry_run:
-        missing = database.missing_platform(connection, plan.new) if plan.new else []
+        missing = database.missing_platform(connection, plan)
     else:
-        applied: list[Migration] = []
-        try:
-            for migration in _with_progress(
-                database.apply(connection, tenancy=tenancy), len(plan.new)
-            ):
-                applied.append(migration)
-        except KeylatchError:
-            # They stay, whatever became of the next one.
-            if not as_json:
-                _print_new(applied, "Applied:")
-            raise
-        plan, missing = replace(plan, new=tuple(applied)), []
+        if platform and database.install_platform(connection) and not as_json:
+            output.note("The platform is made. Its roles have no passwords: alter role … password.")
+        plan = database.apply(connection, choice, decided)
     if as_json:
-        output.print_json(_as_dict(plan, dry_run, new="applied"))
+        report = _as_dict(installed, plan, decided, dry_run)
+        output.print_json(report | {"applied": [one.name for one in plan]})
         return
-    _print_new(plan.new, "To be applied:" if dry_run else "Applied:")
-    _say_what_is_there(plan, "nothing to apply")
+    _print_new([one.name for one in plan], "To be applied:" if dry_run else "Applied:")
     if missing:
-        output.note(f"To be made before, by --platform: {', '.join(missing)}.")
-    if not plan.present:
+        output.note(f"The option --platform makes what is missing: {', '.join(missing)}.")
+    if not plan:
+        output.note(f"{_there(installed)}: nothing to do.")
+    elif installed is None:
         output.note("\nFor calls over HTTP, add keylatch to db-schemas of PostgREST.")
-    _print_tenancy(plan, tenancy)
+        _print_tenancy(decided)
+
+
+def _choice(with_: str | None, only: str | None, all_: bool) -> Choice:
+    if sum((with_ is not None, only is not None, all_)) > 1:
+        raise KeylatchError(
+            "usage",
+            detail="--with, --only and --all exclude each other.",
+            hint="Give one of them.",
+        )
+    return Choice(_words(with_ or ""), None if only is None else _words(only), all_)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+
+
+def _decided(plan: Callable[[Tenancy | None], T], tenancy: Tenancy | None, *, may_ask: bool) -> T:
+    """Make a plan, and ask a terminal for the tenancy where the plan needs it."""
+    try:
+        return plan(tenancy)
+    except TenancyUndecided:
+        if not may_ask or not sys.stdin.isatty():
+            raise
+    return plan(_ask_tenancy())
+
+
+def _ask_tenancy() -> Tenancy:
+    sys.stderr.write(
+        "Whose tables say who administers a workspace?\n"
+        "  keylatch: keylatch brings tables for workspaces and their members\n"
+        "  own: your application has such tables; you write one function and a trigger\n"
+        "keylatch or own: "
+    )
+    sys.stderr.flush()
+    word = sys.stdin.readline().strip().lower()
+    if word == "keylatch":
+        return "keylatch"
+    if word == "own":
+        return "own"
+    raise typer.Abort
 
 
 def _may_expose(as_json: bool) -> bool:
@@ -153,20 +255,6 @@ def _may_expose(as_json: bool) -> bool:
     return True
 
 
-def _with_progress(applied: Iterable[Migration], total: int) -> Iterable[Migration]:
-    """Show at a terminal how far it is; others may be applying the same at this moment."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    console = output.err()
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("migrating", total=total)
-        for migration in applied:
-            progress.update(task, advance=1, description=migration.name)
-            yield migration
-
-
 def _pass_on(said: Diagnostic) -> None:
     """Show what a migration has to say, such as that it could not grant something."""
     # PostgreSQL's own word that something was there already.
@@ -176,39 +264,41 @@ def _pass_on(said: Diagnostic) -> None:
     output.note(f"{said.severity}: {said.message_primary}{hint}")
 
 
-def _as_dict(plan: Plan, dry_run: bool, *, new: str) -> dict[str, object]:
+def _as_dict(
+    installed: Installed | None, plan: Iterable[Migration], tenancy: Tenancy, dry_run: bool
+) -> dict[str, object]:
+    there = sorted(installed.modules) if installed else []
     return {
         "dry_run": dry_run,
-        "present": [one.name for one in plan.present],
-        new: [one.file_name for one in plan.new],
-        "left_out": [one.name for one in plan.left_out],
+        "tenancy": tenancy,
+        "version": installed.version if installed else None,
+        "modules": there,
+        "adds": [part for one in plan for part in one.parts if "to" not in one.versions.split()],
     }
 
 
-def _print_new(new: Sequence[Migration], heading: str) -> None:
-    if new:
+def _there(installed: Installed | None) -> str:
+    if installed is None:
+        return "There is no keylatch"
+    parts = ", ".join(["the core", *sorted(installed.modules)])
+    return f"keylatch {installed.version} is there already, with {parts}"
+
+
+def _print_new(names: Iterable[str], heading: str) -> None:
+    if names := list(names):
         output.note(heading)
-        sys.stdout.writelines(f"{one.file_name}\n" for one in new)
+        sys.stdout.writelines(f"{name}\n" for name in names)
         # What follows goes to stderr.
         sys.stdout.flush()
 
 
-def _say_what_is_there(plan: Plan, nothing: str) -> None:
-    if plan.present:
-        count = len(plan.present)
-        there = f"{count} {'migrations are' if count > 1 else 'migration is'} there already"
-        output.note(f"{there}." if plan.new else f"{there}: {nothing}.")
-
-
-def _print_tenancy(plan: Plan, tenancy: Tenancy | None) -> None:
-    if not plan.left_out:
-        return
-    output.note(f"\n{TENANCY_NAME} is left out, since the application has its own tenancy.")
+def _print_tenancy(tenancy: Tenancy) -> None:
     if tenancy == "own":
-        output.note("Say in a migration of your own, with the names of your tables:\n")
+        output.note(
+            "\nWrite who administers what in a migration of your own, with the names of your "
+            "tables:\n"
+        )
         _print_as_it_is(own_tenancy())
-    else:
-        output.note("With --tenancy keylatch it would come, too.")
 
 
 def _print_exposure(project: Path, schemas: Iterable[str], is_exposed: bool) -> None:
@@ -219,20 +309,13 @@ def _print_exposure(project: Path, schemas: Iterable[str], is_exposed: bool) -> 
         f"\n  keylatch install {project} --expose"
     )
     output.note(
-        "Hosted, it is a setting: Project Settings > Data API > Exposed schemas. Or in SQL, which "
-        "wins over the setting from then on:\n"
+        "Hosted, it is a setting: Integrations > Data API > Exposed schemas. Push the migration "
+        "first. Or in SQL, which wins over the setting from then on:\n"
     )
     _print_as_it_is(files.expose_statements(schemas))
 
 
-def _print_as_it_is(sql: str) -> None:
+def _print_as_it_is(text: str) -> None:
     """Print what somebody will copy: the terminal may break its lines, this does not."""
-    for line in sql.splitlines():
+    for line in text.splitlines():
         output.err().print(output.text(f"  {line}" if line else ""), soft_wrap=True)
-
-
-def _print_diff(diff: str) -> None:
-    styles = {"+": "green", "-": "red", "@": "cyan"}
-    for line in diff.splitlines():
-        shown = output.text((output.printable(line), styles.get(line[:1], "")))
-        output.err().print(shown, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The commands of an admin: issue, list, show, rotate, revoke, suspend, resume."""
+"""The commands of an admin: issue, list, show, rotate, revoke, suspend, retire and others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..errors import InvalidArgument, KeylatchError
-from ..models import IssuedKey, Key
+from ..models import IssuedKey, Key, Revocation, SessionEnding
 from . import output
 from .connection import Options, any_connection, connect
 from .output import Json
@@ -26,6 +26,12 @@ Workspace = Annotated[
     ),
 ]
 KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, not the key.")]
+Reason = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Why, for the audit.", show_default=False)
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", metavar="", help="Do not ask. Only a terminal is asked.")
+]
 KeyOnly = Annotated[
     bool,
     typer.Option("--key-only", metavar="", help="Print the new key alone, for a pipe."),
@@ -34,7 +40,7 @@ Expires = Annotated[
     str | None,
     typer.Option(
         metavar="TIME",
-        help="When it ends: 90d (from now), 2027-01-31 (UTC) or 2027-01-31T09:30Z.",
+        help="When the key expires: 90d (from now), 2027-01-31 (UTC) or 2027-01-31T09:30Z.",
         show_default=False,
     ),
 ]
@@ -75,7 +81,7 @@ def issue(
     key_only: KeyOnly = False,
     as_json: Json = False,
 ) -> None:
-    """Make a key, and show it: a secret key this once.
+    """Make a key, and show it: a secret key only here.
 
     A publishable key may stand in a web page and works from its origins alone; a secret key
     belongs on a server.
@@ -109,7 +115,7 @@ def list_(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the keys of a workspace, the newest first, dead ones too."""
+    """List all keys of a workspace, the newest first."""
     keys = [
         key
         for key in connect(options).list(_workspace(workspace_id))
@@ -121,12 +127,12 @@ def list_(
         columns = ["Id and key", "Status", "Expires", "Label"]
         output.table(columns, [_row(key) for key in keys], whole=columns[:3])
     else:
-        output.note("no keys: there are none, or the workspace is not yours to administer")
+        output.note("no keys: there are none, or you do not administer the workspace")
 
 
 @any_connection
 def show(options: Options, key_id: KeyId, as_json: Json = False) -> None:
-    """Show all about one key; of a secret key all but the key itself."""
+    """Show one key; of a secret key all but the key itself."""
     _print_key(connect(options).show(key_id), as_json)
 
 
@@ -136,15 +142,17 @@ def rotate(
     key_id: KeyId,
     grace: Annotated[
         str,
-        typer.Option(metavar="DURATION", help="How long the old key lives on, up to 30d."),
+        typer.Option(metavar="DURATION", help="How long the old key still resolves, up to 30d."),
     ] = "0",
     expires: Expires = None,
     key_only: KeyOnly = False,
     as_json: Json = False,
 ) -> None:
-    """Replace a key by a new one with the same properties, and show it.
+    """Replace a key by a new one, and show the new key.
 
-    Without --grace the old key is dead at once.
+    The new key has the same properties.
+
+    Without --grace the old key is revoked at once.
     """
     _one_form(key_only, as_json)
     issued = connect(options).rotate(
@@ -159,53 +167,138 @@ def rotate(
 def revoke(
     options: Options,
     key_id: KeyId,
-    reason: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Why, for the audit.", show_default=False)
-    ] = None,
+    reason: Reason = None,
     cascade: Annotated[
         bool,
         typer.Option("--cascade", metavar="", help="Also all keys that it was rotated from or to."),
     ] = False,
-    end_sessions: Annotated[
+    wait_for_replicas: Annotated[
         bool,
-        typer.Option("--end-sessions", metavar="", help="Also the open sessions of its visitors."),
+        typer.Option("--wait-for-replicas", metavar="", help="Then wait for the replicas."),
     ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", metavar="", help="Do not ask. Only a terminal is asked.")
+    legacy: Annotated[
+        bool,
+        typer.Option("--legacy", metavar="", help="The id is that of a key in keylatch legacy."),
     ] = False,
+    yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """End a key for good: nothing brings it back. To do it again is no error."""
+    """Revoke a key for good. Again is no error."""
+    if legacy and (cascade or wait_for_replicas):
+        raise KeylatchError(
+            "usage",
+            detail="--legacy excludes --cascade and --wait-for-replicas",
+            hint="Leave them out: a legacy key has no rotation family, and is in no cache.",
+        )
     keylatch = connect(options)
     if not yes and sys.stdin.isatty():
         family = " and its rotation family" if cascade else ""
-        key = keylatch.show(key_id)
-        label = f" ({key.label})" if key.label else ""
-        sessions = ", with its visitors' sessions," if end_sessions else ""
-        output.confirm(f"Revoke {key.hint}{label}{family}{sessions} for good?")
-    done = keylatch.revoke(key_id, reason=reason, cascade=cascade, end_sessions=end_sessions)
+        name = f"legacy key {key_id}" if legacy else _name(keylatch.show(key_id))
+        output.confirm(f"Revoke {name}{family} for good?")
+    if legacy:
+        done = keylatch.revoke_legacy_key(key_id, reason=reason)
+    else:
+        done = keylatch.revoke(
+            key_id, reason=reason, cascade=cascade, wait_for_replicas=wait_for_replicas
+        )
     if as_json:
         output.print_json(done)
         return
-    output.details(
-        {
-            "id": str(done.id),
-            "revoked": output.when(done.revoked_at) + (" already" if done.already_revoked else ""),
-            **({"also revoked": "\n".join(map(str, done.also_revoked))} if cascade else {}),
-        }
-    )
+    also = {"also revoked": "\n".join(map(str, done.also_revoked))} if cascade else {}
+    output.details({**_revoked(done), **also})
+
+
+@any_connection
+def end_sessions(
+    options: Options, key_id: KeyId, reason: Reason = None, yes: Yes = False, as_json: Json = False
+) -> None:
+    """Revoke an abused key, and end all sessions that it opened."""
+    keylatch = connect(options)
+    if not yes and sys.stdin.isatty():
+        name = _name(keylatch.show(key_id))
+        output.confirm(f"Revoke {name} for good, and end the sessions of its visitors?")
+    done = keylatch.end_sessions(key_id, reason=reason)
+    if as_json:
+        output.print_json(done)
+    else:
+        output.details({**_revoked(done), "sessions ended": f"{done.ended:,}"})
 
 
 @any_connection
 def suspend(options: Options, key_id: KeyId, as_json: Json = False) -> None:
-    """Refuse a key until it is resumed."""
+    """Suspend a key until unsuspend."""
     _print_key(connect(options).suspend(key_id), as_json)
 
 
 @any_connection
-def resume(options: Options, key_id: KeyId, as_json: Json = False) -> None:
-    """Accept a suspended key again."""
-    _print_key(connect(options).resume(key_id), as_json)
+def unsuspend(options: Options, key_id: KeyId, as_json: Json = False) -> None:
+    """Let a suspended key resolve again."""
+    _print_key(connect(options).unsuspend(key_id), as_json)
+
+
+@any_connection
+def retire(
+    options: Options,
+    workspace_id: Annotated[str, typer.Argument(metavar="WORKSPACE_ID", help="The workspace.")],
+    limit: Annotated[
+        int, typer.Option(metavar="NUMBER", help="How many keys to revoke at once.")
+    ] = 10_000,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Revoke all keys of a workspace.
+
+    For a workspace that has too many keys to delete it at once. Then delete the workspace.
+    """
+    keylatch = connect(options)
+    if not yes and sys.stdin.isatty():
+        output.confirm(f"Revoke all keys of the workspace {workspace_id} for good?")
+    revoked, is_done = 0, False
+    while not is_done:
+        done = keylatch.retire_workspace(workspace_id, limit=limit)
+        revoked, is_done = revoked + done.revoked, done.is_done
+        if not is_done:
+            output.note(f"{revoked:,} keys revoked so far")
+    if as_json:
+        output.print_json({"revoked": revoked, "is_done": is_done})
+    else:
+        output.details({"revoked": f"{revoked:,}"})
+
+
+@any_connection
+def legacy(options: Options, workspace_id: Workspace = None, as_json: Json = False) -> None:
+    """List the legacy keys of a workspace.
+
+    They were imported with a salted hash, and wait for their first use, or have waited.
+    """
+    keys = connect(options).legacy_keys(_workspace(workspace_id))
+    if as_json:
+        output.print_json(keys)
+        return
+    if not keys:
+        output.note("no legacy keys: there are none, or you do not administer the workspace")
+        return
+    columns = ["Id and key", "Status", "Scheme", "Expires", "Label"]
+    rows: list[list[Any]] = [
+        [
+            output.text(str(key.id), "\n", (output.printable(key.masked_key), "dim")),
+            output.status(key.status),
+            key.scheme,
+            _day(key.expires_at),
+            key.label,
+        ]
+        for key in keys
+    ]
+    output.table(columns, rows, whole=columns[:4])
+
+
+def _name(key: Key) -> str:
+    return f"{key.masked_key} ({key.label})" if key.label else key.masked_key
+
+
+def _revoked(done: Revocation | SessionEnding) -> dict[str, Any]:
+    again = " already" if done.already_revoked else ""
+    return {"id": str(done.id), "revoked": output.when(done.revoked_at) + again}
 
 
 def _workspace(given: str | None) -> str:
@@ -213,8 +306,8 @@ def _workspace(given: str | None) -> str:
     if workspace_id is None:
         raise KeylatchError(
             "usage",
-            detail="no workspace is named",
-            hint="give its id, or set KEYLATCH_WORKSPACE_ID, in the environment or in .env",
+            detail="no workspace is given",
+            hint="Give its id, or set KEYLATCH_WORKSPACE_ID in the environment or in .env.",
         )
     return workspace_id
 
@@ -224,7 +317,7 @@ def _metadata(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
-    raise InvalidArgument.of("metadata", "is not JSON", """write it as '{"plan": "pro"}'""")
+    raise InvalidArgument.of("metadata", "is not JSON", """Write it as '{"plan": "pro"}'.""")
 
 
 def _one_form(key_only: bool, as_json: bool) -> None:
@@ -244,14 +337,14 @@ def _print_issued(issued: IssuedKey, key_only: bool, as_json: bool) -> None:
     if issued.kind == "secret":
         output.note("This is the only time that the key is shown: store it now.")
     elif not issued.allowed_origins:
-        output.note("It allows no origin, so no page can use it: see issue --origin.")
+        output.note("The key allows no origin, so no page can use it: see issue --origin.")
 
 
 def _print_key(key: Key, as_json: bool) -> None:
     if as_json:
         output.print_json(key)
         return
-    ends = {
+    changes = {
         "suspended": key.suspended_at,
         "superseded": key.superseded_at,
         "revoked": key.revoked_at,
@@ -260,16 +353,17 @@ def _print_key(key: Key, as_json: bool) -> None:
     }
     output.details(
         {
-            "key": key.public_key or key.hint,
+            "key": key.public_key or key.masked_key,
             "status": output.status(key.status),
+            "fingerprint": key.fingerprint,
             **_properties(key),
-            **{name: _word(value) for name, value in ends.items()},
+            **{name: _word(value) for name, value in changes.items()},
         }
     )
 
 
 def _properties(key: IssuedKey | Key) -> dict[str, Any]:
-    """Give what a key has from its first day."""
+    """Give the properties that a key has from its first day."""
     found = {
         "id": key.id,
         "workspace": key.workspace_id,
@@ -293,10 +387,13 @@ def _word(value: object) -> str:
 
 
 def _row(key: Key) -> list[Any]:
-    ends = "never" if key.expires_at is None else f"{key.expires_at:%Y-%m-%d}"
     return [
-        output.text(str(key.id), "\n", (key.hint, "dim")),
+        output.text(str(key.id), "\n", (output.printable(key.masked_key), "dim")),
         output.status(key.status),
-        ends,
+        _day(key.expires_at),
         key.label,
     ]
+
+
+def _day(time: datetime | None) -> str:
+    return "never" if time is None else f"{time:%Y-%m-%d}"

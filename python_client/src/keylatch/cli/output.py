@@ -46,8 +46,8 @@ _CODE_BY_CLASS: tuple[tuple[type[errors.KeylatchError], int], ...] = (
 _CODE_BY_SLUG = {"usage": USAGE, "missing_extra": SETUP}
 # PostgreSQL says only what it refused.
 _DENIED_HINT = (
-    "has the token ended, or does its user not administer this? resolve is for the "
-    "service key and for keylatch_resolver"
+    "Check that the token has not expired, and that its user administers the workspace. Only the "
+    "service key and keylatch_resolver may resolve."
 )
 _STATUS_STYLES = {
     "active": "green",
@@ -55,6 +55,8 @@ _STATUS_STYLES = {
     "suspended": "yellow",
     "expired": "red",
     "revoked": "red",
+    "waiting": "yellow",
+    "upgraded": "green",
 }
 
 
@@ -126,11 +128,19 @@ def as_dict(row: object) -> dict[str, Any]:
         row: A dataclass of `keylatch.models`.
 
     Returns:
-        Its fields, in their order.
+        Its fields, in their order; `None`, and a note, for a value that Python cannot read.
     """
     if not is_dataclass(row):
         raise TypeError(f"{type(row).__name__} is no dataclass")
-    return {one.name: getattr(row, one.name) for one in fields(row)}
+    return {one.name: _value_of(row, one.name) for one in fields(row)}
+
+
+def _value_of(row: object, name: str) -> object:
+    try:
+        return getattr(row, name)
+    except errors.UnreadableRow as error:
+        note(str(error))
+        return None
 
 
 def table(
@@ -277,7 +287,7 @@ def missing_extra(library: str) -> errors.KeylatchError:
     return errors.KeylatchError(
         "missing_extra",
         detail=f"{library} is not installed, and this command needs it",
-        hint='pip install "keylatch[cli]"',
+        hint='Run: pip install "keylatch[cli]"',
     )
 
 

@@ -1,4 +1,4 @@
-"""The commands for a key that somebody presents: resolve and explain."""
+"""The commands for a key that somebody presents: resolve, upgrade and explain."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import InvalidArgument, KeylatchError
+from ..models import ResolvedKey
 from ..secret import Secret
 from . import output
 from .connection import Options, any_connection, connect
@@ -30,33 +31,35 @@ Origin = Annotated[
 
 @any_connection
 def resolve(options: Options, origin: Origin = None, as_json: Json = False) -> None:
-    """Tell which living key a text is, as the runtime would be told.
+    """Tell which active key a text is, as a service is told.
 
-    The key is read from stdin, or asked for without echo; there is no argument for it, because
-    `ps` shows those. Exit code 1 where it does not resolve.
+    The key is read from stdin, or asked for without echo. There is no argument for it, because
+    `ps` shows arguments. Exit code 1 if it does not resolve.
     """
-    found = connect(options).resolve(_read_key(), origin=origin)
-    if found is None:
-        output.fail(
-            KeylatchError(
-                "not_resolved",
-                detail="unknown, dead, suspended or a foreign origin: all look alike",
-                hint="ask keylatch explain, as an admin",
-            )
-        )
-    if as_json:
-        output.print_json(found)
-        return
-    output.details(
-        {
-            "key id": str(found.key_id),
-            "workspace": str(found.workspace_id),
-            "kind": f"{found.kind}, {found.environment}",
-            "scopes": " ".join(found.scopes),
-            "metadata": output.compact(found.metadata),
-            "expires": output.when(found.expires_at),
-        }
-    )
+    _print_found(connect(options).resolve(_read_key(), origin=origin), as_json)
+
+
+@any_connection
+def upgrade(
+    options: Options,
+    workspace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORKSPACE_ID", help="The workspace of the key, if known.", show_default=False
+        ),
+    ] = None,
+    origin: Origin = None,
+    as_json: Json = False,
+) -> None:
+    """Resolve a legacy key: its first use upgrades it.
+
+    A legacy key was imported with a salted hash. The upgrade turns it into a key of keylatch.
+
+    The key is read from stdin, or asked for without echo. Exit code 1 if it does not resolve.
+    """
+    keylatch = connect(options)
+    found = keylatch.upgrade_key(_read_key(), workspace_id=workspace, origin=origin)
+    _print_found(found, as_json)
 
 
 @any_connection
@@ -75,7 +78,7 @@ def explain(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="With --workspace: the lines of an older system's keys, as import reads them.",
+            help="With --workspace: a file with keys of another system, as import reads it.",
             show_default=False,
         ),
     ] = None,
@@ -83,9 +86,10 @@ def explain(
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Say why a key is accepted or refused, and what to do: for admins.
+    """Say why a key resolves or does not, and what to do.
 
-    The key is read from stdin, or asked for without echo. Exit code 1 unless it is valid.
+    For admins. The key is read from stdin, or asked for without echo. Exit code 1 unless it is
+    valid.
     """
     if workspace is not None:
         from .diagnosis import explain_workspace
@@ -106,6 +110,7 @@ def explain(
                 "why": why.detail or "",
                 "what to do": why.hint or "",
                 "key id": str(why.key_id or ""),
+                "fingerprint": why.fingerprint,
                 "expires": output.when(why.expires_at) if why.key_id else "",
             }
         )
@@ -113,14 +118,38 @@ def explain(
         raise typer.Exit(output.REFUSED)
 
 
+def _print_found(found: ResolvedKey | None, as_json: bool) -> None:
+    if found is None:
+        output.fail(
+            KeylatchError(
+                "not_resolved",
+                detail="unknown, revoked, expired, suspended and wrong origin look alike",
+                hint="As an admin run: keylatch explain",
+            )
+        )
+    if as_json:
+        output.print_json(found)
+        return
+    output.details(
+        {
+            "key id": str(found.key_id),
+            "workspace": str(found.workspace_id),
+            "kind": f"{found.kind}, {found.environment}",
+            "scopes": " ".join(found.scopes),
+            "metadata": output.compact(found.metadata),
+            "expires": output.when(found.expires_at),
+        }
+    )
+
+
 def _read_key() -> Secret:
-    """Read a key from stdin, without the end of its line and nothing else taken away."""
+    """Read a key from stdin; only the end of its line is taken away."""
     if sys.stdin.isatty():
         text = getpass("Key: ")
     else:
         read = sys.stdin.buffer.read(_LONGEST_READ)
-        # What is no UTF-8 is no key; the database shall say so.
+        # Bytes that are not UTF-8 are no key; the database says so.
         text = read.decode(errors="replace").removesuffix("\n").removesuffix("\r")
     if not text:
-        raise InvalidArgument.of("key", "is empty", "pipe it in: keylatch resolve < key.txt")
+        raise InvalidArgument.of("key", "is empty", "Run: keylatch resolve < key.txt")
     return Secret(text)

@@ -25,7 +25,7 @@ def parse_duration(field: str, text: str) -> timedelta:
         InvalidArgument: It cannot be read, or is longer than Python counts.
     """
     if not _DURATION.fullmatch(text):
-        raise InvalidArgument.of(field, "is not a duration", "write 30m, 24h, 90d, 2w or 1d12h")
+        raise InvalidArgument.of(field, "is not a duration", "Write 30m, 24h, 90d, 2w or 1d12h.")
     parts = re.findall(r"([0-9]+)([smhdw])", text)
     try:
         return sum((timedelta(**{_UNITS[unit]: int(n)}) for n, unit in parts), timedelta())
@@ -34,7 +34,7 @@ def parse_duration(field: str, text: str) -> timedelta:
 
 
 def parse_time(field: str, text: str | None) -> datetime | None:
-    """Read when something ends.
+    """Read when something expires.
 
     Args:
         field: What it is for; an error names it.
@@ -59,6 +59,6 @@ def parse_time(field: str, text: str | None) -> datetime | None:
         raise
     except ValueError:
         raise InvalidArgument.of(
-            field, "is neither a duration nor a time", "write 90d, 2027-01-31 or 2027-01-31T09:30Z"
+            field, "is neither a duration nor a time", "Write 90d, 2027-01-31 or 2027-01-31T09:30Z."
         ) from None
     return time if time.tzinfo else time.replace(tzinfo=UTC)

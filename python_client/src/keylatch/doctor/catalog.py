@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any, TypeAlias
 
 import psycopg
 from psycopg.rows import dict_row
 
+from ..migrations import CORE, TENANCY
+
 _PACKAGE = "keylatch"
+_USUAL: Mapping[str, Mapping[str, Any]] = {
+    "column": {"default": None, "generated": False, "not null": True},
+    "constraint": {"enforced": True},
+    "function": {
+        "language": "plpgsql",
+        "leakproof": "not leakproof",
+        "null input": "called on null input",
+        "parallel": "parallel unsafe",
+        "security": "security invoker",
+        "settings": ["search_path=pg_catalog, pg_temp"],
+    },
+    "index": {"valid": True},
+    "policy": {"permissive": True, "roles": ["authenticated"], "with check": None},
+    "table": {"forced row level security": False, "logged": True, "row level security": True},
+    "trigger": {"fires": "origin"},
+}
 
 Name: TypeAlias = tuple[str, str]
-"""Kind and name of an object: `("trigger", "keys_update_latch on keylatch_internal.keys")`."""
+"""Kind and name of an object: `("trigger", "keys_update_stamp on keylatch_internal.keys")`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +70,78 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What has to be in a database.
+
+    Attributes:
+        schema_version: The version of the schema.
+        entries: The objects, without owners.
+        parts: The part that made or last changed each object: `core`, `tenancy`, or a module.
+    """
+
+    schema_version: str
+    entries: Mapping[Name, Entry]
+    parts: Mapping[Name, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What a version of keylatch installs.
 
     Attributes:
         schema_version: The version.
-        entries: Its objects, without owners.
-        migrations: The migration that made or last changed each object.
-        stub_body: The digest of `admin_workspace_ids` before the migration `keylatch_workspaces`.
+        parts: What each part makes or changes, in the order of installation: the core, the
+            tenancy, and each module.
     """
 
     schema_version: str
-    entries: Mapping[Name, Entry]
-    migrations: Mapping[Name, str]
-    stub_body: str
+    parts: Mapping[str, Mapping[Name, Entry]]
+
+    def expected(self, parts: Collection[str]) -> Expected:
+        """Give what has to be there where these parts are installed.
+
+        Args:
+            parts: Names of parts.
+
+        Returns:
+            The objects of all of them. Grants add up; of all else the last part decides.
+        """
+        entries: dict[Name, Entry] = {}
+        made_by: dict[Name, str] = {}
+        for part, objects in self.parts.items():
+            if part not in parts:
+                continue
+            for key, entry in objects.items():
+                before = entries[key].grants if key in entries else frozenset()
+                entries[key] = replace(entry, grants=entry.grants | before)
+                made_by[key] = part
+        return Expected(self.schema_version, entries, made_by)
+
+    def installed(
+        self, live: Mapping[Name, Entry], modules: Collection[str] | None
+    ) -> tuple[str, ...]:
+        """Tell which parts a database has.
+
+        Args:
+            live: What is there.
+            modules: What the database says of itself; `None` where it could not be asked. Then a
+                module is taken for installed where one of its own tables or functions is there.
+
+        Returns:
+            The parts, in order.
+        """
+        makers = Counter(key for objects in self.parts.values() for key in objects)
+
+        def is_there(part: str) -> bool:
+            if part == CORE:
+                return True
+            if part != TENANCY and modules is not None:
+                return part in modules
+            # Not what it only changes, or shares with another part.
+            own = (key for key in self.parts[part] if makers[key] == 1)
+            return any(key in live for key in own if key[0] in ("table", "function"))
+
+        return tuple(part for part in self.parts if is_there(part))
 
 
 def read_catalog(connection: psycopg.Connection[Any]) -> dict[Name, Entry]:
@@ -106,13 +183,35 @@ def read_manifest() -> Manifest:
         The manifest of this package.
     """
     read = json.loads(_resource("manifest.json"))
-    entries: dict[Name, Entry] = {}
-    migrations: dict[Name, str] = {}
-    for one in read["objects"]:
-        migration = one.pop("migration")
-        entry = Entry(**{**one, "owner": None, "grants": frozenset(one["grants"])})
-        entries[entry.key], migrations[entry.key] = entry, migration
-    return Manifest(read["schema_version"], entries, migrations, read["stub_body"])
+    parts = {
+        part: {entry.key: entry for entry in map(_entry, objects)}
+        for part, objects in read["parts"].items()
+    }
+    return Manifest(read["schema_version"], parts)
+
+
+def usual(kind: str) -> Mapping[str, Any]:
+    """Give the properties that most objects of a kind have, which the manifest leaves out.
+
+    Args:
+        kind: The kind of an object.
+
+    Returns:
+        Values by property.
+    """
+    return _USUAL.get(kind, {})
+
+
+def _entry(one: Mapping[str, Any]) -> Entry:
+    return Entry(
+        kind=one["kind"],
+        name=one["name"],
+        relation=one.get("relation"),
+        owner=None,
+        comment=one.get("comment"),
+        grants=frozenset(one.get("grants", ())),
+        definition={**usual(one["kind"]), **one.get("definition", {})},
+    )
 
 
 def _resource(name: str) -> str:

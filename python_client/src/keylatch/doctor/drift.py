@@ -7,32 +7,34 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from . import mending, tenancy
-from .catalog import Entry, Manifest, Name
+from .catalog import Entry, Expected, Name
 from .report import Finding, Level
 
 # What an object of each kind is for, for whoever wonders whether a difference matters.
 _WHY = {
     "policy": "Row policies are the authorization: who sees, makes and changes which keys.",
-    "trigger": "The triggers make the keys and hold the latch: without them a dead key can live "
-    "again.",
-    "constraint": "It keeps out of the table what cannot be right, by whatever path it comes.",
+    "trigger": "The triggers make the keys and hold the latch. Without them a revoked key can "
+    "become active again.",
+    "constraint": "It keeps wrong rows out of the table, by whatever path they come.",
     "index": "Without it a call reads whole tables.",
     "function": "The calls and the guards are functions, and were tested as shipped.",
 }
-_WHY_ELSE = "The calls and the guards were tested with it as it was shipped."
-_WHY_HOOK = "The application does not hear of the first key of a workspace."
+_WHY_ELSE = "The calls and the guards were tested as shipped."
 _WHY_OFF = "Without row level security whoever has a grant sees and changes everybody's keys."
 # The same for what was added.
 _WHY_EXTRA = {
     "policy": "Policies add up: a row that one of them shows is shown.",
-    "trigger": "It sees the hash of each key, and may change the row or refuse it.",
+    "trigger": "It sees each row with its hashes, and may change the row or refuse it.",
     "rule": "Something else is done than the statement says.",
     "constraint": "It may refuse what keylatch writes.",
     "index": "Every write pays for it.",
     "column": "No call of keylatch knows it.",
 }
-_WHY_EXTRA_ELSE = "What is in an exposed schema is an API; what is in the other, nobody expects."
-_WHY_MORE = "Somebody may read or do what keylatch keeps from them."
+_WHY_EXTRA_ELSE = "Clients may call what is in keylatch. In keylatch_internal nobody expects it."
+_WHY_LATCH_TRIGGER = (
+    "It runs when a workspace gets its first key or is deleted: see sql/recipes/first_key.sql."
+)
+_WHY_MORE = "Somebody may read or do more than keylatch allows."
 _WHY_LESS = "Calls of that role fail with 'permission denied'."
 _WHY_OWNER = (
     "Definer functions and the latch rely on one owner who has all the rights and no other."
@@ -45,22 +47,26 @@ _DIGESTS = ("body", "query")
 _VERBS = {"fires": "fires ", **dict.fromkeys(mending.ALTERABLE, "is ")}
 
 
-def compare(manifest: Manifest, live: Mapping[Name, Entry]) -> Iterator[Finding]:
+def compare(
+    expected: Expected, live: Mapping[Name, Entry], *, replaces_tenancy: bool
+) -> Iterator[Finding]:
     """Compare a database with what this version installs.
 
     Args:
-        manifest: What this version installs.
+        expected: What has to be there.
         live: What is there.
+        replaces_tenancy: Whether the application has replaced the function of the tenancy.
 
     Yields:
         A finding for each difference. What an application may replace is left to `tenancy`.
     """
-    expected = tenancy.expected(manifest, live)
     owner = _owner_of_most(live.values())
     wholes_there = _wholes(live.values())
-    for key, shipped in expected.items():
+    for key, shipped in expected.entries.items():
+        part = expected.parts[key]
         if key in live:
-            yield from _compare_one(shipped, live[key], manifest, owner)
+            is_replaced = key == tenancy.FUNCTION and replaces_tenancy
+            yield from _compare_one(shipped, live[key], part, owner, is_replaced=is_replaced)
         # What is a part of something that is missing goes without saying.
         elif shipped.relation in (None, *wholes_there) and (
             shipped.kind == "schema" or shipped.schema in wholes_there
@@ -71,28 +77,30 @@ def compare(manifest: Manifest, live: Mapping[Name, Entry]) -> Iterator[Finding]
                 _subject(shipped),
                 "is missing",
                 _why(shipped),
-                mending.restore(shipped, manifest.migrations[key]),
+                mending.restore(shipped, part),
             )
-    yield from _compare_grants(expected, live, owner)
-    ours = _wholes(expected.values())
+    yield from _compare_grants(expected.entries, live, owner)
+    ours = _wholes(expected.entries.values())
     for key, entry in live.items():
-        if key not in expected and entry.relation in (None, *ours):
+        if key not in expected.entries and entry.relation in (None, *ours):
             yield Finding(
                 _level_of_extra(entry),
                 "object_extra",
                 _subject(entry),
-                f"is no part of keylatch {manifest.schema_version}",
-                _WHY_EXTRA.get(entry.kind, _WHY_EXTRA_ELSE),
+                f"is no part of keylatch {expected.schema_version}",
+                _WHY_LATCH_TRIGGER
+                if _is_recipe(entry)
+                else _WHY_EXTRA.get(entry.kind, _WHY_EXTRA_ELSE),
                 mending.drop(entry),
             )
 
 
 def _compare_one(
-    shipped: Entry, found: Entry, manifest: Manifest, owner: str | None
+    shipped: Entry, found: Entry, part: str, owner: str | None, *, is_replaced: bool
 ) -> Iterator[Finding]:
     subject, definition = _subject(shipped), shipped.definition
     properties: Iterable[str] = definition
-    if tenancy.is_replaced(found, manifest):
+    if is_replaced:
         properties = tenancy.KEPT
     elif shipped.comment != found.comment:
         yield Finding(
@@ -113,7 +121,7 @@ def _compare_one(
                 _difference(one, found.definition.get(one), definition[one]) for one in changed
             ),
             _WHY_OFF if "row level security" in changed else _why(shipped),
-            mending.restore(shipped, manifest.migrations[shipped.key], changed),
+            mending.restore(shipped, part, changed),
         )
     if shipped.kind != "column" and owner and found.owner not in (owner, None):
         yield Finding(
@@ -169,21 +177,24 @@ def _subject(entry: Entry, *others: Entry) -> str:
 
 
 def _level(shipped: Entry) -> Level:
-    return Level.WARNING if shipped.kind == "index" or _is_hook(shipped) else Level.ERROR
+    return Level.WARNING if shipped.kind == "index" else Level.ERROR
 
 
 def _why(shipped: Entry) -> str:
-    return _WHY_HOOK if _is_hook(shipped) else _WHY.get(shipped.kind, _WHY_ELSE)
+    return _WHY.get(shipped.kind, _WHY_ELSE)
 
 
-def _is_hook(shipped: Entry) -> bool:
-    return shipped.schema == "keylatch_hooks"
+def _is_recipe(entry: Entry) -> bool:
+    """Tell a trigger where an application may have one."""
+    return (entry.kind, entry.relation) == ("trigger", "keylatch_internal.workspace_latches")
 
 
 def _level_of_extra(entry: Entry) -> Level:
     if entry.kind == "policy":
         # Permissive policies add up; a restrictive one only takes away.
         return Level.ERROR if entry.definition["permissive"] else Level.WARNING
+    if _is_recipe(entry):
+        return Level.NOTE
     return _LEVEL_OF_EXTRA.get(entry.kind, Level.WARNING)
 
 

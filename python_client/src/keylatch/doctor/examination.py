@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -80,9 +80,11 @@ def _examine(
     else:
         if silence is not None:
             seen.add(Unchecked("version and replica lag", _reason(silence)))
-        seen.run("objects", lambda: _compare(manifest, live, site))
+        modules = site.installation.modules if site.installation else None
+        parts = manifest.installed(live, modules)
+        seen.run("objects", lambda: _compare(manifest, parts, live, site))
         seen.run("tenancy", lambda: tenancy.check(connection, manifest, live))
-        seen.run("keys", lambda: stock.check(connection))
+        seen.run("keys", lambda: stock.check(connection, parts))
         seen.run("replica", lambda: identity.check_lag("database", site.installation))
         if other is not None:
             seen.run("--against", lambda: identity.check_against(site, other))
@@ -107,10 +109,12 @@ def _examine(
 
 
 def _compare(
-    manifest: Manifest, live: Mapping[Name, Entry], site: Site
+    manifest: Manifest, parts: Collection[str], live: Mapping[Name, Entry], site: Site
 ) -> Iterator[Finding | Unchecked]:
     other_version = list(identity.check_version(site, manifest))
-    yield from other_version or drift.compare(manifest, live)
+    yield from other_version or drift.compare(
+        manifest.expected(parts), live, replaces_tenancy=tenancy.is_replaced(live, manifest)
+    )
     if other_version:
         yield Unchecked("objects", "what this client could compare with is of another version")
 

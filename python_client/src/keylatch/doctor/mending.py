@@ -11,7 +11,7 @@ from .catalog import Entry
 
 # Each begins a line and ends one, as all statements of the migrations do.
 _STATEMENTS = {
-    "function": r"^create (?:or replace )?function {}\(.*?^\$\$;$",
+    "function": r"^create (?:or replace )?function {}\(.*?^(?:end )?\$\$;$",
     "view": r"^create view {} .*?;$",
 }
 _FIRES = {"always": "enable always", "origin": "enable", "replica": "enable replica"}
@@ -19,12 +19,12 @@ ALTERABLE = ("volatility", "security", "parallel", "null input", "leakproof")
 """Properties of a function whose value is what `alter function` takes."""
 
 
-def restore(shipped: Entry, migration: str, changed: Sequence[str] | None = None) -> str:
+def restore(shipped: Entry, part: str, changed: Sequence[str] | None = None) -> str:
     """Give what makes an object again, or changes it back.
 
     Args:
         shipped: The object as it should be.
-        migration: The migration that made it.
+        part: The part that makes it.
         changed: The properties of its definition that differ; `None` where the object is missing.
 
     Returns:
@@ -34,12 +34,15 @@ def restore(shipped: Entry, migration: str, changed: Sequence[str] | None = None
     if altered is not None:
         return altered
     if changed and not {"arguments", "result"} & set(changed):
-        replaced = _statement(shipped, migration)
+        replaced = _statement(shipped, part)
         if replaced is not None:
             return re.sub(r"^create (or replace )?", "create or replace ", replaced)
-    again = _create(shipped, migration)
+    again = _create(shipped, part)
     if again is None:
-        return f"-- run again from …_{migration}.sql what makes {shipped.kind} {shipped.name}"
+        return (
+            f"-- run again what makes {shipped.kind} {shipped.name}; it is printed by\n"
+            "-- keylatch sql --all --tenancy keylatch"
+        )
     lines = [drop(shipped), again] if changed else [again]
     return "\n".join([*lines, comment(shipped)] if shipped.comment else lines)
 
@@ -136,7 +139,9 @@ def _alter(shipped: Entry, changed: Sequence[str]) -> str | None:
             lines.append(f"alter function {shipped.name} reset all;")
             for setting in definition["settings"]:
                 name, _, value = setting.partition("=")
-                text = "''" if value == '""' else _literal(value)
+                # A list of names stands there as SQL takes it, but for the empty one.
+                is_list = name == "search_path" and value != '""'
+                text = value if is_list else "''" if value == '""' else _literal(value)
                 lines.append(f"alter function {shipped.name} set {name} = {text};")
         elif shipped.kind == "table" and one in ("row level security", "forced row level security"):
             on, off = ("force", "no force") if "forced" in one else ("enable", "disable")
@@ -158,20 +163,20 @@ def _alter(shipped: Entry, changed: Sequence[str]) -> str | None:
     return "\n".join(lines)
 
 
-def _statement(shipped: Entry, migration: str) -> str | None:
-    """Cut the statement that makes it out of its migration."""
+def _statement(shipped: Entry, part: str) -> str | None:
+    """Cut the statement that makes it out of the SQL of its part."""
     if shipped.kind not in _STATEMENTS:
         return None
-    (text,) = (one.text for one in migrations.shipped() if one.name == migration)
+    text = migrations.shipped().parts[part].text
     name = re.escape(shipped.name.partition("(")[0])
     match = re.search(_STATEMENTS[shipped.kind].format(name), text, re.DOTALL | re.MULTILINE)
     return match[0] if match else None
 
 
-def _create(shipped: Entry, migration: str) -> str | None:
+def _create(shipped: Entry, part: str) -> str | None:
     definition, name = shipped.definition, _own_name(shipped)
     if shipped.kind == "function":
-        again = _statement(shipped, migration)
+        again = _statement(shipped, part)
         # The owner has it from the start, and so has everybody else.
         grants = [one for one in shipped.grants if not one.startswith("the owner: ")]
         taken = f"revoke all on function {shipped.name} from public;"

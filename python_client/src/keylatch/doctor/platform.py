@@ -10,7 +10,7 @@ from psycopg.rows import scalar_row, tuple_row
 
 from .report import Finding, Level
 
-HIDDEN_SCHEMAS = ("keylatch_internal", "keylatch_hooks")
+HIDDEN_SCHEMAS = ("keylatch_internal",)
 """What must never be exposed."""
 
 _PGCRYPTO = """

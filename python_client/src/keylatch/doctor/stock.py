@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
@@ -17,7 +17,7 @@ _SHOWN = 5
 # Row policies would hide keys, and what is left would look like all.
 _HIDDEN = "select pg_catalog.row_security_active('keylatch_internal.keys')"
 _FIND = sql.SQL("""
-select k.id, k.hint, k.label, pg_catalog.count(*) over () as number
+select k.id, k.masked_key, k.label, pg_catalog.count(*) over () as number
 from keylatch.keys as k
 where {}
 order by k.expires_at, k.created_at, k.id
@@ -27,7 +27,10 @@ limit %s
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A kind of keys to find: the condition on `keylatch.keys as k`, and what to say of them."""
+    """A kind of keys to find: the condition on `keylatch.keys as k`, and what to say of them.
+
+    `module` is the module whose tables the condition reads.
+    """
 
     level: Level
     slug: str
@@ -35,6 +38,7 @@ class _Rule:
     what: str
     why: str
     mend: str
+    module: str | None = None
 
 
 _RULES = (
@@ -44,7 +48,7 @@ _RULES = (
         "k.kind = 'publishable' and k.allowed_origins = '{}' "
         "and k.status in ('active', 'superseded', 'suspended')",
         "publishable and without an allowed origin",
-        "No page can use such a key: it is refused wherever it comes from.",
+        "No page can use such a key: it is refused from every origin.",
         "update keylatch.keys set allowed_origins = '{{https://client.example}}'\n"
         "where id = '{id}';",
     ),
@@ -55,8 +59,8 @@ _RULES = (
         "k.status in ('active', 'suspended') and k.superseded_at is null "
         "and k.expires_at < pg_catalog.now() + interval '14 days' "
         "and k.expires_at > k.created_at + interval '14 days'",
-        "at their end within 14 days",
-        "From then on such a key is refused, for good; its expiry can be moved only until then.",
+        "about to expire within 14 days",
+        "An expired key is refused for good. Its expiry can be moved only before.",
         "keylatch rotate {id} --grace 7d",
     ),
     # Nothing is said where nobody reports, nor before somebody has for as long.
@@ -70,8 +74,9 @@ _RULES = (
         "and not exists (select 1 from keylatch.key_usage as u where u.key_id = k.id "
         "and u.last_used_at > pg_catalog.now() - interval '90 days')",
         "secret and unused for 90 days, as far as services have reported",
-        "Who has a key that nobody misses can use it unseen.",
+        "Nobody notices if somebody else uses such a key.",
         "keylatch revoke {id} --reason unused",
+        module="usage",
     ),
     # How old a secret is, is known also where nobody reports its use.
     _Rule(
@@ -79,18 +84,21 @@ _RULES = (
         "secret_old",
         "k.kind = 'secret' and k.status = 'active' "
         "and k.created_at < pg_catalog.now() - interval '90 days'",
-        "secret and more than 90 days old, without a rotation",
-        "The longer a secret lives, the more backups, logs and people may have it.",
+        "secret and more than 90 days old",
+        "The older a secret is, the more backups, logs and people may have it.",
         "keylatch rotate {id} --grace 7d",
     ),
 )
 
 
-def check(connection: psycopg.Connection[Any]) -> Iterator[Finding | Unchecked]:
+def check(
+    connection: psycopg.Connection[Any], parts: Collection[str]
+) -> Iterator[Finding | Unchecked]:
     """Look for keys that somebody should do something about.
 
     Args:
         connection: Inside a transaction.
+        parts: What is installed.
 
     Yields:
         A finding for each kind of them.
@@ -103,12 +111,16 @@ def check(connection: psycopg.Connection[Any]) -> Iterator[Finding | Unchecked]:
             yield Unchecked("keys", "row policies hide them from this user; ask as the owner")
             return
     for rule in _RULES:
+        if rule.module not in (None, *parts):
+            continue
         with connection.cursor(row_factory=dict_row) as cursor:
             found = cursor.execute(_FIND.format(sql.SQL(rule.condition)), [_SHOWN]).fetchall()
         if not found:
             continue
         number = found[0]["number"]
-        names = "\n".join(f"{one['id']}  {one['hint']}  {one['label']}".rstrip() for one in found)
+        names = "\n".join(
+            f"{one['id']}  {one['masked_key']}  {one['label']}".rstrip() for one in found
+        )
         more = f"\nand {number - len(found)} more" if number > len(found) else ""
         yield Finding(
             rule.level,

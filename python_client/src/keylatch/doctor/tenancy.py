@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.rows import scalar_row
 
-from ..migrations import TENANCY_NAME
+from ..migrations import CORE, TENANCY
 from ..secret import mask_keys
 from .catalog import Entry, Manifest, Name
 from .report import Finding, Level, Unchecked
@@ -39,7 +39,7 @@ _ADMINS = _People(
 # Enough to meet one who administers something, and soon over where nobody does.
 _OWN_USERS = _People("auth.users", "select u.id from auth.users as u limit 100")
 
-_WHY = "Row policies ask this function who may see and change a workspace's keys."
+_WHY = "Row policies ask this function who may see and change the keys of a workspace."
 _REPLACE = (
     "create or replace function keylatch.admin_workspace_ids()  -- see sql/tenancy for examples"
 )
@@ -67,37 +67,17 @@ _TRIGGER = (
 )
 
 
-def expected(manifest: Manifest, live: Mapping[Name, Entry]) -> Mapping[Name, Entry]:
-    """Give what has to be there: all, or all but the tables of keylatch's own tenancy.
+def is_replaced(live: Mapping[Name, Entry], manifest: Manifest) -> bool:
+    """Tell whether the function of the tenancy is another than the one of keylatch's tables.
 
     Args:
-        manifest: What this version installs.
         live: What is there.
-
-    Returns:
-        The objects of the manifest; without those of the migration where none of its tables is
-        there, because then it was left out.
-    """
-    tenancy = {
-        key for key, name in manifest.migrations.items() if name == TENANCY_NAME and key != FUNCTION
-    }
-    if any(key in live for key in tenancy if key[0] == "table"):
-        return manifest.entries
-    return {key: one for key, one in manifest.entries.items() if key not in tenancy}
-
-
-def is_replaced(entry: Entry, manifest: Manifest) -> bool:
-    """Tell whether this is the function of the tenancy, and not the one of keylatch's tables.
-
-    Args:
-        entry: An object that is there.
         manifest: What this version installs.
 
     Returns:
-        Whether what it does is for `check` to judge.
+        Whether what the function does is for `check` to judge.
     """
-    shipped = manifest.entries[FUNCTION].definition["body"]
-    return entry.key == FUNCTION and entry.definition["body"] != shipped
+    return FUNCTION in live and _body(live) != _body(manifest.parts[TENANCY])
 
 
 def check(
@@ -119,13 +99,13 @@ def check(
     function = live.get(FUNCTION)
     if function is None:
         return
-    own = is_replaced(function, manifest)
-    if function.definition["body"] == manifest.stub_body:
+    own = is_replaced(live, manifest)
+    if _body(live) == _body(manifest.parts[CORE]):
         yield Finding(
             Level.WARNING,
             "tenancy_missing",
             _SUBJECT,
-            "is as the first migrations leave it, and gives nobody anything",
+            "is as the core makes it, and gives nobody anything",
             "No signed-in user sees or makes a key; only service_role manages keys.",
             _REPLACE,
         )
@@ -133,6 +113,10 @@ def check(
     if own:
         yield from _check_own(connection, live)
     yield from _ask(connection, own)
+
+
+def _body(entries: Mapping[Name, Entry]) -> str:
+    return str(entries[FUNCTION].definition["body"])
 
 
 def _check_own(
@@ -156,7 +140,7 @@ def _check_own(
             _SUBJECT,
             "is a definer function without a search_path of its own",
             "A caller who shadows a table or a function that it names administers everything.",
-            "alter function keylatch.admin_workspace_ids() set search_path = '';",
+            "alter function keylatch.admin_workspace_ids() set search_path = pg_catalog, pg_temp;",
         )
     with connection.cursor(row_factory=scalar_row) as cursor:
         # The function may be one's own and still go by keylatch's tables, which have the trigger.
@@ -170,7 +154,7 @@ def _check_own(
             "workspace_deletion_unguarded",
             "trigger on the application's table of workspaces",
             "is missing",
-            "The keys of a workspace that is deleted live on.",
+            "The keys of a deleted workspace stay active.",
             _TRIGGER,
         )
 

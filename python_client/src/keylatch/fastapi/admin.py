@@ -32,16 +32,17 @@ _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 class _Body(BaseModel):
-    # A misspelt name would otherwise be a key without what it was to have.
+    # A misspelt name would otherwise be left out in silence.
     model_config = ConfigDict(extra="forbid")
 
 
 class NewKey(_Body):
-    """A key to make. What each value may be, the database says."""
+    """A key to make. The database says what each value may be."""
 
-    workspace_id: UUID = Field(description="Whose key it becomes.")
+    workspace_id: UUID = Field(description="The workspace of the key.")
     kind: Literal["publishable", "secret"] = Field(
-        default="publishable", description="For a web page, or never to reach a browser."
+        default="publishable",
+        description="publishable: may stand in a web page. secret: must never reach a browser.",
     )
     label: str = Field(default="", description="A name for people, up to 200 characters.")
     allowed_origins: list[str] = Field(
@@ -53,7 +54,7 @@ class NewKey(_Body):
         default="live", description="Part of the key's text."
     )
     expires_at: AwareDatetime | None = Field(
-        default=None, description="When it ends; null for never."
+        default=None, description="When the key expires; null for never."
     )
     metadata: dict[str, Any] = Field(default={}, description="A JSON object of up to 8 kB.")
     prefix: str = Field(
@@ -70,10 +71,10 @@ class Rotation(_Body):
         strict=True,
         ge=0,
         le=30 * 24 * 3600,
-        description="How long the old key lives on; 0 revokes it.",
+        description="How long the old key still resolves; 0 revokes it.",
     )
     expires_at: AwareDatetime | None = Field(
-        default=None, description="When the new key ends; null for the same as the old one."
+        default=None, description="When the new key expires; null for the same as the old one."
     )
 
 
@@ -84,13 +85,13 @@ class Withdrawal(_Body):
     cascade: bool = Field(
         default=False,
         strict=True,
-        description="Also end every other key of its rotation family.",
+        description="Also revoke every other key of its rotation family.",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShownKey(IssuedKey):
-    """A new key. This is the only time that a secret one is shown."""
+    """A new key. A secret key is shown only here."""
 
     key: Annotated[InstanceOf[Secret], PlainSerializer(Secret.reveal, return_type=str)]
 
@@ -151,14 +152,14 @@ def admin_router(caller: Callable[..., Any]) -> APIRouter:
     async def issue_widget_key(
         key: NewKey, client: Annotated[AsyncKeylatch, Depends(caller)]
     ) -> Response:
-        """Make a key. The answer is the only time that a secret key is shown."""
+        """Make a key. A secret key is shown only in this answer."""
         return to_json(await client.issue(**dict(key)), 201)
 
     @router.get("/widget-keys", response_model=list[Key])
     async def list_widget_keys(
         workspace_id: UUID, client: Annotated[AsyncKeylatch, Depends(caller)]
     ) -> Response:
-        """List the keys of a workspace, ended ones too; none for who does not administer it."""
+        """List the keys of a workspace, whatever their status; none if you do not administer it."""
         return to_json(await client.list(workspace_id))
 
     @router.post("/widget-keys/{key_id}/rotate", status_code=201, response_model=ShownKey)
@@ -167,7 +168,7 @@ def admin_router(caller: Callable[..., Any]) -> APIRouter:
         client: Annotated[AsyncKeylatch, Depends(caller)],
         rotation: Rotation = _ROTATION,
     ) -> Response:
-        """Replace a key by a new one with the same properties, and show that, once.
+        """Replace a key by a new one with the same properties, and show the new one, once.
 
         409 is `key_already_rotated`, `key_revoked`, `key_expired` or `key_suspended`.
         """
@@ -182,7 +183,7 @@ def admin_router(caller: Callable[..., Any]) -> APIRouter:
         client: Annotated[AsyncKeylatch, Depends(caller)],
         withdrawal: Withdrawal = _WITHDRAWAL,
     ) -> Response:
-        """End a key for good; nothing brings it back. To do it again is no error."""
+        """Revoke a key for good. Again is no error."""
         return to_json(await client.revoke(key_id, **dict(withdrawal)))
 
     return router

@@ -1,4 +1,4 @@
-"""`require_key`: a dependency that lets a request through to whom its key belongs."""
+"""`require_key`: a dependency that lets a request through if it has a good key."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -36,9 +36,8 @@ def require_key(
 ) -> Callable[..., Coroutine[Any, Any, ResolvedKey]]:
     """Make a dependency that asks for a key in `x-api-key` or `Authorization: Bearer`.
 
-    Without a living key it answers 401, with one that may not do this 403, with two different
-    keys 400. The request's `Origin` goes along, so that a secret key which a page sends is
-    refused.
+    Without an active key it answers 401, with one that may not do this 403, with two different
+    keys 400. The request's `Origin` goes along, so that a secret key from a page is refused.
 
     Args:
         resolver: Who resolves: an `AsyncKeylatch` of role `keylatch_resolver` or with the service
@@ -47,10 +46,10 @@ def require_key(
             a word like any other.
         kinds: What it may be. A `publishable` key, which any visitor can read and any program
             can send, names a workspace and proves nothing; so it has to be asked for.
-        fallback: Asked about a text that is no living key and has not the form of one, so that
-            a key of keylatch, once dead, is never taken for somebody else. Kind and scopes of
-            what it gives count like any other's. It would also be asked about an imported key
-            in an old form after its revocation: revoke that in the other system too.
+        fallback: Asked about a text that is no active key and does not have the form of one, so
+            that a revoked key of keylatch is never taken for somebody else. Kind and scopes of
+            its answer count like those of any other key. It is also asked about an imported key
+            in a legacy form after its revocation: revoke that key in the other system too.
 
     Returns:
         A dependency that gives the `ResolvedKey`.
@@ -74,8 +73,7 @@ def require_key(
             raise unauthorized(
                 "key_invalid",
                 "This key is not accepted.",
-                "It is mistyped, revoked, expired, suspended, or a secret key that a page sent; "
-                "whoever administers it can ask explain_key.",
+                "Ask an admin of the workspace to call explain_key.",
                 challenge='error="invalid_token"',
             )
         if found.kind not in accepted:
@@ -122,7 +120,7 @@ def _presented(request: Request) -> Secret:
 
 
 def _has_our_form(key: Secret) -> bool:
-    """Tell whether a text is a key of keylatch, be it mistyped."""
+    """Tell whether a text is a key of keylatch, mistyped or not."""
     try:
         parse_key(key)
     except InvalidArgument as problem:

@@ -92,7 +92,7 @@ def problem_of(error: KeylatchError) -> Problem:
 
     Returns:
         400, 401, 403, 404, 409 or 429 with the error's own texts; 502 for all that the sender of
-        the request cannot help.
+        the request cannot change.
     """
     detail = error.detail or error.slug
     for kind, status in _STATUS.items():
@@ -122,7 +122,7 @@ def unavailable(error: Exception) -> Problem:
         502,
         "unavailable",
         "The service that keeps the keys did not answer.",
-        "Try again in a moment; look at the list of keys before issuing or rotating once more.",
+        "Try again in a moment. Look at the list of keys before you issue or rotate again.",
     )
 
 

@@ -39,7 +39,7 @@ def as_dependency(resolver: AsyncKeylatch | Callable[..., Any]) -> Callable[...,
 
 
 async def resolve(client: AsyncKeylatch, key: Secret, request: Request) -> ResolvedKey | None:
-    """Ask which living key was presented, from where the request itself says that it comes.
+    """Ask which active key was presented, from where the request itself says that it comes.
 
     Args:
         client: Who resolves.
@@ -56,8 +56,7 @@ async def resolve(client: AsyncKeylatch, key: Secret, request: Request) -> Resol
     origins = request.headers.getlist("origin")
     try:
         return await client.resolve(key, origin=", ".join(origins) if origins else None)
-    # The metadata of a key may be nested deeper than Python reads.
-    except (KeylatchError, RecursionError) as error:
+    except KeylatchError as error:
         problem = unavailable(error)
     raise problem
 

@@ -1,6 +1,7 @@
 """The kind of route that the routers here are made of: bounded, and with refusals of one form."""
 
 import json
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import fields, is_dataclass
 from datetime import datetime
@@ -12,9 +13,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive
 
-from ..errors import InvalidArgument, KeylatchError
+from ..errors import InvalidArgument, KeylatchError, UnreadableRow
 from ..secret import Secret
 from .problems import Problem, ProblemBody, problem_of, unavailable
+
+_log = logging.getLogger("keylatch.fastapi")
 
 # Twice what a key with a hundred origins and all the metadata there can be needs.
 _LONGEST_BODY = 128 * 1024
@@ -31,7 +34,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 class ProblemRoute(APIRoute):
     """A route that answers every refusal with a `ProblemBody`, and whose answers nobody stores.
 
-    What FastAPI itself says of a body that it cannot read repeats the body, and so a key in it.
+    The errors of FastAPI itself repeat the body, and so a key in it.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -49,7 +52,7 @@ class ProblemRoute(APIRoute):
                 response = self.unreadable(_sentence(error)).response()
             except KeylatchError as error:
                 response = problem_of(error).response()
-            # The database may hold metadata that is nested deeper than Python reads.
+            # Python reads metadata that is nested too deep for it to write.
             except RecursionError as error:
                 response = unavailable(error).response()
             response.headers["Cache-Control"] = "no-store"
@@ -58,7 +61,7 @@ class ProblemRoute(APIRoute):
         return answer
 
     def unreadable(self, detail: str) -> Problem:
-        """Refuse a request that has not the form of this route.
+        """Refuse a request that does not have the form of this route.
 
         Args:
             detail: What is wrong with it.
@@ -71,7 +74,7 @@ class ProblemRoute(APIRoute):
 
 
 def to_json(result: object, status_code: int = 200) -> Response:
-    """Answer with a result of keylatch, a new key in clear.
+    """Answer with a result of keylatch, a new key in plaintext.
 
     The metadata of a key may be nested deeper than pydantic would follow.
 
@@ -93,8 +96,17 @@ def _plain(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
     if is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
+        return {field.name: _value_of(value, field.name) for field in fields(value)}
     raise TypeError(f"no JSON for {type(value).__name__}")
+
+
+def _value_of(row: object, name: str) -> object:
+    """Give a value of a row; null, and a word in the log, if Python cannot read it."""
+    try:
+        return getattr(row, name)
+    except UnreadableRow as error:
+        _log.error("a row of an answer is not complete: %s", error)
+        return None
 
 
 class _Unreadable(HTTPException):

@@ -19,14 +19,14 @@ class PresentedKey(BaseModel):
     key: SecretStr = Field(description="A publishable key.")
 
 
-class LivingKey(BaseModel):
-    """A key that is good on this page. Of whose it is, a visitor learns nothing."""
+class ActiveKey(BaseModel):
+    """A key that is good on this page. A visitor does not learn whose key it is."""
 
     environment: Literal["live", "test"] = Field(description="Whether this is a test.")
 
 
 class _OpaqueRoute(ProblemRoute):
-    def unreadable(self, detail: str) -> Problem:  # noqa: ARG002 - not even that is told
+    def unreadable(self, detail: str) -> Problem:  # noqa: ARG002 - nothing is told
         """Refuse a request without a key in it as one with a wrong key."""
         return _refusal()
 
@@ -34,8 +34,8 @@ class _OpaqueRoute(ProblemRoute):
 def resolve_router(resolver: AsyncKeylatch | Callable[..., Any]) -> APIRouter:
     """Make the route that a widget calls before anything else: `POST /widget/keys/resolve`.
 
-    It answers 200 to a living publishable key from an origin that the key allows, and one and the
-    same 404 to all else. The origin is the `Origin` header of the request, which stops a foreign
+    It answers 200 to an active publishable key from an origin that the key allows, and the same
+    404 to all else. The origin is the `Origin` header of the request, which stops a foreign
     page and does not stop a program. For a page of another site to read the answer at all, the
     application needs `CORSMiddleware` with `allow_origins=["*"], allow_methods=["POST"]`.
 
@@ -57,16 +57,16 @@ def resolve_router(resolver: AsyncKeylatch | Callable[..., Any]) -> APIRouter:
         presented: PresentedKey,
         request: Request,
         client: Annotated[AsyncKeylatch, Depends(as_dependency(resolver))],
-    ) -> LivingKey:
+    ) -> ActiveKey:
         """Tell whether a publishable key is good on the page that sends this.
 
-        Every refusal is the same 404: unknown, ended, suspended, and not for this page.
+        Every refusal is the same 404: unknown, revoked, expired, suspended, or not for this page.
         """
         found = await resolve(client, Secret(presented.key.get_secret_value()), request)
         # A secret key has no business in a widget, from wherever it comes.
         if found is None or found.kind != "publishable":
             raise _refusal()
-        return LivingKey.model_validate({"environment": found.environment})
+        return ActiveKey.model_validate({"environment": found.environment})
 
     return router
 
@@ -76,6 +76,6 @@ def _refusal() -> Problem:
         404,
         "key_not_found",
         "This key does not open this page.",
-        'Send {"key": …} as application/json, from a page that the key allows; whoever '
-        "administers the key can ask explain_key for the reason.",
+        'Send {"key": …} as application/json, from a page that the key allows. An admin of the '
+        "workspace can call explain_key for the reason.",
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ..errors import UnexpectedAnswer
@@ -11,8 +13,16 @@ from ..secret import Secret
 
 Rows = Sequence[Mapping[str, object]]
 
-VIEWS = frozenset({"keys", "key_usage", "unclaimed_keys"})
+VIEWS = frozenset({"keys", "key_usage", "legacy_keys"})
 """What is read where a function would be called: an argument is the value of a column."""
+
+
+# A text of JSON as a whole, or one of the marks between values.
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
+# What readers of every kind refuse; it stands for a value that Python cannot read.
+_UNREADABLE = object()
+# Members of an answer that are rows themselves.
+_ROWS = ("keys", "lines")
 
 
 class Batch(list[Any]):
@@ -43,6 +53,60 @@ class AsyncTransport(Protocol):
 
     async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """As `Transport.call`."""
+
+
+def read_json(text: str) -> object:
+    """Read JSON, each value for itself where Python cannot read all: a number of 5,000 digits.
+
+    Args:
+        text: An answer, or one row of it.
+
+    Returns:
+        The value. In it, no reader of `_rows` accepts what stands for an unreadable value.
+
+    Raises:
+        json.JSONDecodeError: The text is not JSON.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError):
+        return _read_rows(text)
+
+
+def _read_rows(text: str) -> object:
+    text = text.strip()
+    if text.startswith("["):
+        return [_read_rows(part) for part in _parts(text)]
+    if not text.startswith("{"):
+        return _UNREADABLE
+    row: dict[str, object] = {}
+    for member in _parts(text):
+        member = member.strip()
+        name, end = json.JSONDecoder().raw_decode(member)
+        value = member[end:].lstrip().removeprefix(":")
+        try:
+            row[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            row[name] = _read_rows(value) if name in _ROWS else _UNREADABLE
+    return row
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Give the members of a JSON list or object, by the commas of its first level."""
+    depth = start = 0
+    for token in _TOKEN.finditer(text):
+        mark = token[0]
+        if mark in ("[", "{"):
+            depth += 1
+            start = token.end() if depth == 1 else start
+        elif mark in ("]", "}"):
+            depth -= 1
+        if (depth == 1 and mark == ",") or depth == 0:
+            if text[start : token.start()].strip():
+                yield text[start : token.start()]
+            start = token.end()
 
 
 def as_rows(answer: object) -> Rows:

@@ -10,14 +10,14 @@ import httpx
 
 from ..errors import KeylatchError, Unavailable, UnexpectedAnswer, error_for
 from ..secret import mask_keys
-from . import VIEWS, Rows, as_rows, plain
+from . import VIEWS, Rows, as_rows, plain, read_json
 
 if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient, SyncPostgrestClient
     from supabase import AsyncClient, Client
 
-# Functions whose answer a server may cut at its `max-rows`: 1000 on a Supabase project.
-_PAGED = frozenset({"list_events", "list_keys"})
+# What a server may cut at its `max-rows`: 1000 on a Supabase project.
+_PAGED = frozenset({"legacy_keys", "list_events", "list_keys"})
 
 
 class _Request(NamedTuple):
@@ -110,9 +110,11 @@ def _request(
     params = {}
     if function in VIEWS:
         params = {name: f"eq.{value}" for name, value in arguments.items()}
+    if function == "legacy_keys":
+        params["order"] = "id"
     if function in _PAGED:
-        # Keys and events are never deleted and the newest come first, so a row moves only towards
-        # later pages: one may come twice, none is skipped.
+        # These rows are never deleted, and a new one moves others only towards later pages: one may
+        # come twice, none is skipped.
         headers["Prefer"] = "count=exact"
         params["offset"] = str(offset)
     return _Request(
@@ -133,14 +135,14 @@ def _body(function: str, arguments: Mapping[str, object]) -> bytes | None:
 def _read(response: httpx.Response) -> Rows:
     """Give the rows of a good answer; raise the error of a bad one."""
     try:
-        answer = response.json()
+        answer = read_json(response.text)
     except ValueError:
         answer = None
     if response.is_success:
         if answer is None:
             raise UnexpectedAnswer(
                 detail=f"HTTP {response.status_code} came without JSON",
-                hint="check the address: keylatch needs the one of PostgREST",
+                hint="Check the address: keylatch needs the one of PostgREST.",
             )
         return as_rows(answer)
     said = answer if isinstance(answer, dict) else {}
@@ -165,7 +167,7 @@ def _is_all(response: httpx.Response, count: int) -> bool:
 
 
 def _closed() -> KeylatchError:
-    return Unavailable(detail="the HTTP session of the client is closed", hint="make a new client")
+    return Unavailable(detail="the HTTP session of the client is closed", hint="Make a new client.")
 
 
 def _no_answer(problem: httpx.HTTPError) -> KeylatchError:
@@ -173,4 +175,6 @@ def _no_answer(problem: httpx.HTTPError) -> KeylatchError:
     # Only these speak of the socket alone; others may quote a header, and so a token.
     if isinstance(problem, httpx.NetworkError | httpx.TimeoutException):
         detail = f"{detail}: {mask_keys(str(problem))}"
-    return Unavailable(detail=detail, hint="is the server running, and is the address right?")
+    return Unavailable(
+        detail=detail, hint="Check that the server runs and that the address is right."
+    )

@@ -18,7 +18,7 @@ from psycopg.types.json import Jsonb
 
 from ..errors import InvalidArgument, KeylatchError, Unavailable, error_for
 from ..secret import mask_keys
-from . import VIEWS, Batch, Rows, as_rows, plain
+from . import VIEWS, Batch, Rows, as_rows, plain, read_json
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool, ConnectionPool
@@ -93,7 +93,7 @@ class PsycopgTransport:
                 former = setting.execute(_BECOME, self._identity).fetchone()
             cursor = psycopg.Cursor(connection, row_factory=tuple_row)
             cursor.execute(_statement(function, arguments), _values(arguments))
-            found = as_rows([json.loads(row) for (row,) in cursor.fetchall()])
+            found = as_rows([read_json(row) for (row,) in cursor.fetchall()])
             if former is not None and inside:
                 # `set local` outlives a savepoint. After an error the rollback has undone it.
                 psycopg.Cursor(connection).execute(_BECOME_AGAIN, former[:2])
@@ -145,7 +145,7 @@ class AsyncPsycopgTransport:
                 former = await setting.fetchone()
             cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
             await cursor.execute(_statement(function, arguments), _values(arguments))
-            found = as_rows([json.loads(row) for (row,) in await cursor.fetchall()])
+            found = as_rows([read_json(row) for (row,) in await cursor.fetchall()])
             if former is not None and inside:
                 await psycopg.AsyncCursor(connection).execute(_BECOME_AGAIN, former[:2])
         return found
@@ -172,7 +172,7 @@ def _identity(claims: Mapping[str, Any] | None) -> _Identity | None:
     except (TypeError, ValueError, RecursionError):
         text = ""
     if not text:
-        raise InvalidArgument.of("claims", "holds something that JSON cannot carry")
+        raise InvalidArgument.of("claims", "has a value that JSON cannot hold")
     return _Identity(text, role)
 
 
@@ -225,7 +225,7 @@ def failure_of(problem: psycopg.Error | UnicodeError) -> KeylatchError:
             detail=f"a text has characters that the encoding {problem.encoding} cannot carry"
             if isinstance(problem, UnicodeEncodeError)
             else "a text of the database cannot be read in the connection's encoding",
-            hint="connect with client_encoding=utf8",
+            hint="Connect with client_encoding=utf8.",
         )
     if problem.sqlstate is not None:
         said = problem.diag
@@ -237,5 +237,7 @@ def failure_of(problem: psycopg.Error | UnicodeError) -> KeylatchError:
         )
     detail = f"{type(problem).__name__}: {mask_keys(str(problem)).partition(chr(10))[0]}"
     if isinstance(problem, psycopg.OperationalError | psycopg.InterfaceError):
-        return Unavailable(detail=detail, hint="is the server running, and the connection open?")
+        return Unavailable(
+            detail=detail, hint="Check that the server runs and that the connection is open."
+        )
     return KeylatchError("driver_error", detail=detail)

@@ -21,13 +21,17 @@ class _Freshness:
     A replica that has replayed what the primary had at a moment knows all that was acknowledged
     before that moment. So positions of the primary are kept with the time at which they were asked
     for, and the newest one that the replica has reached says how old its answers can be.
+
+    That holds on one timeline. After a failover the position of a replica that did not follow may
+    be ahead, and mean nothing: positions of two timelines are never compared, and a replica that
+    receives no stream has no timeline.
     """
 
     def __init__(self, max_lag: timedelta) -> None:
         if not timedelta(milliseconds=10) <= max_lag <= timedelta(days=1):
             raise InvalidArgument.of("max_lag", "is not from 10 milliseconds to a day")
         self._max_lag = max_lag.total_seconds()
-        self._marks: deque[tuple[float, str, int]] = deque(maxlen=64)
+        self._marks: deque[tuple[float, tuple[object, object], int]] = deque(maxlen=64)
         self._fresh_until = 0.0
         self._look_at = 0.0
 
@@ -47,16 +51,19 @@ class _Freshness:
 
     def seen(self, asked: float, primary: Rows, replica: Rows) -> None:
         """Compare the two positions; `asked` is when the primary's was asked for."""
-        cluster, is_replica, position = _position(primary)
-        if not is_replica and position is not None:
-            self._marks.append((asked, cluster, position))
-        # One that was promoted follows nobody: what it knows is not what the primary knows.
-        cluster, is_replica, position = _position(replica)
-        if not is_replica or position is None:
+        is_replica, timeline, position = _position(primary)
+        if is_replica is False and position is not None:
+            self._marks.append((asked, timeline, position))
+        # A replica that was promoted follows nobody: it does not know what the primary knows.
+        is_replica, timeline, position = _position(replica)
+        if is_replica is not True or timeline[1] is None or position is None:
             self._fresh_until = 0.0
             return
-        for marked, its_cluster, reached in reversed(self._marks):
-            if its_cluster == cluster and reached <= position:
+        if self._marks and self._marks[-1][1] != timeline:
+            self._fresh_until = 0.0
+            return
+        for marked, of_timeline, reached in reversed(self._marks):
+            if of_timeline == timeline and reached <= position:
                 self._fresh_until = marked + self._max_lag
                 return
 
@@ -91,8 +98,8 @@ class ReplicaTransport:
         if freshness.is_due() and self._looking.acquire(blocking=False):
             try:
                 asked = freshness.look()
-                primary = self.primary.call("log_position", {})
-                freshness.seen(asked, primary, self._replica.call("log_position", {}))
+                primary = self.primary.call("replay_position", {})
+                freshness.seen(asked, primary, self._replica.call("replay_position", {}))
             except KeylatchError:
                 pass  # Who cannot tell is not fresher than was seen before.
             finally:
@@ -130,8 +137,8 @@ class AsyncReplicaTransport:
         if freshness.is_due():
             asked = freshness.look()  # From here on it is not due for the other tasks.
             try:
-                primary = await self.primary.call("log_position", {})
-                freshness.seen(asked, primary, await self._replica.call("log_position", {}))
+                primary = await self.primary.call("replay_position", {})
+                freshness.seen(asked, primary, await self._replica.call("replay_position", {}))
             except KeylatchError:
                 pass
         return freshness.is_fresh()
@@ -156,11 +163,12 @@ def _check(replica: object, max_lag: timedelta | None) -> None:
         raise InvalidArgument.of("max_lag", "is for reads of a replica", "give reads too")
 
 
-def _position(rows: Rows) -> tuple[str, bool, int | None]:
+def _position(rows: Rows) -> tuple[object, tuple[object, object], int | None]:
+    """Give whether a server is a replica, its cluster and timeline, and its position."""
     row = rows[0] if rows else {}
     position = row.get("position")
     return (
-        str(row.get("system_identifier")),
-        row.get("is_replica") is True,
+        row.get("is_replica"),
+        (row.get("system_identifier"), row.get("timeline")),
         position if isinstance(position, int) else None,
     )

@@ -1,0 +1,497 @@
+-- The indexes, the proof, phases 2 and 3, and the way back.
+
+create function keylatch_adoption.twin_statement(
+  p_index pg_catalog.pg_index, p_key int2, p_hash_column text
+)
+returns text language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_name constant text := (
+    select c.relname from pg_catalog.pg_class as c where c.oid = p_index.indexrelid
+  );
+  v_columns constant text[] := array(
+    select case
+      when p_index.indkey[g.n - 1] = p_key then quote_ident(p_hash_column)
+      else pg_get_indexdef(p_index.indexrelid, g.n, false)
+    end
+    from generate_series(1, p_index.indnatts::integer) as g (n)
+    order by g.n
+  );
+begin
+  return format(
+    'create unique index concurrently %I on %s (%s)%s%s%s',
+    keylatch_adoption.short_name(v_name || '_' || p_hash_column), p_index.indrelid::regclass,
+    array_to_string(v_columns[:p_index.indnkeyatts], ', '),
+    ' include (' || nullif(array_to_string(v_columns[p_index.indnkeyatts + 1:], ', '), '') || ')',
+    case when p_index.indnullsnotdistinct then ' nulls not distinct' end,
+    ' where ' || pg_get_expr(p_index.indpred, p_index.indrelid)
+  );
+end $$;
+comment on function keylatch_adoption.twin_statement is
+  'The statement that makes this index once more, with the hash column for the plaintext column.';
+
+create function keylatch_adoption.key_indexes(p_adoption keylatch_adoption.adoptions)
+returns table (
+  index_oid oid, is_primary boolean, is_portable boolean, leads boolean, twin oid, statement text
+) language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+  select
+    i.indexrelid, i.indisprimary,
+    i.indisunique and i.indimmediate and not e.uses_key
+    and not exists (
+      select from unnest(i.indcollation) as u (oid)
+      inner join pg_catalog.pg_collation as c on u.oid = c.oid
+      where not c.collisdeterministic
+    ),
+    i.indkey[0] = k.attnum and i.indpred is null,
+    (
+      select min(j.indexrelid)
+      from pg_catalog.pg_index as j
+      where j.indrelid = i.indrelid and j.indisunique and j.indisvalid
+        and j.indkey::int2[] = array_replace(i.indkey::int2[], k.attnum, h.attnum)
+        and (j.indnkeyatts, j.indnullsnotdistinct) = (i.indnkeyatts, i.indnullsnotdistinct)
+        and pg_get_expr(j.indexprs, j.indrelid)
+        is not distinct from pg_get_expr(i.indexprs, i.indrelid)
+        and pg_get_expr(j.indpred, j.indrelid)
+        is not distinct from pg_get_expr(i.indpred, i.indrelid)
+    ),
+    keylatch_adoption.twin_statement(i, k.attnum, h.attname)
+  from pg_catalog.pg_index as i
+  inner join pg_catalog.pg_attribute as k
+    on i.indrelid = k.attrelid and k.attname = p_adoption.key_column
+  inner join pg_catalog.pg_attribute as h
+    on i.indrelid = h.attrelid and h.attname = p_adoption.hash_column
+  -- The catalog has no function that tells which columns an expression uses, but its tree does.
+  cross join lateral (
+    select concat(i.indexprs, i.indpred) ~ format(':varattno (0|%s) ', k.attnum) as uses_key
+  ) as e
+  where i.indrelid = p_adoption.relation and i.indisvalid
+    and (i.indisunique or i.indisexclusion)
+    and (k.attnum = any (i.indkey) or e.uses_key);
+end $$;
+comment on function keylatch_adoption.key_indexes is
+  'The unique indexes that are lost with the plaintext column; for each its twin, the same index on
+the hash column, and the statement that makes it. One that is not portable can have no twin.';
+
+create function keylatch_adoption.index_statements(table_name text, key_column text)
+returns setof text language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_adoption constant keylatch_adoption.adoptions := keylatch_adoption.get_adoption(
+    index_statements.table_name, index_statements.key_column,
+    array['hashing', 'reading', 'emptying', 'dropped'], false
+  );
+begin
+  -- What an interrupted "create index concurrently" left behind.
+  return query
+  select format('drop index concurrently %s', i.indexrelid::regclass)
+  from pg_catalog.pg_index as i
+  inner join pg_catalog.pg_attribute as h on i.indrelid = h.attrelid
+  where i.indrelid = v_adoption.relation and h.attname = v_adoption.hash_column
+    and h.attnum = any (i.indkey) and not i.indisvalid;
+
+  return query
+  select k.statement from keylatch_adoption.key_indexes(v_adoption) as k
+  where k.is_portable and k.twin is null;
+
+  return query
+  select format(
+    'create index concurrently %I on %s (%I)',
+    keylatch_adoption.short_name(format('%s_%s_idx', c.relname, v_adoption.hash_column)),
+    v_adoption.relation, v_adoption.hash_column
+  )
+  from pg_catalog.pg_class as c
+  where c.oid = v_adoption.relation
+    and not exists (
+      select from keylatch_adoption.key_indexes(v_adoption) as k where k.is_portable and k.leads
+    )
+    and not exists (
+      select from pg_catalog.pg_index as i
+      inner join pg_catalog.pg_attribute as h
+        on i.indrelid = h.attrelid and i.indkey[0] = h.attnum
+      where i.indrelid = v_adoption.relation and h.attname = v_adoption.hash_column
+        and i.indisvalid and i.indpred is null
+    );
+end $$;
+comment on function keylatch_adoption.index_statements is
+  'The statements that make the missing indexes on the hash column, without stopping writers.
+
+Run each outside of a transaction. There is one index to read by, and a twin for each unique index
+with the plaintext column in it: what is unique now stays unique. Once all are there, no row comes
+back. Errors: invalid_argument (400), adoption_not_ready (409).';
+
+create type keylatch_adoption.proof as (
+  table_name text, key_column text, phase text, rows bigint, keys bigint, hashed bigint,
+  missing bigint, wrong bigint, index_is_ready boolean, trigger_is_ready boolean,
+  fallback_reads bigint, last_fallback_at timestamptz, is_clean boolean
+);
+comment on type keylatch_adoption.proof is
+  'How many rows a table has, with a plaintext key, with a hash, with a key and no hash, with a hash
+that is not of the key; whether all indexes and the trigger are there; how many reads fell back to
+plaintext since read_by_hash; and whether all of this allows the next step.';
+
+create function keylatch_adoption.prove_column(table_name text, key_column text)
+returns keylatch_adoption.proof language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_adoption constant keylatch_adoption.adoptions := keylatch_adoption.get_adoption(
+    prove_column.table_name, prove_column.key_column,
+    array['hashing', 'reading', 'emptying', 'dropped'], false
+  );
+  v_key constant text := case v_adoption.phase
+    when 'dropped' then 'null::text' else format('t.%I', v_adoption.key_column)
+  end;
+  v_proof keylatch_adoption.proof;
+begin
+  execute format(
+    'select count(*), count(%1$s), count(t.%2$I),'
+    ' count(*) filter (where %1$s is not null and t.%2$I is null),'
+    ' count(*) filter (where t.%2$I is not null and t.%2$I is distinct from %3$s)'
+    ' from only %4$s as t',
+    v_key, v_adoption.hash_column, keylatch_adoption.hash_expression(v_adoption, v_key),
+    v_adoption.relation
+  )
+  into v_proof.rows, v_proof.keys, v_proof.hashed, v_proof.missing, v_proof.wrong;
+
+  v_proof.table_name := v_adoption.relation::text;
+  v_proof.key_column := v_adoption.key_column;
+  v_proof.phase := v_adoption.phase;
+  select f.reads - v_adoption.reads_before,
+    case when f.reads > v_adoption.reads_before then f.last_read_at end
+  into v_proof.fallback_reads, v_proof.last_fallback_at
+  from keylatch_adoption.fallbacks as f
+  where f.relation = v_adoption.relation and f.key_column = v_adoption.key_column;
+  v_proof.index_is_ready := not exists (
+    select from keylatch_adoption.index_statements(
+      prove_column.table_name, prove_column.key_column
+    )
+  );
+  v_proof.trigger_is_ready := exists (
+    select from pg_catalog.pg_trigger as g
+    where g.tgrelid = v_adoption.relation and g.tgname = v_adoption.trigger_name
+      and g.tgenabled = 'A'
+  );
+  if v_adoption.phase in ('emptying', 'dropped') then
+    -- The hashes stand alone now: nothing is left to compare them with.
+    v_proof.wrong := 0;
+    v_proof.is_clean := v_proof.keys = 0
+      and (v_proof.trigger_is_ready or v_adoption.phase = 'dropped');
+  else
+    v_proof.is_clean := v_proof.missing + v_proof.wrong = 0
+      and v_proof.index_is_ready and v_proof.trigger_is_ready;
+  end if;
+  return v_proof;
+end $$;
+comment on function keylatch_adoption.prove_column is
+  'Counts over the whole table whether each plaintext key has its hash, and no other row has one.
+
+It reads all rows and locks none. Errors: invalid_argument (400), adoption_not_ready (409).';
+
+create function keylatch_adoption.require_clean(p_proof keylatch_adoption.proof)
+returns void language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if not p_proof.is_clean then
+    perform keylatch_adoption.refuse(
+      'adoption_not_ready',
+      format(
+        'Of %s rows %s have no hash and %s a wrong one; the index is %s, the trigger is %s.',
+        p_proof.rows, p_proof.missing, p_proof.wrong,
+        case when p_proof.index_is_ready then 'ready' else 'missing' end,
+        case when p_proof.trigger_is_ready then 'ready' else 'missing or off' end
+      ),
+      'Run: keylatch adopt hash TABLE COLUMN. It hashes the rows and makes the indexes.'
+    );
+  end if;
+end $$;
+comment on function keylatch_adoption.require_clean is
+  'Refuses the next step while the proof is not clean.';
+
+create function keylatch_adoption.read_by_hash(table_name text, key_column text)
+returns keylatch_adoption.proof language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_adoption constant keylatch_adoption.adoptions := keylatch_adoption.get_adoption(
+    read_by_hash.table_name, read_by_hash.key_column, array['hashing', 'reading'], true
+  );
+begin
+  perform keylatch_adoption.require_clean(
+    keylatch_adoption.prove_column(read_by_hash.table_name, read_by_hash.key_column)
+  );
+  update keylatch_adoption.adoptions as a
+  set phase = 'reading', reads_before = f.reads
+  from keylatch_adoption.fallbacks as f
+  where (a.relation, a.key_column) = (v_adoption.relation, v_adoption.key_column)
+    and (f.relation, f.key_column) = (a.relation, a.key_column);
+  return keylatch_adoption.prove_column(read_by_hash.table_name, read_by_hash.key_column);
+end $$;
+comment on function keylatch_adoption.read_by_hash is
+  'Phase 2: the application reads by the hash, through adopted_rows or by the hash column itself.
+
+Reads that fell back to plaintext are counted anew; the same call again does that alone.
+Errors: invalid_argument (400), adoption_not_ready (409) while the proof is not clean.';
+
+create function keylatch_adoption.check_droppable(p_adoption keylatch_adoption.adoptions)
+returns void language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_key constant int2 := (
+    select a.attnum from pg_catalog.pg_attribute as a
+    where a.attrelid = p_adoption.relation and a.attname = p_adoption.key_column
+  );
+  v_blocking constant text := (
+    select string_agg(distinct b.what, '; ')
+    from (
+      -- Views, policies, foreign keys of other tables, triggers, generated columns.
+      select pg_describe_object(d.classid, d.objid, d.objsubid) as what
+      from pg_catalog.pg_depend as d
+      left join pg_catalog.pg_attrdef as f on d.classid = 'pg_attrdef'::regclass and f.oid = d.objid
+      left join pg_catalog.pg_trigger as g on d.classid = 'pg_trigger'::regclass and g.oid = d.objid
+      where d.refclassid = 'pg_class'::regclass and d.refobjid = p_adoption.relation
+        and d.refobjsubid = v_key and (d.deptype = 'n' or f.adnum <> v_key)
+        and g.tgname is distinct from p_adoption.trigger_name
+      union all
+      select pg_describe_object('pg_constraint'::regclass, c.oid, 0)
+      from pg_catalog.pg_constraint as c
+      where c.conrelid = p_adoption.relation and v_key = any (c.conkey)
+        and c.contype in ('c', 'f', 'x')
+      union all
+      select format('index %s, which has no twin on the hash column', k.index_oid::regclass)
+      from keylatch_adoption.key_indexes(p_adoption) as k
+      where not k.is_portable or k.twin is null
+      union all
+      select format('replica identity, which is index %s', i.indexrelid::regclass)
+      from pg_catalog.pg_index as i
+      where i.indrelid = p_adoption.relation and i.indisreplident and v_key = any (i.indkey)
+    ) as b
+  );
+begin
+  if v_blocking is not null then
+    perform keylatch_adoption.refuse(
+      'adoption_not_ready',
+      format('This needs the plaintext column, or would be lost with it: %s.', v_blocking),
+      'Write it over the hash column, or drop it. keylatch adopt hash makes the twin of an index.'
+    );
+  end if;
+end $$;
+comment on function keylatch_adoption.check_droppable is
+  'Refuses to drop the plaintext column while something would be lost with it, and names it.';
+
+create function keylatch_adoption.check_unused(p_adoption keylatch_adoption.adoptions)
+returns void language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_roles text;
+  v_objects text;
+begin
+  -- The schema stays as long as another column needs it.
+  if exists (
+    select from keylatch_adoption.adoptions as a
+    inner join pg_catalog.pg_class as c on a.relation = c.oid
+    where a.phase <> 'dropped'
+      and (a.relation, a.key_column) <> (p_adoption.relation, p_adoption.key_column)
+  ) then
+    return;
+  end if;
+  select string_agg(case x.grantee when 0 then 'public' else x.grantee::regrole::text end, ', ')
+  into v_roles
+  from pg_catalog.pg_proc as p
+  cross join lateral aclexplode(p.proacl) as x
+  where p.oid = 'keylatch_adoption.adopted_rows(anyelement,text,text)'::regprocedure
+    and x.grantee <> p.proowner;
+  if v_roles is not null then
+    perform keylatch_adoption.refuse(
+      'adoption_not_ready',
+      format('adopted_rows goes with this step, and %s may still call it.', v_roles),
+      'Let the application read a column itself, then run: revoke execute on function '
+      || format('keylatch_adoption.adopted_rows from %s;', v_roles)
+    );
+  end if;
+
+  with ours as (
+    select 'pg_proc'::regclass::oid as class, p.oid from pg_catalog.pg_proc as p
+    where p.pronamespace = 'keylatch_adoption'::regnamespace
+    union all
+    select 'pg_type'::regclass, t.oid from pg_catalog.pg_type as t
+    where t.typnamespace = 'keylatch_adoption'::regnamespace
+    union all
+    select 'pg_class'::regclass, c.oid from pg_catalog.pg_class as c
+    where c.relnamespace = 'keylatch_adoption'::regnamespace
+    union all
+    select 'pg_constraint'::regclass, n.oid from pg_catalog.pg_constraint as n
+    where n.connamespace = 'keylatch_adoption'::regnamespace
+  )
+  select string_agg(distinct pg_describe_object(d.classid, d.objid, d.objsubid), '; ')
+  into v_objects
+  from pg_catalog.pg_depend as d
+  inner join ours as o on d.refclassid = o.class and d.refobjid = o.oid
+  where d.deptype = 'n' and d.classid <> 'pg_trigger'::regclass
+    and (d.classid, d.objid) not in (select w.class, w.oid from ours as w);
+  if v_objects is not null then
+    perform keylatch_adoption.refuse(
+      'adoption_not_ready',
+      format('The schema keylatch_adoption goes with this step, and needs it: %s.', v_objects),
+      'Write it over the table itself, or drop it.'
+    );
+  end if;
+end $$;
+comment on function keylatch_adoption.check_unused is
+  'Refuses to end the last adoption while something of yours would break with the schema.';
+
+create function keylatch_adoption.move_primary_key(p_adoption keylatch_adoption.adoptions)
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_constraint text;
+  v_twin text;
+begin
+  select c.conname, t.relname
+  into v_constraint, v_twin
+  from keylatch_adoption.key_indexes(p_adoption) as k
+  inner join pg_catalog.pg_constraint as c on k.index_oid = c.conindid and c.contype = 'p'
+  inner join pg_catalog.pg_class as t on k.twin = t.oid
+  where k.is_primary;
+  if v_constraint is not null then
+    execute format('alter table %s drop constraint %I', p_adoption.relation, v_constraint);
+    execute format(
+      'alter table %s add constraint %I primary key using index %I',
+      p_adoption.relation, v_constraint, v_twin
+    );
+  end if;
+end $$;
+comment on function keylatch_adoption.move_primary_key is
+  'Makes the hash column part of the primary key in place of the plaintext column. PostgreSQL reads
+the whole table for that, once, to see that no hash is null.';
+
+create function keylatch_adoption.begin_emptying(p_adoption keylatch_adoption.adoptions)
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_proof constant keylatch_adoption.proof := keylatch_adoption.prove_column(
+    p_adoption.relation::text, p_adoption.key_column
+  );
+begin
+  perform keylatch_adoption.require_clean(v_proof);
+  if v_proof.fallback_reads > 0 then
+    perform keylatch_adoption.refuse(
+      'adoption_not_ready',
+      format('%s reads fell back to plaintext, the last at %s.',
+        v_proof.fallback_reads, v_proof.last_fallback_at),
+      'Find out which, then call read_by_hash to count anew: keylatch adopt read TABLE COLUMN'
+    );
+  end if;
+  perform keylatch_adoption.check_droppable(p_adoption);
+  perform keylatch_adoption.check_unused(p_adoption);
+  perform keylatch_adoption.lock_shortly(p_adoption.relation);
+  perform keylatch_adoption.move_primary_key(p_adoption);
+  execute format(
+    'alter table %s alter column %I drop not null', p_adoption.relation, p_adoption.key_column
+  );
+  p_adoption.phase := 'emptying';
+  perform keylatch_adoption.make_hash_trigger(p_adoption);
+end $$;
+comment on function keylatch_adoption.begin_emptying is
+  'Begins phase 3: from now on no plaintext key is stored.';
+
+create function keylatch_adoption.drop_plaintext(table_name text, key_column text, confirm text)
+returns keylatch_adoption.adoption language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_adoption keylatch_adoption.adoptions;
+begin
+  if drop_plaintext.confirm is distinct from 'drop plaintext' then
+    perform keylatch_adoption.refuse(
+      'invalid_argument', 'confirm must be: drop plaintext.',
+      'There is no way back from this step. Make a backup, and say it in these words.'
+    );
+  end if;
+  v_adoption := keylatch_adoption.get_adoption(
+    drop_plaintext.table_name, drop_plaintext.key_column,
+    array['reading', 'emptying', 'dropped'], true
+  );
+  if v_adoption.phase = 'reading' then
+    perform keylatch_adoption.begin_emptying(v_adoption);
+    v_adoption.phase := 'emptying';
+    v_adoption.next_page := 0;
+  -- No key comes after this was seen: the trigger empties whatever is written.
+  elsif v_adoption.phase = 'emptying' and (
+    keylatch_adoption.prove_column(drop_plaintext.table_name, drop_plaintext.key_column)
+  ).is_clean then
+    perform keylatch_adoption.check_droppable(v_adoption);
+    perform keylatch_adoption.lock_shortly(v_adoption.relation);
+    perform keylatch_adoption.drop_hash_trigger(v_adoption);
+    execute format(
+      'alter table %s drop column %I', v_adoption.relation, v_adoption.key_column
+    );
+    v_adoption.phase := 'dropped';
+  end if;
+
+  update keylatch_adoption.adoptions as a
+  set phase = v_adoption.phase, next_page = v_adoption.next_page
+  where (a.relation, a.key_column) = (v_adoption.relation, v_adoption.key_column);
+  return keylatch_adoption.describe(v_adoption);
+end $$;
+comment on function keylatch_adoption.drop_plaintext is
+  'Phase 3, with no way back: the plaintext keys are emptied, then their column is dropped.
+
+Call it with confirm ''drop plaintext'', then hash_rows until it is done, and drop_plaintext again:
+the phase is dropped then. It needs a clean proof, no read that fell back to plaintext since
+read_by_hash, a twin for each unique index, and nothing else that needs the column. Dead rows, WAL,
+backups, dumps and replicas'' snapshots may still hold the keys: vacuum full the table, and let the
+others expire. Errors: invalid_argument (400), adoption_not_ready (409).';
+
+create function keylatch_adoption.revert_column(table_name text, key_column text)
+returns keylatch_adoption.adoption language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_adoption constant keylatch_adoption.adoptions := keylatch_adoption.get_adoption(
+    revert_column.table_name, revert_column.key_column, array['hashing', 'reading'], true
+  );
+  v_answer keylatch_adoption.adoption := keylatch_adoption.describe(v_adoption);
+begin
+  perform keylatch_adoption.check_unused(v_adoption);
+  perform keylatch_adoption.lock_shortly(v_adoption.relation);
+  perform keylatch_adoption.drop_hash_trigger(v_adoption);
+  begin
+    execute format('alter table %s drop column %I', v_adoption.relation, v_adoption.hash_column);
+  exception
+    when dependent_objects_still_exist then
+      perform keylatch_adoption.refuse(
+        'adoption_not_ready',
+        format('Something of yours needs the column %s.', v_adoption.hash_column),
+        'Drop it first: a view, a policy, a function.'
+      );
+  end;
+  delete from keylatch_adoption.adoptions as a
+  where (a.relation, a.key_column) = (v_adoption.relation, v_adoption.key_column);
+  v_answer.phase := 'reverted';
+  return v_answer;
+end $$;
+comment on function keylatch_adoption.revert_column is
+  'Takes back phases 1 and 2: the table is as it was before adopt_column.
+
+Errors: invalid_argument (400), adoption_not_ready (409) from phase 3 on.';
+
+-- Who may do what: the owner alone. An application that reads through adopted_rows is granted that
+-- by hand, and the roles of Supabase get nothing by anybody's default privileges.
+do $$
+declare
+  v_grantee text;
+begin
+  for v_grantee in
+    select 'public' union all
+    select quote_ident(r.rolname)
+    from pg_catalog.pg_roles as r
+    where r.rolname in ('anon', 'authenticated', 'service_role')
+  loop
+    execute pg_catalog.format('revoke all on schema keylatch_adoption from %s', v_grantee);
+    execute pg_catalog.format(
+      'revoke all on all tables in schema keylatch_adoption from %s', v_grantee
+    );
+    execute pg_catalog.format(
+      'revoke all on all functions in schema keylatch_adoption from %s', v_grantee
+    );
+  end loop;
+end $$;

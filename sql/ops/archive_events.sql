@@ -1,0 +1,21 @@
+-- Hand out the events of all checkpoints that were sealed before a day, as CSV. It changes nothing;
+-- compare_archive.sql removes from the database what the file holds.
+--
+--   psql --no-psqlrc --set before=2026-01-01 --file sql/ops/archive_events.sql > events.csv
+--   psql --no-psqlrc --set remove=yes --file sql/ops/compare_archive.sql < events.csv
+--
+-- Keep the file: it is the only copy then. It has the columns of keylatch.key_events and no header.
+-- Run it as the owner, in psql.
+\set ON_ERROR_STOP on
+\set QUIET on
+set timezone = 'UTC';
+set datestyle = 'ISO';
+\pset format csv
+\pset tuples_only on
+select
+  e.id, e.workspace_id, e.key_id, e.event, e.occurred_at, e.user_id, e.role, e.login, e.address,
+  e.agent, e.reason, e.changes, e.checkpoint
+from keylatch_internal.key_events as e
+inner join keylatch_internal.key_event_checkpoints as c on e.checkpoint = c.number
+where c.sealed_at < :'before'::timestamptz and c.archived_at is null
+order by e.checkpoint, e.occurred_at, e.id;

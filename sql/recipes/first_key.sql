@@ -1,0 +1,35 @@
+-- Recipe: do something when a workspace gets its first key, for example make rows that go with it.
+--
+-- keylatch keeps one row in keylatch_internal.workspace_latches for each workspace that ever had a
+-- key. The row is made together with the first key, once, however many keys are made at the same
+-- moment. A trigger on that table sees no key and no hash. Put this into a migration of yours.
+
+-- The table is an example: whatever your application provisions.
+create table if not exists public.provisioned (
+  workspace_id uuid not null,
+  provisioned_at timestamptz not null default now(),
+  constraint provisioned_pkey primary key (workspace_id)
+);
+alter table public.provisioned enable row level security;
+
+-- It runs in the transaction that makes the key, with the rights of keylatch's owner.
+create or replace function public.provision_workspace()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into public.provisioned (workspace_id) values (new.workspace_id);
+  return null;
+exception
+  -- A key is made all the same. Leave this out if no key may be made then.
+  when others then
+    raise warning 'provisioning of workspace % failed', new.workspace_id
+      using detail = sqlstate || ': ' || sqlerrm;
+    return null;
+end $$;
+revoke all on function public.provision_workspace() from public, anon, authenticated, service_role;
+
+create trigger workspace_latches_insert_provision
+after insert on keylatch_internal.workspace_latches
+for each row
+-- A workspace that is deleted without ever having had a key gets a row, too.
+when (new.deleted_at is null) execute function public.provision_workspace();

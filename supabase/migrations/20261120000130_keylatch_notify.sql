@@ -1,0 +1,278 @@
+-- Module notify: caches of resolved keys hear of every change that may make their answer wrong, and
+-- replicas show how far they are.
+--
+-- A notice on the channel keylatch is the first 16 hex digits of the SHA-256 of a key's id: every
+-- user of SQL may listen, and must not learn ids. The notice * stands for any key.
+
+insert into keylatch_internal.errors (slug, code, hint) values
+('replicas_behind', 'PT504', 'What was committed stays. Call wait_for_replicas again.');
+
+create sequence keylatch_internal.notices_left_out;
+comment on sequence keylatch_internal.notices_left_out is
+  'Moves when a change is not told on the channel. Caches see that in their next heartbeat.';
+
+create function keylatch_internal.is_notify_stuck()
+returns boolean language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_holders text[];
+begin
+  -- Without such a standby a commit ends when the disk has it.
+  for v_try in 1 .. 2 loop
+    exit when current_setting('synchronous_standby_names') = '';
+    v_holders := array(
+      select l.virtualtransaction from pg_catalog.pg_locks as l
+      where l.locktype = 'object' and l.classid = 'pg_catalog.pg_database'::regclass
+        and l.objid = 0 and l.granted and l.pid <> pg_backend_pid()
+        and (v_try = 1 or l.virtualtransaction = any (v_holders))
+    );
+    exit when v_holders = '{}';
+    perform pg_sleep(0.1) where v_try = 1;
+  end loop;
+  return cardinality(v_holders) > 0;
+end $$;
+comment on function keylatch_internal.is_notify_stuck is
+  'Whether another transaction that notifies waits for a standby, and with it all who notify: the
+lock that PostgreSQL takes for it is one for the whole server.';
+
+create function keylatch_internal.notify_caches()
+returns trigger language plpgsql volatile security definer
+-- definer because: who changes a key has no right to the sequence.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  -- Whatever a caller writes here, caches hear at least as much.
+  v_notices constant integer := coalesce(
+    substring(current_setting('keylatch.notices', true), '^[0-9]{1,4}$')::integer, 0
+  );
+begin
+  -- A full queue would fail the commit, and a commit that notifies waits for the others that do: it
+  -- would wait for a standby, or after the last check of the expiry of a key that is extended.
+  if current_setting('keylatch.extends', true) = 'on' or pg_notification_queue_usage() > 0.5
+    or (v_notices = 0 and keylatch_internal.is_notify_stuck())
+  then
+    perform nextval('keylatch_internal.notices_left_out');
+  elsif v_notices >= 1000 then
+    perform pg_notify('keylatch', '*');
+  else
+    perform pg_notify(
+      'keylatch', left(encode(sha256(convert_to(new.id::text, 'UTF8')), 'hex'), 16)
+    );
+    perform set_config('keylatch.notices', (v_notices + 1)::text, true);
+  end if;
+  return null;
+end $$;
+comment on function keylatch_internal.notify_caches is
+  'Tells caches that the answer for a key may have changed, or leaves a sign that nobody was told.';
+
+-- Not for new keys, which no cache knows, nor for labels, nor for a later expiry: at the expiry
+-- that it knows, a cache asks again.
+create trigger keys_update_notify
+after update on keylatch_internal.keys for each row
+when (
+  new.revoked_at is distinct from old.revoked_at
+  or new.suspended_at is distinct from old.suspended_at
+  or new.superseded_at is distinct from old.superseded_at
+  or new.allowed_origins is distinct from old.allowed_origins
+  or new.scopes is distinct from old.scopes or new.metadata is distinct from old.metadata
+  or coalesce(new.expires_at, 'infinity') < coalesce(old.expires_at, 'infinity')
+) execute function keylatch_internal.notify_caches();
+alter table keylatch_internal.keys enable always trigger keys_update_notify;
+comment on trigger keys_update_notify on keylatch_internal.keys is
+  'Caches hear of a revocation at its commit, also at a logical replica.';
+
+create function keylatch_internal.note_extension()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if tg_when = 'BEFORE' then
+    perform set_config('keylatch.extends', 'on', true);
+  elsif current_setting('keylatch.notices', true) > '0'
+    and old.expires_at < clock_timestamp() + interval '1 minute'
+  then
+    perform keylatch_internal.refuse(
+      'expired_is_final',
+      format('The key expires at %s, and the commit may wait for longer: ', old.expires_at)
+      || 'the transaction has changed keys before.', 'Extend the key in a transaction of its own.'
+    );
+  end if;
+  return new;
+end $$;
+comment on function keylatch_internal.note_extension is
+  'Marks a transaction that extends a key. At its commit, refuses the extension of a key that is
+about to expire, if the transaction has notified before.';
+
+-- Before the update: then the mark is there when the first row of the statement is told.
+create trigger keys_update_note_extension
+before update on keylatch_internal.keys for each row
+when (coalesce(new.expires_at, 'infinity') > coalesce(old.expires_at, 'infinity'))
+execute function keylatch_internal.note_extension();
+comment on trigger keys_update_note_extension on keylatch_internal.keys is
+  'After an extension the transaction does not notify: nothing waits after the expiry was checked.
+
+Origin sessions only: a logical replica takes the publisher''s rows as they are.';
+
+create constraint trigger keys_update_hold_extension
+after update on keylatch_internal.keys deferrable initially deferred for each row
+when (coalesce(new.expires_at, 'infinity') > old.expires_at)
+execute function keylatch_internal.note_extension();
+comment on trigger keys_update_hold_extension on keylatch_internal.keys is
+  'A transaction that has notified before an extension waits at its commit: a key that may expire in
+that time is not extended.
+
+Origin sessions only, as keys_update_note_extension.';
+
+create type keylatch.server_position as (
+  system_identifier text, timeline integer, is_replica boolean, "position" bigint
+);
+comment on type keylatch.server_position is
+  'Which server answers, on which timeline, whether it is a replica, and how far it is.';
+
+create function keylatch_internal.read_position()
+returns keylatch.server_position language plpgsql stable security definer
+-- definer because: the timeline of a replica's stream needs pg_read_all_stats.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_here keylatch.server_position;
+begin
+  v_here.system_identifier := (select c.system_identifier::text from pg_control_system() as c);
+  v_here.is_replica := pg_is_in_recovery();
+  if v_here.is_replica then
+    v_here.timeline := (
+      select w.received_tli from pg_catalog.pg_stat_wal_receiver as w where w.status = 'streaming'
+    );
+    v_here."position" := pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0');
+  else
+    -- The name of a WAL file begins with the timeline, in 8 hex digits.
+    v_here.timeline := ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer;
+    v_here."position" := pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0');
+  end if;
+  return v_here;
+end $$;
+comment on function keylatch_internal.read_position is 'Does the work of replay_position.';
+
+create function keylatch.replay_position()
+returns keylatch.server_position language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return keylatch_internal.read_position();
+end $$;
+comment on function keylatch.replay_position is
+  'How far this server is: what a primary has flushed, or what a replica has replayed.
+
+A replica whose position is not below that of the primary knows all that was committed before the
+primary was asked, if system_identifier and timeline are equal. timeline is null on a replica that
+receives no stream, or if the owner of keylatch is not a member of pg_monitor: it is not fresh.';
+
+create function keylatch_internal.read_heartbeat(
+  p_with_writers boolean, out server_time timestamptz, out left_out bigint, out place text,
+  out writers text[]
+)
+returns record language plpgsql volatile security definer
+-- definer because: a service that listens reads no sequence.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_here constant keylatch.server_position := keylatch_internal.read_position();
+  v_database constant oid := (
+    select d.oid from pg_catalog.pg_database as d where d.datname = current_database()
+  );
+begin
+  server_time := clock_timestamp();
+  place := concat_ws(' ', v_here.system_identifier, v_here.timeline, v_database);
+  left_out := (
+    select s.last_value + s.is_called::integer from keylatch_internal.notices_left_out as s
+  );
+  -- After the sequence: who moved it had this lock before.
+  if p_with_writers then
+    writers := array(
+      select l.virtualtransaction from pg_catalog.pg_locks as l
+      where l.relation = 'keylatch_internal.keys'::regclass and l.database = v_database
+        and l.mode = 'RowExclusiveLock'
+    );
+  end if;
+end $$;
+comment on function keylatch_internal.read_heartbeat is
+  'What a cache asks on the connection on which it listens.
+
+left_out: when it has moved, the cache forgets everything. It remembers nothing until the writers
+of that moment are gone: a change that nobody was told of may become visible until then.
+writers: the transactions that change keys, if asked for.
+place: system identifier, timeline and oid of the database.';
+
+create type keylatch.replica_wait as (
+  is_synchronous boolean, waited_for integer
+);
+comment on type keylatch.replica_wait is
+  'That all synchronous standbys have replayed what was committed before, and how many there are.';
+
+create function keylatch_internal.await_replicas(p_seconds numeric)
+returns keylatch.replica_wait language plpgsql volatile security definer
+-- definer because: how far a standby is needs pg_read_all_stats.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_target pg_lsn;
+  v_ends timestamptz;
+  v_result keylatch.replica_wait;
+  v_problem constant text[] := case
+    when p_seconds is null or p_seconds not between 0 and 60
+      then '{timeout must be from 0 to 1 minute.,Leave it out for 10 seconds.}'
+    when pg_is_in_recovery()
+      then '{The server is a replica.,Call wait_for_replicas on the primary.}'
+    when current_setting('synchronous_standby_names') = ''
+      then '{There is no synchronous standby.,Set synchronous_standby_names on the primary.}'
+    when pg_current_xact_id_if_assigned() is not null
+      then '{The transaction has changed something.,Commit before you call wait_for_replicas.}'
+    when not pg_has_role('pg_read_all_stats', 'usage')
+      then '{The owner of keylatch cannot see replicas.,Grant pg_monitor to the owner.}'
+  end;
+begin
+  if v_problem is not null then
+    perform keylatch_internal.refuse('invalid_argument', v_problem[1], v_problem[2]);
+  end if;
+  v_target := pg_current_wal_flush_lsn();
+  v_ends := clock_timestamp() + p_seconds * interval '1 second';
+  -- It polls and holds no lock: nobody waits for who waits here.
+  loop
+    select coalesce(bool_and(r.replay_lsn >= v_target), false), count(*) into v_result
+    from pg_catalog.pg_stat_replication as r
+    where r.sync_state in ('sync', 'quorum');
+    exit when v_result.is_synchronous;
+    if clock_timestamp() >= v_ends then
+      perform keylatch_internal.refuse(
+        'replicas_behind', format('A synchronous standby is behind after %s seconds.', p_seconds)
+      );
+    end if;
+    perform pg_sleep(0.01);
+  end loop;
+  return v_result;
+end $$;
+comment on function keylatch_internal.await_replicas is 'Does the work of wait_for_replicas.';
+
+create function keylatch.wait_for_replicas(timeout interval default '10 seconds')
+returns keylatch.replica_wait language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return keylatch_internal.await_replicas(extract(epoch from wait_for_replicas.timeout));
+end $$;
+comment on function keylatch.wait_for_replicas is
+  'Returns when all synchronous standbys have replayed what was committed before the call.
+
+Call it after the commit of a revocation, in a transaction of its own. Nobody waits for the caller.
+timeout: up to 1 minute; over REST shorter than the statement_timeout.
+Errors: invalid_argument (400), replicas_behind (504).';
+
+update keylatch_internal.installation set modules = array_append(modules, 'notify');
+
+-- Who may do what.
+revoke all on sequence keylatch_internal.notices_left_out
+from public, anon, authenticated, service_role;
+revoke all on function
+keylatch_internal.is_notify_stuck, keylatch_internal.notify_caches,
+keylatch_internal.note_extension, keylatch_internal.read_position,
+keylatch_internal.read_heartbeat, keylatch_internal.await_replicas, keylatch.replay_position,
+keylatch.wait_for_replicas
+from public, anon, authenticated, service_role;
+grant execute on function
+keylatch_internal.read_position, keylatch_internal.await_replicas, keylatch.replay_position,
+keylatch.wait_for_replicas
+to authenticated, service_role, keylatch_resolver;
+grant execute on function keylatch_internal.read_heartbeat to service_role, keylatch_resolver;

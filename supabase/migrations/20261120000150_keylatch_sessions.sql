@@ -1,0 +1,789 @@
+-- Sessions of visitors: a page that has nothing but a publishable key opens one with it, and goes
+-- on with the token of the session.
+--
+-- A session outlives its key, so that a rotation cuts no conversation off. Two things end a session
+-- before its time: end_sessions of its key, and the deletion of its workspace. Both are noted in
+-- session_endings, and read with the session: so opening a session takes no lock on the key, and a
+-- session that is committed after the ending has ended, too.
+
+insert into keylatch_internal.errors (slug, code, hint) values
+('session_refused', 'PT401', 'Ask an admin of the workspace to call explain_key.'),
+('invalid_session', 'PT401', 'Let the page open a new session.'),
+('session_not_found', 'PT404', 'Let the page of the visitor open a new session.'),
+('subject_is_final', 'PT409', 'Let the page open a new session for another visitor.'),
+('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.');
+
+create table keylatch_internal.sessions (
+  id uuid not null default pg_catalog.gen_random_uuid(),
+  token_hash bytea not null,
+  workspace_id uuid not null,
+  key_id uuid not null,
+  origin text not null,
+  subject text,
+  created_at timestamptz not null,
+  expires_at timestamptz not null,
+
+  constraint sessions_pkey primary key (id),
+  constraint sessions_token_hash_key unique (token_hash)
+);
+create index sessions_workspace_id_key_id_idx on keylatch_internal.sessions (workspace_id, key_id);
+create index sessions_expires_at_idx on keylatch_internal.sessions (expires_at);
+comment on table keylatch_internal.sessions is
+  'Sessions that were opened, and neither closed nor pruned. No foreign key: its check would lock
+the row of the key.';
+comment on column keylatch_internal.sessions.id is 'Names the session. It opens nothing.';
+comment on column keylatch_internal.sessions.token_hash is
+  'SHA-256 of the token. Readable by the owner alone.';
+comment on column keylatch_internal.sessions.workspace_id is 'The workspace of its key.';
+comment on column keylatch_internal.sessions.key_id is
+  'The key that the session was opened with. It may be revoked by now.';
+comment on column keylatch_internal.sessions.origin is 'The origin of the page that opened it.';
+comment on column keylatch_internal.sessions.subject is
+  'The application''s own id of the visitor, set once; null until then.';
+comment on column keylatch_internal.sessions.created_at is 'When it was opened.';
+comment on column keylatch_internal.sessions.expires_at is
+  'From this time on the session is over. At most 90 days after created_at.';
+comment on index keylatch_internal.sessions_workspace_id_key_id_idx is
+  'Finds the sessions of a workspace or a key.';
+comment on index keylatch_internal.sessions_expires_at_idx is 'Finds what is to be pruned.';
+
+create table keylatch_internal.session_endings (
+  workspace_id uuid not null,
+  key_id uuid not null,
+  ended_at timestamptz not null default pg_catalog.clock_timestamp(),
+
+  constraint session_endings_pkey primary key (key_id, workspace_id)
+);
+comment on table keylatch_internal.session_endings is
+  'Keys and workspaces whose sessions are over, whenever they were or will be opened.';
+comment on column keylatch_internal.session_endings.workspace_id is 'The workspace.';
+comment on column keylatch_internal.session_endings.key_id is
+  'The key; the id of the workspace itself stands for all of its keys.';
+comment on column keylatch_internal.session_endings.ended_at is 'When they ended.';
+
+create view keylatch.sessions with (security_invoker = true) as
+select
+  s.id,
+  s.workspace_id,
+  s.key_id,
+  s.origin,
+  s.subject,
+  s.created_at,
+  s.expires_at
+from keylatch_internal.sessions as s
+where
+  s.expires_at > pg_catalog.clock_timestamp()
+  and not exists (
+    select from keylatch_internal.session_endings as e
+    where e.workspace_id = s.workspace_id and e.key_id in (s.key_id, s.workspace_id)
+  );
+comment on view keylatch.sessions is
+  'The open sessions of the workspaces that you administer. DELETE a row to end the session.';
+comment on column keylatch.sessions.id is 'As current_session_id gives it.';
+comment on column keylatch.sessions.workspace_id is 'The workspace of its key.';
+comment on column keylatch.sessions.key_id is
+  'The key that the session was opened with. It may be revoked by now.';
+comment on column keylatch.sessions.origin is 'The origin of the page that opened it.';
+comment on column keylatch.sessions.subject is 'The application''s own id of the visitor.';
+comment on column keylatch.sessions.created_at is 'When it was opened.';
+comment on column keylatch.sessions.expires_at is 'From this time on the session is over.';
+
+create function keylatch_internal.delete_session()
+returns trigger language plpgsql volatile security definer
+-- definer because: a role with the right to delete from the table could lock all of it. Who sees a
+-- row in the view may delete it.
+set search_path = pg_catalog, pg_temp as $$
+begin
+  delete from keylatch_internal.sessions as s where s.id = old.id;
+  return old;
+end $$;
+comment on function keylatch_internal.delete_session is 'Deletes a session through the view.';
+
+create trigger sessions_delete_instead
+instead of delete on keylatch.sessions
+for each row execute function keylatch_internal.delete_session();
+comment on trigger sessions_delete_instead on keylatch.sessions is 'Ends the session.';
+
+create table keylatch.session_settings (
+  workspace_id uuid not null,
+  lifetime interval not null default '24 hours',
+
+  constraint session_settings_pkey primary key (workspace_id)
+);
+comment on table keylatch.session_settings is
+  'How long the sessions of a workspace last, where that is not 24 hours. Its admins write it.';
+comment on column keylatch.session_settings.workspace_id is 'The workspace.';
+comment on column keylatch.session_settings.lifetime is
+  'From 1 minute to 90 days, for sessions that are opened or extended from now on. Kept in hours: a
+month is as long as the month that follows, and a day has 24 hours.';
+
+create function keylatch_internal.judge_session_settings()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  -- Without a time zone: no setting of the caller makes a day longer.
+  v_now constant timestamp := clock_timestamp() at time zone 'UTC';
+  v_end timestamp;
+begin
+  begin
+    v_end := v_now + new.lifetime;
+  exception
+    when datetime_field_overflow or interval_field_overflow then v_end := 'infinity';
+  end;
+  -- The times are compared: as intervals, 120000 months and minus 3599950 days are 50 days.
+  if v_end is null
+    or v_end not between v_now + interval '1 minute' and v_now + interval '90 days'
+  then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'lifetime must be from 1 minute to 90 days.', 'Pass for example "8 hours".'
+    );
+  end if;
+  new.lifetime := make_interval(secs => extract(epoch from v_end - v_now)::double precision);
+  return new;
+end $$;
+comment on function keylatch_internal.judge_session_settings is
+  'Refuses a lifetime that is too short or too long, and writes it in hours.';
+
+create trigger session_settings_write_judge
+before insert or update on keylatch.session_settings
+for each row execute function keylatch_internal.judge_session_settings();
+comment on trigger session_settings_write_judge on keylatch.session_settings is
+  'A lifetime is within its rule.
+
+Origin sessions only: a restored or replicated value was judged when it was written.';
+
+alter table keylatch_internal.sessions enable row level security;
+alter table keylatch_internal.session_endings enable row level security;
+alter table keylatch.session_settings enable row level security;
+
+create policy sessions_select_admin on keylatch_internal.sessions
+for select to authenticated
+using (workspace_id in (select keylatch.admin_workspace_ids()));
+comment on policy sessions_select_admin on keylatch_internal.sessions is
+  'A signed-in user sees the sessions of the workspaces that they administer.';
+
+create policy session_endings_select_admin on keylatch_internal.session_endings
+for select to authenticated
+using (workspace_id in (select keylatch.admin_workspace_ids()));
+comment on policy session_endings_select_admin on keylatch_internal.session_endings is
+  'A signed-in user sees the endings in the workspaces that they administer.';
+
+create policy session_endings_insert_admin on keylatch_internal.session_endings
+for insert to authenticated
+with check (workspace_id in (select keylatch.admin_workspace_ids()));
+comment on policy session_endings_insert_admin on keylatch_internal.session_endings is
+  'A signed-in user ends the sessions of keys of the workspaces that they administer.';
+
+create policy session_settings_select_admin on keylatch.session_settings
+for select to authenticated
+using (workspace_id in (select keylatch.admin_workspace_ids()));
+comment on policy session_settings_select_admin on keylatch.session_settings is
+  'A signed-in user sees the settings of the workspaces that they administer.';
+
+create policy session_settings_insert_admin on keylatch.session_settings
+for insert to authenticated
+with check (workspace_id in (select keylatch.admin_workspace_ids()));
+comment on policy session_settings_insert_admin on keylatch.session_settings is
+  'A signed-in user makes settings for the workspaces that they administer.';
+
+create policy session_settings_update_admin on keylatch.session_settings
+for update to authenticated
+using (workspace_id in (select keylatch.admin_workspace_ids()))
+with check (workspace_id in (select keylatch.admin_workspace_ids()));
+comment on policy session_settings_update_admin on keylatch.session_settings is
+  'A signed-in user changes the settings of the workspaces that they administer.';
+
+-- How many sessions a key may open in a minute. Every session adds a row of its own, so that nobody
+-- waits for a counter; the rows of the last minute are counted.
+
+create table keylatch_internal.session_limits (
+  only_row boolean not null default true,
+  sessions_per_minute bigint not null default 600,
+  sessions_per_address bigint not null default 30,
+  trusted_address_header text,
+
+  constraint session_limits_pkey primary key (only_row),
+  constraint session_limits_only_row_check check (only_row),
+  constraint session_limits_per_minute_check check (
+    sessions_per_minute > 0 and sessions_per_address > 0
+  ),
+  constraint session_limits_trusted_address_header_check check (
+    trusted_address_header ~ '^[a-z0-9-]{1,64}$'
+  )
+);
+comment on table keylatch_internal.session_limits is
+  'One row, which the owner changes. Not a setting: whoever calls could raise a setting.';
+comment on column keylatch_internal.session_limits.only_row is 'Always true: there is one row.';
+comment on column keylatch_internal.session_limits.sessions_per_minute is
+  'How many sessions one key may open in a minute. Each counts those of the last minute, so a limit
+of many thousands costs time.';
+comment on column keylatch_internal.session_limits.sessions_per_address is
+  'How many of these for one address: an IPv4 address or a /64 of IPv6.';
+comment on column keylatch_internal.session_limits.trusted_address_header is
+  'The header in which your gateway writes the address of a client, in lower case, for example
+cf-connecting-ip. Of several addresses the last counts. Null: addresses are not limited, because a
+header that no gateway overwrites says what its sender likes.';
+insert into keylatch_internal.session_limits default values;
+
+-- Unlogged: after a crash the minute begins anew, and no row is written to the log.
+create unlogged table keylatch_internal.rate_limits (
+  id uuid not null default pg_catalog.gen_random_uuid(),
+  key_id uuid not null,
+  address text,
+  taken_at timestamptz not null,
+
+  -- In this order it counts the last minute of a key.
+  constraint rate_limits_pkey primary key (key_id, taken_at, id)
+);
+create index rate_limits_key_id_address_taken_at_idx
+on keylatch_internal.rate_limits (key_id, address, taken_at) where address is not null;
+comment on table keylatch_internal.rate_limits is
+  'A row for each session of the last minute. prune_sessions removes older ones.';
+comment on column keylatch_internal.rate_limits.id is 'Two may be taken at the same moment.';
+comment on column keylatch_internal.rate_limits.key_id is 'The key that opened the session.';
+comment on column keylatch_internal.rate_limits.address is
+  'For which address; null where no header is trusted.';
+comment on column keylatch_internal.rate_limits.taken_at is 'When.';
+comment on index keylatch_internal.rate_limits_key_id_address_taken_at_idx is
+  'Counts the last minute of a key and an address.';
+
+alter table keylatch_internal.session_limits enable row level security;
+alter table keylatch_internal.rate_limits enable row level security;
+
+create function keylatch_internal.limited_address(p_address text)
+returns text language plpgsql immutable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_address inet;
+begin
+  -- Some gateways add the port: 192.0.2.1:443, [2001:db8::1]:443.
+  v_address := coalesce(
+    substring(p_address, E'^\\[([0-9a-fA-F:.]{2,45})\\](?::[0-9]{1,5})?$'),
+    substring(p_address, '^([0-9.]{7,15}):[0-9]{1,5}$'),
+    substring(p_address, '^[0-9a-fA-F:.]{2,45}$')
+  )::inet;
+  if v_address <<= inet '::ffff:0:0/96' then
+    v_address := inet '0.0.0.0' + (v_address - inet '::ffff:0:0');
+  elsif v_address <<= inet '64:ff9b::/96' then
+    v_address := inet '0.0.0.0' + (v_address - inet '64:ff9b::');
+  end if;
+  -- Of IPv6 the network: a single household has 2^64 addresses.
+  return coalesce(case family(v_address)
+    when 4 then host(v_address)
+    else network(set_masklen(v_address, 64))::text
+  end, 'unknown');
+exception
+  when invalid_text_representation then
+    return 'unknown';
+end $$;
+comment on function keylatch_internal.limited_address is
+  'What counts as one address: an IPv4 address, also where it is written as IPv6, or a /64 of IPv6.
+Whatever is not an address counts as one address, "unknown".';
+
+create function keylatch_internal.refuse_rate(p_detail text, p_until timestamptz)
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_seconds constant integer := greatest(ceil(extract(epoch from p_until - clock_timestamp())), 1);
+  v_detail constant text := format('%s Try again in %s s.', p_detail, v_seconds);
+begin
+  if coalesce(current_setting('request.method', true), '') <> '' then
+    -- PostgREST's own form: the only one that adds a header to an error.
+    raise sqlstate 'PGRST' using
+      message = (
+        select jsonb_build_object(
+          'code', e.code, 'message', e.slug, 'details', v_detail, 'hint', e.hint
+        )
+        from keylatch_internal.errors as e
+        where e.slug = 'too_many_requests'
+      ),
+      detail = jsonb_build_object(
+        'status', 429, 'headers', jsonb_build_object('Retry-After', v_seconds::text)
+      );
+  end if;
+  perform keylatch_internal.refuse('too_many_requests', v_detail);
+end $$;
+comment on function keylatch_internal.refuse_rate is
+  'Raises too_many_requests; over REST with the header Retry-After.';
+
+create function keylatch_internal.take_rate_limit(p_key_id uuid)
+returns void language plpgsql volatile security invoker
+-- A plan that was made while the table was empty would read all of it later.
+set enable_seqscan = off
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_limits keylatch_internal.session_limits;
+  v_address text;
+  v_now constant timestamptz := clock_timestamp();
+  v_taken_at timestamptz;
+begin
+  select l.* into v_limits from keylatch_internal.session_limits as l;
+  -- A copy of the schema alone has no row.
+  v_limits.sessions_per_minute := coalesce(v_limits.sessions_per_minute, 600);
+  v_limits.sessions_per_address := coalesce(v_limits.sessions_per_address, 30);
+  -- If as many as the limit were opened in the last minute, the oldest of these has to be older
+  -- before the next one. A time in the future is that of a wrong clock and does not count.
+  select r.taken_at into v_taken_at
+  from keylatch_internal.rate_limits as r
+  where r.key_id = p_key_id and r.taken_at > v_now - interval '1 minute' and r.taken_at <= v_now
+  order by r.taken_at desc
+  offset v_limits.sessions_per_minute - 1 limit 1;
+  if found then
+    perform keylatch_internal.refuse_rate(format(
+      'The key opened %s sessions in the last minute.', v_limits.sessions_per_minute
+    ), v_taken_at + interval '1 minute');
+  elsif v_limits.trusted_address_header is not null then
+    -- A gateway writes what it saw behind what the client claimed.
+    v_address := keylatch_internal.limited_address(trim(split_part(
+      nullif(current_setting('request.headers', true), '')::jsonb
+      ->> v_limits.trusted_address_header, ',', -1
+    )));
+    select r.taken_at into v_taken_at
+    from keylatch_internal.rate_limits as r
+    where r.key_id = p_key_id and r.address = v_address
+      and r.taken_at > v_now - interval '1 minute' and r.taken_at <= v_now
+    order by r.taken_at desc
+    offset v_limits.sessions_per_address - 1 limit 1;
+    if found then
+      perform keylatch_internal.refuse_rate(format(
+        'The key opened %s sessions for this address in the last minute.',
+        v_limits.sessions_per_address
+      ), v_taken_at + interval '1 minute');
+    end if;
+  end if;
+  insert into keylatch_internal.rate_limits (key_id, address, taken_at)
+  values (p_key_id, v_address, v_now);
+end $$;
+comment on function keylatch_internal.take_rate_limit is
+  'Counts a session of this key, or refuses it with too_many_requests.
+
+Nobody waits here. Sessions that are being opened at the same moment do not see each other, so a
+minute has at most the limit and as many more as there were requests under way. What is rolled back
+is not counted.';
+
+create type keylatch.opened_session as (
+  token text, expires_at timestamptz
+);
+comment on type keylatch.opened_session is
+  'A new session: its token, shown only here, and until when it lasts.';
+
+create type keylatch.session as (
+  session_id uuid, workspace_id uuid, key_id uuid, origin text, subject text, expires_at timestamptz
+);
+comment on type keylatch.session is
+  'A session: its workspace, the key and the origin of the page that opened it, the application''s
+own id of the visitor, and until when it lasts.';
+
+create function keylatch_internal.session_expiry(p_workspace_id uuid, p_created_at timestamptz)
+returns timestamptz language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return least(
+    clock_timestamp() + coalesce(
+      (select s.lifetime from keylatch.session_settings as s where s.workspace_id = p_workspace_id),
+      interval '24 hours'
+    ),
+    -- In hours, as the lifetime: a day may have 23 of them in the time zone of the caller.
+    p_created_at + interval '2160 hours'
+  );
+end $$;
+comment on function keylatch_internal.session_expiry is
+  'Until when a session lasts that is opened or extended now: its lifetime, and never longer than 90
+days from its opening.';
+
+create function keylatch_internal.start_session(p_key text)
+returns keylatch.opened_session language plpgsql volatile security definer
+-- definer because: anon may open a session and nothing else. The origin is the request's own.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_origin constant text := nullif(current_setting('request.headers', true), '')::jsonb ->> 'origin';
+  v_now constant timestamptz := clock_timestamp();
+  v_key keylatch.resolved_key;
+  v_session keylatch.opened_session;
+begin
+  select r.* into v_key
+  from keylatch.resolve_key(p_key, v_origin) as r
+  where r.kind = 'publishable';
+  if not found then
+    perform keylatch_internal.refuse(
+      'session_refused',
+      'The key is mistyped, not active, not publishable, or not for this origin.'
+    );
+  end if;
+  perform keylatch_internal.take_rate_limit(v_key.key_id);
+  v_session.token := keylatch_internal.complete_key(
+    coalesce(substring(p_key, '^([a-z][a-z0-9]{1,11})_pk_'), 'wk') || '_st_'
+  );
+  v_session.expires_at := keylatch_internal.session_expiry(v_key.workspace_id, v_now);
+  insert into keylatch_internal.sessions (
+    token_hash, workspace_id, key_id, origin, created_at, expires_at
+  )
+  values (
+    sha256(convert_to(v_session.token, 'UTF8')), v_key.workspace_id, v_key.key_id, v_origin, v_now,
+    v_session.expires_at
+  );
+  return v_session;
+end $$;
+comment on function keylatch_internal.start_session is 'Does the work of open_session.';
+
+create function keylatch_internal.check_session_key()
+returns trigger language plpgsql volatile security definer
+-- definer because: at the commit it runs as the visitor, who may not read keys.
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if not exists (select from keylatch_internal.active_keys as k where k.id = new.key_id) then
+    perform keylatch_internal.refuse(
+      'session_refused',
+      'The key is mistyped, not active, not publishable, or not for this origin.'
+    );
+  end if;
+  return null;
+end $$;
+comment on function keylatch_internal.check_session_key is
+  'Refuses, at the commit, a session whose key is no longer active.';
+
+create constraint trigger sessions_insert_check_key
+after insert on keylatch_internal.sessions
+deferrable initially deferred for each row
+-- A restored session was checked when it was opened.
+when (new.created_at > pg_catalog.clock_timestamp() - interval '1 minute')
+execute function keylatch_internal.check_session_key();
+comment on trigger sessions_insert_check_key on keylatch_internal.sessions is
+  'A revoked key opens nothing, however long the request that opens it takes.
+
+Origin sessions only: a logical replica takes the publisher''s rows as they are.';
+
+create function keylatch.open_session(key text)
+returns keylatch.opened_session language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return keylatch_internal.start_session(open_session.key);
+end $$;
+comment on function keylatch.open_session is
+  'Opens a session for a visitor of a page, by POST with the publishable key of the page.
+
+The origin is the Origin header of the request, so this works over REST alone. The token is shown
+only here: send it as x-session-token, or pass it to your application, which calls resolve_session.
+A key opens up to 600 sessions a minute, and up to 30 for one address if an address header is
+trusted; the owner changes both in keylatch_internal.session_limits.
+Errors: session_refused (401), for every reason alike; too_many_requests (429, Retry-After).';
+
+create function keylatch_internal.find_session(p_token text)
+returns keylatch.session language plpgsql stable security definer
+-- definer because: token_hash is readable by the owner alone. Only the holder of a token gets an
+-- answer.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_session keylatch.session;
+begin
+  select s.id, s.workspace_id, s.key_id, s.origin, s.subject, s.expires_at
+  into v_session
+  from keylatch_internal.sessions as t
+  inner join keylatch.sessions as s on t.id = s.id
+  where t.token_hash = sha256(convert_to(p_token, 'UTF8'));
+  return v_session;
+end $$;
+comment on function keylatch_internal.find_session is
+  'The open session of this token; null for any other text. Reads only.';
+
+create function keylatch_internal.change_session(p_token text, p_change text, p_subject text)
+returns keylatch.session language plpgsql volatile security definer
+-- definer because: only these calls change a session, each for the holder of its token.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_session keylatch.session;
+begin
+  -- Locked first: nothing waits between the check of the time and the change.
+  perform from keylatch_internal.sessions as s
+  where s.token_hash = sha256(convert_to(p_token, 'UTF8'))
+  for update;
+  v_session := keylatch_internal.find_session(p_token);
+  if v_session.session_id is null then
+    if p_change <> 'extend' then
+      perform keylatch_internal.refuse(
+        'session_not_found', 'The token is mistyped, or its session has expired or was ended.'
+      );
+    end if;
+    return null;
+  elsif p_change = 'close' then
+    delete from keylatch_internal.sessions as s where s.id = v_session.session_id;
+  else
+    update keylatch_internal.sessions as s
+    set subject = coalesce(s.subject, p_subject),
+      expires_at = case
+        when p_change = 'extend' then greatest(
+          s.expires_at, keylatch_internal.session_expiry(s.workspace_id, s.created_at)
+        )
+        else s.expires_at
+      end
+    where s.id = v_session.session_id
+    returning s.subject, s.expires_at into v_session.subject, v_session.expires_at;
+  end if;
+  return v_session;
+end $$;
+comment on function keylatch_internal.change_session is
+  'Extends or closes the session of this token, or attaches a subject to it.';
+
+create function keylatch.resolve_session(token text, extend boolean default false)
+returns setof keylatch.session language plpgsql volatile security invoker rows 2
+-- At most one row; but from "rows 1" the type generators make a single object.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_session constant keylatch.session := case
+    when resolve_session.extend
+      then keylatch_internal.change_session(resolve_session.token, 'extend', null)
+    else keylatch_internal.find_session(resolve_session.token)
+  end;
+begin
+  if v_session.session_id is not null then
+    return next v_session;
+  end if;
+end $$;
+comment on function keylatch.resolve_session is
+  'One row if the token is that of an open session, none if not: mistyped, expired and closed look
+alike. For the servers of the application.
+
+extend: the session lasts its whole lifetime again, from now on, but never longer than 90 days from
+its opening. Without extend nothing is written. Compare the origin with that of the request.';
+
+create function keylatch.close_session(token text)
+returns keylatch.session language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return keylatch_internal.change_session(close_session.token, 'close', null);
+end $$;
+comment on function keylatch.close_session is
+  'Ends a session at once, and answers with what it was. Errors: session_not_found (404).';
+
+create function keylatch.attach_subject(token text, subject text)
+returns keylatch.session language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_session keylatch.session;
+begin
+  if attach_subject.subject is null
+    or length(attach_subject.subject) not between 1 and 200
+    or attach_subject.subject ~ E'[\\x01-\\x1f\\x7f-\\x9f]'
+  then
+    perform keylatch_internal.refuse(
+      'invalid_argument',
+      'subject must be a text of 1 to 200 characters without control characters.',
+      'Pass your own id of the visitor.'
+    );
+  end if;
+  v_session := keylatch_internal.change_session(
+    attach_subject.token, 'attach', attach_subject.subject
+  );
+  if v_session.subject <> attach_subject.subject then
+    perform keylatch_internal.refuse('subject_is_final', 'The session has another subject already.');
+  end if;
+  return v_session;
+end $$;
+comment on function keylatch.attach_subject is
+  'Writes down who the visitor of a session is, as the application names them, once.
+
+The same subject again is not an error.
+Errors: session_not_found (404), subject_is_final (409), invalid_argument (400).';
+
+create type keylatch.session_ending as (
+  id uuid, revoked_at timestamptz, already_revoked boolean, ended integer
+);
+comment on type keylatch.session_ending is
+  'A revoked key, since when, whether it was revoked before this call, and how many open sessions
+this call ended, counted up to 100000.';
+
+create function keylatch.end_sessions(key_id uuid, reason text default null)
+returns keylatch.session_ending language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_result keylatch.session_ending;
+  v_workspace_id uuid;
+begin
+  select r.id, r.revoked_at, r.already_revoked into v_result
+  from keylatch.revoke_key(end_sessions.key_id, end_sessions.reason) as r;
+  select k.workspace_id into v_workspace_id from keylatch.keys as k where k.id = v_result.id;
+  v_result.ended := (
+    select count(*)
+    from (
+      select from keylatch.sessions as s
+      where s.workspace_id = v_workspace_id and s.key_id = v_result.id
+      limit 100000
+    ) as open_ones
+  );
+  insert into keylatch_internal.session_endings (workspace_id, key_id)
+  values (v_workspace_id, v_result.id)
+  on conflict do nothing;
+  return v_result;
+end $$;
+comment on function keylatch.end_sessions is
+  'Revokes a key that was abused, where it is not revoked yet, and ends all sessions that it opened.
+
+Again is not an error. Errors: key_not_found (404), invalid_argument (400).';
+
+create function keylatch_internal.end_workspace_sessions()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into keylatch_internal.session_endings (workspace_id, key_id)
+  values (new.workspace_id, new.workspace_id)
+  on conflict do nothing;
+  return null;
+end $$;
+comment on function keylatch_internal.end_workspace_sessions is
+  'Ends the sessions of a workspace.';
+
+create trigger workspace_latches_write_end_sessions
+after insert or update on keylatch_internal.workspace_latches
+for each row
+when (new.deleted_at is not null) execute function keylatch_internal.end_workspace_sessions();
+comment on trigger workspace_latches_write_end_sessions on keylatch_internal.workspace_latches is
+  'Deleting a workspace ends its sessions.
+
+Origin sessions only: a logical replica gets the publisher''s endings as rows of their own.';
+
+create function keylatch_internal.delete_old_sessions(p_batch integer)
+returns integer language plpgsql volatile security definer
+-- definer because: a timer prunes the sessions of every workspace.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_expired integer;
+  v_ended integer;
+begin
+  -- A row that somebody holds is left to the next time.
+  delete from keylatch_internal.sessions as s
+  where s.id in (
+    select o.id from keylatch_internal.sessions as o
+    where o.expires_at <= clock_timestamp()
+    order by o.expires_at
+    limit p_batch
+    for update skip locked
+  );
+  get diagnostics v_expired = row_count;
+  delete from keylatch_internal.sessions as s
+  where s.id in (
+    select o.id
+    from keylatch_internal.session_endings as e
+    inner join keylatch_internal.sessions as o
+      on e.workspace_id = o.workspace_id and e.key_id in (o.key_id, o.workspace_id)
+    limit p_batch - v_expired
+    for update of o skip locked
+  );
+  get diagnostics v_ended = row_count;
+  delete from keylatch_internal.rate_limits as r
+  where (r.key_id, r.taken_at, r.id) in (
+    select o.key_id, o.taken_at, o.id from keylatch_internal.rate_limits as o
+    where o.taken_at not between clock_timestamp() - interval '1 minute' and clock_timestamp()
+    limit p_batch
+    for update skip locked
+  );
+  return v_expired + v_ended;
+end $$;
+comment on function keylatch_internal.delete_old_sessions is 'Does the work of prune_sessions.';
+
+create type keylatch.session_pruning as (
+  pruned integer
+);
+comment on type keylatch.session_pruning is 'How many sessions a call deleted.';
+
+create function keylatch.prune_sessions(batch integer default 10000)
+returns keylatch.session_pruning language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if prune_sessions.batch is null or prune_sessions.batch not between 1 and 100000 then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'batch must be from 1 to 100000.',
+      'Leave it out for 10000, and call again while pruned is as large as batch.'
+    );
+  end if;
+  return row(keylatch_internal.delete_old_sessions(prune_sessions.batch))::keylatch.session_pruning;
+end $$;
+comment on function keylatch.prune_sessions is
+  'Deletes up to this many sessions that have expired or were ended, and as many old rows of the
+rate limit. For a timer, for example pg_cron every minute.
+
+It waits for nobody, and nobody waits for it. Errors: invalid_argument (400).';
+
+-- What the module request asks about a session.
+
+alter type keylatch_internal.identity add attribute session_id uuid;
+
+create or replace function keylatch_internal.other_identity(p_headers jsonb)
+returns keylatch_internal.identity language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_token constant text := p_headers ->> 'x-session-token';
+  v_identity keylatch_internal.identity;
+begin
+  if v_token is null then
+    return null;
+  end if;
+  perform keylatch_internal.require_one_identity(p_headers ->> 'x-api-key' is not null);
+  select s.workspace_id, s.key_id, k.scopes, k.metadata, s.session_id
+  into v_identity
+  from keylatch_internal.find_session(v_token) as s
+  -- In whatever state: a session outlives its key.
+  inner join keylatch_internal.keys as k on s.key_id = k.id
+  -- A token that another page got hold of is worth nothing there.
+  where s.origin is not distinct from p_headers ->> 'origin';
+  if not found then
+    perform keylatch_internal.refuse(
+      'invalid_session',
+      'The x-session-token of this request is mistyped, expired, ended, or of another origin.'
+    );
+  end if;
+  return v_identity;
+end $$;
+comment on function keylatch_internal.other_identity is
+  'The identity by x-session-token; null without that header, an error for a token that is not good.
+
+A session has the scopes and the metadata of the key that it was opened with, as they are now.';
+
+create function keylatch.current_session_id()
+returns uuid language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return (keylatch_internal.request_identity()).session_id;
+end $$;
+comment on function keylatch.current_session_id is
+  'The session that the request acts for, by its x-session-token; null without one.
+
+Write (select keylatch.current_session_id()): the rows of a visitor are those of their session.
+Errors: invalid_session (401); as current_workspace_id.';
+
+update keylatch_internal.installation set modules = array_append(modules, 'sessions');
+
+-- Who may do what.
+revoke all on table
+keylatch_internal.sessions, keylatch_internal.session_endings, keylatch_internal.session_limits,
+keylatch_internal.rate_limits, keylatch.sessions, keylatch.session_settings
+from public, anon, authenticated, service_role;
+revoke all on function
+keylatch_internal.delete_session, keylatch_internal.judge_session_settings,
+keylatch_internal.limited_address, keylatch_internal.refuse_rate, keylatch_internal.take_rate_limit,
+keylatch_internal.session_expiry, keylatch_internal.start_session,
+keylatch_internal.check_session_key, keylatch_internal.find_session,
+keylatch_internal.change_session, keylatch_internal.end_workspace_sessions,
+keylatch_internal.delete_old_sessions, keylatch.open_session, keylatch.resolve_session,
+keylatch.close_session, keylatch.attach_subject, keylatch.end_sessions, keylatch.prune_sessions,
+keylatch.current_session_id
+from public, anon, authenticated, service_role;
+
+-- By column, so that nobody may lock a whole table.
+grant select (id, workspace_id, key_id, origin, subject, created_at, expires_at)
+on table keylatch_internal.sessions to authenticated, service_role;
+grant select, insert (workspace_id, key_id)
+on table keylatch_internal.session_endings to authenticated, service_role;
+grant select, delete on table keylatch.sessions to authenticated, service_role;
+grant select, insert (workspace_id, lifetime), update (workspace_id, lifetime)
+on table keylatch.session_settings to authenticated, service_role;
+
+grant execute on function keylatch.current_session_id to anon, authenticated, service_role;
+grant execute on function keylatch.open_session, keylatch_internal.start_session
+to anon, authenticated;
+grant execute on function keylatch.end_sessions to authenticated, service_role;
+grant execute on function
+keylatch.resolve_session, keylatch.close_session, keylatch.attach_subject,
+keylatch_internal.find_session, keylatch_internal.change_session
+to service_role, keylatch_resolver;
+grant execute on function keylatch.prune_sessions, keylatch_internal.delete_old_sessions
+to service_role;

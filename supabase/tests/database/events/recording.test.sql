@@ -1,0 +1,250 @@
+-- Events: each change of a key is written down in its transaction, on every path, without a key,
+-- a hash or a value of metadata.
+begin;
+\ir ../people.psql
+select plan(45);
+
+-- Each kind of change is one event; what does not change is none.
+select pg_temp.make('first', '''secret'', ''a label''');
+select pg_temp.make('second');
+select pg_temp.run('alice', $$
+  update keylatch.keys set label = 'renamed', scopes = '{a}' where id = pg_temp.id('second')
+  returning id $$);
+select pg_temp.run('alice', $$
+  update keylatch.keys set label = 'renamed' where id = pg_temp.id('second') returning id $$);
+select pg_temp.manage('suspend_key', 'second');
+select pg_temp.manage('suspend_key', 'second');
+select pg_temp.manage('unsuspend_key', 'second');
+select pg_temp.manage('unsuspend_key', 'second');
+select pg_temp.make('third', null, 'keylatch.rotate_key(pg_temp.id(''second''), ''1 hour'')');
+select pg_temp.make('fourth', null, 'keylatch.rotate_key(pg_temp.id(''third''))');
+select pg_temp.manage('revoke_key', 'fourth', '''leaked''');
+select pg_temp.manage('revoke_key', 'fourth', '''again''');
+create function pg_temp.events_of(p_name text) returns text[] language sql as
+$$
+  select array_agg(e.event order by e.occurred_at)
+  from keylatch.key_events as e
+  where e.key_id = pg_temp.id(p_name)
+$$;
+select is(pg_temp.events_of(v.name), v.events::text[], 'what happened to the ' || v.name || ' key')
+from (values
+  ('first', '{issued}'),
+  ('second', '{issued,changed,suspended,unsuspended,superseded}'),
+  ('third', '{rotated,revoked}'),
+  ('fourth', '{rotated,revoked}')
+) as v (name, events);
+
+-- What an event says.
+create function pg_temp.changes(p_name text, p_event text) returns jsonb language sql as
+$$
+  select e.changes
+  from keylatch.key_events as e
+  where e.key_id = pg_temp.id(p_name) and e.event = p_event
+$$;
+select is(
+  pg_temp.changes('second', 'changed'),
+  '{"label": {"old": "", "new": "renamed"}, "scopes": {"old": [], "new": ["a"]}}'::jsonb,
+  'a change has the old and the new value of each field that changed'
+);
+select is(
+  pg_temp.changes('first', 'issued') - 'masked_key',
+  '{
+    "kind": {"new": "secret"}, "environment": {"new": "live"}, "label": {"new": "a label"},
+    "allowed_origins": {"new": []}, "scopes": {"new": []}
+  }'::jsonb,
+  'a new key has its public fields; a missing old value is null'
+);
+select is(
+  pg_temp.changes('first', 'issued') #>> '{masked_key,new}', pg_temp.of('first', 'masked_key'),
+  'and its masked key'
+);
+select is(
+  pg_temp.changes('third', 'rotated') #>> '{rotated_from,new}', pg_temp.id('second')::text,
+  'a successor names the key that it succeeds'
+);
+select is(
+  pg_temp.changes('second', 'unsuspended') -> 'suspended_at' ? 'new', false,
+  'a missing new value is null'
+);
+select is(
+  (
+    select array_agg(k.name order by k.name)
+    from jsonb_object_keys(pg_temp.changes('second', 'superseded')) as k (name)
+  ),
+  '{expires_at,superseded_at}'::text[],
+  'a key with a grace says until when'
+);
+select is(
+  (
+    select array_agg(distinct e.reason)
+    from keylatch.key_events as e
+    where e.event = 'revoked'
+  ),
+  array['leaked', 'rotated'],
+  'a revocation has its reason'
+);
+select is(
+  (
+    select array_agg(distinct row(e.user_id, e.role, e.login = session_user)::text)
+    from keylatch.key_events as e
+  ),
+  array[format('(%s,authenticated,t)', pg_temp.user_id('alice'))],
+  'an event names the user, the role that the session had taken, and its login'
+);
+select ok(
+  (
+    select bool_and(e.occurred_at between now() and clock_timestamp())
+    from keylatch.key_events as e
+  ),
+  'and the time by the clock'
+);
+
+-- Of metadata: digests, and the names of the members that changed.
+select pg_temp.make(
+  'described', $$'secret', metadata => '{"plan": "gold", "seats": 3, "old": 1}'$$
+);
+select pg_temp.run('alice', $$
+  update keylatch.keys set metadata = '{"plan": "silver", "seats": 3, "new": [1]}'
+  where id = pg_temp.id('described') returning id $$);
+select is(
+  pg_temp.changes('described', 'changed'),
+  jsonb_build_object('metadata', jsonb_build_object(
+    'old', encode(sha256('{"old": 1, "plan": "gold", "seats": 3}'), 'hex'),
+    'new', encode(sha256('{"new": [1], "plan": "silver", "seats": 3}'), 'hex'),
+    'members', '["new", "old", "plan"]'::jsonb
+  )),
+  'changed metadata is told by its digests and the names of its members'
+);
+select is(
+  pg_temp.changes('described', 'issued') #> '{metadata,members}', '["old", "plan", "seats"]'::jsonb,
+  'and so is that of a new key'
+);
+select is_empty(
+  $$ select from keylatch.key_events as e where e::text ~ 'gold|silver' $$,
+  'a value of metadata is nowhere'
+);
+
+-- A key or a hash is nowhere, whoever writes it where.
+select pg_temp.make('page', '''publishable''');
+select set_config('request.headers', json_build_object(
+  'user-agent', e'bro\x07wser ' || pg_temp.key('first'),
+  'x-forwarded-for', '203.0.113.7, ' || pg_temp.key('page'),
+  'authorization', 'Bearer secret'
+)::text, true);
+select pg_temp.run('service_role', $$
+  update keylatch.keys set label = 'by a request' where id = pg_temp.id('first') returning id $$);
+select is(
+  (
+    select row(e.user_id, e.role, e.address, e.agent)::text
+    from keylatch.key_events as e
+    where e.changes #>> '{label,new}' = 'by a request'
+  ),
+  '(,service_role,"203.0.113.7, wk_pk_live_...","bro wser wk_sk_live_...")',
+  'address and agent of a request come without control characters and without keys'
+);
+select set_config('request.headers', '{"x-real-ip": "192.0.2.1", "x-forwarded-for": "x"}', true);
+select pg_temp.make('by header');
+select is(
+  (
+    select e.address from keylatch.key_events as e
+    where e.key_id = pg_temp.id('by header')
+  ),
+  '192.0.2.1', 'the header of the gateway comes before the one that a client may add to'
+);
+select set_config('request.headers', '', true);
+-- The owner writes what no call lets through: a key in a label, in a name, in a reason.
+insert into keylatch_internal.keys (
+  id, workspace_id, kind, key_hash, masked_key, label, metadata, revoked_at, revoke_reason,
+  created_at, updated_at, imported_at
+)
+values (
+  '11111111-1111-4111-8111-111111111111', pg_temp.a(), 'secret', sha256('an old one'), '...',
+  pg_temp.key('first'), jsonb_build_object(pg_temp.key('first'), true), now(),
+  'leaked ' || pg_temp.key('first'), now(), now(), now()
+);
+select is(
+  (
+    select concat_ws(
+      ' ', e.event, e.reason, e.changes #> '{label,new}', e.changes #> '{metadata,members}',
+      e.changes ? 'revoked_at'
+    )
+    from keylatch.key_events as e
+    where e.key_id = '11111111-1111-4111-8111-111111111111'
+  ),
+  'imported leaked wk_sk_live_... "wk_sk_live_..." ["wk_sk_live_..."] t',
+  'an imported key is told from an issued one, with its revocation, and texts of keys are masked'
+);
+select is_empty(
+  $$ select e.id
+    from keylatch.key_events as e, made as m, keylatch_internal.keys as k
+    where position(m.key in e::text) > 0
+      or position(encode(k.key_hash, 'hex') in e::text) > 0
+      or position(encode(k.key_hash, 'base64') in e::text) > 0 $$,
+  'no event shows a key or a hash'
+);
+
+-- No path around.
+select pg_temp.run(w.who, format(
+  'update keylatch_internal.keys set label = %L where id = pg_temp.id(''first'') returning id',
+  'by the ' || w.who
+))
+from (values ('service_role'), ('owner'), ('replica')) as w (who);
+select ok(
+  exists (
+    select from keylatch.key_events as e where e.changes #>> '{label,new}' = 'by the ' || w.who
+  ),
+  format('what the %s writes into the table itself is written down', w.who)
+)
+from (values ('service_role'), ('owner'), ('replica')) as w (who);
+select pg_temp.run('replica', $$
+  update keylatch_internal.keys set revoked_at = now() where id = pg_temp.id('by header')
+  returning id $$);
+select is(
+  pg_temp.events_of('by header'), '{issued,revoked}',
+  'a revocation by a session that only sets replication mode is written down'
+);
+select pg_temp.run('service_role', 'delete from keylatch.workspaces where id = pg_temp.a()
+  returning id');
+select is(
+  (
+    select count(distinct e.key_id)
+    from keylatch.key_events as e
+    where e.event = 'revoked' and e.reason = 'workspace deleted'
+  ),
+  4::bigint,
+  'a deleted workspace writes one event for each key that it revokes'
+);
+
+-- Nothing about the log makes a revocation fail.
+select pg_temp.run('bob', $$ select id from keylatch.issue_key(pg_temp.b(), 'secret', 'bob''s') $$);
+create function pg_temp.revocation(p_setting text, p_value text) returns text language sql as
+$$
+  select set_config(p_setting, p_value, true);
+  select pg_temp.outcome('bob', 'update keylatch.keys set revoked_at = now()');
+$$;
+select is(pg_temp.revocation(v.setting, v.value), '1 row', format('%s = %L', v.setting, v.value))
+from (values
+  ('request.headers', 'no json'), ('request.headers', '{'), ('request.headers', '"text"'),
+  ('request.headers', '[]'), ('request.headers', '{"user-agent": {"a": 1}}'),
+  ('request.headers', E'{"user-agent": "\\ud800"}'), ('request.headers', E'{"a": "\\u0000"}'),
+  ('request.headers', ''),
+  ('application_name', 'é' || repeat('x', 60)), ('application_name', ''),
+  ('timezone', 'Pacific/Kiritimati'), ('datestyle', 'SQL, DMY'), ('timezone', 'UTC'),
+  ('standard_conforming_strings', 'off'), ('bytea_output', 'escape'), ('row_security', 'on'),
+  ('array_nulls', 'off'), ('transform_null_equals', 'on'), ('datestyle', 'ISO')
+) as v (setting, value);
+
+-- And no setting changes what an event says.
+select set_config('timezone', 'Pacific/Kiritimati', true), set_config('datestyle', 'SQL', true);
+select pg_temp.run('bob', $$
+  update keylatch.keys set expires_at = '9998-12-31 23:30Z' returning id $$);
+select is(
+  (
+    select e.changes #>> '{expires_at,new}' from keylatch.key_events as e
+    where e.changes ? 'expires_at' and e.event = 'changed'
+  ),
+  '9998-12-31T23:30:00+00:00', 'a time is written in UTC'
+);
+
+select * from finish();
+rollback;

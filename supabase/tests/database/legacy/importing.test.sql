@@ -1,0 +1,180 @@
+-- What an import takes, what it refuses, and what it does to a key that is there already.
+begin;
+\ir ../people.psql
+\ir importing.psql
+select plan(58);
+
+-- What has no salt resolves at once.
+
+select is(
+  pg_temp.import(pg_temp.line('{"key": "an old key in plaintext", "label": "x"}')),
+  'imported', 'a key in plaintext is imported'
+);
+select is(pg_temp.resolves('an old key in plaintext'), 1::bigint, 'and resolves at once');
+select is(
+  pg_temp.import(pg_temp.line(jsonb_build_object(
+    'alg', 'sha256', 'hash', encode(sha256('an old key in hex'), f.form), 'hash_encoding', f.form
+  ))),
+  f.outcome, format('so is its SHA-256 in %s', f.form)
+)
+from (values ('hex', 'imported'), ('base64', 'exists')) as f (form, outcome);
+select is(pg_temp.resolves('an old key in hex'), 1::bigint, 'and resolves as well');
+select is(
+  pg_temp.resolves(encode(sha256('an old key in hex'), 'hex')), 0::bigint,
+  'the hash itself is no key'
+);
+select is(
+  pg_temp.import(
+    pg_temp.line('{"key": "an old key in plaintext"}'), pg_temp.line('{"key": "another old key"}'),
+    pg_temp.line('{"key": "another old key, the second"}')
+  ),
+  'exists refused imported', 'what is there stays as it is, and a bad line costs no other'
+);
+select is(
+  pg_temp.import(
+    pg_temp.line('{"key": "a third old key of ours"}'),
+      pg_temp.line('{"key": "a third old key of ours"}'),
+    jsonb_build_object('workspace_id', pg_temp.b(), 'key', 'an old key in plaintext')
+  ),
+  'imported exists refused', 'a double line changes nothing, a key of another workspace is refused'
+);
+select is(
+  (
+    select array[r.imported, r.existing, r.moved, r.waiting, r.refused]
+    from keylatch.import_keys(jsonb_build_array(
+      pg_temp.line('{"key": "a fourth old key of ours"}'), '"x"',
+        pg_temp.line('{"key": "an old key in plaintext"}'),
+      pg_temp.line('{"key": "a third old key of ours", "revoked_at": "2024-01-31"}'),
+      pg_temp.line(pg_temp.salted('a salted old key', 'monday'))
+    ), true) as r
+  ),
+  '{1,1,1,1,1}', 'the report of a dry run counts each outcome'
+);
+select is(pg_temp.resolves('a fourth old key of ours'), 0::bigint, 'a dry run leaves no key');
+select is(pg_temp.resolves('a third old key of ours'), 1::bigint, 'and moves none');
+select is((select count(*) from keylatch.legacy_keys), 0::bigint, 'and lets none wait');
+select is(
+  pg_temp.words('service_role', $$ select keylatch.import_keys(
+    jsonb_build_array(pg_temp.line('{"key": "a fourth old key of ours"}'), '"x"'), strict => true
+  ) $$),
+  'Line 2: The line is not a JSON object. '
+  || 'Write {"workspace_id": …, "key": …}.',
+  'strict refuses the batch and names the line'
+);
+select is(
+  pg_temp.outcome('service_role', format('select keylatch.import_keys(%L)', v.batch)),
+  'PT400 invalid_argument', format('%s is no batch', left(v.batch, 20))
+)
+from (values
+  ('{}'), ('null'), (array_to_json(array_fill('{}'::json, '{10001}'))::text)
+) as v (batch);
+select is(pg_temp.import(variadic '{}'), null, 'an empty batch is a batch');
+
+-- The floor.
+
+select is(
+  pg_temp.refusal(pg_temp.line(jsonb_build_object('key', v.key))), 'refused: key ' || v.detail
+    || '.',
+  format('%s is not imported', left(v.key, 20))
+)
+from (values
+  ('undefined', 'is a placeholder'), ('null', 'is a placeholder'), ('[REDACTED]',
+    'is a placeholder'),
+  ('your-api-key-goes-here', 'is a placeholder'), ('changeme', 'is a placeholder'),
+  ('true', 'is a placeholder'), ('1.23E+19', 'is a number of a spreadsheet'),
+  ('x', 'is shorter than 16 characters'), ('a-key-of-15-let', 'is shorter than 16 characters'),
+  ('xxxxxxxxxxxxxxxxxxxxxxxx', 'has fewer than 6 different characters'),
+  ('abcdeabcdeabcdeabcde', 'has fewer than 6 different characters'),
+  ('$2b$12$abcdefghijklmnopqrstuv', 'has the form of a hash'),
+  ('pbkdf2_sha256$100$salt$abcdefghijk', 'has the form of a hash'),
+  (E'a key with a zero\u200bwidth space', 'has characters that are not printable ASCII')
+) as v (key, detail);
+select is(
+  (pg_temp.refusal(pg_temp.line('{"key": "a-key-of-15-let", "force": "a device in the field"}'))),
+  'imported: Imported by force: a device in the field', 'unless it is forced, with a reason'
+);
+select is(
+  pg_temp.refusal(pg_temp.line('{"key": "a-key-of-15-let", "force": ""}')),
+  'refused: force must be a reason of 1 to 200 characters.', 'and not without one'
+);
+select is(
+  pg_temp.refusal(pg_temp.line('{"key": true}')),
+    'refused: A field of the line has the wrong JSON type.',
+  'true is no text'
+);
+select is(
+  pg_temp.refusal(pg_temp.line(jsonb_build_object('key', repeat('0123456789abcdef', 4)))),
+  'imported: The key looks like a SHA-256. If it is the hash of the key, import it as such.',
+  '64 hex digits are imported, and the outcome says what they may be'
+);
+
+-- One line never ends the batch.
+
+select is(
+  pg_temp.import(
+    pg_temp.line('{"key": "an old key with a far end"}' || v.fields),
+    pg_temp.line(jsonb_build_object('key', 'an old key beside ' || left(v.fields::text, 40)))
+  ),
+  'refused imported', format('%s costs that line alone', left(v.fields::text, 40))
+)
+from (values
+  ('{"expires_at": "9999-12-31T23:59:59-15:59"}'::jsonb), ('{"created_at": "0001-01-01"}'),
+  ('{"expires_at": "2024-02-30"}'), ('{"expires_at": "tomorrow"}'), ('{"metadata": {"n": 1e5000}}'),
+  ('{"scopes": [["a"], ["b", "c"]]}'), ('{"scopes": "{a,b}"}'), ('{"created_by": "alice"}')
+) as v (fields);
+
+-- Towards its end, and never away from it.
+
+select is(
+  pg_temp.import(pg_temp.line(jsonb_build_object('key', 'an old key that moves', 'expires_at',
+    v.first))),
+  v.outcome, v.said
+)
+from (values
+  ('2030-01-01', 'imported', 'a key comes with its expiry'), ('2031-01-01', 'exists',
+    'it does not get longer'),
+  (null, 'exists', 'nor endless'), ('2029-01-01', 'moved', 'it gets shorter')
+) as v (first, outcome, said);
+select is(
+  (
+    select k.expires_at
+    from keylatch.keys as k
+    where k.expires_at is not null), '2029-01-01 00:00Z',
+  'and keeps the shorter one'
+);
+select is(
+  pg_temp.import(pg_temp.line('{"key": "an old key that moves", "suspended_at": "2024-01-01"}')),
+  'moved', 'it is suspended'
+);
+select is(
+  pg_temp.import(pg_temp.line('{"key": "an old key that moves"}')), 'exists', 'and not unsuspended'
+);
+select is(pg_temp.state('an old key that moves'), 'suspended', 'so it stays suspended');
+select is(
+  pg_temp.import(pg_temp.line(
+    '{"key": "an old key that moves", "revoked_at": "2024-01-31", "revoke_reason": "leaked"}'
+  )),
+  'moved', 'it is revoked'
+);
+select is(pg_temp.state('an old key that moves'), 'revoked leaked', 'with the reason');
+select is(
+  pg_temp.import(pg_temp.line(
+    '{"key": "another old key, the second", "expires_at": "2024-01-31"}'
+  )),
+  'moved', 'what expired elsewhere ends here'
+);
+select is(
+  pg_temp.state('another old key, the second'), 'revoked expired in the imported system',
+  'as revoked'
+);
+
+-- Who may.
+
+select is(
+  pg_temp.outcome(v.who, 'select keylatch.import_keys(''[]'')'), '42501',
+  format('%s imports nothing', v.who)
+)
+from (values ('anon'), ('alice'), ('keylatch_resolver')) as v (who);
+
+select * from finish();
+rollback;

@@ -1,0 +1,271 @@
+-- The keys that wait: their first use, their list, their end.
+begin;
+\ir ../people.psql
+\ir importing.psql
+select plan(65);
+
+select is(
+  pg_temp.import(pg_temp.line(jsonb_build_object(
+    'alg', 'bcrypt', 'hash', extensions.crypt('a salted old key', extensions.gen_salt('bf', 4)),
+    'starts_with', 'a salted', 'label', 'shop', 'expires_at', '2030-01-01'
+  ))),
+  'waiting', 'a key under bcrypt waits'
+);
+select is(pg_temp.resolves('a salted old key'), 0::bigint, 'resolving never tries it');
+select is(pg_temp.upgrades('a salted old kex'), 0::bigint, 'a near miss upgrades nothing');
+select is(
+  pg_temp.upgrades('a salted old key', pg_temp.b()), 0::bigint, 'nor does another workspace'
+);
+select is(
+  pg_temp.run(
+    'alice', 'select concat_ws('' '', status, scheme, label, masked_key) from keylatch.legacy_keys'
+  ),
+  'waiting bcrypt shop ...', 'an admin sees that it waits'
+);
+select is(
+  pg_temp.run(v.who, 'select count(*) from keylatch.legacy_keys'), '0', format('%s does not', v.who)
+)
+from (values ('bob'), ('mia'), ('stranger')) as v (who);
+select is(
+  pg_temp.outcome(v.who, 'select verifier from keylatch_internal.legacy_keys'), '42501',
+  format('%s reads no salted hash', v.who)
+)
+from (values ('anon'), ('alice'), ('service_role'), ('keylatch_resolver')) as v (who);
+select is(
+  (select count(*) from keylatch.upgrade_key('a salted old key')), 1::bigint,
+  'its first use upgrades it, without a workspace if its beginning is known'
+);
+select is(pg_temp.resolves('a salted old key'), 1::bigint, 'from then on it resolves');
+select is(
+  (
+    select row(k.id = g.id, k.id = g.key_id, k.label, k.expires_at, k.masked_key, g.status)::text
+    from keylatch.keys as k cross join keylatch.legacy_keys as g
+  ),
+  '(t,t,shop,"2030-01-01 00:00:00+00",...,upgraded)', 'under the same id, as the row that waited'
+);
+select is(pg_temp.upgrades('a salted old key'), 1::bigint, 'upgrading it again is resolving it');
+select is(
+  pg_temp.import(pg_temp.line(pg_temp.salted('another salted old key', 'monday'))), 'waiting',
+  'a key under PBKDF2 waits, too'
+);
+select is(
+  (select count(*) from keylatch.upgrade_key('another salted old key')), 0::bigint,
+  'without its beginning it needs its workspace'
+);
+select is(pg_temp.upgrades('another salted old key'), 1::bigint, 'with the workspace it is found');
+select is(
+  pg_temp.import(pg_temp.line(pg_temp.salted('another salted old key', 'monday'))), 'exists',
+  'a second import knows it'
+);
+select is(
+  pg_temp.import(pg_temp.line(
+    pg_temp.salted('another salted old key', 'monday') || '{"revoked_at": "2024-01-31"}'
+  )),
+  'moved', 'and revokes it'
+);
+select is(pg_temp.state('another salted old key'), 'revoked', 'for good');
+
+-- One text has one row. What is dead is dead under every salt.
+
+select is(
+  pg_temp.import(
+    pg_temp.line(pg_temp.salted('a key under two salts', 'monday')
+      || '{"revoked_at": "2024-01-31", "revoke_reason": "leaked"}'),
+    pg_temp.line(pg_temp.salted('a key under two salts', 'wednesday'))
+  ),
+  'waiting waiting', 'the same key under two salts is not seen to be one'
+);
+select is(pg_temp.upgrades('a key under two salts'), 0::bigint,
+  'its first use shows that it is revoked');
+select is(pg_temp.state('a key under two salts'), 'revoked leaked', 'and it becomes a revoked key');
+select is(
+  (
+    select count(*)
+    from keylatch.legacy_keys as g inner join keylatch_internal.keys as k on g.key_id = k.id
+    where k.key_hash = sha256('a key under two salts')
+  ),
+  2::bigint, 'one for both'
+);
+select is(
+  pg_temp.import(
+    pg_temp.line(pg_temp.salted('a key in plaintext later', 'monday')
+      || '{"expires_at": "2024-01-31"}'),
+    pg_temp.line(pg_temp.salted('a hash that comes later', 'monday')
+      || '{"suspended_at": "2024-01-31"}')
+  ),
+  'waiting waiting', 'an expired and a suspended key wait'
+);
+select is(
+  pg_temp.import(pg_temp.line('{"key": "a key in plaintext later"}')), 'exists',
+  'in plaintext it is known again'
+);
+select is(pg_temp.state('a key in plaintext later'), 'expired', 'and stays expired');
+select is(
+  pg_temp.import(pg_temp.line(jsonb_build_object(
+    'alg', 'sha256', 'hash_encoding', 'hex', 'hash', encode(sha256('a hash that comes later'),
+      'hex')
+  ))),
+  'waiting', 'a SHA-256 that may be a suspended key waits for its text'
+);
+select is(pg_temp.upgrades('a hash that comes later'), 0::bigint, 'and does not resolve');
+select is(pg_temp.state('a hash that comes later'), 'suspended', 'because it is suspended');
+select is(
+  pg_temp.import(pg_temp.line(jsonb_build_object(
+    'alg', 'sha256', 'hash_encoding', 'hex', 'hash', encode(sha256('a publishable old key'), 'hex'),
+    'kind', 'publishable', 'allowed_origins', '["https://a.example"]'::jsonb
+  ))),
+  'waiting', 'a publishable key of which only the hash is known waits for its text'
+);
+select is(
+  (
+    select count(*)
+    from keylatch.upgrade_key('a publishable old key', pg_temp.b(), 'https://a.example')
+  ),
+  0::bigint, 'in another workspace it is not found'
+);
+select is(pg_temp.state('a publishable old key'), null, 'and not upgraded');
+select is(
+  (
+    select count(*)
+    from keylatch.upgrade_key('a publishable old key', origin => 'https://a.example')
+  ),
+  1::bigint, 'and needs no workspace'
+);
+select is(
+  (
+    select k.public_key
+    from keylatch.keys as k
+    where k.kind = 'publishable'),
+  'a publishable old key', 'its row has the text'
+);
+
+select is(
+  pg_temp.import(
+    pg_temp.line(pg_temp.salted('a key with two ends', 'monday')
+      || '{"suspended_at": "2024-01-31"}'),
+    pg_temp.line(pg_temp.salted('a key with two ends', 'friday') || '{"expires_at": "2030-01-31"}'),
+    jsonb_build_object('workspace_id', pg_temp.b()) || pg_temp.salted('a key with two ends',
+      'friday')
+  ),
+  'waiting waiting refused', 'a waiting key belongs to one workspace'
+);
+select is(pg_temp.upgrades('a key with two ends'), 0::bigint, 'of two rows for one text');
+select is(
+  (
+    select concat_ws(' ', k.status, k.expires_at::date)
+    from keylatch.keys as k
+    where k.suspended_at is not null and k.expires_at is not null
+  ),
+  'suspended 2030-01-31', 'each end counts'
+);
+
+-- What could not be found in the rounds of one call is not imported.
+
+select is(
+  pg_temp.import(
+    pg_temp.line(pg_temp.salted('x', 'a') || '{"iter": 700000}'),
+    pg_temp.line(pg_temp.salted('x', 'b') || '{"iter": 600000}'),
+    pg_temp.line(pg_temp.salted('x', 'b') || '{"iter": 600001, "starts_with": "sk_"}'),
+    pg_temp.line(pg_temp.salted('x', 'c') || '{"iter": 1200001}'),
+    jsonb_build_object('workspace_id', pg_temp.b()) || pg_temp.salted('x', 'd')
+      || '{"iter": 600000}'
+  ),
+  'waiting refused refused refused waiting',
+  'the keys that a text may be need no more rounds together than one call computes'
+);
+select is(
+  pg_temp.import(pg_temp.line('{"key": "a key in plaintext beside them"}')), 'imported',
+  'a key in plaintext is compared with them in one call'
+);
+select is(
+  pg_temp.import(
+    pg_temp.line('{"key": "a key in plaintext, first"}'),
+      pg_temp.line('{"key": "a key in plaintext, second"}')
+  ),
+  'imported waiting', 'and waits when the rounds of the call are used up'
+);
+
+-- Revoked while it waits.
+
+select is(
+  pg_temp.import(pg_temp.line(pg_temp.salted('a leaked old key', 'monday')
+    || '{"starts_with": "a leaked"}')),
+  'waiting', 'a key waits'
+);
+insert into pg_temp.made (name, id)
+select 'leaked', g.id from keylatch.legacy_keys as g
+where g.status = 'waiting'
+order by g.imported_at desc
+limit 1;
+select is(
+  pg_temp.outcome(v.who, 'select keylatch.revoke_legacy_key(pg_temp.id(''leaked''))'), v.outcome,
+  format('%s cannot revoke it', v.who)
+)
+from (values
+  ('anon', '42501'), ('stranger', 'PT404 key_not_found'), ('mia', 'PT404 key_not_found'),
+  ('bob', 'PT404 key_not_found'), ('keylatch_resolver', '42501')
+) as v (who, outcome);
+select is(
+  pg_temp.run('alice',
+    'select already_revoked from keylatch.revoke_legacy_key(pg_temp.id(''leaked''), ''leaked'')'),
+  'false', 'its admin can'
+);
+select is(
+  pg_temp.run('alice',
+    'select already_revoked from keylatch.revoke_legacy_key(pg_temp.id(''leaked''))'),
+  'true', 'and again is no error'
+);
+select is(
+  (
+    select concat_ws(' ', g.status, g.revoke_reason, g.revoked_by)
+    from keylatch.legacy_keys as g
+    where g.id = pg_temp.id('leaked')
+  ),
+  'revoked leaked ' || pg_temp.user_id('alice'), 'who and why is kept'
+);
+select is(
+  pg_temp.outcome(v.who, format('%s where id = pg_temp.id(''leaked'')', v.statement)), v.outcome,
+  format('%s as %s is refused', v.statement, v.who)
+)
+from (values
+  ('owner', 'update keylatch_internal.legacy_keys set revoked_at = null', 'PT409 revoked_is_final'),
+  ('replica', 'update keylatch_internal.legacy_keys set revoke_reason = null',
+    'PT409 revoked_is_final'),
+  ('replica', 'update keylatch_internal.legacy_keys set verifier = ''x''',
+    'PT409 column_is_immutable'),
+  ('replica', 'delete from keylatch_internal.legacy_keys', 'PT409 keys_are_kept'),
+  ('alice', 'update keylatch_internal.legacy_keys set label = ''x''', '42501')
+) as v (who, statement, outcome);
+select is(
+  pg_temp.outcome('replica', 'truncate keylatch_internal.legacy_keys'), 'PT409 keys_are_kept',
+  'the rows are not truncated'
+);
+select is(pg_temp.upgrades('a leaked old key'), 0::bigint,
+  'a revoked key is not upgraded to an active one');
+select is(
+  pg_temp.import(pg_temp.line(pg_temp.salted('an old key of A', 'monday')
+    || '{"starts_with": "an old"}')), 'waiting',
+  'one more waits'
+);
+delete from keylatch.workspaces where id = pg_temp.a();
+select is(
+  (select count(*) from keylatch.legacy_keys as g
+    where g.workspace_id = pg_temp.a() and g.status = 'waiting'),
+  0::bigint, 'none waits in a deleted workspace'
+);
+select is(pg_temp.upgrades('an old key of A'), 0::bigint, 'and none is upgraded there');
+select is(
+  pg_temp.import(pg_temp.line('{"key": "an old key for a deleted workspace"}')), 'refused',
+  'nor imported'
+);
+
+-- Who may.
+
+select is(
+  pg_temp.outcome(v.who, 'select keylatch.upgrade_key(''x'', pg_temp.a())'), '42501',
+  format('%s upgrades nothing', v.who)
+)
+from (values ('anon'), ('alice')) as v (who);
+
+select * from finish();
+rollback;

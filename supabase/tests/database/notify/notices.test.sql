@@ -1,0 +1,147 @@
+-- Notices: which changes caches are told of, which leave a sign instead, and which neither.
+begin;
+\ir ../people.psql
+select plan(40);
+
+-- What a statement does: notices that wait for the commit, and signs that one was left out.
+create function pg_temp.signs() returns bigint language sql as
+$$ select last_value + is_called::integer from keylatch_internal.notices_left_out $$;
+create function pg_temp.told(p_who text, p_statement text) returns text language plpgsql as
+$$
+declare
+  v_signs constant bigint := pg_temp.signs();
+begin
+  perform set_config('keylatch.notices', '', true), set_config('keylatch.extends', '', true);
+  perform pg_temp.act_as(p_who);
+  execute p_statement;
+  perform set_config('session_replication_role', 'origin', true) where p_who = 'replica';
+  perform set_config('request.jwt.claims', '', true), set_config('role', 'none', true);
+  return coalesce(nullif(current_setting('keylatch.notices'), ''), '0') || ' notices, '
+    || pg_temp.signs() - v_signs || ' signs';
+end
+$$;
+create function pg_temp.patch(p_name text, p_changes text) returns text language sql as
+$$ select format('update keylatch.keys set %s where id = %L', p_changes, pg_temp.id(p_name)) $$;
+
+select pg_temp.make('secret', '''secret'', scopes => ''{a}''');
+select pg_temp.make('page', '''publishable'', allowed_origins => ''{https://a.example}''');
+select pg_temp.make('ending', '''secret'', expires_at => now() + ''1 day''');
+select pg_temp.make('rotated', '''secret''');
+
+select is(pg_temp.told(c.who, pg_temp.patch(c.key, c.changes)), '1 notices, 0 signs',
+  c.who || ' tells of ' || c.changes)
+from (values
+  ('alice', 'secret', 'scopes = ''{b}'''),
+  ('alice', 'secret', 'metadata = ''{"n": 1}'''),
+  ('service_role', 'page', 'allowed_origins = ''{}'''),
+  ('alice', 'secret', 'suspended_at = now()'),
+  ('alice', 'secret', 'suspended_at = null'),
+  ('alice', 'secret', 'expires_at = now() + interval ''2 days'''),
+  ('alice', 'ending', 'expires_at = now() + interval ''1 hour'''),
+  ('owner', 'page', 'revoked_at = now()'),
+  ('replica', 'rotated', 'suspended_at = now()'),
+  ('replica', 'rotated', 'suspended_at = null')
+) as c (who, key, changes);
+select is(pg_temp.told('alice', format('select keylatch.rotate_key(%L, ''1 hour'')', pg_temp.id('rotated'))),
+  '1 notices, 0 signs', 'a rotation tells of the old key');
+
+select is(pg_temp.told('alice', s.statement), '0 notices, 0 signs', 'nothing is told of ' || s.about)
+from (values
+  ('a new key', 'select keylatch.issue_key(pg_temp.a())'),
+  ('a label', pg_temp.patch('secret', 'label = ''x''')),
+  ('what stays as it was', pg_temp.patch('secret', 'scopes = scopes, suspended_at = suspended_at')),
+  ('a later expiry', pg_temp.patch('ending', 'expires_at = now() + interval ''3 days''')),
+  ('no expiry any more', pg_temp.patch('ending', 'expires_at = null'))
+) as s (about, statement);
+
+-- Who extends a key does not notify, so that the commit does not wait after the expiry was checked.
+
+select pg_temp.make('first', '''secret'', expires_at => now() + ''1 day''');
+select pg_temp.make('second', '''secret'', expires_at => now() + ''9 days''');
+select is(
+  pg_temp.told('alice', pg_temp.patch(
+    'first', 'expires_at = now() + interval ''2 days'', scopes = ''{b}'''
+  )),
+  '0 notices, 1 signs', 'an extension with other scopes leaves a sign'
+);
+select is(
+  pg_temp.told('alice', $$
+    update keylatch.keys set expires_at = now() + interval '5 days'
+    where id in (pg_temp.id('first'), pg_temp.id('second')) $$),
+  '0 notices, 1 signs', 'so does one that moves another expiry nearer, in whatever order'
+);
+select is(
+  pg_temp.told('alice', $$
+    update keylatch.keys set expires_at = now() + interval '6 days'
+    where id in (pg_temp.id('first'), pg_temp.id('second'));
+    select keylatch.suspend_key(pg_temp.id('secret')) $$),
+  '0 notices, 1 signs', 'and so does what the transaction changes afterwards'
+);
+
+select pg_temp.make('soon', '''secret'', expires_at => now() + ''40 seconds''');
+create function pg_temp.after_a_notice(p_key text) returns text language sql as
+$$ select pg_temp.outcome('alice', format(
+  'select set_config(''keylatch.notices'', ''1'', true); update keylatch.keys
+   set expires_at = now() + interval ''20 days'' where id = %L; set constraints all immediate',
+  pg_temp.id(p_key)
+)) $$;
+select is(pg_temp.after_a_notice('soon'), 'PT409 expired_is_final',
+  'who has notified extends no key that expires within a minute');
+select is(pg_temp.after_a_notice('first'), '0 rows', 'but one that lives on for long enough');
+select is(
+  pg_temp.outcome('alice', $$ set local keylatch.notices = ''; $$
+    || pg_temp.patch('soon', 'expires_at = null') || '; set constraints all immediate'), '0 rows',
+  'and in a transaction of its own also the first');
+
+-- Many keys at once.
+
+select set_config('keylatch.notices', '', true) is not null as ok \gset
+select pg_temp.run('alice', $$
+  select cardinality(keys) from keylatch.issue_keys(pg_temp.a(), array(
+    select 'fleet' from generate_series(1, 1100)
+  )) $$) as made \gset
+select is(:made, 1100, 'a fleet is there');
+select is(
+  pg_temp.told('alice', 'update keylatch.keys set suspended_at = now() where label = ''fleet'''),
+  '1000 notices, 0 signs', 'of a fleet 1000 keys are told, and then only that anything has changed'
+);
+select is(
+  pg_temp.outcome('alice', format(
+    'set local keylatch.notices = %L; select keylatch.revoke_key(%L)', v.value, pg_temp.id('soon')
+  )),
+  '1 row', format('no revocation fails because somebody set the count to %L', v.value)
+)
+from (values ('x'), ('-1'), ('1e9'), ('99999999999999999999'), ('9999')) as v (value);
+
+-- A heartbeat.
+
+select ok(
+  h.server_time between now() and clock_timestamp() and h.left_out = pg_temp.signs()
+  and h.place = concat_ws(' ', i.system_identifier, p.timeline, i.database_oid)
+  and h.writers is null,
+  'a heartbeat tells the time, the signs and the place'
+)
+from keylatch_internal.read_heartbeat(false) as h, keylatch.installation() as i,
+  keylatch.replay_position() as p;
+select is(
+  (select h.writers from keylatch_internal.read_heartbeat(true) as h),
+  array(select distinct virtualtransaction from pg_locks where pid = pg_backend_pid()),
+  'and which transactions change keys: this one'
+);
+select is(
+  pg_temp.outcome(w.who, 'select keylatch_internal.read_heartbeat(true)'), w.outcome,
+  w.who || ' asks for a heartbeat: ' || w.outcome
+)
+from (values
+  ('anon', '42501'), ('alice', '42501'), ('service_role', '1 row'), ('keylatch_resolver', '1 row')
+) as w (who, outcome);
+select is(
+  pg_temp.outcome(w.who, 'select nextval(''keylatch_internal.notices_left_out'')'), '42501',
+  w.who || ' leaves no sign by hand'
+)
+from (values ('anon'), ('alice'), ('service_role'), ('keylatch_resolver')) as w (who);
+select is(pg_temp.outcome('alice', 'select * from keylatch_internal.notices_left_out'), '42501',
+  'nor reads the sequence');
+
+select * from finish();
+rollback;

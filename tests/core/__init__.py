@@ -1,0 +1,1 @@
+"""The core: keys, origins, access, latch, calls and resolving."""

@@ -1,0 +1,70 @@
+"""What two sessions can do to each other is a table, and the table is what the database does."""
+
+import json
+
+import pytest
+
+from core.interleavings import ADMINS, CALLS, FILE, REVOCATIONS, outcomes, written
+from stack import Database, People
+
+TABLE: dict[str, dict[str, object]] = json.loads(FILE.read_text()) if FILE.exists() else {}
+
+
+def cases() -> list[tuple[str, str, str, dict[str, object]]]:
+    return [
+        (*name.split(" | ")[0].rsplit(", ", 1), name.split(" | ")[1], result)
+        for name, result in TABLE.items()
+    ]  # type: ignore[misc]
+
+
+def test_the_table_is_what_two_sessions_do(database: Database, people: People) -> None:
+    assert people
+    found = dict(outcomes(database))
+    different = {name: one for name, one in found.items() if one != TABLE.get(name)}
+    assert different == {}, "if it is meant: python tests/core/interleavings.py"
+    assert written(found) == FILE.read_text()
+
+
+def test_the_table_has_each_pair_both_ways_committed_and_rolled_back() -> None:
+    assert len(TABLE) == len(CALLS) ** 2 * 2
+
+
+def test_no_pair_meets_in_a_deadlock_a_time_out_or_a_constraint() -> None:
+    # 42501 is the word of a row policy; everything else has a slug.
+    raw = {
+        name: result
+        for name, result in TABLE.items()
+        for which in ("first", "second")
+        if " " in str(result[which]) and not str(result[which]).startswith("42501 ")
+    }
+    assert raw == {}
+
+
+def test_a_revocation_waits_for_nobody_but_the_admins_of_its_workspace() -> None:
+    waiting = {
+        first for first, _, second, result in cases() if second in REVOCATIONS and "waits" in result
+    }
+    assert waiting
+    assert waiting <= ADMINS
+
+
+@pytest.mark.parametrize("which", ["first", "second"])
+def test_no_key_resolves_after_an_acknowledged_revocation(which: str) -> None:
+    held = 0
+    for first, how, second, result in cases():
+        call = first if which == "first" else second
+        acknowledged = result[which] == "done" and (which == "second" or how == "commit")
+        if call in REVOCATIONS and acknowledged:
+            assert result["successor"] == "revoked", (first, how, second)
+            held += 1
+        if call == "revoke the family" and acknowledged:
+            assert result["key"] == "revoked", (first, how, second)
+    assert held > len(CALLS)
+
+
+def test_no_key_is_active_in_a_deleted_workspace() -> None:
+    for first, how, second, result in cases():
+        deleted = first == "delete the workspace" and how == "commit"
+        if deleted or (second == "delete the workspace" and result["second"] == "done"):
+            states = [result["key"], result["successor"], *str(result.get("new", "")).split(", ")]
+            assert {state for state in states if state} == {"revoked"}, (first, how, second)

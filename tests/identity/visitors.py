@@ -1,0 +1,101 @@
+"""What visitors of a page do: open sessions, over REST and in SQL, quickly and slowly."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import psycopg
+
+from security.world import ORIGIN, World
+
+OPEN = "select (keylatch.open_session(%s)).token"
+# The groups try every way to cut the token: longer than any role's statement_timeout.
+SLOW = "rpc/open_session?select=token&token=match.^" + "(.%2B)" * 10 + r"\10\9\8\7\6\5\4\3\2\1$"
+PATIENCE = 20.0
+
+
+def open_(world: World, key: str, origin: str | None = ORIGIN, **headers: str) -> httpx.Response:
+    """What a page gets."""
+    sent = {**headers, **({} if origin is None else {"Origin": origin})}
+    return world.request("anon", "POST", "rpc/open_session", json={"key": key}, headers=sent)
+
+
+def token(world: World, key: str) -> str:
+    """Open a session."""
+    answer = open_(world, key)
+    assert answer.status_code == 200, answer.text
+    text: str = answer.json()["token"]
+    return text
+
+
+def set_limits(world: World, **limits: object) -> None:
+    """Change the limits, as their owner."""
+    with world.database.connect() as owner:
+        for name, value in limits.items():
+            statement = f"update keylatch_internal.session_limits set {name} = %s"
+            owner.execute(statement.encode(), [value])
+
+
+def visitor(world: World) -> psycopg.Connection[Any]:
+    """A page's visitor in SQL, whose request lasts until they commit."""
+    connection = world.database.connect("anon", autocommit=False)
+    headers = json.dumps({"origin": ORIGIN})
+    connection.execute("select set_config('request.headers', %s, false)", [headers])
+    connection.commit()
+    return connection
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    ends = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < ends, "it did not come to that"
+        time.sleep(0.01)
+
+
+@contextmanager
+def slow_visitors(
+    world: World, key: str, count: int, who: str = "anon"
+) -> Iterator[Callable[[], set[int]]]:
+    """So many requests that have opened a session and are kept busy by a filter on the answer.
+
+    Gives a function that tells which of them, by their servers' pids, are busy now. At the end all
+    of them were stopped by the time limit of their role.
+    """
+    busy = (
+        "select pid from pg_stat_activity where datname = %s and state = 'active'"
+        " and query like '%%open_session%%' and backend_xid is not null"
+    )
+
+    def ask() -> httpx.Response:
+        bearer = world.token(who) or world.rest.anon_key
+        return httpx.post(
+            f"{world.rest.url}/rest/v1/{SLOW}",
+            json={"key": key},
+            headers={
+                "apikey": world.rest.anon_key,
+                "Authorization": f"Bearer {bearer}",
+                "Content-Profile": "keylatch",
+                "Origin": ORIGIN,
+            },
+            timeout=60,
+        )
+
+    with (
+        psycopg.connect(world.database.superuser_url, autocommit=True) as watcher,
+        ThreadPoolExecutor(count) as pool,
+    ):
+
+        def pids() -> set[int]:
+            return {row[0] for row in watcher.execute(busy, [world.database.name])}
+
+        asked: list[Future[httpx.Response]] = [pool.submit(ask) for _ in range(count)]
+        # Each has written its session by then: the filter is what takes the time.
+        until(lambda: len(pids()) == count)
+        yield pids
+        for one in asked:
+            assert one.result().json()["code"] == "57014"

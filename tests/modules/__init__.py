@@ -1,0 +1,1 @@
+"""Tests of the modules with more than one session, or over HTTP."""

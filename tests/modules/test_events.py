@@ -1,0 +1,535 @@
+"""Events among several sessions: written without a lock, sealed in turns, restored and archived."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from postgrest import SyncPostgrestClient
+from psycopg import sql
+
+from database.racing import (
+    ISSUE,
+    REVOKE,
+    ROTATE,
+    Connection,
+    Outcome,
+    World,
+    attempt,
+    together,
+)
+from keylatch import Keylatch
+from stack import Cluster, Database, People, Rest, Server
+from stack.database import make_template
+from stack.modules import migrations
+from stack.tools import ROOT, MissingTool
+
+SUSPEND = "select id from keylatch.suspend_key(%s)"
+LABEL = "update keylatch.keys set label = %s where id = any (%s)"
+SEAL = "select checkpoint, events, is_done from keylatch.seal_events()"
+MANY = "select from keylatch.issue_keys(%s, array(select 'x' from generate_series(1, %s)))"
+FORGE = (
+    "insert into keylatch_internal.key_events"
+    " (workspace_id, key_id, event, occurred_at, role, login, changes)"
+    " values (gen_random_uuid(), gen_random_uuid(), 'revoked', now(), 'forged', 'forged', '{}')"
+)
+
+
+@pytest.fixture
+def world(database: Database, people: People) -> World:
+    return World(database, people)
+
+
+def verified(connection: Connection) -> tuple[Any, ...]:
+    """Whether the chain is intact, and how many checkpoints, events and unsealed events it has."""
+    row = connection.execute(
+        "select is_intact, checkpoints, events, unsealed, problem from keylatch.verify_events()"
+    ).fetchone()
+    assert row is not None
+    return row
+
+
+def events(connection: Connection) -> list[str]:
+    """What happened, in order."""
+    rows = connection.execute("select event from keylatch.key_events order by occurred_at, id")
+    return [event for (event,) in rows]
+
+
+def everything(connection: Connection) -> list[tuple[Any, ...]]:
+    return connection.execute("select e from keylatch.key_events as e order by e.id").fetchall()
+
+
+# Writing.
+
+
+def test_what_is_rolled_back_leaves_no_event(world: World) -> None:
+    key, _ = world.issue()
+    with world.session(autocommit=False) as alice:
+        alice.execute(REVOKE, [key, False])
+        alice.rollback()
+        alice.execute("savepoint before")
+        alice.execute(SUSPEND, [key])
+        alice.execute("rollback to savepoint before")
+        alice.execute(LABEL, ["kept", [key]])
+    assert events(world.owner) == ["issued", "changed"]
+
+
+def test_no_event_waits_for_another_transaction(world: World) -> None:
+    keys = [world.issue()[0] for _ in range(3)]
+    first = world.session(autocommit=False)
+    first.execute(ISSUE, [world.workspace])
+    first.execute(REVOKE, [keys[0], False])
+    second = world.session()
+    second.execute("set lock_timeout = '1ms'")
+    assert attempt(second, ISSUE, [world.workspace]).word == "done"
+    assert attempt(second, ROTATE, [keys[1], "0"]).word == "done"
+    assert attempt(second, REVOKE, [keys[2], False]).word == "done"
+    first.commit()
+    assert len(events(world.owner)) == 3 + 2 + 4
+
+
+def test_changes_of_the_same_keys_in_another_order_do_not_meet_in_a_deadlock(world: World) -> None:
+    one, other = world.issue()[0], world.issue()[0]
+    first, second = world.session(autocommit=False), world.session(autocommit=False)
+    first.execute(REVOKE, [one, False])
+    second.execute(SUSPEND, [other])
+    # The first now waits for the row that the second has; the second commits past the first.
+    waiting = world.waiting(REVOKE, [other, False], waits_for=second, session=first)
+    second.commit()
+    assert waiting.outcome().word == "done"
+    first.commit()
+    assert sorted(events(world.owner)[2:]) == ["revoked", "revoked", "suspended"]
+
+
+def test_each_event_of_a_transaction_names_who_made_its_change(
+    database: Database, people: People
+) -> None:
+    with database.connect("authenticator", autocommit=False) as connection:
+        for name, workspace in (("alice", people.a), ("bob", people.b)):
+            keylatch = Keylatch.from_psycopg(connection, claims=people.claims(name))
+            keylatch.issue(workspace, kind="secret")
+    rows = database.connect().execute("select workspace_id, user_id, role from keylatch.key_events")
+    assert set(rows) == {
+        (people.a, people.alice, "authenticated"),
+        (people.b, people.bob, "authenticated"),
+    }
+
+
+def test_a_plan_that_was_made_for_one_key_serves_a_hundred_thousand(world: World) -> None:
+    owner = world.owner
+    for _ in range(2):
+        owner.execute(REVOKE, [world.issue()[0], False])
+    owner.execute(
+        "insert into keylatch_internal.keys (workspace_id, kind)"
+        " select %s, 'secret' from generate_series(1, 100000)",
+        [world.workspace],
+    )
+    owner.execute("set statement_timeout = '60s'")  # a nested loop would take hours
+    owner.execute("delete from keylatch.workspaces where id = %s", [world.workspace])
+    row = owner.execute(
+        "select count(*), count(distinct key_id) from keylatch.key_events"
+        " where reason = 'workspace deleted'"
+    ).fetchone()
+    assert row == (100_000, 100_000)
+
+
+def test_the_events_need_no_other_module(server: Cluster, people: People) -> None:
+    name = make_template(server, "only_events", migrations("events", tenancy=True))
+    with Database(server, "events_alone", name) as database:
+        people.seed(database.url)
+        world = World(database, people)
+        key, _ = world.issue()
+        world.owner.execute(REVOKE, [key, False])
+        world.owner.execute(SEAL)
+        assert verified(world.owner) == (True, 1, 2, 0, None)
+
+
+# Nobody but the triggers writes.
+
+
+def test_an_owner_cannot_forge_an_event_even_by_copy(world: World) -> None:
+    assert attempt(world.owner, FORGE).word == "events_are_kept"
+    superuser = world.database.connect(superuser=True)
+    assert attempt(superuser, FORGE).word == "events_are_kept"
+    with (
+        pytest.raises(psycopg.Error, match="events_are_kept"),
+        superuser.cursor().copy("copy keylatch_internal.key_events from stdin") as copy,
+    ):
+        copy.write("")
+
+
+# Sealing.
+
+
+def test_two_sealers_take_turns_and_seal_each_event_once(world: World) -> None:
+    world.owner.execute(MANY, [world.workspace, 1500])
+    first = world.database.connect("service_role", autocommit=False)
+    assert attempt(first, SEAL) == Outcome("done", (2, 1500, True))
+    world.owner.execute(MANY, [world.workspace, 10])
+    second = world.waiting(
+        SEAL, [], waits_for=first, session=world.database.connect("service_role")
+    )
+    first.commit()
+    assert second.outcome() == Outcome("done", (3, 10, True))
+    assert verified(world.owner) == (True, 3, 1510, 0, None)
+
+
+def test_many_sealers_and_writers_at_once_leave_one_chain(world: World) -> None:
+    def seal() -> Outcome:
+        service = world.database.connect("service_role")
+        for _ in range(10):
+            outcome = attempt(service, "select from keylatch.seal_events(25)")
+        return outcome
+
+    def write() -> Outcome:
+        alice = world.session()
+        for turn in range(15):
+            key, _ = attempt(alice, ISSUE, [world.workspace]).row
+            with alice.transaction() as change:
+                alice.execute(LABEL, ["x", [key]])
+                outcome = attempt(alice, REVOKE, [key, False])
+                if turn % 3 == 0:
+                    raise psycopg.Rollback(change)
+        return outcome
+
+    calls = [seal, write] * 3
+    assert {one.word for one in together(calls)} == {"done"}
+    world.owner.execute(SEAL)
+    assert verified(world.owner)[0::2] == (True, 3 * (15 + 10 * 2), None)
+    assert verified(world.owner)[3] == 0
+
+
+def test_a_sealer_that_does_not_end_holds_up_no_change_of_a_key(world: World) -> None:
+    keys = [world.issue()[0] for _ in range(3)]
+    sealer = world.database.connect(autocommit=False)
+    assert attempt(sealer, SEAL).word == "done"
+    alice = world.session()
+    alice.execute("set lock_timeout = '1ms'")
+    assert attempt(alice, REVOKE, [keys[0], False]).word == "done"
+    assert attempt(alice, ROTATE, [keys[1], "1 hour"]).word == "done"
+    assert attempt(alice, SUSPEND, [keys[2]]).word == "done"
+    assert attempt(alice, "select from keylatch.verify_events()").word == "done"
+    sealer.rollback()
+    assert verified(world.owner) == (True, 0, 0, 7, None)
+
+
+def test_an_event_that_is_older_than_a_checkpoint_is_sealed_once_it_is_committed(
+    world: World,
+) -> None:
+    key, _ = world.issue()
+    slow = world.session(autocommit=False)
+    slow.execute(REVOKE, [key, False])
+    world.issue()
+    assert attempt(world.owner, SEAL).row == (1, 2, True)
+    slow.commit()
+    assert verified(world.owner) == (True, 1, 2, 1, None)
+    assert attempt(world.owner, SEAL).row == (2, 1, True)
+    assert verified(world.owner) == (True, 2, 3, 0, None)
+    rows = world.owner.execute(
+        "select event, checkpoint from keylatch.key_events order by occurred_at"
+    )
+    assert rows.fetchall() == [("issued", 1), ("revoked", 2), ("issued", 1)]
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_no_older_snapshot_seals(world: World, level: str) -> None:
+    sealer = world.database.connect("service_role", autocommit=False)
+    sealer.execute(f"set transaction isolation level {level}".encode())
+    assert attempt(sealer, SEAL).word == "0A000"
+
+
+def test_a_checkpoint_that_is_made_while_another_session_verifies_looks_like_no_gap(
+    world: World,
+) -> None:
+    world.owner.execute(MANY, [world.workspace, 3000])
+    world.owner.execute("select from keylatch.seal_events(2000)")
+
+    def verify() -> Outcome:
+        auditor = world.session()
+        for _ in range(20):
+            outcome = attempt(auditor, "select is_intact from keylatch.verify_events()")
+            if outcome.row != (True,):
+                break
+        return outcome
+
+    def seal() -> Outcome:
+        for _ in range(20):
+            outcome = attempt(world.owner, "select true from keylatch.seal_events(50)")
+        return outcome
+
+    assert together([verify, seal]) == [Outcome("done", (True,))] * 2
+
+
+@pytest.mark.usefixtures("local_server")
+def test_a_sealer_that_is_killed_leaves_a_chain_that_goes_on(
+    other_server: Cluster, people: People
+) -> None:
+    assert isinstance(other_server, Server)
+    with Database(other_server, "killed", make_template(other_server)) as database:
+        people.seed(database.url)
+        with psycopg.connect(database.url, autocommit=True) as owner:
+            owner.execute(MANY, [people.a, 2500])
+            owner.execute("select from keylatch.seal_events(1000)")
+        sealer = psycopg.connect(database.url)
+        assert attempt(sealer, "select from keylatch.seal_events(1200)").word == "done"
+        os.kill(sealer.info.backend_pid, signal.SIGKILL)
+        owner = _again(database)
+        assert verified(owner) == (True, 1, 1000, 1500, None)
+        owner.execute(SEAL)
+        assert verified(owner) == (True, 3, 2500, 0, None)
+        owner.close()
+
+
+def _again(database: Database) -> Connection:
+    """A connection, once the server has recovered from the loss of a process."""
+    ends = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(psycopg.OperationalError):
+            connection = psycopg.connect(database.url, autocommit=True)
+            connection.execute("select 1")
+            return connection
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+
+
+def test_the_plans_of_a_small_log_serve_a_large_one(world: World) -> None:
+    service = world.database.connect("service_role")
+    verify = "select is_intact from keylatch.verify_events()"
+    for _ in range(2):
+        for _ in range(8):  # more often than a plan is made for its values
+            world.issue()
+            service.execute(SEAL)
+            service.execute(verify)
+        world.owner.execute("vacuum analyze keylatch_internal.key_events")
+    for _ in range(8):
+        world.issue()
+        service.execute(SEAL)
+        service.execute(verify)
+    world.owner.execute(MANY, [world.workspace, 3000])
+    read = (
+        "select seq_tup_read from pg_stat_xact_user_tables"
+        " where relid = 'keylatch_internal.key_events'::regclass"
+    )
+    for statement in (SEAL, verify):
+        with service.transaction():
+            service.execute(statement)
+            assert service.execute(read).fetchone() == (0,), statement
+
+
+# Reading.
+
+
+def test_admins_and_services_read_seal_and_verify_over_http(
+    database: Database, people: People, rest: Rest
+) -> None:
+    in_sql = Keylatch.from_psycopg(database.connect("authenticated", people.claims("alice")))
+    with httpx.Client() as session:
+        over_http, service = (
+            Keylatch.from_postgrest(
+                SyncPostgrestClient(
+                    rest.rest_url,
+                    headers={"Authorization": f"Bearer {token}"},
+                    http_client=session,
+                )
+            )
+            for token in (people.token("alice"), rest.service_key)
+        )
+        issued = over_http.issue(people.a, kind="secret", label="shop")
+        over_http.revoke(issued.id, reason="leaked")
+        assert service.seal_events().events == 2
+        assert over_http.events(people.a) == in_sql.events(people.a)
+        assert over_http.verify_events() == in_sql.verify_events()
+        (second,) = over_http.events(people.a, after=over_http.events(people.a, limit=1)[0].id)
+    newest, first = in_sql.events(people.a)
+    assert (newest.event, newest.reason, newest.key_id) == ("revoked", "leaked", issued.id)
+    assert (newest.user_id, newest.role, newest.login) == (
+        people.alice,
+        "authenticated",
+        "authenticator",
+    )
+    assert newest.agent is not None
+    assert "httpx" in newest.agent
+    assert first == second
+    assert first.changes["label"] == {"new": "shop"}
+    assert first.checkpoint == 1
+
+
+# Restoring, replicating, keeping elsewhere.
+
+
+@pytest.mark.one_server
+def test_a_whole_dump_that_is_restored_keeps_events_seals_and_guards(
+    world: World, server: Cluster, tmp_path: Path
+) -> None:
+    key, _ = world.issue()
+    world.session().execute(REVOKE, [key, False])
+    world.owner.execute(SEAL)
+    world.issue()
+    url = world.database.superuser_url
+    _run("pg_dump", "--format=custom", f"--file={tmp_path / 'dump'}", url)
+    with Database(server, f"{world.database.name}_restored") as restored:
+        _run(
+            "pg_restore", "--exit-on-error", f"--dbname={restored.superuser_url}", tmp_path / "dump"
+        )
+        owner = restored.connect()
+        assert everything(owner) == everything(world.owner)
+        assert verified(owner) == (True, 1, 2, 1, None)
+        for statement in ("delete from keylatch_internal.key_events", FORGE):
+            assert attempt(owner, statement).word == "events_are_kept"
+        assert attempt(owner, ISSUE, [world.workspace]).word == "done"
+        assert attempt(owner, SEAL).row == (2, 2, True)
+        assert verified(owner) == (True, 2, 4, 0, None)
+
+
+@pytest.mark.one_server
+def test_data_that_are_restored_in_replication_mode_make_no_event_anew(
+    world: World, server: Cluster, template: str, tmp_path: Path
+) -> None:
+    """As Supabase's backups are restored: the schema first, then the data alone, in one go."""
+    keys = [world.issue()[0] for _ in range(3)]
+    world.session().execute(REVOKE, [keys[0], False])
+    world.session().execute(ROTATE, [keys[1], "1 hour"])
+    world.owner.execute(SEAL)
+    world.issue()
+    data = tmp_path / "data.sql"
+    tables = ("keys", "key_events", "key_event_checkpoints", "workspace_latches")
+    _run(
+        *("pg_dump", "--data-only", f"--file={data}", world.database.superuser_url),
+        *(f"--table=keylatch_internal.{table}" for table in tables),
+    )
+    with Database(server, f"{world.database.name}_restored", template) as restored:
+        psql = ("psql", "--no-psqlrc", "--quiet", "--single-transaction", "-vON_ERROR_STOP=1")
+        mode = "--command=set session_replication_role = replica"
+        _run(*psql, mode, f"--file={data}", restored.superuser_url)
+        owner = restored.connect()
+        assert everything(owner) == everything(world.owner)
+        assert verified(owner) == (True, 1, 6, 1, None)
+        assert attempt(owner, REVOKE, [keys[2], False]).word == "done"
+        assert attempt(owner, SEAL).row == (2, 2, True)
+        assert verified(owner) == (True, 2, 8, 0, None)
+
+
+def test_a_logical_replica_has_the_events_and_seals_of_its_publisher(
+    server: Cluster, template: str, database: Database, people: People
+) -> None:
+    world = World(database, people)
+    tables = sql.SQL("keylatch_internal.") + sql.SQL(", keylatch_internal.").join(
+        map(sql.Identifier, ("keys", "key_events", "key_event_checkpoints"))
+    )
+    with Database(server, f"{database.name}_replica", template) as replica:
+        publisher = database.connect(superuser=True)
+        publisher.execute(sql.SQL("create publication events for table {}").format(tables))
+        publisher.execute(
+            "select pg_create_logical_replication_slot(%s, 'pgoutput')", [replica.name]
+        )
+        before, _ = world.issue()
+        subscriber = replica.connect(superuser=True)
+        subscriber.execute(
+            sql.SQL(
+                "create subscription events connection {} publication events"
+                " with (create_slot = false, slot_name = {})"
+            ).format(sql.Literal(database.inner_url), sql.Identifier(replica.name))
+        )
+        try:
+            world.session().execute(REVOKE, [before, False])
+            world.issue()
+            world.owner.execute(SEAL)
+            world.issue()
+            _wait_until_equal(subscriber, world.owner)
+            assert verified(subscriber) == (True, 1, 3, 1, None)
+            assert attempt(replica.connect(), SEAL).word == "sealed_at_publisher"
+            _archive(world.owner)
+            _wait_until_equal(subscriber, world.owner)
+            assert verified(subscriber) == (True, 1, 0, 1, None)
+        finally:
+            subscriber.execute("drop subscription events")
+        # After a cut-over the replica goes on by itself: there is no number to fall behind.
+        assert attempt(replica.connect(), ISSUE, [people.a]).word == "done"
+        assert attempt(replica.connect(), SEAL).row == (2, 2, True)
+        assert verified(subscriber) == (True, 2, 2, 0, None)
+
+
+def _wait_until_equal(subscriber: Connection, publisher: Connection) -> None:
+    ends = time.monotonic() + 20
+    while everything(subscriber) != everything(publisher):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def _archive(owner: Connection) -> None:
+    owner.execute("update keylatch_internal.key_event_checkpoints set archived_at = now()")
+    owner.execute("delete from keylatch_internal.key_events where checkpoint is not null")
+
+
+@pytest.mark.one_server
+def test_an_anchor_shows_a_chain_that_its_owner_sealed_anew(world: World) -> None:
+    world.issue()
+    key, _ = world.issue()
+    anchors = _psql(world, "anchor_events")
+    world.session().execute(REVOKE, [key, False])
+    anchors += _psql(world, "anchor_events")
+    assert len(anchors.splitlines()) == 2
+    assert _psql(world, "compare_anchors", text=anchors, tuples=True) == ""
+    for table in ("key_events", "key_event_checkpoints"):
+        world.owner.execute(f"alter table keylatch_internal.{table} disable trigger user".encode())
+    world.owner.execute("update keylatch_internal.key_events set user_id = null")
+    world.owner.execute("update keylatch_internal.key_events set checkpoint = null")
+    world.owner.execute("delete from keylatch_internal.key_event_checkpoints")
+    for _ in range(2):
+        world.owner.execute("select from keylatch.seal_events(2)")
+    assert verified(world.owner)[0]
+    found = _psql(world, "compare_anchors", text=anchors, tuples=True)
+    assert found.count("was made anew") == 2
+
+
+@pytest.mark.one_server
+def test_archived_events_leave_checkpoints_that_verify_the_archive(world: World) -> None:
+    world.owner.execute(MANY, [world.workspace, 2100])
+    world.owner.execute(LABEL, ['a "b", \\c', [world.issue()[0]]])
+    world.owner.execute(SEAL)
+    world.issue()
+    archive = _psql(world, "archive_events", "--set=before=2999-01-01")
+    assert len(archive.splitlines()) == 2102
+    assert _psql(world, "archive_events", "--set=before=2000-01-01") == ""
+    remove = "--set=remove=yes"
+    # What is not whole, or not what was sealed, removes nothing.
+    short, forged = archive.split("\n", 1)[1], archive.replace(",issued,", ",revoked,", 1)
+    assert "has not all of its events" in _psql(world, "compare_archive", remove, text=short)
+    assert "not what was sealed" in _psql(world, "compare_archive", remove, text=forged)
+    assert verified(world.owner) == (True, 3, 2102, 1, None)
+    assert _psql(world, "compare_archive", text=archive, tuples=True) == ""
+    assert verified(world.owner) == (True, 3, 2102, 1, None)
+    assert _psql(world, "compare_archive", remove, text=archive, tuples=True) == ""
+    assert verified(world.owner) == (True, 3, 0, 1, None)
+    assert events(world.owner) == ["issued"]
+    # The archive is verified by what stayed, for ever.
+    assert _psql(world, "compare_archive", text=archive, tuples=True) == ""
+    assert "not what was sealed" in _psql(world, "compare_archive", text=forged)
+    assert attempt(world.owner, SEAL).row == (4, 1, True)
+    assert verified(world.owner) == (True, 4, 1, 0, None)
+
+
+def _psql(
+    world: World, script: str, *options: str, text: str | None = None, tuples: bool = False
+) -> str:
+    form = ["-qtA"] if tuples else ["-q"]
+    file = f"--file={ROOT}/sql/ops/{script}.sql"
+    return _run("psql", "--no-psqlrc", *form, *options, file, world.database.url, text=text)
+
+
+def _run(name: str, *arguments: object, text: str | None = None) -> str:
+    program = shutil.which(name)
+    if program is None:
+        raise MissingTool(name)
+    done = subprocess.run(
+        [program, *map(str, arguments)], capture_output=True, text=True, check=False, input=text
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,499 @@
+"""Salted hashes of other systems: a key is upgraded at its first use, and never an inactive one."""
+
+import base64
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import bcrypt
+import httpx
+import pytest
+from django.conf import settings
+from django.contrib.auth.hashers import PBKDF2PasswordHasher
+
+from database.racing import Connection, World, attempt, together
+from keylatch import Keylatch
+from modules.test_import import import_, line, resolves
+from stack import Database, People, Rest, Tokens
+
+if not settings.configured:
+    settings.configure()
+
+UPGRADE = "select key_id from keylatch.upgrade_key(%s, %s)"
+REVOKE = "select revoked_at from keylatch.revoke_legacy_key(%s, 'leaked')"
+VECTORS = 200
+
+
+@pytest.fixture
+def world(database: Database, people: People) -> World:
+    world = World(database, people)
+    # The limits have tests of their own; here many more calls are made in a minute.
+    limit(world, 100_000, 100_000)
+    return world
+
+
+@pytest.fixture
+def service(world: World) -> Connection:
+    return world.database.connect("service_role")
+
+
+def limit(world: World, for_each: int, for_all: int) -> None:
+    world.owner.execute(
+        "update keylatch_internal.legacy_settings"
+        " set upgrades_per_minute = %s, all_upgrades_per_minute = %s",
+        [for_each, for_all],
+    )
+
+
+def pbkdf2(key: str, encoding: str, salt_encoding: str, rounds: int = 3) -> dict[str, object]:
+    """A hash as Python's own library makes it, in the form of report 000."""
+    salt = secrets.token_bytes(16) if salt_encoding != "text" else secrets.token_hex(8).encode()
+    encode: Any = {"hex": bytes.hex, "base64": lambda b: base64.b64encode(b).decode()}
+    return {
+        "alg": "pbkdf2_sha256",
+        "hash": encode[encoding](hashlib.pbkdf2_hmac("sha256", key.encode(), salt, rounds)),
+        "hash_encoding": encoding,
+        "salt": salt.decode() if salt_encoding == "text" else encode[salt_encoding](salt),
+        "salt_encoding": salt_encoding,
+        "iter": rounds,
+    }
+
+
+def sha256(key: str) -> dict[str, object]:
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    return {"alg": "sha256", "hash": digest, "hash_encoding": "hex"}
+
+
+def django(key: str, rounds: int = 3) -> dict[str, object]:
+    hasher = PBKDF2PasswordHasher()
+    return {"alg": "django", "hash": hasher.encode(key, hasher.salt(), iterations=rounds)}
+
+
+def blowfish(key: str, prefix: str = "2b") -> dict[str, object]:
+    made = bcrypt.hashpw(key.encode(), bcrypt.gensalt(4)).decode()
+    return {"alg": "bcrypt", "hash": f"${prefix}{made[3:]}"}
+
+
+FORMS: Mapping[str, Callable[[str], dict[str, object]]] = {
+    "hex": lambda key: pbkdf2(key, "hex", "hex"),
+    "base64": lambda key: pbkdf2(key, "base64", "base64"),
+    "text": lambda key: pbkdf2(key, "base64", "text"),
+    "django": django,
+    "2a": lambda key: blowfish(key, "2a"),
+    "2b": blowfish,
+    "2y": lambda key: blowfish(key, "2y"),
+}
+
+
+def upgrade(connection: Connection, key: str, workspace: UUID | None = People.a) -> UUID | None:
+    row = connection.execute(UPGRADE, [key, workspace]).fetchone()
+    return row[0] if row else None
+
+
+def salted(service: Connection, key: str, **fields: object) -> UUID:
+    """Import a key under a salted hash, in workspace A unless told otherwise."""
+    (came,) = import_(service, line(**{**pbkdf2(key, "hex", "hex"), **fields}))["lines"]
+    assert came["outcome"] == "waiting", came
+    return UUID(came["key_id"])
+
+
+def state(world: World, key: str) -> tuple[Any, ...] | None:
+    """The id, the status and the reason of the row that a text has among the keys."""
+    return world.owner.execute(
+        "select v.id, v.status, v.revoke_reason from keylatch_internal.keys as k"
+        " join keylatch.keys as v on v.id = k.id where k.key_hash = keylatch.hash_key(%s)",
+        [key],
+    ).fetchone()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_vectors_of_the_libraries_are_upgraded_and_near_misses_are_not(
+    world: World, service: Connection, form: str
+) -> None:
+    # The same count for each library: those of one are spread over its forms.
+    count = VECTORS // {"django": 1}.get(form, 3) + 1
+    keys = [f"old_{secrets.token_urlsafe(18)}é" for _ in range(count)]
+    lines = [line(**FORMS[form](key), starts_with=key[:12]) for key in keys]
+    report = import_(service, *lines)
+    assert report["waiting"] == count, report
+    for key, came in zip(keys, report["lines"], strict=True):
+        assert resolves(world, key) is None
+        for miss in (key[:-1], key + "x", key.swapcase(), key[:20] + " " + key[20:]):
+            assert upgrade(service, miss) is None
+        assert upgrade(service, key, People.b) is None
+        assert upgrade(service, key) == UUID(came["key_id"])
+        assert resolves(world, key) == UUID(came["key_id"])
+    left = world.owner.execute("select distinct status from keylatch.legacy_keys").fetchall()
+    assert left == [("upgraded",)]
+
+
+def test_an_upgraded_key_is_as_any_other_and_a_second_import_finds_it(
+    world: World, service: Connection
+) -> None:
+    key = "old_key_that_is_upgraded"
+    form = pbkdf2(key, "hex", "hex")
+    given = {"label": "shop", "scopes": ["a:b"], "metadata": {"n": 1}, "expires_at": "2999-01-31"}
+    (came,) = import_(service, line(**form, **given))["lines"]
+    assert upgrade(service, key) == UUID(came["key_id"])
+    (row,) = Keylatch.from_psycopg(world.session()).list(People.a)
+    assert (row.label, row.scopes, row.metadata) == ("shop", ("a:b",), {"n": 1})
+    assert row.expires_at is not None
+    assert row.expires_at.year == 2999
+    assert row.imported_at is not None
+    (again,) = import_(service, line(**form))["lines"]
+    assert (again["outcome"], again["key_id"]) == ("exists", came["key_id"])
+    (again,) = import_(service, line(**form, revoked_at="2024-01-01"))["lines"]
+    assert (again["outcome"], again["key_id"]) == ("moved", came["key_id"])
+    assert resolves(world, key) is None
+    assert upgrade(service, key) is None
+    (again,) = import_(service, line(**form))["lines"]
+    assert again["outcome"] == "exists"
+    assert upgrade(service, key) is None
+
+
+def test_bcrypt_ignores_what_follows_72_bytes_so_a_longer_key_never_matches(
+    world: World, service: Connection
+) -> None:
+    cut = "x" * 72
+    import_(service, line(**blowfish(cut)))
+    assert upgrade(service, cut + "and more") is None
+    assert upgrade(service, cut) is not None
+
+
+@pytest.mark.parametrize("dead", ["revoked", "expired", "revoked since", "suspended"])
+def test_an_inactive_key_is_upgraded_to_an_inactive_one(
+    world: World, service: Connection, dead: str
+) -> None:
+    key = "old_key_that_is_dead"
+    column = {"revoked": "revoked_at", "expired": "expires_at", "suspended": "suspended_at"}
+    fields = {column[dead]: "2024-01-01"} if dead in column else {}
+    key_id = salted(service, key, **fields)
+    if dead == "revoked since":
+        world.session().execute(REVOKE, [key_id])
+    assert upgrade(service, key) is None
+    assert resolves(world, key) is None
+    row = state(world, key)
+    assert row is not None
+    assert row[:2] == (key_id, dead.split()[0])
+    if dead == "suspended":
+        world.session().execute("select keylatch.unsuspend_key(%s)", [key_id])
+        assert upgrade(service, key) == key_id
+
+
+SALTS: Mapping[str, Callable[[str], dict[str, object]]] = {
+    "another salt": lambda key: pbkdf2(key, "hex", "hex"),
+    "another scheme": blowfish,
+    "sha256": sha256,
+    "plaintext": lambda key: {"key": key},
+}
+
+
+@pytest.mark.parametrize("again", SALTS)
+@pytest.mark.parametrize("dead", ["revoked", "revoked since", "used", "expired", "suspended"])
+def test_a_key_that_is_inactive_is_inactive_under_every_salt(
+    world: World, service: Connection, dead: str, again: str
+) -> None:
+    """Threat: a dead imported key that lives again by a second import."""
+    key = "the-legacy-secret-of-a-customer"
+    column = {"revoked": "revoked_at", "expired": "expires_at", "suspended": "suspended_at"}
+    key_id = salted(service, key, **({column[dead]: "2024-01-01"} if dead in column else {}))
+    if dead in ("revoked since", "used"):
+        world.session().execute(REVOKE, [key_id])
+    if dead == "used":
+        assert upgrade(service, key) is None
+    import_(service, line(**SALTS[again](key)))
+    assert resolves(world, key) is None
+    assert upgrade(service, key) is None
+    assert resolves(world, key) is None
+    row = state(world, key)
+    assert row is not None
+    assert row[:2] == (key_id, "revoked" if dead == "used" else dead.split()[0])
+    count = world.owner.execute("select count(*) from keylatch_internal.keys").fetchone()
+    assert count == (1,)
+
+
+def test_revoking_a_waiting_key_revokes_what_it_became(world: World, service: Connection) -> None:
+    key = "old_key_under_two_salts"
+    first, second = salted(service, key), salted(service, key)
+    key_id = upgrade(service, key)
+    assert key_id in (first, second)
+    alice = world.session()
+    (other,) = {first, second} - {key_id}
+    revoked = alice.execute(
+        "select id, already_revoked from keylatch.revoke_legacy_key(%s, 'leaked')", [other]
+    ).fetchone()
+    assert revoked == (key_id, False)
+    assert state(world, key) == (key_id, "revoked", "leaked")
+
+
+def test_one_call_computes_no_more_rounds_than_it_says_and_reaches_each_key(
+    world: World, service: Connection
+) -> None:
+    budget = 1_200_000
+    # As in report 004, and as Django 5.2 hashes: one fits, a second would never be reached.
+    keys = [f"old_key_{n}" for n in range(10)]
+    lines = [line(**django(key, rounds=400_000)) for key in keys]
+    report = import_(service, *lines)
+    assert (report["waiting"], report["refused"]) == (3, 7)
+    refused = report["lines"][3]
+    assert refused["slug"] == "invalid_argument"
+    assert "upgrade_key" in refused["detail"]
+    (came,) = import_(service, line(**django("old_key", 2), starts_with="old_"))["lines"]
+    assert came["outcome"] == "refused"
+    with world.database.connect(superuser=True) as counted:
+        counted.execute("set track_functions = 'all'")
+        counted.execute("select pg_stat_reset()")
+        assert upgrade(counted, "a wrong key") is None
+        counted.execute("select pg_stat_force_next_flush()")
+    calls = "select calls from pg_stat_user_functions where funcname = 'derive_pbkdf2'"
+    assert world.database.connect().execute(calls).fetchone() == (3,)
+    total = world.owner.execute("select sum(rounds) from keylatch_internal.legacy_keys").fetchone()
+    assert total == (budget,)
+    # The limit that Supabase sets for the service role.
+    service.execute("set statement_timeout = '8s'")
+    for key in keys[:3]:
+        assert upgrade(service, key) is not None
+    assert import_(service, *lines)["waiting"] == 3
+
+
+def test_without_a_workspace_only_keys_with_a_known_beginning_are_tried(
+    world: World, service: Connection
+) -> None:
+    salted(service, "old_key_without_a_beginning")
+    known = salted(service, "old_key_with_a_beginning", starts_with="old_key_with_")
+    assert upgrade(service, "old_key_without_a_beginning", None) is None
+    assert upgrade(service, "old_key_with_a_beginning", None) == known
+    # What many workspaces have alike is more than a call computes: it says what is missing.
+    for workspace in (People.a, People.b):
+        fields = {"workspace_id": str(workspace), "starts_with": "sk_prod_", "iter": 700_000}
+        salted(service, f"sk_prod_{workspace}", **fields)
+    outcome = attempt(service, "select keylatch.upgrade_key('sk_prod_of_somebody')")
+    assert outcome.word == "invalid_argument"
+    assert upgrade(service, "sk_prod_of_somebody") is None
+
+
+def test_a_key_in_plaintext_that_cannot_be_compared_in_one_call_waits(
+    world: World, service: Connection
+) -> None:
+    dead = "old_key_that_is_revoked"
+    salted(service, dead, revoked_at="2024-01-01", iter=3)
+    salted(service, "old_key", iter=500_000, hash="ab" * 32)
+    report = import_(service, *(line(key=f"key in plaintext, number {n}") for n in range(4)))
+    assert (report["imported"], report["waiting"]) == (2, 2)
+    last = report["lines"][3]
+    assert "upgrade_key" in last["detail"]
+    assert resolves(world, "key in plaintext, number 3") is None
+    assert upgrade(service, "key in plaintext, number 3") == UUID(last["key_id"])
+    assert resolves(world, "key in plaintext, number 3") == UUID(last["key_id"])
+
+
+def test_an_upgrade_says_nothing_of_other_workspaces_and_heeds_origins(
+    world: World, service: Connection
+) -> None:
+    key = "old_publishable_key_in_a_page"
+    import_(
+        service,
+        line(
+            **pbkdf2(key, "hex", "hex"),
+            kind="publishable",
+            allowed_origins=["https://client.example"],
+        ),
+    )
+    assert upgrade(service, key, People.b) is None
+    asked = "select key_id from keylatch.upgrade_key(%s, %s, %s)"
+    assert service.execute(asked, [key, People.a, "https://evil.example"]).fetchone() is None
+    assert service.execute(asked, [key, People.a, "https://client.example"]).fetchone()
+    assert service.execute(asked, [key, People.b, "https://client.example"]).fetchone() is None
+    row = world.owner.execute("select public_key from keylatch.keys").fetchone()
+    assert row == (key,)
+
+
+@pytest.mark.parametrize("key", ["", "x" * 2000, "wk_sk_live_nothing", "\u202eold", None])
+def test_nothing_that_is_no_key_is_upgraded(service: Connection, key: str | None) -> None:
+    salted(service, "old_key_of_somebody")
+    assert service.execute(UPGRADE, [key, People.a]).fetchone() is None
+    assert service.execute(UPGRADE, ["old_key_of_somebody", None]).fetchone() is None
+
+
+def test_two_upgrades_at_once_make_one_key(world: World, service: Connection) -> None:
+    keys = [f"old_key_used_twice_{n:03d}" for n in range(100)]
+    lines = [line(**pbkdf2(key, "hex", "hex"), starts_with=key) for key in keys]
+    assert import_(service, *lines)["waiting"] == 100
+    sessions = [world.database.connect("keylatch_resolver") for _ in range(2)]
+    for key in keys:
+        came = together([partial(attempt, one, UPGRADE, [key, People.a]) for one in sessions])
+        assert {one.word for one in came} == {"done"}
+        assert len({one.row for one in came}) == 1
+        assert came[0].row
+    count = world.owner.execute("select count(*) from keylatch_internal.keys").fetchone()
+    assert count == (100,)
+
+
+def test_a_revocation_at_the_same_moment_wins_over_an_upgrade(
+    world: World, service: Connection
+) -> None:
+    """Threat: upgrade racing revoke."""
+    keys = [f"old_key_revoked_meanwhile_{n:03d}" for n in range(100)]
+    lines = [line(**pbkdf2(key, "hex", "hex"), starts_with=key) for key in keys]
+    ids = [UUID(one["key_id"]) for one in import_(service, *lines)["lines"]]
+    resolver, alice = world.database.connect("keylatch_resolver"), world.session()
+    for key, key_id in zip(keys, ids, strict=True):
+        came = together(
+            [
+                partial(attempt, resolver, UPGRADE, [key, People.a]),
+                partial(attempt, alice, REVOKE, [key_id]),
+            ]
+        )
+        assert [one.word for one in came] == ["done", "done"]
+        # Whatever the upgrade answered: it came before the revocation, or it found nothing.
+        assert resolves(world, key) is None
+        assert upgrade(resolver, key) is None
+
+
+def test_an_upgrade_waits_for_a_revocation_that_came_first_and_gives_way(world: World) -> None:
+    service = world.database.connect("service_role")
+    key = "old_key_in_a_race"
+    key_id = salted(service, key)
+    alice = world.session(autocommit=False)
+    alice.execute(REVOKE, [key_id])
+    upgrading = world.waiting(UPGRADE, [key, People.a], waits_for=alice, session=service)
+    alice.commit()
+    assert upgrading.outcome() == ("done", ())
+    assert state(world, key) == (key_id, "revoked", "leaked")
+
+
+def test_an_import_and_an_upgrade_of_the_same_key_leave_one_row(
+    world: World, service: Connection
+) -> None:
+    keys = [f"old_key_imported_meanwhile_{n:03d}" for n in range(50)]
+    lines = [line(**pbkdf2(key, "hex", "hex"), revoked_at="2024-01-01") for key in keys]
+    assert import_(service, *lines)["waiting"] == 50
+    resolver = world.database.connect("keylatch_resolver")
+    imports = "select (keylatch.import_keys(%s)).imported"
+    for key in keys:
+        came = together(
+            [
+                partial(attempt, resolver, UPGRADE, [key, People.a]),
+                partial(attempt, service, imports, [json.dumps([line(key=key)])]),
+            ]
+        )
+        assert [one.word for one in came] == ["done", "done"]
+        row = state(world, key)
+        assert row is not None
+        assert row[1] == "revoked"
+
+
+def test_the_same_key_under_two_salts_becomes_one_key(world: World, service: Connection) -> None:
+    key = "old_key_kept_twice"
+    lines = [line(**pbkdf2(key, "hex", "hex")) for _ in range(2)]
+    assert import_(service, *lines)["waiting"] == 2
+    sessions = [world.database.connect("keylatch_resolver") for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda session: upgrade(session, key), sessions))
+    assert len(found) == 1
+    assert found != {None}
+    rows = world.owner.execute("select distinct key_id, status from keylatch.legacy_keys")
+    assert rows.fetchall() == [(found.pop(), "upgraded")]
+
+
+def test_a_limit_counts_calls_that_are_rolled_back_or_cancelled(
+    world: World, service: Connection
+) -> None:
+    """Threat: a counter that is undone with the work it counts."""
+    # Two minutes have room for six; the clock may be at the end of one.
+    limit(world, 100_000, 3)
+    salted(service, "old_key", iter=1_200_000, hash="ab" * 32)
+    hasty = world.database.connect("service_role")
+    hasty.execute("set statement_timeout = '20ms'")
+    words = [attempt(hasty, UPGRADE, [f"wrong {n}", People.a]).word for n in range(7)]
+    assert set(words) == {"57014", "too_many_requests"}
+    assert words[0] == "57014"
+    counted = "select count(*) from keylatch_internal.legacy_attempts"
+    assert world.owner.execute(counted).fetchone() == (0,)
+
+
+def test_a_limit_is_counted_for_each_workspace_and_nobody_waits_for_it(
+    world: World, service: Connection
+) -> None:
+    limit(world, 3, 100_000)
+    for workspace in (People.a, People.b):
+        salted(service, f"old_key_{workspace}", workspace_id=str(workspace))
+    held = world.database.connect("service_role", autocommit=False)
+    assert upgrade(held, "wrong 0") is None
+    # The call above is still open: others go on, and do not see it.
+    words = [attempt(service, UPGRADE, [f"wrong {n}", People.a]).word for n in range(4)]
+    assert words == ["done", "done", "done", "too_many_requests"]
+    assert attempt(service, UPGRADE, ["wrong", People.b]).word == "done"
+    held.commit()
+    # A key that has its row costs no slow hash, and is never refused.
+    import_(service, {"workspace_id": str(People.b), "key": "a key in plaintext of B"})
+    for _ in range(5):
+        assert upgrade(service, "a key in plaintext of B", People.b) is not None
+
+
+def test_a_window_that_a_wrong_clock_opened_closes_by_itself(
+    world: World, service: Connection
+) -> None:
+    """Threat: a clock that was a year ahead refuses everybody for a year."""
+    limit(world, 3, 3)
+    salted(service, "old_key_of_somebody")
+    ahead = "(extract(epoch from now() + interval '1 year')::bigint / 60) * 1000000 + 999999"
+    world.owner.execute(f"select setval('keylatch_internal.legacy_attempts_seq', {ahead})")
+    world.owner.execute(
+        "insert into keylatch_internal.legacy_attempts"
+        " select %s, now() + interval '1 year' from generate_series(1, 10)",
+        [People.a],
+    )
+    assert attempt(service, UPGRADE, ["wrong", People.a]).word == "done"
+
+
+def test_over_http_a_refused_call_says_when_to_come_back(
+    world: World, service: Connection, rest: Rest, tokens: Tokens
+) -> None:
+    limit(world, 1, 100_000)
+    salted(service, "old_key_of_somebody")
+    headers = {"Authorization": f"Bearer {tokens.service_key}", "Content-Profile": "keylatch"}
+    answers = [
+        httpx.post(
+            f"{rest.rest_url}/rpc/upgrade_key",
+            headers=headers,
+            json={"key": "wrong", "workspace_id": str(People.a)},
+        )
+        for _ in range(2)
+    ]
+    assert [one.status_code for one in answers] == [200, 429]
+    assert answers[1].json()["message"] == "too_many_requests"
+    assert 1 <= int(answers[1].headers["Retry-After"]) <= 60
+
+
+def test_an_admin_sees_what_waits_and_nobody_reads_a_salted_hash(
+    world: World, service: Connection, people: People
+) -> None:
+    key_id = salted(service, "old_key_that_waits")
+    asked = "select id, scheme, status from keylatch.legacy_keys"
+    waiting = (key_id, "pbkdf2_sha256", "waiting")
+    assert world.session().execute(asked).fetchall() == [waiting]
+    for who in ("bob", "mia", "stranger"):
+        other = world.database.connect("authenticated", people.claims(who))
+        assert other.execute(asked).fetchall() == []
+    for role in ("anon", "authenticated", "service_role", "keylatch_resolver"):
+        session = world.database.connect(role)
+        for column in ("verifier", "starts_with", "*"):
+            read = f"select {column} from keylatch_internal.legacy_keys"
+            assert attempt(session, read).word == "42501"
+    world.session().execute(REVOKE, [key_id])
+    revoked = (key_id, "pbkdf2_sha256", "revoked")
+    assert world.session().execute(asked).fetchall() == [revoked]
+
+
+def test_pbkdf2_is_what_the_library_computes(world: World) -> None:
+    for rounds, salt, key in ((1, b"\x00", "k"), (2, b"s" * 100, "x" * 65), (1000, b"salt", "é")):
+        row = world.owner.execute(
+            "select keylatch_internal.derive_pbkdf2(%s, %s, %s)", [key, salt, rounds]
+        ).fetchone()
+        assert row == (hashlib.pbkdf2_hmac("sha256", key.encode(), salt, rounds),)

@@ -1,0 +1,51 @@
+"""Which migrations the core and each module have: what `sql/modules.toml` says."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from stack.tools import ROOT
+
+MIGRATIONS = ROOT / "supabase" / "migrations"
+
+
+def module_names() -> list[str]:
+    """The modules that can be installed beside the core, in the order of their files."""
+    return list(_lists()["modules"])
+
+
+def migrations(*modules: str, tenancy: bool = False) -> list[Path]:
+    """The migrations of the core and of these modules with their needs, in order.
+
+    Args:
+        modules: Names of modules; none for the core alone.
+        tenancy: Also keylatch's own workspaces.
+    """
+    lists = _lists()
+    wanted = list(modules)
+    for name in wanted:  # which grows by what each of them needs
+        wanted.extend(need for need in lists["modules"][name]["needs"] if need not in wanted)
+    parts = [lists["core"], *(lists["modules"][name] for name in wanted)]
+    if tenancy:
+        parts.append(lists["tenancy"])
+    return sorted(_file(concern) for part in parts for concern in part["files"])
+
+
+def parts() -> list[tuple[str, str, list[Path]]]:
+    """Title, one line about it, and migrations: of the core, the tenancy and each module."""
+    lists = _lists()
+    named = [("Core", lists["core"]), ("Tenancy", lists["tenancy"])]
+    named += [(f"Module {name}", part) for name, part in lists["modules"].items()]
+    return [
+        (title, part["about"], [_file(concern) for concern in part["files"]])
+        for title, part in named
+    ]
+
+
+def _lists() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "sql" / "modules.toml").read_text())
+
+
+def _file(concern: str) -> Path:
+    [file] = MIGRATIONS.glob(f"*_keylatch_{concern}.sql")
+    return file
