@@ -1,72 +1,104 @@
 -- Which functions run with the rights of their owner, and why?
 --
--- Each is a door through the row policies, so each has its reason here. One without was not shipped
--- with keylatch.
+-- Each of them passes the row policies, so each has its reason here. A function without a reason
+-- was not shipped with keylatch.
 --
 -- function_name  which
 -- owned_by       with whose rights it runs
 -- executable     who may call it; nobody can call a trigger function, whatever is granted
 -- because        why it has to
--- with_settings  must be an empty search_path, so that nobody can put an object in its way
+-- with_settings  search_path must be pg_catalog, pg_temp: nobody can put an object in its way
 with reasons (function_name, because) as (
   values
   (
     'keylatch.resolve_key',
-    'Hashes are readable by the owner alone. It answers only whoever holds the key itself.'
+    'Key_hash is readable by the owner alone. Here and not in an internal function behind '
+    'a wrapper, because on this path a second call is a measurable part of the whole. At '
+    'most one row; but from "rows 1" the type generators make a single object.'
   ),
   ('keylatch.resolve_keys', 'As resolve_key.'),
   (
+    'keylatch_internal.add_usage',
+    'Who may resolve keys may count their use, and write nothing else. Nobody waits to '
+    'count: what another report has locked is left to the next report.'
+  ),
+  ('keylatch_internal.await_replicas', 'How far a standby is needs pg_read_all_stats.'),
+  (
+    'keylatch_internal.change_session',
+    'Only these calls change a session, each for the holder of its token.'
+  ),
+  (
+    'keylatch_internal.check_session_key',
+    'At the commit it runs as the visitor, who may not read keys.'
+  ),
+  ('keylatch_internal.delete_old_sessions', 'A timer prunes the sessions of every workspace.'),
+  (
+    'keylatch_internal.delete_session',
+    'A role with the right to delete from the table could lock all of it. Who sees a row '
+    'in the view may delete it.'
+  ),
+  ('keylatch_internal.describe_installation', 'No role but the owner reads the table.'),
+  (
+    'keylatch_internal.explain_for_resolver',
+    'A service that resolves keys reads no table, and may log why it refused one.'
+  ),
+  (
     'keylatch_internal.find_key',
-    'Hashes are readable by the owner alone. It gives an id, which opens nothing, to whoever holds '
-    'the key.'
-  ),
-  (
-    'keylatch_internal.revoke_workspace_keys',
-    'Whoever may delete a workspace need not be one who may edit its keys.'
-  ),
-  (
-    'keylatch_internal.call_first_key_hook',
-    'What the application provisions is not for the admin of a workspace to touch.'
-  ),
-  ('keylatch_internal.record_new_keys', 'Nobody writes events but this.'),
-  ('keylatch_internal.record_key_change', 'Nobody writes events but this.'),
-  ('keylatch_internal.link_key_events', 'Nobody writes the chain of events but this.'),
-  (
-    'keylatch_internal.request_identity',
-    'anon may not resolve keys and sessions. It takes no argument, and reads no key but that of '
-    'the request''s own headers.'
-  ),
-  (
-    'keylatch_internal.start_session',
-    'anon may open a session and do nothing else. The origin is the request''s own.'
+    'Key_hash is readable by the owner alone. It takes the key, not the hash, so that a '
+    'stolen hash finds nothing. A holder of the key learns its id, which opens nothing.'
   ),
   (
     'keylatch_internal.find_session',
-    'Hashes are readable by the owner alone. It answers only whoever has the token.'
+    'Token_hash is readable by the owner alone. Only the holder of a token gets an '
+    'answer.'
+  ),
+  ('keylatch_internal.notify_caches', 'Who changes a key has no right to the sequence.'),
+  ('keylatch_internal.read_heartbeat', 'A service that listens reads no sequence.'),
+  (
+    'keylatch_internal.read_position',
+    'The timeline of a replica''s stream needs pg_read_all_stats.'
+  ),
+  ('keylatch_internal.record_events', 'Nobody writes events but this.'),
+  ('keylatch_internal.refuse', 'The table of errors is readable by its owner alone.'),
+  (
+    'keylatch_internal.request_identity',
+    'Anon may not resolve keys. It takes no argument, and reads no key but that of the '
+    'request''s own headers. Nothing on its path has an exception block: that would fail '
+    'in a parallel plan before version 17.'
   ),
   (
-    'keylatch_internal.change_session',
-    'Nobody writes sessions but these calls, each for whoever has the token.'
+    'keylatch_internal.revoke_legacy_workspace',
+    'Whoever deletes a workspace need not be one who may see its waiting keys.'
   ),
   (
-    'keylatch_internal.adopted_column',
-    'An application that reads need not see what else is adopted, nor write there.'
+    'keylatch_internal.revoke_workspace_keys',
+    'A role that may delete a workspace need not be one that may edit its keys.'
   ),
   (
-    'keylatch_internal.delete_expired_sessions',
-    'Pruning looks at the sessions of every workspace, and at the permits.'
+    'keylatch_internal.seal_key_events',
+    'Nobody writes checkpoints, or may lock them, but this.'
+  ),
+  (
+    'keylatch_internal.share_workspaces',
+    'A role that could lock these rows itself could keep others from making keys.'
+  ),
+  (
+    'keylatch_internal.start_session',
+    'Anon may open a session and nothing else. The origin is the request''s own.'
   ),
   (
     'keylatch_internal.take_import',
     'An import brings hashes, and no role but the owner may name that column.'
   ),
   (
-    'keylatch_internal.claim_foreign_key',
-    'Who may resolve keys proves one here, and nobody else writes or reads a hash.'
+    'keylatch_internal.upgrade_legacy_key',
+    'A service that resolves keys reads no hash and inserts no key.'
   ),
   (
-    'keylatch_internal.add_usage',
-    'Whoever may resolve keys may count their use, and write nothing else.'
+    'keylatch_internal.verify_checkpoints',
+    'A checkpoint seals the events of all workspaces. It tells counts and digests. '
+    'Stable, so that all of it sees one snapshot: a seal_events meanwhile does not look '
+    'like a gap.'
   )
 )
 

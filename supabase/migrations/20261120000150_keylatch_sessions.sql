@@ -11,7 +11,8 @@ insert into keylatch_internal.errors (slug, code, hint) values
 ('invalid_session', 'PT401', 'Let the page open a new session.'),
 ('session_not_found', 'PT404', 'Let the page of the visitor open a new session.'),
 ('subject_is_final', 'PT409', 'Let the page open a new session for another visitor.'),
-('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.');
+('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.')
+on conflict do nothing;
 
 create table keylatch_internal.sessions (
   id uuid not null default pg_catalog.gen_random_uuid(),

@@ -1195,17 +1195,22 @@ begin
     returning id
   )
   select array_agg(t.id) into v_taken from taken as t;
+  -- The order in which every call locks several keys.
   for v_line in
-    select l."position", l.workspace_id, t.id is not null as is_new, case
-      when t.id is not null then t.id
-      when l.scheme in ('plaintext', 'sha256') then (
-        select k.id from keylatch_internal.keys as k where k.key_hash = decode(l.verifier, 'hex'))
-      else (select g.key_id from keylatch_internal.legacy_keys as g where g.verifier = l.verifier)
-    end as id
-    from unnest(p_lines) as l
-    left join unnest(v_taken) as t (id) on l.id = t.id
-    where l.problem is null and l.outcome is null
-    order by id, l."position"
+    select n.*
+    from (
+      select l."position", l.workspace_id, t.id is not null as is_new, case
+        when t.id is not null then t.id
+        when l.scheme in ('plaintext', 'sha256') then (
+          select k.id from keylatch_internal.keys as k where k.key_hash = decode(l.verifier, 'hex'))
+        else (select g.key_id from keylatch_internal.legacy_keys as g where g.verifier = l.verifier)
+      end as id
+      from unnest(p_lines) as l
+      left join unnest(v_taken) as t (id) on l.id = t.id
+      where l.problem is null and l.outcome is null
+    ) as n
+    left join keylatch_internal.keys as k on n.id = k.id
+    order by k.created_at, n.id, n."position"
   loop
     p_lines[v_line."position"].id := v_line.id;
     if v_line.is_new then
