@@ -37,7 +37,7 @@ from stack.tools import TESTS, pg_prove
 RESULTS = TESTS / "mutations.json"
 # These compare with a list, and go red whatever is changed: no proof of anything.
 LISTS = "grants.test.sql"
-SUITE = ["database", "security", "identity", "client", "cache", "web"]
+SUITE = ["core", "database", "modules", "security", "identity", "client", "cache", "web"]
 SUITE_LISTS = [
     "database/test_audit.py",
     "security/test_functions.py",
@@ -139,10 +139,10 @@ def seen_by_pgtap(database: Database) -> list[str]:
     return failed
 
 
-def seen_by_suite(guard: Guard) -> list[str]:
-    """Ask the tests in Python, and name the first ones that failed."""
+def seen_by_suite(guard: Guard, paths: list[str]) -> list[str]:
+    """Ask the tests in Python below these paths, and name the first ones that failed."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-m", "not one_server", *SUITE]
+        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-m", "not one_server", *paths]
         + [f"--ignore={path}" for path in SUITE_LISTS],
         env={**os.environ, "KEYLATCH_MUTATION": guard.removal},
         cwd=TESTS,
@@ -160,6 +160,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="guards of this kind, or whose name has this")
     parser.add_argument("--new", action="store_true", help="those that nothing is known to miss")
+    parser.add_argument(
+        "--suite", nargs="*", default=SUITE, help="tests to ask where nothing else sees it"
+    )
     options = parser.parse_args()
     known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     janitor = Janitor()
@@ -191,8 +194,8 @@ def main() -> int:
             results = progress.track(pool.map(quickly, chosen), total=len(chosen))
             red = dict(zip(chosen, results, strict=True))
     janitor.close()
-    for one in [one for one, tests in red.items() if not tests]:
-        red[one] = seen_by_suite(one)
+    for one in [one for one, tests in red.items() if not tests and options.suite]:
+        red[one] = seen_by_suite(one, options.suite)
     now = {f"{one.kind}: {one.name}": tests for one, tests in red.items()}
     names = {f"{one.kind}: {one.name}" for one in found}
     kept = {name: tests for name, tests in {**known, **now}.items() if name in names}

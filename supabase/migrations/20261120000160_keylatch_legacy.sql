@@ -1197,7 +1197,7 @@ begin
   select array_agg(t.id) into v_taken from taken as t;
   -- The order in which every call locks several keys.
   for v_line in
-    select n.*
+    select n.*, k.workspace_id = n.workspace_id as is_ours
     from (
       select l."position", l.workspace_id, t.id is not null as is_new, case
         when t.id is not null then t.id
@@ -1215,11 +1215,7 @@ begin
     p_lines[v_line."position"].id := v_line.id;
     if v_line.is_new then
       p_lines[v_line."position"].outcome := 'imported';
-    elsif exists (
-      select from keylatch_internal.keys as k
-      where k.id = v_line.id and k.workspace_id = v_line.workspace_id
-    )
-    then
+    elsif v_line.is_ours then
       p_lines[v_line."position"] := keylatch_internal.move_line(
         p_lines[v_line."position"], 'keylatch_internal.keys'
       );

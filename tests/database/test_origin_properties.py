@@ -222,7 +222,7 @@ BROKEN: tuple[tuple[str, str, str, Callable[[Connection], Wrong]], ...] = (
     ),
     (CHECK, "lower(btrim(", "(btrim(", repaired_wrongly),
     (CHECK, "([^/?#@]*@)?", "()", repaired_wrongly),
-    (CHECK, ":0*80", ":80", repaired_wrongly),
+    (CHECK, ":80$|", ":81$|", repaired_wrongly),
     (CHECK, "'[.]?(:", "'(:", repaired_wrongly),
 )
 
