@@ -144,7 +144,7 @@ begin
     v_guess := case when v_guess ~ '^[a-z0-9.*-]+[.]' then 'https://' || v_guess else v_guess end;
     v_guess := regexp_replace(v_guess, '^([a-z-]+://)([^/?#@]*@)?([^/?#]*).*$', E'\\1\\3');
     v_guess := regexp_replace(v_guess, '[.]?(:[0-9*]*)?$', E'\\1');
-    v_guess := regexp_replace(v_guess, '^(http://.*):0*80$|^(https://.*):0*443$|:$', E'\\1\\2');
+    v_guess := regexp_replace(v_guess, '^(http://.*):80$|^(https://.*):443$|:$', E'\\1\\2');
     return array[
       format('allowed_origins[%s] is %s.', array_position(p_origins, v_entry), case
         when keylatch_internal.is_origin_entry(v_entry, 'test') then 'for test keys only'
