@@ -112,7 +112,7 @@ begin
     inner join pg_catalog.pg_attribute as a on a.attrelid = t.name::regclass
     inner join pg_catalog.pg_attribute as k
       on k.attrelid = t.source::regclass and a.attname = k.attname
-    where k.attnum > 0
+    where pg_catalog.col_description(k.attrelid, k.attnum) is not null
     order by t.place
   loop
     execute format(

@@ -82,7 +82,8 @@ def test_a_sound_database_answers_that_it_is(world: World) -> None:
         "unused_secrets",
     ):
         assert ask(world, name) == []
-    assert {row["state"] for row in ask(world, "triggers")} == {"always", "origin"}
+    states = {row["state"] for row in ask(world, "triggers")}
+    assert states == {"always", "origin", "replication mode"}
     assert {row["is_intact"] for row in ask(world, "events")} == {True}
     assert {row["role_name"] for row in ask(world, "executables")} == {
         "anon",
@@ -133,7 +134,7 @@ def test_every_guarding_trigger_that_does_not_fire_shows(
 ) -> None:
     guards = [row for row in ask(world, "triggers") if row["state"] == "always"]
     guards = [row for row in guards if row["table_name"].startswith("keylatch_internal.")]
-    assert len(guards) == 14
+    assert len(guards) == 17
     for row in guards:
         text = statement.format(table=row["table_name"], trigger=row["trigger_name"])
         world.owner.execute(text.encode())
@@ -230,7 +231,7 @@ def test_what_needs_somebody_to_act_shows(world: World) -> None:
     assert len(ask(world, "endless_keys")) == 3
     world.owner.execute("update keylatch.workspace_membership set role = 'member'")
     (row,) = ask(world, "workspaces_without_admin")
-    assert (row["living_keys"], row["members"]) == (4, 2)
+    assert (row["active_keys"], row["members"]) == (4, 2)
     world.owner.execute("alter table keylatch.workspaces disable trigger user")
     world.owner.execute("delete from keylatch.workspaces")
     assert len(ask(world, "orphaned_keys")) == 4
@@ -240,8 +241,7 @@ def test_a_revocation_shows_with_who_and_why(world: World) -> None:
     key, _ = world.issue()
     world.session().execute(REVOKE, [key, False])
     (row,) = ask(world, "revocations")
-    assert (row["key_id"], row["user_id"], row["reason"]) == (key, People.alice, "leaked")
-    assert row["acted_as"] == "authenticated by authenticator"
+    assert (row["key_id"], row["revoked_by"], row["reason"]) == (key, People.alice, "leaked")
 
 
 def test_keys_are_counted_by_status(world: World) -> None:

@@ -52,7 +52,7 @@ def doctor(
     against: Against = None,
     as_json: Json = False,
 ) -> None:
-    """Look an installation over and name what is not as it should be.
+    """Compare an installation with what was shipped.
 
     It reads a database, best as its owner: what another user may not see is named as not checked.
     With a project it also compares what the API serves. The exit code is 1 if there is an error;

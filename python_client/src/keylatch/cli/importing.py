@@ -55,7 +55,7 @@ def import_(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Import the keys of another system, in plaintext or as hashes.
+    """Import the keys of another system, plain or hashed.
 
     For the service key. A line has workspace_id and key, or hash with alg (sha256,
     pbkdf2_sha256, django, bcrypt), and further fields such as label, scopes, allowed_origins,

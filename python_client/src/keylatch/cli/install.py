@@ -82,7 +82,7 @@ def install(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Write keylatch into a Supabase project as one migration, for its next push.
+    """Write keylatch into a Supabase project, as one migration.
 
     By default the migration has the core and the module events. Run it again to add modules with
     --with, and after an update of keylatch: one more file upgrades what is there.
@@ -126,7 +126,7 @@ def sql(
     tenancy: TenancyOption = None,
     db_url: DbUrl = None,
 ) -> None:
-    """Print what install would write, for psql: keylatch sql --tenancy own | psql -1.
+    """Print what install would write: keylatch sql | psql -1.
 
     With --db-url print only what that database lacks.
     """
@@ -167,7 +167,7 @@ def apply(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Apply to a database what install would write, in one transaction.
+    """Apply to a database what install would write.
 
     For a plain PostgreSQL, or a database that the Supabase CLI does not manage. Run it again to
     add modules with --with, and after an update of keylatch. A superuser applies as the owner of
