@@ -1,6 +1,7 @@
 """What two sessions can do to each other is a table, and the table is what the database does."""
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,11 +11,12 @@ from stack import Database, People
 TABLE: dict[str, dict[str, object]] = json.loads(FILE.read_text()) if FILE.exists() else {}
 
 
-def cases() -> list[tuple[str, str, str, dict[str, object]]]:
-    return [
-        (*name.split(" | ")[0].rsplit(", ", 1), name.split(" | ")[1], result)
-        for name, result in TABLE.items()
-    ]  # type: ignore[misc]
+def cases() -> Iterator[tuple[str, str, str, dict[str, object]]]:
+    """First call, how it ends, second call, and what came of it."""
+    for name, result in TABLE.items():
+        first, second = name.split(" | ")
+        call, how = first.rsplit(", ", 1)
+        yield call, how, second, result
 
 
 def test_the_table_is_what_two_sessions_do(database: Database, people: People) -> None:

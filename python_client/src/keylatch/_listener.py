@@ -89,7 +89,8 @@ async def _heartbeat(connection: psycopg.AsyncConnection[Any], cache: Cache) -> 
         raise
     if row is None:
         raise TimeoutError
-    return Heartbeat(*row[:3], writers=None if row[3] is None else frozenset(row[3]))
+    server_time, left_out, place, writers = row
+    return Heartbeat(server_time, left_out, place, None if writers is None else frozenset(writers))
 
 
 async def _connect(conninfo: str) -> psycopg.AsyncConnection[Any]:
