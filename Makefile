@@ -60,8 +60,9 @@ audit: setup ## ask the stack that is up, or $DATABASE_URL, every question of sq
 reference: setup ## write sql/REFERENCE.md from the comments of the migrations
 	@$(PYTHON) tests/reference.py
 
-manifest: setup ## write what `keylatch doctor` compares with, from the migrations
+manifest: setup ## write what `keylatch doctor` and `keylatch audit` compare with
 	@$(PYTHON) tests/manifest.py
+	@$(PYTHON) tests/access.py
 
 types: setup ## write supabase/types/keylatch.ts, the API as TypeScript types
 	@$(PYTHON) tests/typescript.py

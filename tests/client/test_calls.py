@@ -9,7 +9,7 @@ import pytest
 from client.world import Clients, World
 from keylatch import Keylatch, Secret, fingerprint, hash_key, parse_key
 from keylatch.errors import KeyNotFound, UnexpectedAnswer, UnreadableRow
-from keylatch.models import Key, KeyUsage
+from keylatch.models import Key
 
 SITE = "https://client.example"
 ActAs = Callable[[str], Keylatch]
@@ -299,40 +299,6 @@ def test_retire_workspace_revokes_a_bounded_number_of_keys_until_none_is_left(
     second = service.retire_workspace(str(workspace), limit=2)
     assert (second.revoked, second.is_done) == (1, True)
     assert all(row["revoked_at"] for row in world.rows(*made).values())
-
-
-def test_events_come_in_pages_the_newest_first_and_their_seal_is_verified(
-    kl: Keylatch, act_as: ActAs, world: World
-) -> None:
-    issued = kl.issue(world.people.a, label="before")
-    kl.revoke(issued.id, reason="leaked")
-    (newest,) = kl.events(world.people.a, limit=1)
-    assert (newest.event, newest.key_id, newest.reason) == ("revoked", issued.id, "leaked")
-    assert newest.user_id == world.people.alice
-    (before,) = kl.events(world.people.a, after=newest.id, limit=1)
-    assert (before.event, before.key_id) == ("issued", issued.id)
-    assert before.changes["label"] == {"new": "before"}
-
-    service = act_as("service_role")
-    assert service.seal_events(limit=100_000).is_done
-    assert kl.events(world.people.a, limit=1)[0].checkpoint is not None
-    found = kl.verify_events(limit=1000)
-    assert (found.is_intact, found.unsealed, found.next_checkpoint) == (True, 0, None)
-    assert found.digest
-
-
-def test_uses_and_refusals_are_reported_and_read(kl: Keylatch, act_as: ActAs, world: World) -> None:
-    issued, now = kl.issue(world.people.a, kind="secret"), datetime.now(UTC)
-    assert kl.usage(issued.id) is None
-    uses = [KeyUsage(key_id=issued.id, uses=3, last_used_at=now)]
-    service = act_as("keylatch_resolver")
-    assert service.record_usage(uses, refusals={issued.id: {"expired": 2}}) == frozenset()
-    assert service.record_usage([], refusals={issued.id: {"expired": 1}}) == frozenset()
-    assert kl.usage(issued.id) == uses[0]
-    refusals = world.owner.execute(
-        "select verdict, refusals from keylatch.key_refusals where key_id = %s", [issued.id]
-    ).fetchall()
-    assert refusals == [("expired", 3)]
 
 
 @pytest.mark.parametrize("value", ["[" * 1500 + "]" * 1500, "9" * 5000], ids=["nested", "digits"])

@@ -95,6 +95,7 @@ def test_the_recipe_for_a_first_key_is_noted_and_no_damage(
     assert "sql/recipes/first_key.sql" in report.findings[0].why
 
 
+@pytest.mark.one_server  # pg_dump reads servers up to its own version
 def test_a_database_that_was_dumped_and_restored_is_whole(
     server: Cluster, database: Database, people: People
 ) -> None:
