@@ -38,7 +38,7 @@ returns text language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_random bytea;
-  v_body bytea := '';
+  v_body bytea := ''::bytea;
   v_key text;
 begin
   while octet_length(v_body) < 30 loop

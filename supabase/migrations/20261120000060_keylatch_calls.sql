@@ -217,7 +217,7 @@ returns keylatch.issued_keys language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_label text;
-  v_issued keylatch.issued_key[] := '{}';
+  v_issued keylatch.issued_key[] := '{}'::keylatch.issued_key[];
 begin
   if issue_keys.labels is null or cardinality(issue_keys.labels) > 100000 then
     perform keylatch_internal.refuse(
@@ -315,7 +315,7 @@ declare
   v_result keylatch.revocation;
   v_id uuid;
   v_next uuid := revoke_key.key_id;
-  v_revoked uuid[] := '{}';
+  v_revoked uuid[] := '{}'::uuid[];
 begin
   if not coalesce(revoke_key.cascade, false) then
     update keylatch.keys as k set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason

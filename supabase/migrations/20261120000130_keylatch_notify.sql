@@ -214,15 +214,17 @@ declare
   v_result keylatch.replica_wait;
   v_problem constant text[] := case
     when p_seconds is null or p_seconds not between 0 and 60
-      then '{timeout must be from 0 to 1 minute.,Leave it out for 10 seconds.}'
+      then array['timeout must be from 0 to 1 minute.', 'Leave it out for 10 seconds.']
     when pg_is_in_recovery()
-      then '{The server is a replica.,Call wait_for_replicas on the primary.}'
+      then array['The server is a replica.', 'Call wait_for_replicas on the primary.']
     when current_setting('synchronous_standby_names') = ''
-      then '{There is no synchronous standby.,Set synchronous_standby_names on the primary.}'
+      then array['There is no synchronous standby.', 'Set synchronous_standby_names on the primary.']
     when pg_current_xact_id_if_assigned() is not null
-      then '{The transaction has changed something.,Commit before you call wait_for_replicas.}'
+      then array[
+        'The transaction has changed something.', 'Commit before you call wait_for_replicas.'
+      ]
     when not pg_has_role('pg_read_all_stats', 'usage')
-      then '{The owner of keylatch cannot see replicas.,Grant pg_monitor to the owner.}'
+      then array['The owner of keylatch cannot see replicas.', 'Grant pg_monitor to the owner.']
   end;
 begin
   if v_problem is not null then

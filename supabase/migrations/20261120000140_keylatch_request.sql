@@ -60,7 +60,7 @@ begin
   end if;
   perform keylatch_internal.require_one_identity(v_identity is not null);
   select k.workspace_id, k.key_id, k.scopes, k.metadata
-  into v_identity
+  into v_identity.workspace_id, v_identity.key_id, v_identity.scopes, v_identity.metadata
   from keylatch.resolve_key(v_key, v_headers ->> 'origin') as k;
   if not found then
     perform keylatch_internal.refuse(

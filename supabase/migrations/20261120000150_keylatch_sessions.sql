@@ -600,7 +600,8 @@ declare
   v_result keylatch.session_ending;
   v_workspace_id uuid;
 begin
-  select r.id, r.revoked_at, r.already_revoked into v_result
+  select r.id, r.revoked_at, r.already_revoked
+  into v_result.id, v_result.revoked_at, v_result.already_revoked
   from keylatch.revoke_key(end_sessions.key_id, end_sessions.reason) as r;
   select k.workspace_id into v_workspace_id from keylatch.keys as k where k.id = v_result.id;
   v_result.ended := (

@@ -13,6 +13,7 @@ create table keylatch_internal.legacy_keys (
   scheme text not null,
   verifier text not null,
   starts_with text collate "C" not null default '',
+  -- squawk-ignore prefer-bigint-over-int
   rounds integer not null,
   kind text not null,
   environment text not null,
@@ -266,7 +267,9 @@ reason: up to 500 characters. Errors: key_not_found (404), invalid_argument (400
 
 create table keylatch_internal.legacy_settings (
   only_row boolean not null default true,
+  -- squawk-ignore prefer-bigint-over-int
   upgrades_per_minute integer not null default 60,
+  -- squawk-ignore prefer-bigint-over-int
   all_upgrades_per_minute integer not null default 600,
 
   constraint legacy_settings_pkey primary key (only_row),
@@ -687,7 +690,7 @@ declare
     '(Z|[+-]\\d\\d(:?\\d\\d)?))?$';
   v_fields constant text[] := '{workspace_id,key,alg,hash,hash_encoding,salt,salt_encoding,iter,'
     'starts_with,masked_key,kind,environment,label,metadata,allowed_origins,scopes,expires_at,'
-    'suspended_at,revoked_at,revoke_reason,created_at,created_by,force}';
+    'suspended_at,revoked_at,revoke_reason,created_at,created_by,force}'::text[];
 begin
   return case
     when jsonb_typeof(p_line) <> 'object' then array[
@@ -936,7 +939,7 @@ declare
   v_own constant text := '^[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[1-9A-HJ-NP-Za-km-z]{36}$';
   v_given record;
   v_line keylatch_internal.import_line;
-  v_lines keylatch_internal.import_line[] := '{}';
+  v_lines keylatch_internal.import_line[] := '{}'::keylatch_internal.import_line[];
   v_key keylatch_internal.keys;
   v_good keylatch_internal.keys;
   v_form text[];

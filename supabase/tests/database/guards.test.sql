@@ -1,0 +1,173 @@
+-- The guards of the tenancy and the modules that no call can reach: each tried by the owner's hand.
+begin;
+\ir people.psql
+select plan(27);
+
+create function pg_temp.wait(
+  p_id uuid, p_verifier text, p_scheme text default 'sha256', p_upgraded_at timestamptz default null
+) returns void language sql as
+$$
+  insert into keylatch_internal.legacy_keys (
+    id, workspace_id, scheme, verifier, rounds, kind, environment, label, metadata,
+    allowed_origins, scopes, created_at, imported_at, upgraded_at
+  )
+  values (
+    p_id, pg_temp.a(), p_scheme, p_verifier, 1, 'publishable', 'live', '', '{}', '{}', '{}',
+    now(), now(), p_upgraded_at
+  );
+$$;
+create function pg_temp.open(p_id uuid, p_token text) returns void language sql as
+$$
+  insert into keylatch_internal.sessions (
+    id, token_hash, workspace_id, key_id, origin, created_at, expires_at
+  )
+  values (
+    p_id, sha256(p_token::bytea), pg_temp.a(), p_id, 'https://a.example', now(),
+    now() + interval '1 hour'
+  );
+$$;
+create function pg_temp.seal(p_number bigint) returns void language sql as
+$$
+  insert into keylatch_internal.key_event_checkpoints (number, events, previous, digest, sealed_at)
+  values (p_number, 1, '', sha256('x'), now());
+$$;
+
+-- One row each, which the guards are tried against.
+select pg_temp.wait(pg_temp.a(), 'first');
+alter table keylatch_internal.sessions disable trigger user;
+select pg_temp.open(pg_temp.a(), 'first');
+select pg_temp.seal(1000000);
+insert into keylatch_internal.session_endings (workspace_id, key_id)
+values (pg_temp.a(), pg_temp.a());
+insert into keylatch_internal.rate_limits (id, key_id, taken_at)
+values (pg_temp.a(), pg_temp.a(), '2026-01-01');
+insert into keylatch_internal.legacy_attempts (workspace_id) values (pg_temp.a());
+insert into keylatch_internal.legacy_settings default values on conflict do nothing;
+insert into keylatch_internal.session_limits default values on conflict do nothing;
+set local session_replication_role = replica;
+insert into keylatch_internal.key_events (
+  id, workspace_id, key_id, event, occurred_at, role, login, changes
+)
+values (pg_temp.a(), pg_temp.a(), pg_temp.a(), 'issued', now(), 'x', 'x', '{}');
+
+select throws_ok(v.statement, '23514', null, v.promise)
+from (
+  values
+  (
+    'insert into keylatch.workspace_membership (workspace_id, user_id, role)
+    values (pg_temp.a(), pg_temp.user_id(''stranger''), ''owner'')',
+    'a role is admin or member'
+  ),
+  ('insert into keylatch.workspaces (name) values ('''')', 'a workspace has a name'),
+  ('select pg_temp.wait(pg_temp.b(), ''second'', ''md5'')', 'a waiting key has a known scheme'),
+  (
+    'select pg_temp.wait(pg_temp.b(), ''second'', ''sha256'', now())',
+    'an upgraded key names the key that it became'
+  ),
+  (
+    'insert into keylatch_internal.legacy_settings (only_row) values (false)',
+    'the settings of old keys are one row'
+  ),
+  (
+    'update keylatch_internal.legacy_settings set upgrades_per_minute = 0',
+    'a limit on upgrades is at least one'
+  ),
+  (
+    'insert into keylatch_internal.session_limits (only_row) values (false)',
+    'the limits of sessions are one row'
+  ),
+  (
+    'update keylatch_internal.session_limits set sessions_per_minute = 0',
+    'a limit on sessions is at least one'
+  ),
+  (
+    'update keylatch_internal.session_limits set trusted_address_header = ''X Y''',
+    'a trusted header is the name of a header'
+  )
+) as v (statement, promise);
+
+select throws_ok(v.statement, '23505', null, v.promise)
+from (
+  values
+  (
+    'insert into keylatch.workspace_membership (workspace_id, user_id, role)
+    values (pg_temp.a(), pg_temp.user_id(''alice''), ''member'')',
+    'a user has one role in a workspace'
+  ),
+  ('select pg_temp.seal(1000000)', 'a checkpoint has a number of its own'),
+  (
+    'insert into keylatch_internal.key_events (
+      id, workspace_id, key_id, event, occurred_at, role, login, changes
+    )
+    select id, workspace_id, key_id, event, occurred_at, role, login, changes
+    from keylatch_internal.key_events where id = pg_temp.a()',
+    'an event is there once'
+  ),
+  ('select pg_temp.wait(pg_temp.a(), ''second'')', 'a waiting key has an id of its own'),
+  ('select pg_temp.wait(pg_temp.b(), ''first'')', 'a hash waits once'),
+  (
+    'insert into keylatch_internal.legacy_settings default values',
+    'old keys have one row of settings'
+  ),
+  (
+    'insert into keylatch_internal.rate_limits (id, key_id, taken_at)
+    values (pg_temp.a(), pg_temp.a(), ''2026-01-01'')',
+    'an opening is counted once'
+  ),
+  (
+    'insert into keylatch_internal.session_endings (workspace_id, key_id)
+    values (pg_temp.a(), pg_temp.a())',
+    'the sessions of a key are ended once'
+  ),
+  (
+    'insert into keylatch_internal.session_limits default values',
+    'sessions have one row of limits'
+  ),
+  ('select pg_temp.open(pg_temp.a(), ''second'')', 'a session has an id of its own'),
+  ('select pg_temp.open(pg_temp.b(), ''first'')', 'a token opens one session')
+) as v (statement, promise);
+set local session_replication_role = origin;
+
+-- What a grant by mistake would show: nothing, since no policy lets a row through.
+create function pg_temp.shown(p_table text) returns bigint language plpgsql as
+$$
+declare
+  v_there bigint;
+  v_shown bigint;
+begin
+  execute format('grant select on %s to authenticated', p_table);
+  execute format('select count(*) from %s', p_table) into v_there;
+  perform set_config('role', 'authenticated', true);
+  execute format('select count(*) from %s', p_table) into v_shown;
+  perform set_config('role', 'none', true);
+  return case when v_there > 0 then v_shown end;
+end
+$$;
+select is(
+  pg_temp.shown(v.name), 0::bigint, format('a grant alone shows nothing of %s', v.name)
+)
+from (
+  values
+  ('keylatch_internal.key_event_checkpoints'), ('keylatch_internal.legacy_attempts'),
+  ('keylatch_internal.legacy_settings'), ('keylatch_internal.rate_limits'),
+  ('keylatch_internal.session_limits')
+) as v (name);
+
+-- A statement without a condition asks the update policy alone.
+select set_config(
+  'request.jwt.claims', json_build_object('sub', pg_temp.user_id('bob'))::text, true
+);
+set local role authenticated;
+update keylatch_internal.legacy_keys set revoked_at = now();
+reset role;
+select is(
+  (select g.revoked_at from keylatch_internal.legacy_keys as g where g.id = pg_temp.a()), null,
+  'an admin of another workspace revokes no waiting key'
+);
+select ok(
+  has_column_privilege('authenticated', 'keylatch_internal.legacy_keys', 'revoked_at', 'update'),
+  'and it is the policy that keeps them from it'
+);
+
+select * from finish();
+rollback;
