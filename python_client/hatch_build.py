@@ -5,7 +5,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_MODULES = "src/keylatch/sql/modules.toml"
+_MODULES = "src/keylatch_cli/sql/modules.toml"
 
 
 class LinkedFiles(BuildHookInterface[Any]):

@@ -54,7 +54,7 @@ def container(server: Cluster) -> "Container":
 def template(server: Cluster) -> str:
     """The name of a database with the platform, all migrations and pgTAP; it must stay unused.
 
-    `KEYLATCH_ONLY=core` leaves the modules out, for what is said of the core. tests/mutations.py
+    `KEYLATCH_ONLY=core` leaves the modules out, for what is said of the core. tools/mutations.py
     lets it lack a guard.
     """
     only_core = os.environ.get("KEYLATCH_ONLY") == "core"

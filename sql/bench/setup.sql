@@ -1,5 +1,5 @@
 -- What the benchmark adds to a database of its own that has keylatch: keys by the million, and the
--- ways by which people resolve keys without it. :keys is how many. Run by tests/bench.py.
+-- ways by which people resolve keys without it. :keys is how many. Run by tests/bench/resolving.py.
 
 -- Filled as a restore would be: rows first, then the constraints and indexes again, as they were.
 create temporary table dropped as

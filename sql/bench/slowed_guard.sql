@@ -1,5 +1,5 @@
 -- resolve_key with one of its guards slowed, to see that the figures move:
---   make bench BENCH_ARGS='--keys 10000 --also sql/bench/slowed_guard.sql'
+--   make bench ARGS='--keys 10000 --also sql/bench/slowed_guard.sql'
 
 create function keylatch.bench_slowly(answer boolean)
 returns boolean

@@ -7,7 +7,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from keylatch._cache import ANY_KEY, Cache, Heartbeat, Question, mark_of, steady_clock
+from keylatch.cached.memory import ANY_KEY, Cache, Heartbeat, Question, mark_of
+from keylatch.clock import steady_clock
 from keylatch.models import ReadOnlyDict, ReplayPosition, ResolvedKey
 
 pytestmark = pytest.mark.one_server

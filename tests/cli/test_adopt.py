@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from cli.program import Program
-from keylatch.adoption import Adoption
+from keylatch_cli.adopt.adoption import Adoption
 from stack import Database
 from stack.cluster import SUPERUSER
 

@@ -12,9 +12,9 @@ from playwright.sync_api import Browser, Page
 from cli.program import Program
 from cli.world import World
 from identity.page import open_browser
-from keylatch.apply import apply
-from keylatch.audit import ACTORS, OUTCOMES, expectations
-from keylatch.migrations import Choice, Tenancy
+from keylatch_cli.audit.matrix import ACTORS, OUTCOMES, expectations
+from keylatch_cli.install.apply import apply
+from keylatch_cli.install.migrations import Choice, Tenancy
 from stack import Cluster, Database, People
 from stack.modules import module_names
 

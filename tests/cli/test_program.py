@@ -7,7 +7,7 @@ import pytest
 
 import keylatch
 from cli.program import SCRIPT, Program
-from keylatch.cli.output import EXIT_CODES
+from keylatch_cli.output import EXIT_CODES
 
 pytestmark = pytest.mark.one_server
 
@@ -100,7 +100,7 @@ def test_no_library_is_loaded_before_there_is_work_for_it(
 def test_a_library_that_is_not_there_is_named_with_the_command_that_installs_it(
     program: Program, missing: str, variables: dict[str, str]
 ) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; from keylatch.cli import main; main()"
+    code = f"import sys; sys.modules[{missing!r}] = None; from keylatch_cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "list", "x"],
         **program.having(**variables).surroundings(),

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keylatch.cli.times import parse_duration, parse_time
 from keylatch.errors import InvalidArgument
+from keylatch_cli.keys.times import parse_duration, parse_time
 
 pytestmark = pytest.mark.one_server
 

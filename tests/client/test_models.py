@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from client.vectors import SECRET
 from keylatch import Secret, models
-from keylatch._rows import read_all, read_one, read_optional
 from keylatch.errors import KeylatchError, NotInstalled, UnexpectedAnswer, UnreadableRow
 from keylatch.models import (
     EventVerification,
@@ -38,6 +37,7 @@ from keylatch.models import (
     SessionEnding,
     SessionPruning,
 )
+from keylatch.rows import read_all, read_one, read_optional
 from keylatch.transports import as_rows, plain, read_json
 
 pytestmark = pytest.mark.one_server

@@ -10,7 +10,7 @@ import postgrest
 import psycopg
 import pytest
 
-from keylatch import Keylatch, _calls
+from keylatch import Keylatch, calls
 from keylatch.errors import KeylatchError, NotInstalled
 from stack import Database, Janitor, Rest, Tokens, migrations, module_names
 
@@ -63,13 +63,13 @@ def made_by(*modules: str) -> set[str]:
 
 def test_each_call_belongs_to_the_module_whose_migration_makes_it() -> None:
     core, names = made_by(), set(module_names())
-    assert set(_calls.MODULE_OF.values()) == names - {"request"}, "request has no call of a client"
-    for function, module in _calls.MODULE_OF.items():
+    assert set(calls.MODULE_OF.values()) == names - {"request"}, "request has no call of a client"
+    for function, module in calls.MODULE_OF.items():
         assert function in made_by(module) - core, f"{function} is not made by {module}"
 
 
 def test_every_method_reaches_the_core_or_a_call_of_the_table() -> None:
-    assert CALLS.keys() == _calls.MODULE_OF.keys()
+    assert CALLS.keys() == calls.MODULE_OF.keys()
     core = made_by()
     for function, call in CALLS.items():
         with pytest.raises(AskedFor, match=f"^{function}$"):
@@ -114,7 +114,7 @@ def test_a_call_of_a_missing_module_names_the_module_and_the_command(
         ):
             assert kl.installation().modules == ()
             for function, call in CALLS.items():
-                module = _calls.MODULE_OF[function]
+                module = calls.MODULE_OF[function]
                 with pytest.raises(KeylatchError) as caught:
                     call(kl)
                 error = caught.value

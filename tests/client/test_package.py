@@ -12,7 +12,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 import keylatch
-from keylatch import AsyncKeylatch, Keylatch, _calls
+from keylatch import AsyncKeylatch, Keylatch, calls
 from keylatch.transports import is_one_of
 
 pytestmark = pytest.mark.one_server
@@ -134,7 +134,7 @@ def test_a_text_describes_every_parameter_what_comes_back_and_its_source(name: s
     source |= {name: f"{name}_key" for name in ("unsuspend", "resolve", "explain")}
     assert f"`keylatch.{source.get(name, name)}`" in text.partition("Returns:")[2]
     described = {"list": "list_keys"}.get(name, name)
-    call = str(get_type_hints(getattr(_calls, described))["return"])
+    call = str(get_type_hints(getattr(calls, described))["return"])
     given = get_type_hints(method)["return"]
     shown = given.__name__ if isinstance(given, type) and not get_args(given) else str(given)
     assert call.endswith(f"{shown}]"), "the method gives what its call describes"
@@ -143,3 +143,9 @@ def test_a_text_describes_every_parameter_what_comes_back_and_its_source(name: s
 def test_a_value_is_recognised_by_module_and_class_alone() -> None:
     assert is_one_of(Path(), "nothing.Nothing", "pathlib.Path")
     assert not is_one_of(Path(), "pathlib.Nothing", "nothing.Path", "pathlib.__doc__")
+
+
+def test_the_client_imports_no_tool() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")]
+    assert len(sources) > 15
+    assert not [text for text in sources if "keylatch_cli" in text]

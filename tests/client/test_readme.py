@@ -47,7 +47,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(
 def test_the_readme_has_every_command_and_exit_code_of_the_program() -> None:
     import typer
 
-    from keylatch.cli.app import app
+    from keylatch_cli.app import app
 
     for command in typer.main.get_group(app).commands:
         assert re.search(rf"`{command}`|keylatch {command}", README), command

@@ -1,4 +1,4 @@
-"""The examples of keys that Python and SQL must agree on, from `tests/vectors.json`."""
+"""The examples of keys that Python and SQL must agree on, from `tests/client/vectors.json`."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ class TextVector(TypedDict):
     hash: str
 
 
-_content = json.loads((Path(__file__).parents[1] / "vectors.json").read_text(encoding="utf-8"))
+_content = json.loads((Path(__file__).parent / "vectors.json").read_text(encoding="utf-8"))
 KEYS: list[KeyVector] = _content["keys"]
 TEXTS: list[TextVector] = _content["texts"]
 """All hold characters that UTF-8 can carry."""

@@ -1,9 +1,9 @@
 """What two sessions can do to each other: each pair of calls, one of them held open.
 
-`python tests/core/interleavings.py` writes the table of outcomes, interleavings.json; a test makes
-it anew and compares. The scene of each case is a workspace of its own with a key, its successor
-(both resolve: a grace), and an imported key that waits for its first use. The first session makes
-its call and stays open; the second makes its call, and waits or does not; then the first commits,
+`python -m core.interleavings`, run in tests, writes the table of outcomes, interleavings.json; a
+test makes it anew and compares. The scene of each case is a workspace of its own with a key, its
+successor (both resolve: a grace), and an imported key that waits for its first use. The first
+session makes its call and stays open; the second makes its call, and waits or does not; then the first commits,
 or rolls back, and the second ends.
 """
 
@@ -20,8 +20,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from stack import Database, People, Server, Tokens
 from stack.database import make_template

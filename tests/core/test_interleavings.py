@@ -23,7 +23,7 @@ def test_the_table_is_what_two_sessions_do(database: Database, people: People) -
     assert people
     found = dict(outcomes(database))
     different = {name: one for name, one in found.items() if one != TABLE.get(name)}
-    assert different == {}, "if it is meant: python tests/core/interleavings.py"
+    assert different == {}, "if it is meant: cd tests && ../.venv/bin/python -m core.interleavings"
     assert written(found) == FILE.read_text()
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import psycopg
 import pytest
 
-import audit
 from database.racing import ISSUE, REVOKE, World
 from stack import Database, People, run_supabase
 from stack.tools import ROOT, MissingTool
+from tools import audit
 
 QUESTIONS = {question.path.stem: question for question in audit.questions()}
 

@@ -5,8 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from manifest import FILE, manifest
 from stack import Cluster, Database
+from tools.manifest import FILE, manifest
 
 
 @pytest.fixture
@@ -21,4 +21,4 @@ def bare(server: Cluster) -> Iterator[Database]:
 def current_manifest(server: Cluster) -> None:
     """Say it once where it is out of date, instead of finding damage in every test."""
     if manifest(server) != FILE.read_text():
-        pytest.fail("manifest.json is not what the migrations install; run: make manifest")
+        pytest.fail("manifest.json is not what the migrations install; run: make generate")

@@ -5,7 +5,8 @@ from typing import Any
 
 import psycopg
 
-from keylatch.doctor import Finding, Report, examine
+from keylatch_cli.doctor.examination import examine
+from keylatch_cli.doctor.report import Finding, Report
 from stack import Database
 
 ISSUE = "select id from keylatch.issue_key(%s, %s, allowed_origins => %s)"

@@ -9,7 +9,7 @@ import pytest
 from postgrest import SyncPostgrestClient
 
 from doctor.patient import examined, only, run, told
-from keylatch.doctor import Report
+from keylatch_cli.doctor.report import Report
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 from stack.gateway import Gateway
 from stack.ports import free_port

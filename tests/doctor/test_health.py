@@ -9,8 +9,8 @@ import pytest
 
 from database.fingerprint import fingerprint
 from doctor.patient import examined, run, told
-from keylatch.apply import apply
-from keylatch.migrations import Choice, shipped
+from keylatch_cli.install.apply import apply
+from keylatch_cli.install.migrations import Choice, shipped
 from stack import Cluster, Database, People
 from stack.checks import libpq
 from stack.tools import ROOT, MissingTool

@@ -9,8 +9,9 @@ import psycopg
 import pytest
 
 from doctor.patient import examined, only, run, told
-from keylatch.doctor import Report, identity
 from keylatch.models import Installation
+from keylatch_cli.doctor import identity
+from keylatch_cli.doctor.report import Report
 from stack import Cluster, Database, Janitor, People, Server
 from stack.database import make_template
 from stack.standby import Standby

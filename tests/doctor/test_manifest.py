@@ -7,12 +7,12 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from keylatch.apply import apply
-from keylatch.doctor.catalog import Entry, Name, read_catalog, read_manifest
-from keylatch.migrations import Choice, Tenancy, shipped
-from manifest import FILE, manifest
+from keylatch_cli.doctor.catalog import Entry, Name, read_catalog, read_manifest
+from keylatch_cli.install.apply import apply
+from keylatch_cli.install.migrations import Choice, Tenancy, shipped
 from stack import Cluster, Database
 from stack.modules import module_names
+from tools.manifest import FILE, manifest
 
 # What PostgreSQL counts to a schema, but for what comes with a table: its row type, and that of its
 # arrays.
@@ -33,7 +33,7 @@ where d.refclassid = 'pg_namespace'::regclass
 
 
 def test_it_is_what_the_migrations_install_on_this_server(server: Cluster) -> None:
-    assert manifest(server) == FILE.read_text(), "run: make manifest"
+    assert manifest(server) == FILE.read_text(), "run: make generate"
 
 
 @pytest.mark.one_server

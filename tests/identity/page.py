@@ -11,7 +11,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 
 from stack.tools import chromium
-from typescript import PAGE, compile_page
+from tools.typescript import PAGE, compile_page
 
 
 class _Files(SimpleHTTPRequestHandler):

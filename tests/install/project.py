@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from keylatch.migrations import Release, shipped
+from keylatch_cli.install.migrations import Release, shipped
 from stack.tools import ROOT, supabase_cli
 
 # Far enough ahead to be newer than all that is shipped, and than the clock.

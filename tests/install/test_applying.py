@@ -12,9 +12,9 @@ import pytest
 from cli.program import Program
 from database.fingerprint import fingerprint
 from install.project import NEXT, next_release
-from keylatch.apply import apply, read_database
 from keylatch.errors import KeylatchError
-from keylatch.migrations import Choice, Installed, Release, shipped
+from keylatch_cli.install.apply import apply, read_database
+from keylatch_cli.install.migrations import Choice, Installed, Release, shipped
 from stack import Cluster, Database, People
 from stack.checks import libpq
 from stack.tools import MissingTool

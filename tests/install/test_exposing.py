@@ -8,8 +8,8 @@ import pytest
 
 from cli.program import Program
 from install.project import Project
-from keylatch import install
-from keylatch.migrations import shipped
+from keylatch_cli.install import project as install
+from keylatch_cli.install.migrations import shipped
 from stack import Cluster, Database, Janitor, Rest, Tokens
 
 pytestmark = pytest.mark.one_server

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from database.fingerprint import SCHEMAS, access, fingerprint
-from keylatch import install
-from keylatch.migrations import Choice, shipped
+from keylatch_cli.install import project as install
+from keylatch_cli.install.migrations import Choice, shipped
 from stack import Cluster, CommandFailed, Database, push_migrations, run_supabase
 
 AT_ONCE = 20

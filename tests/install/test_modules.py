@@ -8,8 +8,8 @@ import pytest
 
 from database.fingerprint import access
 from install.project import REPOSITORY
-from keylatch.apply import apply
-from keylatch.migrations import Choice, shipped
+from keylatch_cli.install.apply import apply
+from keylatch_cli.install.migrations import Choice, shipped
 from stack import Cluster, Database
 from stack.modules import module_names
 

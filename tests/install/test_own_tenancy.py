@@ -8,8 +8,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from keylatch.apply import apply
-from keylatch.migrations import Choice, Tenancy
+from keylatch_cli.install.apply import apply
+from keylatch_cli.install.migrations import Choice, Tenancy
 from stack import Cluster, Database, People
 
 ROOT = Path(__file__).parents[2]

@@ -13,13 +13,13 @@ import pytest
 
 from cli.program import Program
 from install.project import REPOSITORY, Project
-from keylatch.migrations import shipped
+from keylatch_cli.install.migrations import shipped
 from stack.tools import ROOT
 
 pytestmark = pytest.mark.one_server
 
 PYTHON_CLIENT = ROOT / "python_client"
-# What keylatch/sql holds, and where the repository has it.
+# What keylatch_cli/sql holds, and where the repository has it.
 LINKS = {
     "adoption": ROOT / "sql/adoption",
     "migrations": REPOSITORY,
@@ -34,12 +34,13 @@ WHEEL = [*PIP, "wheel", "--no-index", "--no-deps", "--no-build-isolation"]
 
 LOADED = """
 import json, sys
-import keylatch, keylatch.migrations
+import keylatch
+from keylatch_cli.install.migrations import shipped
 loaded = {name.partition(".")[0] for name in sys.modules}
 print(json.dumps({
   "modules": sorted(loaded - sys.stdlib_module_names - {"__main__"}),
   "file": keylatch.__file__,
-  "parts": list(keylatch.migrations.shipped().parts),
+  "parts": list(shipped().parts),
 }))
 """
 
@@ -104,12 +105,14 @@ def test_the_wheel_from_the_sdist_is_the_wheel_from_the_tree(
 def test_the_wheel_holds_the_sql_and_the_license_of_the_repository(wheel: Path) -> None:
     with ZipFile(wheel) as built:
         found = {
-            name: built.read(name) for name in built.namelist() if name.startswith("keylatch/sql/")
+            name: built.read(name)
+            for name in built.namelist()
+            if name.startswith("keylatch_cli/sql/")
         }
         (license_file,) = (name for name in built.namelist() if name.endswith("licenses/LICENSE"))
         assert built.read(license_file) == (ROOT / "LICENSE").read_bytes()
     expected = {
-        f"keylatch/sql/{path.relative_to(source.parent)}": path.read_bytes()
+        f"keylatch_cli/sql/{path.relative_to(source.parent)}": path.read_bytes()
         for source in LINKS.values()
         for path in ([source] if source.is_file() else source.iterdir())
     }
@@ -124,9 +127,9 @@ def test_the_sdist_holds_files_and_no_links(sdist: Path) -> None:
 
 
 def test_the_tree_has_no_second_copy() -> None:
-    assert {path.name for path in (PYTHON_CLIENT / "src/keylatch/sql").iterdir()} == set(LINKS)
+    assert {path.name for path in (PYTHON_CLIENT / "src/keylatch_cli/sql").iterdir()} == set(LINKS)
     for name, directory in LINKS.items():
-        link = PYTHON_CLIENT / "src" / "keylatch" / "sql" / name
+        link = PYTHON_CLIENT / "src" / "keylatch_cli" / "sql" / name
         assert link.is_symlink()
         assert link.resolve() == directory
         assert not link.readlink().is_absolute()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from install.project import MORE, NEXT, REPOSITORY, next_release
 from keylatch.errors import InvalidArgument, KeylatchError
-from keylatch.migrations import (
+from keylatch_cli.install.migrations import (
     Choice,
     Header,
     Installed,

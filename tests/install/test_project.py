@@ -8,9 +8,9 @@ import pytest
 
 from cli.program import Program
 from install.project import NEXT, OWN, Project, next_release
-from keylatch import install
 from keylatch.errors import InvalidArgument, KeylatchError
-from keylatch.migrations import Choice, Tenancy, read_header, shipped
+from keylatch_cli.install import project as install
+from keylatch_cli.install.migrations import Choice, Tenancy, read_header, shipped
 
 pytestmark = pytest.mark.one_server
 

@@ -9,8 +9,9 @@ from supabase import create_client
 from cli.program import Program
 from database.fingerprint import fingerprint
 from install.project import NEXT, OWN, Project, next_release
-from keylatch import Keylatch, install
-from keylatch.migrations import own_tenancy, shipped
+from keylatch import Keylatch
+from keylatch_cli.install import project as install
+from keylatch_cli.install.migrations import own_tenancy, shipped
 from stack import (
     CommandFailed,
     Database,

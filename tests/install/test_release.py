@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from keylatch.migrations import shipped
-from release import changed_upgrades
+from keylatch_cli.install.migrations import shipped
 from stack.tools import ROOT
+from tools.release import changed_upgrades
 
 pytestmark = pytest.mark.one_server
 
@@ -57,7 +57,7 @@ class Tree:
 
     def release(self, version: str) -> tuple[int, str]:
         done = subprocess.run(
-            [sys.executable, "tests/release.py", version],
+            [sys.executable, "-m", "tools.release", version],
             cwd=self.directory,
             capture_output=True,
             text=True,
@@ -65,7 +65,9 @@ class Tree:
             env={
                 **os.environ,
                 "COLUMNS": "1000",
-                "PYTHONPATH": str(self.directory / "python_client" / "src"),
+                "PYTHONPATH": os.pathsep.join(
+                    str(self.directory / name) for name in ("python_client/src", "tests")
+                ),
             },
         )
         return done.returncode, done.stdout + done.stderr[-2000:]
@@ -123,7 +125,7 @@ def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree) -> None:
     base = tree.read(first)
     assert base.count("values ('0.1.0')") == 1
     tree.write(first, base.replace("values ('0.1.0')", "values ('0.2.0')"))
-    manifest = "python_client/src/keylatch/manifest.json"
+    manifest = "python_client/src/keylatch_cli/doctor/manifest.json"
     text = tree.read(manifest)
     assert text.count('"schema_version": "0.1.0"') == 1
     tree.write(manifest, text.replace('"schema_version": "0.1.0"', '"schema_version": "0.2.0"'))

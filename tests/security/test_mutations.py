@@ -5,8 +5,8 @@ import json
 import psycopg
 import pytest
 
-from mutations import RESULTS, Guard, guards
 from stack import Database
+from tools.mutations import RESULTS, Guard, guards
 
 KINDS = {"trigger", "policy", "row security", "check", "unique", "foreign key", "grant"}
 POLICIES = """

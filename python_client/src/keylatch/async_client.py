@@ -8,7 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from uuid import UUID
 
-from . import _calls
+from . import calls
 from .client import Keylatch, as_method
 from .errors import NotInstalled
 from .models import Revocation
@@ -27,7 +27,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def awaited(
-    describe: Callable[P, _calls.Call[T]],
+    describe: Callable[P, calls.Call[T]],
 ) -> Callable[Concatenate[AsyncKeylatch, P], Coroutine[Any, Any, T]]:
     """Make the method that makes a call and gives its answer to who awaits it."""
 
@@ -122,9 +122,9 @@ class AsyncKeylatch:
         replica = None if reads is None else AsyncPsycopgTransport(reads, claims)
         return cls(async_reading(primary, replica, max_lag))
 
-    issue = awaited(_calls.issue)
-    issue_many = awaited(_calls.issue_many)
-    rotate = awaited(_calls.rotate)
+    issue = awaited(calls.issue)
+    issue_many = awaited(calls.issue_many)
+    rotate = awaited(calls.rotate)
 
     @_documented_by(Keylatch.revoke)
     async def revoke(
@@ -135,37 +135,37 @@ class AsyncKeylatch:
         cascade: bool = False,
         wait_for_replicas: bool = False,
     ) -> Revocation:
-        wait = _calls.as_bool("wait_for_replicas", wait_for_replicas)
-        done = await self._run(_calls.revoke(key_id, reason=reason, cascade=cascade))
+        wait = calls.as_bool("wait_for_replicas", wait_for_replicas)
+        done = await self._run(calls.revoke(key_id, reason=reason, cascade=cascade))
         if wait:
             await self.wait_for_replicas()
         return done
 
-    suspend = awaited(_calls.suspend)
-    unsuspend = awaited(_calls.unsuspend)
-    list = awaited(_calls.list_keys)
-    show = awaited(_calls.show)
-    retire_workspace = awaited(_calls.retire_workspace)
-    resolve = awaited(_calls.resolve)
-    resolve_many = awaited(_calls.resolve_many)
-    explain = awaited(_calls.explain)
-    installation = awaited(_calls.installation)
-    events = awaited(_calls.events)
-    seal_events = awaited(_calls.seal_events)
-    verify_events = awaited(_calls.verify_events)
-    record_usage = awaited(_calls.record_usage)
-    usage = awaited(_calls.usage)
-    replay_position = awaited(_calls.replay_position)
-    wait_for_replicas = awaited(_calls.wait_for_replicas)
-    resolve_session = awaited(_calls.resolve_session)
-    close_session = awaited(_calls.close_session)
-    attach_subject = awaited(_calls.attach_subject)
-    prune_sessions = awaited(_calls.prune_sessions)
-    end_sessions = awaited(_calls.end_sessions)
-    import_keys = awaited(_calls.import_keys)
-    upgrade_key = awaited(_calls.upgrade_key)
-    legacy_keys = awaited(_calls.legacy_keys)
-    revoke_legacy_key = awaited(_calls.revoke_legacy_key)
+    suspend = awaited(calls.suspend)
+    unsuspend = awaited(calls.unsuspend)
+    list = awaited(calls.list_keys)
+    show = awaited(calls.show)
+    retire_workspace = awaited(calls.retire_workspace)
+    resolve = awaited(calls.resolve)
+    resolve_many = awaited(calls.resolve_many)
+    explain = awaited(calls.explain)
+    installation = awaited(calls.installation)
+    events = awaited(calls.events)
+    seal_events = awaited(calls.seal_events)
+    verify_events = awaited(calls.verify_events)
+    record_usage = awaited(calls.record_usage)
+    usage = awaited(calls.usage)
+    replay_position = awaited(calls.replay_position)
+    wait_for_replicas = awaited(calls.wait_for_replicas)
+    resolve_session = awaited(calls.resolve_session)
+    close_session = awaited(calls.close_session)
+    attach_subject = awaited(calls.attach_subject)
+    prune_sessions = awaited(calls.prune_sessions)
+    end_sessions = awaited(calls.end_sessions)
+    import_keys = awaited(calls.import_keys)
+    upgrade_key = awaited(calls.upgrade_key)
+    legacy_keys = awaited(calls.legacy_keys)
+    revoke_legacy_key = awaited(calls.revoke_legacy_key)
 
     def _on_primary(self) -> AsyncKeylatch:
         """Give the same without its replica."""
@@ -174,7 +174,7 @@ class AsyncKeylatch:
             return AsyncKeylatch(transport.primary)
         return self
 
-    async def _run(self, call: _calls.Call[T]) -> T:
+    async def _run(self, call: calls.Call[T]) -> T:
         try:
             rows = await self._transport.call(call.function, call.arguments)
         except NotInstalled as error:

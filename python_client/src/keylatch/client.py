@@ -9,7 +9,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from uuid import UUID
 
-from . import _calls
+from . import calls
 from .errors import NotInstalled
 from .models import Revocation
 from .transports import Transport, expect
@@ -25,11 +25,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def as_method(describe: Callable[..., _calls.Call[Any]], method: Callable[..., Any]) -> None:
+def as_method(describe: Callable[..., calls.Call[Any]], method: Callable[..., Any]) -> None:
     """Give a method the signature of the call that it makes, as `inspect` and `help` show it.
 
     Args:
-        describe: A function of `_calls`.
+        describe: A function of `calls`.
         method: The method of a client.
     """
     described = inspect.signature(describe)
@@ -43,7 +43,7 @@ def as_method(describe: Callable[..., _calls.Call[Any]], method: Callable[..., A
 
 
 def blocking(
-    describe: Callable[P, _calls.Call[T]],
+    describe: Callable[P, calls.Call[T]],
 ) -> Callable[Concatenate[Keylatch, P], T]:
     """Make the method that makes a call and waits for its answer."""
 
@@ -184,9 +184,9 @@ class Keylatch:
         replica = None if reads is None else PsycopgTransport(reads, claims)
         return cls(reading(primary, replica, max_lag))
 
-    issue = blocking(_calls.issue)
-    issue_many = blocking(_calls.issue_many)
-    rotate = blocking(_calls.rotate)
+    issue = blocking(calls.issue)
+    issue_many = blocking(calls.issue_many)
+    rotate = blocking(calls.rotate)
 
     def revoke(
         self,
@@ -215,44 +215,44 @@ class Keylatch:
                 `wait_for_replicas`, there is no synchronous standby.
             Unavailable: With `wait_for_replicas`, a standby is behind.
         """
-        wait = _calls.as_bool("wait_for_replicas", wait_for_replicas)
-        done = self._run(_calls.revoke(key_id, reason=reason, cascade=cascade))
+        wait = calls.as_bool("wait_for_replicas", wait_for_replicas)
+        done = self._run(calls.revoke(key_id, reason=reason, cascade=cascade))
         if wait:
             self.wait_for_replicas()
         return done
 
-    suspend = blocking(_calls.suspend)
-    unsuspend = blocking(_calls.unsuspend)
-    list = blocking(_calls.list_keys)
-    show = blocking(_calls.show)
-    retire_workspace = blocking(_calls.retire_workspace)
-    resolve = blocking(_calls.resolve)
-    resolve_many = blocking(_calls.resolve_many)
-    explain = blocking(_calls.explain)
-    installation = blocking(_calls.installation)
-    events = blocking(_calls.events)
-    seal_events = blocking(_calls.seal_events)
-    verify_events = blocking(_calls.verify_events)
-    record_usage = blocking(_calls.record_usage)
-    usage = blocking(_calls.usage)
-    replay_position = blocking(_calls.replay_position)
-    wait_for_replicas = blocking(_calls.wait_for_replicas)
-    resolve_session = blocking(_calls.resolve_session)
-    close_session = blocking(_calls.close_session)
-    attach_subject = blocking(_calls.attach_subject)
-    prune_sessions = blocking(_calls.prune_sessions)
-    end_sessions = blocking(_calls.end_sessions)
-    import_keys = blocking(_calls.import_keys)
-    upgrade_key = blocking(_calls.upgrade_key)
-    legacy_keys = blocking(_calls.legacy_keys)
-    revoke_legacy_key = blocking(_calls.revoke_legacy_key)
+    suspend = blocking(calls.suspend)
+    unsuspend = blocking(calls.unsuspend)
+    list = blocking(calls.list_keys)
+    show = blocking(calls.show)
+    retire_workspace = blocking(calls.retire_workspace)
+    resolve = blocking(calls.resolve)
+    resolve_many = blocking(calls.resolve_many)
+    explain = blocking(calls.explain)
+    installation = blocking(calls.installation)
+    events = blocking(calls.events)
+    seal_events = blocking(calls.seal_events)
+    verify_events = blocking(calls.verify_events)
+    record_usage = blocking(calls.record_usage)
+    usage = blocking(calls.usage)
+    replay_position = blocking(calls.replay_position)
+    wait_for_replicas = blocking(calls.wait_for_replicas)
+    resolve_session = blocking(calls.resolve_session)
+    close_session = blocking(calls.close_session)
+    attach_subject = blocking(calls.attach_subject)
+    prune_sessions = blocking(calls.prune_sessions)
+    end_sessions = blocking(calls.end_sessions)
+    import_keys = blocking(calls.import_keys)
+    upgrade_key = blocking(calls.upgrade_key)
+    legacy_keys = blocking(calls.legacy_keys)
+    revoke_legacy_key = blocking(calls.revoke_legacy_key)
 
     def _on_primary(self) -> Keylatch:
         """Give the same without its replica."""
         transport = self._transport
         return Keylatch(transport.primary) if isinstance(transport, ReplicaTransport) else self
 
-    def _run(self, call: _calls.Call[T]) -> T:
+    def _run(self, call: calls.Call[T]) -> T:
         try:
             rows = self._transport.call(call.function, call.arguments)
         except NotInstalled as error:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import timedelta
 
-from .._cache import steady_clock
+from ..clock import steady_clock
 from ..errors import InvalidArgument, KeylatchError, Unavailable
 from . import VIEWS, AsyncTransport, Rows, Transport
 

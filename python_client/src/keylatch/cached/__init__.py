@@ -1,0 +1,331 @@
+"""`CachedResolver` and `AsyncCachedResolver`: resolve from memory, and hear of every revocation."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from ..async_client import AsyncKeylatch
+from ..client import Keylatch
+from ..errors import InvalidArgument, KeylatchError, Unavailable
+from ..models import ResolvedKey
+from ..secret import Secret
+from .listener import listen
+from .memory import Cache, CacheStats, Question
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter
+
+__all__ = ["AsyncCachedResolver", "CacheStats", "CachedResolver"]
+
+# A longer origin matches no key, so there is nothing to remember: see SQL `is_canonical_origin`.
+_LONGEST_ORIGIN = 300
+
+
+class CachedResolver:
+    """Answers `resolve` from memory, and is never wrong for longer than a stated bound.
+
+    It listens on a connection of its own. A revocation, suspension, rotation, nearer expiry, or
+    change of origins, scopes or metadata is heard at its commit. Memory answers only while that
+    connection is known to be current, and to be at the same server, timeline and database as the
+    connection that is asked: otherwise every question goes to the database. An answer may miss
+    what was acknowledged less than `bound` before it, and nothing older.
+
+    Some changes are not told in a notice: those of a transaction that also extends a key, and all
+    while the notification queue of PostgreSQL is nearly full. Memory sees that in its next
+    heartbeat and forgets everything. A change that only extends a key is seen at the old expiry.
+
+    Memory holds the hash of a key and what `resolve` gives, never the key.
+
+    It is a context manager; use it for as long as the service runs:
+
+        with CachedResolver(kl, listen=database_url) as resolver:
+            found = resolver.resolve(presented, origin=request.headers.get("origin"))
+    """
+
+    def __init__(
+        self,
+        keylatch: Keylatch,
+        *,
+        listen: str,
+        bound: timedelta = timedelta(seconds=1),
+        ttl: timedelta = timedelta(minutes=5),
+        size: int = 10_000,
+    ) -> None:
+        """Make it; `with` opens it.
+
+        Args:
+            keylatch: Asks the database: the primary, also where it has a replica for its reads,
+                which may be behind what was heard. Now and then a question also asks where that
+                is, at most twice in a `bound`.
+            listen: How to connect to the primary for listening, a URL or DSN of psycopg. Connect
+                directly: behind a pooler in transaction mode nothing is heard. The login needs
+                the rights of `keylatch_resolver`, or membership in it. On a connection that hears
+                nothing, or is to another database, memory stays closed, with a warning in the log.
+            bound: How old a change may be at the most that an answer misses. From 20 ms on.
+            ttl: After how long a key is asked for again in any case.
+            size: How many keys are kept, and as many texts that are none.
+
+        Raises:
+            InvalidArgument: A value is out of its rule; `detail` names it.
+        """
+        # What memory keeps must not be older than what was heard.
+        self._keylatch = keylatch._on_primary()
+        self._conninfo = listen
+        self._cache = _cache(listen, bound, ttl, size)
+        self._flying: dict[Question, tuple[float, Future[ResolvedKey | None]]] = {}
+        self._lock = threading.Lock()
+        self._listening: (
+            tuple[asyncio.AbstractEventLoop, asyncio.Task[None], threading.Thread] | None
+        ) = None
+
+    def __enter__(self) -> Self:
+        """Begin to listen, in a thread of its own. Until it does, the database answers."""
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(listen(self._conninfo, self._cache))
+        thread = threading.Thread(
+            target=_listen_in, args=(loop, task, self._cache), name="keylatch", daemon=True
+        )
+        thread.start()
+        self._listening = (loop, task, thread)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop listening and forget everything."""
+        if self._listening is not None:
+            loop, task, thread = self._listening
+            # Again and again: up to Python 3.11 `asyncio.wait_for` forgets that it was cancelled
+            # when what it waits for is done in the same moment.
+            while thread.is_alive():
+                with suppress(RuntimeError):  # It has ended by itself.
+                    loop.call_soon_threadsafe(task.cancel)
+                thread.join(0.1)
+        self._listening = None
+
+    def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
+        """Ask which living key a text is, as `Keylatch.resolve`, from memory where it may answer.
+
+        Args:
+            key: What was presented: any text at all.
+            origin: The request's `Origin` header as it came; `None` where there was none.
+
+        Returns:
+            The key, or `None`. Source: memory, or SQL `keylatch.resolve_key`.
+
+        Raises:
+            InvalidArgument: `key` or `origin` is not a text.
+            KeylatchError: As `Keylatch.resolve`, where the database had to be asked.
+        """
+        question = _question(key, origin)
+        if question is None:
+            return self._keylatch.resolve(key, origin=origin)
+        self._prove()
+        known = self._cache.answer(question)
+        return known[0] if known is not None else self._ask(question, key, origin)
+
+    def stats(self) -> CacheStats:
+        """Give what was counted so far."""
+        return self._cache.stats()
+
+    def instrument(self, meter: Meter) -> None:
+        """Show the counts to OpenTelemetry (`pip install "keylatch[otel]"`).
+
+        Args:
+            meter: Where its instruments are made, named `keylatch.cache.*`.
+        """
+        _instrument(meter, self._cache)
+
+    def _prove(self) -> None:
+        """Ask where the asked connection is, if nobody did so lately."""
+        sent = self._cache.begin_proof()
+        if sent is None:
+            return
+        try:
+            database = self._keylatch.installation().database_oid
+            self._cache.proven(sent, self._keylatch.replay_position(), database)
+        except KeylatchError as error:
+            self._cache.unproven(error)
+
+    def _ask(self, question: Question, key: str | Secret, origin: str | None) -> ResolvedKey | None:
+        flight = self._cache.begin(question)
+        with self._lock:
+            before = self._flying.get(question)
+            # An older one may have been answered before what this caller must not miss.
+            if before is not None and flight.started - before[0] < self._cache.bound:
+                shared = before[1]
+            else:
+                shared = Future()
+                self._flying[question] = (flight.started, shared)
+                before = None
+        if before is not None:
+            self._cache.abandon(flight)
+            return shared.result()
+        try:
+            found = self._keylatch.resolve(key, origin=origin)
+        except BaseException as error:
+            self._cache.abandon(flight)
+            interrupted = not isinstance(error, Exception)
+            shared.set_exception(Unavailable(detail="interrupted") if interrupted else error)
+            raise
+        else:
+            self._cache.end(flight, found)
+            shared.set_result(found)
+            return found
+        finally:
+            with self._lock:
+                if self._flying.get(question, (0, None))[1] is shared:
+                    del self._flying[question]
+
+
+class AsyncCachedResolver:
+    """As `CachedResolver`, for asyncio: an async context manager over an `AsyncKeylatch`.
+
+    async with AsyncCachedResolver(kl, listen=database_url) as resolver:
+        found = await resolver.resolve(presented, origin=request.headers.get("origin"))
+    """
+
+    def __init__(
+        self,
+        keylatch: AsyncKeylatch,
+        *,
+        listen: str,
+        bound: timedelta = timedelta(seconds=1),
+        ttl: timedelta = timedelta(minutes=5),
+        size: int = 10_000,
+    ) -> None:
+        """Make it; `async with` opens it. The arguments are those of `CachedResolver`."""
+        # What memory keeps must not be older than what was heard.
+        self._keylatch = keylatch._on_primary()
+        self._conninfo = listen
+        self._cache = _cache(listen, bound, ttl, size)
+        self._flying: dict[Question, tuple[float, asyncio.Future[ResolvedKey | None]]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begin to listen, in a task of its own. Until it does, the database answers."""
+        self._task = asyncio.create_task(listen(self._conninfo, self._cache), name="keylatch")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop listening and forget everything."""
+        if self._task is not None:
+            # Again and again: as in `CachedResolver`.
+            while not self._task.done():
+                self._task.cancel()
+                await asyncio.wait([self._task], timeout=0.1)
+            self._cache.lost()
+        self._task = None
+
+    async def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
+        """Ask which living key a text is: as `CachedResolver.resolve`."""
+        question = _question(key, origin)
+        if question is None:
+            return await self._keylatch.resolve(key, origin=origin)
+        await self._prove()
+        known = self._cache.answer(question)
+        if known is not None:
+            return known[0]
+        flight = self._cache.begin(question)
+        before = self._flying.get(question)
+        if before is not None and flight.started - before[0] < self._cache.bound:
+            self._cache.abandon(flight)
+            # One caller that is cancelled does not cancel the others' question.
+            return await asyncio.shield(before[1])
+        shared = asyncio.ensure_future(self._keylatch.resolve(key, origin=origin))
+        self._flying[question] = (flight.started, shared)
+
+        def landed(asked: asyncio.Future[ResolvedKey | None]) -> None:
+            if self._flying.get(question, (0, None))[1] is asked:
+                del self._flying[question]
+            if asked.cancelled() or asked.exception() is not None:
+                self._cache.abandon(flight)
+            else:
+                self._cache.end(flight, asked.result())
+
+        shared.add_done_callback(landed)
+        return await asyncio.shield(shared)
+
+    async def _prove(self) -> None:
+        sent = self._cache.begin_proof()
+        if sent is None:
+            return
+        try:
+            database = (await self._keylatch.installation()).database_oid
+            self._cache.proven(sent, await self._keylatch.replay_position(), database)
+        except KeylatchError as error:
+            self._cache.unproven(error)
+
+    def stats(self) -> CacheStats:
+        """Give what was counted so far."""
+        return self._cache.stats()
+
+    def instrument(self, meter: Meter) -> None:
+        """Show the counts to OpenTelemetry: as `CachedResolver.instrument`."""
+        _instrument(meter, self._cache)
+
+
+def _cache(conninfo: str, bound: timedelta, ttl: timedelta, size: int) -> Cache:
+    if not isinstance(conninfo, str):
+        raise InvalidArgument.of("listen", "is not a text: give a URL or DSN of the primary")
+    if not timedelta(milliseconds=20) <= bound <= timedelta(minutes=1):
+        raise InvalidArgument.of("bound", "is not from 20 milliseconds to a minute")
+    if not timedelta(0) < ttl <= timedelta(days=1):
+        raise InvalidArgument.of("ttl", "is not above 0 and up to a day")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise InvalidArgument.of("size", "is not a number from 1 on")
+    return Cache(bound=bound.total_seconds(), ttl=ttl.total_seconds(), size=size)
+
+
+def _question(key: str | Secret, origin: str | None) -> Question | None:
+    """Give what memory looks up, and `None` for what it does not remember."""
+    text = key.reveal() if isinstance(key, Secret) else key
+    if origin is not None and not isinstance(origin, str):
+        raise InvalidArgument.of("origin", f"is {type(origin).__name__}, not a text")
+    try:
+        # Whatever a str may hold is a question; what cannot be sent finds no key.
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    except AttributeError:
+        raise InvalidArgument.of("key", f"is {type(key).__name__}, not a text") from None
+    # Whoever sends requests chooses their origins, and must not choose how much is remembered.
+    if origin is not None and len(origin) > _LONGEST_ORIGIN:
+        return None
+    return digest, origin
+
+
+def _listen_in(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], cache: Cache) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        with suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+    finally:
+        cache.lost()
+        loop.close()
+
+
+def _instrument(meter: Meter, cache: Cache) -> None:
+    from opentelemetry.metrics import CallbackOptions, Observation
+
+    def observed(name: str) -> Callable[[CallbackOptions], list[Observation]]:
+        return lambda _: [Observation(int(getattr(cache.stats(), name)))]
+
+    for name in ("hits", "negative_hits", "misses", "stale_avoided", "reconnects"):
+        meter.create_observable_counter(f"keylatch.cache.{name}", [observed(name)])
+    for name in ("entries", "is_listening"):
+        meter.create_observable_gauge(f"keylatch.cache.{name}", [observed(name)])

@@ -1,0 +1,157 @@
+"""The connection on which a cached resolver hears of changes, and how it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import socket
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import psycopg
+
+from ..clock import steady_clock
+from .memory import Cache, Heartbeat
+
+T = TypeVar("T")
+
+_CHANNEL = "keylatch"
+# How long a new connection may take, and how long to wait before the next one at the most.
+_CONNECT_SECONDS = 10
+_LONGEST_PAUSE = 5.0
+# How long a notification may take on a connection that is tried out.
+_PROBE_SECONDS = 3.0
+_HEARTBEAT = (
+    "select server_time, left_out, place, writers from keylatch_internal.read_heartbeat(%s)"
+)
+# For a login that resolves keys, such as PostgREST's, which has no rights of its own.
+_BECOME = "set role keylatch_resolver"
+
+_logger = logging.getLogger("keylatch")
+
+
+async def listen(conninfo: str, cache: Cache) -> None:
+    """Listen until cancelled; whatever goes wrong, memory is closed first and then it tries again.
+
+    Args:
+        conninfo: A direct connection: behind a pooler in transaction mode nothing is heard.
+        cache: Who is told.
+    """
+    pause = 0.05
+    while True:
+        began = time.monotonic()
+        with suppress(psycopg.Error, OSError, TimeoutError):
+            await _listen_once(conninfo, cache)
+        cache.lost()
+        if time.monotonic() - began > _LONGEST_PAUSE:
+            pause = 0.05
+        # Not all services of a fleet at the same moment.
+        await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _listen_once(conninfo: str, cache: Cache) -> None:
+    connection = await _connect(conninfo)
+    try:
+        await _prove_that_it_hears(connection, conninfo)
+        with suppress(psycopg.Error):  # The login may have the rights itself.
+            await _in_time(connection, connection.execute(_BECOME), _CONNECT_SECONDS)
+        connection.add_notify_handler(lambda notify: cache.heard(notify.payload))
+        await _in_time(connection, connection.execute(f"listen {_CHANNEL}"), _CONNECT_SECONDS)
+        cache.listening()
+        while not cache.is_misplaced:
+            sent = steady_clock()
+            cache.beat(sent, await _heartbeat(connection, cache))
+            # A notification wakes it at once; else it beats often enough for one beat to be late.
+            await _readable(connection, cache.bound / 4)
+    finally:
+        connection.pgconn.finish()
+
+
+async def _heartbeat(connection: psycopg.AsyncConnection[Any], cache: Cache) -> Heartbeat:
+    try:
+        cursor = await _in_time(
+            connection, connection.execute(_HEARTBEAT, [not cache.is_settled]), cache.bound
+        )
+        row = await cursor.fetchone()
+    except psycopg.Error as error:
+        if (error.sqlstate or "")[:2] in ("42", "3F"):
+            _logger.warning(
+                "the listening connection cannot ask keylatch, so the database answers every"
+                " question: name the database of the keys, and a login with the rights of"
+                " keylatch_resolver: %s",
+                error.diag.message_primary,
+            )
+        raise
+    if row is None:
+        raise TimeoutError
+    server_time, left_out, place, writers = row
+    return Heartbeat(server_time, left_out, place, None if writers is None else frozenset(writers))
+
+
+async def _connect(conninfo: str) -> psycopg.AsyncConnection[Any]:
+    return await asyncio.wait_for(
+        psycopg.AsyncConnection.connect(conninfo, autocommit=True), _CONNECT_SECONDS
+    )
+
+
+async def _prove_that_it_hears(connection: psycopg.AsyncConnection[Any], conninfo: str) -> None:
+    """Let another session say something to this one, while it is idle.
+
+    A pooler in transaction mode takes `listen` and answers heartbeats, and what the server tells
+    an idle session it throws away. Nothing that the session itself asks can show that.
+    """
+    channel = f"{_CHANNEL}_{secrets.token_hex(8)}"
+    await _in_time(connection, connection.execute(f"listen {channel}"), _CONNECT_SECONDS)
+    other = await _connect(conninfo)
+    try:
+        await _in_time(other, other.execute(f"notify {channel}"), _CONNECT_SECONDS)
+    finally:
+        other.pgconn.finish()
+    if not [said async for said in connection.notifies(timeout=_PROBE_SECONDS, stop_after=1)]:
+        _logger.warning(
+            "the listening connection hears nothing, so the database answers every question:"
+            " connect directly, not through a pooler in transaction mode"
+        )
+        raise TimeoutError
+    await _in_time(connection, connection.execute(f"unlisten {channel}"), _CONNECT_SECONDS)
+
+
+async def _in_time(
+    connection: psycopg.AsyncConnection[Any], work: Coroutine[Any, Any, T], seconds: float
+) -> T:
+    """Do something on the connection; if that takes too long, the connection is ended.
+
+    Not by cancelling it: psycopg would first ask the server to cancel the query, and wait for an
+    answer that a network which only stopped forwarding does not bring.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+    finally:
+        if not task.done():
+            with socket.socket(fileno=os.dup(connection.fileno())) as line:
+                line.shutdown(socket.SHUT_RDWR)
+            await asyncio.wait([task])
+            task.exception()
+
+
+async def _readable(connection: psycopg.AsyncConnection[Any], seconds: float) -> None:
+    """Wait until the server has said something, so many seconds at the most."""
+    readable = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    descriptor = connection.fileno()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(readable.wait(), seconds)
+    finally:
+        loop.remove_reader(descriptor)

@@ -1,0 +1,353 @@
+"""What a cached resolver remembers, and for how long it may; it knows nothing of networks."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from ..clock import steady_clock
+from ..errors import KeylatchError
+from ..models import ReplayPosition, ResolvedKey
+
+# The hash of a presented text, and the origin that it came from.
+Question = tuple[bytes, str | None]
+
+_logger = logging.getLogger("keylatch")
+
+# A clock of the server that is set by hand moves further than a slow reply can explain.
+_JUMP_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStats:
+    """What a cached resolver has counted since it was opened. Source: `CachedResolver.stats`.
+
+    Counts of several threads at once may miss a few.
+
+    Attributes:
+        hits: Answers from memory that a key is good.
+        negative_hits: Answers from memory that there is no such key.
+        misses: Questions that went to the database because memory had no answer.
+        stale_avoided: Questions that went to the database although memory had an answer: the
+            listener was not known to be current.
+        reconnects: How often the listening connection was lost.
+        entries: Keys in memory.
+        is_listening: Whether every change is heard now.
+    """
+
+    hits: int
+    negative_hits: int
+    misses: int
+    stale_avoided: int
+    reconnects: int
+    entries: int
+    is_listening: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What the server said on the listening connection. Source: SQL `read_heartbeat`.
+
+    Attributes:
+        server_time: The server's clock.
+        left_out: How many changes were not told on the channel since the installation.
+        place: The server, its timeline and the database.
+        writers: The transactions that change keys at the moment; `None` if not asked for.
+    """
+
+    server_time: datetime
+    left_out: int
+    place: str
+    writers: frozenset[str] | None
+
+
+@dataclass(slots=True)
+class _Entry:
+    found: ResolvedKey
+    mark: str
+    ends: float
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A question that is on its way to the database.
+
+    Attributes:
+        question: What is asked.
+        started: When, by `steady_clock`.
+        epoch: Which listening connection was there when it was asked.
+        heard: The marks of the keys that changed meanwhile.
+    """
+
+    question: Question
+    started: float
+    epoch: int
+    heard: set[str] = field(default_factory=set)
+
+
+ANY_KEY = "*"
+"""What the database says when it names no key: any may have changed."""
+
+
+def mark_of(key_id: UUID) -> str:
+    """What the database says of a key that changed: as SQL `keylatch_internal.notify_caches`."""
+    return hashlib.sha256(str(key_id).encode()).hexdigest()[:16]
+
+
+class Cache:
+    """Answers of `resolve`, for as long as nothing can have changed them unheard.
+
+    Memory answers only while a heartbeat that was sent less than `bound` ago has been answered on
+    the listening connection. The server delivers what it has to tell before it answers, so every
+    change that was acknowledged before that heartbeat has been heard; a stall that TCP does not
+    report stops the heartbeats, and with them the answers from memory. The heartbeat also says
+    whether a change was not told, because the server's queue is nearly full or the change must not
+    wait: then memory forgets everything.
+
+    And memory answers only while the connection that is asked was at the same place, less than
+    `bound` ago, as the one that listens.
+    """
+
+    def __init__(
+        self,
+        *,
+        bound: float,
+        ttl: float,
+        size: int,
+        clock: Callable[[], float] = steady_clock,
+    ) -> None:
+        self.bound = bound
+        self._ttl = ttl
+        self._size = size
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[Question, _Entry] = OrderedDict()
+        self._negative: OrderedDict[Question, float] = OrderedDict()
+        self._by_mark: dict[str, set[Question]] = {}
+        self._flights: set[Flight] = set()
+        self._epoch = 0
+        # Until when memory may answer: by what was heard, and by where the other connection was.
+        self._heard_until = self._proven_until = 0.0
+        # What the server's clock is ahead of ours at the most.
+        self._ahead: float | None = None
+        # Where the listening connection is.
+        self._place: str | None = None
+        self.is_misplaced = False
+        self._prove_at = 0.0
+        self._is_told = False
+        # How many changes nobody was told of, and who may still have to commit one of them.
+        self._left_out: int | None = None
+        self._unsettled: frozenset[str] | None = None
+        self.is_settled = False
+        self._hits = self._negative_hits = self._misses = self._stale_avoided = 0
+        self._lost = 0
+
+    def answer(self, question: Question) -> tuple[ResolvedKey | None] | None:
+        """Give what memory knows, in a tuple; `None` where the database has to be asked."""
+        now = self._clock()
+        entry = self._entries.get(question)
+        if entry is not None and now < entry.ends:
+            if self._is_open(now):
+                try:
+                    self._entries.move_to_end(question)
+                except KeyError:
+                    # Dropped by another thread in this moment: it is not known any more.
+                    self._misses += 1
+                    return None
+                self._hits += 1
+                return (entry.found,)
+            self._stale_avoided += 1
+            return None
+        ends = self._negative.get(question)
+        if ends is not None and now < ends and self._is_open(now):
+            self._negative_hits += 1
+            return (None,)
+        self._misses += 1
+        return None
+
+    def begin(self, question: Question) -> Flight:
+        """Note that the database is being asked; call it before the question is sent."""
+        with self._lock:
+            flight = Flight(question, self._clock(), self._epoch)
+            self._flights.add(flight)
+            return flight
+
+    def end(self, flight: Flight, found: ResolvedKey | None) -> None:
+        """Keep an answer, unless something that was heard meanwhile may have changed it."""
+        with self._lock:
+            self._flights.discard(flight)
+            now = self._clock()
+            if flight.epoch != self._epoch or not self._is_open(now):
+                return
+            if found is None:
+                # Why there is none is not told, so that any change may make one of it.
+                if not flight.heard:
+                    self._negative[flight.question] = now + self.bound
+                    self._negative.move_to_end(flight.question)
+                    if len(self._negative) > self._size:
+                        self._negative.popitem(last=False)
+                return
+            mark = mark_of(found.key_id)
+            if mark in flight.heard or ANY_KEY in flight.heard:
+                return
+            ends = now + self._ttl
+            if found.expires_at is not None:
+                if self._ahead is None:
+                    return
+                ends = min(ends, _seconds(found.expires_at) - self._ahead)
+            self._drop(flight.question)
+            self._entries[flight.question] = _Entry(found, mark, ends)
+            self._by_mark.setdefault(mark, set()).add(flight.question)
+            if len(self._entries) > self._size:
+                self._drop(next(iter(self._entries)))
+
+    def abandon(self, flight: Flight) -> None:
+        """Note that a question got no answer."""
+        with self._lock:
+            self._flights.discard(flight)
+
+    def heard(self, mark: str) -> None:
+        """Forget a key that has changed, and everything of which it is not known what it is."""
+        with self._lock:
+            for flight in self._flights:
+                flight.heard.add(mark)
+            self._negative.clear()
+            if mark == ANY_KEY:
+                self._entries.clear()
+                self._by_mark.clear()
+            for question in self._by_mark.get(mark, set()).copy():
+                self._drop(question)
+
+    def listening(self) -> None:
+        """A new connection listens: whatever happened before it was not heard."""
+        with self._lock:
+            self._left_out = None
+            self.is_settled = self.is_misplaced = False
+            self._forget()
+
+    def beat(self, sent: float, heartbeat: Heartbeat) -> None:
+        """A heartbeat was answered. While memory is not settled, the next one asks for writers.
+
+        Args:
+            sent: When it was sent, by `steady_clock`.
+            heartbeat: The answer.
+        """
+        with self._lock:
+            self._drop_old_refusals()
+            if heartbeat.left_out != self._left_out:
+                self._left_out = heartbeat.left_out
+                self._unsettled = None
+                self.is_settled = False
+                self._forget()
+            if not self.is_settled and not self._settle(heartbeat.writers):
+                return
+            # Its clock was read after the sending, so that it is ahead by this at the most.
+            ahead = _seconds(heartbeat.server_time) - sent
+            if self._ahead is not None and abs(ahead - self._ahead) > _JUMP_SECONDS + self.bound:
+                self._forget()
+            self._ahead = ahead
+            self._place = heartbeat.place
+            self._heard_until = sent + self.bound
+
+    def begin_proof(self) -> float | None:
+        """Give the time if it is time to ask the other connection where it is, to one caller."""
+        now = self._clock()
+        if now < self._prove_at or now >= self._heard_until:
+            return None
+        with self._lock:
+            if now < self._prove_at:
+                return None
+            self._prove_at = now + self.bound / 2
+            return now
+
+    def proven(self, asked: float, at: ReplayPosition, database: int) -> None:
+        """The connection that is asked said where it is.
+
+        Args:
+            asked: When it was asked, by `steady_clock`.
+            at: The server where it is.
+            database: The oid of the database.
+        """
+        with self._lock:
+            if self._place is None:
+                return
+            place = f"{at.system_identifier} {at.timeline} {database}"
+            if place == self._place and not at.is_replica:
+                self._proven_until = asked + self.bound
+                return
+            self.is_misplaced = True
+            self._forget()
+        _logger.warning(
+            "the connection that is asked and the one that listens are not at the same primary,"
+            " timeline and database, so the database answers every question until they are"
+        )
+
+    def unproven(self, error: KeylatchError) -> None:
+        """The connection that is asked could not say where it is: memory closes by itself."""
+        if not self._is_told:
+            _logger.warning("the database cannot say where it is, so memory is closed: %s", error)
+        self._is_told = True
+
+    def lost(self) -> None:
+        """The listening connection is gone: memory may have missed something."""
+        with self._lock:
+            self._lost += 1
+            self._forget()
+
+    def stats(self) -> CacheStats:
+        """Give the counts."""
+        return CacheStats(
+            hits=self._hits,
+            negative_hits=self._negative_hits,
+            misses=self._misses,
+            stale_avoided=self._stale_avoided,
+            reconnects=self._lost,
+            entries=len(self._entries),
+            is_listening=self._clock() < self._heard_until,
+        )
+
+    def _is_open(self, now: float) -> bool:
+        return now < self._heard_until and now < self._proven_until
+
+    def _settle(self, writers: frozenset[str] | None) -> bool:
+        """Wait for the transactions that may have left a notice out; the lock is held."""
+        if writers is None:
+            return False
+        self._unsettled = writers if self._unsettled is None else self._unsettled & writers
+        if self._unsettled:
+            return False
+        # Whoever was asked meanwhile may not have seen their changes.
+        self._forget()
+        self.is_settled = True
+        return True
+
+    def _drop_old_refusals(self) -> None:
+        now = self._clock()
+        while self._negative and next(iter(self._negative.values())) <= now:
+            self._negative.popitem(last=False)
+
+    def _forget(self) -> None:
+        self._epoch += 1
+        self._heard_until = self._proven_until = self._prove_at = 0.0
+        self._ahead = self._place = None
+        self._entries.clear()
+        self._negative.clear()
+        self._by_mark.clear()
+
+    def _drop(self, question: Question) -> None:
+        entry = self._entries.pop(question, None)
+        if entry is not None:
+            questions = self._by_mark[entry.mark]
+            questions.discard(question)
+            if not questions:
+                del self._by_mark[entry.mark]
+
+
+def _seconds(time_: datetime) -> float:
+    return (time_ - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(seconds=1)

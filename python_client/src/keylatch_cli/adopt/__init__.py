@@ -1,0 +1,1 @@
+"""`keylatch adopt`: the move of a plaintext column to hashes, in phases."""

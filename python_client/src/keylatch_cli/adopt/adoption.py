@@ -1,0 +1,321 @@
+"""Moves a plaintext column of keys, in any table, to hashes. For `keylatch adopt`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from importlib.resources import files
+from math import ceil
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row, tuple_row
+
+from keylatch.errors import AdoptionNotReady, KeylatchError, PermissionDenied
+from keylatch.transports.psycopg import failure_of
+
+_Row = TypeVar("_Row")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptedColumn:
+    """A column that is being moved, or was. Source: `adopt_column` and the steps after it.
+
+    Attributes:
+        table_name: The table, as SQL writes it.
+        key_column: The column of the plaintext keys.
+        hash_column: The column of their hashes.
+        phase: hashing, reading, emptying, dropped or reverted.
+    """
+
+    table_name: str
+    key_column: str
+    hash_column: str
+    phase: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptionProgress:
+    """How far a pass over the table is. Source: `hash_rows`.
+
+    Attributes:
+        pages_done: Pages of 8 kB that the pass has seen.
+        pages: Pages of the table.
+        rows_written: Rows that this call wrote.
+        is_done: Whether the pass has seen them all.
+    """
+
+    pages_done: int
+    pages: int
+    rows_written: int
+    is_done: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdoptionProof:
+    """What stands in the table. Source: `prove_column`.
+
+    Attributes:
+        table_name: The table, as SQL writes it.
+        key_column: The column of the plaintext keys.
+        phase: hashing, reading, emptying or dropped.
+        rows: All rows.
+        keys: Rows with a plaintext key.
+        hashed: Rows with a hash.
+        missing: Rows with a key and no hash.
+        wrong: Rows with a hash that is not of their key.
+        index_is_ready: Whether the hashes have all their indexes.
+        trigger_is_ready: Whether the trigger that keeps them is there and always fires.
+        fallback_reads: Reads since the last step that fell back to plaintext; at least so many.
+        last_fallback_at: When the last of them was, UTC, by the server's clock.
+        is_clean: Whether the next step may be taken.
+    """
+
+    table_name: str
+    key_column: str
+    phase: str
+    rows: int
+    keys: int
+    hashed: int
+    missing: int
+    wrong: int
+    index_is_ready: bool
+    trigger_is_ready: bool
+    fallback_reads: int
+    last_fallback_at: datetime | None
+    is_clean: bool
+
+
+_ADOPT = "select * from keylatch_adoption.adopt_column(%s, %s, %s, %s)"
+_INDEXES = "select * from keylatch_adoption.index_statements(%s, %s)"
+_HASH = "select * from keylatch_adoption.hash_rows(%s, %s, %s)"
+_PROVE = "select * from keylatch_adoption.prove_column(%s, %s)"
+_READ = "select * from keylatch_adoption.read_by_hash(%s, %s)"
+_DROP = "select * from keylatch_adoption.drop_plaintext(%s, %s, %s)"
+_REVERT = "select * from keylatch_adoption.revert_column(%s, %s)"
+# The owner of the schema, whether that is the caller, whether the functions are loaded, and from
+# which files. An owner can be trusted with functions that this connection is about to run.
+_SCHEMA = """
+select n.nspowner::regrole::text, r.rolname = current_user, c.oid is not null,
+  pg_catalog.obj_description(n.oid, 'pg_namespace')
+from pg_catalog.pg_namespace as n
+inner join pg_catalog.pg_roles as r on r.oid = n.nspowner
+left join pg_catalog.pg_class as c on c.relnamespace = n.oid and c.relname = 'adoptions'
+where n.nspname = 'keylatch_adoption'
+"""
+# Somebody else loaded the schema at the same moment: duplicate_schema, unique_violation.
+_JUST_LOADED = ("42P06", "23505")
+_FILES = ("1_columns.sql", "2_rows.sql", "3_phases.sql")
+
+
+class Adoption:
+    """The steps for one column, over a connection in autocommit of the owner of the table.
+
+    Each may be repeated after an interruption: it goes on where it was. The SQL stands in the
+    schema `keylatch_adoption`, from `start` until the last adoption ends.
+
+    Args:
+        connection: The connection.
+        table_name: The table as SQL writes it, with its schema.
+        key_column: The column that holds the plaintext keys, without quotes.
+    """
+
+    def __init__(self, connection: psycopg.Connection[Any], table_name: str, key_column: str):
+        self._connection = connection
+        self._names = (table_name, key_column)
+
+    def start(self, *, hash_column: str | None = None, form: str = "hex") -> AdoptedColumn:
+        """Load the schema, add the column of hashes and the trigger that keeps it.
+
+        Args:
+            hash_column: Its name; `None` for that of the keys with `_hash` behind it.
+            form: `hex` or `bytea`.
+
+        Returns:
+            The column, in phase hashing.
+
+        Raises:
+            InvalidArgument: There is no such table or column, or it cannot be adopted.
+            AdoptionNotReady: It is adopted in another way, or the table was in use all the time.
+            PermissionDenied: This role may not create a schema.
+        """
+        # One transaction: what is refused leaves no schema behind.
+        try:
+            with self._connection.transaction():
+                if not self._is_loaded():
+                    self._load()
+                return self._ask(AdoptedColumn, _ADOPT, hash_column, form)
+        except KeylatchError as problem:
+            if problem.sqlstate not in _JUST_LOADED:
+                raise
+        return self._ask(AdoptedColumn, _ADOPT, hash_column, form)
+
+    def hash_rows(
+        self,
+        *,
+        pause: float = 0,
+        milliseconds: int = 40,
+        done: Callable[[AdoptionProgress], None] | None = None,
+    ) -> int:
+        """Pass over the table: hash what is not hashed, or empty it in phase 3.
+
+        Args:
+            pause: How many seconds to rest between two batches.
+            milliseconds: How long a batch should hold its rows.
+            done: Called after each batch, which is committed then.
+
+        Returns:
+            How many rows were written.
+
+        Raises:
+            AdoptionNotReady: The column is not adopted, or dropped.
+        """
+        self._require_loaded()
+        written, pages = 0, 16
+        while True:
+            began = time.monotonic()
+            progress = self._ask(AdoptionProgress, _HASH, pages)
+            taken = 1000 * (time.monotonic() - began)
+            pages = min(ceil(pages * min(0.8 * milliseconds / taken, 2)), 4096)
+            written += progress.rows_written
+            if done is not None:
+                done(progress)
+            if progress.is_done:
+                return written
+            time.sleep(pause)
+
+    def make_indexes(self) -> None:
+        """Make the indexes on the hashes, while others write. What a kill left half made goes.
+
+        Raises:
+            AdoptionNotReady: The column is not adopted.
+        """
+        self._require_loaded()
+        for (statement,) in self._run(_INDEXES, self._names).fetchall():
+            self._run(statement)
+
+    def prove(self) -> AdoptionProof:
+        """Count over the whole table, locking nothing.
+
+        Raises:
+            AdoptionNotReady: The column is not adopted.
+        """
+        self._require_loaded()
+        return self._ask(AdoptionProof, _PROVE)
+
+    def read_by_hash(self) -> AdoptionProof:
+        """Begin phase 2, or count fallback reads anew.
+
+        Raises:
+            AdoptionNotReady: The proof is not clean.
+        """
+        self._require_loaded()
+        return self._ask(AdoptionProof, _READ)
+
+    def drop_plaintext(self, confirm: str) -> AdoptedColumn:
+        """Begin phase 3, and end it when all rows are emptied; with the last one the schema goes.
+
+        Args:
+            confirm: `drop plaintext`, in these words.
+
+        Returns:
+            The column: in phase emptying, which is for `hash_rows` to do, or dropped.
+
+        Raises:
+            InvalidArgument: It is not confirmed.
+            AdoptionNotReady: The proof is not clean, reads fell back, or something needs the
+                column or would be lost with it.
+        """
+        return self._ask_and_remove(_DROP, confirm)
+
+    def revert(self) -> AdoptedColumn:
+        """Take phases 1 and 2 back; with the last adoption the schema goes.
+
+        Raises:
+            AdoptionNotReady: Phase 3 has begun, or something needs the column of hashes.
+        """
+        return self._ask_and_remove(_REVERT)
+
+    def _ask_and_remove(self, statement: str, *arguments: object) -> AdoptedColumn:
+        self._require_loaded()
+        with self._connection.transaction():
+            column = self._ask(AdoptedColumn, statement, *arguments)
+            if column.phase in ("dropped", "reverted"):
+                self._run(_text("remove.sql"))
+        return column
+
+    def _require_loaded(self) -> None:
+        if not self._is_loaded():
+            table_name, key_column = self._names
+            raise AdoptionNotReady(
+                detail=f"The column {key_column} of {table_name} is not adopted.",
+                hint="Begin with: keylatch adopt hash TABLE COLUMN. After drop and revert nothing "
+                "is left to do.",
+            )
+
+    def _is_loaded(self) -> bool:
+        """Whether the functions are there: the caller's own, and of this version."""
+        found = self._run(_SCHEMA).fetchone()
+        if found is None:
+            return False
+        owner, is_ours, is_loaded, comment = found
+        if not is_ours:
+            raise AdoptionNotReady(
+                detail=f"The schema keylatch_adoption belongs to {owner}.",
+                hint=f"Connect as {owner}, or let {owner} finish or revert its adoptions first.",
+            )
+        if is_loaded and _digest() not in (comment or ""):
+            raise AdoptionNotReady(
+                detail="The schema keylatch_adoption was made by another version of keylatch.",
+                hint=f"Finish or revert with that version. Its comment says: {comment}",
+            )
+        return bool(is_loaded)
+
+    def _load(self) -> None:
+        from keylatch import __version__
+
+        try:
+            for name in _FILES:
+                self._run(_text(name))
+        except PermissionDenied as problem:
+            raise PermissionDenied(
+                sqlstate=problem.sqlstate,
+                detail=problem.detail,
+                hint="Let an administrator run: create schema keylatch_adoption authorization …; "
+                "with the name of this role.",
+            ) from None
+        comment = (
+            "Moves plaintext columns to hashes. It is removed when no adoption is under way. "
+            f"Made by keylatch {__version__} ({_digest()})."
+        )
+        self._run(sql.SQL("comment on schema keylatch_adoption is {}").format(comment))
+
+    def _ask(self, kind: type[_Row], statement: str, *arguments: object) -> _Row:
+        with self._connection.cursor(row_factory=class_row(kind)) as cursor:
+            row: _Row = self._guarded(cursor, statement, (*self._names, *arguments)).fetchall()[0]
+            return row
+
+    def _run(
+        self, statement: str | sql.Composed, arguments: tuple[object, ...] | None = None
+    ) -> Any:
+        return self._guarded(self._connection.cursor(row_factory=tuple_row), statement, arguments)
+
+    def _guarded(self, cursor: Any, statement: object, arguments: object) -> Any:
+        try:
+            return cursor.execute(statement, arguments)
+        except (psycopg.Error, UnicodeError) as problem:
+            failure = failure_of(problem)
+        # Out of the except block: what the database says may hold a row.
+        raise failure
+
+
+def _text(name: str) -> str:
+    return files("keylatch_cli").joinpath("sql", "adoption", name).read_text("utf-8")
+
+
+def _digest() -> str:
+    return sha256("".join(_text(name) for name in _FILES).encode()).hexdigest()[:12]

@@ -1,0 +1,169 @@
+"""The command that moves a plaintext column of keys to hashes: adopt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import output
+from ..connection import Options, database_only, open_database
+from ..output import Json
+
+if TYPE_CHECKING:
+    from .adoption import AdoptedColumn, Adoption, AdoptionProgress, AdoptionProof
+
+_CONFIRM = "drop plaintext"
+_AFTERWARDS = (
+    "The plaintext keys are gone from the table. Older copies may still hold them: dead rows until "
+    "you vacuum full the table; WAL archives, backups, dumps and replicas' snapshots until they "
+    "expire or you delete them; and logs."
+)
+
+
+class Step(StrEnum):
+    """What to do."""
+
+    HASH = "hash"
+    PROVE = "prove"
+    READ = "read"
+    DROP = "drop"
+    REVERT = "revert"
+
+
+class Form(StrEnum):
+    """What the hashes look like."""
+
+    HEX = "hex"
+    BYTEA = "bytea"
+
+
+@database_only
+def adopt(
+    options: Options,
+    step: Annotated[Step, typer.Argument(help="What to do, see above.", show_default=False)],
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="With its schema: public.sessions.")
+    ],
+    column: Annotated[
+        str, typer.Argument(metavar="COLUMN", help="The column of the plaintext keys.")
+    ],
+    hash_column: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="For hash: the new column, else COLUMN_hash."),
+    ] = None,
+    form: Annotated[Form, typer.Option(help="For hash: how the hashes are stored.")] = Form.HEX,
+    pause: Annotated[
+        int, typer.Option(metavar="MS", min=0, help="The rest between two batches.")
+    ] = 0,
+    confirm: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help=f"For drop: '{_CONFIRM}'.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Move a plaintext column of keys, of any table, to hashes.
+
+    Connect as the owner of the table. In this order: hash adds the column of hashes, keeps it in
+    step, hashes the old rows and makes the indexes; prove counts what stands there; read counts
+    anew how often the application falls back to plaintext; drop empties and drops the plaintext
+    column, for good. Until then, revert takes all of it back. Run the same step again after an
+    interruption: it goes on where it stopped. Until the last drop or revert, the database has a
+    schema keylatch_adoption. Exit code 1 if prove is not clean.
+    """
+    from .adoption import Adoption
+
+    adoption = Adoption(open_database(options), table, column)
+    if step is Step.REVERT:
+        _show_column(adoption.revert(), as_json)
+    elif step is Step.DROP:
+        _drop(adoption, confirm or "", pause / 1000, as_json)
+    else:
+        if step is Step.HASH:
+            _hash(adoption, hash_column, form, pause / 1000)
+        proof = adoption.read_by_hash() if step is Step.READ else adoption.prove()
+        _show_proof(proof, as_json)
+        if not proof.is_clean:
+            raise typer.Exit(output.REFUSED)
+
+
+def _hash(adoption: Adoption, hash_column: str | None, form: Form, pause: float) -> None:
+    adoption.start(hash_column=hash_column, form=form.value)
+    # A row that somebody held during one pass is free in the next, or in the one after it.
+    for _ in range(3):
+        with _progress("hashing") as advance:
+            written = adoption.hash_rows(pause=pause, done=advance)
+        if not written:
+            break
+    output.note("making the indexes")
+    adoption.make_indexes()
+
+
+def _drop(adoption: Adoption, confirm: str, pause: float, as_json: bool) -> None:
+    column = adoption.drop_plaintext(confirm)
+    while column.phase == "emptying":
+        with _progress("emptying") as advance:
+            adoption.hash_rows(pause=pause, done=advance)
+        column = adoption.drop_plaintext(confirm)
+    _show_column(column, as_json)
+    output.note(_AFTERWARDS)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[AdoptionProgress], None]]:
+    """Show on a terminal how far a pass is, and how long it will still take."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(f"{what} {{task.fields[rows]:,}} rows"),
+        BarColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    rows = 0
+    with Progress(
+        *columns, console=output.err(), transient=True, disable=not output.err().is_terminal
+    ) as progress:
+        task = progress.add_task("", total=None, rows=0)
+
+        def advance(now: AdoptionProgress) -> None:
+            nonlocal rows
+            rows += now.rows_written
+            progress.update(task, completed=now.pages_done, total=now.pages, rows=rows)
+
+        yield advance
+    output.note(f"{what}: {rows:,} rows written")
+
+
+def _show_column(column: AdoptedColumn, as_json: bool) -> None:
+    if as_json:
+        output.print_json(column)
+        return
+    names = {"table": column.table_name, "column": column.key_column, "hashes": column.hash_column}
+    output.details({**names, "phase": column.phase})
+
+
+def _show_proof(proof: AdoptionProof, as_json: bool) -> None:
+    if as_json:
+        output.print_json(proof)
+        return
+    shown = {name: value for name, value in asdict(proof).items() if value is not None}
+    output.details(
+        {
+            "table": proof.table_name,
+            "column": proof.key_column,
+            "phase": proof.phase,
+            **{
+                name.replace("_", " "): f"{shown[name]:,}"
+                for name in ("rows", "keys", "hashed", "missing", "wrong", "fallback_reads")
+            },
+            "index": "ready" if proof.index_is_ready else "missing",
+            "trigger": "ready" if proof.trigger_is_ready else "missing or off",
+            "clean": "yes" if proof.is_clean else "no",
+        }
+    )
+    sys.stdout.flush()

@@ -1,0 +1,133 @@
+"""The program: its commands, its own options, and what becomes of an error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
+from keylatch import __version__
+from keylatch.errors import KeylatchError
+from keylatch.secret import mask_keys
+
+from . import output
+
+# In the order of `keylatch --help`: the folder of a tool, and the commands in its command.py. At
+# the top of that file stands no import of psycopg, postgrest, httpx or rich.
+_COMMANDS = {
+    "keys": (
+        *("issue", "list_", "show", "rotate", "revoke", "suspend", "unsuspend"),
+        *("end_sessions", "retire", "legacy"),
+    ),
+    "explain": ("resolve", "upgrade", "explain"),
+    "importing": ("import_",),
+    "adopt": ("adopt",),
+    "install": ("install", "sql", "apply"),
+    "doctor": ("doctor",),
+    "audit": ("audit",),
+}
+
+_HELP = """
+API keys that live in your PostgreSQL or Supabase project.
+
+Commands go to the project of $SUPABASE_URL with $SUPABASE_KEY, as the user of $KEYLATCH_TOKEN if
+that is set; else to the database of $DATABASE_URL. Options win over the environment, and that
+over a .env in the current directory.
+"""
+# The mark keeps the lines as they are.
+_EPILOG = "\b\nExit codes:\n" + "\n".join(
+    f"  {code:<4} {meaning}" for code, meaning in output.EXIT_CODES.items()
+)
+
+app = typer.Typer(
+    name="keylatch",
+    help=_HELP,
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    # Plain help: typer's panels leave 33 columns of 80 to the text, and load rich.
+    rich_markup_mode=None,
+    # A traceback with the values of variables could show a key.
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"keylatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", metavar="", help="Show the version.", callback=_show_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+for _module, _functions in _COMMANDS.items():
+    for _function in _functions:
+        _command = getattr(import_module(f"{__package__}.{_module}.command"), _function)
+        app.command(_function.rstrip("_").replace("_", "-"))(_command)
+
+
+def run() -> int:
+    """Run the command of the process's arguments.
+
+    Returns:
+        The exit code. Source: `output.EXIT_CODES`.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        # Closed ones are None, as some schedulers start a program.
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    try:
+        code: int | None = app(standalone_mode=False, prog_name="keylatch")
+        if code == output.INTERRUPTED and sys.stderr.isatty():
+            # A question stands there; the shell's prompt goes below it.
+            sys.stderr.write("\n")
+        # Now, and not when Python ends, so that a full disk is an error as any other.
+        sys.stdout.flush()
+    except OSError as problem:
+        # What is left in the buffer has to go somewhere, or Python complains at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who reads a pipe may have seen enough: that is no error to speak of.
+        return output.REFUSED if isinstance(problem, BrokenPipeError) else _failed(problem)
+    except Exception as problem:
+        return _failed(problem)
+    return code or output.OK
+
+
+def _failed(problem: Exception) -> int:
+    """Say what went wrong, and give the exit code; a fault of the program's own goes on."""
+    if isinstance(problem, typer.Abort):
+        error = KeylatchError("aborted", detail="nothing was changed")
+    elif isinstance(problem, typer.TyperException):
+        if type(problem).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(f"{problem.format_message()}\n")
+            return output.USAGE
+        context = getattr(problem, "ctx", None)
+        error = KeylatchError(
+            "usage",
+            # It repeats what was typed, which may be a key.
+            detail=mask_keys(problem.format_message()),
+            hint=f"{context.command_path if context else 'keylatch'} --help",
+        )
+    elif isinstance(problem, KeylatchError):
+        error = problem
+    elif isinstance(problem, OSError):
+        file = f": {problem.filename}" if problem.filename else ""
+        error = KeylatchError("io_error", detail=f"{problem.strerror}{file}")
+    else:
+        raise problem
+    try:
+        output.fail(error)
+    except typer.Exit as end:
+        return end.exit_code

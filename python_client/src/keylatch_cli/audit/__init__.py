@@ -1,0 +1,1 @@
+"""`keylatch audit`: who can do what, tried against the database, beside what is expected."""

@@ -1,0 +1,218 @@
+"""What is installed in a database, and what this version installs, in one form."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg.rows import dict_row
+
+from ..install.migrations import CORE, TENANCY
+
+_PACKAGE = "keylatch_cli.doctor"
+_USUAL: Mapping[str, Mapping[str, Any]] = {
+    "column": {"default": None, "generated": False, "not null": True},
+    "constraint": {"enforced": True},
+    "function": {
+        "language": "plpgsql",
+        "leakproof": "not leakproof",
+        "null input": "called on null input",
+        "parallel": "parallel unsafe",
+        "security": "security invoker",
+        "settings": ["search_path=pg_catalog, pg_temp"],
+    },
+    "index": {"valid": True},
+    "policy": {"permissive": True, "roles": ["authenticated"], "with check": None},
+    "table": {"forced row level security": False, "logged": True, "row level security": True},
+    "trigger": {"fires": "origin"},
+}
+
+Name: TypeAlias = tuple[str, str]
+"""Kind and name of an object: `("trigger", "keys_update_stamp on keylatch_internal.keys")`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object of the schemas `keylatch` and `keylatch_internal`.
+
+    Attributes:
+        kind: The word for it in SQL, such as `function`.
+        name: Its name, as SQL takes it behind the kind.
+        relation: The table or view that it is a part of, or `None`.
+        owner: Its owner; `None` for parts, and in a manifest, where no name is known.
+        comment: Its comment.
+        grants: Who may do what: `authenticated: select`.
+        definition: All else, by property.
+    """
+
+    kind: str
+    name: str
+    relation: str | None
+    owner: str | None
+    comment: str | None
+    grants: frozenset[str]
+    definition: Mapping[str, Any]
+
+    @property
+    def key(self) -> Name:
+        """What tells it from all others."""
+        return self.kind, self.name
+
+    @property
+    def schema(self) -> str:
+        """The schema that it is in."""
+        return (self.relation or self.name).partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What has to be in a database.
+
+    Attributes:
+        schema_version: The version of the schema.
+        entries: The objects, without owners.
+        parts: The part that made or last changed each object: `core`, `tenancy`, or a module.
+    """
+
+    schema_version: str
+    entries: Mapping[Name, Entry]
+    parts: Mapping[Name, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a version of keylatch installs.
+
+    Attributes:
+        schema_version: The version.
+        parts: What each part makes or changes, in the order of installation: the core, the
+            tenancy, and each module.
+    """
+
+    schema_version: str
+    parts: Mapping[str, Mapping[Name, Entry]]
+
+    def expected(self, parts: Collection[str]) -> Expected:
+        """Give what has to be there where these parts are installed.
+
+        Args:
+            parts: Names of parts.
+
+        Returns:
+            The objects of all of them. Grants add up; of all else the last part decides.
+        """
+        entries: dict[Name, Entry] = {}
+        made_by: dict[Name, str] = {}
+        for part, objects in self.parts.items():
+            if part not in parts:
+                continue
+            for key, entry in objects.items():
+                before = entries[key].grants if key in entries else frozenset()
+                entries[key] = replace(entry, grants=entry.grants | before)
+                made_by[key] = part
+        return Expected(self.schema_version, entries, made_by)
+
+    def installed(
+        self, live: Mapping[Name, Entry], modules: Collection[str] | None
+    ) -> tuple[str, ...]:
+        """Tell which parts a database has.
+
+        Args:
+            live: What is there.
+            modules: What the database says of itself; `None` where it could not be asked. Then a
+                module is taken for installed where one of its own tables or functions is there.
+
+        Returns:
+            The parts, in order.
+        """
+        makers = Counter(key for objects in self.parts.values() for key in objects)
+
+        def is_there(part: str) -> bool:
+            if part == CORE:
+                return True
+            if part != TENANCY and modules is not None:
+                return part in modules
+            # Not what it only changes, or shares with another part.
+            own = (key for key in self.parts[part] if makers[key] == 1)
+            return any(key in live for key in own if key[0] in ("table", "function"))
+
+        return tuple(part for part in self.parts if is_there(part))
+
+
+def read_catalog(connection: psycopg.Connection[Any]) -> dict[Name, Entry]:
+    """Read what is installed.
+
+    Args:
+        connection: Inside a transaction. Any user may ask.
+
+    Returns:
+        The objects; none where keylatch is not installed.
+    """
+    with connection.cursor(row_factory=dict_row) as cursor:
+        # What PostgreSQL shows of an expression depends on these.
+        cursor.execute(
+            "select pg_catalog.set_config(name, value, true) from (values ('search_path', ''), "
+            "('timezone', 'UTC'), ('datestyle', 'ISO'), ('intervalstyle', 'postgres'), "
+            "('quote_all_identifiers', 'off')) as settings (name, value)"
+        )
+        rows = cursor.execute(_resource("catalog.sql").encode()).fetchall()
+    entries = (
+        Entry(
+            kind=row["kind"],
+            name=row["full_name"],
+            relation=row["relation"],
+            owner=row["owned_by"],
+            comment=row["remark"],
+            grants=frozenset(row["rights"]),
+            definition=row["definition"],
+        )
+        for row in rows
+    )
+    return {entry.key: entry for entry in entries}
+
+
+def read_manifest() -> Manifest:
+    """Read what this version installs.
+
+    Returns:
+        The manifest of this package.
+    """
+    read = json.loads(_resource("manifest.json"))
+    parts = {
+        part: {entry.key: entry for entry in map(_entry, objects)}
+        for part, objects in read["parts"].items()
+    }
+    return Manifest(read["schema_version"], parts)
+
+
+def usual(kind: str) -> Mapping[str, Any]:
+    """Give the properties that most objects of a kind have, which the manifest leaves out.
+
+    Args:
+        kind: The kind of an object.
+
+    Returns:
+        Values by property.
+    """
+    return _USUAL.get(kind, {})
+
+
+def _entry(one: Mapping[str, Any]) -> Entry:
+    return Entry(
+        kind=one["kind"],
+        name=one["name"],
+        relation=one.get("relation"),
+        owner=None,
+        comment=one.get("comment"),
+        grants=frozenset(one.get("grants", ())),
+        definition={**usual(one["kind"]), **one.get("definition", {})},
+    )
+
+
+def _resource(name: str) -> str:
+    return files(_PACKAGE).joinpath(name).read_text(encoding="utf-8")

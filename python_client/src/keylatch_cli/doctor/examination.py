@@ -1,0 +1,169 @@
+"""The examination: every check in one read-only transaction, each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import IsolationLevel
+
+from keylatch import __version__
+from keylatch.errors import KeylatchError, NotInstalled
+from keylatch.secret import mask_keys
+from keylatch.transports.psycopg import failure_of
+
+from . import drift, identity, logs, platform, stock, tenancy
+from .catalog import Entry, Manifest, Name, read_catalog, read_manifest
+from .report import Finding, Level, Report, Site, Unchecked
+
+if TYPE_CHECKING:
+    from postgrest import SyncPostgrestClient
+
+_ORDER = list(Level)
+# Keys may be many, and whoever alters a table may be long about it; neither is waited for longer.
+_PATIENCE = (
+    "select pg_catalog.set_config('statement_timeout', '30s', true), "
+    "pg_catalog.set_config('lock_timeout', '5s', true)"
+)
+
+
+def examine(
+    connection: psycopg.Connection[Any],
+    *,
+    rest: SyncPostgrestClient | None = None,
+    against: psycopg.Connection[Any] | None = None,
+) -> Report:
+    """Look an installation over, and change nothing.
+
+    Args:
+        connection: The database, not inside a transaction. The owner of keylatch sees all that
+            there is to see; for any other user the report says what could not be checked.
+        rest: PostgREST, which should serve this database; left alone unless given.
+        against: A second connection that should reach the same installation.
+
+    Returns:
+        What was found, the worst first.
+
+    Raises:
+        KeylatchError: The database did not answer to the end.
+    """
+    try:
+        with _read_only(connection):
+            return _examine(connection, rest, against)
+    except psycopg.Error as problem:
+        failure = failure_of(problem)
+    # Out of the except block, as everywhere: what a driver says may hold more than it should.
+    raise failure
+
+
+def _examine(
+    connection: psycopg.Connection[Any],
+    rest: SyncPostgrestClient | None,
+    against: psycopg.Connection[Any] | None,
+) -> Report:
+    manifest = read_manifest()
+    live = read_catalog(connection)
+    site, silence = identity.read_site(connection)
+    seen = _Seen(connection)
+    other = None
+    if against is not None:
+        with _read_only(against):
+            other, other_silence = identity.read_site(against)
+        if isinstance(other_silence, NotInstalled):
+            seen.add(identity.not_installed(other))
+        elif other_silence is not None:
+            seen.add(Unchecked("--against", _reason(other_silence)))
+
+    if not {("schema", "keylatch"), ("schema", "keylatch_internal")} & live.keys():
+        seen.add(identity.not_installed(site))
+    else:
+        if silence is not None:
+            seen.add(Unchecked("version and replica lag", _reason(silence)))
+        modules = site.installation.modules if site.installation else None
+        parts = manifest.installed(live, modules)
+        seen.run("objects", lambda: _compare(manifest, parts, live, site))
+        seen.run("tenancy", lambda: tenancy.check(connection, manifest, live))
+        seen.run("keys", lambda: stock.check(connection, parts))
+        seen.run("replica", lambda: identity.check_lag("database", site.installation))
+        if other is not None:
+            seen.run("--against", lambda: identity.check_against(site, other))
+        seen.run("pgcrypto", lambda: platform.check_pgcrypto(connection))
+        seen.run("roles", lambda: platform.check_roles(connection))
+        seen.run("exposed schemas", lambda: platform.check_exposure(connection))
+        seen.run("server log", lambda: logs.check(connection))
+        if rest is None:
+            seen.add(Unchecked("API", "no project was named; give --url and --key"))
+        else:
+            from . import api
+
+            seen.run("API", lambda: api.check(rest, connection, site, live))
+    return Report(
+        client_version=__version__,
+        schema_version=manifest.schema_version,
+        site=site,
+        against=other,
+        findings=tuple(sorted(seen.findings, key=lambda one: _ORDER.index(one.level))),
+        unchecked=tuple(seen.unchecked),
+    )
+
+
+def _compare(
+    manifest: Manifest, parts: Collection[str], live: Mapping[Name, Entry], site: Site
+) -> Iterator[Finding | Unchecked]:
+    other_version = list(identity.check_version(site, manifest))
+    yield from other_version or drift.compare(
+        manifest.expected(parts), live, replaces_tenancy=tenancy.is_replaced(live, manifest)
+    )
+    if other_version:
+        yield Unchecked("objects", "what this client could compare with is of another version")
+
+
+def _reason(problem: KeylatchError) -> str:
+    return problem.detail or problem.slug
+
+
+class _Seen:
+    """What has come of the checks so far."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        self.findings: list[Finding] = []
+        self.unchecked: list[Unchecked] = []
+
+    def add(self, *found: Finding | Unchecked) -> None:
+        """Keep what a check says."""
+        for one in found:
+            if isinstance(one, Finding):
+                self.findings.append(one)
+            else:
+                self.unchecked.append(one)
+
+    def run(self, subject: str, check: Callable[[], Iterable[Finding | Unchecked]]) -> None:
+        """Run a check. What it may not see, or what is in its way, is said, and the rest runs."""
+        try:
+            with self._connection.transaction():
+                for one in check():
+                    self.add(one)
+        except psycopg.Error as problem:
+            if self._connection.closed:
+                raise
+            reason = problem.diag.message_primary or type(problem).__name__
+            self.add(Unchecked(subject, mask_keys(reason)))
+        except KeylatchError as problem:
+            self.add(Unchecked(subject, _reason(problem)))
+
+
+@contextmanager
+def _read_only(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Open a transaction that cannot write, and leave the connection as it was."""
+    before = connection.read_only, connection.isolation_level
+    connection.read_only, connection.isolation_level = True, IsolationLevel.REPEATABLE_READ
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(_PATIENCE)
+            yield
+    finally:
+        if not connection.closed:
+            connection.read_only, connection.isolation_level = before

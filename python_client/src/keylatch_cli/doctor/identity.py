@@ -1,0 +1,164 @@
+"""Which installation answers, in which version, how current, and whether another is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from keylatch.client import Keylatch
+from keylatch.errors import KeylatchError
+from keylatch.models import Installation
+
+from .catalog import Manifest
+from .report import Finding, Level, Site
+
+# A person notices a key that is still accepted that long after its revocation.
+_SECONDS_BEHIND = 10
+
+
+def read_site(connection: psycopg.Connection[Any]) -> tuple[Site, KeylatchError | None]:
+    """Find out which database this is.
+
+    Args:
+        connection: Inside a transaction.
+
+    Returns:
+        The database, and why it does not tell its installation, if it does not.
+
+    Raises:
+        psycopg.Error: Nothing can be asked.
+    """
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        ((name, oid, version),) = cursor.execute(
+            "select d.datname, d.oid, "
+            "pg_catalog.split_part(pg_catalog.current_setting('server_version'), ' ', 1) "
+            "from pg_catalog.pg_database as d where d.datname = pg_catalog.current_database()"
+        ).fetchall()
+    try:
+        installation = Keylatch.from_psycopg(connection).installation()
+    except KeylatchError as problem:
+        return Site(name, oid, version, None), problem
+    return Site(name, oid, version, installation), None
+
+
+def check_version(site: Site, manifest: Manifest) -> Iterator[Finding]:
+    """Compare the schema's version with the one that this client ships.
+
+    Args:
+        site: The database.
+        manifest: What this version installs.
+
+    Yields:
+        A finding where they differ.
+    """
+    found = site.installation
+    if found is None or found.schema_version == manifest.schema_version:
+        return
+    is_older = _number(found.schema_version) < _number(manifest.schema_version)
+    yield Finding(
+        Level.WARNING,
+        "schema_older" if is_older else "client_older",
+        f"schema keylatch {found.schema_version}",
+        f"is {'older' if is_older else 'newer'} than this client, which knows "
+        f"{manifest.schema_version}",
+        "Its objects were not compared: what this client expects is of another version.",
+        "keylatch install . && supabase db push" if is_older else "pip install --upgrade keylatch",
+    )
+
+
+def not_installed(site: Site) -> Finding:
+    """Describe a database without keylatch.
+
+    Args:
+        site: The database.
+
+    Returns:
+        The finding.
+    """
+    return Finding(
+        Level.ERROR,
+        "not_installed",
+        f"database {site.database}",
+        "has no keylatch",
+        "Every call fails. Perhaps this is not the database that you mean.",
+        "keylatch install . && supabase db push",
+    )
+
+
+def check_lag(where: str, installation: Installation | None) -> Iterator[Finding]:
+    """Tell a replica that follows too slowly.
+
+    Args:
+        where: How the database was reached.
+        installation: What it says of itself.
+
+    Yields:
+        A finding where it is a replica that is far behind, or cannot tell.
+    """
+    if installation is None or not installation.is_replica:
+        return
+    seconds = installation.replica_lag_seconds
+    if seconds is not None and seconds <= _SECONDS_BEHIND:
+        return
+    yield Finding(
+        Level.WARNING,
+        "replica_lag",
+        where,
+        "is a replica that cannot tell how far it is behind"
+        if seconds is None
+        else f"is a replica, and {seconds:.0f} s behind",
+        "A key that was revoked since then resolves here, and a new one does not yet.",
+        "select * from pg_catalog.pg_stat_replication;  -- on the primary",
+    )
+
+
+def check_against(site: Site, other: Site) -> Iterator[Finding]:
+    """Tell whether two databases are one.
+
+    Args:
+        site: The database that is examined.
+        other: The one of `--against`.
+
+    Yields:
+        A finding where they are not, which says what they have in common.
+    """
+    yield from check_lag("--against", other.installation)
+    one, two = site.installation, other.installation
+    if one is None or two is None:
+        return
+    if one.id != two.id:
+        what = f"has another installation, {two.id}"
+    elif one.system_identifier != two.system_identifier:
+        what = "is a restored copy of the same installation, on another server"
+    elif site.database_oid != other.database_oid:
+        what = f"is a copy of the same installation, database {other.database} of the same server"
+    else:
+        return
+    yield other_installation("--against", what)
+
+
+def other_installation(where: str, what: str) -> Finding:
+    """Describe that a second address leads somewhere else.
+
+    Args:
+        where: The address, as the command line calls it.
+        what: What is there instead.
+
+    Returns:
+        The finding.
+    """
+    return Finding(
+        Level.ERROR,
+        "other_installation",
+        where,
+        what,
+        "A key that one service issues is unknown to the other, which refuses it.",
+        "-- give both services the same database URL",
+    )
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdecimal())

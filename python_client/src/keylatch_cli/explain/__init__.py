@@ -1,0 +1,1 @@
+"""`keylatch resolve`, `upgrade` and `explain`: what becomes of a key that is presented."""

@@ -1,0 +1,121 @@
+"""What `keylatch explain --workspace` prints: why the keys of a workspace would not validate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import typer
+
+from keylatch.errors import InvalidArgument, NotInstalled
+
+from .. import output
+from ..importing.files import defaults_of, form_of, opened
+
+if TYPE_CHECKING:
+    from keylatch.client import Keylatch
+
+    from .diagnosis import Finding
+
+Named = tuple[str, str, "Finding"]
+
+
+def explain_workspace(
+    keylatch: Keylatch,
+    workspace: str,
+    *,
+    old: str | None,
+    form: str | None,
+    defaults: list[str] | None,
+    as_json: bool,
+) -> None:
+    """Say of each key of a workspace, or of each line of a file for it, whether it resolves.
+
+    Args:
+        keylatch: A client of an admin.
+        workspace: The workspace's id.
+        old: A file with keys of another system as `keylatch import` reads it; `-` for stdin.
+        form: `csv` or `jsonl`, where the name of the file does not say.
+        defaults: Fields for the lines that do not have them, `NAME=VALUE`.
+        as_json: Whether programs read it.
+
+    Raises:
+        InvalidArgument: The id is not a UUID.
+        typer.Exit: With exit code 1, if a key does not resolve.
+    """
+    try:
+        wanted = UUID(workspace)
+    except ValueError:
+        raise InvalidArgument.of("workspace", "is not a UUID") from None
+    found = list(_lines(wanted, old, form, defaults) if old else _keys(keylatch, wanted))
+    if as_json:
+        output.print_json(
+            [
+                {
+                    "id" if not old else "line": name,
+                    ("label" if old else "masked_key"): shown,
+                    **output.as_dict(finding),
+                }
+                for name, shown, finding in found
+            ]
+        )
+    else:
+        _print(found, of_lines=old is not None)
+    if any(finding.verdict != "valid" for _, _, finding in found):
+        raise typer.Exit(output.REFUSED)
+
+
+def _keys(keylatch: Keylatch, workspace: UUID) -> Iterator[Named]:
+    from .diagnosis import explain_keys, explain_legacy
+
+    keys = keylatch.list(workspace)
+    for key, finding in zip(keys, explain_keys(keys), strict=True):
+        yield str(key.id), key.masked_key, finding
+    try:
+        legacy_keys = keylatch.legacy_keys(workspace)
+    except NotInstalled:
+        return  # Without the module there are none.
+    # An upgraded key is one of the keys above.
+    waiting = [key for key in legacy_keys if key.status != "upgraded"]
+    findings = explain_legacy(waiting)
+    for legacy, finding in zip(waiting, findings, strict=True):
+        yield str(legacy.id), legacy.masked_key, finding
+
+
+def _lines(
+    workspace: UUID, file: str, form: str | None, defaults: list[str] | None
+) -> Iterator[Named]:
+    from ..importing.batches import read_lines
+    from .diagnosis import Finding, explain_old
+
+    now = datetime.now(UTC)
+    with opened(file) as (stream, _):
+        for line in read_lines(stream, form_of(file, form), defaults=defaults_of(defaults or [])):
+            if line.fields is None:
+                yield str(line.number), "", Finding("unreadable", line.problem, "Correct the line.")
+            elif str(line.fields.get("workspace_id") or workspace).lower() == str(workspace):
+                label = line.fields.get("label")
+                yield str(line.number), str(label or ""), explain_old(line.fields, now=now)
+
+
+def _print(found: list[Named], *, of_lines: bool) -> None:
+    if not found:
+        output.note("no keys: there are none, or you do not administer the workspace")
+        return
+    rows = [
+        [
+            output.text(name, *((f"\n{output.printable(shown)}", "dim"),) if shown else ()),
+            output.text(
+                (finding.verdict, "green" if finding.verdict == "valid" else "red"),
+                f"\n{output.printable(finding.detail)}",
+                (f"\n{output.printable(finding.hint)}" if finding.hint else "", "dim"),
+            ),
+        ]
+        for name, shown, finding in found
+    ]
+    output.table(["Line" if of_lines else "Id and key", "Does it resolve?"], rows)
+    counts = Counter(finding.verdict for _, _, finding in found)
+    output.note(", ".join(f"{count} {verdict}" for verdict, count in counts.most_common()))

@@ -1,0 +1,1 @@
+"""`keylatch import`: the keys of another system, from a file."""

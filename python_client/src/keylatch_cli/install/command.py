@@ -1,0 +1,322 @@
+"""The commands that bring keylatch into a project or a database: install, sql and apply."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from keylatch.errors import KeylatchError
+
+from .. import output
+from ..connection import DbUrl, Options, database_only, open_database
+from ..output import Json
+from . import project as files
+from .migrations import (
+    Choice,
+    Installed,
+    Migration,
+    Tenancy,
+    TenancyUndecided,
+    own_tenancy,
+    shipped,
+)
+
+if TYPE_CHECKING:
+    from psycopg.errors import Diagnostic
+
+T = TypeVar("T")
+
+With = Annotated[
+    str | None,
+    typer.Option(
+        "--with",
+        metavar="MODULE,…",
+        help="Add these modules to the default ones, or to what is there.",
+        show_default=False,
+    ),
+]
+Only = Annotated[
+    str | None,
+    typer.Option(
+        "--only",
+        metavar="MODULE,…",
+        help="Install these modules and no others; core for none.",
+        show_default=False,
+    ),
+]
+All = Annotated[bool, typer.Option("--all", metavar="", help="Install every module.")]
+TenancyOption = Annotated[
+    Tenancy | None,
+    typer.Option(
+        metavar="WORD",
+        help="Whose tables say who administers a workspace: keylatch (brings its own) or own "
+        "(your application has them). Needed once; later runs find it out.",
+        show_default=False,
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would be done.")]
+
+
+def install(
+    project: Annotated[
+        Path, typer.Argument(metavar="PROJECT", help="The directory that holds supabase/.")
+    ],
+    with_: With = None,
+    only: Only = None,
+    all_: All = False,
+    tenancy: TenancyOption = None,
+    expose: Annotated[
+        bool | None,
+        typer.Option(
+            "--expose/--no-expose",
+            metavar="",
+            help="Add the schema to [api] schemas in supabase/config.toml, or do not. Unless "
+            "given, a terminal is asked.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Write keylatch into a Supabase project, as one migration.
+
+    By default the migration has the core and the module events. Run it again to add modules with
+    --with, and after an update of keylatch: one more file upgrades what is there.
+    """
+    choice = _choice(with_, only, all_)
+    plan = _decided(
+        lambda tenancy: files.prepare(project, choice, tenancy), tenancy, may_ask=not as_json
+    )
+    schemas = files.exposed_schemas(project)
+    is_exposed = files.SCHEMA in schemas
+    if not dry_run:
+        # The question and what may be missing come before the first change.
+        to_expose = not is_exposed and (expose or (expose is None and _may_expose(as_json)))
+        if to_expose and find_spec("tomlkit") is None:
+            raise output.missing_extra("tomlkit")
+        files.write(project, plan)
+        if to_expose:
+            files.expose(project)
+            is_exposed = True
+    if as_json:
+        report = _as_dict(plan.installed, plan.new.values(), plan.tenancy, dry_run)
+        output.print_json(
+            report | {"present": plan.present, "written": list(plan.new), "exposed": is_exposed}
+        )
+        return
+    _print_new(plan.new, "To be written:" if dry_run else "Written:")
+    if not plan.new:
+        output.note(f"{_there(plan.installed)}: nothing to do.")
+    elif not dry_run:
+        output.note("\nNext: supabase db push, or locally supabase migration up.")
+    if plan.installed is None:
+        _print_tenancy(plan.tenancy)
+    if not is_exposed or plan.installed is None:
+        _print_exposure(project, schemas, is_exposed)
+
+
+def sql(
+    with_: With = None,
+    only: Only = None,
+    all_: All = False,
+    tenancy: TenancyOption = None,
+    db_url: DbUrl = None,
+) -> None:
+    """Print what install would write: keylatch sql | psql -1.
+
+    With --db-url print only what that database lacks.
+    """
+    choice = _choice(with_, only, all_)
+    installed = None
+    if db_url:
+        connection = open_database(Options(db_url=db_url))
+        # Only now: psycopg is loaded.
+        from .apply import read_database
+
+        installed = read_database(connection)
+    release = shipped()
+    plan = _decided(lambda tenancy: release.plan(installed, choice, tenancy), tenancy, may_ask=True)
+    sys.stdout.write("\n".join(one.text for one in plan))
+    sys.stdout.flush()
+    if not plan:
+        output.note(f"{_there(installed)}: nothing to do.")
+    if plan and installed is None:
+        _print_tenancy(plan[0].tenancy)
+
+
+@database_only
+def apply(
+    options: Options,
+    with_: With = None,
+    only: Only = None,
+    all_: All = False,
+    tenancy: TenancyOption = None,
+    platform: Annotated[
+        bool,
+        typer.Option(
+            "--platform",
+            metavar="",
+            help="First make what a Supabase project has: roles, and schemas auth and extensions. "
+            "Needed once, as a superuser; nothing happens where they are.",
+        ),
+    ] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Apply to a database what install would write.
+
+    For a plain PostgreSQL, or a database that the Supabase CLI does not manage. Run it again to
+    add modules with --with, and after an update of keylatch. A superuser applies as the owner of
+    the database.
+    """
+    choice, release = _choice(with_, only, all_), shipped()
+    connection = open_database(options)
+    # Only now: psycopg is loaded.
+    from . import apply as database
+
+    connection.add_notice_handler(_pass_on)
+    installed = database.read_database(connection)
+    plan = _decided(
+        lambda tenancy: release.plan(installed, choice, tenancy), tenancy, may_ask=not as_json
+    )
+    decided: Tenancy = installed.tenancy if installed else plan[0].tenancy
+    missing: list[str] = []
+    if dry_run:
+        missing = database.missing_platform(connection, plan)
+    else:
+        if platform and database.install_platform(connection) and not as_json:
+            output.note("The platform is made. Its roles have no passwords: alter role … password.")
+        plan = database.apply(connection, choice, decided)
+    if as_json:
+        report = _as_dict(installed, plan, decided, dry_run)
+        output.print_json(report | {"applied": [one.name for one in plan]})
+        return
+    _print_new([one.name for one in plan], "To be applied:" if dry_run else "Applied:")
+    if missing:
+        output.note(f"The option --platform makes what is missing: {', '.join(missing)}.")
+    if not plan:
+        output.note(f"{_there(installed)}: nothing to do.")
+    elif installed is None:
+        output.note("\nFor calls over HTTP, add keylatch to db-schemas of PostgREST.")
+        _print_tenancy(decided)
+
+
+def _choice(with_: str | None, only: str | None, all_: bool) -> Choice:
+    if sum((with_ is not None, only is not None, all_)) > 1:
+        raise KeylatchError(
+            "usage",
+            detail="--with, --only and --all exclude each other.",
+            hint="Give one of them.",
+        )
+    return Choice(_words(with_ or ""), None if only is None else _words(only), all_)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+
+
+def _decided(plan: Callable[[Tenancy | None], T], tenancy: Tenancy | None, *, may_ask: bool) -> T:
+    """Make a plan, and ask a terminal for the tenancy where the plan needs it."""
+    try:
+        return plan(tenancy)
+    except TenancyUndecided:
+        if not may_ask or not sys.stdin.isatty():
+            raise
+    return plan(_ask_tenancy())
+
+
+def _ask_tenancy() -> Tenancy:
+    sys.stderr.write(
+        "Whose tables say who administers a workspace?\n"
+        "  keylatch: keylatch brings tables for workspaces and their members\n"
+        "  own: your application has such tables; you write one function and a trigger\n"
+        "keylatch or own: "
+    )
+    sys.stderr.flush()
+    word = sys.stdin.readline().strip().lower()
+    if word == "keylatch":
+        return "keylatch"
+    if word == "own":
+        return "own"
+    raise typer.Abort
+
+
+def _may_expose(as_json: bool) -> bool:
+    if as_json or not sys.stdin.isatty():
+        return False
+    try:
+        output.confirm("Expose the schema keylatch in supabase/config.toml?")
+    except typer.Abort:
+        return False
+    return True
+
+
+def _pass_on(said: Diagnostic) -> None:
+    """Show what a migration has to say, such as that it could not grant something."""
+    # PostgreSQL's own word that something was there already.
+    if (said.sqlstate or "").startswith("42"):
+        return
+    hint = f" ({said.message_hint})" if said.message_hint else ""
+    output.note(f"{said.severity}: {said.message_primary}{hint}")
+
+
+def _as_dict(
+    installed: Installed | None, plan: Iterable[Migration], tenancy: Tenancy, dry_run: bool
+) -> dict[str, object]:
+    there = sorted(installed.modules) if installed else []
+    return {
+        "dry_run": dry_run,
+        "tenancy": tenancy,
+        "version": installed.version if installed else None,
+        "modules": there,
+        "adds": [part for one in plan for part in one.parts if "to" not in one.versions.split()],
+    }
+
+
+def _there(installed: Installed | None) -> str:
+    if installed is None:
+        return "There is no keylatch"
+    parts = ", ".join(["the core", *sorted(installed.modules)])
+    return f"keylatch {installed.version} is there already, with {parts}"
+
+
+def _print_new(names: Iterable[str], heading: str) -> None:
+    if names := list(names):
+        output.note(heading)
+        sys.stdout.writelines(f"{name}\n" for name in names)
+        # What follows goes to stderr.
+        sys.stdout.flush()
+
+
+def _print_tenancy(tenancy: Tenancy) -> None:
+    if tenancy == "own":
+        output.note(
+            "\nWrite who administers what in a migration of your own, with the names of your "
+            "tables:\n"
+        )
+        _print_as_it_is(own_tenancy())
+
+
+def _print_exposure(project: Path, schemas: Iterable[str], is_exposed: bool) -> None:
+    output.note(
+        "\nLocally, supabase/config.toml exposes the schema keylatch."
+        if is_exposed
+        else '\nTo expose it locally, add "keylatch" to [api] schemas in supabase/config.toml:'
+        f"\n  keylatch install {project} --expose"
+    )
+    output.note(
+        "Hosted, it is a setting: Integrations > Data API > Exposed schemas. Push the migration "
+        "first. Or in SQL, which wins over the setting from then on:\n"
+    )
+    _print_as_it_is(files.expose_statements(schemas))
+
+
+def _print_as_it_is(text: str) -> None:
+    """Print what somebody will copy: the terminal may break its lines, this does not."""
+    for line in text.splitlines():
+        output.err().print(output.text(f"  {line}" if line else ""), soft_wrap=True)

@@ -1,0 +1,248 @@
+"""Brings keylatch into a Supabase project: reads which part of it is there, and adds a file."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import mkstemp
+from typing import BinaryIO
+
+from keylatch.errors import InvalidArgument, KeylatchError
+
+from .migrations import (
+    Choice,
+    Header,
+    Installed,
+    Migration,
+    Release,
+    Tenancy,
+    earlier_checkout,
+    next_stamps,
+    read_header,
+    read_installed,
+    shipped,
+    split_name,
+)
+
+SCHEMA = "keylatch"
+"""What the API has to expose."""
+
+# What the Supabase CLI exposes where config.toml does not say.
+_EXPOSED_BY_DEFAULT = ("public", "graphql_public")
+# How the first file of an installation begins, generated or not.
+_MAKES_SCHEMA = re.compile(r"^create schema keylatch;", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an install would do.
+
+    Attributes:
+        installed: What the project has; `None` for nothing.
+        present: The names of the generated files that are there.
+        new: What is to be written, by the names of the files.
+        tenancy: Whose tenancy the project has or will have.
+    """
+
+    installed: Installed | None
+    present: tuple[str, ...]
+    new: dict[str, Migration]
+    tenancy: Tenancy
+
+
+def prepare(
+    project: Path,
+    choice: Choice | None = None,
+    tenancy: Tenancy | None = None,
+    *,
+    release: Release | None = None,
+    now: datetime | None = None,
+) -> Plan:
+    """Say what an install would do; nothing is written.
+
+    Args:
+        project: The directory with `supabase/config.toml`.
+        choice: Which modules are asked for; what is there, or the default ones, unless given.
+        tenancy: Whose tenancy is asked for; see `Release.plan`.
+        release: What to install; what this version ships unless given.
+        now: The time, in UTC; the clock's unless given.
+
+    Returns:
+        The plan, with names that follow all migrations of the project: the Supabase CLI refuses
+        what is older than what it has applied.
+
+    Raises:
+        InvalidArgument: The directory is no Supabase project, or leads out of itself.
+        KeylatchError: `migration_differs` where a generated file was edited; `earlier_checkout`
+            where keylatch is there in another form; else as `Release.plan`, `read_installed` and
+            `next_stamps`.
+    """
+    release = shipped() if release is None else release
+    _config(project)
+    newest, headers = "", dict[str, Header]()
+    for path in sorted(_directory(project).glob("*.sql")):
+        stamp, _ = split_name(path.name) or ("", "")
+        newest = max(newest, stamp)
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if (header := read_header(text)) is not None:
+            headers[path.name] = header
+        elif _MAKES_SCHEMA.search(text):
+            raise earlier_checkout(f"{path.name} makes the schema of")
+    if edited := [name for name, header in headers.items() if not header.is_intact]:
+        raise KeylatchError(
+            "migration_differs",
+            detail=f"Somebody edited {', '.join(edited)}.",
+            hint="Take the file back from version control. Put your changes into a migration of "
+            "your own.",
+        )
+    installed = read_installed(headers.values())
+    migrations = release.plan(installed, choice or Choice(), tenancy)
+    stamps = next_stamps(newest, now or datetime.now(UTC), len(migrations))
+    new = {f"{stamp}_{one.name}.sql": one for stamp, one in zip(stamps, migrations, strict=True)}
+    decided = installed.tenancy if installed else migrations[0].tenancy
+    return Plan(installed, tuple(headers), new, decided)
+
+
+def write(project: Path, plan: Plan) -> None:
+    """Write the files of a plan into a project: all of them or, whatever interrupts it, none.
+
+    Args:
+        project: The directory with `supabase/config.toml`.
+        plan: What to write.
+
+    Raises:
+        InvalidArgument: The directory of the migrations leads out of the project.
+        OSError: A file cannot be written.
+    """
+    directory = _directory(project)
+    directory.mkdir(exist_ok=True)
+    written: list[Path] = []
+    try:
+        for name, migration in plan.new.items():
+            with _replacing(directory / name, 0o644) as file:
+                file.write(migration.text.encode())
+            written.append(directory / name)
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        raise
+
+
+def exposed_schemas(project: Path) -> tuple[str, ...]:
+    """Read which schemas the project's own API exposes.
+
+    Args:
+        project: The directory with `supabase/config.toml`.
+
+    Returns:
+        The schemas, in order.
+
+    Raises:
+        InvalidArgument: The directory is no Supabase project, or leads out of itself.
+        KeylatchError: `config_unreadable` where the file cannot be read.
+    """
+    try:
+        found = tomllib.loads(_config(project).read_bytes().decode())
+        schemas = found.get("api", {}).get("schemas", _EXPOSED_BY_DEFAULT)
+        return tuple(map(str, schemas))
+    except (ValueError, AttributeError, TypeError) as problem:
+        if isinstance(problem, InvalidArgument):
+            raise
+        raise KeylatchError(
+            "config_unreadable",
+            detail=f"supabase/config.toml cannot be read: {problem}",
+            hint="Mend the file; `supabase init --force` shows what belongs in it.",
+        ) from None
+
+
+def expose(project: Path) -> None:
+    """Let the project's own API expose the schema; all else in the file stays as it is.
+
+    Args:
+        project: The directory with `supabase/config.toml`.
+
+    Raises:
+        InvalidArgument: The directory is no Supabase project, or leads out of itself.
+        KeylatchError: `config_unreadable` where the file cannot be read.
+    """
+    import tomlkit
+
+    schemas = exposed_schemas(project)
+    if SCHEMA in schemas:
+        return
+    # The file itself where a link of the project leads to it.
+    path = _config(project).resolve()
+    document = tomlkit.parse(path.read_bytes().decode())
+    api = document.setdefault("api", tomlkit.table())
+    if "schemas" in api:
+        api["schemas"].append(SCHEMA)
+    else:
+        api["schemas"] = [*schemas, SCHEMA]
+    with _replacing(path, path.stat().st_mode & 0o7777) as file:
+        file.write(document.as_string().encode())
+
+
+def expose_statements(schemas: Iterable[str]) -> str:
+    """Give what lets a hosted project's API expose the schema, in SQL.
+
+    Args:
+        schemas: What it exposes already.
+
+    Returns:
+        The statements. The last one is needed too: with the one before it PostgREST reads the new
+        list, and not what is in the schemas.
+    """
+    names = ", ".join(dict.fromkeys((*schemas, SCHEMA)))
+    return (
+        f"alter role authenticator\n  set pgrst.db_schemas = '{names}';\n"
+        "notify pgrst, 'reload config';\n"
+        "notify pgrst, 'reload schema';"
+    )
+
+
+def _config(project: Path) -> Path:
+    path = project / "supabase" / "config.toml"
+    if not path.is_file():
+        raise InvalidArgument.of(
+            "PROJECT",
+            "is no Supabase project: it has no supabase/config.toml.",
+            "Name the directory that holds supabase/, or make it a project: supabase init",
+        )
+    return _inside(project, path)
+
+
+def _directory(project: Path) -> Path:
+    return _inside(project, project / "supabase" / "migrations")
+
+
+def _inside(project: Path, path: Path) -> Path:
+    """Refuse a path that a link leads out of the project: a checkout may bring such a link."""
+    if path.resolve().is_relative_to(project.resolve()):
+        return path
+    raise InvalidArgument.of(
+        "PROJECT",
+        f"is not safe to write to: {path.relative_to(project)} leads out of it.",
+        "Replace the symbolic link by what it leads to.",
+    )
+
+
+@contextmanager
+def _replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
+    """Give a new file of a random name, which takes this place when it is complete."""
+    # mkstemp follows no link: a file of that name must not be there.
+    number, name = mkstemp(prefix=".keylatch-", dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            yield file
+            os.fchmod(file.fileno(), mode)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise

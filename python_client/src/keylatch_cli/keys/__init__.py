@@ -1,0 +1,1 @@
+"""`keylatch issue`, `list`, `rotate`, `revoke` and the other commands of an admin."""

@@ -1,0 +1,400 @@
+"""The commands of an admin: issue, list, show, rotate, revoke, suspend, retire and others."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import typer
+
+from keylatch.errors import InvalidArgument, KeylatchError
+from keylatch.models import IssuedKey, Key, Revocation, SessionEnding
+
+from .. import output
+from ..connection import Options, any_connection, connect
+from ..output import Json
+from ..settings import setting
+from .times import parse_duration, parse_time
+
+Workspace = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="WORKSPACE_ID",
+        help="The workspace, else $KEYLATCH_WORKSPACE_ID.",
+        show_default=False,
+    ),
+]
+KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, not the key.")]
+Reason = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Why, for the audit.", show_default=False)
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", metavar="", help="Do not ask. Only a terminal is asked.")
+]
+KeyOnly = Annotated[
+    bool,
+    typer.Option("--key-only", metavar="", help="Print the new key alone, for a pipe."),
+]
+Expires = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="When the key expires: 90d (from now), 2027-01-31 (UTC) or 2027-01-31T09:30Z.",
+        show_default=False,
+    ),
+]
+
+
+@any_connection
+def issue(
+    options: Options,
+    workspace_id: Workspace = None,
+    kind: Annotated[
+        Literal["publishable", "secret"],
+        typer.Option(help="For a web page, or for a server."),
+    ] = "publishable",
+    label: Annotated[str, typer.Option(metavar="TEXT", help="A name for people.")] = "",
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="Whose pages may use a publishable key: https://client.example or "
+            "https://*.client.example. May be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORD", help="What it may do. May be given again.", show_default=False
+        ),
+    ] = None,
+    environment: Annotated[
+        Literal["live", "test"], typer.Option(help="Test keys may allow any origin.")
+    ] = "live",
+    expires: Expires = None,
+    metadata: Annotated[
+        str, typer.Option(metavar="JSON", help="A JSON object for the application.")
+    ] = "{}",
+    prefix: Annotated[str, typer.Option(metavar="WORD", help="The first word of the key.")] = "wk",
+    key_only: KeyOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Make a key, and show it: a secret key only here.
+
+    A publishable key may stand in a web page and works from its origins alone; a secret key
+    belongs on a server.
+    """
+    _one_form(key_only, as_json)
+    issued = connect(options).issue(
+        _workspace(workspace_id),
+        kind=kind,
+        label=label,
+        allowed_origins=origin or (),
+        scopes=scope or (),
+        environment=environment,
+        expires_at=parse_time("expires", expires),
+        metadata=_metadata(metadata),
+        prefix=prefix,
+    )
+    _print_issued(issued, key_only, as_json)
+
+
+@any_connection
+def list_(
+    options: Options,
+    workspace_id: Workspace = None,
+    status: Annotated[
+        Literal["active", "superseded", "suspended", "expired", "revoked"] | None,
+        typer.Option(
+            metavar="STATUS",
+            help="Only the active, superseded, suspended, expired or revoked ones.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List all keys of a workspace, the newest first."""
+    keys = [
+        key
+        for key in connect(options).list(_workspace(workspace_id))
+        if status in (None, key.status)
+    ]
+    if as_json:
+        output.print_json(keys)
+    elif keys:
+        columns = ["Id and key", "Status", "Expires", "Label"]
+        output.table(columns, [_row(key) for key in keys], whole=columns[:3])
+    else:
+        output.note("no keys: there are none, or you do not administer the workspace")
+
+
+@any_connection
+def show(options: Options, key_id: KeyId, as_json: Json = False) -> None:
+    """Show one key; of a secret key all but the key itself."""
+    _print_key(connect(options).show(key_id), as_json)
+
+
+@any_connection
+def rotate(
+    options: Options,
+    key_id: KeyId,
+    grace: Annotated[
+        str,
+        typer.Option(metavar="DURATION", help="How long the old key still resolves, up to 30d."),
+    ] = "0",
+    expires: Expires = None,
+    key_only: KeyOnly = False,
+    as_json: Json = False,
+) -> None:
+    """Replace a key by a new one, and show the new key.
+
+    The new key has the same properties.
+
+    Without --grace the old key is revoked at once.
+    """
+    _one_form(key_only, as_json)
+    issued = connect(options).rotate(
+        key_id,
+        grace=parse_duration("grace", grace),
+        expires_at=parse_time("expires", expires),
+    )
+    _print_issued(issued, key_only, as_json)
+
+
+@any_connection
+def revoke(
+    options: Options,
+    key_id: KeyId,
+    reason: Reason = None,
+    cascade: Annotated[
+        bool,
+        typer.Option("--cascade", metavar="", help="Also all keys that it was rotated from or to."),
+    ] = False,
+    wait_for_replicas: Annotated[
+        bool,
+        typer.Option("--wait-for-replicas", metavar="", help="Then wait for the replicas."),
+    ] = False,
+    legacy: Annotated[
+        bool,
+        typer.Option("--legacy", metavar="", help="The id is that of a key in keylatch legacy."),
+    ] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Revoke a key for good. Again is no error."""
+    if legacy and (cascade or wait_for_replicas):
+        raise KeylatchError(
+            "usage",
+            detail="--legacy excludes --cascade and --wait-for-replicas",
+            hint="Leave them out: a legacy key has no rotation family, and is in no cache.",
+        )
+    keylatch = connect(options)
+    if not yes and sys.stdin.isatty():
+        family = " and its rotation family" if cascade else ""
+        name = f"legacy key {key_id}" if legacy else _name(keylatch.show(key_id))
+        output.confirm(f"Revoke {name}{family} for good?")
+    if legacy:
+        done = keylatch.revoke_legacy_key(key_id, reason=reason)
+    else:
+        done = keylatch.revoke(
+            key_id, reason=reason, cascade=cascade, wait_for_replicas=wait_for_replicas
+        )
+    if as_json:
+        output.print_json(done)
+        return
+    also = {"also revoked": "\n".join(map(str, done.also_revoked))} if cascade else {}
+    output.details({**_revoked(done), **also})
+
+
+@any_connection
+def end_sessions(
+    options: Options, key_id: KeyId, reason: Reason = None, yes: Yes = False, as_json: Json = False
+) -> None:
+    """Revoke an abused key, and end all sessions that it opened."""
+    keylatch = connect(options)
+    if not yes and sys.stdin.isatty():
+        name = _name(keylatch.show(key_id))
+        output.confirm(f"Revoke {name} for good, and end the sessions of its visitors?")
+    done = keylatch.end_sessions(key_id, reason=reason)
+    if as_json:
+        output.print_json(done)
+    else:
+        output.details({**_revoked(done), "sessions ended": f"{done.ended:,}"})
+
+
+@any_connection
+def suspend(options: Options, key_id: KeyId, as_json: Json = False) -> None:
+    """Suspend a key until unsuspend."""
+    _print_key(connect(options).suspend(key_id), as_json)
+
+
+@any_connection
+def unsuspend(options: Options, key_id: KeyId, as_json: Json = False) -> None:
+    """Let a suspended key resolve again."""
+    _print_key(connect(options).unsuspend(key_id), as_json)
+
+
+@any_connection
+def retire(
+    options: Options,
+    workspace_id: Annotated[str, typer.Argument(metavar="WORKSPACE_ID", help="The workspace.")],
+    limit: Annotated[
+        int, typer.Option(metavar="NUMBER", help="How many keys to revoke at once.")
+    ] = 10_000,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Revoke all keys of a workspace.
+
+    For a workspace that has too many keys to delete it at once. Then delete the workspace.
+    """
+    keylatch = connect(options)
+    if not yes and sys.stdin.isatty():
+        output.confirm(f"Revoke all keys of the workspace {workspace_id} for good?")
+    revoked, is_done = 0, False
+    while not is_done:
+        done = keylatch.retire_workspace(workspace_id, limit=limit)
+        revoked, is_done = revoked + done.revoked, done.is_done
+        if not is_done:
+            output.note(f"{revoked:,} keys revoked so far")
+    if as_json:
+        output.print_json({"revoked": revoked, "is_done": is_done})
+    else:
+        output.details({"revoked": f"{revoked:,}"})
+
+
+@any_connection
+def legacy(options: Options, workspace_id: Workspace = None, as_json: Json = False) -> None:
+    """List the legacy keys of a workspace.
+
+    They were imported with a salted hash, and wait for their first use, or have waited.
+    """
+    keys = connect(options).legacy_keys(_workspace(workspace_id))
+    if as_json:
+        output.print_json(keys)
+        return
+    if not keys:
+        output.note("no legacy keys: there are none, or you do not administer the workspace")
+        return
+    columns = ["Id and key", "Status", "Scheme", "Expires", "Label"]
+    rows: list[list[Any]] = [
+        [
+            output.text(str(key.id), "\n", (output.printable(key.masked_key), "dim")),
+            output.status(key.status),
+            key.scheme,
+            _day(key.expires_at),
+            key.label,
+        ]
+        for key in keys
+    ]
+    output.table(columns, rows, whole=columns[:4])
+
+
+def _name(key: Key) -> str:
+    return f"{key.masked_key} ({key.label})" if key.label else key.masked_key
+
+
+def _revoked(done: Revocation | SessionEnding) -> dict[str, Any]:
+    again = " already" if done.already_revoked else ""
+    return {"id": str(done.id), "revoked": output.when(done.revoked_at) + again}
+
+
+def _workspace(given: str | None) -> str:
+    workspace_id = given or setting("KEYLATCH_WORKSPACE_ID")
+    if workspace_id is None:
+        raise KeylatchError(
+            "usage",
+            detail="no workspace is given",
+            hint="Give its id, or set KEYLATCH_WORKSPACE_ID in the environment or in .env.",
+        )
+    return workspace_id
+
+
+def _metadata(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    raise InvalidArgument.of("metadata", "is not JSON", """Write it as '{"plan": "pro"}'.""")
+
+
+def _one_form(key_only: bool, as_json: bool) -> None:
+    if key_only and as_json:
+        raise KeylatchError("usage", detail="--key-only and --json exclude each other")
+
+
+def _print_issued(issued: IssuedKey, key_only: bool, as_json: bool) -> None:
+    """Print a new key: the one place of this program where a key leaves its `Secret`."""
+    if key_only:
+        sys.stdout.write(f"{issued.key.reveal()}\n")
+        return
+    if as_json:
+        output.print_json(output.as_dict(issued) | {"key": issued.key.reveal()})
+        return
+    output.details({"key": output.text((issued.key.reveal(), "bold")), **_properties(issued)})
+    if issued.kind == "secret":
+        output.note("This is the only time that the key is shown: store it now.")
+    elif not issued.allowed_origins:
+        output.note("The key allows no origin, so no page can use it: see issue --origin.")
+
+
+def _print_key(key: Key, as_json: bool) -> None:
+    if as_json:
+        output.print_json(key)
+        return
+    changes = {
+        "suspended": key.suspended_at,
+        "superseded": key.superseded_at,
+        "revoked": key.revoked_at,
+        "revoked by": key.revoked_by,
+        "reason": key.revoke_reason,
+    }
+    output.details(
+        {
+            "key": key.public_key or key.masked_key,
+            "status": output.status(key.status),
+            "fingerprint": key.fingerprint,
+            **_properties(key),
+            **{name: _word(value) for name, value in changes.items()},
+        }
+    )
+
+
+def _properties(key: IssuedKey | Key) -> dict[str, Any]:
+    """Give the properties that a key has from its first day."""
+    found = {
+        "id": key.id,
+        "workspace": key.workspace_id,
+        "kind": f"{key.kind}, {key.environment}",
+        "label": key.label,
+        "origins": "\n".join(key.allowed_origins),
+        "scopes": " ".join(key.scopes),
+        "metadata": output.compact(key.metadata),
+        "expires": output.when(key.expires_at),
+        "rotated from": key.rotated_from,
+        "created": key.created_at,
+        "created by": key.created_by,
+    }
+    return {name: _word(value) for name, value in found.items()}
+
+
+def _word(value: object) -> str:
+    if value is None:
+        return ""
+    return output.when(value) if isinstance(value, datetime) else str(value)
+
+
+def _row(key: Key) -> list[Any]:
+    return [
+        output.text(str(key.id), "\n", (output.printable(key.masked_key), "dim")),
+        output.status(key.status),
+        _day(key.expires_at),
+        key.label,
+    ]
+
+
+def _day(time: datetime | None) -> str:
+    return "never" if time is None else f"{time:%Y-%m-%d}"

@@ -1,0 +1,98 @@
+"""`make bench WHAT=imports`: `keylatch import` of a file of SHA-256 hashes, and its memory."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from stack import Database, Janitor, Server
+
+BOUND = 20_000
+PROGRAM = Path(sys.executable).with_name("keylatch")
+WORKSPACES = [f"00000000-0000-4000-8000-{number:012d}" for number in range(100)]
+
+
+def write(path: Path, rows: int) -> None:
+    """Write a file of that many keys, each with the usual fields."""
+    with path.open("w") as file:
+        for number in track(range(rows), "writing the file"):
+            fields = {
+                "workspace_id": WORKSPACES[number % len(WORKSPACES)],
+                "alg": "sha256",
+                "hash": hashlib.sha256(b"key %d" % number).hexdigest(),
+                "hash_encoding": "hex",
+                "label": f"customer {number}",
+                "scopes": ["orders:read"],
+                "created_at": "2024-05-01T10:00:00Z",
+            }
+            file.write(json.dumps(fields) + "\n")
+
+
+def resident(pid: int) -> float:
+    """The memory of a process in MB; 0 once it has ended."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    return 0
+
+
+def run(url: str, path: Path) -> tuple[float, list[float]]:
+    """Import the file; give the seconds, and the memory at every half of one."""
+    began = time.perf_counter()
+    memory: list[float] = []
+    with subprocess.Popen(
+        [PROGRAM, "import", path], env={**os.environ, "DATABASE_URL": url}
+    ) as program:
+        while program.poll() is None:
+            memory.append(resident(program.pid))
+            time.sleep(0.5)
+    assert program.returncode == 0
+    return time.perf_counter() - began, [size for size in memory if size]
+
+
+def main() -> int:
+    """Measure and print; 1 where it is slower than the bound."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    rows: int = parser.parse_args().rows
+    janitor = Janitor()
+    settings = {"max_wal_size": "4GB"}
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Server(settings=settings, janitor=janitor) as server,
+        Database(server, "a") as database,
+    ):
+        database.migrate()
+        path = Path(directory) / "keys.jsonl"
+        write(path, rows)
+        seconds, memory = run(database.superuser_url, path)
+        with psycopg.connect(database.url) as owner:
+            counts = owner.execute(
+                "select count(*), (select count(*) from keylatch_internal.key_events)"
+                " from keylatch_internal.keys"
+            ).fetchall()
+    janitor.close()
+    assert counts == [(rows, rows)], counts
+    table = Table(title=f"keylatch import, {rows:,} lines with a SHA-256")
+    for column in ("seconds", "lines/s", "MB after a tenth", "MB at the end", "MB at most"):
+        table.add_column(column, justify="right")
+    sizes = (memory[len(memory) // 10], memory[-2], max(memory))
+    table.add_row(f"{seconds:.0f}", f"{rows / seconds:,.0f}", *(f"{size:.0f}" for size in sizes))
+    Console(width=80).print(table)
+    return int(rows / seconds < BOUND)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Programs of the house: what is made from the migrations, mutations, and the release."""

@@ -1,0 +1,100 @@
+"""Writes the manifest that `keylatch doctor` compares with, from fresh installs.
+
+`make generate` writes it; with --check it only says whether the file in the tree is what it should
+be, and exits with 1 if not.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+
+from keylatch_cli.doctor import catalog
+from keylatch_cli.doctor.catalog import Entry, Name, read_catalog, usual
+from keylatch_cli.install.migrations import CORE, Release, shipped
+from stack import Cluster, Server
+from stack.database import Database
+
+FILE = Path(catalog.__file__).parent / "manifest.json"
+
+
+def manifest(server: Cluster) -> str:
+    """Describe what each part makes or changes, on the core and the modules that it needs."""
+    release = shipped()
+    base: dict[frozenset[str], dict[Name, Entry]] = {}
+    parts = {}
+    for part in release.parts:
+        modules = release.with_needs([part]) if part in release.modules else ()
+        parts_below = {CORE, *modules} - {part}
+        before = _installed(server, release, parts_below, base) if part != CORE else {}
+        found = _installed(server, release, {*parts_below, part}, base)
+        new = {key: one for key, one in found.items() if before.get(key) != one}
+        parts[part] = [_described(new[key]) for key in sorted(new)]
+    head = json.dumps({"schema_version": release.version})[:-1]
+    # A line for each object, so that a difference between two versions can be read.
+    texts = (
+        f'"{part}": [\n'
+        + ",\n".join(json.dumps(one, ensure_ascii=False, sort_keys=True) for one in objects)
+        + "\n]"
+        for part, objects in parts.items()
+    )
+    return head + ', "parts": {\n' + ",\n".join(texts) + "\n}}\n"
+
+
+def _installed(
+    server: Cluster,
+    release: Release,
+    parts: Collection[str],
+    known: dict[frozenset[str], dict[Name, Entry]],
+) -> dict[Name, Entry]:
+    """Install these parts in a database of its own, and read what is there."""
+    if frozenset(parts) not in known:
+        with Database(server, f"manifest_{uuid4().hex}") as database:
+            server.install_platform(database.name)
+            with psycopg.connect(database.url) as owner:
+                for part in release.parts:
+                    if part in parts:
+                        owner.execute(release.parts[part].text.encode())
+                known[frozenset(parts)] = read_catalog(owner)
+    return known[frozenset(parts)]
+
+
+def _described(entry: Entry) -> Mapping[str, Any]:
+    usually = usual(entry.kind)
+    definition = {
+        name: value
+        for name, value in entry.definition.items()
+        if name not in usually or usually[name] != value
+    }
+    described = {
+        "kind": entry.kind,
+        "name": entry.name,
+        "relation": entry.relation,
+        "comment": entry.comment,
+        "grants": sorted(entry.grants),
+        "definition": definition,
+    }
+    return {name: value for name, value in described.items() if value}
+
+
+def main(arguments: list[str]) -> int:
+    """Make fresh installs, describe them, and write or compare the file."""
+    with Server() as server:
+        text = manifest(server)
+    if arguments == ["--check"]:
+        if FILE.read_text() == text:
+            return 0
+        print("manifest.json is not what the migrations install; run: make generate")
+        return 1
+    FILE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
