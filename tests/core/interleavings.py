@@ -3,8 +3,8 @@
 `python -m core.interleavings`, run in tests, writes the table of outcomes, interleavings.json; a
 test makes it anew and compares. The scene of each case is a workspace of its own with a key, its
 successor (both resolve: a grace), and an imported key that waits for its first use. The first
-session makes its call and stays open; the second makes its call, and waits or does not; then the first commits,
-or rolls back, and the second ends.
+session makes its call and stays open; the second makes its call, and waits or does not; then the
+first commits, or rolls back, and the second ends.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ WHEEL = [*PIP, "wheel", "--no-index", "--no-deps", "--no-build-isolation"]
 LOADED = """
 import json, sys
 import keylatch
-from keylatch_cli.install.migrations import shipped
 loaded = {name.partition(".")[0] for name in sys.modules}
+from keylatch_cli.install.migrations import shipped
 print(json.dumps({
   "modules": sorted(loaded - sys.stdlib_module_names - {"__main__"}),
   "file": keylatch.__file__,
