@@ -56,13 +56,21 @@ begin
 end
 $$;
 
--- From 16 on only who holds a role with admin option may grant it; on 15 createrole was enough.
-grant anon to postgres with admin option;
-grant authenticated to postgres with admin option;
-grant service_role to postgres with admin option;
-grant authenticator to postgres with admin option;
--- How far a replica is, and what it receives.
-grant pg_monitor to postgres;
+-- What `postgres` may become is what a hosted project has, as far as the roles above are concerned.
+-- On 15 it is no member of authenticator: who has createrole grants any role there. From 16 on only
+-- who holds a role with admin option may grant it.
+do $$
+begin
+  if pg_catalog.current_setting('server_version_num')::integer < 160000 then
+    grant anon, authenticated, service_role to postgres;
+    grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres;
+  else
+    grant anon, authenticated, service_role, authenticator to postgres with admin option;
+    grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres with admin option;
+    execute 'grant pg_create_subscription to postgres';
+  end if;
+end
+$$;
 
 -- Supabase lets `postgres` switch triggers off for a session, as a replication worker does. What
 -- relies on triggers has to hold against that, so the stand-in allows it too.

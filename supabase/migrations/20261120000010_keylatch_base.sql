@@ -44,11 +44,20 @@ begin
   elsif not pg_catalog.pg_has_role('authenticator', 'keylatch_resolver', 'member') then
     grant keylatch_resolver to authenticator;
   end if;
+  -- From 16 on, who makes a role is a member that may grant the role, and may not take it.
+  if not pg_catalog.pg_has_role(
+    'keylatch_resolver',
+    case when pg_catalog.current_setting('server_version_num')::integer < 160000
+      then 'member' else 'set' end
+  )
+  then
+    grant keylatch_resolver to current_user;
+  end if;
 exception
   when unique_violation then null;
   when insufficient_privilege then
-    raise warning 'keylatch_resolver could not be granted to authenticator'
-      using hint = 'Let the owner of the role run: grant keylatch_resolver to authenticator;';
+    raise warning 'keylatch_resolver could not be granted to authenticator and %', current_user
+      using hint = 'Let the owner of the role run: grant keylatch_resolver to <role>;';
 end $$;
 
 create table keylatch_internal.errors (

@@ -240,12 +240,19 @@ def test_an_installer_who_may_not_grant_the_role_goes_on_and_hears_who_should(
         said: list[str] = []
         url = installed.url.replace("//postgres:", f"//{installer}:")
         apply_file(url, said.append)
-        assert "WARNING: keylatch_resolver could not be granted to authenticator" in said
+        warning = f"keylatch_resolver could not be granted to authenticator and {installer}"
+        assert f"WARNING: {warning}" in said
         assert fingerprint(url) == fingerprint(database.url)
         assert not is_granted(other_server)
         execute(installed.superuser_url, "grant keylatch_resolver to authenticator")
         runtime = installed.connect("keylatch_resolver")
         assert runtime.execute("select keylatch.resolve_key('wk')").fetchall() == []
+
+
+def test_the_owner_may_act_as_the_resolver(database: Database) -> None:
+    owner = database.connect()
+    owner.execute("set role keylatch_resolver")
+    assert owner.execute("select keylatch.resolve_key('wk')").fetchall() == []
 
 
 def test_pgcrypto_in_another_schema_is_named_as_the_reason_and_moving_it_is_enough(
