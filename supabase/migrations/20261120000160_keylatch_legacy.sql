@@ -540,19 +540,29 @@ comment on type keylatch_internal.import_line is
   'A line of an import: what was given, the row of the keys that was read from that, how a waiting
 key is recognised, and what is wrong with the line or became of it.';
 
-create function keylatch_internal.check_import_fields(p_line jsonb)
-returns text[] language plpgsql immutable parallel safe security invoker
+create function keylatch_internal.check_import_fields(p_lines jsonb)
+returns table (place bigint, problem text[])
+language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  return (
-    select case
-      when r.rule is null then array[
-        'The line has a field that an import does not know.',
-        'The comment of import_keys names the fields.']
-      else array[f.key || ' must be ' || r.rule || '.', r.hint]
-    end
-    from jsonb_each('{"workspace_id": null}' || p_line) as f
-    left join (
+  return query
+  with fields as materialized (
+    select e.place, f.key, f.value #>> '{}' as value, jsonb_typeof(f.value) as type
+    from jsonb_array_elements(p_lines) with ordinality as e (line, place)
+    cross join jsonb_each(
+      case jsonb_typeof(e.line) when 'object' then '{"workspace_id": null}' || e.line end
+    ) as f
+  )
+  select distinct on (f.place) f.place, case
+    when r.rule is null then array[
+      'The line has a field that an import does not know.',
+      'The comment of import_keys names the fields.']
+    else array[f.key || ' must be ' || r.rule || '.', r.hint]
+  end
+  from fields as f
+  left join (
+    select unnest(v.fields), v.type, v.longest, v.pattern, v.rule, v.hint
+    from (
       values
       ('{workspace_id,created_by}'::text[], 'string', 36,
         '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$', 'a UUID',
@@ -584,14 +594,14 @@ begin
         'Write the value between quotes.'),
       ('{allowed_origins,scopes}', 'array', null, null, 'a list', 'For example ["orders:read"].'),
       ('{metadata}', 'object', null, null, 'an object', 'For example {"plan": "pro"}.')
-    ) as r (fields, type, longest, pattern, rule, hint) on f.key = any (r.fields)
-    where r.rule is null or jsonb_typeof(f.value) <> r.type
-      or length(f.value #>> '{}') > r.longest or f.value #>> '{}' !~ r.pattern
-    limit 1
+    ) as v (fields, type, longest, pattern, rule, hint)
+  ) as r (field, type, longest, pattern, rule, hint) on f.key = r.field
+  where r.rule is null or (f.type <> 'null' or f.key = 'workspace_id') and (
+    f.type <> r.type or length(f.value) > r.longest or f.value !~ r.pattern
   );
 end $$;
 comment on function keylatch_internal.check_import_fields is
-  'What is wrong with the fields of a line, each taken by itself; null if nothing is.';
+  'What is wrong with the fields of lines, each taken by itself.';
 
 create function keylatch_internal.read_plaintext(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql immutable parallel safe security invoker
@@ -668,10 +678,11 @@ declare
     v_text, E'^pbkdf2_sha256\\$([1-9][0-9]{0,6})\\$([^$]{1,250})\\$([A-Za-z0-9+/]{43}=)$'
   ) end;
   v_iter constant text := coalesce(v_django[1], v_given ->> 'iter');
-  v_salt constant bytea := coalesce(
-    convert_to(v_django[2], 'UTF8'),
-    keylatch_internal.read_bytes(v_given ->> 'salt', v_given ->> 'salt_encoding')
-  );
+  v_salt constant bytea := case v_alg
+    when 'django' then convert_to(v_django[2], 'UTF8')
+    when 'pbkdf2_sha256'
+      then keylatch_internal.read_bytes(v_given ->> 'salt', v_given ->> 'salt_encoding')
+  end;
   v_hash constant bytea := coalesce(
     decode(v_django[3], 'base64'), keylatch_internal.read_bytes(v_text, v_given ->> 'hash_encoding')
   );
@@ -722,6 +733,7 @@ declare
   v_now constant timestamptz := clock_timestamp();
   v_usual keylatch_internal.keys;
   v_judged keylatch_internal.keys;
+  v_good keylatch_internal.keys;
   v_text text;
   v_own text[];
   v_line keylatch_internal.import_line;
@@ -733,15 +745,15 @@ begin
   ));
   for v_line."position", v_line.given, v_line.problem in
     select
-      n.place, n.line,
-      case when n.line is null then array[
-        'The line is not a JSON object.', 'Write {"workspace_id": …, "key": …}.']
-        else keylatch_internal.check_import_fields(n.line) end
-    from (
-      select e.place, case when jsonb_typeof(e.line) = 'object'
-        then e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null') end
-      from jsonb_array_elements(p_lines) with ordinality as e (line, place)
-    ) as n (place, line)
+      e.place,
+      case when e.line @? 'strict $.* ? (@ == null)' then
+        e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
+        else e.line end,
+      case when jsonb_typeof(e.line) = 'object' then p.problem else array[
+        'The line is not a JSON object.', 'Write {"workspace_id": …, "key": …}.'] end
+    from jsonb_array_elements(p_lines) with ordinality as e (line, place)
+    left join keylatch_internal.check_import_fields(p_lines) as p on e.place = p.place
+    order by e.place
   loop
     begin
       v_line.key := null;
@@ -761,10 +773,15 @@ begin
           case when greatest(v_judged.suspended_at, v_judged.revoked_at, v_judged.created_at) > v_now
             then array['suspended_at, revoked_at and created_at must not be in the future.',
               'Give a key that ends later an expires_at.'] end,
-          keylatch_internal.check_key(null, v_judged)
+          -- What is as in the good line before is not judged again.
+          keylatch_internal.check_key(case
+            when v_good.kind = v_judged.kind and v_good.environment = v_judged.environment
+              then v_good end, v_judged)
         );
       end if;
       if v_line.problem is null then
+        v_good := v_judged;
+        v_line.outcome := 'imported';
         v_line.scheme := 'sha256';
         v_line.rounds := 1000;
         v_line.starts_with := coalesce(v_line.given ->> 'starts_with', '');
@@ -813,14 +830,26 @@ begin
       'The workspace was deleted, so no key is imported there.',
       'Import the key into a workspace with a new id.'];
   end loop;
+  v_waiting := array(
+    select distinct g.workspace_id from keylatch_internal.legacy_keys as g
+    where g.upgraded_at is null and g.scheme <> 'sha256'
+      and g.workspace_id in (select (l.key).workspace_id from unnest(p_lines) as l)
+  );
+  -- An import that lets a key wait is alone, so that none overlooks it. Only imports wait here.
+  if cardinality(v_waiting) > 0 or exists (
+    select from unnest(p_lines) as l
+    where l.problem is null and (l.scheme <> 'sha256' or (l.key).kind = 'publishable')
+  ) then
+    lock table keylatch_internal.legacy_settings in exclusive mode;
+  else
+    lock table keylatch_internal.legacy_settings in share mode;
+  end if;
   for v_line in
     select l.* from unnest(p_lines) as l
     where l.problem is null and l.scheme <> 'sha256'
     -- Those that may be any key first: of two that exclude each other the later one is refused.
     order by length(l.starts_with), l."position"
   loop
-    -- Imports take turns, so that none overlooks what another lets wait. Nobody else waits.
-    lock table keylatch_internal.legacy_settings in exclusive mode;
     insert into keylatch_internal.legacy_keys
     select (v_line.key).*, v_line.scheme, v_line.verifier, v_line.starts_with, v_line.rounds
     where v_line.rounds + coalesce((
@@ -829,11 +858,6 @@ begin
     ), 0) <= keylatch_internal.round_budget()
     on conflict do nothing;
   end loop;
-  v_waiting := array(
-    select distinct g.workspace_id from keylatch_internal.legacy_keys as g
-    where g.upgraded_at is null and g.scheme <> 'sha256'
-      and g.workspace_id in (select (l.key).workspace_id from unnest(p_lines) as l)
-  );
   -- A text that may be that of a waiting key waits until it is seen, and so does a publishable key
   -- of which only the hash is known.
   insert into keylatch_internal.legacy_keys
@@ -856,39 +880,36 @@ begin
       )
     order by l."position"
   ));
-  -- Waiting rows, then keys: the order in which every call locks several.
+  -- What has no row of its own. Waiting rows, then keys: so every call locks several.
   for v_row in
     select
-      l."position", l.key, coalesce(k.id, g.id) as id,
-      coalesce(k.workspace_id, g.workspace_id) as workspace_id,
-      case when k.id is null then 'legacy_keys' else 'keys' end as table_name
+      l."position", l.key, coalesce(k.id, g.id) as id, k.id is null as is_waiting,
+      coalesce(k.workspace_id, g.workspace_id) = (l.key).workspace_id as is_ours
     from unnest(p_lines) as l
     left join keylatch_internal.legacy_keys as g on l.verifier = g.verifier
-    left join keylatch_internal.keys as k
-      on k.id = coalesce(g.key_id, (
-        select h.id from keylatch_internal.keys as h where h.key_hash = (l.key).key_hash
-      ))
-    where l.problem is null
+    left join keylatch_internal.keys as k on k.id = coalesce(g.key_id, (
+      select h.id from keylatch_internal.keys as h where h.key_hash = (l.key).key_hash
+    ))
+    where l.problem is null and k.id is distinct from (l.key).id
     order by k.created_at nulls first, coalesce(k.id, g.id), l."position"
   loop
     v_line := p_lines[v_row."position"];
     if v_row.id is null then
       v_line.problem := array[
-        format(
-          'The waiting keys that may be this one would need more than %s rounds: upgrade_key '
-          'would not reach it.', keylatch_internal.round_budget()
-        ),
+        format('The waiting keys that may be this one would need more than %s rounds together: '
+          'upgrade_key would not reach it.', keylatch_internal.round_budget()),
         'Give starts_with if the other system knows it. Otherwise issue a new key.'];
-    elsif v_row.workspace_id <> (v_line.key).workspace_id then
+    elsif not v_row.is_ours then
       v_line.problem := array[
         'The key is there already, in another workspace.',
         'A key belongs to one workspace: find out which of the two is right.'];
     elsif v_row.id = (v_line.key).id then
-      v_line.outcome := case v_row.table_name when 'keys' then 'imported' else 'waiting' end;
+      v_line.outcome := 'waiting';
     else
-      v_line.note := keylatch_internal.move_key(
-        format('keylatch_internal.%I', v_row.table_name), v_row.id, v_line.key
-      );
+      v_line.note := keylatch_internal.move_key(case
+        when v_row.is_waiting then 'keylatch_internal.legacy_keys'
+        else 'keylatch_internal.keys'
+      end, v_row.id, v_line.key);
       v_line.outcome := case when v_line.note is null then 'exists' else 'moved' end;
       v_line.key.id := v_row.id;
     end if;
@@ -940,21 +961,19 @@ begin
     );
   end if;
   select
-    count(*) filter (where l.outcome = 'imported'), count(*) filter (where l.outcome = 'exists'),
-    count(*) filter (where l.outcome = 'moved'), count(*) filter (where l.outcome = 'waiting'),
-    count(*) filter (where l.problem is not null),
-    coalesce(array_agg(case
-      when l.problem is not null then row(
-        l."position", 'refused', null, 'invalid_argument', l.problem[1], l.problem[2]
-      )::keylatch.import_outcome
-      else row(
-        l."position", l.outcome,
-        case when not p_dry_run or l.outcome in ('exists', 'moved') then (l.key).id end,
-        null, l.note, null
-      )::keylatch.import_outcome
-    end order by l."position"), '{}')
+    count(*) filter (where o.outcome = 'imported'), count(*) filter (where o.outcome = 'exists'),
+    count(*) filter (where o.outcome = 'moved'), count(*) filter (where o.outcome = 'waiting'),
+    count(*) filter (where o.outcome = 'refused'), coalesce(array_agg(o::keylatch.import_outcome order by o."position"), '{}')
   into v_report
-  from unnest(v_lines) as l;
+  from unnest(v_lines) as l
+  cross join lateral (
+    select
+      l."position", case when l.problem is null then l.outcome else 'refused' end as outcome,
+      case when l.problem is null
+        and not (p_dry_run and l.outcome in ('imported', 'waiting')) then (l.key).id end,
+      case when l.problem is not null then 'invalid_argument' end,
+      coalesce(l.problem[1], l.note), l.problem[2]
+  ) as o;
   return v_report;
 end $$;
 comment on function keylatch_internal.take_import is 'Does the work of import_keys.';
