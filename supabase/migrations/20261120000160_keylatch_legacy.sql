@@ -108,13 +108,17 @@ before update on keylatch_internal.legacy_keys for each row when (
   old.upgraded_at is not null
   or coalesce(new.expires_at, 'infinity') > old.expires_at
   or coalesce(new.suspended_at <> old.suspended_at, old.suspended_at is not null)
-  or pg_catalog.to_jsonb(new) - '{expires_at,suspended_at,revoked_at,revoked_by,revoke_reason,updated_at,upgraded_at,key_id}'::text[]
-  <> pg_catalog.to_jsonb(old) - '{expires_at,suspended_at,revoked_at,revoked_by,revoke_reason,updated_at,upgraded_at,key_id}'::text[]
+  or pg_catalog.to_jsonb(new)
+  - '{expires_at,suspended_at,revoked_at,revoked_by,revoke_reason}'::text[]
+  - '{updated_at,upgraded_at,key_id}'::text[]
+  <> pg_catalog.to_jsonb(old)
+  - '{expires_at,suspended_at,revoked_at,revoked_by,revoke_reason}'::text[]
+  - '{updated_at,upgraded_at,key_id}'::text[]
 ) execute function keylatch_internal.hold_latch('column_is_immutable');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
 comment on trigger legacy_keys_update_immutable on keylatch_internal.legacy_keys is
-  'What an imported key is never changes, its expiry only comes nearer, it stays suspended, and after
-its upgrade nothing changes.';
+  'What an imported key is never changes, it expires no later and stays suspended. After its upgrade
+nothing changes.';
 
 create trigger legacy_keys_update_revoked_is_final
 before update on keylatch_internal.legacy_keys for each row when (
@@ -534,74 +538,89 @@ Errors: too_many_requests (429), invalid_argument (400) where workspace_id is ne
 
 create type keylatch_internal.import_line as (
   "position" integer, given jsonb, key keylatch_internal.keys, scheme text, verifier text,
-  starts_with text, rounds integer, problem text[], outcome text, note text
+  starts_with text, rounds integer, is_salted boolean, is_held boolean, problem text[],
+  outcome text, note text
 );
 comment on type keylatch_internal.import_line is
   'A line of an import: what was given, the row of the keys that was read from that, how a waiting
 key is recognised, and what is wrong with the line or became of it.';
 
-create function keylatch_internal.check_import_fields(p_lines jsonb)
-returns table (place bigint, problem text[])
-language plpgsql immutable parallel safe security invoker
+create view keylatch_internal.import_fields as
+select
+  pg_catalog.unnest(v.fields) as field, v.type, v.longest, v.pattern, v.rule, v.hint
+from (
+  values
+  ('{workspace_id,created_by}'::text[], 'string', 36,
+    '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$', 'a UUID',
+    'Give the workspace that the key will belong to. created_by may be left out.'),
+  ('{expires_at,suspended_at,revoked_at,created_at}', 'string', 40,
+    E'^(19|[2-9]\\d)\\d\\d-\\d\\d-\\d\\d'
+    '([T ]\\d\\d:\\d\\d(:\\d\\d(\\.\\d{1,6})?)? ?(Z|[+-]\\d\\d(:?\\d\\d)?))?$',
+    'ISO 8601 with a zone, from the year 1900 on',
+    'Write 2027-01-31T09:30:00Z, or 2027-01-31 for the beginning of that day in UTC.'),
+  ('{key}', 'string', 1000, E'^(?!\\s)[^\\x01-\\x1f\\x7f-\\x9f]+(?<!\\s)$',
+    'a text of 1 to 1000 characters, without control characters and spaces around it',
+    'Give the key exactly as its holder sends it.'),
+  ('{alg}', 'string', null, '^(sha256|pbkdf2_sha256|django|bcrypt)$',
+    'sha256, pbkdf2_sha256, django or bcrypt',
+    'Keys under another algorithm cannot be imported: issue new ones.'),
+  ('{hash_encoding}', 'string', null, '^(hex|base64)$', 'hex or base64',
+    'In hex a hash of 32 bytes has 64 characters, in base64 43 and a =.'),
+  ('{salt_encoding}', 'string', null, '^(hex|base64|text)$', 'hex, base64 or text',
+    'Say text if the other system hashed the salt as it is written.'),
+  ('{iter}', null, 7, '^[1-9][0-9]*$', 'a number of rounds from 1 on',
+    'Give what the other system computes.'),
+  ('{starts_with}', 'string', 32, '^[ -~]*$', 'up to 32 printable ASCII characters',
+    'Give what the other system kept of the key in plaintext, if it did.'),
+  ('{masked_key}', 'string', 40, '^[ -~]+$', '1 to 40 printable ASCII characters',
+    'Give what people know the key by, for example its last four characters.'),
+  ('{force}', 'string', 200, '.', 'a reason of 1 to 200 characters',
+    'Say why the weak key is imported.'),
+  ('{hash,salt,kind,environment,label,revoke_reason}', 'string', null, null, 'a text',
+    'Write the value between quotes.'),
+  ('{allowed_origins,scopes}', 'array', null, null, 'a list', 'For example ["orders:read"].'),
+  ('{metadata}', 'object', null, null, 'an object', 'For example {"plan": "pro"}.')
+) as v (fields, type, longest, pattern, rule, hint);
+comment on view keylatch_internal.import_fields is
+  'The fields of a line: the type of JSON, what its text is like, and that in words. What a field
+shares with every key is judged by check_key.';
+
+create function keylatch_internal.read_import_fields(p_lines jsonb)
+returns table (place bigint, line jsonb, problem text[])
+language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   return query
-  with fields as materialized (
-    select e.place, f.key, f.value #>> '{}' as value, jsonb_typeof(f.value) as type
+  with given as materialized (
+    select e.place, case jsonb_typeof(e.line) when 'object'
+      then e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
+    end as line
     from jsonb_array_elements(p_lines) with ordinality as e (line, place)
-    cross join jsonb_each(
-      case jsonb_typeof(e.line) when 'object' then '{"workspace_id": null}' || e.line end
-    ) as f
+  ),
+  fields as materialized (
+    select g.place, f.key, f.value #>> '{}' as value, jsonb_typeof(f.value) as type
+    from given as g cross join jsonb_each('{"workspace_id": null}' || g.line) as f
+  ),
+  wrong as (
+    select distinct on (f.place) f.place, case
+      when r.rule is null then array[
+        'The line has a field that an import does not know.',
+        'The comment of import_keys names the fields.']
+      else array[f.key || ' must be ' || r.rule || '.', r.hint]
+    end as problem
+    from fields as f left join keylatch_internal.import_fields as r on f.key = r.field
+    where r.rule is null or f.type <> r.type or length(f.value) > r.longest
+      or f.value !~ r.pattern
   )
-  select distinct on (f.place) f.place, case
-    when r.rule is null then array[
-      'The line has a field that an import does not know.',
-      'The comment of import_keys names the fields.']
-    else array[f.key || ' must be ' || r.rule || '.', r.hint]
+  select g.place, g.line, case when g.line is null
+    then array['The line is not a JSON object.', 'Write {"workspace_id": …, "key": …}.']
+    else w.problem
   end
-  from fields as f
-  left join (
-    select unnest(v.fields), v.type, v.longest, v.pattern, v.rule, v.hint
-    from (
-      values
-      ('{workspace_id,created_by}'::text[], 'string', 36,
-        '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$', 'a UUID',
-        'Give the workspace that the key will belong to. created_by may be left out.'),
-      ('{expires_at,suspended_at,revoked_at,created_at}', 'string', 40,
-        E'^(19|[2-9]\\d)\\d\\d-\\d\\d-\\d\\d'
-        '([T ]\\d\\d:\\d\\d(:\\d\\d(\\.\\d{1,6})?)? ?(Z|[+-]\\d\\d(:?\\d\\d)?))?$',
-        'ISO 8601 with a zone, from the year 1900 on',
-        'Write 2027-01-31T09:30:00Z, or 2027-01-31 for the beginning of that day in UTC.'),
-      ('{key}', 'string', 1000, E'^(?!\\s)[^\\x01-\\x1f\\x7f-\\x9f]+(?<!\\s)$',
-        'a text of 1 to 1000 characters, without control characters and spaces around it',
-        'Give the key exactly as its holder sends it.'),
-      ('{alg}', 'string', null, '^(sha256|pbkdf2_sha256|django|bcrypt)$',
-        'sha256, pbkdf2_sha256, django or bcrypt',
-        'Keys under another algorithm cannot be imported: issue new ones.'),
-      ('{hash_encoding}', 'string', null, '^(hex|base64)$', 'hex or base64',
-        'In hex a hash of 32 bytes has 64 characters, in base64 43 and a =.'),
-      ('{salt_encoding}', 'string', null, '^(hex|base64|text)$', 'hex, base64 or text',
-        'Say text if the other system hashed the salt as it is written.'),
-      ('{iter}', null, 7, '^[1-9][0-9]*$', 'a number of rounds from 1 on',
-        'Give what the other system computes.'),
-      ('{starts_with}', 'string', 32, '^[ -~]*$', 'up to 32 printable ASCII characters',
-        'Give what the other system kept of the key in plaintext, if it did.'),
-      ('{masked_key}', 'string', 40, '^[ -~]+$', '1 to 40 printable ASCII characters',
-        'Give what people know the key by, for example its last four characters.'),
-      ('{force}', 'string', 200, '.', 'a reason of 1 to 200 characters',
-        'Say why the weak key is imported.'),
-      ('{hash,salt,kind,environment,label,revoke_reason}', 'string', null, null, 'a text',
-        'Write the value between quotes.'),
-      ('{allowed_origins,scopes}', 'array', null, null, 'a list', 'For example ["orders:read"].'),
-      ('{metadata}', 'object', null, null, 'an object', 'For example {"plan": "pro"}.')
-    ) as v (fields, type, longest, pattern, rule, hint)
-  ) as r (field, type, longest, pattern, rule, hint) on f.key = r.field
-  where r.rule is null or (f.type <> 'null' or f.key = 'workspace_id') and (
-    f.type <> r.type or length(f.value) > r.longest or f.value !~ r.pattern
-  );
+  from given as g left join wrong as w on g.place = w.place
+  order by g.place;
 end $$;
-comment on function keylatch_internal.check_import_fields is
-  'What is wrong with the fields of lines, each taken by itself.';
+comment on function keylatch_internal.read_import_fields is
+  'The lines of an import without their nulls, and what is wrong with the fields of each.';
 
 create function keylatch_internal.read_plaintext(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql immutable parallel safe security invoker
@@ -644,6 +663,12 @@ begin
       then 'The key looks like a SHA-256. If it is the hash of the key, import it as such.'
   end;
   p_line.key.key_hash := sha256(convert_to(v_text, 'UTF8'));
+  p_line.scheme := 'sha256';
+  p_line.verifier := encode((p_line.key).key_hash, 'hex');
+  p_line.rounds := 1000;
+  p_line.is_salted := false;
+  p_line.is_held := false;
+  p_line.outcome := 'imported';
   p_line.key.public_key := case (p_line.key).kind when 'publishable' then v_text end;
   p_line.key.masked_key := keylatch_internal.mask_key(v_text);
   p_line.starts_with := left(v_text, 32);
@@ -670,7 +695,7 @@ create function keylatch_internal.read_legacy_hash(p_line keylatch_internal.impo
 returns keylatch_internal.import_line language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  v_given jsonb := p_line.given;
+  v_given constant jsonb := p_line.given;
   v_alg constant text := v_given ->> 'alg';
   v_text constant text := v_given ->> 'hash';
   -- Django keeps it all in one text.
@@ -719,6 +744,11 @@ begin
     else concat_ws('$', v_iter, encode(v_salt, 'hex'), encode(v_hash, 'hex'))
   end;
   p_line.key.key_hash := case p_line.scheme when 'sha256' then v_hash end;
+  p_line.is_salted := p_line.scheme <> 'sha256';
+  -- A publishable key is a row with its text, and here that is not known.
+  p_line.is_held := not p_line.is_salted and (p_line.key).kind = 'publishable';
+  p_line.starts_with := coalesce(v_given ->> 'starts_with', '');
+  p_line.outcome := 'imported';
   p_line.rounds := greatest(1000, case p_line.scheme when 'pbkdf2_sha256' then v_iter::integer
     when 'bcrypt' then 32 * (1 << substring(v_text, 5, 2)::integer) end);
   return p_line;
@@ -732,10 +762,10 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_now constant timestamptz := clock_timestamp();
   v_usual keylatch_internal.keys;
-  v_judged keylatch_internal.keys;
+  v_key keylatch_internal.keys;
   v_good keylatch_internal.keys;
-  v_text text;
   v_own text[];
+  v_given record;
   v_line keylatch_internal.import_line;
   v_lines keylatch_internal.import_line[] := '{}'::keylatch_internal.import_line[];
 begin
@@ -743,51 +773,35 @@ begin
     'label', '', 'metadata', '{}'::jsonb, 'allowed_origins', '[]'::jsonb, 'scopes', '[]'::jsonb,
     'masked_key', '...', 'created_at', v_now, 'updated_at', v_now, 'imported_at', v_now
   ));
-  for v_line."position", v_line.given, v_line.problem in
-    select
-      e.place,
-      case when e.line @? 'strict $.* ? (@ == null)' then
-        e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
-        else e.line end,
-      case when jsonb_typeof(e.line) = 'object' then p.problem else array[
-        'The line is not a JSON object.', 'Write {"workspace_id": …, "key": …}.'] end
-    from jsonb_array_elements(p_lines) with ordinality as e (line, place)
-    left join keylatch_internal.check_import_fields(p_lines) as p on e.place = p.place
-    order by e.place
-  loop
+  for v_given in select f.* from keylatch_internal.read_import_fields(p_lines) as f loop
+    v_line := null;
+    v_line."position" := v_given.place;
+    v_line.given := v_given.line;
+    v_line.problem := v_given.problem;
     begin
-      v_line.key := null;
-      v_line.verifier := null;
-      v_line.note := null;
       if v_line.problem is null then
-        v_text := v_line.given ->> 'key';
-        v_own := regexp_match(v_text, '^[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[[:alnum:]]{36}$');
+        v_own := regexp_match(v_given.line ->> 'key',
+          '^[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[[:alnum:]]{36}$');
         v_usual.id := gen_random_uuid();
         v_usual.kind := case v_own[1] when 'pk' then 'publishable' else 'secret' end;
         v_usual.environment := coalesce(v_own[2], 'live');
-        v_line.key := jsonb_populate_record(v_usual, v_line.given);
-        v_judged := v_line.key;
+        v_key := jsonb_populate_record(v_usual, v_given.line);
+        v_line.key := v_key;
         -- An expired key may be imported. Any other time is judged as for a new key.
-        v_judged.expires_at := nullif(greatest(v_judged.expires_at, v_now), v_now);
-        v_line.problem := coalesce(
-          case when greatest(v_judged.suspended_at, v_judged.revoked_at, v_judged.created_at) > v_now
-            then array['suspended_at, revoked_at and created_at must not be in the future.',
-              'Give a key that ends later an expires_at.'] end,
+        v_key.expires_at := nullif(greatest(v_key.expires_at, v_now), v_now);
+        v_line.problem := case
+          when greatest(v_key.suspended_at, v_key.revoked_at, v_key.created_at) > v_now then array[
+            'suspended_at, revoked_at and created_at must not be in the future.',
+            'Give a key that ends later an expires_at.']
           -- What is as in the good line before is not judged again.
-          keylatch_internal.check_key(case
-            when v_good.kind = v_judged.kind and v_good.environment = v_judged.environment
-              then v_good end, v_judged)
-        );
+          else keylatch_internal.check_key(case when (v_good.kind, v_good.environment)
+            = (v_key.kind, v_key.environment) then v_good end, v_key)
+        end;
       end if;
       if v_line.problem is null then
-        v_good := v_judged;
-        v_line.outcome := 'imported';
-        v_line.scheme := 'sha256';
-        v_line.rounds := 1000;
-        v_line.starts_with := coalesce(v_line.given ->> 'starts_with', '');
-        v_line := case when v_text is null then keylatch_internal.read_legacy_hash(v_line)
-          else keylatch_internal.read_plaintext(v_line) end;
-        v_line.verifier := coalesce(v_line.verifier, encode((v_line.key).key_hash, 'hex'));
+        v_good := v_key;
+        v_line := case when v_given.line ? 'key' then keylatch_internal.read_plaintext(v_line)
+          else keylatch_internal.read_legacy_hash(v_line) end;
       end if;
     exception
       when data_exception then
@@ -803,50 +817,48 @@ comment on function keylatch_internal.read_import is
 
 -- Importing a batch.
 
-create function keylatch_internal.write_import(p_lines keylatch_internal.import_line[])
-returns keylatch_internal.import_line[] language plpgsql volatile security invoker
+create function keylatch_internal.share_import(p_lines keylatch_internal.import_line[])
+returns uuid[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
-declare
-  v_waiting uuid[];
-  v_line keylatch_internal.import_line;
-  v_row record;
 begin
-  -- Keeps the workspaces from being deleted in the meantime.
   insert into keylatch_internal.workspace_latches (workspace_id)
   select distinct (l.key).workspace_id from unnest(p_lines) as l where l.problem is null order by 1
   on conflict do nothing;
-  for v_row in
+  return array(
     with shared as materialized (
       select w.workspace_id, w.deleted_at from keylatch_internal.workspace_latches as w
       where w.workspace_id in (select (l.key).workspace_id from unnest(p_lines) as l)
       order by w.workspace_id
       for share
     )
-    select l."position" from shared as s
-    inner join unnest(p_lines) as l on s.workspace_id = (l.key).workspace_id
-    where s.deleted_at is not null and l.problem is null
-  loop
-    p_lines[v_row."position"].problem := array[
-      'The workspace was deleted, so no key is imported there.',
-      'Import the key into a workspace with a new id.'];
-  end loop;
-  v_waiting := array(
-    select distinct g.workspace_id from keylatch_internal.legacy_keys as g
+    select s.workspace_id from shared as s where s.deleted_at is not null
+  );
+end $$;
+comment on function keylatch_internal.share_import is
+  'Keeps the workspaces of an import from being deleted, and names those that are deleted already.';
+
+create function keylatch_internal.write_import(p_lines keylatch_internal.import_line[])
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_line keylatch_internal.import_line;
+  -- Where a key waits, or may wait after this import.
+  v_waiting constant uuid[] := array(
+    select g.workspace_id from keylatch_internal.legacy_keys as g
     where g.upgraded_at is null and g.scheme <> 'sha256'
       and g.workspace_id in (select (l.key).workspace_id from unnest(p_lines) as l)
+    union
+    select (l.key).workspace_id from unnest(p_lines) as l where l.is_salted or l.is_held
   );
+begin
   -- An import that lets a key wait is alone, so that none overlooks it. Only imports wait here.
-  if cardinality(v_waiting) > 0 or exists (
-    select from unnest(p_lines) as l
-    where l.problem is null and (l.scheme <> 'sha256' or (l.key).kind = 'publishable')
-  ) then
+  if cardinality(v_waiting) > 0 then
     lock table keylatch_internal.legacy_settings in exclusive mode;
   else
     lock table keylatch_internal.legacy_settings in share mode;
   end if;
   for v_line in
-    select l.* from unnest(p_lines) as l
-    where l.problem is null and l.scheme <> 'sha256'
+    select l.* from unnest(p_lines) as l where l.is_salted
     -- Those that may be any key first: of two that exclude each other the later one is refused.
     order by length(l.starts_with), l."position"
   loop
@@ -858,39 +870,45 @@ begin
     ), 0) <= keylatch_internal.round_budget()
     on conflict do nothing;
   end loop;
-  -- A text that may be that of a waiting key waits until it is seen, and so does a publishable key
-  -- of which only the hash is known.
   insert into keylatch_internal.legacy_keys
   select (l.key).*, l.scheme, l.verifier, l.starts_with, l.rounds
   from unnest(p_lines) as l
-  where l.problem is null and l.scheme = 'sha256' and (
-    ((l.key).kind = 'publishable' and (l.key).public_key is null)
-    or ((l.key).workspace_id = any (v_waiting) and exists (
-      select from keylatch_internal.similar_keys(l.starts_with, (l.key).workspace_id)
-    ))
-  ) and not exists (select from keylatch_internal.keys as k where k.key_hash = (l.key).key_hash)
+  where not l.is_salted and (l.is_held or ((l.key).workspace_id = any (v_waiting) and exists (
+    select from keylatch_internal.similar_keys(l.starts_with, (l.key).workspace_id)
+  ))) and not exists (select from keylatch_internal.keys as k where k.key_hash = (l.key).key_hash)
   order by l.verifier, l."position"
   on conflict do nothing;
   perform keylatch_internal.insert_keys(array(
     select l.key from unnest(p_lines) as l
-    where l.problem is null and l.scheme = 'sha256'
-      and ((l.key).kind = 'secret' or (l.key).public_key is not null)
-      and not exists (
-        select from keylatch_internal.legacy_keys as g where g.verifier = l.verifier
-      )
+    where not l.is_salted and not l.is_held and not exists (
+      select from keylatch_internal.legacy_keys as g where g.verifier = l.verifier
+    )
     order by l."position"
   ));
-  -- What has no row of its own. Waiting rows, then keys: so every call locks several.
+end $$;
+comment on function keylatch_internal.write_import is
+  'Inserts the keys that are not there yet: the salted ones, as far as upgrade_key could find them;
+those that may be one of these, which wait until their text is seen; and all others.';
+
+create function keylatch_internal.settle_import(p_lines keylatch_internal.import_line[])
+returns keylatch_internal.import_line[] language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_line keylatch_internal.import_line;
+  v_row record;
+begin
   for v_row in
     select
-      l."position", l.key, coalesce(k.id, g.id) as id, k.id is null as is_waiting,
+      l."position", coalesce(k.id, g.id) as id, k.id is null as is_waiting,
       coalesce(k.workspace_id, g.workspace_id) = (l.key).workspace_id as is_ours
     from unnest(p_lines) as l
     left join keylatch_internal.legacy_keys as g on l.verifier = g.verifier
     left join keylatch_internal.keys as k on k.id = coalesce(g.key_id, (
       select h.id from keylatch_internal.keys as h where h.key_hash = (l.key).key_hash
     ))
+    -- A key that was inserted as a row of its own is imported, and that is all.
     where l.problem is null and k.id is distinct from (l.key).id
+    -- Waiting rows, then keys: the order in which every call locks several.
     order by k.created_at nulls first, coalesce(k.id, g.id), l."position"
   loop
     v_line := p_lines[v_row."position"];
@@ -917,8 +935,8 @@ begin
   end loop;
   return p_lines;
 end $$;
-comment on function keylatch_internal.write_import is
-  'Writes what was read: first the keys that wait, then the rows of the keys.';
+comment on function keylatch_internal.settle_import is
+  'Moves the keys that were there already, and says what became of each line.';
 
 create type keylatch.import_outcome as (
   "position" integer, outcome text, key_id uuid, slug text, detail text, hint text
@@ -943,9 +961,22 @@ declare
   v_lines keylatch_internal.import_line[] := keylatch_internal.read_import(p_lines);
   v_report keylatch.import_report;
   v_refused keylatch_internal.import_line;
+  v_deleted uuid[];
+  v_place integer;
 begin
   begin
-    v_lines := keylatch_internal.write_import(v_lines);
+    v_deleted := keylatch_internal.share_import(v_lines);
+    for v_place in
+      select l."position" from unnest(v_lines) as l where (l.key).workspace_id = any (v_deleted)
+    loop
+      v_lines[v_place].problem := array[
+        'The workspace was deleted, so no key is imported there.',
+        'Import the key into a workspace with a new id.'];
+    end loop;
+    perform keylatch_internal.write_import(array(
+      select l from unnest(v_lines) as l where l.problem is null
+    ));
+    v_lines := keylatch_internal.settle_import(v_lines);
     if p_dry_run then
       raise sqlstate 'UNDO0';
     end if;
@@ -1022,7 +1053,8 @@ update keylatch_internal.installation set modules = array_append(modules, 'legac
 
 -- Who may do what.
 revoke all on table
-keylatch_internal.legacy_keys, keylatch_internal.legacy_settings, keylatch.legacy_keys
+keylatch_internal.legacy_keys, keylatch_internal.legacy_settings,
+keylatch_internal.import_fields, keylatch.legacy_keys
 from public, anon, authenticated, service_role;
 revoke all on sequence keylatch_internal.legacy_attempts_seq
 from public, anon, authenticated, service_role;
@@ -1032,9 +1064,9 @@ keylatch_internal.count_attempt, keylatch_internal.round_budget, keylatch_intern
 keylatch_internal.matches_verifier, keylatch_internal.similar_keys, keylatch_internal.mask_key,
 keylatch_internal.insert_keys, keylatch_internal.move_key, keylatch_internal.finish_upgrade,
 keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key,
-keylatch_internal.check_import_fields, keylatch_internal.read_plaintext,
+keylatch_internal.read_import_fields, keylatch_internal.read_plaintext,
 keylatch_internal.read_bytes, keylatch_internal.read_legacy_hash, keylatch_internal.read_import,
-keylatch_internal.write_import, keylatch_internal.take_import, keylatch.import_keys
+keylatch_internal.share_import, keylatch_internal.write_import, keylatch_internal.settle_import, keylatch_internal.take_import, keylatch.import_keys
 from public, anon, authenticated, service_role;
 -- All but the verifier and what the key begins with.
 grant
