@@ -547,7 +547,7 @@ key is recognised, and what is wrong with the line or became of it.';
 
 create view keylatch_internal.import_fields as
 select
-  pg_catalog.unnest(v.fields) as field, v.type, v.longest, v.pattern, v.rule, v.hint
+  v.type, v.longest, v.pattern, v.rule, v.hint, pg_catalog.unnest(v.fields) as field
 from (
   values
   ('{workspace_id,created_by}'::text[], 'string', 36,
@@ -1066,9 +1066,10 @@ keylatch_internal.insert_keys, keylatch_internal.move_key, keylatch_internal.fin
 keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key,
 keylatch_internal.read_import_fields, keylatch_internal.read_plaintext,
 keylatch_internal.read_bytes, keylatch_internal.read_legacy_hash, keylatch_internal.read_import,
-keylatch_internal.share_import, keylatch_internal.write_import, keylatch_internal.settle_import, keylatch_internal.take_import, keylatch.import_keys
+keylatch_internal.share_import, keylatch_internal.write_import, keylatch_internal.settle_import,
+keylatch_internal.take_import, keylatch.import_keys
 from public, anon, authenticated, service_role;
--- All but the verifier and what the key begins with.
+-- All but the hash, the verifier and what the key begins with.
 grant
 select (
   id, workspace_id, scheme, kind, environment, masked_key, label, metadata, allowed_origins, scopes,
