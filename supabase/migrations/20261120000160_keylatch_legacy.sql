@@ -703,11 +703,8 @@ declare
     v_text, E'^pbkdf2_sha256\\$([1-9][0-9]{0,6})\\$([^$]{1,250})\\$([A-Za-z0-9+/]{43}=)$'
   ) end;
   v_iter constant text := coalesce(v_django[1], v_given ->> 'iter');
-  v_salt constant bytea := case v_alg
-    when 'django' then convert_to(v_django[2], 'UTF8')
-    when 'pbkdf2_sha256'
-      then keylatch_internal.read_bytes(v_given ->> 'salt', v_given ->> 'salt_encoding')
-  end;
+  v_salt constant bytea := coalesce(convert_to(v_django[2], 'UTF8'),
+    keylatch_internal.read_bytes(v_given ->> 'salt', v_given ->> 'salt_encoding'));
   v_hash constant bytea := coalesce(
     decode(v_django[3], 'base64'), keylatch_internal.read_bytes(v_text, v_given ->> 'hash_encoding')
   );
