@@ -41,8 +41,9 @@ with expected (module_name, table_name, trigger_name, fires) as (
   ('sessions', 'keylatch.sessions', 'sessions_delete_instead', 'O'),
   ('sessions', 'keylatch_internal.sessions', 'sessions_insert_check_key', 'O'),
   ('sessions', 'keylatch_internal.workspace_latches', 'workspace_latches_write_end_sessions', 'O'),
-  ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_change_hold', 'A'),
-  ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_truncate_keep', 'A'),
+  ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_delete_keep', 'A'),
+  ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_update_immutable', 'A'),
+  ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_update_revoked_is_final', 'A'),
   ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_update_stamp', 'O'),
   ('legacy', 'keylatch_internal.workspace_latches', 'workspace_latches_revoke_legacy_keys', 'O')
 ),

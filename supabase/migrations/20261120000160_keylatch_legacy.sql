@@ -1,35 +1,20 @@
 -- Module legacy: keys of another system, taken over as they are, so that nobody needs a new one.
 --
 -- A key in plaintext and an unsalted SHA-256 become rows of the keys at once. A salted hash cannot
--- be looked up: its future row waits here until the key is used for the first time.
+-- be looked up: its key waits here until its first use, when upgrade_key sees the text.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.')
 on conflict do nothing;
 
+-- A waiting key is the row of the keys that it will be, without the hash, and how to recognise it.
 create table keylatch_internal.legacy_keys (
-  id uuid not null,
-  workspace_id uuid not null,
+  like keylatch_internal.keys including comments,
   scheme text not null,
   verifier text not null,
   starts_with text collate "C" not null default '',
   -- squawk-ignore prefer-bigint-over-int
   rounds integer not null,
-  kind text not null,
-  environment text not null,
-  masked_key text,
-  label text not null,
-  metadata jsonb not null,
-  allowed_origins text[] not null,
-  scopes text[] not null,
-  expires_at timestamptz,
-  suspended_at timestamptz,
-  revoked_at timestamptz,
-  revoked_by uuid,
-  revoke_reason text,
-  created_at timestamptz not null,
-  created_by uuid,
-  imported_at timestamptz not null,
   upgraded_at timestamptz,
   key_id uuid,
 
@@ -38,11 +23,11 @@ create table keylatch_internal.legacy_keys (
   constraint legacy_keys_scheme_check check (scheme in ('sha256', 'pbkdf2_sha256', 'bcrypt')),
   constraint legacy_keys_upgraded_check check ((upgraded_at is null) = (key_id is null))
 );
-
+alter table keylatch_internal.legacy_keys alter column key_hash drop not null;
 create index legacy_keys_workspace_id_starts_with_idx
 on keylatch_internal.legacy_keys (workspace_id, starts_with) where upgraded_at is null;
 create index legacy_keys_starts_with_idx
-on keylatch_internal.legacy_keys (starts_with) where upgraded_at is null and starts_with <> '';
+on keylatch_internal.legacy_keys (starts_with) where upgraded_at is null;
 comment on table keylatch_internal.legacy_keys is
   'Keys whose text keylatch has not seen yet, each with its whole future row of the keys. After the
 upgrade the row stays: it tells a second import which key its hash belongs to.';
@@ -82,8 +67,7 @@ create view keylatch.legacy_keys with (security_invoker = true) as
 select
   g.id, g.workspace_id, g.scheme, g.label, g.kind, g.environment, g.metadata, g.allowed_origins,
   g.scopes, g.expires_at, g.suspended_at, g.revoked_at, g.revoked_by, g.revoke_reason,
-  g.created_at, g.created_by, g.imported_at, g.upgraded_at, g.key_id,
-  coalesce(g.masked_key, '...') as masked_key,
+  g.created_at, g.created_by, g.imported_at, g.upgraded_at, g.key_id, g.masked_key,
   case
     when g.upgraded_at is not null then 'upgraded'
     when g.revoked_at is not null then 'revoked'
@@ -97,128 +81,79 @@ comment on view keylatch.legacy_keys is
 
 A waiting key resolves through upgrade_key alone, which makes it a row of keys under the same id.
 Revoke it with revoke_legacy_key. Rows are not deleted.';
--- The columns mean what they mean in the keys, and the view says what the table says.
+-- The columns mean what they mean in the table.
 do $$
 declare
   v_column record;
 begin
   for v_column in
-    select t.name, a.attname, pg_catalog.col_description(k.attrelid, k.attnum) as meaning
-    from (
-      values
-      (1, 'keylatch_internal.legacy_keys', 'keylatch_internal.keys'),
-      (2, 'keylatch.legacy_keys', 'keylatch_internal.keys'),
-      (3, 'keylatch.legacy_keys', 'keylatch_internal.legacy_keys')
-    ) as t (place, name, source)
-    inner join pg_catalog.pg_attribute as a on a.attrelid = t.name::regclass
-    inner join pg_catalog.pg_attribute as k
-      on k.attrelid = t.source::regclass and a.attname = k.attname
-    where pg_catalog.col_description(k.attrelid, k.attnum) is not null
-    order by t.place
+    select v.attname, pg_catalog.col_description(t.attrelid, t.attnum) as meaning
+    from pg_catalog.pg_attribute as v
+    inner join pg_catalog.pg_attribute as t on v.attname = t.attname
+    where v.attrelid = 'keylatch.legacy_keys'::regclass
+      and t.attrelid = 'keylatch_internal.legacy_keys'::regclass
   loop
     execute format(
-      'comment on column %s.%I is %L', v_column.name, v_column.attname, v_column.meaning
+      'comment on column keylatch.legacy_keys.%I is %L', v_column.attname, v_column.meaning
     );
   end loop;
 end $$;
 comment on column keylatch.legacy_keys.status is
   'waiting, suspended, expired, revoked, or upgraded: then look at the key of the id key_id.';
 
--- The latch of the waiting keys.
+-- The latch of the waiting keys, by the functions of the keys' own.
 
-create function keylatch_internal.hold_legacy_latch()
-returns trigger language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_movable constant text[] :=
-    '{expires_at,suspended_at,revoked_at,revoked_by,revoke_reason,upgraded_at,key_id}';
-begin
-  if tg_op = 'DELETE' then
-    perform keylatch_internal.refuse(
-      'keys_are_kept', 'A key that is imported again would have lost its revocation.',
-      'Call revoke_legacy_key instead.'
-    );
-  elsif old.upgraded_at is not null or to_jsonb(new) - v_movable <> to_jsonb(old) - v_movable then
-    perform keylatch_internal.refuse(
-      'column_is_immutable', 'What an imported key is never changes, and after its upgrade nothing.'
-    );
-  elsif old.revoked_at is not null and (new.revoked_at, new.revoked_by, new.revoke_reason)
-    is distinct from (old.revoked_at, old.revoked_by, old.revoke_reason)
-    or old.expires_at is not null and coalesce(new.expires_at > old.expires_at, true)
-    or old.suspended_at is not null and new.suspended_at is distinct from old.suspended_at
-  then
-    perform keylatch_internal.refuse(
-      'revoked_is_final', 'A waiting key only moves towards its end.'
-    );
-  end if;
-  return new;
-end $$;
-comment on function keylatch_internal.hold_legacy_latch is
-  'Keeps the rows, what an imported key is, and how near to its end it is.';
+create trigger legacy_keys_update_immutable
+before update on keylatch_internal.legacy_keys for each row when (
+  old.upgraded_at is not null
+  or coalesce(new.expires_at, 'infinity') > old.expires_at
+  or coalesce(new.suspended_at <> old.suspended_at, old.suspended_at is not null)
+  or pg_catalog.to_jsonb(new)
+  - '{expires_at,suspended_at,revoked_at,revoked_by,revoke_reason}'::text[]
+  - '{updated_at,upgraded_at,key_id}'::text[]
+  <> pg_catalog.to_jsonb(old)
+  - '{expires_at,suspended_at,revoked_at,revoked_by,revoke_reason}'::text[]
+  - '{updated_at,upgraded_at,key_id}'::text[]
+) execute function keylatch_internal.hold_latch('column_is_immutable');
+alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
+comment on trigger legacy_keys_update_immutable on keylatch_internal.legacy_keys is
+  'What an imported key is never changes, it expires no later and stays suspended. After its upgrade
+nothing changes.';
 
-create trigger legacy_keys_change_hold
-before update or delete on keylatch_internal.legacy_keys
-for each row execute function keylatch_internal.hold_legacy_latch();
-alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_change_hold;
-comment on trigger legacy_keys_change_hold on keylatch_internal.legacy_keys is
-  'A waiting key stays revoked and suspended, its expiry only comes nearer, and its row is kept.';
+create trigger legacy_keys_update_revoked_is_final
+before update on keylatch_internal.legacy_keys for each row when (
+  old.revoked_at is not null
+  and (
+    new.revoked_at is distinct from old.revoked_at
+    or new.revoked_by is distinct from old.revoked_by
+    or new.revoke_reason is distinct from old.revoke_reason
+  )
+) execute function keylatch_internal.hold_latch('revoked_is_final');
+alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_revoked_is_final;
+comment on trigger legacy_keys_update_revoked_is_final on keylatch_internal.legacy_keys is
+  'A revoked key stays revoked, and so do the time, the user and the reason.';
 
-create trigger legacy_keys_truncate_keep
-before truncate on keylatch_internal.legacy_keys
+create trigger legacy_keys_delete_keep
+before delete or truncate on keylatch_internal.legacy_keys
 for each statement execute function keylatch_internal.keep_keys();
-alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_truncate_keep;
-comment on trigger legacy_keys_truncate_keep on keylatch_internal.legacy_keys is
-  'The table is not truncated.';
-
-create function keylatch_internal.stamp_legacy_revocation()
-returns trigger language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_problem text[];
-begin
-  new.revoked_at := clock_timestamp();
-  new.revoked_by := keylatch_internal.current_user_id();
-  -- The same rule as for keys: a reason often quotes the leaked key, and must not fail for that.
-  new.revoke_reason := regexp_replace(
-    new.revoke_reason,
-    '([a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_)[1-9A-HJ-NP-Za-km-z]{36}', E'\\1...', 'g'
-  );
-  v_problem := keylatch_internal.check_key(
-    jsonb_populate_record(null::keylatch_internal.keys, to_jsonb(old)),
-    jsonb_populate_record(null::keylatch_internal.keys, to_jsonb(new))
-  );
-  if v_problem is not null then
-    perform keylatch_internal.refuse('invalid_argument', v_problem[1], v_problem[2]);
-  end if;
-  return new;
-end $$;
-comment on function keylatch_internal.stamp_legacy_revocation is
-  'Writes the clock and the user where a waiting key is revoked, and judges the reason.';
+alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_delete_keep;
+comment on trigger legacy_keys_delete_keep on keylatch_internal.legacy_keys is
+  'Rows are kept: a key that is imported again would have lost its revocation.';
 
 create trigger legacy_keys_update_stamp
-before update on keylatch_internal.legacy_keys for each row
-when (old.revoked_at is null and new.revoked_at is not null)
-execute function keylatch_internal.stamp_legacy_revocation();
+before update on keylatch_internal.legacy_keys
+for each row execute function keylatch_internal.stamp_update();
 comment on trigger legacy_keys_update_stamp on keylatch_internal.legacy_keys is
-  'No caller chooses the time or the user.
-
-Origin sessions only: a logical replica keeps the publisher''s times.';
+  'No caller chooses a time or a user. Origin sessions only: a replica keeps the publisher''s.';
 
 create function keylatch_internal.revoke_legacy_workspace()
 returns trigger language plpgsql volatile security definer
 -- definer because: whoever deletes a workspace need not be one who may see its waiting keys.
 set search_path = pg_catalog, pg_temp as $$
 begin
-  with locked as materialized (
-    select g.id from keylatch_internal.legacy_keys as g
-    where g.workspace_id = new.workspace_id and g.revoked_at is null and g.upgraded_at is null
-    order by g.id
-    for update
-  )
   update keylatch_internal.legacy_keys as g
   set revoked_at = clock_timestamp(), revoke_reason = 'workspace deleted'
-  from locked as l
-  where g.id = l.id;
+  where g.workspace_id = new.workspace_id and g.revoked_at is null and g.upgraded_at is null;
   return null;
 end $$;
 comment on function keylatch_internal.revoke_legacy_workspace is
@@ -236,24 +171,31 @@ create function keylatch.revoke_legacy_key(id uuid, reason text default null)
 returns keylatch.revocation language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
+  v_row keylatch.legacy_keys;
+  v_key keylatch_internal.keys;
+  v_problem text[];
   v_result keylatch.revocation;
-  v_key_id uuid;
 begin
   update keylatch_internal.legacy_keys as g
   set revoked_at = clock_timestamp(), revoke_reason = revoke_legacy_key.reason
   where g.id = revoke_legacy_key.id and g.revoked_at is null and g.upgraded_at is null;
   v_result.already_revoked := not found;
-  select g.id, g.revoked_at, g.key_id into v_result.id, v_result.revoked_at, v_key_id
-  from keylatch_internal.legacy_keys as g
-  where g.id = revoke_legacy_key.id;
+  select g.* into v_row from keylatch.legacy_keys as g where g.id = revoke_legacy_key.id;
   if not found then
     perform keylatch_internal.refuse(
       'key_not_found', 'You administer no imported key of this id.',
       'List the imported keys of the workspace: the view legacy_keys.'
     );
-  elsif v_key_id is not null then
-    return keylatch.revoke_key(v_key_id, revoke_legacy_key.reason);
+  elsif v_row.key_id is not null then
+    return keylatch.revoke_key(v_row.key_id, revoke_legacy_key.reason);
   end if;
+  v_key := jsonb_populate_record(v_key, to_jsonb(v_row));
+  v_problem := keylatch_internal.check_key(v_key, v_key);
+  if v_problem is not null then
+    perform keylatch_internal.refuse('invalid_argument', v_problem[1], v_problem[2]);
+  end if;
+  v_result.id := v_row.id;
+  v_result.revoked_at := v_row.revoked_at;
   v_result.also_revoked := '{}';
   return v_result;
 end $$;
@@ -268,121 +210,65 @@ reason: up to 500 characters. Errors: key_not_found (404), invalid_argument (400
 create table keylatch_internal.legacy_settings (
   only_row boolean not null default true,
   -- squawk-ignore prefer-bigint-over-int
-  upgrades_per_minute integer not null default 60,
-  -- squawk-ignore prefer-bigint-over-int
-  all_upgrades_per_minute integer not null default 600,
+  upgrades_per_minute integer not null default 600,
 
   constraint legacy_settings_pkey primary key (only_row),
   constraint legacy_settings_only_row_check check (only_row),
   constraint legacy_settings_upgrades_check check (
-    -- Flat: a nested "and" would read otherwise after a dump.
     upgrades_per_minute >= 1 and upgrades_per_minute <= 100000
-    and all_upgrades_per_minute >= 1 and all_upgrades_per_minute <= 100000
   )
 );
-comment on table keylatch_internal.legacy_settings is
-  'One row: the limits of upgrade_key.';
+comment on table keylatch_internal.legacy_settings is 'One row, which the owner changes.';
 comment on column keylatch_internal.legacy_settings.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.legacy_settings.upgrades_per_minute is
-  'How many calls of upgrade_key may compute slow hashes in a minute, for each workspace.';
-comment on column keylatch_internal.legacy_settings.all_upgrades_per_minute is
-  'The same for all workspaces together. A call that fails or is cancelled counts here, too.';
+  'How many calls of upgrade_key may compute slow hashes in a minute, however they end.';
 insert into keylatch_internal.legacy_settings default values;
 alter table keylatch_internal.legacy_settings enable row level security;
 
-create unlogged table keylatch_internal.legacy_attempts (
-  workspace_id uuid not null,
-  attempted_at timestamptz not null default pg_catalog.clock_timestamp()
-);
-create index legacy_attempts_workspace_id_attempted_at_idx
-on keylatch_internal.legacy_attempts (workspace_id, attempted_at);
-comment on table keylatch_internal.legacy_attempts is
-  'The calls of upgrade_key of the last minute that computed slow hashes. Rows are only added, so
-nobody waits for the count.';
-comment on column keylatch_internal.legacy_attempts.workspace_id is
-  'The workspace; all zeros for a call without one.';
-comment on column keylatch_internal.legacy_attempts.attempted_at is 'When it was called.';
-comment on index keylatch_internal.legacy_attempts_workspace_id_attempted_at_idx is
-  'Counts the last minute of a workspace.';
-alter table keylatch_internal.legacy_attempts enable row level security;
-
 create sequence keylatch_internal.legacy_attempts_seq;
 comment on sequence keylatch_internal.legacy_attempts_seq is
-  'The minute since 1970, times a million, plus the calls of that minute. No rollback undoes it.';
+  'The minute since 1970, times a million, plus the calls of that minute. No rollback undoes it, and
+nobody waits for it.';
 
-create function keylatch_internal.refuse_attempt(p_limit integer, p_seconds integer)
+create function keylatch_internal.count_attempt()
 returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
+  v_second constant bigint := floor(extract(epoch from clock_timestamp()));
+  v_first constant bigint := v_second / 60 * 1000000 + 1;
+  v_count bigint := nextval('keylatch_internal.legacy_attempts_seq');
+  -- A copy of the schema alone has no row.
+  v_limit constant integer := coalesce((
+    select s.upgrades_per_minute from keylatch_internal.legacy_settings as s
+  ), 600);
+  v_wait constant integer := 60 - v_second % 60;
   v_detail constant text := format(
-    'upgrade_key was called more than %s times in a minute. Try again in %s s.', p_limit, p_seconds
+    'upgrade_key was called more than %s times in a minute. Try again in %s s.', v_limit, v_wait
   );
 begin
-  if coalesce(current_setting('request.method', true), '') <> '' then
+  -- Another minute than the counter's, before or after it: the counter begins anew.
+  if v_count / 1000000 <> v_first / 1000000 then
+    v_count := setval('keylatch_internal.legacy_attempts_seq', v_first);
+  end if;
+  if v_count - v_first < v_limit then
+    return;
+  elsif coalesce(current_setting('request.method', true), '') <> '' then
     -- The only form of an error that brings a header through PostgREST.
     raise sqlstate 'PGRST' using
-      message = jsonb_build_object(
-        'code', 'PT429', 'message', 'too_many_requests', 'details', v_detail,
-        'hint', (
-          select e.hint from keylatch_internal.errors as e where e.slug = 'too_many_requests'
+      message = (
+        select jsonb_build_object(
+          'code', e.code, 'message', e.slug, 'details', v_detail, 'hint', e.hint
         )
+        from keylatch_internal.errors as e where e.slug = 'too_many_requests'
       ),
       detail = jsonb_build_object(
-        'status', 429, 'headers', jsonb_build_object('Retry-After', p_seconds::text)
+        'status', 429, 'headers', jsonb_build_object('Retry-After', v_wait::text)
       );
   end if;
   perform keylatch_internal.refuse('too_many_requests', v_detail);
 end $$;
-comment on function keylatch_internal.refuse_attempt is
-  'Raises too_many_requests, over REST with Retry-After.';
-
-create function keylatch_internal.count_attempt(p_workspace_id uuid)
-returns void language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_now constant timestamptz := clock_timestamp();
-  v_second constant bigint := floor(extract(epoch from v_now));
-  v_minute constant bigint := v_second / 60;
-  v_settings keylatch_internal.legacy_settings;
-  v_count bigint := nextval('keylatch_internal.legacy_attempts_seq');
-  v_oldest timestamptz;
-begin
-  select s.* into v_settings from keylatch_internal.legacy_settings as s;
-  -- A copy of the schema alone has no row.
-  v_settings.upgrades_per_minute := coalesce(v_settings.upgrades_per_minute, 60);
-  v_settings.all_upgrades_per_minute := coalesce(v_settings.all_upgrades_per_minute, 600);
-  -- Another minute than the counter's, before or after it: the counter begins anew.
-  if v_count / 1000000 <> v_minute then
-    v_count := setval('keylatch_internal.legacy_attempts_seq', v_minute * 1000000 + 1);
-  end if;
-  if v_count % 1000000 > v_settings.all_upgrades_per_minute then
-    perform keylatch_internal.refuse_attempt(
-      v_settings.all_upgrades_per_minute, 60 - (v_second % 60)::integer
-    );
-  end if;
-  select count(*), min(a.attempted_at) into v_count, v_oldest
-  from keylatch_internal.legacy_attempts as a
-  where a.workspace_id = p_workspace_id
-    and a.attempted_at between v_now - interval '1 minute' and v_now;
-  if v_count >= v_settings.upgrades_per_minute then
-    perform keylatch_internal.refuse_attempt(
-      v_settings.upgrades_per_minute,
-      greatest(ceil(extract(epoch from v_oldest + interval '1 minute' - v_now)), 1)::integer
-    );
-  end if;
-  insert into keylatch_internal.legacy_attempts (workspace_id) values (p_workspace_id);
-  -- What is over leaves, unless another call removes it at this moment.
-  delete from keylatch_internal.legacy_attempts as a
-  where a.ctid = any (array(
-    select o.ctid from keylatch_internal.legacy_attempts as o
-    where o.workspace_id = p_workspace_id
-      and o.attempted_at not between v_now - interval '1 minute' and v_now + interval '1 minute'
-    limit 100
-    for update skip locked
-  ));
-end $$;
 comment on function keylatch_internal.count_attempt is
-  'Counts a call of upgrade_key, and refuses it where a limit is reached. It waits for nobody.';
+  'Counts a call of upgrade_key, and raises too_many_requests beyond the limit.';
 
 create function keylatch_internal.round_budget()
 returns integer language plpgsql immutable parallel safe security invoker
@@ -431,169 +317,153 @@ end $$;
 comment on function keylatch_internal.matches_verifier is
   'Whether this salted hash is one of this key. Slow on purpose.';
 
-create function keylatch_internal.beginnings(p_text text)
-returns text[] language plpgsql immutable parallel safe security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return array(select left(p_text, n) from generate_series(0, least(length(p_text), 32)) as n);
-end $$;
-comment on function keylatch_internal.beginnings is
-  'What a text begins with: the empty text, its first character, and so on up to 32.';
-
-create function keylatch_internal.legacy_candidates(p_key text, p_workspace_id uuid)
+create function keylatch_internal.similar_keys(p_beginning text, p_workspace_id uuid)
 returns setof keylatch_internal.legacy_keys language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  -- Revoked and expired ones, too: a text that matches one of them is refused. Each costs 1000
-  -- rounds or more, so with 1201 of them the budget is exceeded.
-  if p_workspace_id is not null then
-    return query
-    select g.* from keylatch_internal.legacy_keys as g
-    where g.workspace_id = p_workspace_id and g.upgraded_at is null and g.scheme <> 'sha256'
-      and g.starts_with = any (keylatch_internal.beginnings(p_key))
-    limit 1201;
-  else
-    return query
-    select g.* from keylatch_internal.legacy_keys as g
-    where g.upgraded_at is null and g.scheme <> 'sha256' and g.starts_with <> ''
-      and g.starts_with = any (keylatch_internal.beginnings(p_key))
-    limit 1201;
-  end if;
-end $$;
-comment on function keylatch_internal.legacy_candidates is
-  'The waiting keys under a salted hash that this text may be; without a workspace only those of
-which it is known what they begin with.';
-
-create function keylatch_internal.mask_key(p_key text, p_given text)
-returns text language plpgsql immutable parallel safe security invoker
+-- A plan that fits a call without a workspace would read the keys of all of them.
+set plan_cache_mode = force_custom_plan
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- How many characters may be shown.
-  v_shown constant integer := greatest(least(length(p_key) / 3, length(p_key) - 16), 0);
+  v_beginnings constant text[] := array(
+    select left(p_beginning, n) from generate_series(0, least(length(p_beginning), 32)) as n
+  );
+begin
+  -- Revoked and expired ones, too: a text that matches one of them is refused.
+  return query
+  select g.* from keylatch_internal.legacy_keys as g
+  where g.upgraded_at is null and g.scheme <> 'sha256'
+    and (g.workspace_id = p_workspace_id or (p_workspace_id is null and g.starts_with <> ''))
+    and (
+      g.starts_with = any (v_beginnings)
+      -- What it begins with is printable ASCII, and this character comes after that.
+      or g.starts_with between p_beginning and p_beginning || E'\x7f'
+    )
+  -- Each costs 1000 rounds or more: as many exceed every budget.
+  limit 1201;
+end $$;
+comment on function keylatch_internal.similar_keys is
+  'The waiting keys under a salted hash that a key with this beginning may be, as far as is known
+what they begin with; without a workspace only those of which it is known.';
+
+create function keylatch_internal.mask_key(p_key text)
+returns text language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
 begin
   return case
-    when p_key is null then null
-    when length(p_given) <= v_shown + 3 then p_given
-    when keylatch_internal.key_form(p_key) = 'valid'
-      then left(p_key, -36) || '...' || right(p_key, 4)
-    when v_shown < 4 then '...'
-    -- The words that it begins with, and four characters.
-    else left(coalesce(substring(p_key, '^(?:[a-z]{1,8}[_-]){1,3}'), ''), v_shown - 4)
-      || '...' || right(p_key, 4)
-  end;
+    when keylatch_internal.key_form(p_key) = 'valid' then left(p_key, -36)
+    else ''
+  end || '...' || right(p_key, case when length(p_key) >= 20 then 4 else 0 end);
 end $$;
 comment on function keylatch_internal.mask_key is
-  'What people tell a key of any form by, for example wid_...uVO9: at least 16 characters and two
-thirds of the text stay hidden, of a shorter one all. The text that an import gave is taken if it
-is that short.';
+  'What people tell a key of any form by, for example ...uVO9: at least 16 characters and two thirds
+of the text stay hidden.';
+
+create function keylatch_internal.insert_keys(p_keys keylatch_internal.keys[])
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into keylatch_internal.keys (
+    id, workspace_id, kind, environment, key_hash, public_key, masked_key, label, metadata,
+    allowed_origins, scopes, expires_at, suspended_at, revoked_at, revoked_by, revoke_reason,
+    created_at, created_by, updated_at, imported_at
+  )
+  select
+    k.id, k.workspace_id, k.kind, k.environment, k.key_hash, k.public_key, k.masked_key, k.label,
+    k.metadata, k.allowed_origins, k.scopes, k.expires_at, k.suspended_at, k.revoked_at,
+    k.revoked_by, k.revoke_reason, k.created_at, k.created_by, k.updated_at, k.imported_at
+  from unnest(p_keys) with ordinality as k
+  -- In one order, so that two imports of the same keys do not deadlock.
+  order by k.key_hash, k.ordinality
+  on conflict do nothing;
+end $$;
+comment on function keylatch_internal.insert_keys is
+  'Inserts these rows, but for texts that have a row already.';
 
 create function keylatch_internal.move_key(
-  p_table regclass, p_id uuid, p_revoked_at timestamptz, p_revoke_reason text,
-  p_expires_at timestamptz, p_suspended_at timestamptz
+  p_table regclass, p_id uuid, p_to keylatch_internal.keys
 )
 returns text language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
+  v_key keylatch_internal.keys;
   -- What expires within the minute counts as expired: it may be when the row is written.
   v_soon timestamptz;
-  v_key keylatch_internal.keys;
-  v_is_expired boolean;
+  v_note text;
 begin
   execute format(
     'select revoked_at, expires_at, suspended_at from %s where id = $1 for update', p_table
   ) into v_key.revoked_at, v_key.expires_at, v_key.suspended_at using p_id;
   v_soon := clock_timestamp() + interval '1 minute';
-  v_is_expired := coalesce(v_key.expires_at <= v_soon, false);
   if v_key.revoked_at is not null then
     return null;
-  elsif p_revoked_at is not null or (p_expires_at <= v_soon and not v_is_expired) then
+  elsif p_to.revoked_at is not null
+    or (p_to.expires_at <= v_soon and coalesce(v_key.expires_at > v_soon, true))
+  then
     execute format(
       'update %s set revoked_at = $2, revoke_reason = $3 where id = $1', p_table
-    ) using p_id, v_soon, case
-      when p_revoked_at is null then 'expired in the imported system' else p_revoke_reason
+    ) using p_id, v_soon - interval '1 minute', case
+      when p_to.revoked_at is null then 'expired in the imported system'
+      else p_to.revoke_reason
     end;
     return 'The key is revoked now.';
-  elsif v_is_expired then
-    return null;
-  elsif coalesce(p_expires_at >= v_key.expires_at, p_expires_at is null)
-    and (p_suspended_at is null or v_key.suspended_at is not null)
-  then
+  elsif v_key.expires_at <= v_soon then
     return null;
   end if;
+  v_note := nullif(concat_ws(
+    ' ',
+    case when p_to.expires_at < coalesce(v_key.expires_at, 'infinity')
+      then 'The key expires earlier now.' end,
+    case when p_to.suspended_at is not null and v_key.suspended_at is null
+      then 'The key is suspended now.' end
+  ), '');
   execute format(
     'update %s set expires_at = least(expires_at, $2), suspended_at = coalesce(suspended_at, $3) '
-    'where id = $1', p_table
-  ) using p_id, p_expires_at, p_suspended_at;
-  return concat_ws(
-    ' ',
-    case when p_expires_at < coalesce(v_key.expires_at, 'infinity')
-      then 'The key expires earlier now.' end,
-    case when p_suspended_at is not null and v_key.suspended_at is null
-      then 'The key is suspended now.' end
-  );
+    'where id = $1 and $4 is not null', p_table
+  ) using p_id, p_to.expires_at, p_to.suspended_at, v_note;
+  return v_note;
 end $$;
 comment on function keylatch_internal.move_key is
-  'Moves a key, or a waiting key, towards its end as far as these values are nearer to it, and says
-what changed; null if nothing did.';
+  'Moves a key, or a waiting key, towards its end as far as this row is nearer to it, and says what
+changed; null if nothing did.';
 
 create function keylatch_internal.finish_upgrade(p_key text, p_ids uuid[])
 returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  v_row keylatch_internal.legacy_keys;
   v_hash constant bytea := sha256(convert_to(p_key, 'UTF8'));
-  v_key_id uuid;
+  v_key keylatch_internal.keys;
+  v_rows keylatch_internal.keys[];
 begin
   -- First the workspace, then the waiting rows, then the keys: everybody locks in this order.
   perform from keylatch_internal.workspace_latches as w
   where w.workspace_id in (
     select g.workspace_id from keylatch_internal.legacy_keys as g where g.id = any (p_ids)
   )
-  order by w.workspace_id
   for share;
-  -- The same key under several salts: the row that is nearest to its end counts.
-  with locked as materialized (
-    select g.* from keylatch_internal.legacy_keys as g
-    where g.id = any (p_ids) and g.upgraded_at is null
-    order by g.id
-    for update
-  )
-  select l.* into v_row
-  from locked as l
-  order by l.revoked_at nulls last, l.expires_at nulls last, l.suspended_at nulls last, l.id
-  limit 1;
-  if not found or exists (
-    select from keylatch_internal.workspace_latches as w
-    where w.workspace_id = v_row.workspace_id and w.deleted_at is not null
-  )
-  then
+  perform from keylatch_internal.legacy_keys as g where g.id = any (p_ids) order by g.id for update;
+  v_rows := array(
+    select jsonb_populate_record(null::keylatch_internal.keys, to_jsonb(g))
+    from keylatch_internal.legacy_keys as g
+    inner join keylatch_internal.workspace_latches as w on g.workspace_id = w.workspace_id
+    where g.id = any (p_ids) and g.upgraded_at is null and w.deleted_at is null
+    order by g.revoked_at nulls last, g.expires_at nulls last, g.suspended_at nulls last, g.id
+  );
+  if cardinality(v_rows) = 0 then
     return;
   end if;
-  insert into keylatch_internal.keys (
-    id, workspace_id, kind, environment, key_hash, public_key, masked_key, label, metadata,
-    allowed_origins, scopes, expires_at, suspended_at, revoked_at, revoked_by, revoke_reason,
-    created_at, created_by, updated_at, imported_at
-  )
-  values (
-    v_row.id, v_row.workspace_id, v_row.kind, v_row.environment, v_hash,
-    case v_row.kind when 'publishable' then p_key end,
-    keylatch_internal.mask_key(p_key, v_row.masked_key), v_row.label, v_row.metadata,
-    v_row.allowed_origins, v_row.scopes, v_row.expires_at, v_row.suspended_at, v_row.revoked_at,
-    v_row.revoked_by, v_row.revoke_reason, v_row.created_at, v_row.created_by, clock_timestamp(),
-    v_row.imported_at
-  )
-  on conflict (key_hash) do nothing;
+  -- The same key under several salts: the row that is nearest to its end comes first.
+  v_key := v_rows[1];
+  v_key.key_hash := v_hash;
+  v_key.public_key := case v_key.kind when 'publishable' then p_key end;
+  v_key.masked_key := keylatch_internal.mask_key(p_key);
+  v_key.updated_at := clock_timestamp();
+  perform keylatch_internal.insert_keys(array[v_key]);
   -- Somebody else may have imported the text at this moment.
-  select k.id into v_key_id from keylatch_internal.keys as k where k.key_hash = v_hash;
+  select k.* into v_key from keylatch_internal.keys as k where k.key_hash = v_hash;
   update keylatch_internal.legacy_keys as g
-  set upgraded_at = clock_timestamp(), key_id = v_key_id
+  set upgraded_at = clock_timestamp(), key_id = v_key.id
   where g.id = any (p_ids) and g.upgraded_at is null;
-  perform keylatch_internal.move_key(
-    'keylatch_internal.keys', v_key_id, m.revoked_at, m.revoke_reason, m.expires_at, m.suspended_at
-  )
-  from keylatch_internal.legacy_keys as m
-  where m.id = any (p_ids)
-  order by m.id;
+  perform keylatch_internal.move_key('keylatch_internal.keys', v_key.id, r)
+  from unnest(v_rows) as r;
 end $$;
 comment on function keylatch_internal.finish_upgrade is
   'Makes the waiting keys of these ids, which are all this text, one row of the keys.';
@@ -604,7 +474,7 @@ returns void language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_hash constant bytea := sha256(convert_to(p_key, 'UTF8'));
-  v_candidates keylatch_internal.legacy_keys[];
+  v_similar keylatch_internal.legacy_keys[];
   v_ids uuid[];
 begin
   -- A key that has its row answers for itself, active or not, and costs no slow hash.
@@ -613,23 +483,22 @@ begin
   then
     return;
   end if;
-  v_candidates := array(
-    select c from keylatch_internal.legacy_candidates(p_key, p_workspace_id) as c
+  v_similar := array(
+    select s from keylatch_internal.similar_keys(p_key, p_workspace_id) as s
+    where starts_with(p_key, s.starts_with)
   );
-  if (select sum(c.rounds) from unnest(v_candidates) as c) > keylatch_internal.round_budget() then
+  if (select sum(s.rounds) from unnest(v_similar) as s) > keylatch_internal.round_budget() then
     perform keylatch_internal.refuse(
       'invalid_argument', 'workspace_id is needed: more keys begin alike than one call tries.',
       'Pass the workspace whose key it would be.'
     );
-  elsif cardinality(v_candidates) > 0 then
-    perform keylatch_internal.count_attempt(
-      coalesce(p_workspace_id, '00000000-0000-0000-0000-000000000000')
-    );
+  elsif cardinality(v_similar) > 0 then
+    perform keylatch_internal.count_attempt();
   end if;
   -- All of them, not only until the first match: a revoked one may match as well.
   v_ids := array(
-    select c.id from unnest(v_candidates) as c
-    where keylatch_internal.matches_verifier(p_key, c.scheme, c.verifier)
+    select s.id from unnest(v_similar) as s
+    where keylatch_internal.matches_verifier(p_key, s.scheme, s.verifier)
     union all
     select g.id from keylatch_internal.legacy_keys as g
     where g.verifier = encode(v_hash, 'hex') and g.upgraded_at is null
@@ -656,344 +525,415 @@ begin
   where upgrade_key.workspace_id is null or r.workspace_id = upgrade_key.workspace_id;
 end $$;
 comment on function keylatch.upgrade_key is
-  'resolve_key for keys that were imported under a salted hash: the first use makes such a key a row
-of keys, and from then on resolve_key finds it.
+  'resolve_key for keys that wait for their first use: it makes such a key a row of keys, and from
+then on resolve_key finds it.
 
 Call it where resolve_key found nothing. workspace_id: whose key it would be; without it only keys
 are tried of which the import said what they begin with. It answers as resolve_key does. A text
 that matches a revoked or expired key is refused, under every salt. One call computes at most
-1200000 rounds of PBKDF2, about 2 s, or as much bcrypt; at most 60 calls a minute for a workspace
-and 600 in all compute any. bcrypt: keys over 72 bytes never match.
+1200000 rounds of PBKDF2, about 2 s, or as much bcrypt; at most 600 calls a minute compute any.
 Errors: too_many_requests (429), invalid_argument (400) where workspace_id is needed.';
 
 -- Reading an import: each line by itself, so that a bad one costs no other.
 
 create type keylatch_internal.import_line as (
-  "position" integer,
-  -- As given, under the names of the JSON.
-  workspace_id uuid, key text, alg text, hash text, hash_encoding text, salt text,
-  salt_encoding text, iter text, starts_with text, masked_key text, kind text, environment text,
-  label text, metadata jsonb, allowed_origins text[], scopes text[], expires_at timestamptz,
-  suspended_at timestamptz, revoked_at timestamptz, revoke_reason text, created_at timestamptz,
-  created_by uuid, force text,
-  -- As read.
-  id uuid, scheme text, verifier text, rounds integer, problem text[], outcome text, note text
+  "position" integer, given jsonb, key keylatch_internal.keys, scheme text, verifier text,
+  starts_with text, rounds integer, is_salted boolean, is_held boolean, problem text[],
+  outcome text, note text
 );
 comment on type keylatch_internal.import_line is
-  'A line of an import: what was given, what was read from that, and what is wrong with it.';
+  'A line of an import: what was given, the row of the keys that was read from that, how a waiting
+key is recognised, and what is wrong with the line or became of it.';
 
-create function keylatch_internal.check_import_fields(p_line jsonb)
-returns text[] language plpgsql immutable parallel safe security invoker
+create view keylatch_internal.import_fields as
+select
+  v.type, v.longest, v.pattern, v.rule, v.hint, pg_catalog.unnest(v.fields) as field
+from (
+  values
+  ('{workspace_id,created_by}'::text[], 'string', 36,
+    '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$', 'a UUID',
+    'Give the workspace that the key will belong to. created_by may be left out.'),
+  ('{expires_at,suspended_at,revoked_at,created_at}', 'string', 40,
+    E'^(19|[2-9]\\d)\\d\\d-\\d\\d-\\d\\d'
+    '([T ]\\d\\d:\\d\\d(:\\d\\d(\\.\\d{1,6})?)? ?(Z|[+-]\\d\\d(:?\\d\\d)?))?$',
+    'ISO 8601 with a zone, from the year 1900 on',
+    'Write 2027-01-31T09:30:00Z, or 2027-01-31 for the beginning of that day in UTC.'),
+  ('{key}', 'string', 1000, E'^(?!\\s)[^\\x01-\\x1f\\x7f-\\x9f]+(?<!\\s)$',
+    'a text of 1 to 1000 characters, without control characters and spaces around it',
+    'Give the key exactly as its holder sends it.'),
+  ('{alg}', 'string', null, '^(sha256|pbkdf2_sha256|django|bcrypt)$',
+    'sha256, pbkdf2_sha256, django or bcrypt',
+    'Keys under another algorithm cannot be imported: issue new ones.'),
+  ('{hash_encoding}', 'string', null, '^(hex|base64)$', 'hex or base64',
+    'In hex a hash of 32 bytes has 64 characters, in base64 43 and a =.'),
+  ('{salt_encoding}', 'string', null, '^(hex|base64|text)$', 'hex, base64 or text',
+    'Say text if the other system hashed the salt as it is written.'),
+  ('{iter}', null, 7, '^[1-9][0-9]*$', 'a number of rounds from 1 on',
+    'Give what the other system computes.'),
+  ('{starts_with}', 'string', 32, '^[ -~]*$', 'up to 32 printable ASCII characters',
+    'Give what the other system kept of the key in plaintext, if it did.'),
+  ('{masked_key}', 'string', 40, '^[ -~]+$', '1 to 40 printable ASCII characters',
+    'Give what people know the key by, for example its last four characters.'),
+  ('{force}', 'string', 200, '.', 'a reason of 1 to 200 characters',
+    'Say why the weak key is imported.'),
+  ('{hash,salt,kind,environment,label,revoke_reason}', 'string', null, null, 'a text',
+    'Write the value between quotes.'),
+  ('{allowed_origins,scopes}', 'array', null, null, 'a list', 'For example ["orders:read"].'),
+  ('{metadata}', 'object', null, null, 'an object', 'For example {"plan": "pro"}.')
+) as v (fields, type, longest, pattern, rule, hint);
+comment on view keylatch_internal.import_fields is
+  'The fields of a line: the type of JSON, what its text is like, and that in words. What a field
+shares with every key is judged by check_key.';
+
+create function keylatch_internal.read_import_fields(p_lines jsonb)
+returns table (place bigint, line jsonb, problem text[])
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+  with given as materialized (
+    select e.place, case jsonb_typeof(e.line) when 'object'
+      then e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
+    end as line
+    from jsonb_array_elements(p_lines) with ordinality as e (line, place)
+  ),
+  fields as materialized (
+    select g.place, f.key, f.value #>> '{}' as value, jsonb_typeof(f.value) as type
+    from given as g cross join jsonb_each('{"workspace_id": null}' || g.line) as f
+  ),
+  wrong as (
+    select distinct on (f.place) f.place, case
+      when r.rule is null then array[
+        'The line has a field that an import does not know.',
+        'The comment of import_keys names the fields.']
+      else array[f.key || ' must be ' || r.rule || '.', r.hint]
+    end as problem
+    from fields as f left join keylatch_internal.import_fields as r on f.key = r.field
+    where r.rule is null or f.type <> r.type or length(f.value) > r.longest
+      or f.value !~ r.pattern
+  )
+  select g.place, g.line, case when g.line is null
+    then array['The line is not a JSON object.', 'Write {"workspace_id": …, "key": …}.']
+    else w.problem
+  end
+  from given as g left join wrong as w on g.place = w.place
+  order by g.place;
+end $$;
+comment on function keylatch_internal.read_import_fields is
+  'The lines of an import without their nulls, and what is wrong with the fields of each.';
+
+create function keylatch_internal.read_plaintext(p_line keylatch_internal.import_line)
+returns keylatch_internal.import_line language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  v_time constant text := E'^\\d{4}-\\d\\d-\\d\\d([T ]\\d\\d:\\d\\d(:\\d\\d(\\.\\d{1,6})?)? ?'
-    '(Z|[+-]\\d\\d(:?\\d\\d)?))?$';
-  v_fields constant text[] := '{workspace_id,key,alg,hash,hash_encoding,salt,salt_encoding,iter,'
-    'starts_with,masked_key,kind,environment,label,metadata,allowed_origins,scopes,expires_at,'
-    'suspended_at,revoked_at,revoke_reason,created_at,created_by,force}'::text[];
-begin
-  return case
-    when jsonb_typeof(p_line) <> 'object' then array[
-      'The line is not a JSON object.', 'Write {"workspace_id": …, "key": …}.']
-    when p_line - v_fields <> '{}' then array[
-      'The line has a field that an import does not know.',
-      'The fields are ' || array_to_string(v_fields, ', ') || '.']
-    when jsonb_path_exists(
-      p_line - '{metadata,allowed_origins,scopes,iter}'::text[],
-      'strict $.* ? (@.type() != "string" && @.type() != "null")'
-    )
-      or jsonb_typeof(p_line -> 'allowed_origins') not in ('array', 'null')
-      or jsonb_typeof(p_line -> 'scopes') not in ('array', 'null') then array[
-      'A field of the line has the wrong JSON type.',
-      'allowed_origins and scopes are lists, metadata is an object, all others are texts.']
-    when p_line ->> 'workspace_id' is null then array[
-      'workspace_id must be a UUID.', 'Give the workspace that the key will belong to.']
-    when p_line ->> 'expires_at' !~ v_time or p_line ->> 'suspended_at' !~ v_time
-      or p_line ->> 'revoked_at' !~ v_time or p_line ->> 'created_at' !~ v_time then array[
-      'expires_at, suspended_at, revoked_at and created_at must be ISO 8601 with a zone.',
-      'Write 2027-01-31T09:30:00Z, or 2027-01-31 for the beginning of that day in UTC.']
-    when coalesce(p_line ->> 'key', p_line ->> 'hash') is null then array[
-      'The line has neither key nor hash.',
-      'Give the key in plaintext, or its hash with alg. If you have neither, issue a new key.']
-  end;
-end $$;
-comment on function keylatch_internal.check_import_fields is
-  'What is wrong with a line before its fields are read; null if nothing is.';
-
-create function keylatch_internal.check_import_values(p_line keylatch_internal.import_line)
-returns text[] language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return case
-    when least(p_line.expires_at, p_line.suspended_at, p_line.revoked_at, p_line.created_at)
-      < '0001-01-02 00:00Z' then array[
-      'A time of the line is before the year 1.', 'Write the time as the other system meant it.']
-    when greatest(p_line.suspended_at, p_line.revoked_at, p_line.created_at) > clock_timestamp()
-      then array[
-      'suspended_at, revoked_at and created_at must not be in the future.',
-      'Give a key that ends later an expires_at.']
-    when length(p_line.starts_with) > 32 or p_line.starts_with ~ '[^ -~]' then array[
-      'starts_with must be a text of up to 32 printable ASCII characters.',
-      'Give what the other system kept of the key in plaintext, if it did.']
-    when length(p_line.masked_key) not between 1 and 40 or p_line.masked_key ~ '[^ -~]' then array[
-      'masked_key must be a text of 1 to 40 printable ASCII characters.',
-      'Give what people know the key by, for example its last four characters.']
-    when length(p_line.force) not between 1 and 200 then array[
-      'force must be a reason of 1 to 200 characters.', 'Say why the weak key is imported.']
-  end;
-end $$;
-comment on function keylatch_internal.check_import_values is
-  'What is wrong with the values that only an import has; null if nothing is.';
-
-create function keylatch_internal.check_plaintext(p_line keylatch_internal.import_line)
-returns text[] language plpgsql immutable parallel safe security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_key constant text := p_line.key;
-  v_form constant text := keylatch_internal.key_form(v_key);
+  v_text constant text := p_line.given ->> 'key';
+  v_force constant text := p_line.given ->> 'force';
+  v_form constant text := keylatch_internal.key_form(v_text);
   v_weakness constant text := case
-    when v_key ~* E'^[[({<]*(undefined|null|none|nil|nan|true|false|todo|redacted|change.?me.*'
+    when v_text ~* E'^[[({<]*(undefined|null|none|nil|nan|true|false|todo|redacted|change.?me.*'
       '|placeholder.*|(your|replace|insert)[-_ ].*|(my|example|test)[-_ ]?(api)?[-_ ]?'
       '(key|secret|token))[])}>]*$'
       then 'is a placeholder'
-    when v_key ~ E'^(\\$[0-9a-z-]+\\$|[a-z0-9_]+\\$[0-9]+\\$|\\{[A-Za-z0-9]+\\})'
-      or v_key ~* '^(md5|sha[0-9]+|bcrypt|pbkdf2|scrypt|argon2)[^ ]{0,10}[:=$]'
+    when v_text ~ E'^(\\$[0-9a-z-]+\\$|[a-z0-9_]+\\$[0-9]+\\$|\\{[A-Za-z0-9]+\\})'
+      or v_text ~* '^(md5|sha[0-9]+|bcrypt|pbkdf2|scrypt|argon2)[^ ]{0,10}[:=$]'
       then 'has the form of a hash'
-    when v_key ~* E'^[+-]?[0-9]+([.,][0-9]+)?e[+-]?[0-9]+$' then 'is a number of a spreadsheet'
-    when v_key ~ '[^ -~]' then 'has characters that are not printable ASCII'
-    when length(v_key) < 16 then 'is shorter than 16 characters'
-    when (select count(distinct c.letter) from string_to_table(v_key, null) as c (letter)) < 6
+    when v_text ~* E'^[+-]?[0-9]+([.,][0-9]+)?e[+-]?[0-9]+$' then 'is a number of a spreadsheet'
+    when v_text ~ '[^ -~]' then 'has characters that are not printable ASCII'
+    when length(v_text) < 16 then 'is shorter than 16 characters'
+    when (select count(distinct c.letter) from string_to_table(v_text, null) as c (letter)) < 6
       then 'has fewer than 6 different characters'
   end;
 begin
-  return case
-    when length(v_key) not between 1 and 1000
-      or v_key ~ E'^\\s|\\s$|[\\x01-\\x1f\\x7f-\\x9f]' then array[
-      'key must be 1 to 1000 characters, without control characters and spaces around it.',
-      'Give the key exactly as its holder sends it.']
+  p_line.problem := case
     when v_form = 'checksum_failed' then array[
       'key has the form of a key of keylatch, but its check characters are wrong.',
       'It was mistyped or cut: nobody has such a key.']
-    when v_form = 'valid' and (p_line.kind, p_line.environment) is distinct from (
-      case split_part(v_key, '_', 2) when 'pk' then 'publishable' else 'secret' end,
-      split_part(v_key, '_', 3)
-    ) then array[
+    when v_form = 'valid'
+      and strpos(v_text, format('_%sk_%s_', left((p_line.key).kind, 1), (p_line.key).environment)) = 0
+      then array[
       'key is of another kind or environment than the line says.',
       'Leave kind and environment out.']
-    when v_weakness is not null and p_line.force is null then array[
+    when v_weakness is not null and v_force is null then array[
       'key ' || v_weakness || '.',
       'Leave the line out and issue a new key. To import it anyway, give a reason as force.']
   end;
+  p_line.note := case
+    when v_force is not null then 'Imported by force: ' || v_force
+    when v_text ~ '^[0-9a-fA-F]{64}$'
+      then 'The key looks like a SHA-256. If it is the hash of the key, import it as such.'
+  end;
+  p_line.key.key_hash := sha256(convert_to(v_text, 'UTF8'));
+  p_line.scheme := 'sha256';
+  p_line.verifier := encode((p_line.key).key_hash, 'hex');
+  p_line.rounds := 1000;
+  p_line.is_salted := false;
+  p_line.is_held := false;
+  p_line.outcome := 'imported';
+  p_line.key.public_key := case (p_line.key).kind when 'publishable' then v_text end;
+  p_line.key.masked_key := keylatch_internal.mask_key(v_text);
+  p_line.starts_with := left(v_text, 32);
+  return p_line;
 end $$;
-comment on function keylatch_internal.check_plaintext is
-  'What is wrong with a key in plaintext; null if nothing is. Only force goes below its floor.';
+comment on function keylatch_internal.read_plaintext is
+  'Reads a key in plaintext. Only force goes below its floor.';
 
 create function keylatch_internal.read_bytes(p_text text, p_encoding text)
 returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
-declare
-  v_base64 text;
 begin
-  if p_encoding = 'hex' and p_text ~ '^([0-9a-fA-F]{2})+$' then
-    return decode(p_text, 'hex');
-  elsif p_encoding = 'text' then
-    return convert_to(p_text, 'UTF8');
-  elsif p_encoding = 'base64' and p_text ~ '^([A-Za-z0-9+/]+|[A-Za-z0-9_-]+)={0,2}$' then
-    v_base64 := translate(rtrim(p_text, '='), '-_', '+/');
-    if length(v_base64) % 4 <> 1 then
-      return decode(rpad(v_base64, (length(v_base64) + 3) / 4 * 4, '='), 'base64');
-    end if;
-  end if;
-  return null;
+  return case
+    when p_encoding = 'text' then convert_to(p_text, 'UTF8')
+    when p_encoding = 'hex' and p_text ~ '^([0-9a-fA-F]{2})+$'
+      or p_encoding = 'base64' and length(p_text) % 4 = 0 and p_text ~ '^[A-Za-z0-9+/]+={0,2}$'
+      then decode(p_text, p_encoding)
+  end;
 end $$;
 comment on function keylatch_internal.read_bytes is
-  'The bytes of a text in hex, in base64 (of either alphabet) or as it is; null if it is not of that
-encoding.';
+  'The bytes of a text in hex, in base64 or as it is; null if it is not of that encoding.';
 
-create function keylatch_internal.check_legacy_hash(p_line keylatch_internal.import_line)
-returns text[] language plpgsql immutable parallel safe security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return case
-    when p_line.alg is null or p_line.alg not in ('sha256', 'pbkdf2_sha256', 'django', 'bcrypt')
-      then array[
-      'alg must be sha256, pbkdf2_sha256, django or bcrypt.',
-      'Keys under another algorithm cannot be imported: issue new ones.']
-    when p_line.alg <> 'pbkdf2_sha256' and num_nonnulls(
-      case when p_line.alg <> 'sha256' then p_line.hash_encoding end,
-      p_line.salt, p_line.salt_encoding, p_line.iter
-    ) > 0 then array[
-      'salt, salt_encoding and iter do not go with alg ' || p_line.alg || '.',
-      'Leave them out. Of django and bcrypt also hash_encoding: the hash contains them all.']
-    when p_line.alg = 'bcrypt' then case
-      when p_line.hash !~ E'^\\$2[aby]\\$(0[4-9]|1[0-5])\\$[./A-Za-z0-9]{53}$' then array[
-      'hash is not one of bcrypt: $2a$, $2b$ or $2y$, a cost from 04 to 15, $ and 53 characters.',
-      'Give the whole text as the other system has it. Above that cost issue a new key.'] end
-    when p_line.alg = 'django' then case
-      when p_line.hash !~ E'^pbkdf2_sha256\\$[1-9][0-9]{0,6}\\$[^$]{1,250}\\$[A-Za-z0-9+/]{43}=$'
-        then array[
-      'hash is not one of Django: pbkdf2_sha256$iterations$salt$hash.',
-      'Give the whole text. Other hashers of Django cannot be imported.'] end
-    when p_line.hash_encoding is null or p_line.hash_encoding not in ('hex', 'base64')
-      or octet_length(keylatch_internal.read_bytes(p_line.hash, p_line.hash_encoding))
-      is distinct from 32 then array[
-      'hash must be 32 bytes, and hash_encoding hex or base64.',
-      'In hex a hash has 64 characters, in base64 43 and a =.']
-    when p_line.alg = 'sha256' then null
-    when p_line.salt_encoding is null or p_line.salt_encoding not in ('hex', 'base64', 'text')
-      or coalesce(octet_length(
-        keylatch_internal.read_bytes(p_line.salt, p_line.salt_encoding)
-      ), 0) not between 1 and 1000 then array[
-      'salt must be 1 to 1000 bytes, and salt_encoding hex, base64 or text.',
-      'Say text if the other system hashed the salt as it is written.']
-    when p_line.iter is null or p_line.iter !~ '^[1-9][0-9]{0,6}$' then array[
-      'iter must be a number of rounds from 1 on.', 'Give what the other system computes.']
-  end;
-end $$;
-comment on function keylatch_internal.check_legacy_hash is
-  'What is wrong with the hash of a line; null if nothing is.';
-
-create function keylatch_internal.read_import_key(p_line keylatch_internal.import_line)
+create function keylatch_internal.read_legacy_hash(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
+declare
+  v_given constant jsonb := p_line.given;
+  v_alg constant text := v_given ->> 'alg';
+  v_text constant text := v_given ->> 'hash';
+  -- Django keeps it all in one text.
+  v_django constant text[] := case v_alg when 'django' then regexp_match(
+    v_text, E'^pbkdf2_sha256\\$([1-9][0-9]{0,6})\\$([^$]{1,250})\\$([A-Za-z0-9+/]{43}=)$'
+  ) end;
+  v_iter constant text := coalesce(v_django[1], v_given ->> 'iter');
+  v_salt constant bytea := coalesce(convert_to(v_django[2], 'UTF8'),
+    keylatch_internal.read_bytes(v_given ->> 'salt', v_given ->> 'salt_encoding'));
+  v_hash constant bytea := coalesce(
+    decode(v_django[3], 'base64'), keylatch_internal.read_bytes(v_text, v_given ->> 'hash_encoding')
+  );
 begin
-  p_line.scheme := case
-    when p_line.key is not null then 'plaintext'
-    when p_line.alg = 'django' then 'pbkdf2_sha256'
-    else p_line.alg
+  p_line.problem := case
+    when v_text is null then array[
+      'The line has neither key nor hash.',
+      'Give the key in plaintext, or its hash with alg. If you have neither, issue a new key.']
+    when v_alg is null then array[
+      'alg must be given with a hash.', 'Give sha256, pbkdf2_sha256, django or bcrypt.']
+    when v_alg <> 'pbkdf2_sha256' and v_given ?| '{salt,salt_encoding,iter}' then array[
+      'salt, salt_encoding and iter do not go with alg ' || v_alg || '.', 'Leave them out.']
+    when v_alg = 'bcrypt' then case
+      when v_text !~ E'^\\$2[aby]\\$(0[4-9]|1[0-5])\\$[./A-Za-z0-9]{53}$' then array[
+      'hash is not one of bcrypt: $2a$, $2b$ or $2y$, a cost from 04 to 15, $ and 53 characters.',
+      'Give the whole text as the other system has it. Above that cost issue a new key.'] end
+    when v_alg = 'django' and v_django is null then array[
+      'hash is not one of Django: pbkdf2_sha256$iterations$salt$hash.',
+      'Give the whole text. Other hashers of Django cannot be imported.']
+    when octet_length(v_hash) is distinct from 32 then array[
+      'hash must be 32 bytes, written as hash_encoding says.',
+      'In hex a hash has 64 characters, in base64 43 and a =.']
+    when v_alg <> 'sha256' and coalesce(octet_length(v_salt), 0) not between 1 and 1000 then array[
+      'salt must be 1 to 1000 bytes, written as salt_encoding says.',
+      'Say text if the other system hashed the salt as it is written.']
+    when v_alg <> 'sha256' and v_iter is null then array[
+      'iter must be given with pbkdf2_sha256.', 'Give how many rounds the other system computes.']
   end;
-  -- The usual hash is seen to be good without a call.
-  if p_line.scheme = 'sha256' and p_line.hash_encoding = 'hex' and length(p_line.hash) = 64
-    and p_line.hash !~ '[^0-9a-fA-F]'
-    and num_nonnulls(p_line.salt, p_line.salt_encoding, p_line.iter) = 0
-  then
-    p_line.verifier := lower(p_line.hash);
-    return p_line;
-  elsif p_line.scheme = 'plaintext' then
-    p_line.problem := keylatch_internal.check_plaintext(p_line);
-    p_line.verifier := encode(sha256(convert_to(p_line.key, 'UTF8')), 'hex');
-    p_line.note := nullif(concat_ws(
-      ' ', 'Imported by force: ' || p_line.force,
-      case when p_line.hash is not null
-        then 'The key in plaintext was imported; the hash beside it was not looked at.' end,
-      case when p_line.key ~ '^[0-9a-fA-F]{64}$'
-        then 'The key looks like a SHA-256. If it is the hash of the key, import it as such.' end
-    ), '');
-    return p_line;
-  end if;
-  p_line.problem := keylatch_internal.check_legacy_hash(p_line);
-  if p_line.problem is not null then
-    return p_line;
-  end if;
-  p_line.verifier := case p_line.alg
+  p_line.scheme := case v_alg when 'django' then 'pbkdf2_sha256' else v_alg end;
+  p_line.verifier := case p_line.scheme
+    when 'sha256' then encode(v_hash, 'hex')
     -- 2a, 2b and 2y are one algorithm; pgcrypto knows it by the first name.
-    when 'bcrypt' then '$2a' || substr(p_line.hash, 4)
-    when 'django' then concat_ws(
-      '$', split_part(p_line.hash, '$', 2),
-      encode(convert_to(split_part(p_line.hash, '$', 3), 'UTF8'), 'hex'),
-      encode(decode(split_part(p_line.hash, '$', 4), 'base64'), 'hex')
-    )
-    else concat_ws(
-      '$', p_line.iter,
-      encode(keylatch_internal.read_bytes(p_line.salt, p_line.salt_encoding), 'hex'),
-      encode(keylatch_internal.read_bytes(p_line.hash, p_line.hash_encoding), 'hex')
-    )
+    when 'bcrypt' then '$2a' || substr(v_text, 4)
+    else concat_ws('$', v_iter, encode(v_salt, 'hex'), encode(v_hash, 'hex'))
   end;
-  p_line.rounds := greatest(1000, case p_line.scheme
-    when 'bcrypt' then 32 * (1 << substr(p_line.hash, 5, 2)::integer)
-    when 'pbkdf2_sha256' then split_part(p_line.verifier, '$', 1)::integer
-  end);
-  p_line.problem := case when p_line.rounds > keylatch_internal.round_budget() then array[
-    format('hash needs more than %s rounds.', keylatch_internal.round_budget()),
-    'One call of upgrade_key could not compute it: issue a new key.']
-  end;
+  p_line.key.key_hash := case p_line.scheme when 'sha256' then v_hash end;
+  p_line.is_salted := p_line.scheme <> 'sha256';
+  -- A publishable key is a row with its text, and here that is not known.
+  p_line.is_held := not p_line.is_salted and (p_line.key).kind = 'publishable';
+  p_line.starts_with := coalesce(v_given ->> 'starts_with', '');
+  p_line.outcome := 'imported';
+  p_line.rounds := greatest(1000, case p_line.scheme when 'pbkdf2_sha256' then v_iter::integer
+    when 'bcrypt' then 32 * (1 << substring(v_text, 5, 2)::integer) end);
   return p_line;
 end $$;
-comment on function keylatch_internal.read_import_key is
-  'Reads the key or the hash of a line into the one form in which it is kept.';
+comment on function keylatch_internal.read_legacy_hash is
+  'Reads the hash of a line into the one form in which it is kept.';
 
-create function keylatch_internal.unreadable_value(p_line jsonb)
-returns text[] language plpgsql immutable parallel safe security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_uuid constant text := '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$';
-begin
-  return case
-    when p_line ->> 'workspace_id' !~ v_uuid then array[
-      'workspace_id must be a UUID.', 'Give the workspace that the key will belong to.']
-    when p_line ->> 'created_by' !~ v_uuid then array[
-      'created_by must be a UUID.', 'Leave it out if no user of this database made the key.']
-    else array[
-      'A time of the line does not exist, or a list holds a list.',
-      'Correct expires_at, suspended_at, revoked_at, created_at, allowed_origins or scopes.']
-  end;
-end $$;
-comment on function keylatch_internal.unreadable_value is
-  'Which value of a line is not one of its type.';
-
-create function keylatch_internal.read_import_lines(p_lines jsonb)
+create function keylatch_internal.read_import(p_lines jsonb)
 returns keylatch_internal.import_line[] language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_now constant timestamptz := clock_timestamp();
-  v_own constant text := '^[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[1-9A-HJ-NP-Za-km-z]{36}$';
+  v_usual keylatch_internal.keys;
+  v_key keylatch_internal.keys;
+  v_good keylatch_internal.keys;
+  v_own text[];
   v_given record;
   v_line keylatch_internal.import_line;
   v_lines keylatch_internal.import_line[] := '{}'::keylatch_internal.import_line[];
-  v_key keylatch_internal.keys;
-  v_good keylatch_internal.keys;
-  v_form text[];
 begin
-  for v_given in
-    select e.line, e.place::integer
-    from jsonb_array_elements(p_lines) with ordinality as e (line, place)
-  loop
+  v_usual := jsonb_populate_record(v_usual, jsonb_build_object(
+    'label', '', 'metadata', '{}'::jsonb, 'allowed_origins', '[]'::jsonb, 'scopes', '[]'::jsonb,
+    'masked_key', '...', 'created_at', v_now, 'updated_at', v_now, 'imported_at', v_now
+  ));
+  for v_given in select f.* from keylatch_internal.read_import_fields(p_lines) as f loop
     v_line := null;
+    v_line."position" := v_given.place;
+    v_line.given := v_given.line;
+    v_line.problem := v_given.problem;
     begin
-      v_line.problem := keylatch_internal.check_import_fields(v_given.line);
       if v_line.problem is null then
-        v_line := jsonb_populate_record(v_line, v_given.line);
-        v_form := regexp_match(v_line.key, v_own);
-        v_key.kind := coalesce(
-          v_line.kind, case v_form[1] when 'pk' then 'publishable' else 'secret' end
-        );
-        v_key.environment := coalesce(v_line.environment, v_form[2], 'live');
-        v_key.label := coalesce(v_line.label, '');
-        v_key.metadata := coalesce(v_line.metadata, '{}');
-        v_key.allowed_origins := coalesce(v_line.allowed_origins, '{}');
-        v_key.scopes := coalesce(v_line.scopes, '{}');
+        v_own := regexp_match(v_given.line ->> 'key',
+          '^[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[[:alnum:]]{36}$');
+        v_usual.id := gen_random_uuid();
+        v_usual.kind := case v_own[1] when 'pk' then 'publishable' else 'secret' end;
+        v_usual.environment := coalesce(v_own[2], 'live');
+        v_key := jsonb_populate_record(v_usual, v_given.line);
+        v_line.key := v_key;
         -- An expired key may be imported. Any other time is judged as for a new key.
-        v_key.expires_at := case when v_line.expires_at > v_now then v_line.expires_at end;
-        v_key.revoked_at := v_line.revoked_at;
-        v_key.revoke_reason := v_line.revoke_reason;
-        v_line.kind := v_key.kind;
-        v_line.environment := v_key.environment;
-        v_line.problem := coalesce(
-          keylatch_internal.check_import_values(v_line),
+        v_key.expires_at := nullif(greatest(v_key.expires_at, v_now), v_now);
+        v_line.problem := case
+          when greatest(v_key.suspended_at, v_key.revoked_at, v_key.created_at) > v_now then array[
+            'suspended_at, revoked_at and created_at must not be in the future.',
+            'Give a key that ends later an expires_at.']
           -- What is as in the good line before is not judged again.
-          keylatch_internal.check_key(case
-            when v_key.kind = v_good.kind and v_key.environment = v_good.environment then v_good
-          end, v_key)
-        );
+          else keylatch_internal.check_key(case when (v_good.kind, v_good.environment)
+            = (v_key.kind, v_key.environment) then v_good end, v_key)
+        end;
       end if;
       if v_line.problem is null then
         v_good := v_key;
-        v_line := keylatch_internal.read_import_key(v_line);
+        v_line := case when v_given.line ? 'key' then keylatch_internal.read_plaintext(v_line)
+          else keylatch_internal.read_legacy_hash(v_line) end;
       end if;
     exception
       when data_exception then
-        v_line.problem := keylatch_internal.unreadable_value(v_given.line);
+        v_line.problem := array['A time of the line does not exist, or a list holds a list.',
+          'Correct expires_at, suspended_at, revoked_at, created_at, allowed_origins or scopes.'];
     end;
-    v_line."position" := v_given.place;
-    v_line.id := gen_random_uuid();
     v_lines := array_append(v_lines, v_line);
   end loop;
   return v_lines;
 end $$;
-comment on function keylatch_internal.read_import_lines is
+comment on function keylatch_internal.read_import is
   'Reads and judges the lines of an import, without a look at any key.';
 
 -- Importing a batch.
+
+create function keylatch_internal.share_import(p_lines keylatch_internal.import_line[])
+returns uuid[] language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into keylatch_internal.workspace_latches (workspace_id)
+  select distinct (l.key).workspace_id from unnest(p_lines) as l where l.problem is null order by 1
+  on conflict do nothing;
+  return array(
+    with shared as materialized (
+      select w.workspace_id, w.deleted_at from keylatch_internal.workspace_latches as w
+      where w.workspace_id in (select (l.key).workspace_id from unnest(p_lines) as l)
+      order by w.workspace_id
+      for share
+    )
+    select s.workspace_id from shared as s where s.deleted_at is not null
+  );
+end $$;
+comment on function keylatch_internal.share_import is
+  'Keeps the workspaces of an import from being deleted, and names those that are deleted already.';
+
+create function keylatch_internal.write_import(p_lines keylatch_internal.import_line[])
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_line keylatch_internal.import_line;
+  -- Where a key waits, or may wait after this import.
+  v_waiting constant uuid[] := array(
+    select g.workspace_id from keylatch_internal.legacy_keys as g
+    where g.upgraded_at is null and g.scheme <> 'sha256'
+      and g.workspace_id in (select (l.key).workspace_id from unnest(p_lines) as l)
+    union
+    select (l.key).workspace_id from unnest(p_lines) as l where l.is_salted or l.is_held
+  );
+begin
+  -- An import that lets a key wait is alone, so that none overlooks it. Only imports wait here.
+  if cardinality(v_waiting) > 0 then
+    lock table keylatch_internal.legacy_settings in exclusive mode;
+  else
+    lock table keylatch_internal.legacy_settings in share mode;
+  end if;
+  for v_line in
+    select l.* from unnest(p_lines) as l where l.is_salted
+    -- Those that may be any key first: of two that exclude each other the later one is refused.
+    order by length(l.starts_with), l."position"
+  loop
+    insert into keylatch_internal.legacy_keys
+    select (v_line.key).*, v_line.scheme, v_line.verifier, v_line.starts_with, v_line.rounds
+    where v_line.rounds + coalesce((
+      select sum(s.rounds)
+      from keylatch_internal.similar_keys(v_line.starts_with, (v_line.key).workspace_id) as s
+    ), 0) <= keylatch_internal.round_budget()
+    on conflict do nothing;
+  end loop;
+  insert into keylatch_internal.legacy_keys
+  select (l.key).*, l.scheme, l.verifier, l.starts_with, l.rounds
+  from unnest(p_lines) as l
+  where not l.is_salted and (l.is_held or ((l.key).workspace_id = any (v_waiting) and exists (
+    select from keylatch_internal.similar_keys(l.starts_with, (l.key).workspace_id)
+  ))) and not exists (select from keylatch_internal.keys as k where k.key_hash = (l.key).key_hash)
+  order by l.verifier, l."position"
+  on conflict do nothing;
+  perform keylatch_internal.insert_keys(array(
+    select l.key from unnest(p_lines) as l
+    where not l.is_salted and not l.is_held and not exists (
+      select from keylatch_internal.legacy_keys as g where g.verifier = l.verifier
+    )
+    order by l."position"
+  ));
+end $$;
+comment on function keylatch_internal.write_import is
+  'Inserts the keys that are not there yet: the salted ones, as far as upgrade_key could find them;
+those that may be one of these, which wait until their text is seen; and all others.';
+
+create function keylatch_internal.settle_import(p_lines keylatch_internal.import_line[])
+returns keylatch_internal.import_line[] language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_line keylatch_internal.import_line;
+  v_row record;
+begin
+  for v_row in
+    select
+      l."position", coalesce(k.id, g.id) as id, k.id is null as is_waiting,
+      coalesce(k.workspace_id, g.workspace_id) = (l.key).workspace_id as is_ours
+    from unnest(p_lines) as l
+    left join keylatch_internal.legacy_keys as g on l.verifier = g.verifier
+    left join keylatch_internal.keys as k on k.id = coalesce(g.key_id, (
+      select h.id from keylatch_internal.keys as h where h.key_hash = (l.key).key_hash
+    ))
+    -- A key that was inserted as a row of its own is imported, and that is all.
+    where l.problem is null and k.id is distinct from (l.key).id
+    -- Waiting rows, then keys: the order in which every call locks several.
+    order by k.created_at nulls first, coalesce(k.id, g.id), l."position"
+  loop
+    v_line := p_lines[v_row."position"];
+    if v_row.id is null then
+      v_line.problem := array[
+        format('The waiting keys that may be this one would need more than %s rounds together: '
+          'upgrade_key would not reach it.', keylatch_internal.round_budget()),
+        'Give starts_with if the other system knows it. Otherwise issue a new key.'];
+    elsif not v_row.is_ours then
+      v_line.problem := array[
+        'The key is there already, in another workspace.',
+        'A key belongs to one workspace: find out which of the two is right.'];
+    elsif v_row.id = (v_line.key).id then
+      v_line.outcome := 'waiting';
+    else
+      v_line.note := keylatch_internal.move_key(case
+        when v_row.is_waiting then 'keylatch_internal.legacy_keys'
+        else 'keylatch_internal.keys'
+      end, v_row.id, v_line.key);
+      v_line.outcome := case when v_line.note is null then 'exists' else 'moved' end;
+      v_line.key.id := v_row.id;
+    end if;
+    p_lines[v_row."position"] := v_line;
+  end loop;
+  return p_lines;
+end $$;
+comment on function keylatch_internal.settle_import is
+  'Moves the keys that were there already, and says what became of each line.';
 
 create type keylatch.import_outcome as (
   "position" integer, outcome text, key_id uuid, slug text, detail text, hint text
@@ -1010,280 +950,30 @@ create type keylatch.import_report as (
 comment on type keylatch.import_report is
   'What became of a batch: how many lines had each outcome, and the outcome of each line.';
 
-create function keylatch_internal.share_import_workspaces(p_lines keylatch_internal.import_line[])
-returns uuid[] language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  insert into keylatch_internal.workspace_latches (workspace_id)
-  select distinct l.workspace_id from unnest(p_lines) as l where l.problem is null order by 1
-  on conflict do nothing;
-  return array(
-    with shared as materialized (
-      select w.workspace_id, w.deleted_at from keylatch_internal.workspace_latches as w
-      where w.workspace_id in (select l.workspace_id from unnest(p_lines) as l)
-      order by w.workspace_id
-      for share
-    )
-    select w.workspace_id from shared as w where w.deleted_at is not null
-  );
-end $$;
-comment on function keylatch_internal.share_import_workspaces is
-  'Keeps the workspaces of an import from being deleted, and names those that are deleted already.';
-
-create function keylatch_internal.overlapping_keys(p_line keylatch_internal.import_line)
-returns setof keylatch_internal.legacy_keys language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_starts_with constant text := coalesce(p_line.starts_with, '') collate "C";
-begin
-  return query
-  select g.* from keylatch_internal.legacy_keys as g
-  where g.workspace_id = p_line.workspace_id and g.upgraded_at is null and g.scheme <> 'sha256'
-    and (
-      g.starts_with = any (keylatch_internal.beginnings(v_starts_with))
-      or (g.starts_with > v_starts_with and starts_with(g.starts_with, v_starts_with))
-    )
-  limit 1201;
-end $$;
-comment on function keylatch_internal.overlapping_keys is
-  'The waiting keys that the key of this line may be, as far as is known what they begin with.';
-
-create function keylatch_internal.insert_waiting(p_line keylatch_internal.import_line)
-returns keylatch_internal.import_line language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  if p_line.scheme in ('pbkdf2_sha256', 'bcrypt') and p_line.rounds + coalesce((
-    select sum(g.rounds) from keylatch_internal.overlapping_keys(p_line) as g
-  ), 0) > keylatch_internal.round_budget()
-  then
-    p_line.problem := array[
-      'Too many keys of the workspace wait that may be this one: upgrade_key would not reach it.',
-      'Give starts_with if the other system knows it. Otherwise issue a new key.'];
-    return p_line;
-  end if;
-  insert into keylatch_internal.legacy_keys (
-    id, workspace_id, scheme, verifier, starts_with, rounds, kind, environment, masked_key, label,
-    metadata, allowed_origins, scopes, expires_at, suspended_at, revoked_at, revoke_reason,
-    created_at, created_by, imported_at
-  )
-  values (
-    p_line.id, p_line.workspace_id,
-    case p_line.scheme when 'plaintext' then 'sha256' else p_line.scheme end, p_line.verifier,
-    coalesce(p_line.starts_with, ''), coalesce(p_line.rounds, 1000), p_line.kind,
-    p_line.environment, p_line.masked_key, coalesce(p_line.label, ''),
-    coalesce(p_line.metadata, '{}'), coalesce(p_line.allowed_origins, '{}'),
-    coalesce(p_line.scopes, '{}'), p_line.expires_at, p_line.suspended_at, p_line.revoked_at,
-    p_line.revoke_reason, coalesce(p_line.created_at, clock_timestamp()), p_line.created_by,
-    clock_timestamp()
-  );
-  p_line.outcome := 'waiting';
-  return p_line;
-end $$;
-comment on function keylatch_internal.insert_waiting is
-  'Lets the key of this line wait for its first use, if upgrade_key could find it then.';
-
-create function keylatch_internal.import_waiting(
-  p_line keylatch_internal.import_line, p_budget integer
-)
-returns keylatch_internal.import_line language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_known keylatch_internal.legacy_keys;
-  v_candidates keylatch_internal.legacy_keys[];
-begin
-  if p_line.scheme in ('plaintext', 'sha256') and exists (
-    select from keylatch_internal.keys as k where k.key_hash = decode(p_line.verifier, 'hex')
-  )
-  then
-    return p_line;
-  end if;
-  select g.* into v_known from keylatch_internal.legacy_keys as g
-  where g.verifier = p_line.verifier;
-  if v_known.upgraded_at is not null then
-    return p_line;
-  elsif v_known.workspace_id <> p_line.workspace_id then
-    p_line.problem := keylatch_internal.foreign_key_problem();
-    return p_line;
-  elsif p_line.scheme = 'plaintext' then
-    v_candidates := array(
-      select c from keylatch_internal.legacy_candidates(p_line.key, p_line.workspace_id) as c
-    );
-    p_line.rounds := (select coalesce(sum(c.rounds), 0) from unnest(v_candidates) as c);
-    if p_line.rounds <= p_budget then
-      perform keylatch_internal.finish_upgrade(p_line.key, array(
-        select c.id from unnest(v_candidates) as c
-        where c.id = v_known.id
-          or keylatch_internal.matches_verifier(p_line.key, c.scheme, c.verifier)
-      ) || array_remove(array[v_known.id], null));
-      return p_line;
-    end if;
-    p_line.rounds := null;
-    p_line.note := 'More salted keys wait that may be this one than one call compares: upgrade_key '
-      || 'compares them at the first use.';
-  elsif p_line.scheme = 'sha256' and p_line.kind = 'secret' and v_known.id is null
-    -- A waiting key that is not active may be the same one.
-    and not exists (
-      select from keylatch_internal.overlapping_keys(p_line) as g
-      where num_nonnulls(g.revoked_at, g.suspended_at) > 0 or g.expires_at <= clock_timestamp()
-    )
-  then
-    return p_line;
-  end if;
-  if v_known.id is null then
-    return keylatch_internal.insert_waiting(p_line);
-  end if;
-  p_line.id := v_known.id;
-  return keylatch_internal.move_line(p_line, 'keylatch_internal.legacy_keys');
-end $$;
-comment on function keylatch_internal.import_waiting is
-  'Imports a line whose key waits for its first use, and compares a key in plaintext with those that
-wait, for as many rounds. A line that it leaves open becomes a row of the keys, or is one.';
-
-create function keylatch_internal.foreign_key_problem()
-returns text[] language plpgsql immutable parallel safe security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return array[
-    'The key is there already, in another workspace.',
-    'A key belongs to one workspace: find out which of the two is right.'];
-end $$;
-comment on function keylatch_internal.foreign_key_problem is
-  'Why a line for a key of another workspace is refused.';
-
-create function keylatch_internal.move_line(
-  p_line keylatch_internal.import_line, p_table regclass
-)
-returns keylatch_internal.import_line language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  p_line.note := case
-    when num_nonnulls(p_line.revoked_at, p_line.expires_at, p_line.suspended_at) > 0
-      then keylatch_internal.move_key(
-        p_table, p_line.id, p_line.revoked_at, p_line.revoke_reason, p_line.expires_at,
-        p_line.suspended_at
-      )
-  end;
-  p_line.outcome := case when p_line.note is null then 'exists' else 'moved' end;
-  return p_line;
-end $$;
-comment on function keylatch_internal.move_line is
-  'Applies a line to the key of its id, which is there already.';
-
-create function keylatch_internal.import_native(p_lines keylatch_internal.import_line[])
-returns keylatch_internal.import_line[] language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_now constant timestamptz := clock_timestamp();
-  v_taken uuid[];
-  v_line record;
-begin
-  with taken as (
-    insert into keylatch_internal.keys (
-      id, workspace_id, kind, environment, key_hash, public_key, masked_key, label, metadata,
-      allowed_origins, scopes, expires_at, suspended_at, revoked_at, revoke_reason, created_at,
-      created_by, updated_at, imported_at
-    )
-    select
-      l.id, l.workspace_id, l.kind, l.environment, decode(l.verifier, 'hex'),
-      case l.kind when 'publishable' then l.key end,
-      coalesce(keylatch_internal.mask_key(l.key, l.masked_key), l.masked_key, '...'),
-      coalesce(l.label, ''), coalesce(l.metadata, '{}'), coalesce(l.allowed_origins, '{}'),
-      coalesce(l.scopes, '{}'), l.expires_at, l.suspended_at, l.revoked_at, l.revoke_reason,
-      coalesce(l.created_at, v_now), l.created_by, v_now, v_now
-    from unnest(p_lines) as l
-    where l.problem is null and l.outcome is null and l.scheme in ('plaintext', 'sha256')
-    -- In one order, so that two imports of the same keys do not deadlock.
-    order by l.verifier, l."position"
-    on conflict do nothing
-    returning id
-  )
-  select array_agg(t.id) into v_taken from taken as t;
-  -- The order in which every call locks several keys.
-  for v_line in
-    select n.*, k.workspace_id = n.workspace_id as is_ours
-    from (
-      select l."position", l.workspace_id, t.id is not null as is_new, case
-        when t.id is not null then t.id
-        when l.scheme in ('plaintext', 'sha256') then (
-          select k.id from keylatch_internal.keys as k where k.key_hash = decode(l.verifier, 'hex'))
-        else (select g.key_id from keylatch_internal.legacy_keys as g where g.verifier = l.verifier)
-      end as id
-      from unnest(p_lines) as l
-      left join unnest(v_taken) as t (id) on l.id = t.id
-      where l.problem is null and l.outcome is null
-    ) as n
-    left join keylatch_internal.keys as k on n.id = k.id
-    order by k.created_at, n.id, n."position"
-  loop
-    p_lines[v_line."position"].id := v_line.id;
-    if v_line.is_new then
-      p_lines[v_line."position"].outcome := 'imported';
-    elsif v_line.is_ours then
-      p_lines[v_line."position"] := keylatch_internal.move_line(
-        p_lines[v_line."position"], 'keylatch_internal.keys'
-      );
-    else
-      p_lines[v_line."position"].problem := keylatch_internal.foreign_key_problem();
-    end if;
-  end loop;
-  return p_lines;
-end $$;
-comment on function keylatch_internal.import_native is
-  'Inserts the keys whose hash is known, and moves those that are there already.';
-
-create function keylatch_internal.write_import(p_lines keylatch_internal.import_line[])
-returns keylatch_internal.import_line[] language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_deleted constant uuid[] := keylatch_internal.share_import_workspaces(p_lines);
-  v_waiting uuid[];
-  v_left integer := keylatch_internal.round_budget();
-  v_place integer;
-begin
-  for v_place in
-    select l."position" from unnest(p_lines) as l where l.workspace_id = any (v_deleted)
-  loop
-    p_lines[v_place].problem := array[
-      'The workspace was deleted, so no key is imported there.',
-      'Import the key into a workspace with a new id.'];
-  end loop;
-  v_waiting := array(
-    select distinct g.workspace_id from keylatch_internal.legacy_keys as g
-    where g.upgraded_at is null
-      and g.workspace_id in (select l.workspace_id from unnest(p_lines) as l)
-  );
-  for v_place in
-    select l."position" from unnest(p_lines) as l
-    where l.problem is null and (
-      l.scheme in ('pbkdf2_sha256', 'bcrypt') or l.workspace_id = any (v_waiting)
-      or (l.scheme = 'sha256' and l.kind = 'publishable')
-    )
-    -- Those that may be any key first: of two that exclude each other the later one is refused.
-    order by length(coalesce(l.starts_with, '')), l."position"
-  loop
-    -- Imports take turns, so that none overlooks what another lets wait. Nobody else waits.
-    lock table keylatch_internal.legacy_settings in exclusive mode;
-    p_lines[v_place] := keylatch_internal.import_waiting(p_lines[v_place], v_left);
-    if p_lines[v_place].scheme = 'plaintext' then
-      v_left := v_left - coalesce(p_lines[v_place].rounds, 0);
-    end if;
-  end loop;
-  return keylatch_internal.import_native(p_lines);
-end $$;
-comment on function keylatch_internal.write_import is
-  'Writes what was read: first the keys that wait, then the rows of the keys.';
-
 create function keylatch_internal.take_import(p_lines jsonb, p_dry_run boolean, p_strict boolean)
 returns keylatch.import_report language plpgsql volatile security definer
 -- definer because: an import brings hashes, and no role but the owner may name that column.
 set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 declare
-  v_lines keylatch_internal.import_line[] := keylatch_internal.read_import_lines(p_lines);
+  v_lines keylatch_internal.import_line[] := keylatch_internal.read_import(p_lines);
   v_report keylatch.import_report;
   v_refused keylatch_internal.import_line;
+  v_deleted uuid[];
+  v_place integer;
 begin
   begin
-    v_lines := keylatch_internal.write_import(v_lines);
+    v_deleted := keylatch_internal.share_import(v_lines);
+    for v_place in
+      select l."position" from unnest(v_lines) as l where (l.key).workspace_id = any (v_deleted)
+    loop
+      v_lines[v_place].problem := array[
+        'The workspace was deleted, so no key is imported there.',
+        'Import the key into a workspace with a new id.'];
+    end loop;
+    perform keylatch_internal.write_import(array(
+      select l from unnest(v_lines) as l where l.problem is null
+    ));
+    v_lines := keylatch_internal.settle_import(v_lines);
     if p_dry_run then
       raise sqlstate 'UNDO0';
     end if;
@@ -1299,21 +989,19 @@ begin
     );
   end if;
   select
-    count(*) filter (where l.outcome = 'imported'), count(*) filter (where l.outcome = 'exists'),
-    count(*) filter (where l.outcome = 'moved'), count(*) filter (where l.outcome = 'waiting'),
-    count(*) filter (where l.problem is not null),
-    coalesce(array_agg(case
-      when l.problem is not null then row(
-        l."position", 'refused', null, 'invalid_argument', l.problem[1], l.problem[2]
-      )::keylatch.import_outcome
-      else row(
-        l."position", l.outcome,
-        case when not (p_dry_run and l.outcome in ('imported', 'waiting')) then l.id end,
-        null, l.note, null
-      )::keylatch.import_outcome
-    end order by l."position"), '{}')
+    count(*) filter (where o.outcome = 'imported'), count(*) filter (where o.outcome = 'exists'),
+    count(*) filter (where o.outcome = 'moved'), count(*) filter (where o.outcome = 'waiting'),
+    count(*) filter (where o.outcome = 'refused'), coalesce(array_agg(o::keylatch.import_outcome order by o."position"), '{}')
   into v_report
-  from unnest(v_lines) as l;
+  from unnest(v_lines) as l
+  cross join lateral (
+    select
+      l."position", case when l.problem is null then l.outcome else 'refused' end as outcome,
+      case when l.problem is null
+        and not (p_dry_run and l.outcome in ('imported', 'waiting')) then (l.key).id end,
+      case when l.problem is not null then 'invalid_argument' end,
+      coalesce(l.problem[1], l.note), l.problem[2]
+  ) as o;
   return v_report;
 end $$;
 comment on function keylatch_internal.take_import is 'Does the work of import_keys.';
@@ -1324,14 +1012,11 @@ create function keylatch.import_keys(
 returns keylatch.import_report language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  if jsonb_typeof(import_keys.lines) is distinct from 'array' then
+  if coalesce(jsonb_typeof(import_keys.lines) <> 'array', true)
+    or jsonb_array_length(import_keys.lines) > 10000
+  then
     perform keylatch_internal.refuse(
       'invalid_argument', 'lines must be a list of up to 10000 objects.',
-      'For example [{"workspace_id": "<id>", "key": "<the key>", "label": "orders"}].'
-    );
-  elsif jsonb_array_length(import_keys.lines) > 10000 then
-    perform keylatch_internal.refuse(
-      'invalid_argument', 'lines has more than 10000 entries.',
       'Send several batches: keylatch import does so.'
     );
   end if;
@@ -1348,13 +1033,11 @@ lines: up to 10000 objects. A line has workspace_id, and key in plaintext, or ha
   pbkdf2_sha256  with hash_encoding, salt, salt_encoding (hex, base64 or text), iter
   django         the whole pbkdf2_sha256$iterations$salt$hash
   bcrypt         $2a$, $2b$ or $2y$, cost to 15; keys over 72 bytes never match
-A key in plaintext and a sha256 resolve at once. The other three are salted: such a key waits until
-upgrade_key sees it. So does a publishable key of which only the hash is known, and a sha256 that
-may be the same key as a waiting one that is not active. starts_with (up to 32 characters) says
-which waiting keys a text may be; the keys of a workspace that may be the same text need at most
-1200000 rounds together, or lines are refused. Keys in plaintext are compared with waiting ones,
-for as many rounds a call; from then on they wait as well. Of a key that is a row already only the
-hash is known: that a salted hash belongs to it shows at its first use.
+The last three are salted: such a key waits until upgrade_key sees its text. So does a publishable
+key of which only the hash is known, and every key that may be a waiting one. All others resolve at
+once; a salted hash that is imported after them is not seen to be the same key.
+starts_with (up to 32 characters) says which waiting keys a text may be. The keys of a workspace
+that may be the same text need at most 1200000 rounds together, or lines are refused.
 Further: kind (secret unless the key says otherwise), environment, label, metadata, scopes,
 allowed_origins, masked_key, expires_at, suspended_at, revoked_at with revoke_reason, created_at,
 created_by. Times are ISO 8601 with a zone. If the key is there already, these times and the
@@ -1368,30 +1051,22 @@ update keylatch_internal.installation set modules = array_append(modules, 'legac
 -- Who may do what.
 revoke all on table
 keylatch_internal.legacy_keys, keylatch_internal.legacy_settings,
-keylatch_internal.legacy_attempts, keylatch.legacy_keys
+keylatch_internal.import_fields, keylatch.legacy_keys
 from public, anon, authenticated, service_role;
 revoke all on sequence keylatch_internal.legacy_attempts_seq
 from public, anon, authenticated, service_role;
 revoke all on function
-keylatch_internal.hold_legacy_latch, keylatch_internal.stamp_legacy_revocation,
 keylatch_internal.revoke_legacy_workspace, keylatch.revoke_legacy_key,
-keylatch_internal.refuse_attempt, keylatch_internal.count_attempt,
-keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
-keylatch_internal.matches_verifier, keylatch_internal.beginnings,
-keylatch_internal.legacy_candidates, keylatch_internal.mask_key, keylatch_internal.move_key,
-keylatch_internal.finish_upgrade, keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key,
-keylatch_internal.check_import_fields, keylatch_internal.check_import_values,
-keylatch_internal.check_plaintext, keylatch_internal.read_bytes,
-keylatch_internal.check_legacy_hash, keylatch_internal.read_import_key,
-keylatch_internal.unreadable_value, keylatch_internal.read_import_lines,
-keylatch_internal.share_import_workspaces,
-keylatch_internal.overlapping_keys, keylatch_internal.insert_waiting,
-keylatch_internal.foreign_key_problem, keylatch_internal.move_line,
-keylatch_internal.import_waiting, keylatch_internal.import_native,
-keylatch_internal.write_import, keylatch_internal.take_import,
-keylatch.import_keys
+keylatch_internal.count_attempt, keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
+keylatch_internal.matches_verifier, keylatch_internal.similar_keys, keylatch_internal.mask_key,
+keylatch_internal.insert_keys, keylatch_internal.move_key, keylatch_internal.finish_upgrade,
+keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key,
+keylatch_internal.read_import_fields, keylatch_internal.read_plaintext,
+keylatch_internal.read_bytes, keylatch_internal.read_legacy_hash, keylatch_internal.read_import,
+keylatch_internal.share_import, keylatch_internal.write_import, keylatch_internal.settle_import,
+keylatch_internal.take_import, keylatch.import_keys
 from public, anon, authenticated, service_role;
--- All but the verifier and what the key begins with.
+-- All but the hash, the verifier and what the key begins with.
 grant
 select (
   id, workspace_id, scheme, kind, environment, masked_key, label, metadata, allowed_origins, scopes,

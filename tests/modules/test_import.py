@@ -27,6 +27,7 @@ PBKDF2: dict[str, object] = {
     "salt": "salt",
     "salt_encoding": "text",
     "iter": 20_000,
+    "starts_with": "salted",
 }
 NATIVE: dict[str, object] = {"alg": "sha256", "hash": HEX, "hash_encoding": "hex"}
 RFC_3_ROUNDS = hashlib.pbkdf2_hmac("sha256", b"an old key with a salt", b"salt", 3)
@@ -46,12 +47,14 @@ REFUSED: list[tuple[object, str]] = [
     ({"key": f" {OLD}"}, "key must be"),
     ({"key": f"{OLD}\n"}, "key must be"),
     ({"key": "x" * 1001}, "key must be"),
-    ({"key": 7}, "JSON type"),
-    ({"key": True}, "JSON type"),
+    ({"key": 7}, "key must be"),
+    ({"key": True}, "key must be"),
     ({"key": "wk_sk_live_" + "a" * 36}, "check characters"),
     ({"hash": HEX}, "alg must be"),
     ({**NATIVE, "alg": "md5"}, "alg must be"),
     ({**NATIVE, "hash_encoding": None}, "hash_encoding"),
+    ({**NATIVE, "hash_encoding": "base64url"}, "hash_encoding must be"),
+    ({**NATIVE, "hash": 7}, "hash must be a text"),
     ({**NATIVE, "hash": HEX[:-2]}, "32 bytes"),
     ({**NATIVE, "hash": HEX[:-1] + "g"}, "32 bytes"),
     ({**NATIVE, "hash": BASE64}, "32 bytes"),
@@ -66,6 +69,8 @@ REFUSED: list[tuple[object, str]] = [
     ({**PBKDF2, "salt": ""}, "salt must be"),
     ({**PBKDF2, "salt": "s" * 1001}, "salt must be"),
     ({**PBKDF2, "salt_encoding": "hex"}, "salt must be"),
+    ({**PBKDF2, "salt_encoding": "utf8"}, "salt_encoding must be"),
+    ({**PBKDF2, "iter": None}, "iter must be"),
     ({**PBKDF2, "salt_encoding": None}, "salt_encoding"),
     ({"alg": "django", "hash": DJANGO.replace("$9$", "$0$")}, "Django"),
     ({"alg": "django", "hash": DJANGO.replace("$9$", "$1500000$")}, "1200000 rounds"),
@@ -73,12 +78,12 @@ REFUSED: list[tuple[object, str]] = [
     ({"alg": "django", "hash": DJANGO, "iter": 9}, "do not go"),
     ({"alg": "bcrypt", "hash": "$2b$12$short"}, "bcrypt"),
     ({"alg": "bcrypt", "hash": BCRYPT.replace("12", "16")}, "bcrypt"),
-    ({"alg": "bcrypt", "hash": BCRYPT, "hash_encoding": "hex"}, "do not go"),
+    ({"alg": "bcrypt", "hash": BCRYPT, "salt": "x"}, "do not go"),
     ({"key": OLD, "kind": "public"}, "kind"),
     ({"key": OLD, "environment": "staging"}, "environment"),
     ({"key": OLD, "scopes": ["two words"]}, "scopes"),
     ({"key": OLD, "scopes": [None]}, "scopes"),
-    ({"key": OLD, "scopes": "{read}"}, "JSON type"),
+    ({"key": OLD, "scopes": "{read}"}, "scopes must be a list"),
     ({"key": OLD, "label": "x" * 201}, "label"),
     ({"key": OLD, "label": "wk_sk_live_" + "a" * 36}, "contains a key"),
     ({"key": OLD, "metadata": []}, "metadata"),
@@ -91,11 +96,11 @@ REFUSED: list[tuple[object, str]] = [
     ({"key": OLD, "expires_at": "2027-01-31T09:30:00"}, "expires_at"),
     ({"key": OLD, "expires_at": "2027-02-30"}, "does not exist"),
     ({"key": OLD, "expires_at": "9999-12-31T23:59:59-15:59"}, "expires_at"),
-    ({"key": OLD, "expires_at": "0001-01-01T00:00:00+15:59"}, "year 1"),
+    ({"key": OLD, "expires_at": "0001-01-01T00:00:00+15:59"}, "year 1900"),
     ({"key": OLD, "revoked_at": "2999-01-01"}, "future"),
     ({"key": OLD, "suspended_at": "2999-01-01"}, "future"),
     ({"key": OLD, "created_at": "2999-01-01"}, "future"),
-    ({"key": OLD, "created_at": "0001-01-01"}, "year 1"),
+    ({"key": OLD, "created_at": "0001-01-01"}, "year 1900"),
     ({"key": OLD, "revoke_reason": "leaked"}, "revoke_reason"),
     ({"key": OLD, "revoked_at": "2024-01-01", "revoke_reason": "x" * 501}, "revoke_reason"),
     ({"key": OLD, "created_by": "alice"}, "created_by"),
@@ -190,11 +195,10 @@ def test_a_bad_line_is_refused_with_its_reason_and_costs_no_other(
         NATIVE,
         {**NATIVE, "hash": HEX.upper()},
         {**NATIVE, "hash": BASE64, "hash_encoding": "base64"},
-        {**NATIVE, "hash": BASE64.rstrip("="), "hash_encoding": "base64"},
         # Both: the key in plaintext counts, and a wrong hash (report 000) does not matter.
         {**PBKDF2, "key": OLD},
     ],
-    ids=["plaintext", "hex", "HEX", "base64", "base64 without =", "both"],
+    ids=["plaintext", "hex", "HEX", "base64", "both"],
 )
 def test_a_key_in_plaintext_or_under_sha256_resolves_at_once(
     world: World, service: Connection, form: dict[str, object]
@@ -237,7 +241,7 @@ def test_owner_label_scopes_origins_and_dates_come_along(world: World, service: 
     )
     assert key.expires_at == datetime(2999, 1, 31, tzinfo=UTC)
     assert key.created_at == datetime(2024, 2, 3, 2, 5, 6, 789000, tzinfo=UTC)
-    assert key.masked_key == "wid_...VO90"
+    assert key.masked_key == "...VO90"
     assert key.imported_at is not None
     assert resolves(world, OLD, "https://client.example") == key.id
     assert resolves(world, OLD) is None
@@ -290,15 +294,14 @@ def test_the_masked_key_hides_two_thirds_of_an_imported_key(
         assert hidden * 3 >= len(key) * 2
 
 
-def test_a_masked_key_that_shows_too_much_is_replaced(world: World, service: Connection) -> None:
-    import_(
-        service,
-        line(key=OLD, masked_key="...VO90"),
-        line(key="abcdefgh-ijklmnop-qrstuvwx-1234", masked_key="abcdefgh-ijklmnop-qrstuvwx-1234"),
-        line(key="a-key-of-16-char", masked_key="...char"),
-    )
-    rows = world.owner.execute("select masked_key from keylatch.keys order by length(masked_key)")
-    assert [row[0] for row in rows] == ["...", "...VO90", "abcdef...1234"]
+def test_the_masked_key_of_a_text_that_is_seen_is_made_here(
+    world: World, service: Connection
+) -> None:
+    whole = "abcdefgh-ijklmnop-qrstuvwx-1234"
+    import_(service, line(key=whole, masked_key=whole), line(key="a-key-of-16-char"))
+    import_(service, line(**NATIVE, masked_key="the one of the shop"))
+    rows = world.owner.execute("select masked_key from keylatch.keys order by masked_key")
+    assert {row[0] for row in rows} == {"...", "...1234", "the one of the shop"}
 
 
 def test_what_was_inactive_is_recognised_and_stays_so(world: World, service: Connection) -> None:
@@ -453,7 +456,7 @@ def test_no_setting_of_the_caller_changes_what_a_line_means(
     import_(
         service,
         line(key=OLD, expires_at="2099-03-04", created_at="2024-03-04T05:06:07Z"),
-        line(**{**PBKDF2, "iter": 3, "hash": RFC_3_ROUNDS.hex()}),
+        line(**{**PBKDF2, "iter": 3, "hash": RFC_3_ROUNDS.hex(), "starts_with": "an old key"}),
     )
     row = world.owner.execute("select expires_at, created_at from keylatch.keys").fetchone()
     assert row == (

@@ -1,18 +1,18 @@
 -- The guards of the tenancy and the modules that no call can reach: each tried by the owner's hand.
 begin;
 \ir people.psql
-select plan(27);
+select plan(26);
 
 create function pg_temp.wait(
   p_id uuid, p_verifier text, p_scheme text default 'sha256', p_upgraded_at timestamptz default null
 ) returns void language sql as
 $$
   insert into keylatch_internal.legacy_keys (
-    id, workspace_id, scheme, verifier, rounds, kind, environment, label, metadata,
-    allowed_origins, scopes, created_at, imported_at, upgraded_at
+    id, workspace_id, scheme, verifier, rounds, kind, environment, masked_key, label, metadata,
+    allowed_origins, scopes, created_at, updated_at, upgraded_at
   )
   values (
-    p_id, pg_temp.a(), p_scheme, p_verifier, 1, 'publishable', 'live', '', '{}', '{}', '{}',
+    p_id, pg_temp.a(), p_scheme, p_verifier, 1, 'publishable', 'live', '...', '', '{}', '{}', '{}',
     now(), now(), p_upgraded_at
   );
 $$;
@@ -41,7 +41,6 @@ insert into keylatch_internal.session_endings (workspace_id, key_id)
 values (pg_temp.a(), pg_temp.a());
 insert into keylatch_internal.rate_limits (id, key_id, taken_at)
 values (pg_temp.a(), pg_temp.a(), '2026-01-01');
-insert into keylatch_internal.legacy_attempts (workspace_id) values (pg_temp.a());
 insert into keylatch_internal.legacy_settings default values on conflict do nothing;
 insert into keylatch_internal.session_limits default values on conflict do nothing;
 set local session_replication_role = replica;
@@ -148,8 +147,8 @@ select is(
 )
 from (
   values
-  ('keylatch_internal.key_event_checkpoints'), ('keylatch_internal.legacy_attempts'),
-  ('keylatch_internal.legacy_settings'), ('keylatch_internal.rate_limits'),
+  ('keylatch_internal.key_event_checkpoints'), ('keylatch_internal.legacy_settings'),
+  ('keylatch_internal.rate_limits'),
   ('keylatch_internal.session_limits')
 ) as v (name);
 

@@ -119,11 +119,11 @@ values (
 """,
     "legacy": """
 insert into keylatch_internal.legacy_keys (
-  id, workspace_id, scheme, verifier, rounds, kind, environment, label, metadata, allowed_origins,
-  scopes, created_at, imported_at
+  id, workspace_id, scheme, verifier, rounds, kind, environment, masked_key, label, metadata,
+  allowed_origins, scopes, created_at, updated_at
 )
 values (
-  %(legacy_id)s, %(workspace)s, 'bcrypt', '', 1, 'secret', 'live', '', '{}', '{}', '{}',
+  %(legacy_id)s, %(workspace)s, 'bcrypt', '', 1, 'secret', 'live', '...', '', '{}', '{}', '{}',
   now(), now()
 )
 """,

@@ -2,7 +2,7 @@
 begin;
 \ir ../people.psql
 \ir importing.psql
-select plan(65);
+select plan(66);
 
 select is(
   pg_temp.import(pg_temp.line(jsonb_build_object(
@@ -96,10 +96,11 @@ select is(
   'waiting waiting', 'an expired and a suspended key wait'
 );
 select is(
-  pg_temp.import(pg_temp.line('{"key": "a key in plaintext later"}')), 'exists',
-  'in plaintext it is known again'
+  pg_temp.import(pg_temp.line('{"key": "a key in plaintext later"}')), 'waiting',
+  'a text that may be one of them waits, too'
 );
-select is(pg_temp.state('a key in plaintext later'), 'expired', 'and stays expired');
+select is(pg_temp.upgrades('a key in plaintext later'), 0::bigint, 'and does not resolve');
+select is(pg_temp.state('a key in plaintext later'), 'expired', 'because it is expired');
 select is(
   pg_temp.import(pg_temp.line(jsonb_build_object(
     'alg', 'sha256', 'hash_encoding', 'hex', 'hash', encode(sha256('a hash that comes later'),
@@ -174,15 +175,16 @@ select is(
   'the keys that a text may be need no more rounds together than one call computes'
 );
 select is(
-  pg_temp.import(pg_temp.line('{"key": "a key in plaintext beside them"}')), 'imported',
-  'a key in plaintext is compared with them in one call'
+  pg_temp.import(
+    jsonb_build_object('workspace_id', pg_temp.b(), 'key', 'a key in plaintext beside them')
+  ),
+  'waiting', 'a key in plaintext waits beside them'
 );
 select is(
   pg_temp.import(
-    pg_temp.line('{"key": "a key in plaintext, first"}'),
-      pg_temp.line('{"key": "a key in plaintext, second"}')
+    jsonb_build_object('workspace_id', gen_random_uuid(), 'key', 'a key in plaintext elsewhere')
   ),
-  'imported waiting', 'and waits when the rounds of the call are used up'
+  'imported', 'and where nothing waits it is imported'
 );
 
 -- Revoked while it waits.
