@@ -430,6 +430,7 @@ returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_hash constant bytea := sha256(convert_to(p_key, 'UTF8'));
+  v_ids uuid[];
   v_key keylatch_internal.keys;
   v_rows keylatch_internal.keys[];
 begin
@@ -439,12 +440,19 @@ begin
     select g.workspace_id from keylatch_internal.legacy_keys as g where g.id = any (p_ids)
   )
   for share;
-  perform from keylatch_internal.legacy_keys as g where g.id = any (p_ids) order by g.id for update;
+  -- An import that lets keys wait is over from here on. It may have let this very text wait.
+  lock table keylatch_internal.legacy_settings in share mode;
+  v_ids := array(
+    select g.id from keylatch_internal.legacy_keys as g
+    where g.id = any (p_ids) or g.verifier = encode(v_hash, 'hex')
+    order by g.id
+    for update
+  );
   v_rows := array(
     select jsonb_populate_record(null::keylatch_internal.keys, to_jsonb(g))
     from keylatch_internal.legacy_keys as g
     inner join keylatch_internal.workspace_latches as w on g.workspace_id = w.workspace_id
-    where g.id = any (p_ids) and g.upgraded_at is null and w.deleted_at is null
+    where g.id = any (v_ids) and g.upgraded_at is null and w.deleted_at is null
     order by g.revoked_at nulls last, g.expires_at nulls last, g.suspended_at nulls last, g.id
   );
   if cardinality(v_rows) = 0 then
@@ -461,7 +469,7 @@ begin
   select k.* into v_key from keylatch_internal.keys as k where k.key_hash = v_hash;
   update keylatch_internal.legacy_keys as g
   set upgraded_at = clock_timestamp(), key_id = v_key.id
-  where g.id = any (p_ids) and g.upgraded_at is null;
+  where g.id = any (v_ids) and g.upgraded_at is null;
   perform keylatch_internal.move_key('keylatch_internal.keys', v_key.id, r)
   from unnest(v_rows) as r;
 end $$;
@@ -991,7 +999,8 @@ begin
   select
     count(*) filter (where o.outcome = 'imported'), count(*) filter (where o.outcome = 'exists'),
     count(*) filter (where o.outcome = 'moved'), count(*) filter (where o.outcome = 'waiting'),
-    count(*) filter (where o.outcome = 'refused'), coalesce(array_agg(o::keylatch.import_outcome order by o."position"), '{}')
+    count(*) filter (where o.outcome = 'refused'),
+    coalesce(array_agg(o::keylatch.import_outcome order by o."position"), '{}')
   into v_report
   from unnest(v_lines) as l
   cross join lateral (
