@@ -48,8 +48,9 @@ bench-adoption: setup ## measure hashing the rows of a busy table, beside a bare
 bench-import: setup ## import a million lines, and what memory that takes (two minutes)
 	@$(PYTHON) tests/import_bench.py $(BENCH_ARGS)
 
-soak: setup ## ten minutes of a cached resolver among changes and faults, beside who knows the truth
+soak: setup ## ten minutes of a cached resolver among changes and faults, and ten of failovers
 	@$(PYTHON) tests/soak.py $(SOAK_ARGS)
+	@$(PYTHON) tests/failovers/soak.py $(SOAK_ARGS)
 
 bench-events: setup ## measure what the log of events costs, and kill the server in the middle (2 minutes)
 	@$(PYTHON) tests/event_cost.py $(BENCH_ARGS)
