@@ -18,7 +18,8 @@ REVOCATIONS = {
     ),
     "deletion": ("service_role", "delete from keylatch.workspaces where id = %s"),
 }
-FIRST, LAST = "20ms", "1min"
+# A session looks once for each wait: by then the other one must wait, too.
+FIRST, LAST = "1500ms", "1min"
 
 
 def session(world: World, people: People, role: str, looks: str) -> Connection:
