@@ -9,7 +9,7 @@ CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOM
 WORKERS := $(shell expr $$(nproc) \* 3 / 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test test-pg test-containers lint generate bench mutations audit release clean
+.PHONY: help setup up down demo test test-pg test-containers lint generate bench soak mutations audit release clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z -]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,8 +72,12 @@ generate: setup ## write what is made from the migrations: manifest, access, ref
 	@$(RUN) tools.reference
 	@$(RUN) tools.typescript
 
-bench: setup ## measure: WHAT=resolving cache identity sessions adoption imports events soak
+bench: setup ## measure WHAT=resolving cache client identity sessions adoption imports events
 	@$(RUN) bench.$(or $(WHAT),resolving) $(ARGS)
+
+soak: setup ## ten minutes of a cached resolver among faults, and ten of failovers
+	@$(RUN) bench.soak $(ARGS)
+	@$(RUN) failovers.soak $(ARGS)
 
 mutations: setup ## take each guard of the database away, and see a test go red (30 minutes)
 	@$(RUN) tools.mutations $(ARGS)

@@ -216,7 +216,8 @@ comment on view keylatch.keys is
 
 Read it with filters, order and pages. PATCH label, metadata, allowed_origins, scopes, expires_at,
 suspended_at or revoked_at. Rows are not deleted. To make a key call issue_key: a secret key is
-shown only in its answer.';
+shown only in its answer. A PATCH of several keys that meets another change of them may fail with
+40P01 and change nothing: send it again. revoke_key and deleting a workspace do not fail for that.';
 -- The columns mean what they mean in the table, and PostgREST shows what they mean.
 do $$
 declare

@@ -128,19 +128,30 @@ begin
       'Call retire_workspace(workspace_id) until is_done is true, then delete the workspace.'
     );
   end if;
-  insert into keylatch_internal.workspace_latches as w (workspace_id, deleted_at)
-  values (p_workspace_id, clock_timestamp())
-  on conflict (workspace_id) do update
-  set deleted_at = coalesce(w.deleted_at, excluded.deleted_at);
-  -- The row above is had alone: who has made keys is done, and nobody makes another one.
-  with locked as materialized (
-    select k.id from keylatch_internal.keys as k
-    where k.workspace_id = p_workspace_id and k.revoked_at is null
-    order by k.created_at, k.id for update
-  )
-  update keylatch_internal.keys as k
-  set revoked_at = clock_timestamp(), revoke_reason = 'workspace deleted'
-  from locked as l where k.id = l.id;
+  for v_try in 1 .. 3 loop
+    begin
+      insert into keylatch_internal.workspace_latches as w (workspace_id, deleted_at)
+      values (p_workspace_id, clock_timestamp())
+      on conflict (workspace_id) do update
+      set deleted_at = coalesce(w.deleted_at, excluded.deleted_at);
+      -- The row above is had alone: who has made keys is done, and nobody makes another one.
+      with locked as materialized (
+        select k.id from keylatch_internal.keys as k
+        where k.workspace_id = p_workspace_id and k.revoked_at is null
+        order by k.created_at, k.id for update
+      )
+      update keylatch_internal.keys as k
+      set revoked_at = clock_timestamp(), revoke_reason = 'workspace deleted'
+      from locked as l where k.id = l.id;
+      exit;
+    exception when deadlock_detected then
+      -- An update of several keys locks them in the order of its plan. Let it go on first.
+      if v_try = 3 then
+        raise;
+      end if;
+      perform pg_sleep(0.1);
+    end;
+  end loop;
 end $$;
 comment on function keylatch_internal.revoke_workspace is
   'Marks a workspace as deleted, for good, and revokes its keys.';

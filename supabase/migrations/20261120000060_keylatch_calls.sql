@@ -314,6 +314,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_result keylatch.revocation;
   v_id uuid;
+  v_oldest uuid;
   v_next uuid := revoke_key.key_id;
   v_revoked uuid[] := '{}'::uuid[];
 begin
@@ -329,13 +330,28 @@ begin
     v_id := v_next;
     v_next := (select k.rotated_from from keylatch.keys as k where k.id = v_id);
   end loop;
-  -- From the oldest on, and each before its successor is looked for: a rotation that is under way
-  -- comes first, and its successor is found, or finds its key revoked.
-  while v_id is not null loop
-    update keylatch.keys as k set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason
-    where k.id = v_id and k.revoked_at is null;
-    v_revoked := case when found then v_revoked || v_id else v_revoked end;
-    v_id := (select k.id from keylatch.keys as k where k.rotated_from = v_id);
+  v_oldest := v_id;
+  for v_try in 1 .. 3 loop
+    begin
+      -- From the oldest on, and each before its successor is looked for: a rotation that is under
+      -- way comes first, and its successor is found, or finds its key revoked.
+      while v_id is not null loop
+        update keylatch.keys as k
+        set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason
+        where k.id = v_id and k.revoked_at is null;
+        v_revoked := case when found then v_revoked || v_id else v_revoked end;
+        v_id := (select k.id from keylatch.keys as k where k.rotated_from = v_id);
+      end loop;
+      exit;
+    exception when deadlock_detected then
+      -- An update of several keys locks them in the order of its plan. Let it go on first.
+      if v_try = 3 then
+        raise;
+      end if;
+      perform pg_sleep(0.1);
+      v_id := v_oldest;
+      v_revoked := '{}';
+    end;
   end loop;
   select k.id, k.revoked_at, k.id <> all (v_revoked), array_remove(v_revoked, k.id) into v_result
   from keylatch.keys as k where k.id = revoke_key.key_id and k.revoked_at is not null;

@@ -1,4 +1,4 @@
-"""`make bench WHAT=soak`: a cached resolver among changes and faults, beside the truth.
+"""`make soak`, first part: a cached resolver among changes and faults, beside the truth.
 
 Eight threads resolve; one issues, rotates, revokes, suspends and unsuspends at random, sometimes
 beside an extension, of which no notice is sent. Every half minute something breaks: the listener

@@ -4,6 +4,7 @@ import contextlib
 import selectors
 import socket
 import threading
+import time
 from typing import Self
 
 from stack.ports import free_port
@@ -22,6 +23,7 @@ class StallingProxy:
         self._open = threading.Event()
         self._open.set()
         self._done = False
+        self._drops = threading.Event()
         self._sockets: list[socket.socket] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -45,6 +47,19 @@ class StallingProxy:
         """Pass everything on again, what was held back first."""
         self._open.set()
 
+    def move(self, target: int, *, keep: bool = False) -> None:
+        """Lead new connections to another port.
+
+        Args:
+            target: That port.
+            keep: Leave open what is open; else those connections end before this returns.
+        """
+        self._target = target
+        if not keep:
+            self._drops.set()
+            while self._drops.is_set():
+                time.sleep(0.005)
+
     def _run(self) -> None:
         with selectors.DefaultSelector() as selector, self._server:
             selector.register(self._server, selectors.EVENT_READ)
@@ -64,6 +79,11 @@ class StallingProxy:
                         selector.register(far, selectors.EVENT_READ, near)
                     else:
                         self._forward(selector, key)
+                if self._drops.is_set():
+                    for one in self._sockets:
+                        with contextlib.suppress(OSError):
+                            one.shutdown(socket.SHUT_RDWR)
+                    self._drops.clear()
         for one in self._sockets:
             one.close()
 

@@ -177,6 +177,8 @@ RULES: list[tuple[str, str, Mapping[str, object]]] = [
     ),
     ("alice", "select encode(keylatch.hash_key(%(value)s), 'hex')", {"value": "ü\\"}),
     ("alice", "select count(*)::text from keylatch.list_keys(%(a)s)", {}),
+    # An ellipsis, which a client that speaks LATIN1 could not read, would stand behind the prefix.
+    ("alice", "select left(masked_key, 14) from keylatch.keys where id = %(secret)s", {}),
     ("alice", "select count(*)::text from keylatch.keys where workspace_id = %(b)s", {}),
     ("bob", "select 'seen' from keylatch.revoke_key(%(secret)s)", {}),
     ("bob", "select verdict from keylatch.explain_key(%(key)s)", {"key": "secret"}),

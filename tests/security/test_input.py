@@ -12,6 +12,7 @@ NOWHERE = "00000000-0000-4000-8000-000000000000"
 DEEP: Any = "x"
 for _ in range(400):
     DEEP = [DEEP]
+KEY = "wk_sk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V"
 # What `issue_key` is given beside a good workspace.
 BAD_VALUES: dict[str, dict[str, Any]] = {
     "an infinite expiry": {"expires_at": "infinity"},
@@ -21,6 +22,10 @@ BAD_VALUES: dict[str, dict[str, Any]] = {
     "metadata that is no object": {"metadata": [1]},
     "deep metadata": {"metadata": DEEP},
     "huge metadata": {"metadata": {"a": "x" * 100_000}},
+    "metadata with a number that no float holds": {"metadata": {"n": 10**400}},
+    "metadata with a key": {"metadata": {"deep": [KEY]}},
+    "a label with a key": {"label": f"prod {KEY}"},
+    "an expiry in another year by its zone": {"expires_at": "9999-12-31T23:59:59-15:59"},
     "a thousand origins": {"allowed_origins": [f"https://a{n}.example" for n in range(1000)]},
     "duplicate origins": {"allowed_origins": ["https://a.example"] * 2},
     "scope words with spaces": {"scopes": ["orders read"]},

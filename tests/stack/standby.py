@@ -46,11 +46,11 @@ class Standby:
 
     host = Server.host
 
-    def __init__(self, primary: Server, *, janitor: Janitor) -> None:
+    def __init__(self, primary: "Server | Standby", *, janitor: Janitor) -> None:
         """Copy the primary and start the copy.
 
         Args:
-            primary: The server to follow; it must outlive the standby.
+            primary: The server to follow, or a standby that was promoted.
             janitor: Who ends the standby with the run.
         """
         self._primary = primary
@@ -85,6 +85,10 @@ class Standby:
         return self._primary.url(database, user).replace(
             f":{self._primary.port}/", f":{self.port}/"
         )
+
+    def superuser_url(self, database: str) -> str:
+        """The URL of a database for the superuser."""
+        return self.url(database, SUPERUSER)
 
     def log(self) -> str:
         """All that the standby wrote to its log."""
@@ -167,7 +171,11 @@ class Standby:
             self._janitor.end(self._process)
         self._janitor.remove_directory(self._directory)
         deadline = time.monotonic() + _PATIENCE
-        with psycopg.connect(self._primary.superuser_url("postgres"), autocommit=True) as source:
+        try:
+            source = psycopg.connect(self._primary.superuser_url("postgres"), autocommit=True)
+        except psycopg.OperationalError:
+            return  # The primary is gone, and the slot with it.
+        with source:
             while True:  # the primary notices a moment later that the standby is gone
                 try:
                     source.execute("select pg_drop_replication_slot(%s)", [self._slot])

@@ -1,0 +1,173 @@
+"""Every extreme that the database takes is written by every path and read by every client."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from client.world import Clients, World
+from keylatch import Keylatch
+
+LAST = datetime(9998, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+WIDE = "\U0001d518"  # Four bytes of UTF-8, two units of UTF-16.
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """An object of so many levels."""
+    inner: Any = [] if levels % 2 else {}
+    for level in range(levels - 1, 0, -1):
+        inner = [inner] if level % 2 else {"a": inner}
+    return {"a": inner}
+
+
+VALUES: dict[str, dict[str, Any]] = {
+    "the longest label": {"label": WIDE * 200},
+    "the largest metadata": {"metadata": {"a": "x" * (8192 - len('{"a": ""}'))}},
+    "the deepest metadata": {"metadata": nested(15)},
+    # A jsonb keeps a number in decimal, and so writes a large float as an integer.
+    "the largest numbers": {
+        "metadata": {"a": [17976931348623157 * 10**292, -(10**308), 2**63, 5e-324]}
+    },
+    "odd texts": {"metadata": {'"\\\u007f\u2028': "\ud7ff\ue000\uffff" + WIDE, "": None}},
+    "the last expiry": {"expires_at": LAST},
+    "the most scopes": {"scopes": [f"{n:02d}" + "s" * 62 for n in range(64)]},
+    "the most origins": {
+        "kind": "publishable",
+        "allowed_origins": [
+            f"https://{'a' * 63}.{'b' * 63}.{'c' * 63}.x{n}.example:65535" for n in range(100)
+        ],
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A key, its text, and what was written."""
+
+    workspace: UUID
+    id: UUID
+    key: str
+    values: dict[str, Any]
+
+    @property
+    def origin(self) -> str | None:
+        """An origin from which the key is found."""
+        return next(iter(self.values.get("allowed_origins", [])), None)
+
+
+def by_issue(service: Keylatch, world: World, workspace: UUID, values: dict[str, Any]) -> Written:
+    issued = service.issue(workspace, **{"kind": "secret", **values})
+    return Written(workspace, issued.id, issued.key.reveal(), values)
+
+
+def by_rotation(
+    service: Keylatch, world: World, workspace: UUID, values: dict[str, Any]
+) -> Written:
+    first = by_issue(service, world, workspace, values)
+    issued = service.rotate(first.id)
+    return Written(workspace, issued.id, issued.key.reveal(), values)
+
+
+def by_patch(service: Keylatch, world: World, workspace: UUID, values: dict[str, Any]) -> Written:
+    changes = {name: value for name, value in values.items() if name != "kind"}
+    issued = service.issue(workspace, kind=values.get("kind", "secret"))
+    answer = world.rest.request(
+        "PATCH",
+        f"keys?id=eq.{issued.id}",
+        token=world.token("service_role"),
+        json=json.loads(json.dumps(changes, default=str)),
+    )
+    assert answer.status_code == 204, answer.text
+    return Written(workspace, issued.id, issued.key.reveal(), values)
+
+
+def by_import(service: Keylatch, world: World, workspace: UUID, values: dict[str, Any]) -> Written:
+    key = f"Imported-{uuid4()}"
+    line = {"workspace_id": workspace, "key": key, "kind": "secret", **values}
+    (outcome,) = service.import_keys([line]).lines
+    assert outcome.outcome == "imported", outcome
+    assert outcome.key_id is not None
+    return Written(workspace, outcome.key_id, key, values)
+
+
+PATHS: dict[str, Callable[[Keylatch, World, UUID, dict[str, Any]], Written]] = {
+    "issue": by_issue,
+    "rotate": by_rotation,
+    "patch": by_patch,
+    "import": by_import,
+}
+
+
+@pytest.fixture(scope="module")
+def written(world: World) -> Iterator[dict[str, list[Written]]]:
+    """Each extreme by each path, all paths of one extreme in a workspace."""
+    with psycopg.connect(world.database.authenticator_url, autocommit=True) as connection:
+        service = Keylatch.from_psycopg(connection, claims=world.claims("service_role"))
+        yield {
+            name: [path(service, world, workspace, values) for path in PATHS.values()]
+            for name, values in VALUES.items()
+            for workspace in [uuid4()]
+        }
+
+
+def is_as_written(row: Any, values: dict[str, Any]) -> bool:
+    """Whether a client read what was written."""
+    read = {
+        name: getattr(row, name) for name in values if hasattr(row, name) and name != "expires_at"
+    }
+    given = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if name in read
+    }
+    return read == given and row.expires_at == values.get("expires_at")
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_an_extreme_is_read_as_it_was_written_alone_and_beside_another_tenant(
+    clients: Clients, world: World, written: dict[str, list[Written]], name: str
+) -> None:
+    service = clients.act_as("service_role")
+    other = service.issue(world.people.b, kind="secret")
+    keys = written[name]
+    for one in keys:
+        found = service.resolve(one.key, origin=one.origin)
+        assert found is not None
+        assert is_as_written(found, one.values)
+        assert is_as_written(service.show(one.id), one.values)
+        assert service.explain(one.key, origin=one.origin).verdict == "valid"
+    batch = [other.key.reveal(), *(one.key for one in keys)]
+    origins = [None, *(one.origin for one in keys)]
+    neighbor, *found_many = service.resolve_many(batch, origins=origins)
+    assert neighbor is not None
+    assert all(is_as_written(row, keys[0].values) for row in found_many)
+    listed = {row.id: row for row in service.list(keys[0].workspace)}
+    assert all(is_as_written(listed[one.id], one.values) for one in keys)
+    assert {event.key_id for event in service.events(keys[0].workspace)} == set(listed)
+
+
+def test_the_longest_reason_is_read_as_it_was_written(clients: Clients, world: World) -> None:
+    service = clients.act_as("service_role")
+    issued = service.issue(world.people.b, kind="secret")
+    service.revoke(issued.id, reason=WIDE * 500)
+    assert service.show(issued.id).revoke_reason == WIDE * 500
+    assert WIDE * 500 in [event.reason for event in service.events(world.people.b)]
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12"])
+def test_the_last_expiry_is_read_in_every_time_zone(
+    world: World, written: dict[str, list[Written]], zone: str
+) -> None:
+    with psycopg.connect(world.database.authenticator_url, autocommit=True) as connection:
+        connection.execute("select set_config('TimeZone', %s, false)", [zone])
+        service = Keylatch.from_psycopg(connection, claims=world.claims("service_role"))
+        for one in written["the last expiry"]:
+            assert service.show(one.id).expires_at == LAST
+            found = service.resolve(one.key)
+            assert found is not None
+            assert found.expires_at == LAST

@@ -1,0 +1,102 @@
+"""Nobody without rights in a workspace makes its admin wait for a revocation.
+
+What two calls do to each other is in core/interleavings.json. Here are sessions that call nothing
+of ours, and what a call leaves locked behind it.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from core.interleavings import CALLS, CLAIMS, HEADERS, make_scene
+from security.shared import open_world
+from security.world import World
+from stack import Cluster, Database, Janitor, People, Tokens
+
+STRANGERS = ("anon", "stranger", "mia", "bob", "keylatch_resolver", "nobody")
+# What each holds in an open transaction. What is refused is held by nobody.
+HELD = {
+    "a snapshot": ["select * from keylatch.keys", "select * from keylatch.key_events"],
+    "rows": [
+        "select * from keylatch.keys for update",
+        "select * from keylatch.keys for key share",
+        "select * from keylatch.workspaces for update",
+        "select * from keylatch.workspace_membership for update",
+    ],
+    "numbers": [
+        "select pg_advisory_lock(n) from ("
+        " select hashtextextended(p || t, 0), hashtext(p || t) from unnest(array["
+        "'', 'keylatch', 'keylatch:', 'keylatch_internal.keys:']) as p, unnest(array["
+        "'', %(workspace)s, %(key)s]) as t) as h (a, b), unnest(array[a, b]) as n",
+        "select pg_advisory_lock(hashtext('keylatch'), hashtext(%(workspace)s))",
+    ],
+    "the notification queue": ["listen keylatch"],
+}
+
+
+@pytest.fixture(scope="module")
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+    with open_world(server, template, tokens, janitor, "waiting") as world:
+        with world.database.connect(superuser=True) as superuser:
+            superuser.execute("create role nobody_waits nologin")
+        yield world
+        with world.database.connect(superuser=True) as superuser:
+            superuser.execute("drop role nobody_waits")
+
+
+def connect(world: World, who: str) -> psycopg.Connection[Any]:
+    """A session of somebody; `nobody` is a login without a single right."""
+    if who != "nobody":
+        return world.connect(who)
+    session = world.database.connect(superuser=True)
+    session.execute("set session authorization nobody_waits")
+    return session
+
+
+@pytest.mark.parametrize("what", HELD)
+@pytest.mark.parametrize("who", STRANGERS)
+def test_what_a_stranger_holds_delays_no_revocation(shared: World, who: str, what: str) -> None:
+    """Threat: a login without a right, a reader with a long query, advisory locks by number."""
+    with connect(shared, who) as stranger, shared.connect("alice") as alice:
+        (key_id,) = alice.execute(
+            "select id from keylatch.issue_key(%s, 'secret')", [shared.people.a]
+        ).fetchone() or (None,)
+        stranger.autocommit = False
+        for statement in HELD[what]:
+            values = {"workspace": str(shared.people.a), "key": str(key_id)}
+            with contextlib.suppress(psycopg.errors.InsufficientPrivilege), stranger.transaction():
+                stranger.execute(statement.encode(), values)
+        stranger.execute("select 1")
+        # Whoever waits is refused.
+        alice.execute("set lock_timeout = '100ms'")
+        for call in (
+            "select (keylatch.issue_key(%(workspace)s)).id",
+            "select (keylatch.rotate_key(%(key)s, '1 hour')).id",
+            "select (keylatch.suspend_key(%(key)s)).id",
+            "select (keylatch.revoke_key(%(key)s, cascade => true)).id",
+        ):
+            values = {"workspace": str(shared.people.a), "key": str(key_id)}
+            assert alice.execute(call.encode(), values).fetchone() is not None
+        stranger.rollback()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_no_call_takes_an_advisory_lock(database: Database, people: People, call: str) -> None:
+    """Threat: advisory locks have no owner, so whoever computes the number stops the call."""
+    assert people
+    scene = make_scene(database.connect())
+    role = CALLS[call][0]
+    with database.connect(superuser=True, autocommit=False) as session:
+        session.execute("select set_config('request.headers', %s, true)", [HEADERS])
+        session.execute("select set_config('request.jwt.claims', %s, true)", [CLAIMS[role]])
+        session.execute(f"set local role {role}".encode())
+        session.execute(scene.statement(call).encode())
+        session.execute("reset role")
+        kinds = session.execute(
+            "select distinct locktype from pg_locks where pid = pg_backend_pid()"
+        ).fetchall()
+    assert "relation" in {kind for (kind,) in kinds}
+    assert "advisory" not in {kind for (kind,) in kinds}
