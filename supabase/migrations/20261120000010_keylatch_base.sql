@@ -74,7 +74,6 @@ comment on column keylatch_internal.errors.code is
   'The SQLSTATE. PostgREST answers PTxyz with the HTTP status xyz.';
 comment on column keylatch_internal.errors.hint is
   'The next step, where the place that raises the error knows no better one.';
-
 alter table keylatch_internal.errors enable row level security;
 
 insert into keylatch_internal.errors (slug, code, hint) values
@@ -115,7 +114,6 @@ comment on column keylatch_internal.installation.schema_version is
 comment on column keylatch_internal.installation.modules is
   'The modules that are installed beside the core. The migration of a module adds its name.';
 comment on column keylatch_internal.installation.installed_at is 'When the first migration ran.';
-
 alter table keylatch_internal.installation enable row level security;
 
 insert into keylatch_internal.installation (schema_version) values ('0.1.0');

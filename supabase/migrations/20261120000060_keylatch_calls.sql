@@ -201,9 +201,7 @@ kind: publishable (for a page, works from allowed_origins) or secret (for a serv
 live or test. expires_at: in the future, or null. prefix: 2 to 12 letters and digits.
 Errors: invalid_argument (400), not an admin there (403), workspace_deleted (409).';
 
-create type keylatch.issued_keys as (
-  keys keylatch.issued_key[]
-);
+create type keylatch.issued_keys as (keys keylatch.issued_key[]);
 comment on type keylatch.issued_keys is
   'New keys in one answer, which PostgREST never cuts to its largest number of rows.';
 
@@ -366,9 +364,7 @@ comment on function keylatch.revoke_key is
 reason: up to 500 characters, kept beside the key. cascade: also all keys that it was rotated from
 or to. Errors: key_not_found (404), invalid_argument (400).';
 
-create type keylatch.retirement as (
-  revoked integer, is_done boolean
-);
+create type keylatch.retirement as (revoked integer, is_done boolean);
 comment on type keylatch.retirement is
   'How many keys a call of retire_workspace revoked, and whether none is left.';
 
