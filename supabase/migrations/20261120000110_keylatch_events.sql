@@ -2,8 +2,8 @@
 -- afterwards into a chain of checkpoints.
 --
 -- Nothing here makes a change of a key wait, and no revocation fails because of the log. An event
--- takes no lock, no number and no place in a chain. Only seal_events has an order to keep, and waits
--- for another seal_events alone.
+-- takes no lock, no number and no place in a chain. Only seal_events has an order to keep, and it
+-- waits for another seal_events alone.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 (
@@ -14,7 +14,7 @@ insert into keylatch_internal.errors (slug, code, hint) values
 ('sealed_at_publisher', 'PT409', 'Call seal_events at the publisher: its checkpoints arrive here.'),
 (
   'too_many_keys', 'PT409',
-  'Use another workspace, or let the owner raise keylatch_internal.event_settings.keys_per_workspace.'
+  'Use another workspace, or let the owner raise keys_per_workspace in event_settings.'
 );
 
 -- The defaults say who acts. They are computed where the triggers insert, with the owner's rights:
@@ -140,7 +140,8 @@ do $$
 begin
   execute (
     select string_agg(format(
-      'comment on column keylatch.key_events.%I is %L', a.attname, col_description(a.attrelid, a.attnum)
+      'comment on column keylatch.key_events.%I is %L',
+      a.attname, col_description(a.attrelid, a.attnum)
     ), ';')
     from pg_catalog.pg_attribute as a
     where a.attrelid = 'keylatch_internal.key_events'::regclass and a.attnum > 0
@@ -310,7 +311,8 @@ declare
   v_now constant timestamptz := clock_timestamp();
   v_user_id constant uuid := keylatch_internal.current_user_id();
   v_limit constant integer := coalesce(
-    (select s.changes_per_minute from keylatch_internal.event_settings as s where s.only_row), 20000
+    (select s.changes_per_minute from keylatch_internal.event_settings as s where s.only_row),
+    20000
   );
   v_at timestamptz;
 begin
@@ -343,7 +345,8 @@ set enable_seqscan = off
 set jit = off as $$
 declare
   v_limit constant integer := coalesce(
-    (select s.keys_per_workspace from keylatch_internal.event_settings as s where s.only_row), 200000
+    (select s.keys_per_workspace from keylatch_internal.event_settings as s where s.only_row),
+    200000
   );
 begin
   -- As limit_changes: not each key counts.

@@ -2,7 +2,7 @@
 -- is what the owner, a service or a restore does.
 begin;
 \ir ../people.psql
-select plan(33);
+select plan(34);
 
 select is(
   (select concat_ws(' ', s.keys_per_workspace, s.changes_per_minute)
@@ -22,7 +22,8 @@ select is(
 from (values
   ('update keylatch_internal.event_settings set changes_per_minute = 0', '23514'),
   ('update keylatch_internal.event_settings set keys_per_workspace = 0', '23514'),
-  ('insert into keylatch_internal.event_settings (only_row) values (false)', '23514')
+  ('insert into keylatch_internal.event_settings (only_row) values (false)', '23514'),
+  ('insert into keylatch_internal.event_settings default values', '23505')
 ) as v (statement, state);
 
 -- Changes a minute: of one user, in one workspace. A limit of up to 20 is exact.
