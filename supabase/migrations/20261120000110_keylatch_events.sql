@@ -301,7 +301,7 @@ end $$;
 comment on function keylatch_internal.metadata_change is
   'What an event tells of changed metadata: digests and names, never a value.';
 
-create function keylatch_internal.limit_changes(p_workspace_id uuid)
+create function keylatch_internal.limit_growth(p_workspace_id uuid, p_is_new boolean)
 returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -310,56 +310,38 @@ set jit = off as $$
 declare
   v_now constant timestamptz := clock_timestamp();
   v_user_id constant uuid := keylatch_internal.current_user_id();
-  v_limit constant integer := coalesce(
-    (select s.changes_per_minute from keylatch_internal.event_settings as s where s.only_row),
-    20000
-  );
+  v_changes integer := 20000;
+  v_keys integer := 200000;
   v_at timestamptz;
 begin
+  select coalesce(max(s.changes_per_minute), v_changes), coalesce(max(s.keys_per_workspace), v_keys)
+  into v_changes, v_keys
+  from keylatch_internal.event_settings as s where s.only_row;
   -- Counting reads as many rows as the limit, so only about 20 of that many changes count: a limit
   -- is passed by some hundredths of it. A limit of up to 20 is exact.
-  if random() * v_limit >= 20 then
-    return;
+  if random() * v_changes < 20 then
+    select e.occurred_at into v_at from keylatch_internal.key_events as e
+    where e.workspace_id = p_workspace_id and e.user_id = v_user_id
+      -- A time in the future is that of a wrong clock and does not count.
+      and e.occurred_at between v_now - interval '1 minute' and v_now
+    order by e.occurred_at desc, e.id desc offset v_changes limit 1;
+    if found then
+      perform keylatch_internal.refuse_for_now(
+        format('You made more than %s changes in the workspace in the last minute.', v_changes),
+        v_at + interval '1 minute'
+      );
+    end if;
   end if;
-  select e.occurred_at into v_at
-  from keylatch_internal.key_events as e
-  where e.workspace_id = p_workspace_id and e.user_id = v_user_id
-    -- A time in the future is that of a wrong clock and does not count.
-    and e.occurred_at between v_now - interval '1 minute' and v_now
-  order by e.occurred_at desc, e.id desc
-  offset v_limit limit 1;
-  if found then
-    perform keylatch_internal.refuse_for_now(
-      format('You made more than %s changes in the workspace in the last minute.', v_limit),
-      v_at + interval '1 minute'
-    );
-  end if;
-end $$;
-comment on function keylatch_internal.limit_changes is
-  'Refuses a change by a user who made too many in the last minute. Nobody waits for the count.';
-
-create function keylatch_internal.limit_keys(p_workspace_id uuid)
-returns void language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set jit = off as $$
-declare
-  v_limit constant integer := coalesce(
-    (select s.keys_per_workspace from keylatch_internal.event_settings as s where s.only_row),
-    200000
-  );
-begin
-  -- As limit_changes: not each key counts.
-  if random() * v_limit < 20 and exists (
-    select from keylatch_internal.keys as k where k.workspace_id = p_workspace_id offset v_limit
+  if p_is_new and random() * v_keys < 20 and exists (
+    select from keylatch_internal.keys as k where k.workspace_id = p_workspace_id offset v_keys
   ) then
     perform keylatch_internal.refuse(
-      'too_many_keys', format('The workspace has %s keys, revoked ones included.', v_limit)
+      'too_many_keys', format('The workspace has %s keys, revoked ones included.', v_keys)
     );
   end if;
 end $$;
-comment on function keylatch_internal.limit_keys is
-  'Refuses a key to a user whose workspace has too many. Nobody waits for the count.';
+comment on function keylatch_internal.limit_growth is
+  'Refuses a user who made too many changes, or has too many keys. Nobody waits for the counts.';
 
 create function keylatch_internal.record_new_key()
 returns trigger language plpgsql volatile security definer
@@ -403,8 +385,7 @@ begin
     ))
   );
   if current_setting('role') = 'authenticated' then
-    perform keylatch_internal.limit_changes(new.workspace_id);
-    perform keylatch_internal.limit_keys(new.workspace_id);
+    perform keylatch_internal.limit_growth(new.workspace_id, true);
   end if;
   return null;
 end $$;
@@ -492,7 +473,7 @@ begin
     v_changes
   );
   if current_setting('role') = 'authenticated' and v_event in ('changed', 'unsuspended') then
-    perform keylatch_internal.limit_changes(new.workspace_id);
+    perform keylatch_internal.limit_growth(new.workspace_id, false);
   end if;
   return null;
 end $$;
@@ -772,8 +753,7 @@ from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.keep_events, keylatch_internal.clean_word,
 keylatch_internal.current_source, keylatch_internal.metadata_change,
-keylatch_internal.limit_changes, keylatch_internal.limit_keys,
-keylatch_internal.record_new_key, keylatch_internal.content_changes,
+keylatch_internal.limit_growth, keylatch_internal.record_new_key, keylatch_internal.content_changes,
 keylatch_internal.record_change,
 keylatch_internal.event_digest, keylatch_internal.digest_events, keylatch_internal.seal_key_events,
 keylatch_internal.verify_checkpoints, keylatch.list_events, keylatch.seal_events,

@@ -3,10 +3,6 @@
 -- A key in plaintext and an unsalted SHA-256 become rows of the keys at once. A salted hash cannot
 -- be looked up: its future row waits here until the key is used for the first time.
 
-insert into keylatch_internal.errors (slug, code, hint) values
-('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.')
-on conflict do nothing;
-
 create table keylatch_internal.legacy_keys (
   id uuid not null,
   workspace_id uuid not null,
@@ -313,25 +309,11 @@ comment on sequence keylatch_internal.legacy_attempts_seq is
 create function keylatch_internal.refuse_attempt(p_limit integer, p_seconds integer)
 returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
-declare
-  v_detail constant text := format(
-    'upgrade_key was called more than %s times in a minute. Try again in %s s.', p_limit, p_seconds
-  );
 begin
-  if coalesce(current_setting('request.method', true), '') <> '' then
-    -- The only form of an error that brings a header through PostgREST.
-    raise sqlstate 'PGRST' using
-      message = jsonb_build_object(
-        'code', 'PT429', 'message', 'too_many_requests', 'details', v_detail,
-        'hint', (
-          select e.hint from keylatch_internal.errors as e where e.slug = 'too_many_requests'
-        )
-      ),
-      detail = jsonb_build_object(
-        'status', 429, 'headers', jsonb_build_object('Retry-After', p_seconds::text)
-      );
-  end if;
-  perform keylatch_internal.refuse('too_many_requests', v_detail);
+  perform keylatch_internal.refuse_for_now(
+    format('upgrade_key was called more than %s times in a minute.', p_limit),
+    clock_timestamp() + make_interval(secs => p_seconds)
+  );
 end $$;
 comment on function keylatch_internal.refuse_attempt is
   'Raises too_many_requests, over REST with Retry-After.';
