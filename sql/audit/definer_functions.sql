@@ -58,7 +58,8 @@ with reasons (function_name, because) as (
     'keylatch_internal.read_position',
     'The timeline of a replica''s stream needs pg_read_all_stats.'
   ),
-  ('keylatch_internal.record_events', 'Nobody writes events but this.'),
+  ('keylatch_internal.record_change', 'Nobody writes events but the triggers.'),
+  ('keylatch_internal.record_new_key', 'Nobody writes events but the triggers.'),
   ('keylatch_internal.refuse', 'The table of errors is readable by its owner alone.'),
   (
     'keylatch_internal.request_identity',

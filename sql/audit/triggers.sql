@@ -26,7 +26,6 @@ with expected (module_name, table_name, trigger_name, fires) as (
   ('tenancy', 'keylatch.workspaces', 'workspaces_delete_revoke_keys', 'O'),
   ('tenancy', 'keylatch.workspaces', 'workspaces_truncate_keep', 'A'),
   ('events', 'keylatch_internal.key_event_checkpoints', 'key_event_checkpoints_delete_keep', 'A'),
-  ('events', 'keylatch_internal.key_event_checkpoints', 'key_event_checkpoints_truncate_keep', 'A'),
   ('events', 'keylatch_internal.key_event_checkpoints', 'key_event_checkpoints_update_keep', 'A'),
   ('events', 'keylatch_internal.key_events', 'key_events_delete_keep', 'A'),
   ('events', 'keylatch_internal.key_events', 'key_events_insert_keep', 'O'),

@@ -78,7 +78,8 @@ alter table keylatch_internal.errors enable row level security;
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('invalid_argument', 'PT400', 'Correct the argument that the detail names.'),
-('read_committed_required', '0A000', 'Run: set transaction isolation level read committed;');
+('read_committed_required', '0A000', 'Run: set transaction isolation level read committed;'),
+('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.');
 
 create function keylatch_internal.refuse(p_slug text, p_detail text, p_hint text default null)
 returns void language plpgsql stable parallel safe security definer
@@ -94,6 +95,30 @@ begin
 end $$;
 comment on function keylatch_internal.refuse is
   'Raises the error of this slug, with this detail, and with this hint or the usual one.';
+
+create function keylatch_internal.refuse_for_now(p_detail text, p_until timestamptz)
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_seconds constant integer := greatest(ceil(extract(epoch from p_until - clock_timestamp())), 1);
+  v_detail constant text := format('%s Try again in %s s.', p_detail, v_seconds);
+begin
+  if coalesce(current_setting('request.method', true), '') <> '' then
+    -- PostgREST's own form: the only one that adds a header to an error.
+    raise sqlstate 'PGRST' using message = (
+      select jsonb_build_object(
+        'code', e.code, 'message', e.slug, 'details', v_detail, 'hint', e.hint
+      )
+      from keylatch_internal.errors as e where e.slug = 'too_many_requests'
+    ),
+    detail = jsonb_build_object(
+      'status', 429, 'headers', jsonb_build_object('Retry-After', v_seconds::text)
+    );
+  end if;
+  perform keylatch_internal.refuse('too_many_requests', v_detail);
+end $$;
+comment on function keylatch_internal.refuse_for_now is
+  'Raises too_many_requests; over REST with the header Retry-After. For functions of the owner.';
 
 create table keylatch_internal.installation (
   only_row boolean not null default true,
@@ -172,7 +197,8 @@ revoke all on schema keylatch, keylatch_internal from public, anon, authenticate
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;
 revoke all on function
-keylatch_internal.refuse, keylatch_internal.describe_installation, keylatch.installation
+keylatch_internal.refuse, keylatch_internal.refuse_for_now,
+keylatch_internal.describe_installation, keylatch.installation
 from public, anon, authenticated, service_role;
 
 -- The calls run with the rights of the caller, and use helpers of keylatch_internal.

@@ -1,8 +1,9 @@
 -- Module events: what happened to the keys, written in the transaction of the change, and sealed
 -- afterwards into a chain of checkpoints.
 --
--- Nothing here makes a change of a key wait or fail. An event takes no lock, no number and no place
--- in a chain. Only seal_events has an order to keep, and waits for another seal_events alone.
+-- Nothing here makes a change of a key wait, and no revocation fails because of the log. An event
+-- takes no lock, no number and no place in a chain. Only seal_events has an order to keep, and it
+-- waits for another seal_events alone.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 (
@@ -10,17 +11,24 @@ insert into keylatch_internal.errors (slug, code, hint) values
   'Read keylatch.key_events. To give up old events, see sql/ops/archive_events.sql.'
 ),
 ('admin_required', '42501', 'Ask an admin of a workspace to make the call.'),
-('sealed_at_publisher', 'PT409', 'Call seal_events at the publisher: its checkpoints arrive here.');
+('sealed_at_publisher', 'PT409', 'Call seal_events at the publisher: its checkpoints arrive here.'),
+(
+  'too_many_keys', 'PT409',
+  'Use another workspace, or let the owner raise keys_per_workspace in event_settings.'
+);
 
+-- The defaults say who acts. They are computed where the triggers insert, with the owner's rights:
+-- so the role is the setting, and not current_user.
 create table keylatch_internal.key_events (
   id uuid not null default pg_catalog.gen_random_uuid(),
   workspace_id uuid not null,
   key_id uuid not null,
   event text not null,
-  occurred_at timestamptz not null,
-  user_id uuid,
-  role text not null,
-  login text not null,
+  occurred_at timestamptz not null default pg_catalog.clock_timestamp(),
+  user_id uuid default keylatch_internal.current_user_id(),
+  role text not null
+  default coalesce(nullif(pg_catalog.current_setting('role'), 'none'), session_user),
+  login text not null default session_user,
   address text,
   agent text,
   reason text,
@@ -34,9 +42,7 @@ create table keylatch_internal.key_events (
 
 create index key_events_workspace_id_occurred_at_idx
 on keylatch_internal.key_events (workspace_id, occurred_at, id);
--- Sealing writes the number of the checkpoint into the event. A table beside the events would hold
--- the same number of rows again, and to find what is not sealed, all of both would be read. Here
--- the unsealed events are the end of this index, and each checkpoint is a range of it, in order.
+-- The unsealed events are the end of this index, and each checkpoint is a range of it, in order.
 create index key_events_checkpoint_idx
 on keylatch_internal.key_events (checkpoint, occurred_at, id);
 comment on table keylatch_internal.key_events is
@@ -48,11 +54,9 @@ comment on column keylatch_internal.key_events.event is
   'issued, rotated (made as a successor), imported, changed, suspended, unsuspended, superseded (by
 its successor, with a grace) or revoked.';
 comment on column keylatch_internal.key_events.occurred_at is 'When, by the server''s clock.';
-comment on column keylatch_internal.key_events.user_id is
-  'The signed-in user; null when no signed-in user did it.';
+comment on column keylatch_internal.key_events.user_id is 'The signed-in user, if any.';
 comment on column keylatch_internal.key_events.role is 'The role that the session had taken.';
-comment on column keylatch_internal.key_events.login is
-  'The role that had logged in: authenticator is PostgREST.';
+comment on column keylatch_internal.key_events.login is 'The role that had logged in.';
 comment on column keylatch_internal.key_events.address is
   'Where the request came from, as its headers say. What a client wrote there itself is no proof.';
 comment on column keylatch_internal.key_events.agent is
@@ -62,10 +66,9 @@ comment on column keylatch_internal.key_events.changes is
   'Old and new value of each public field that changed: {"label": {"old": "a", "new": "b"}}. A
 missing old or new is null. Of metadata: the SHA-256 of old and new, and the names of the members
 that changed.';
-comment on column keylatch_internal.key_events.checkpoint is
-  'The checkpoint that seals the event; null until seal_events has run.';
+comment on column keylatch_internal.key_events.checkpoint is 'What seals the event; null at first.';
 comment on index keylatch_internal.key_events_workspace_id_occurred_at_idx is
-  'Lists the events of one workspace, the newest first.';
+  'Lists the events of one workspace, the newest first, and counts those of the last minute.';
 comment on index keylatch_internal.key_events_checkpoint_idx is
   'Finds the events of a checkpoint, and those that no checkpoint seals yet.';
 
@@ -83,16 +86,38 @@ comment on table keylatch_internal.key_event_checkpoints is
   'The chain that seals the events. A checkpoint seals up to 1000, so that verifying has a bound.';
 comment on column keylatch_internal.key_event_checkpoints.number is 'From 1 on, without gaps.';
 comment on column keylatch_internal.key_event_checkpoints.events is 'How many events it seals.';
-comment on column keylatch_internal.key_event_checkpoints.previous is
-  'The digest of the checkpoint before; empty in the first.';
+comment on column keylatch_internal.key_event_checkpoints.previous is 'The digest before.';
 comment on column keylatch_internal.key_event_checkpoints.digest is
   'SHA-256 over previous, the number, and the digest of each event by occurred_at and id.';
 comment on column keylatch_internal.key_event_checkpoints.sealed_at is 'When.';
 comment on column keylatch_internal.key_event_checkpoints.archived_at is
   'When the owner allowed its events to be deleted; null while they are kept.';
 
+create table keylatch_internal.event_settings (
+  only_row boolean not null default true,
+  -- squawk-ignore prefer-bigint-over-int
+  keys_per_workspace integer not null default 200000,
+  -- squawk-ignore prefer-bigint-over-int
+  changes_per_minute integer not null default 20000,
+
+  constraint event_settings_pkey primary key (only_row),
+  constraint event_settings_only_row_check check (only_row),
+  constraint event_settings_limits_check
+  check (keys_per_workspace > 0 and changes_per_minute > 0)
+);
+comment on table keylatch_internal.event_settings is
+  'One row: how fast the tables may grow by what signed-in users do. The owner updates it.';
+comment on column keylatch_internal.event_settings.only_row is 'Always true: there is one row.';
+comment on column keylatch_internal.event_settings.keys_per_workspace is
+  'How many keys a workspace may have, revoked ones included, before no user makes another one.';
+comment on column keylatch_internal.event_settings.changes_per_minute is
+  'How many events one user may cause in one workspace in a minute. Only revoking and suspending
+keys goes on after that.';
+insert into keylatch_internal.event_settings default values;
+
 alter table keylatch_internal.key_events enable row level security;
 alter table keylatch_internal.key_event_checkpoints enable row level security;
+alter table keylatch_internal.event_settings enable row level security;
 
 create policy key_events_select_admin on keylatch_internal.key_events
 for select to authenticated
@@ -102,51 +127,26 @@ comment on policy key_events_select_admin on keylatch_internal.key_events is
 
 create view keylatch.key_events with (security_invoker = true) as
 select
-  e.id,
-  e.workspace_id,
-  e.key_id,
-  e.event,
-  e.occurred_at,
-  e.user_id,
-  e.role,
-  e.login,
-  e.address,
-  e.agent,
-  e.reason,
-  e.changes,
-  e.checkpoint
+  e.id, e.workspace_id, e.key_id, e.event, e.occurred_at, e.user_id, e.role, e.login, e.address,
+  e.agent, e.reason, e.changes, e.checkpoint
 from keylatch_internal.key_events as e;
 comment on view keylatch.key_events is
   'What happened to the keys of the workspaces that you administer: never changed, never deleted.
 
 Filter by workspace_id, and order by occurred_at and id. verify_events tells whether sealed events
 were tampered with.';
+-- The columns mean what they mean in the table, and PostgREST shows what they mean.
 do $$
-declare
-  v_column record;
 begin
-  for v_column in
-    select a.attname, pg_catalog.col_description(a.attrelid, a.attnum) as meaning
+  execute (
+    select string_agg(format(
+      'comment on column keylatch.key_events.%I is %L',
+      a.attname, col_description(a.attrelid, a.attnum)
+    ), ';')
     from pg_catalog.pg_attribute as a
     where a.attrelid = 'keylatch_internal.key_events'::regclass and a.attnum > 0
-  loop
-    execute format(
-      'comment on column keylatch.key_events.%I is %L', v_column.attname, v_column.meaning
-    );
-  end loop;
-end $$;
-
-create function keylatch_internal.is_archived(p_checkpoint bigint)
-returns boolean language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return exists (
-    select from keylatch_internal.key_event_checkpoints as c
-    where c.number = p_checkpoint and c.archived_at is not null
   );
 end $$;
-comment on function keylatch_internal.is_archived is
-  'Whether the events of this checkpoint may be deleted.';
 
 create function keylatch_internal.keep_events()
 returns trigger language plpgsql volatile security invoker
@@ -157,6 +157,13 @@ begin
       'events_are_kept', 'Nothing but the triggers on the keys writes events.',
       'To restore the data of a dump, first run: set session_replication_role = replica;'
     );
+  elsif tg_op = 'DELETE' and tg_level = 'ROW' then
+    if exists (
+      select from keylatch_internal.key_event_checkpoints as c
+      where c.number = old.checkpoint and c.archived_at is not null
+    ) then
+      return old;
+    end if;
   end if;
   perform keylatch_internal.refuse(
     'events_are_kept', 'Events and checkpoints are not changed, deleted or truncated.'
@@ -164,7 +171,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.keep_events is
-  'Refuses what the condition of its trigger names.';
+  'Refuses what its trigger names, and lets go of archived events.';
 
 create trigger key_events_insert_keep
 before insert on keylatch_internal.key_events
@@ -178,14 +185,13 @@ Origin sessions only: a restore and a logical replica bring events that were wri
 create trigger key_events_update_keep
 before update on keylatch_internal.key_events for each row
 when (
-  old.checkpoint is not null or new.id is distinct from old.id
-  or new.workspace_id is distinct from old.workspace_id
-  or new.key_id is distinct from old.key_id or new.event is distinct from old.event
-  or new.occurred_at is distinct from old.occurred_at
-  or new.user_id is distinct from old.user_id or new.role is distinct from old.role
-  or new.login is distinct from old.login or new.address is distinct from old.address
-  or new.agent is distinct from old.agent or new.reason is distinct from old.reason
-  or new.changes is distinct from old.changes
+  old.checkpoint is not null or (
+    new.id, new.workspace_id, new.key_id, new.event, new.occurred_at, new.user_id, new.role,
+    new.login, new.address, new.agent, new.reason, new.changes
+  ) is distinct from (
+    old.id, old.workspace_id, old.key_id, old.event, old.occurred_at, old.user_id, old.role,
+    old.login, old.address, old.agent, old.reason, old.changes
+  )
 ) execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_events enable always trigger key_events_update_keep;
 comment on trigger key_events_update_keep on keylatch_internal.key_events is
@@ -193,7 +199,6 @@ comment on trigger key_events_update_keep on keylatch_internal.key_events is
 
 create trigger key_events_delete_keep
 before delete on keylatch_internal.key_events for each row
-when (not keylatch_internal.is_archived(old.checkpoint))
 execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_events enable always trigger key_events_delete_keep;
 comment on trigger key_events_delete_keep on keylatch_internal.key_events is
@@ -209,9 +214,9 @@ comment on trigger key_events_truncate_keep on keylatch_internal.key_events is
 create trigger key_event_checkpoints_update_keep
 before update on keylatch_internal.key_event_checkpoints for each row
 when (
-  old.archived_at is not null or new.number is distinct from old.number
-  or new.events is distinct from old.events or new.previous is distinct from old.previous
-  or new.digest is distinct from old.digest or new.sealed_at is distinct from old.sealed_at
+  old.archived_at is not null
+  or (new.number, new.events, new.previous, new.digest, new.sealed_at)
+  is distinct from (old.number, old.events, old.previous, old.digest, old.sealed_at)
 ) execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_event_checkpoints
 enable always trigger key_event_checkpoints_update_keep;
@@ -219,20 +224,12 @@ comment on trigger key_event_checkpoints_update_keep on keylatch_internal.key_ev
   'A checkpoint never changes. The owner only marks it as archived, once.';
 
 create trigger key_event_checkpoints_delete_keep
-before delete on keylatch_internal.key_event_checkpoints
-for each row execute function keylatch_internal.keep_events();
+before delete or truncate on keylatch_internal.key_event_checkpoints
+for each statement execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_event_checkpoints
 enable always trigger key_event_checkpoints_delete_keep;
 comment on trigger key_event_checkpoints_delete_keep on keylatch_internal.key_event_checkpoints is
   'Checkpoints stay, also after their events are archived.';
-
-create trigger key_event_checkpoints_truncate_keep
-before truncate on keylatch_internal.key_event_checkpoints
-for each statement execute function keylatch_internal.keep_events();
-alter table keylatch_internal.key_event_checkpoints
-enable always trigger key_event_checkpoints_truncate_keep;
-comment on trigger key_event_checkpoints_truncate_keep on keylatch_internal.key_event_checkpoints is
-  'The table is not truncated.';
 
 create function keylatch_internal.clean_word(p_text text)
 returns text language plpgsql immutable strict parallel safe security invoker
@@ -253,34 +250,34 @@ end $$;
 comment on function keylatch_internal.clean_word is
   'A text fit to be kept: up to 500 characters, no control characters, no keys.';
 
-create function keylatch_internal.current_source(
-  out user_id uuid, out role text, out login text, out address text, out agent text
-)
-language plpgsql stable security invoker
+create function keylatch_internal.current_source()
+returns text[] language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
+  v_text constant text := current_setting('request.headers', true);
   v_headers jsonb;
 begin
-  user_id := keylatch_internal.current_user_id();
-  login := session_user;
-  -- Not current_user, which is the owner where events are written.
-  role := coalesce(nullif(current_setting('role'), 'none'), login);
-  if coalesce(current_setting('request.headers', true), '') = '' then
-    address := host(inet_client_addr());
-    agent := keylatch_internal.clean_word(nullif(current_setting('application_name'), ''));
-    return;
+  if coalesce(v_text, '') = '' then
+    return array[
+      host(inet_client_addr()),
+      keylatch_internal.clean_word(nullif(current_setting('application_name'), ''))
+    ];
   end if;
-  v_headers := current_setting('request.headers')::jsonb;
-  address := keylatch_internal.clean_word(coalesce(
-    v_headers ->> 'cf-connecting-ip', v_headers ->> 'x-real-ip', v_headers ->> 'x-forwarded-for'
-  ));
-  agent := keylatch_internal.clean_word(v_headers ->> 'user-agent');
-exception
-  -- A session may set anything there, and a revocation does not fail for that.
-  when data_exception then null;
+  begin
+    v_headers := v_text;
+  exception
+    -- A session may set anything there, and a revocation does not fail for that.
+    when data_exception or program_limit_exceeded then return null;
+  end;
+  return array[
+    keylatch_internal.clean_word(coalesce(
+      v_headers ->> 'cf-connecting-ip', v_headers ->> 'x-real-ip', v_headers ->> 'x-forwarded-for'
+    )),
+    keylatch_internal.clean_word(v_headers ->> 'user-agent')
+  ];
 end $$;
 comment on function keylatch_internal.current_source is
-  'Who makes a change now, and from where, as the session and the headers of the request say.';
+  'Address and agent of who makes a change now, as the headers of the request or the session say.';
 
 create function keylatch_internal.metadata_change(p_old jsonb, p_new jsonb)
 returns jsonb language plpgsql immutable security invoker
@@ -304,135 +301,191 @@ end $$;
 comment on function keylatch_internal.metadata_change is
   'What an event tells of changed metadata: digests and names, never a value.';
 
-create function keylatch_internal.event_changes(
-  p_old keylatch_internal.keys, p_new keylatch_internal.keys
-)
-returns jsonb language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_changes jsonb := '{}'::jsonb;
-begin
-  -- Field by field: one expression for all of them costs three times as much.
-  if p_old.id is null then
-    v_changes := jsonb_build_object(
-      'kind', jsonb_build_object('new', p_new.kind),
-      'environment', jsonb_build_object('new', p_new.environment),
-      'masked_key', jsonb_build_object('new', p_new.masked_key),
-      'rotated_from', case when p_new.rotated_from is not null
-        then jsonb_build_object('new', p_new.rotated_from) end
-    );
-  end if;
-  if p_new.label is distinct from p_old.label then
-    v_changes := v_changes || jsonb_build_object('label', jsonb_build_object(
-      'old', keylatch_internal.clean_word(p_old.label),
-      'new', keylatch_internal.clean_word(p_new.label)));
-  end if;
-  if p_new.metadata is distinct from coalesce(p_old.metadata, '{}') then
-    v_changes := v_changes || jsonb_build_object(
-      'metadata', keylatch_internal.metadata_change(p_old.metadata, p_new.metadata));
-  end if;
-  if p_new.allowed_origins is distinct from p_old.allowed_origins then
-    v_changes := v_changes || jsonb_build_object('allowed_origins', jsonb_build_object(
-      'old', p_old.allowed_origins, 'new', p_new.allowed_origins));
-  end if;
-  if p_new.scopes is distinct from p_old.scopes then
-    v_changes := v_changes || jsonb_build_object('scopes', jsonb_build_object(
-      'old', p_old.scopes, 'new', p_new.scopes));
-  end if;
-  if p_new.expires_at is distinct from p_old.expires_at then
-    v_changes := v_changes || jsonb_build_object('expires_at', jsonb_build_object(
-      'old', p_old.expires_at, 'new', p_new.expires_at));
-  end if;
-  if p_new.suspended_at is distinct from p_old.suspended_at then
-    v_changes := v_changes || jsonb_build_object('suspended_at', jsonb_build_object(
-      'old', p_old.suspended_at, 'new', p_new.suspended_at));
-  end if;
-  if p_new.superseded_at is distinct from p_old.superseded_at then
-    v_changes := v_changes || jsonb_build_object('superseded_at', jsonb_build_object(
-      'old', p_old.superseded_at, 'new', p_new.superseded_at));
-  end if;
-  if p_new.revoked_at is distinct from p_old.revoked_at then
-    v_changes := v_changes || jsonb_build_object('revoked_at', jsonb_build_object(
-      'old', p_old.revoked_at, 'new', p_new.revoked_at));
-  end if;
-  return jsonb_strip_nulls(v_changes);
-end $$;
-comment on function keylatch_internal.event_changes is
-  'The public fields of a key that changed, as an event tells them. Never a key or a hash.';
-
-create function keylatch_internal.record_events()
-returns trigger language plpgsql volatile security definer
--- definer because: nobody writes events but this.
+create function keylatch_internal.limit_growth(p_workspace_id uuid, p_is_new boolean)
+returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
-set timezone = 'UTC'
--- A session keeps the plan of its first statement. If that had one key, a nested loop would not end
--- for 100000; if that had 100000, a compiled plan would take longer for one than all the rest.
-set enable_nestloop = off
+set enable_seqscan = off
+-- Or each call would compile, for all the costs that a plan without an index has then.
 set jit = off as $$
 declare
-  v_by constant record := keylatch_internal.current_source();
+  v_now constant timestamptz := clock_timestamp();
+  v_user_id constant uuid := keylatch_internal.current_user_id();
+  v_changes integer := 20000;
+  v_keys integer := 200000;
+  v_at timestamptz;
 begin
-  if tg_op = 'INSERT' then
-    insert into keylatch_internal.key_events (
-      workspace_id, key_id, event, occurred_at, user_id, role, login, address, agent, reason,
-      changes
-    )
-    select
-      n.workspace_id, n.id,
-      case
-        when n.imported_at is not null then 'imported'
-        when n.rotated_from is not null then 'rotated'
-        else 'issued'
-      end,
-      clock_timestamp(), v_by.user_id, v_by.role, v_by.login, v_by.address, v_by.agent,
-      keylatch_internal.clean_word(n.revoke_reason), keylatch_internal.event_changes(null, n)
-    from new_keys as n;
-    return null;
+  select coalesce(max(s.changes_per_minute), v_changes), coalesce(max(s.keys_per_workspace), v_keys)
+  into v_changes, v_keys
+  from keylatch_internal.event_settings as s where s.only_row;
+  -- Counting reads as many rows as the limit, so only about 20 of that many changes count: a limit
+  -- is passed by some hundredths of it. A limit of up to 20 is exact.
+  if random() * v_changes < 20 then
+    select e.occurred_at into v_at from keylatch_internal.key_events as e
+    where e.workspace_id = p_workspace_id and e.user_id = v_user_id
+      -- A time in the future is that of a wrong clock and does not count.
+      and e.occurred_at between v_now - interval '1 minute' and v_now
+    order by e.occurred_at desc, e.id desc offset v_changes limit 1;
+    if found then
+      perform keylatch_internal.refuse_for_now(
+        format('You made more than %s changes in the workspace in the last minute.', v_changes),
+        v_at + interval '1 minute'
+      );
+    end if;
   end if;
+  if p_is_new and random() * v_keys < 20 and exists (
+    select from keylatch_internal.keys as k where k.workspace_id = p_workspace_id offset v_keys
+  ) then
+    perform keylatch_internal.refuse(
+      'too_many_keys', format('The workspace has %s keys, revoked ones included.', v_keys)
+    );
+  end if;
+end $$;
+comment on function keylatch_internal.limit_growth is
+  'Refuses a user who made too many changes, or has too many keys. Nobody waits for the counts.';
+
+create function keylatch_internal.record_new_key()
+returns trigger language plpgsql volatile security definer
+-- definer because: nobody writes events but the triggers.
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC' as $$
+declare
+  v_source constant text[] := keylatch_internal.current_source();
+begin
   insert into keylatch_internal.key_events (
-    workspace_id, key_id, event, occurred_at, user_id, role, login, address, agent, reason, changes
+    workspace_id, key_id, event, address, agent, reason, changes
   )
-  select
-    c.workspace_id, c.id,
+  values (
+    new.workspace_id, new.id,
     case
-      when c.changes ? 'revoked_at' then 'revoked'
-      when c.changes ? 'superseded_at' then 'superseded'
-      when c.changes -> 'suspended_at' ? 'new' then 'suspended'
-      when c.changes ? 'suspended_at' then 'unsuspended'
-      else 'changed'
+      when new.imported_at is not null then 'imported'
+      when new.rotated_from is not null then 'rotated'
+      else 'issued'
     end,
-    clock_timestamp(), v_by.user_id, v_by.role, v_by.login, v_by.address, v_by.agent,
-    case when c.changes ? 'revoked_at' then keylatch_internal.clean_word(c.revoke_reason) end,
-    c.changes
-  from (
-    select
-      n.workspace_id, n.id, n.revoke_reason, keylatch_internal.event_changes(o, n) as changes
-    from old_keys as o inner join new_keys as n on o.id = n.id
-    offset 0
-  ) as c
-  where c.changes <> '{}';
+    v_source[1], v_source[2], keylatch_internal.clean_word(new.revoke_reason),
+    jsonb_strip_nulls(jsonb_build_object(
+      'kind', jsonb_build_object('new', new.kind),
+      'environment', jsonb_build_object('new', new.environment),
+      'masked_key', jsonb_build_object('new', new.masked_key),
+      'allowed_origins', jsonb_build_object('new', new.allowed_origins),
+      'scopes', jsonb_build_object('new', new.scopes),
+      'label', jsonb_build_object('new', case when strpos(new.label, '_') > 0
+        then keylatch_internal.clean_word(new.label) else new.label end),
+      'metadata', case when new.metadata <> '{}'
+        then keylatch_internal.metadata_change(null, new.metadata) end,
+      'rotated_from', case when new.rotated_from is not null
+        then jsonb_build_object('new', new.rotated_from) end,
+      'expires_at', case when new.expires_at is not null
+        then jsonb_build_object('new', new.expires_at) end,
+      'suspended_at', case when new.suspended_at is not null
+        then jsonb_build_object('new', new.suspended_at) end,
+      'superseded_at', case when new.superseded_at is not null
+        then jsonb_build_object('new', new.superseded_at) end,
+      'revoked_at', case when new.revoked_at is not null
+        then jsonb_build_object('new', new.revoked_at) end
+    ))
+  );
+  if current_setting('role') = 'authenticated' then
+    perform keylatch_internal.limit_growth(new.workspace_id, true);
+  end if;
   return null;
 end $$;
-comment on function keylatch_internal.record_events is
-  'Writes down what a statement did to keys: what, who, when, from where, why, and the fields.';
+comment on function keylatch_internal.record_new_key is
+  'Writes down who made a key, when, from where, and the public fields of the key.';
 
 create trigger keys_insert_record_events
 after insert on keylatch_internal.keys
-referencing new table as new_keys
-for each statement execute function keylatch_internal.record_events();
+for each row execute function keylatch_internal.record_new_key();
 comment on trigger keys_insert_record_events on keylatch_internal.keys is
   'No key is made without an event.
 
 Origin sessions only: a restore and a logical replica bring the events of their keys along.';
 
+create function keylatch_internal.content_changes(
+  p_old keylatch_internal.keys, p_new keylatch_internal.keys
+)
+returns jsonb language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return jsonb_build_object(
+    'label', case when p_new.label <> p_old.label then jsonb_build_object(
+      'old', keylatch_internal.clean_word(p_old.label),
+      'new', keylatch_internal.clean_word(p_new.label)) end,
+    'metadata', case when p_new.metadata <> p_old.metadata
+      then keylatch_internal.metadata_change(p_old.metadata, p_new.metadata) end,
+    'allowed_origins', case when p_new.allowed_origins <> p_old.allowed_origins
+      then jsonb_build_object('old', p_old.allowed_origins, 'new', p_new.allowed_origins) end,
+    'scopes', case when p_new.scopes <> p_old.scopes
+      then jsonb_build_object('old', p_old.scopes, 'new', p_new.scopes) end
+  );
+end $$;
+comment on function keylatch_internal.content_changes is
+  'Old and new of what a key says, as an event tells them; null for what stayed.';
+
+create function keylatch_internal.record_change()
+returns trigger language plpgsql volatile security definer
+-- definer because: nobody writes events but the triggers.
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC' as $$
+declare
+  v_source text[];
+  v_event text;
+  v_changes jsonb := jsonb_build_object(
+    'expires_at', case when new.expires_at is distinct from old.expires_at
+      then jsonb_build_object('old', old.expires_at, 'new', new.expires_at) end,
+    'suspended_at', case when new.suspended_at is distinct from old.suspended_at
+      then jsonb_build_object('old', old.suspended_at, 'new', new.suspended_at) end,
+    'superseded_at', case when new.superseded_at is distinct from old.superseded_at
+      then jsonb_build_object('old', old.superseded_at, 'new', new.superseded_at) end,
+    'revoked_at', case when new.revoked_at is distinct from old.revoked_at
+      then jsonb_build_object('old', old.revoked_at, 'new', new.revoked_at) end
+  );
+begin
+  if (new.label, new.metadata, new.allowed_origins, new.scopes)
+    is distinct from (old.label, old.metadata, old.allowed_origins, old.scopes)
+  then
+    v_changes := v_changes || keylatch_internal.content_changes(old, new);
+  end if;
+  v_changes := jsonb_strip_nulls(v_changes);
+  -- To the worker of a logical replica the publisher's events arrive by themselves.
+  if v_changes = '{}' or current_setting('session_replication_role') = 'replica'
+    and keylatch_internal.is_apply_worker()
+  then
+    return null;
+  end if;
+  v_event := case
+    when v_changes ? 'revoked_at' then 'revoked'
+    when v_changes ? 'superseded_at' then 'superseded'
+    when v_changes -> 'suspended_at' ? 'new' then 'suspended'
+    when v_changes ? 'suspended_at' then 'unsuspended'
+    else 'changed'
+  end;
+  v_source := keylatch_internal.current_source();
+  insert into keylatch_internal.key_events (
+    workspace_id, key_id, event, address, agent, reason, changes
+  )
+  values (
+    new.workspace_id, new.id, v_event, v_source[1], v_source[2],
+    case
+      when v_event <> 'revoked' then null
+      when strpos(new.revoke_reason, '_') = 0 then new.revoke_reason
+      else keylatch_internal.clean_word(new.revoke_reason)
+    end,
+    v_changes
+  );
+  if current_setting('role') = 'authenticated' and v_event in ('changed', 'unsuspended') then
+    perform keylatch_internal.limit_growth(new.workspace_id, false);
+  end if;
+  return null;
+end $$;
+comment on function keylatch_internal.record_change is
+  'Writes down what happened to a key: what, who, when, from where, why, and the changed fields.';
+
 create trigger keys_update_record_events
 after update on keylatch_internal.keys
-referencing old table as old_keys new table as new_keys
-for each statement execute function keylatch_internal.record_events();
+for each row execute function keylatch_internal.record_change();
 alter table keylatch_internal.keys enable always trigger keys_update_record_events;
 comment on trigger keys_update_record_events on keylatch_internal.keys is
-  'Nothing happens to a key without an event, also in replication mode. The worker of a logical
-replica fires no trigger of a statement: the publisher''s events arrive by themselves.';
+  'Nothing happens to a key without an event, also in replication mode.';
 
 create function keylatch.list_events(
   workspace_id uuid, after uuid default null, "limit" integer default 1000
@@ -474,27 +527,17 @@ Errors: invalid_argument (400).';
 create function keylatch_internal.event_digest(p_event keylatch_internal.key_events)
 returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
-declare
-  -- Microseconds since 1970, which no setting writes differently.
-  v_at constant text := trunc(extract(epoch from p_event.occurred_at) * 1000000);
-  v_changes constant text := p_event.changes;
 begin
-  -- A field is its length in bytes, a colon, itself and a comma; null is "-,". So no two events
-  -- have the same text, whatever somebody writes into a label. A UUID has 36 bytes.
-  return sha256(convert_to(concat(
-    '16:keylatch event 1,36:', p_event.id, ',36:', p_event.workspace_id, ',36:', p_event.key_id,
-    ',', octet_length(p_event.event), ':', p_event.event, ',', octet_length(v_at), ':', v_at,
-    ',', coalesce('36:' || p_event.user_id, '-'),
-    ',', octet_length(p_event.role), ':', p_event.role,
-    ',', octet_length(p_event.login), ':', p_event.login,
-    ',', coalesce(octet_length(p_event.address) || ':' || p_event.address, '-'),
-    ',', coalesce(octet_length(p_event.agent) || ':' || p_event.agent, '-'),
-    ',', coalesce(octet_length(p_event.reason) || ':' || p_event.reason, '-'),
-    ',', octet_length(v_changes), ':', v_changes, ','
-  ), 'UTF8'));
+  -- As JSON, no two events have the same text, whatever somebody writes into a label. The time is
+  -- in microseconds since 1970, which no setting writes differently.
+  return sha256(convert_to(jsonb_build_array(
+    'keylatch event 1', p_event.id, p_event.workspace_id, p_event.key_id, p_event.event,
+    trunc(extract(epoch from p_event.occurred_at) * 1000000), p_event.user_id, p_event.role,
+    p_event.login, p_event.address, p_event.agent, p_event.reason, p_event.changes
+  )::text, 'UTF8'));
 end $$;
 comment on function keylatch_internal.event_digest is
-  'SHA-256 over everything that an event says, in an encoding that stays.';
+  'SHA-256 over a JSON array of everything that an event says.';
 
 create function keylatch_internal.digest_events(
   p_number bigint, p_previous bytea, out events bigint, out digest bytea
@@ -704,13 +747,15 @@ update keylatch_internal.installation set modules = array_append(modules, 'event
 
 -- Who may do what. Nobody writes events but the triggers.
 revoke all on table
-keylatch_internal.key_events, keylatch_internal.key_event_checkpoints, keylatch.key_events
+keylatch_internal.key_events, keylatch_internal.key_event_checkpoints,
+keylatch_internal.event_settings, keylatch.key_events
 from public, anon, authenticated, service_role;
 revoke all on function
-keylatch_internal.is_archived, keylatch_internal.keep_events, keylatch_internal.clean_word,
+keylatch_internal.keep_events, keylatch_internal.clean_word,
 keylatch_internal.current_source, keylatch_internal.metadata_change,
-keylatch_internal.event_changes, keylatch_internal.record_events, keylatch_internal.event_digest,
-keylatch_internal.digest_events, keylatch_internal.seal_key_events,
+keylatch_internal.limit_growth, keylatch_internal.record_new_key, keylatch_internal.content_changes,
+keylatch_internal.record_change,
+keylatch_internal.event_digest, keylatch_internal.digest_events, keylatch_internal.seal_key_events,
 keylatch_internal.verify_checkpoints, keylatch.list_events, keylatch.seal_events,
 keylatch.verify_events
 from public, anon, authenticated, service_role;

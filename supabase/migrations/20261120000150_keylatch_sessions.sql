@@ -10,9 +10,7 @@ insert into keylatch_internal.errors (slug, code, hint) values
 ('session_refused', 'PT401', 'Ask an admin of the workspace to call explain_key.'),
 ('invalid_session', 'PT401', 'Let the page open a new session.'),
 ('session_not_found', 'PT404', 'Let the page of the visitor open a new session.'),
-('subject_is_final', 'PT409', 'Let the page open a new session for another visitor.'),
-('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.')
-on conflict do nothing;
+('subject_is_final', 'PT409', 'Let the page open a new session for another visitor.');
 
 create table keylatch_internal.sessions (
   id uuid not null default pg_catalog.gen_random_uuid(),
@@ -281,32 +279,6 @@ comment on function keylatch_internal.limited_address is
   'What counts as one address: an IPv4 address, also where it is written as IPv6, or a /64 of IPv6.
 Whatever is not an address counts as one address, "unknown".';
 
-create function keylatch_internal.refuse_rate(p_detail text, p_until timestamptz)
-returns void language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_seconds constant integer := greatest(ceil(extract(epoch from p_until - clock_timestamp())), 1);
-  v_detail constant text := format('%s Try again in %s s.', p_detail, v_seconds);
-begin
-  if coalesce(current_setting('request.method', true), '') <> '' then
-    -- PostgREST's own form: the only one that adds a header to an error.
-    raise sqlstate 'PGRST' using
-      message = (
-        select jsonb_build_object(
-          'code', e.code, 'message', e.slug, 'details', v_detail, 'hint', e.hint
-        )
-        from keylatch_internal.errors as e
-        where e.slug = 'too_many_requests'
-      ),
-      detail = jsonb_build_object(
-        'status', 429, 'headers', jsonb_build_object('Retry-After', v_seconds::text)
-      );
-  end if;
-  perform keylatch_internal.refuse('too_many_requests', v_detail);
-end $$;
-comment on function keylatch_internal.refuse_rate is
-  'Raises too_many_requests; over REST with the header Retry-After.';
-
 create function keylatch_internal.take_rate_limit(p_key_id uuid)
 returns void language plpgsql volatile security invoker
 -- A plan that was made while the table was empty would read all of it later.
@@ -330,7 +302,7 @@ begin
   order by r.taken_at desc
   offset v_limits.sessions_per_minute - 1 limit 1;
   if found then
-    perform keylatch_internal.refuse_rate(format(
+    perform keylatch_internal.refuse_for_now(format(
       'The key opened %s sessions in the last minute.', v_limits.sessions_per_minute
     ), v_taken_at + interval '1 minute');
   elsif v_limits.trusted_address_header is not null then
@@ -346,7 +318,7 @@ begin
     order by r.taken_at desc
     offset v_limits.sessions_per_address - 1 limit 1;
     if found then
-      perform keylatch_internal.refuse_rate(format(
+      perform keylatch_internal.refuse_for_now(format(
         'The key opened %s sessions for this address in the last minute.',
         v_limits.sessions_per_address
       ), v_taken_at + interval '1 minute');
@@ -761,7 +733,7 @@ keylatch_internal.rate_limits, keylatch.sessions, keylatch.session_settings
 from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.delete_session, keylatch_internal.judge_session_settings,
-keylatch_internal.limited_address, keylatch_internal.refuse_rate, keylatch_internal.take_rate_limit,
+keylatch_internal.limited_address, keylatch_internal.take_rate_limit,
 keylatch_internal.session_expiry, keylatch_internal.start_session,
 keylatch_internal.check_session_key, keylatch_internal.find_session,
 keylatch_internal.change_session, keylatch_internal.end_workspace_sessions,

@@ -3,10 +3,6 @@
 -- A key in plaintext and an unsalted SHA-256 become rows of the keys at once. A salted hash cannot
 -- be looked up: its key waits here until its first use, when upgrade_key sees the text.
 
-insert into keylatch_internal.errors (slug, code, hint) values
-('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.')
-on conflict do nothing;
-
 -- A waiting key is the row of the keys that it will be, without the hash, and how to recognise it.
 create table keylatch_internal.legacy_keys (
   like keylatch_internal.keys including comments,
@@ -241,31 +237,17 @@ declare
   v_limit constant integer := coalesce((
     select s.upgrades_per_minute from keylatch_internal.legacy_settings as s
   ), 600);
-  v_wait constant integer := 60 - v_second % 60;
-  v_detail constant text := format(
-    'upgrade_key was called more than %s times in a minute. Try again in %s s.', v_limit, v_wait
-  );
 begin
   -- Another minute than the counter's, before or after it: the counter begins anew.
   if v_count / 1000000 <> v_first / 1000000 then
     v_count := setval('keylatch_internal.legacy_attempts_seq', v_first);
   end if;
-  if v_count - v_first < v_limit then
-    return;
-  elsif coalesce(current_setting('request.method', true), '') <> '' then
-    -- The only form of an error that brings a header through PostgREST.
-    raise sqlstate 'PGRST' using
-      message = (
-        select jsonb_build_object(
-          'code', e.code, 'message', e.slug, 'details', v_detail, 'hint', e.hint
-        )
-        from keylatch_internal.errors as e where e.slug = 'too_many_requests'
-      ),
-      detail = jsonb_build_object(
-        'status', 429, 'headers', jsonb_build_object('Retry-After', v_wait::text)
-      );
+  if v_count - v_first >= v_limit then
+    perform keylatch_internal.refuse_for_now(
+      format('upgrade_key was called more than %s times in a minute.', v_limit),
+      to_timestamp((v_second / 60 + 1) * 60)
+    );
   end if;
-  perform keylatch_internal.refuse('too_many_requests', v_detail);
 end $$;
 comment on function keylatch_internal.count_attempt is
   'Counts a call of upgrade_key, and raises too_many_requests beyond the limit.';

@@ -3,8 +3,8 @@
 Sessions issue and revoke keys with the events and without, in turns, on a server that writes to its
 disk as a real one does. The ratio of the two is what counts: absolute figures mean little on a
 shared machine. A workspace of 100,000 keys is deleted, and a million events are sealed and verified
-in bounded calls. Then the server is killed with kill -9 while it writes and seals, and the chain is
-verified.
+in bounded calls over HTTP. Then the process that seals, and after that the whole server, is killed
+with kill -9 while sessions write; sealing goes on, and the chain is verified.
 """
 
 from __future__ import annotations
@@ -17,17 +17,23 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+import httpx
 import psycopg
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from stack import Database, Server
+from stack import Database, Server, Tokens
 from stack.database import make_template
+from stack.janitor import Janitor
 from stack.modules import migrations
+from stack.postgrest import PostgREST
 from stack.tools import ROOT
 
 SESSIONS = 8
@@ -85,37 +91,62 @@ def switch(database: Database, *, on: bool) -> None:
             owner.execute(f"alter table keylatch_internal.keys {word} trigger {name}".encode())
 
 
-def seal(database: Database) -> tuple[int, float]:
-    """Seal all events: how many calls it took, and the longest one in seconds."""
-    took = []
-    with psycopg.connect(database.url, autocommit=True) as owner:
-        is_done = False
-        while not is_done:
-            began = time.perf_counter()
-            row = owner.execute("select is_done from keylatch.seal_events()").fetchone()
-            assert row is not None
-            is_done = row[0]
-            took.append(time.perf_counter() - began)
-    return len(took), max(took)
+class Service:
+    """What a timer calls over HTTP with the service key, and what its calls take."""
 
+    def __init__(self, url: str, key: str) -> None:
+        headers = {"Authorization": f"Bearer {key}", "Content-Profile": "keylatch"}
+        self._client = httpx.Client(base_url=url, headers=headers, timeout=120)
+        self.calls, self.longest, self.seconds = 0, 0.0, 0.0
 
-def verify(database: Database) -> tuple[int, int, float]:
-    """How many checkpoints and events are intact, all of them, and the longest call in seconds."""
-    checkpoints, events, took = 0, 0, 0.0
-    start: int | None = 1
-    with psycopg.connect(database.url, autocommit=True) as owner:
+    def call(self, name: str, **arguments: object) -> dict[str, Any]:
+        """Call a function, and count its time."""
+        began = time.perf_counter()
+        answer = self._client.post(f"/rpc/{name}", json=arguments)
+        took = time.perf_counter() - began
+        assert answer.status_code == 200, answer.text
+        self.calls, self.seconds = self.calls + 1, self.seconds + took
+        self.longest = max(self.longest, took)
+        result: dict[str, Any] = answer.json()
+        return result
+
+    def took(self) -> str:
+        """How many calls there were since the last time that one asked, and how long they took."""
+        said = f"{self.calls} calls, the longest {self.longest:.2f} s, {self.seconds:.0f} s in all"
+        self.calls, self.longest, self.seconds = 0, 0.0, 0.0
+        return said
+
+    def seal(self) -> None:
+        """Seal all events."""
+        while not self.call("seal_events")["is_done"]:
+            pass
+
+    def verify(self) -> tuple[int, int]:
+        """How many checkpoints and events there are, all of them sealed and intact."""
+        checkpoints, events = 0, 0
+        start: int | None = 1
         while start is not None:
-            began = time.perf_counter()
-            row = owner.execute(
-                "select checkpoints, events, next_checkpoint, problem"
-                " from keylatch.verify_events(%s)",
-                [start],
-            ).fetchone()
-            took = max(took, time.perf_counter() - began)
-            assert row is not None
-            assert row[3] is None, row
-            checkpoints, events, start = checkpoints + row[0], events + row[1], row[2]
-    return checkpoints, events, took
+            found = self.call("verify_events", from_checkpoint=start)
+            assert found["is_intact"], found
+            assert found["unsealed"] == 0, found
+            checkpoints += found["checkpoints"]
+            events += found["events"]
+            start = found["next_checkpoint"]
+        return checkpoints, events
+
+
+def memory(database: Database) -> float:
+    """The most memory of its own that a server process of the API ever had, in MB."""
+    with psycopg.connect(database.superuser_url) as watcher:
+        pids = watcher.execute(
+            "select pid from pg_stat_activity where usename = 'authenticator'"
+        ).fetchall()
+    most = 0
+    for (pid,) in pids:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}
+        most = max(most, sizes["VmHWM"] - sizes["RssShmem"])
+    return most / 1024
 
 
 def fill(database: Database, count: int) -> None:
@@ -159,27 +190,33 @@ def calls(database: Database, turns: int) -> dict[str, float]:
     return {name: statistics.median(times) * 1e6 for name, times in took.items()}
 
 
-def crash(server: Server, database: Database) -> None:
-    """Kill the server while sessions write and one seals, and start it again."""
+def kill_while_sealing(server: Server, database: Database, *, is_postmaster: bool) -> None:
+    """Kill the process that seals, or the server itself, while sessions write; start it again."""
     load = subprocess.Popen(
         pgbench(database, SESSIONS, 1, 60),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=_environment(database),
     )
-    ends = time.monotonic() + 3
-    while time.monotonic() < ends:
-        seal(database)
-    os.kill(server.pid, signal.SIGKILL)
+    sealer = psycopg.connect(database.url, autocommit=True)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(sealer.execute, "select from keylatch.seal_events(100000)")
+        time.sleep(0.5)  # so many take seconds
+        assert not call.done()
+        os.kill(server.pid if is_postmaster else sealer.info.backend_pid, signal.SIGKILL)
+        call.exception()
     load.wait(timeout=60)
-    server.stop()
-    for attempt in range(20):
+    if is_postmaster:
+        server.stop()
+    for attempt in range(30):
         try:
-            server.start()
+            if is_postmaster:
+                server.start()
+            psycopg.connect(database.url).close()
             return
-        except RuntimeError:
-            # Its last processes still hold the shared memory.
-            if attempt == 19:
+        except (RuntimeError, psycopg.OperationalError):
+            # Its last processes still hold the shared memory, or it recovers.
+            if attempt == 29:
                 raise
             time.sleep(1)
 
@@ -230,16 +267,21 @@ def main(arguments: list[str]) -> int:
             table.add_row(name, f"{with_:.0f} {unit}", f"{without:.0f} {unit}", f"{ratio:.2f}")
         console.print(table)
         console.print(f"deleting a workspace of {KEYS} keys: {delete_workspace(database):.1f} s")
-        fill(database, options.events)
-        began = time.perf_counter()
-        console.print("sealed in {} calls, the longest {:.2f} s".format(*seal(database)), end="; ")
-        console.print(f"{time.perf_counter() - began:.0f} s in all")
-        began = time.perf_counter()
-        found = "intact: {} checkpoints, {} events, the longest call {:.2f} s"
-        console.print(found.format(*verify(database)), end="; ")
-        console.print(f"{time.perf_counter() - began:.0f} s in all")
-        crash(server, database)
-        console.print("after kill -9, " + found.format(*verify(database)))
+        tokens, janitor = Tokens(), Janitor()
+        with PostgREST(database.authenticator_url, tokens.secret, janitor=janitor) as api:
+            service = Service(api.url, tokens.service_key)
+            fill(database, options.events)
+            service.seal()
+            console.print(f"sealed over HTTP: {service.took()}; {memory(database):.0f} MB")
+            found = "intact: {} checkpoints, {} events"
+            console.print(found.format(*service.verify()), end="; ")
+            console.print(f"{service.took()}; {memory(database):.0f} MB")
+            for is_postmaster, name in ((False, "the sealing process"), (True, "the server")):
+                fill(database, 100_000)
+                kill_while_sealing(server, database, is_postmaster=is_postmaster)
+                service.seal()
+                console.print(f"after kill -9 of {name}: " + found.format(*service.verify()))
+        janitor.close()
     return 0
 
 

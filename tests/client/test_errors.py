@@ -43,6 +43,7 @@ CONTRACT: dict[str, tuple[str, type[KeylatchError]]] = {
     "events_are_kept": ("PT409", LatchViolation),
     "sealed_at_publisher": ("PT409", LatchViolation),
     "workspace_deleted": ("PT409", LatchViolation),
+    "too_many_keys": ("PT409", LatchViolation),
     "read_committed_required": ("0A000", KeylatchError),
     "admin_required": ("42501", PermissionDenied),
     "invalid_argument": ("PT400", InvalidArgument),

@@ -151,6 +151,84 @@ def test_the_events_need_no_other_module(server: Cluster, people: People) -> Non
         assert verified(world.owner) == (True, 1, 2, 0, None)
 
 
+# Limits.
+
+
+@pytest.fixture
+def limited(world: World) -> World:
+    """A world where a user makes up to three changes a minute."""
+    world.owner.execute("update keylatch_internal.event_settings set changes_per_minute = 3")
+    return world
+
+
+def test_nobody_waits_for_the_count_of_changes(limited: World) -> None:
+    # The first key of a workspace is waited for; this one is the owner's.
+    assert attempt(limited.owner, ISSUE, [limited.workspace]).word == "done"
+    slow, other = limited.session(autocommit=False), limited.session()
+    other.execute("set lock_timeout = '1ms'")
+    assert [attempt(slow, ISSUE, [limited.workspace]).word for _ in range(3)] == ["done"] * 3
+    # What is not committed is not seen, so it is not counted and holds nobody up.
+    mine = [attempt(other, ISSUE, [limited.workspace]) for _ in range(3)]
+    assert [one.word for one in mine] == ["done"] * 3
+    assert attempt(other, ISSUE, [limited.workspace]).word == "too_many_requests"
+    slow.rollback()
+    assert attempt(other, ISSUE, [limited.workspace]).word == "too_many_requests"
+    assert attempt(other, REVOKE, [mine[0].row[0], False]).word == "done"
+    assert attempt(other, SUSPEND, [mine[1].row[0]]).word == "done"
+
+
+def test_what_is_rolled_back_does_not_count(limited: World) -> None:
+    alice = limited.session(autocommit=False)
+    for _ in range(3):
+        assert attempt(alice, ISSUE, [limited.workspace]).word == "done"
+    assert attempt(alice, ISSUE, [limited.workspace]).word == "too_many_requests"
+    alice.rollback()
+    assert attempt(alice, ISSUE, [limited.workspace]).word == "done"
+
+
+def test_many_sessions_make_as_many_keys_as_the_limit_and_those_in_flight(world: World) -> None:
+    world.owner.execute("update keylatch_internal.event_settings set keys_per_workspace = 10")
+
+    def issue() -> Outcome:
+        alice = world.session()
+        for _ in range(10):
+            outcome = attempt(alice, ISSUE, [world.workspace])
+        return outcome
+
+    assert {one.word for one in together([issue] * 4)} == {"too_many_keys"}
+    assert 10 <= len(world.statuses()) <= 10 + 3
+
+
+def test_a_large_limit_stops_one_statement_that_changes_many_keys(world: World) -> None:
+    world.owner.execute("update keylatch_internal.event_settings set changes_per_minute = 500")
+    world.owner.execute(
+        "insert into keylatch_internal.keys (workspace_id, kind)"
+        " select %s, 'secret' from generate_series(1, 5000)",
+        [world.workspace],
+    )
+    alice = world.session()
+    relabel = "update keylatch.keys set label = 'x' where workspace_id = %s"
+    # One change in 25 counts them: that none of 4,500 does so, nobody will see.
+    assert attempt(alice, relabel, [world.workspace]).word == "too_many_requests"
+    revoke = "update keylatch.keys set revoked_at = now() where workspace_id = %s"
+    assert attempt(alice, revoke, [world.workspace]).word == "done"
+    assert set(world.statuses()) == {"revoked"}
+
+
+def test_a_user_who_made_too_many_changes_hears_over_http_when_to_go_on(
+    limited: World, people: People, rest: Rest
+) -> None:
+    headers = {"Authorization": f"Bearer {people.token('alice')}", "Content-Profile": "keylatch"}
+    key, _ = limited.issue()
+    with httpx.Client(base_url=rest.rest_url, headers=headers) as alice:
+        issue = {"workspace_id": str(limited.workspace), "kind": "secret"}
+        answers = [alice.post("/rpc/issue_key", json=issue) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert answers[2].json()["message"] == "too_many_requests"
+        assert 1 <= int(answers[2].headers["Retry-After"]) <= 60
+        assert alice.post("/rpc/revoke_key", json={"key_id": str(key)}).status_code == 200
+
+
 # Nobody but the triggers writes.
 
 

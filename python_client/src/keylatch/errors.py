@@ -163,6 +163,7 @@ CLASS_BY_SLUG: dict[str, type[KeylatchError]] = {
     "events_are_kept": LatchViolation,
     "sealed_at_publisher": LatchViolation,
     "workspace_deleted": LatchViolation,
+    "too_many_keys": LatchViolation,
     "read_committed_required": KeylatchError,
     "invalid_argument": InvalidArgument,
     "admin_required": PermissionDenied,

@@ -1,7 +1,7 @@
 -- The guards of the tenancy and the modules that no call can reach: each tried by the owner's hand.
 begin;
 \ir people.psql
-select plan(26);
+select plan(27);
 
 create function pg_temp.wait(
   p_id uuid, p_verifier text, p_scheme text default 'sha256', p_upgraded_at timestamptz default null
@@ -147,8 +147,8 @@ select is(
 )
 from (
   values
-  ('keylatch_internal.key_event_checkpoints'), ('keylatch_internal.legacy_settings'),
-  ('keylatch_internal.rate_limits'),
+  ('keylatch_internal.event_settings'), ('keylatch_internal.key_event_checkpoints'),
+  ('keylatch_internal.legacy_settings'), ('keylatch_internal.rate_limits'),
   ('keylatch_internal.session_limits')
 ) as v (name);
 

@@ -115,7 +115,7 @@ select alike(
   '%set session_replication_role = replica;', 'who restores the data of a dump is told how'
 );
 select is(
-  pg_temp.outcome(w.who, 'select keylatch_internal.record_events()'), w.state,
+  pg_temp.outcome(w.who, 'select keylatch_internal.record_change()'), w.state,
   w.who || ' cannot call the trigger that writes them'
 )
 from (values ('alice', '42501'), ('owner', '0A000')) as w (who, state);

@@ -2,7 +2,7 @@
 -- a hash or a value of metadata.
 begin;
 \ir ../people.psql
-select plan(45);
+select plan(56);
 
 -- Each kind of change is one event; what does not change is none.
 select pg_temp.make('first', '''secret'', ''a label''');
@@ -222,17 +222,32 @@ $$
   select set_config(p_setting, p_value, true);
   select pg_temp.outcome('bob', 'update keylatch.keys set revoked_at = now()');
 $$;
-select is(pg_temp.revocation(v.setting, v.value), '1 row', format('%s = %L', v.setting, v.value))
+select is(
+  pg_temp.revocation(v.setting, v.value), '1 row', format('%s = %s', v.setting, left(v.value, 60))
+)
 from (values
   ('request.headers', 'no json'), ('request.headers', '{'), ('request.headers', '"text"'),
   ('request.headers', '[]'), ('request.headers', '{"user-agent": {"a": 1}}'),
   ('request.headers', E'{"user-agent": "\\ud800"}'), ('request.headers', E'{"a": "\\u0000"}'),
+  ('request.headers', repeat('[', 100000)), ('request.headers', '{"a": 1e999999}'),
+  ('request.headers', json_build_object('user-agent', repeat('_pk_live_1', 100000))::text),
   ('request.headers', ''),
   ('application_name', 'é' || repeat('x', 60)), ('application_name', ''),
   ('timezone', 'Pacific/Kiritimati'), ('datestyle', 'SQL, DMY'), ('timezone', 'UTC'),
   ('standard_conforming_strings', 'off'), ('bytea_output', 'escape'), ('row_security', 'on'),
-  ('array_nulls', 'off'), ('transform_null_equals', 'on'), ('datestyle', 'ISO')
+  ('array_nulls', 'off'), ('transform_null_equals', 'on'), ('datestyle', 'ISO'),
+  ('intervalstyle', 'sql_standard'), ('extra_float_digits', '-15'), ('lock_timeout', '1'),
+  ('enable_indexscan', 'off'), ('enable_seqscan', 'off'), ('plan_cache_mode', 'force_generic_plan')
 ) as v (setting, value);
+select set_config('lock_timeout', '0', true);
+-- A log that has events of a wrong clock, and no settings and no place for another change.
+alter table keylatch_internal.key_events disable trigger user;
+update keylatch_internal.key_events set occurred_at = 'infinity';
+alter table keylatch_internal.key_events enable trigger user;
+update keylatch_internal.event_settings set changes_per_minute = 1, keys_per_workspace = 1;
+select is(pg_temp.revocation('application_name', 'x'), '1 row', 'and with a log that is wrong');
+delete from keylatch_internal.event_settings;
+select is(pg_temp.revocation('application_name', 'x'), '1 row', 'and without settings');
 
 -- And no setting changes what an event says.
 select set_config('timezone', 'Pacific/Kiritimati', true), set_config('datestyle', 'SQL', true);

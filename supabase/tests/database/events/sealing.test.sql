@@ -85,10 +85,10 @@ select is(
     'service_role', 'authenticator', '192.0.2.1', null, 'naïve', '{"a": 1}', null
   )::keylatch_internal.key_events),
   sha256(convert_to(
-    '16:keylatch event 1,36:11111111-1111-4111-8111-111111111111,'
-    || '36:22222222-2222-4222-8222-222222222222,36:33333333-3333-4333-8333-333333333333,'
-    || '7:revoked,16:1795168800000001,-,12:service_role,13:authenticator,9:192.0.2.1,-,6:naïve,'
-    || '8:{"a": 1},', 'UTF8'
+    '["keylatch event 1", "11111111-1111-4111-8111-111111111111", '
+    || '"22222222-2222-4222-8222-222222222222", "33333333-3333-4333-8333-333333333333", '
+    || '"revoked", 1795168800000001, null, "service_role", "authenticator", "192.0.2.1", null, '
+    || '"naïve", {"a": 1}]', 'UTF8'
   )),
   'the digest of an event is over a text that is written down'
 );
