@@ -276,7 +276,8 @@ begin
   select coalesce(max(l.sessions_per_minute), 600) as of_key,
     coalesce(max(l.sessions_per_address), 30) as of_address, max(l.trusted_address_header) as header
   into v_limits
-  from keylatch_internal.session_limits as l;
+  from keylatch_internal.session_limits as l
+  where l.only_row;
   if v_limits.header is not null then
     -- A gateway writes what it saw behind what the client claimed.
     v_address_mark := hashtext(keylatch_internal.limited_address(trim(split_part(

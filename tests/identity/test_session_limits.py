@@ -132,7 +132,9 @@ def test_nobody_without_rights_uses_up_the_limit_of_a_key(world: World, page: st
         assert len(marks) == 1
         # A login may take the same number, and hold it for as long as it likes.
         for mode in ("_shared", ""):
-            take = f"select pg_advisory_xact_lock{mode}((%s::bigint)::bit(32)::integer, %s::integer)"
+            take = (
+                f"select pg_advisory_xact_lock{mode}((%s::bigint)::bit(32)::integer, %s::integer)"
+            )
             with world.database.connect("anon", autocommit=False) as forger:
                 forger.execute(take.encode(), marks[0])
                 assert watcher.execute(seen, [forger.info.backend_pid]).fetchall() == marks
@@ -231,9 +233,7 @@ def test_nobody_but_the_owner_changes_the_limits(world: World) -> None:
                 assert attempt(client, statement).word == "42501"
 
 
-def test_a_session_that_was_closed_still_counts(
-    world: World, page: str, service: Keylatch
-) -> None:
+def test_a_session_that_was_closed_still_counts(world: World, page: str, service: Keylatch) -> None:
     set_limits(world, sessions_per_minute=1)
     service.close_session(token(world, page))
     trusted = Keylatch.from_psycopg(world.database.connect("service_role"))
