@@ -19,6 +19,7 @@ create table keylatch_internal.sessions (
   workspace_id uuid not null,
   key_id uuid not null,
   origin text not null,
+  -- squawk-ignore prefer-bigint-over-int
   address_mark integer not null default 0,
   subject text,
   created_at timestamptz not null,
