@@ -148,6 +148,7 @@ exception
       'For example {"<key id>": {"uses": 3, "last_used_at": "2026-01-31T09:30:00Z", "refusals": '
       '{"origin_denied": 2}}}.'
     );
+    return null;
 end $$;
 comment on function keylatch_internal.read_usage is
   'The sums of a report, one for each key and verdict. Refuses a report out of its rule.';

@@ -551,7 +551,7 @@ declare
   v_result keylatch.session_ending;
   v_workspace_id uuid;
 begin
-  select r.id, r.revoked_at, r.already_revoked, null into v_result
+  select r.id, r.revoked_at, r.already_revoked, null::integer into v_result
   from keylatch.revoke_key(end_sessions.key_id, end_sessions.reason) as r;
   select k.workspace_id into v_workspace_id from keylatch.keys as k where k.id = v_result.id;
   select count(*) into v_result.ended
