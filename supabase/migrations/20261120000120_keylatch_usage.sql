@@ -11,8 +11,8 @@ create table keylatch_internal.key_usage (
 -- Half of each page stays free, so that an update touches no index.
 ) with (fillfactor = 50);
 comment on table keylatch_internal.key_usage is
-  'One row for each key that was reported. A report locks the row while it counts. No foreign key:
-its check would lock the row of the key.';
+  'A row for each key that was reported, which a report locks while it counts. No foreign key: its
+check would lock the key.';
 comment on column keylatch_internal.key_usage.key_id is 'The key.';
 comment on column keylatch_internal.key_usage.workspace_id is 'Its workspace.';
 comment on column keylatch_internal.key_usage.last_used_at is 'The last use that was reported.';
@@ -30,10 +30,8 @@ create table keylatch_internal.key_days (
 comment on table keylatch_internal.key_days is
   'How often a key was used or refused on a day. Written under a lock on the row of key_usage.';
 comment on column keylatch_internal.key_days.key_id is 'The key.';
-comment on column keylatch_internal.key_days.day is
-  'The day, UTC, of the last one that was reported together with the others.';
-comment on column keylatch_internal.key_days.verdict is
-  'As explain_key says it: valid for uses, else why the key was refused.';
+comment on column keylatch_internal.key_days.day is 'The day, UTC.';
+comment on column keylatch_internal.key_days.verdict is 'As explain_key says it: valid for uses.';
 comment on column keylatch_internal.key_days.workspace_id is 'Its workspace.';
 comment on column keylatch_internal.key_days.number is 'How many were reported.';
 
@@ -59,8 +57,8 @@ where u.uses > 0;
 comment on view keylatch.key_usage is
   'When the keys that you administer were last used, and how often: approximately.
 
-A key without a row was not used since services report. Services report now and then: a row is
-behind by what they have not reported yet, and what a service had counted when it crashed is lost.';
+Services report now and then: a row is behind by what they have not reported yet, and what a service
+had counted when it crashed is lost.';
 comment on column keylatch.key_usage.key_id is 'The key.';
 comment on column keylatch.key_usage.workspace_id is 'Its workspace.';
 comment on column keylatch.key_usage.last_used_at is 'The last use that was reported.';
@@ -131,7 +129,7 @@ begin
         )
     )
   then
-    return null;
+    raise data_exception;
   end if;
   -- One id may be spelled in capitals and in small letters.
   return array(
@@ -141,11 +139,19 @@ begin
     group by c.key_id, c.verdict
   );
 exception
-  -- What a cast or jsonb_each refuses.
-  when data_exception then return null;
+  -- Also what a cast or jsonb_each refuses.
+  when data_exception then
+    perform keylatch_internal.refuse(
+      'invalid_argument',
+      'batch must have up to 10000 entries by the UUID of a key, each with uses or refusals, whole '
+      'numbers from 1 to 1000000000, and last_used_at, a time with a zone of the last 30 days.',
+      'For example {"<key id>": {"uses": 3, "last_used_at": "2026-01-31T09:30:00Z", "refusals": '
+      '{"origin_denied": 2}}}.'
+    );
+    return null;
 end $$;
 comment on function keylatch_internal.read_usage is
-  'The sums of a report, one for each key and verdict; null for a report out of its rule.';
+  'The sums of a report, one for each key and verdict. Refuses a report out of its rule.';
 
 create function keylatch_internal.add_usage(p_batch jsonb)
 returns uuid[] language plpgsql volatile security definer
@@ -157,15 +163,6 @@ declare
   v_key_ids constant uuid[] := array(select distinct c.key_id from unnest(v_counts) as c);
   v_locked uuid[];
 begin
-  if v_counts is null then
-    perform keylatch_internal.refuse(
-      'invalid_argument',
-      'batch must have up to 10000 entries by the UUID of a key, each with uses or refusals, whole '
-      || 'numbers from 1 to 1000000000, and last_used_at, a time with a zone of the last 30 days.',
-      'For example {"<key id>": {"uses": 3, "last_used_at": "2026-01-31T09:30:00Z", "refusals": '
-      || '{"origin_denied": 2}}}.'
-    );
-  end if;
   begin
     insert into keylatch_internal.key_usage (key_id, workspace_id)
     select k.id, k.workspace_id from keylatch_internal.keys as k

@@ -32,8 +32,7 @@ begin
   return cardinality(v_holders) > 0;
 end $$;
 comment on function keylatch_internal.is_notify_stuck is
-  'Whether another transaction that notifies waits for a standby, and with it all who notify: the
-lock that PostgreSQL takes for it is one for the whole server.';
+  'Whether another transaction holds the server''s one lock for notices and waits for a standby.';
 
 create function keylatch_internal.notify_caches()
 returns trigger language plpgsql volatile security definer
@@ -64,8 +63,7 @@ end $$;
 comment on function keylatch_internal.notify_caches is
   'Tells caches that the answer for a key may have changed, or leaves a sign that nobody was told.';
 
--- Not for new keys, which no cache knows, nor for labels, nor for a later expiry: at the expiry
--- that it knows, a cache asks again.
+-- No cache knows a new key or a label, and at the expiry that it knows a cache asks again.
 create trigger keys_update_notify
 after update on keylatch_internal.keys for each row
 when (
@@ -98,8 +96,7 @@ begin
   return new;
 end $$;
 comment on function keylatch_internal.note_extension is
-  'Marks a transaction that extends a key. At its commit, refuses the extension of a key that is
-about to expire, if the transaction has notified before.';
+  'Marks a transaction that extends a key, and refuses an extension that its commit may delay.';
 
 -- Before the update: then the mark is there when the first row of the statement is told.
 create trigger keys_update_note_extension

@@ -1,8 +1,7 @@
 -- The API key of a request, as an identity for row policies on the user's own tables.
 --
--- PostgREST gives the headers of a request to the database as one setting. A request with an
--- x-api-key comes as anon, so anon may call what is here. It finds no key but the one that the
--- request brought, so a caller learns nothing about a key that they do not hold.
+-- A request with an x-api-key comes as anon, so anon may call what is here. It finds no key but the
+-- one in the request's own headers.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('invalid_api_key', 'PT401', 'Ask an admin of the workspace to call explain_key.');
@@ -24,14 +23,13 @@ begin
   then
     perform keylatch_internal.refuse(
       'invalid_argument',
-      'The request names two identities: by two of its headers, or by a header and by the "sub" of '
-      'its token.',
+      'The request names two identities: two headers, or a header and the "sub" of its token.',
       'Send one of them. Beside a key send only the public key of the project as the token.'
     );
   end if;
 end $$;
 comment on function keylatch_internal.require_one_identity is
-  'Refuses a request that names a second identity beside the one whose header was found.';
+  'Refuses a request that names a second identity.';
 
 create function keylatch_internal.other_identity(p_headers jsonb)
 returns keylatch_internal.identity language plpgsql stable parallel safe security invoker
@@ -40,14 +38,11 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_identity is
-  'The identity by a header other than x-api-key; null without one, an error for a bad one.
-
-As made here it knows no other header. A module that brings one replaces this function.';
+  'The identity by another header than x-api-key. A module that brings one replaces this function.';
 
 create function keylatch_internal.request_identity()
 returns keylatch_internal.identity language plpgsql stable parallel safe security definer
--- definer because: anon may not resolve keys. It takes no argument, and reads no key but that of
--- the request's own headers.
+-- definer because: anon may not resolve keys. It reads no key but that of the request's headers.
 -- Nothing on its path has an exception block: that would fail in a parallel plan before version 17.
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -71,8 +66,7 @@ begin
   return v_identity;
 end $$;
 comment on function keylatch_internal.request_identity is
-  'For whom the request acts. Null without a header that names an identity; an error if the header
-is not good.';
+  'For whom the request acts: null without a header that says so, an error if it is not good.';
 
 create function keylatch.current_workspace_id()
 returns uuid language plpgsql stable parallel safe security invoker
@@ -84,8 +78,7 @@ comment on function keylatch.current_workspace_id is
   'The workspace that the request acts for, by its x-api-key; null without one. For row policies.
 
 Write (select keylatch.current_workspace_id()), so that it runs once a statement. A key that is not
-good is an error; the request never falls back to another identity. Every visitor of a page with a
-publishable key can call this. Of two x-api-key headers PostgREST keeps the last.
+good is an error: the request never falls back to another identity.
 Errors: invalid_api_key (401); invalid_argument (400) if the token of the request has a "sub".';
 
 create function keylatch.current_key_id()
@@ -120,9 +113,8 @@ end $$;
 comment on function keylatch.key_metadata is
   'The metadata of the key that the request acts with; null without one.
 
-Write (select keylatch.key_metadata() ->> ''plan''). Every visitor of a page with a publishable key
-can call this: keep what they must not read in a table of your own. Errors: as
-current_workspace_id.';
+Write (select keylatch.key_metadata() ->> ''plan''). Every visitor of a page can call this: keep what
+they must not read in a table of your own. Errors: as current_workspace_id.';
 
 create function keylatch.check_request()
 returns boolean language plpgsql stable parallel safe security invoker
@@ -134,9 +126,9 @@ end $$;
 comment on function keylatch.check_request is
   'True, or an error if the request brought a key that is not good. True without a key.
 
-A row policy refuses such a request only when it runs, so not on an empty table. To refuse the
-request first, make this PostgREST''s db-pre-request or call it from the function that you have
-there. For one table, write a restrictive policy using ((select keylatch.check_request())).
+A row policy does not run on an empty table. To refuse each such request, make this PostgREST''s
+db-pre-request, or call it there. For one table, write a restrictive policy using
+((select keylatch.check_request())).
 Errors: as current_workspace_id.';
 
 update keylatch_internal.installation set modules = array_append(modules, 'request');

@@ -1,10 +1,9 @@
--- Sessions of visitors: a page that has nothing but a publishable key opens one with it, and goes
--- on with the token of the session.
+-- Sessions of visitors: a page opens one with its publishable key, and goes on with its token.
 --
--- A session outlives its key, so that a rotation cuts no conversation off. Two things end a session
--- before its time: end_sessions of its key, and the deletion of its workspace. Both are noted in
--- session_endings, and read with the session: so opening a session takes no lock on the key, and a
--- session that is committed after the ending has ended, too.
+-- A session outlives its key, so that a rotation cuts no conversation off. end_sessions and the
+-- deletion of a workspace end sessions early: session_endings notes the key or the workspace, and
+-- every read looks there. So opening a session takes no lock on the key, and a session that is
+-- committed after the ending has ended, too.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('session_refused', 'PT401', 'Ask an admin of the workspace to call explain_key.'),
@@ -18,6 +17,8 @@ create table keylatch_internal.sessions (
   workspace_id uuid not null,
   key_id uuid not null,
   origin text not null,
+  -- squawk-ignore prefer-bigint-over-int
+  address_mark integer not null default 0,
   subject text,
   created_at timestamptz not null,
   expires_at timestamptz not null,
@@ -26,24 +27,24 @@ create table keylatch_internal.sessions (
   constraint sessions_token_hash_key unique (token_hash)
 );
 create index sessions_workspace_id_key_id_idx on keylatch_internal.sessions (workspace_id, key_id);
+create index sessions_key_id_created_at_idx on keylatch_internal.sessions (key_id, created_at);
 create index sessions_expires_at_idx on keylatch_internal.sessions (expires_at);
 comment on table keylatch_internal.sessions is
-  'Sessions that were opened, and neither closed nor pruned. No foreign key: its check would lock
-the row of the key.';
+  'Sessions that were opened and not yet pruned. No foreign key: its check would lock the key.';
 comment on column keylatch_internal.sessions.id is 'Names the session. It opens nothing.';
-comment on column keylatch_internal.sessions.token_hash is
-  'SHA-256 of the token. Readable by the owner alone.';
+comment on column keylatch_internal.sessions.token_hash is 'SHA-256 of the token.';
 comment on column keylatch_internal.sessions.workspace_id is 'The workspace of its key.';
-comment on column keylatch_internal.sessions.key_id is
-  'The key that the session was opened with. It may be revoked by now.';
+comment on column keylatch_internal.sessions.key_id is 'The key that it was opened with.';
 comment on column keylatch_internal.sessions.origin is 'The origin of the page that opened it.';
-comment on column keylatch_internal.sessions.subject is
-  'The application''s own id of the visitor, set once; null until then.';
+comment on column keylatch_internal.sessions.address_mark is
+  'A hash of the visitor''s address, for the rate limit.';
+comment on column keylatch_internal.sessions.subject is 'The application''s id of the visitor.';
 comment on column keylatch_internal.sessions.created_at is 'When it was opened.';
-comment on column keylatch_internal.sessions.expires_at is
-  'From this time on the session is over. At most 90 days after created_at.';
+comment on column keylatch_internal.sessions.expires_at is 'When it expires, or was closed.';
 comment on index keylatch_internal.sessions_workspace_id_key_id_idx is
   'Finds the sessions of a workspace or a key.';
+comment on index keylatch_internal.sessions_key_id_created_at_idx is
+  'Counts what a key opened in the last minute.';
 comment on index keylatch_internal.sessions_expires_at_idx is 'Finds what is to be pruned.';
 
 create table keylatch_internal.session_endings (
@@ -61,14 +62,7 @@ comment on column keylatch_internal.session_endings.key_id is
 comment on column keylatch_internal.session_endings.ended_at is 'When they ended.';
 
 create view keylatch.sessions with (security_invoker = true) as
-select
-  s.id,
-  s.workspace_id,
-  s.key_id,
-  s.origin,
-  s.subject,
-  s.created_at,
-  s.expires_at
+select s.id, s.workspace_id, s.key_id, s.origin, s.subject, s.created_at, s.expires_at
 from keylatch_internal.sessions as s
 where
   s.expires_at > pg_catalog.clock_timestamp()
@@ -80,23 +74,23 @@ comment on view keylatch.sessions is
   'The open sessions of the workspaces that you administer. DELETE a row to end the session.';
 comment on column keylatch.sessions.id is 'As current_session_id gives it.';
 comment on column keylatch.sessions.workspace_id is 'The workspace of its key.';
-comment on column keylatch.sessions.key_id is
-  'The key that the session was opened with. It may be revoked by now.';
+comment on column keylatch.sessions.key_id is 'The key that it was opened with.';
 comment on column keylatch.sessions.origin is 'The origin of the page that opened it.';
 comment on column keylatch.sessions.subject is 'The application''s own id of the visitor.';
 comment on column keylatch.sessions.created_at is 'When it was opened.';
-comment on column keylatch.sessions.expires_at is 'From this time on the session is over.';
+comment on column keylatch.sessions.expires_at is 'When it expires.';
 
 create function keylatch_internal.delete_session()
 returns trigger language plpgsql volatile security definer
--- definer because: a role with the right to delete from the table could lock all of it. Who sees a
--- row in the view may delete it.
+-- definer because: a role with the right to change the table could lock all of it. Who sees a row
+-- in the view may end it.
 set search_path = pg_catalog, pg_temp as $$
 begin
-  delete from keylatch_internal.sessions as s where s.id = old.id;
+  -- The row stays for the rate limit, until it is pruned.
+  update keylatch_internal.sessions as s set expires_at = clock_timestamp() where s.id = old.id;
   return old;
 end $$;
-comment on function keylatch_internal.delete_session is 'Deletes a session through the view.';
+comment on function keylatch_internal.delete_session is 'Ends a session through the view.';
 
 create trigger sessions_delete_instead
 instead of delete on keylatch.sessions
@@ -114,30 +108,21 @@ comment on table keylatch.session_settings is
 comment on column keylatch.session_settings.workspace_id is 'The workspace.';
 comment on column keylatch.session_settings.lifetime is
   'From 1 minute to 90 days, for sessions that are opened or extended from now on. Kept in hours: a
-month is as long as the month that follows, and a day has 24 hours.';
+month counts as 30 days, and a day as 24 hours.';
 
 create function keylatch_internal.judge_session_settings()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- Without a time zone: no setting of the caller makes a day longer.
-  v_now constant timestamp := clock_timestamp() at time zone 'UTC';
-  v_end timestamp;
+  -- Not compared as an interval: 120000 months and minus 3599950 days would be 50 days.
+  v_seconds constant numeric := extract(epoch from new.lifetime);
 begin
-  begin
-    v_end := v_now + new.lifetime;
-  exception
-    when datetime_field_overflow or interval_field_overflow then v_end := 'infinity';
-  end;
-  -- The times are compared: as intervals, 120000 months and minus 3599950 days are 50 days.
-  if v_end is null
-    or v_end not between v_now + interval '1 minute' and v_now + interval '90 days'
-  then
+  if v_seconds is null or v_seconds not between 60 and 90 * 86400 then
     perform keylatch_internal.refuse(
       'invalid_argument', 'lifetime must be from 1 minute to 90 days.', 'Pass for example "8 hours".'
     );
   end if;
-  new.lifetime := make_interval(secs => extract(epoch from v_end - v_now)::double precision);
+  new.lifetime := make_interval(secs => v_seconds::double precision);
   return new;
 end $$;
 comment on function keylatch_internal.judge_session_settings is
@@ -192,9 +177,6 @@ with check (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy session_settings_update_admin on keylatch.session_settings is
   'A signed-in user changes the settings of the workspaces that they administer.';
 
--- How many sessions a key may open in a minute. Every session adds a row of its own, so that nobody
--- waits for a counter; the rows of the last minute are counted.
-
 create table keylatch_internal.session_limits (
   only_row boolean not null default true,
   sessions_per_minute bigint not null default 600,
@@ -214,8 +196,7 @@ comment on table keylatch_internal.session_limits is
   'One row, which the owner changes. Not a setting: whoever calls could raise a setting.';
 comment on column keylatch_internal.session_limits.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.session_limits.sessions_per_minute is
-  'How many sessions one key may open in a minute. Each counts those of the last minute, so a limit
-of many thousands costs time.';
+  'How many sessions one key may open in a minute. A limit of many thousands makes counting slow.';
 comment on column keylatch_internal.session_limits.sessions_per_address is
   'How many of these for one address: an IPv4 address or a /64 of IPv6.';
 comment on column keylatch_internal.session_limits.trusted_address_header is
@@ -223,31 +204,7 @@ comment on column keylatch_internal.session_limits.trusted_address_header is
 cf-connecting-ip. Of several addresses the last counts. Null: addresses are not limited, because a
 header that no gateway overwrites says what its sender likes.';
 insert into keylatch_internal.session_limits default values;
-
--- Unlogged: after a crash the minute begins anew, and no row is written to the log.
-create unlogged table keylatch_internal.rate_limits (
-  id uuid not null default pg_catalog.gen_random_uuid(),
-  key_id uuid not null,
-  address text,
-  taken_at timestamptz not null,
-
-  -- In this order it counts the last minute of a key.
-  constraint rate_limits_pkey primary key (key_id, taken_at, id)
-);
-create index rate_limits_key_id_address_taken_at_idx
-on keylatch_internal.rate_limits (key_id, address, taken_at) where address is not null;
-comment on table keylatch_internal.rate_limits is
-  'A row for each session of the last minute. prune_sessions removes older ones.';
-comment on column keylatch_internal.rate_limits.id is 'Two may be taken at the same moment.';
-comment on column keylatch_internal.rate_limits.key_id is 'The key that opened the session.';
-comment on column keylatch_internal.rate_limits.address is
-  'For which address; null where no header is trusted.';
-comment on column keylatch_internal.rate_limits.taken_at is 'When.';
-comment on index keylatch_internal.rate_limits_key_id_address_taken_at_idx is
-  'Counts the last minute of a key and an address.';
-
 alter table keylatch_internal.session_limits enable row level security;
-alter table keylatch_internal.rate_limits enable row level security;
 
 create function keylatch_internal.limited_address(p_address text)
 returns text language plpgsql immutable security invoker
@@ -257,14 +214,13 @@ declare
 begin
   -- Some gateways add the port: 192.0.2.1:443, [2001:db8::1]:443.
   v_address := coalesce(
-    substring(p_address, E'^\\[([0-9a-fA-F:.]{2,45})\\](?::[0-9]{1,5})?$'),
-    substring(p_address, '^([0-9.]{7,15}):[0-9]{1,5}$'),
-    substring(p_address, '^[0-9a-fA-F:.]{2,45}$')
+    substring(p_address, '^[[](.+)[]](?::[0-9]{1,5})?$'),
+    substring(p_address, '^([0-9.]+):[0-9]{1,5}$'),
+    p_address
   )::inet;
-  if v_address <<= inet '::ffff:0:0/96' then
-    v_address := inet '0.0.0.0' + (v_address - inet '::ffff:0:0');
-  elsif v_address <<= inet '64:ff9b::/96' then
-    v_address := inet '0.0.0.0' + (v_address - inet '64:ff9b::');
+  -- An IPv4 address may be written as IPv6, or be translated to it.
+  if v_address <<= inet '::ffff:0:0/96' or v_address <<= inet '64:ff9b::/96' then
+    v_address := inet '0.0.0.0' + (v_address - network(set_masklen(v_address, 96))::inet);
   end if;
   -- Of IPv6 the network: a single household has 2^64 addresses.
   return coalesce(case family(v_address)
@@ -272,67 +228,72 @@ begin
     else network(set_masklen(v_address, 64))::text
   end, 'unknown');
 exception
-  when invalid_text_representation then
-    return 'unknown';
+  when invalid_text_representation then return 'unknown';
 end $$;
 comment on function keylatch_internal.limited_address is
-  'What counts as one address: an IPv4 address, also where it is written as IPv6, or a /64 of IPv6.
-Whatever is not an address counts as one address, "unknown".';
+  'What counts as one address: an IPv4 address or a /64 of IPv6. Whatever is not an address counts
+as one address, "unknown".';
 
-create function keylatch_internal.take_rate_limit(p_key_id uuid)
-returns void language plpgsql volatile security invoker
+create function keylatch_internal.count_session(p_key_id uuid, p_now timestamptz)
+returns integer language plpgsql volatile security invoker
 -- A plan that was made while the table was empty would read all of it later.
 set enable_seqscan = off
 set search_path = pg_catalog, pg_temp as $$
 declare
-  v_limits keylatch_internal.session_limits;
-  v_address text;
-  v_now constant timestamptz := clock_timestamp();
-  v_taken_at timestamptz;
+  v_limits record;
+  v_opened record;
+  v_key_mark constant integer := hashtext(p_key_id::text);
+  v_address_mark integer := 0;
 begin
-  select l.* into v_limits from keylatch_internal.session_limits as l;
   -- A copy of the schema alone has no row.
-  v_limits.sessions_per_minute := coalesce(v_limits.sessions_per_minute, 600);
-  v_limits.sessions_per_address := coalesce(v_limits.sessions_per_address, 30);
-  -- If as many as the limit were opened in the last minute, the oldest of these has to be older
-  -- before the next one. A time in the future is that of a wrong clock and does not count.
-  select r.taken_at into v_taken_at
-  from keylatch_internal.rate_limits as r
-  where r.key_id = p_key_id and r.taken_at > v_now - interval '1 minute' and r.taken_at <= v_now
-  order by r.taken_at desc
-  offset v_limits.sessions_per_minute - 1 limit 1;
-  if found then
-    perform keylatch_internal.refuse_for_now(format(
-      'The key opened %s sessions in the last minute.', v_limits.sessions_per_minute
-    ), v_taken_at + interval '1 minute');
-  elsif v_limits.trusted_address_header is not null then
+  select coalesce(max(l.sessions_per_minute), 600) as of_key,
+    coalesce(max(l.sessions_per_address), 30) as of_address, max(l.trusted_address_header) as header
+  into v_limits
+  from keylatch_internal.session_limits as l
+  where l.only_row;
+  if v_limits.header is not null then
     -- A gateway writes what it saw behind what the client claimed.
-    v_address := keylatch_internal.limited_address(trim(split_part(
-      nullif(current_setting('request.headers', true), '')::jsonb
-      ->> v_limits.trusted_address_header, ',', -1
-    )));
-    select r.taken_at into v_taken_at
-    from keylatch_internal.rate_limits as r
-    where r.key_id = p_key_id and r.address = v_address
-      and r.taken_at > v_now - interval '1 minute' and r.taken_at <= v_now
-    order by r.taken_at desc
-    offset v_limits.sessions_per_address - 1 limit 1;
-    if found then
-      perform keylatch_internal.refuse_for_now(format(
-        'The key opened %s sessions for this address in the last minute.',
-        v_limits.sessions_per_address
-      ), v_taken_at + interval '1 minute');
-    end if;
+    v_address_mark := hashtext(keylatch_internal.limited_address(trim(split_part(
+      nullif(current_setting('request.headers', true), '')::jsonb ->> v_limits.header, ',', -1
+    ))));
   end if;
-  insert into keylatch_internal.rate_limits (key_id, address, taken_at)
-  values (p_key_id, v_address, v_now);
+  select count(*) as of_key, min(o.opened_at) as since,
+    count(*) filter (where o.address_mark = v_address_mark) as of_address,
+    min(o.opened_at) filter (where o.address_mark = v_address_mark) as address_since
+  into v_opened
+  from (
+    -- A time in the future is that of a wrong clock and does not count.
+    select s.created_at, s.address_mark from keylatch_internal.sessions as s
+    where s.key_id = p_key_id and s.created_at between p_now - interval '1 minute' and p_now
+    union all
+    -- A request that has not committed is seen by its marker. Nobody forges one: only a request
+    -- that opens a session locks the table in this mode.
+    select p_now, m.objid::integer
+    from pg_catalog.pg_locks as m
+    inner join pg_catalog.pg_locks as w on m.pid = w.pid
+    where m.locktype = 'advisory' and m.classid = v_key_mark::oid and m.objsubid = 2
+      and m.pid <> pg_backend_pid()
+      and w.relation = 'keylatch_internal.sessions'::regclass and w.mode = 'RowExclusiveLock'
+  ) as o (opened_at, address_mark);
+  if v_opened.of_key >= v_limits.of_key then
+    perform keylatch_internal.refuse_for_now(format(
+      'The key opened %s sessions in the last minute.', v_limits.of_key
+    ), v_opened.since + interval '1 minute');
+  elsif v_limits.header is not null and v_opened.of_address >= v_limits.of_address then
+    perform keylatch_internal.refuse_for_now(format(
+      'The key opened %s sessions for this address in the last minute.', v_limits.of_address
+    ), v_opened.address_since + interval '1 minute');
+  end if;
+  -- The marker, until the end of the transaction. Shared, and only tried: nobody waits for it.
+  perform pg_try_advisory_xact_lock_shared(v_key_mark, v_address_mark);
+  return v_address_mark;
 end $$;
-comment on function keylatch_internal.take_rate_limit is
-  'Counts a session of this key, or refuses it with too_many_requests.
+comment on function keylatch_internal.count_session is
+  'Marks a session that is being opened, or refuses it with too_many_requests. Gives the mark of the
+address.
 
-Nobody waits here. Sessions that are being opened at the same moment do not see each other, so a
-minute has at most the limit and as many more as there were requests under way. What is rolled back
-is not counted.';
+Nobody waits here. Requests that count at the same moment do not see each other, so a minute has at
+most the limit and as many sessions more as there were requests in flight.';
 
 create type keylatch.opened_session as (
   token text, expires_at timestamptz
@@ -350,19 +311,18 @@ own id of the visitor, and until when it lasts.';
 create function keylatch_internal.session_expiry(p_workspace_id uuid, p_created_at timestamptz)
 returns timestamptz language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
+declare
+  v_lifetime constant interval := (
+    select s.lifetime from keylatch.session_settings as s where s.workspace_id = p_workspace_id
+  );
 begin
+  -- In hours: a day may have 23 of them in the time zone of the caller.
   return least(
-    clock_timestamp() + coalesce(
-      (select s.lifetime from keylatch.session_settings as s where s.workspace_id = p_workspace_id),
-      interval '24 hours'
-    ),
-    -- In hours, as the lifetime: a day may have 23 of them in the time zone of the caller.
-    p_created_at + interval '2160 hours'
+    clock_timestamp() + coalesce(v_lifetime, '24 hours'), p_created_at + interval '2160 hours'
   );
 end $$;
 comment on function keylatch_internal.session_expiry is
-  'Until when a session lasts that is opened or extended now: its lifetime, and never longer than 90
-days from its opening.';
+  'Until when a session lasts that is opened or extended now: never longer than 90 days in all.';
 
 create function keylatch_internal.start_session(p_key text)
 returns keylatch.opened_session language plpgsql volatile security definer
@@ -379,21 +339,19 @@ begin
   where r.kind = 'publishable';
   if not found then
     perform keylatch_internal.refuse(
-      'session_refused',
-      'The key is mistyped, not active, not publishable, or not for this origin.'
+      'session_refused', 'The key is mistyped, not active, not publishable, or not for this origin.'
     );
   end if;
-  perform keylatch_internal.take_rate_limit(v_key.key_id);
   v_session.token := keylatch_internal.complete_key(
     coalesce(substring(p_key, '^([a-z][a-z0-9]{1,11})_pk_'), 'wk') || '_st_'
   );
   v_session.expires_at := keylatch_internal.session_expiry(v_key.workspace_id, v_now);
   insert into keylatch_internal.sessions (
-    token_hash, workspace_id, key_id, origin, created_at, expires_at
+    token_hash, workspace_id, key_id, origin, address_mark, created_at, expires_at
   )
   values (
-    sha256(convert_to(v_session.token, 'UTF8')), v_key.workspace_id, v_key.key_id, v_origin, v_now,
-    v_session.expires_at
+    sha256(convert_to(v_session.token, 'UTF8')), v_key.workspace_id, v_key.key_id, v_origin,
+    keylatch_internal.count_session(v_key.key_id, v_now), v_now, v_session.expires_at
   );
   return v_session;
 end $$;
@@ -405,10 +363,7 @@ returns trigger language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
 begin
   if not exists (select from keylatch_internal.active_keys as k where k.id = new.key_id) then
-    perform keylatch_internal.refuse(
-      'session_refused',
-      'The key is mistyped, not active, not publishable, or not for this origin.'
-    );
+    perform keylatch_internal.refuse('session_refused', 'The key has ended in the meantime.');
   end if;
   return null;
 end $$;
@@ -471,27 +426,23 @@ begin
   where s.token_hash = sha256(convert_to(p_token, 'UTF8'))
   for update;
   v_session := keylatch_internal.find_session(p_token);
-  if v_session.session_id is null then
-    if p_change <> 'extend' then
-      perform keylatch_internal.refuse(
-        'session_not_found', 'The token is mistyped, or its session has expired or was ended.'
-      );
-    end if;
-    return null;
-  elsif p_change = 'close' then
-    delete from keylatch_internal.sessions as s where s.id = v_session.session_id;
-  else
-    update keylatch_internal.sessions as s
-    set subject = coalesce(s.subject, p_subject),
-      expires_at = case
-        when p_change = 'extend' then greatest(
-          s.expires_at, keylatch_internal.session_expiry(s.workspace_id, s.created_at)
-        )
-        else s.expires_at
-      end
-    where s.id = v_session.session_id
-    returning s.subject, s.expires_at into v_session.subject, v_session.expires_at;
+  if v_session.session_id is null and p_change <> 'extend' then
+    perform keylatch_internal.refuse(
+      'session_not_found', 'The token is mistyped, or its session has expired or was ended.'
+    );
   end if;
+  update keylatch_internal.sessions as s
+  set subject = coalesce(s.subject, p_subject),
+    expires_at = case p_change
+      when 'extend' then greatest(
+        s.expires_at, keylatch_internal.session_expiry(s.workspace_id, s.created_at)
+      )
+      -- The row stays for the rate limit, until it is pruned.
+      when 'close' then clock_timestamp()
+      else s.expires_at
+    end
+  where s.id = v_session.session_id
+  returning s.subject, s.expires_at into v_session.subject, v_session.expires_at;
   return v_session;
 end $$;
 comment on function keylatch_internal.change_session is
@@ -526,7 +477,7 @@ begin
   return keylatch_internal.change_session(close_session.token, 'close', null);
 end $$;
 comment on function keylatch.close_session is
-  'Ends a session at once, and answers with what it was. Errors: session_not_found (404).';
+  'Ends a session at once, and returns it. Errors: session_not_found (404).';
 
 create function keylatch.attach_subject(token text, subject text)
 returns keylatch.session language plpgsql volatile security invoker
@@ -572,18 +523,15 @@ declare
   v_result keylatch.session_ending;
   v_workspace_id uuid;
 begin
-  select r.id, r.revoked_at, r.already_revoked
-  into v_result.id, v_result.revoked_at, v_result.already_revoked
+  select r.id, r.revoked_at, r.already_revoked, null::integer into v_result
   from keylatch.revoke_key(end_sessions.key_id, end_sessions.reason) as r;
   select k.workspace_id into v_workspace_id from keylatch.keys as k where k.id = v_result.id;
-  v_result.ended := (
-    select count(*)
-    from (
-      select from keylatch.sessions as s
-      where s.workspace_id = v_workspace_id and s.key_id = v_result.id
-      limit 100000
-    ) as open_ones
-  );
+  select count(*) into v_result.ended
+  from (
+    select from keylatch.sessions as s
+    where s.workspace_id = v_workspace_id and s.key_id = v_result.id
+    limit 100000
+  ) as open_ones;
   insert into keylatch_internal.session_endings (workspace_id, key_id)
   values (v_workspace_id, v_result.id)
   on conflict do nothing;
@@ -628,6 +576,8 @@ begin
   where s.id in (
     select o.id from keylatch_internal.sessions as o
     where o.expires_at <= clock_timestamp()
+      -- The rate limit counts what was opened in the last minute, closed or not.
+      and o.created_at <= clock_timestamp() - interval '1 minute'
     order by o.expires_at
     limit p_batch
     for update skip locked
@@ -643,13 +593,6 @@ begin
     for update of o skip locked
   );
   get diagnostics v_ended = row_count;
-  delete from keylatch_internal.rate_limits as r
-  where (r.key_id, r.taken_at, r.id) in (
-    select o.key_id, o.taken_at, o.id from keylatch_internal.rate_limits as o
-    where o.taken_at not between clock_timestamp() - interval '1 minute' and clock_timestamp()
-    limit p_batch
-    for update skip locked
-  );
   return v_expired + v_ended;
 end $$;
 comment on function keylatch_internal.delete_old_sessions is 'Does the work of prune_sessions.';
@@ -672,8 +615,8 @@ begin
   return row(keylatch_internal.delete_old_sessions(prune_sessions.batch))::keylatch.session_pruning;
 end $$;
 comment on function keylatch.prune_sessions is
-  'Deletes up to this many sessions that have expired or were ended, and as many old rows of the
-rate limit. For a timer, for example pg_cron every minute.
+  'Deletes up to this many sessions that have expired or were ended. For a timer, such as pg_cron
+every minute.
 
 It waits for nobody, and nobody waits for it. Errors: invalid_argument (400).';
 
@@ -729,11 +672,11 @@ update keylatch_internal.installation set modules = array_append(modules, 'sessi
 -- Who may do what.
 revoke all on table
 keylatch_internal.sessions, keylatch_internal.session_endings, keylatch_internal.session_limits,
-keylatch_internal.rate_limits, keylatch.sessions, keylatch.session_settings
+keylatch.sessions, keylatch.session_settings
 from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.delete_session, keylatch_internal.judge_session_settings,
-keylatch_internal.limited_address, keylatch_internal.take_rate_limit,
+keylatch_internal.limited_address, keylatch_internal.count_session,
 keylatch_internal.session_expiry, keylatch_internal.start_session,
 keylatch_internal.check_session_key, keylatch_internal.find_session,
 keylatch_internal.change_session, keylatch_internal.end_workspace_sessions,

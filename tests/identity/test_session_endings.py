@@ -15,6 +15,8 @@ END = "select ended from keylatch.end_sessions(%s, 'abused')"
 REVOKE = "select id from keylatch.revoke_key(%s, 'leaked')"
 IMPATIENT = "select set_config('lock_timeout', '1ms', false)"
 EARLY = "set constraints all immediate"
+# How often a busy machine may be too slow for the time limit of anon.
+TRIES = 10
 
 
 def impatient(world: World, who: str = "alice") -> psycopg.Connection[tuple[object, ...]]:
@@ -143,33 +145,36 @@ def test_a_request_that_outlasts_the_end_of_its_key_opens_nothing(
 def test_no_slow_visitor_holds_up_an_admin_or_another_visitor(
     world: World, page: str, call: str
 ) -> None:
-    with slow_visitors(world, page, 6) as busy:
-        before = busy()
-        assert len(before) == 6
-        with impatient(world) as alice:
-            # Visitors come and go meanwhile, and wait for none of the slow ones either.
-            quick = visitor(world)
-            quick.execute(IMPATIENT)
-            quick.commit()
-            assert attempt(quick, OPEN, [page]).word == "done"
-            quick.commit()
-            assert attempt(alice, f"select id from keylatch.{call}(%s)", [widget(world)]).word == (
-                "done"
-            )
-        # All of that happened while each of the slow ones still held whatever it holds.
-        assert busy() == before
-        assert not world.resolves(page, ORIGIN)
+    revoke = f"select id from keylatch.{call}(%s)"
+    quick = visitor(world)
+    quick.execute(IMPATIENT)
+    quick.commit()
+    with impatient(world) as alice:
+        for _ in range(TRIES):
+            with slow_visitors(world, page, 6) as busy:
+                before = busy()
+                alice.execute("begin")
+                # Visitors come and go meanwhile, and wait for none of the slow ones either.
+                assert attempt(quick, OPEN, [page]).word == "done"
+                quick.commit()
+                assert attempt(alice, revoke, [widget(world)]).word == "done"
+                is_meanwhile = busy() == before
+                # While each of the slow ones still held whatever it holds, or it proves nothing.
+                alice.execute("commit" if is_meanwhile else "rollback")
+            if is_meanwhile:
+                break
+        assert is_meanwhile
+    assert not world.resolves(page, ORIGIN)
 
 
 def test_no_signed_in_slow_visitor_holds_up_an_admin(world: World, page: str) -> None:
-    with slow_visitors(world, page, 3, "stranger") as busy:
+    with impatient(world) as alice, slow_visitors(world, page, 3, "stranger") as busy:
         before = busy()
-        with impatient(world) as alice:
-            assert attempt(alice, REVOKE, [widget(world)]).word == "done"
+        assert attempt(alice, REVOKE, [widget(world)]).word == "done"
         assert busy() == before
 
 
-def test_opening_a_session_locks_no_row_and_takes_no_advisory_lock(world: World, page: str) -> None:
+def test_opening_a_session_takes_no_lock_that_anybody_waits_for(world: World, page: str) -> None:
     slow = visitor(world)
     slow.execute(OPEN, [page])
     with psycopg.connect(world.database.superuser_url) as watcher:
@@ -187,5 +192,9 @@ def test_opening_a_session_locks_no_row_and_takes_no_advisory_lock(world: World,
         ).fetchall()
         watcher.rollback()
     slow.rollback()
-    assert set(locks) <= {("relation", "AccessShareLock", "keylatch_internal.keys")}
+    # The marker of the rate limit is shared, and nothing takes it otherwise.
+    assert set(locks) == {
+        ("relation", "AccessShareLock", "keylatch_internal.keys"),
+        ("advisory", "ShareLock", None),
+    }
     assert marked == []

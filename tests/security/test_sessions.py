@@ -20,7 +20,7 @@ NOT_CLAIMS = ("{", "[]", "null", '"x"', "5", "{}", '{"sub": null}', '{"sub": ["a
 TABLES = ("keylatch_internal.keys", "keylatch.keys", "keylatch.workspaces",
           "keylatch.workspace_membership", "keylatch_internal.installation",
           "keylatch_internal.workspace_latches", "keylatch_internal.session_endings",
-          "keylatch_internal.sessions", "keylatch_internal.rate_limits",
+          "keylatch_internal.sessions", "keylatch_internal.session_limits",
           "keylatch.sessions", "keylatch.session_settings")  # fmt: skip
 
 

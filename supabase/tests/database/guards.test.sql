@@ -1,7 +1,7 @@
 -- The guards of the tenancy and the modules that no call can reach: each tried by the owner's hand.
 begin;
 \ir people.psql
-select plan(27);
+select plan(25);
 
 create function pg_temp.wait(
   p_id uuid, p_verifier text, p_scheme text default 'sha256', p_upgraded_at timestamptz default null
@@ -39,8 +39,6 @@ select pg_temp.open(pg_temp.a(), 'first');
 select pg_temp.seal(1000000);
 insert into keylatch_internal.session_endings (workspace_id, key_id)
 values (pg_temp.a(), pg_temp.a());
-insert into keylatch_internal.rate_limits (id, key_id, taken_at)
-values (pg_temp.a(), pg_temp.a(), '2026-01-01');
 insert into keylatch_internal.legacy_settings default values on conflict do nothing;
 insert into keylatch_internal.session_limits default values on conflict do nothing;
 set local session_replication_role = replica;
@@ -109,11 +107,6 @@ from (
     'old keys have one row of settings'
   ),
   (
-    'insert into keylatch_internal.rate_limits (id, key_id, taken_at)
-    values (pg_temp.a(), pg_temp.a(), ''2026-01-01'')',
-    'an opening is counted once'
-  ),
-  (
     'insert into keylatch_internal.session_endings (workspace_id, key_id)
     values (pg_temp.a(), pg_temp.a())',
     'the sessions of a key are ended once'
@@ -148,7 +141,7 @@ select is(
 from (
   values
   ('keylatch_internal.event_settings'), ('keylatch_internal.key_event_checkpoints'),
-  ('keylatch_internal.legacy_settings'), ('keylatch_internal.rate_limits'),
+  ('keylatch_internal.legacy_settings'),
   ('keylatch_internal.session_limits')
 ) as v (name);
 

@@ -2,16 +2,20 @@
 begin;
 \ir ../people.psql
 \ir visitors.psql
-select plan(58);
+select plan(59);
 
 create function pg_temp.limit_to(p_assignment text) returns void language plpgsql as
 $$ begin execute 'update keylatch_internal.session_limits set ' || p_assignment; end $$;
 -- So many sessions of the page's key, as far away as this, and nothing before.
 create function pg_temp.taken(p_count integer, p_age interval) returns void language sql as
 $$
-  delete from keylatch_internal.rate_limits;
-  insert into keylatch_internal.rate_limits (key_id, taken_at)
-  select pg_temp.id('page'), clock_timestamp() - p_age from generate_series(1, p_count);
+  delete from keylatch_internal.sessions;
+  insert into keylatch_internal.sessions (
+    token_hash, workspace_id, key_id, origin, created_at, expires_at
+  )
+  select sha256(convert_to(n::text, 'UTF8')), pg_temp.a(), pg_temp.id('page'), 'https://a.example',
+    clock_timestamp() - p_age, clock_timestamp() + interval '1 day'
+  from generate_series(1, p_count) as n;
 $$;
 
 -- The limit of a key, over the last minute.
@@ -129,7 +133,7 @@ from (values
   ('2001:db8:1:2:3:4:5:6', '2001:db8:1:2::/64'),
   ('[2001:db8:1:2::1]', '2001:db8:1:2::/64'),
   ('[2001:db8:1:2::1]:65535', '2001:db8:1:2::/64'),
-  ('203.0.113.7/8', 'unknown'),
+  ('203.0.113.7/8', '203.0.113.7'),
   ('203.0.113', 'unknown'),
   ('203.0.113.256', 'unknown'),
   ('203.0.113.7:', 'unknown'),
@@ -144,39 +148,40 @@ from (values
 
 select is(
   array(
-    select r.rolname || ' ' || p.privilege || ' ' || t.name
+    select r.rolname || ' ' || p.privilege
     from (values
-      ('keylatch_internal.session_limits'), ('keylatch_internal.rate_limits')
-    ) as t (name)
-    cross join (values
       ('anon'), ('authenticated'), ('service_role'), ('keylatch_resolver')
     ) as r (rolname)
     cross join (values
       ('select'), ('insert'), ('update'), ('delete'), ('truncate'), ('references'), ('trigger')
     ) as p (privilege)
-    where has_table_privilege(r.rolname, t.name, p.privilege)
+    where has_table_privilege(r.rolname, 'keylatch_internal.session_limits', p.privilege)
   ),
   '{}'::text[], 'no role has a privilege on them'
 );
 select is(
   pg_temp.outcome(v.role, format(
-    'select keylatch_internal.take_rate_limit(%L)', pg_temp.id('page')
+    'select keylatch_internal.count_session(%L, now())', pg_temp.id('page')
   )),
   '42501', format('%s counts nothing by hand', v.role)
 )
 from (values ('anon'), ('alice'), ('service_role'), ('keylatch_resolver')) as v (role);
 
--- Pruning forgets what no longer counts.
+-- A session that was closed or ended still counts, and is pruned when it no longer does.
 
-select pg_temp.taken(5, '61 s');
-insert into keylatch_internal.rate_limits (key_id, taken_at)
-values
-(pg_temp.id('page'), clock_timestamp() + interval '1 day'),
-(pg_temp.id('page'), clock_timestamp());
-select is((keylatch.prune_sessions(3)).pruned, 0, 'no session is over');
-select is((select count(*) from keylatch_internal.rate_limits), 4::bigint, 'three rows are gone');
-select is((keylatch.prune_sessions()).pruned, 0, 'and once more');
-select is((select count(*) from keylatch_internal.rate_limits), 1::bigint, 'what counts is left');
+select pg_temp.limit_to('sessions_per_minute = 2, trusted_address_header = null');
+select pg_temp.taken(0, '0 s');
+select pg_temp.keep(v.name) from (values ('closed'), ('ended')) as v (name);
+select keylatch.close_session(pg_temp.token('closed'));
+select pg_temp.run('alice', 'delete from keylatch.sessions returning ''deleted''');
+select is(
+  pg_temp.resolved('closed') + pg_temp.resolved('ended'), 0::bigint, 'two sessions are over'
+);
+select is((keylatch.prune_sessions()).pruned, 0, 'and are kept for a minute');
+select is(pg_temp.open(pg_temp.key('page')), 'PT429 too_many_requests', 'in which they count');
+update keylatch_internal.sessions set created_at = created_at - interval '1 minute';
+select is((keylatch.prune_sessions()).pruned, 2, 'then they are pruned');
+select is(pg_temp.open(pg_temp.key('page')), '1 row', 'and the key opens sessions again');
 
 select * from finish();
 rollback;
