@@ -33,8 +33,7 @@ begin
     comment on role keylatch_resolver is
       'May resolve keylatch keys and nothing else: an edge service needs no service key.';
   end if;
-exception
-  when duplicate_object or unique_violation then null;
+exception when duplicate_object or unique_violation then null;
 end $$;
 
 do $$
@@ -81,44 +80,34 @@ insert into keylatch_internal.errors (slug, code, hint) values
 ('read_committed_required', '0A000', 'Run: set transaction isolation level read committed;'),
 ('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.');
 
-create function keylatch_internal.refuse(p_slug text, p_detail text, p_hint text default null)
+create function keylatch_internal.refuse(
+  p_slug text, p_detail text, p_hint text default null, p_retry_at timestamptz default null
+)
 returns void language plpgsql stable parallel safe security definer
 -- definer because: the table of errors is readable by its owner alone.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_error keylatch_internal.errors;
+  v_seconds constant integer := greatest(ceil(extract(epoch from p_retry_at - clock_timestamp())), 1);
+  v_detail constant text := p_detail
+    || case when p_retry_at is null then '' else format(' Try again in %s s.', v_seconds) end;
 begin
   select e.* into v_error from keylatch_internal.errors as e where e.slug = p_slug;
-  raise exception using
-    errcode = coalesce(v_error.code, 'P0001'), message = p_slug, detail = p_detail,
-    hint = coalesce(p_hint, v_error.hint, '');
-end $$;
-comment on function keylatch_internal.refuse is
-  'Raises the error of this slug, with this detail, and with this hint or the usual one.';
-
-create function keylatch_internal.refuse_for_now(p_detail text, p_until timestamptz)
-returns void language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_seconds constant integer := greatest(ceil(extract(epoch from p_until - clock_timestamp())), 1);
-  v_detail constant text := format('%s Try again in %s s.', p_detail, v_seconds);
-begin
-  if coalesce(current_setting('request.method', true), '') <> '' then
-    -- PostgREST's own form: the only one that adds a header to an error.
-    raise sqlstate 'PGRST' using message = (
-      select jsonb_build_object(
-        'code', e.code, 'message', e.slug, 'details', v_detail, 'hint', e.hint
-      )
-      from keylatch_internal.errors as e where e.slug = 'too_many_requests'
-    ),
-    detail = jsonb_build_object(
+  if p_retry_at is not null and coalesce(current_setting('request.method', true), '') <> '' then
+    -- PostgREST's own form of an error: the only one that adds a header.
+    raise sqlstate 'PGRST' using message = jsonb_build_object(
+      'code', v_error.code, 'message', p_slug, 'details', v_detail, 'hint', v_error.hint
+    ), detail = jsonb_build_object(
       'status', 429, 'headers', jsonb_build_object('Retry-After', v_seconds::text)
     );
   end if;
-  perform keylatch_internal.refuse('too_many_requests', v_detail);
+  raise exception using
+    errcode = coalesce(v_error.code, 'P0001'), message = p_slug, detail = v_detail,
+    hint = coalesce(p_hint, v_error.hint, '');
 end $$;
-comment on function keylatch_internal.refuse_for_now is
-  'Raises too_many_requests; over REST with the header Retry-After. For functions of the owner.';
+comment on function keylatch_internal.refuse is
+  'Raises the error of this slug, with this detail, and with this hint or the usual one. With a time
+to try again, the detail and over REST the header Retry-After say when.';
 
 create table keylatch_internal.installation (
   only_row boolean not null default true,
@@ -197,7 +186,7 @@ revoke all on schema keylatch, keylatch_internal from public, anon, authenticate
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;
 revoke all on function
-keylatch_internal.refuse, keylatch_internal.refuse_for_now,
+keylatch_internal.refuse,
 keylatch_internal.describe_installation, keylatch.installation
 from public, anon, authenticated, service_role;
 

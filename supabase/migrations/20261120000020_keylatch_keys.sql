@@ -180,7 +180,6 @@ comment on column keylatch_internal.keys.fingerprint is
   'The first 8 hex characters of key_hash, for people and logs to compare. It opens nothing.';
 comment on index keylatch_internal.keys_workspace_id_created_at_idx is
   'Lists the keys of one workspace, the newest first.';
-
 alter table keylatch_internal.keys enable row level security;
 
 create view keylatch_internal.active_keys as

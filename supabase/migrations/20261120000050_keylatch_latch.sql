@@ -35,6 +35,8 @@ declare
   );
 begin
   perform keylatch_internal.refuse(tg_argv[0], case tg_argv[0]
+    when 'keys_are_kept' then
+      'Keys are not deleted, so that a revoked key stays known as revoked.'
     when 'column_is_immutable' then format('%s of a key never changes.', v_columns)
     when 'revoked_is_final' then format(
       'The key was revoked at %s; its %s can no longer change.', old.revoked_at, v_columns)
@@ -47,7 +49,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.hold_latch is
-  'Refuses an update with the slug that the trigger passes, and names the columns.';
+  'Refuses with the slug that the trigger passes, and names the columns of an update.';
 
 create trigger keys_update_immutable
 before update on keylatch_internal.keys for each row when (
@@ -137,27 +139,16 @@ comment on trigger keys_update_hold_expiry on keylatch_internal.keys is
   'A transaction that is open past an expiry does not revive the key at its commit. Nothing of
 keylatch waits after this check.';
 
-create function keylatch_internal.keep_keys()
-returns trigger language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  perform keylatch_internal.refuse(
-    'keys_are_kept', 'Keys are not deleted, so that a revoked key stays known as revoked.'
-  );
-  return null;
-end $$;
-comment on function keylatch_internal.keep_keys is 'Refuses to delete or truncate.';
-
 create trigger keys_delete_keep
 before delete on keylatch_internal.keys
-for each row execute function keylatch_internal.keep_keys();
+for each row execute function keylatch_internal.hold_latch('keys_are_kept');
 alter table keylatch_internal.keys enable always trigger keys_delete_keep;
 comment on trigger keys_delete_keep on keylatch_internal.keys is
   'Rows are not deleted: a key that is inserted again would have lost its revocation.';
 
 create trigger keys_truncate_keep
 before truncate on keylatch_internal.keys
-for each statement execute function keylatch_internal.keep_keys();
+for each statement execute function keylatch_internal.hold_latch('keys_are_kept');
 alter table keylatch_internal.keys enable always trigger keys_truncate_keep;
 comment on trigger keys_truncate_keep on keylatch_internal.keys is 'The table is not truncated.';
 
@@ -347,7 +338,7 @@ when it was written.';
 -- Who may do what.
 revoke all on function
 keylatch_internal.is_apply_worker, keylatch_internal.hold_latch, keylatch_internal.hold_expiry,
-keylatch_internal.keep_keys, keylatch_internal.merge_revocation, keylatch_internal.stamp_update,
+keylatch_internal.merge_revocation, keylatch_internal.stamp_update,
 keylatch_internal.check_metadata, keylatch_internal.check_scopes, keylatch_internal.check_key,
 keylatch_internal.judge_update
 from public, anon, authenticated, service_role;

@@ -343,9 +343,7 @@ begin
       exit;
     exception when deadlock_detected then
       -- An update of several keys locks them in the order of its plan. Let it go on first.
-      if v_try = 3 then
-        raise;
-      end if;
+      if v_try = 3 then raise; end if;
       perform pg_sleep(0.1);
       v_id := v_oldest;
       v_revoked := '{}';

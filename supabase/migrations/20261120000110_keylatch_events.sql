@@ -326,9 +326,10 @@ begin
       and e.occurred_at between v_now - interval '1 minute' and v_now
     order by e.occurred_at desc, e.id desc offset v_changes limit 1;
     if found then
-      perform keylatch_internal.refuse_for_now(
+      perform keylatch_internal.refuse(
+        'too_many_requests',
         format('You made more than %s changes in the workspace in the last minute.', v_changes),
-        v_at + interval '1 minute'
+        null, v_at + interval '1 minute'
       );
     end if;
   end if;

@@ -276,13 +276,13 @@ begin
       and w.relation = 'keylatch_internal.sessions'::regclass and w.mode = 'RowExclusiveLock'
   ) as o (opened_at, address_mark);
   if v_opened.of_key >= v_limits.of_key then
-    perform keylatch_internal.refuse_for_now(format(
+    perform keylatch_internal.refuse('too_many_requests', format(
       'The key opened %s sessions in the last minute.', v_limits.of_key
-    ), v_opened.since + interval '1 minute');
+    ), null, v_opened.since + interval '1 minute');
   elsif v_limits.header is not null and v_opened.of_address >= v_limits.of_address then
-    perform keylatch_internal.refuse_for_now(format(
+    perform keylatch_internal.refuse('too_many_requests', format(
       'The key opened %s sessions for this address in the last minute.', v_limits.of_address
-    ), v_opened.address_since + interval '1 minute');
+    ), null, v_opened.address_since + interval '1 minute');
   end if;
   -- The marker, until the end of the transaction. Shared, and only tried: nobody waits for it.
   perform pg_try_advisory_xact_lock_shared(v_key_mark, v_address_mark);

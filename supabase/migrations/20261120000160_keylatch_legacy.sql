@@ -131,7 +131,7 @@ comment on trigger legacy_keys_update_revoked_is_final on keylatch_internal.lega
 
 create trigger legacy_keys_delete_keep
 before delete or truncate on keylatch_internal.legacy_keys
-for each statement execute function keylatch_internal.keep_keys();
+for each statement execute function keylatch_internal.hold_latch('keys_are_kept');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_delete_keep;
 comment on trigger legacy_keys_delete_keep on keylatch_internal.legacy_keys is
   'Rows are kept: a key that is imported again would have lost its revocation.';
@@ -243,9 +243,9 @@ begin
     v_count := setval('keylatch_internal.legacy_attempts_seq', v_first);
   end if;
   if v_count - v_first >= v_limit then
-    perform keylatch_internal.refuse_for_now(
-      format('upgrade_key was called more than %s times in a minute.', v_limit),
-      to_timestamp((v_second / 60 + 1) * 60)
+    perform keylatch_internal.refuse(
+      'too_many_requests', format('upgrade_key was called more than %s times in a minute.', v_limit),
+      null, to_timestamp((v_second / 60 + 1) * 60)
     );
   end if;
 end $$;

@@ -1,4 +1,4 @@
-// The API of keylatch as TypeScript types, made by `make types`: do not edit.
+// The API of keylatch as TypeScript types, made by `make generate`: do not edit.
 // Your own project's are made by `supabase gen types --schema public --schema keylatch`.
 
 export type Json = string | number | boolean | null | { [key: string]: Json | undefined } | Json[]

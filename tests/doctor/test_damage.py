@@ -89,9 +89,9 @@ DAMAGE = (
     ),
     Damage(
         "create or replace trigger workspaces_truncate_keep before truncate on keylatch.workspaces"
-        " for each statement execute function keylatch_internal.keep_keys()",
+        " for each statement execute function keylatch_internal.hold_latch('keys_are_kept')",
         *("error", "object_changed", "trigger workspaces_truncate_keep on keylatch.workspaces"),
-        "keep_keys()",
+        "hold_latch('keys_are_kept')",
     ),
     Damage(
         f"create trigger zzz before update on {KEYS} for each row"
@@ -105,9 +105,9 @@ DAMAGE = (
         "no part of keylatch",
     ),
     Damage(
-        "create or replace function keylatch_internal.keep_keys() returns trigger language plpgsql"
+        "create or replace function keylatch_internal.hold_latch() returns trigger language plpgsql"
         " set search_path = pg_catalog, pg_temp as 'begin return old; end'",
-        *("error", "object_changed", "function keylatch_internal.keep_keys()"),
+        *("error", "object_changed", "function keylatch_internal.hold_latch()"),
         "another body",
     ),
     Damage(

@@ -248,7 +248,7 @@ CALLABLE = {
     "keylatch_internal.find_session(text)": RUNTIME,
     "keylatch_internal.read_heartbeat(boolean)": RUNTIME,
     "keylatch_internal.read_position()": EVERYBODY_SIGNED_IN,
-    "keylatch_internal.refuse(text,text,text)": EVERYBODY_SIGNED_IN,
+    "keylatch_internal.refuse(text,text,text,timestamp with time zone)": EVERYBODY_SIGNED_IN,
     "keylatch_internal.request_identity()": ("anon", *EVERYBODY_SIGNED_IN),
     "keylatch_internal.seal_key_events(integer)": ("service_role",),
     "keylatch_internal.start_session(text)": ("anon", "authenticated"),

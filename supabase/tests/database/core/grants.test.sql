@@ -2,7 +2,7 @@
 -- every object, of modules, too.
 begin;
 \ir ../people.psql
-select plan(99);
+select plan(98);
 
 create temporary view schemas as
 select n.oid, n.nspname as name
@@ -88,7 +88,6 @@ values
 ('keylatch_internal.is_canonical_origin', 'authenticated service_role'),
 ('keylatch_internal.is_origin_entry', 'authenticated service_role'),
 ('keylatch_internal.judge_update', null),
-('keylatch_internal.keep_keys', null),
 ('keylatch_internal.key_characters', 'authenticated service_role'),
 ('keylatch_internal.key_form', 'authenticated service_role'),
 ('keylatch_internal.key_verdict', 'authenticated service_role'),
@@ -293,8 +292,8 @@ select is(
     where t.tgrelid = 'keylatch_internal.keys'::regclass and not t.tgisinternal
       and t.tgfoid::regproc::text in (
         'keylatch_internal.hold_expiry', 'keylatch_internal.hold_latch',
-        'keylatch_internal.judge_update', 'keylatch_internal.keep_keys',
-        'keylatch_internal.merge_revocation', 'keylatch_internal.mint_key',
+        'keylatch_internal.judge_update', 'keylatch_internal.merge_revocation',
+        'keylatch_internal.mint_key',
         'keylatch_internal.share_workspaces', 'keylatch_internal.stamp_update'
       )
   ),
