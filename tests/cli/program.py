@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -13,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from stack import HANG_SECONDS
+
 SCRIPT = Path(sys.executable).parent / "keylatch"
-_PATIENCE = 30
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Program:
             input=stdin.encode() if isinstance(stdin, str) else stdin,
             capture_output=True,
             check=False,
-            timeout=_PATIENCE,
+            timeout=HANG_SECONDS,
             **self.surroundings(),
         )
         result = Result(done.returncode, done.stdout.decode(), done.stderr.decode())
@@ -102,17 +104,16 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            # So that /dev/tty is this terminal, and not that of who runs the tests.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_at_terminal,
             **self.surroundings(),
         ) as process:
             os.close(theirs)
             screen = b""
             while not screen.endswith(prompt.encode()):
-                assert select.select([ours], [], [], _PATIENCE)[0], "it does not ask"
+                assert select.select([ours], [], [], HANG_SECONDS)[0], "it does not ask"
                 screen += os.read(ours, 4096)
             os.write(ours, f"{typed}\n".encode())
-            out, err = process.communicate(timeout=_PATIENCE)
+            out, err = process.communicate(timeout=HANG_SECONDS)
         with suppress(OSError):  # which is how the end of the other side shows
             while block := os.read(ours, 4096):
                 screen += block
@@ -127,3 +128,11 @@ class Program:
         """Give directory and environment, as `subprocess` takes them."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         return {"cwd": self.directory, "env": {**kept, "LANG": "C.UTF-8", **self.environment}}
+
+
+def _at_terminal() -> None:
+    """What a terminal's shell does for a program that it starts in the foreground."""
+    # So that /dev/tty is this terminal, and not that of who runs the tests.
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # Who runs the tests in the background of a script ignores Ctrl-C, and that is inherited.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

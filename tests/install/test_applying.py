@@ -15,7 +15,7 @@ from install.project import NEXT, next_release
 from keylatch.errors import KeylatchError
 from keylatch_cli.install.apply import apply, read_database
 from keylatch_cli.install.migrations import Choice, Installed, Release, shipped
-from stack import Cluster, Database, People
+from stack import Cluster, Database, People, told
 from stack.checks import libpq
 from stack.tools import MissingTool
 
@@ -281,7 +281,7 @@ def test_postgrest_is_told_once_that_there_are_new_calls(empty: Database) -> Non
     listener.execute("listen pgrst")
     names(empty)
     names(empty)
-    assert [one.payload for one in listener.notifies(timeout=1)] == ["reload schema"]
+    assert told(listener, empty.connect()) == ["reload schema"]
 
 
 def test_a_plain_server_is_told_what_it_lacks_and_gets_it(

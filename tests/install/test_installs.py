@@ -3,7 +3,6 @@
 import re
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from database.fingerprint import SCHEMAS, access, fingerprint
 from keylatch_cli.install import project as install
 from keylatch_cli.install.migrations import Choice, shipped
-from stack import Cluster, CommandFailed, Database, push_migrations, run_supabase
+from stack import Cluster, CommandFailed, Database, push_migrations, run_supabase, until
 
 AT_ONCE = 20
 (FILE,) = shipped().plan(None, Choice(all=True), "keylatch")
@@ -90,15 +89,12 @@ def test_the_fingerprint_sees_every_kind_of_change(database: Database) -> None:
 
 def wait_until_some_wait(database: Database) -> None:
     """Wait until two installations wait for what a third has not committed."""
-    ends = time.monotonic() + 100
     with psycopg.connect(database.superuser_url, autocommit=True) as watch:
         waiting = (
             "select count(*) >= 2 from pg_stat_activity"
             " where wait_event_type = 'Lock' and datname = current_database()"
         )
-        while watch.execute(waiting).fetchone() != (True,):
-            assert time.monotonic() < ends, "they ran one after the other"
-            time.sleep(0.02)
+        until(lambda: watch.execute(waiting).fetchone() == (True,), "they ran one after the other")
 
 
 @pytest.mark.one_server
