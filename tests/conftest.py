@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import hypothesis
 import psycopg
 import pytest
 
@@ -15,6 +16,12 @@ from stack.modules import OWN_TENANCY, migrations
 
 if TYPE_CHECKING:
     from stack.container import Container
+
+# An example takes as long as the machine is busy.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 _numbers = itertools.count(1)
 

@@ -14,6 +14,8 @@ from keylatch.cached import CachedResolver
 from stack import Cluster, Database, Janitor, People, until
 from stack.pooler import Pooler
 
+pytestmark = pytest.mark.one_server
+
 BOUND = timedelta(milliseconds=500)
 
 

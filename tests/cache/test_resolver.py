@@ -24,6 +24,8 @@ from keylatch.errors import InvalidArgument, Unavailable
 from keylatch.models import IssuedKey
 from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, told, until
 
+pytestmark = pytest.mark.one_server
+
 SITE = "https://client.example"
 BOUND = timedelta(milliseconds=500)
 # For what memory itself must answer, however late a heartbeat comes on a busy machine.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cli import preloaded
 from stack import HANG_SECONDS
 
 SCRIPT = Path(sys.executable).parent / "keylatch"
@@ -49,11 +50,13 @@ class Program:
         directory: The current directory.
         environment: The variables, and no others but the few that every program needs.
         options: What every call ends with.
+        is_preloaded: A call runs in a process that has loaded the program; see `cli.preloaded`.
     """
 
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    is_preloaded: bool = False
 
     def having(self, *options: str, **variables: str) -> "Program":
         """The same with more options and variables."""
@@ -70,14 +73,24 @@ class Program:
             stdin: What it reads.
             code: The exit code that it must have; `None` for any.
         """
-        done = subprocess.run(
-            self.command(*arguments),
-            input=stdin.encode() if isinstance(stdin, str) else stdin,
-            capture_output=True,
-            check=False,
-            timeout=HANG_SECONDS,
-            **self.surroundings(),
-        )
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        around = self.surroundings()
+        if self.is_preloaded:
+            done = preloaded.run(
+                self.command(*arguments),
+                directory=around["cwd"],
+                environment=around["env"],
+                stdin=given,
+            )
+        else:
+            done = subprocess.run(
+                self.command(*arguments),
+                input=given,
+                capture_output=True,
+                check=False,
+                timeout=HANG_SECONDS,
+                **around,
+            )
         result = Result(done.returncode, done.stdout.decode(), done.stderr.decode())
         assert code in (None, result.code), result
         assert "Traceback" not in result.err

@@ -251,6 +251,7 @@ def test_a_page_that_cannot_be_written_is_said_to_be_so(audit: Program) -> None:
     assert "cannot be written" in audit("audit", "--html", "none/audit.html", code=2).err
 
 
+@pytest.mark.one_server
 def test_the_file_of_expectations_is_whole() -> None:
     for name, outcomes in expectations().items():
         assert tuple(outcomes) == tuple(ACTORS), name

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,13 @@ from cli.program import SCRIPT, Program
 from keylatch_cli.output import EXIT_CODES
 
 pytestmark = pytest.mark.one_server
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """The installed script itself, loaded anew for each run."""
+    return Program(tmp_path)
+
 
 CALLS = [
     *("issue", "list", "show", "rotate", "revoke", "suspend", "unsuspend", "end-sessions"),

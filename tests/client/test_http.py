@@ -32,6 +32,8 @@ from keylatch.errors import (
 )
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
+pytestmark = pytest.mark.one_server
+
 Connect = Callable[..., Keylatch]
 
 

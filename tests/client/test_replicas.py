@@ -145,6 +145,7 @@ def test_a_replica_that_is_too_far_behind_is_not_asked(pair: Pair) -> None:
     until(is_fresh(kl))
 
 
+@pytest.mark.one_server
 def test_a_replica_of_something_else_and_no_replica_at_all_are_not_asked(
     pair: Pair, database: Database, people: People
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_replica_of_something_else_and_no_replica_at_all_are_not_asked(
             time.sleep(LAG.total_seconds() / 8)
 
 
+@pytest.mark.one_server
 def test_when_the_replica_is_gone_the_primary_answers(pair: Pair) -> None:
     issued = pair.issue()
     for options in ({}, {"max_lag": LAG}):
@@ -173,6 +175,7 @@ def test_when_the_replica_is_gone_the_primary_answers(pair: Pair) -> None:
         assert kl.resolve(issued.key) is not None
 
 
+@pytest.mark.one_server
 def test_when_the_primary_is_gone_the_replica_answers_only_without_a_bound(pair: Pair) -> None:
     issued = pair.issue()
     gone, replica = psycopg.connect(pair.primary_url), psycopg.connect(pair.replica_url)
@@ -184,6 +187,7 @@ def test_when_the_primary_is_gone_the_replica_answers_only_without_a_bound(pair:
         kl.resolve(issued.key)
 
 
+@pytest.mark.one_server
 async def test_the_async_client_does_the_same(pair: Pair) -> None:
     issued = pair.issue()
     connect = psycopg.AsyncConnection.connect
@@ -204,6 +208,7 @@ async def test_the_async_client_does_the_same(pair: Pair) -> None:
                 assert await bounded.resolve(issued.key) is None
 
 
+@pytest.mark.one_server
 def test_over_http_too(pair: Pair, tokens: Tokens, janitor: Janitor) -> None:
     headers = {"Authorization": f"Bearer {tokens.token(role='keylatch_resolver')}"}
     standby_settings = {"DB_CHANNEL_ENABLED": "false"}
@@ -225,6 +230,7 @@ def test_over_http_too(pair: Pair, tokens: Tokens, janitor: Janitor) -> None:
             until(lambda: bounded.resolve(issued.key) is None)
 
 
+@pytest.mark.one_server
 def test_a_cache_asks_the_primary(pair: Pair) -> None:
     issued = pair.issue()
     with CachedResolver(pair.client(), listen=pair.primary_url) as resolver:
@@ -310,6 +316,7 @@ def test_a_replica_names_the_timeline_of_its_stream_to_a_role_without_rights(pai
     assert primary.system_identifier == replica.system_identifier
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize(
     ("options", "field"),
     [({"max_lag": timedelta(0)}, "max_lag"), ({"max_lag": timedelta(days=2)}, "max_lag")],
@@ -321,6 +328,7 @@ def test_a_bound_out_of_its_rule_is_named(pair: Pair, options: dict[str, Any], f
         Keylatch.from_psycopg(psycopg.connect(pair.primary_url), max_lag=LAG)
 
 
+@pytest.mark.one_server
 def test_a_replica_of_the_wrong_kind_is_refused(pair: Pair) -> None:
     with pytest.raises(TypeError, match="psycopg"):
         Keylatch.from_psycopg(psycopg.connect(pair.primary_url), reads="dbname=x")  # type: ignore[arg-type]
@@ -333,6 +341,7 @@ def promote(standby: Standby) -> None:
         control.execute("select pg_logical_emit_message(true, '', '')")
 
 
+@pytest.mark.one_server
 def test_a_standby_that_was_promoted_is_no_replica_any_more(
     primary: tuple[Server, Database], pair: Pair, janitor: Janitor
 ) -> None:
@@ -385,6 +394,7 @@ def test_after_a_failover_a_standby_of_the_old_timeline_is_not_fresh(
                 server.start()
 
 
+@pytest.mark.one_server
 def test_a_cache_whose_address_moves_to_a_promoted_standby_misses_nothing(
     janitor: Janitor,
 ) -> None:
