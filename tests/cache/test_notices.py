@@ -15,6 +15,7 @@ from psycopg import sql
 from cache.hearing import until_heard, until_remembered
 from keylatch import Keylatch
 from keylatch.cached import CachedResolver
+from keylatch.cached.memory import Heartbeat
 from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, told, until
 
 BOUND = timedelta(milliseconds=500)
@@ -115,11 +116,13 @@ def test_what_was_not_told_before_the_commit_is_not_remembered_until_the_commit(
         )
         until(lambda: not resolver.stats().is_listening)
         # Heartbeats go on and are answered, and memory stays closed all the same.
-        answered: list[Any] = []
-        beat = resolver._cache.beat
-        monkeypatch.setattr(
-            resolver._cache, "beat", lambda *given: (beat(*given), answered.append(given))
-        )
+        beat, answered = resolver._cache.beat, list[Heartbeat]()
+
+        def kept(sent: float, heartbeat: Heartbeat) -> None:
+            beat(sent, heartbeat)
+            answered.append(heartbeat)
+
+        monkeypatch.setattr(resolver._cache, "beat", kept)
         until(lambda: len(answered) > 3)
         hits = resolver.stats().hits
         for _ in range(2):

@@ -79,7 +79,8 @@ def _serve(listener: socket.socket, name: str) -> None:
     for library in LIBRARIES:
         import_module(library)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for who answers a run
-    while listener in select.select([listener, sys.stdin], [], [])[0]:
+    calls, parent = listener.fileno(), sys.stdin.fileno()
+    while calls in select.select([calls, parent], [], [])[0]:
         line, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
@@ -97,7 +98,7 @@ def _answer(line: socket.socket) -> NoReturn:
         line.close()
         _become(streams, *json.loads(sent))
     # Who asked may have given up, or be gone: so is the program then.
-    if line in select.select([os.pidfd_open(program), line], [], [])[0]:
+    if line.fileno() in select.select([os.pidfd_open(program), line.fileno()], [], [])[0]:
         os.kill(program, signal.SIGKILL)
     _, status = os.waitpid(program, 0)
     line.send(str(os.waitstatus_to_exitcode(status)).encode())

@@ -137,7 +137,9 @@ def test_whatever_became_otherwise_is_named(
 
 
 @pytest.mark.one_server
-def test_nothing_is_left_on_a_live_database(audit: Program, owner: Connection) -> None:
+def test_nothing_is_left_on_a_live_database(
+    audit: Program, owner: Connection, world: World
+) -> None:
     owner.execute("select from keylatch.issue_key(%s, 'secret')", [People.a])
     tables = owner.execute(
         "select c.oid::regclass::text from pg_class as c where c.relkind = 'r'"
