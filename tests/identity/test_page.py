@@ -203,7 +203,7 @@ def test_a_key_that_is_rotated_under_an_open_page_disturbs_no_visitor(site: Site
     # The grace is over.
     site.ask(
         "alice",
-        "update keylatch.keys set expires_at = clock_timestamp() + interval '1 ms'"
+        "update keylatch.keys set expires_at = clock_timestamp() + interval '2 seconds'"
         " where id = %s returning id",
         key_id,
     )
