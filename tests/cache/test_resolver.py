@@ -376,6 +376,27 @@ async def test_the_async_one_hears_shares_and_ends(fleet: Fleet) -> None:
         assert await resolver.resolve(issued.key) is None
 
 
+async def test_the_async_one_remembers_no_error_and_no_origin_that_no_key_can_list(
+    fleet: Fleet,
+) -> None:
+    issued = fleet.admin.issue(People.a, kind="secret")
+    url = fleet.database.authenticator_url
+    connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+    runtime = AsyncKeylatch.from_psycopg(connection, claims=RUNTIME)
+    async with AsyncCachedResolver(runtime, listen=url, bound=LONG_BOUND) as resolver:
+        async with asyncio.timeout(HANG_SECONDS):
+            while not resolver.stats().is_listening:
+                await asyncio.sleep(0.01)
+        assert await resolver.resolve(issued.key, origin=f"https://{'a' * 300}") is None
+        assert len(resolver._cache._negative) == 0
+        await connection.close()
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await resolver.resolve(issued.key)
+        assert resolver._flying == {}
+        assert resolver._cache._flights == set()
+
+
 def test_opentelemetry_sees_the_counts(fleet: Fleet) -> None:
     reader = InMemoryMetricReader()
     issued = fleet.admin.issue(People.a, kind="secret")

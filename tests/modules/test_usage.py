@@ -289,3 +289,25 @@ async def test_the_async_recorder_does_the_same(world: World) -> None:
     assert found is not None
     assert found.uses == 2
     assert world.refusals() == {(world.key.id, "secret_in_browser"): 1}
+
+
+async def test_what_the_async_recorder_could_not_report_is_kept(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = world.database.authenticator_url
+    broken = await psycopg.AsyncConnection.connect(url, autocommit=True)
+    recorder = AsyncUsageRecorder(
+        AsyncKeylatch.from_psycopg(broken, claims=RUNTIME), every=timedelta(hours=1)
+    )
+    await broken.close()
+    recorder.record(world.key.id)
+    with caplog.at_level(logging.WARNING):
+        async with recorder:
+            pass
+    assert "kept for the next report" in caplog.text
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        recorder._keylatch = AsyncKeylatch.from_psycopg(connection, claims=RUNTIME)
+        assert await recorder.flush() == 0
+    found = world.admin.usage(world.key.id)
+    assert found is not None
+    assert found.uses == 1
