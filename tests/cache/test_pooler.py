@@ -2,17 +2,19 @@
 
 import logging
 import re
-import time
 from collections.abc import Iterator
 from datetime import timedelta
 
 import psycopg_pool
 import pytest
 
+from cache.hearing import until_heard, until_remembered
 from keylatch import Keylatch
 from keylatch.cached import CachedResolver
-from stack import Cluster, Database, Janitor, People
+from stack import Cluster, Database, Janitor, People, until
 from stack.pooler import Pooler
+
+pytestmark = pytest.mark.one_server
 
 BOUND = timedelta(milliseconds=500)
 
@@ -31,16 +33,10 @@ def test_through_a_pooler_it_resolves_and_listens_past_it(
     with psycopg_pool.ConnectionPool(url, kwargs={"prepare_threshold": None}) as pool:
         runtime = Keylatch.from_psycopg(pool, claims={"role": "keylatch_resolver"})
         with CachedResolver(runtime, listen=database.authenticator_url, bound=BOUND) as resolver:
-            ends = time.monotonic() + 20
-            while not resolver.stats().is_listening:
-                assert time.monotonic() < ends
-                time.sleep(0.01)
             issued = admin.issue(People.a, kind="secret")
-            for _ in range(2):
-                assert resolver.resolve(issued.key) is not None
-            assert resolver.stats().hits == 1
+            until_remembered(resolver, issued.key)
             admin.revoke(issued.id)
-            time.sleep(BOUND.total_seconds())
+            until_heard(resolver)
             assert resolver.resolve(issued.key) is None
 
 
@@ -59,10 +55,7 @@ def test_a_listener_in_another_database_is_not_believed(
         caplog.at_level(logging.WARNING, "keylatch"),
         CachedResolver(runtime, listen=listen, bound=BOUND) as resolver,
     ):
-        ends = time.monotonic() + 20
-        while not (resolver.stats().is_listening or "cannot ask keylatch" in caplog.text):
-            assert time.monotonic() < ends
-            time.sleep(0.01)
+        until(lambda: "cannot ask keylatch" in caplog.text)
         for _ in range(2):
             assert resolver.resolve(issued.key) is not None
         assert resolver.stats().hits == 0
@@ -85,10 +78,7 @@ def test_a_listener_without_rights_is_not_believed(
             caplog.at_level(logging.WARNING, "keylatch"),
             CachedResolver(runtime, listen=listen, bound=BOUND) as resolver,
         ):
-            ends = time.monotonic() + 20
-            while not (resolver.stats().is_listening or "cannot ask keylatch" in caplog.text):
-                assert time.monotonic() < ends
-                time.sleep(0.01)
+            until(lambda: "cannot ask keylatch" in caplog.text)
             for _ in range(2):
                 assert resolver.resolve(issued.key) is not None
             assert resolver.stats().hits == 0
@@ -111,13 +101,9 @@ def test_a_listener_behind_a_pooler_hears_nothing_so_memory_never_answers(
         caplog.at_level(logging.WARNING, "keylatch"),
         CachedResolver(runtime, listen=listen, bound=BOUND) as resolver,
     ):
-        ends = time.monotonic() + 20
-        while not (resolver.stats().is_listening or "pooler" in caplog.text):
-            assert time.monotonic() < ends
-            time.sleep(0.01)
+        until(lambda: "pooler" in caplog.text)
         assert resolver.resolve(issued.key) is not None
         assert resolver.resolve(issued.key) is not None
         admin.revoke(issued.id)
-        time.sleep(BOUND.total_seconds())
         assert resolver.resolve(issued.key) is None
         assert resolver.stats().hits == 0

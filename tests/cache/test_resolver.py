@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,14 +16,20 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from cache.hearing import is_listening, until_heard, until_remembered
 from cache.stalling import StallingProxy
 from keylatch import AsyncKeylatch, Keylatch, Secret
 from keylatch.cached import AsyncCachedResolver, CachedResolver
 from keylatch.errors import InvalidArgument, Unavailable
-from stack import Cluster, Database, Janitor, People, Server
+from keylatch.models import IssuedKey
+from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, told, until
+
+pytestmark = pytest.mark.one_server
 
 SITE = "https://client.example"
 BOUND = timedelta(milliseconds=500)
+# For what memory itself must answer, however late a heartbeat comes on a busy machine.
+LONG_BOUND = timedelta(seconds=50)
 RUNTIME = {"role": "keylatch_resolver"}
 
 
@@ -43,9 +49,20 @@ class Fleet:
     def close(self) -> None:
         self.pool.close()
 
-    def open(self, listen: str | None = None) -> CachedResolver:
+    def soon_expired(self) -> Iterator[IssuedKey]:
+        """Keys to be seen alive and then expired, each later than the one before."""
+        for seconds in (1, 4, 16, 64):
+            ends = datetime.now(UTC) + timedelta(seconds=seconds)
+            yield self.admin.issue(People.a, kind="secret", expires_at=ends)
+
+    def is_past(self, issued: IssuedKey) -> bool:
+        """Whether the key's first expiry is over by the server's clock."""
+        query = "select clock_timestamp() > %s"
+        return self.database.connect().execute(query, [issued.expires_at]).fetchone() == (True,)
+
+    def open(self, listen: str | None = None, bound: timedelta = LONG_BOUND) -> CachedResolver:
         return CachedResolver(
-            self.runtime, listen=listen or self.database.authenticator_url, bound=BOUND
+            self.runtime, listen=listen or self.database.authenticator_url, bound=bound
         )
 
 
@@ -53,28 +70,6 @@ class Fleet:
 def fleet(database: Database, people: People) -> Iterator[Fleet]:
     with closing(Fleet(database, people)) as fleet:
         yield fleet
-
-
-def until(true: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until something is so."""
-    ends = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < ends, "it did not come to that"
-        time.sleep(0.005)
-
-
-def last_answer(resolver: CachedResolver, key: Secret) -> float:
-    """Ask until there is no such key any more; when the last question was asked that found it."""
-    last = 0.0
-    while True:
-        asked = time.monotonic()
-        if resolver.resolve(key) is None:
-            return last
-        last = asked
-
-
-def is_listening(resolver: CachedResolver) -> Callable[[], bool]:
-    return lambda: resolver.stats().is_listening
 
 
 def test_the_second_answer_comes_from_memory_and_is_the_same(fleet: Fleet) -> None:
@@ -145,49 +140,46 @@ def test_what_changes_of_a_key_that_lives_on_is_heard(fleet: Fleet) -> None:
 def test_a_later_expiry_is_seen_at_the_old_one(fleet: Fleet) -> None:
     """It is not told, so that its commit waits for nobody."""
     alice = fleet.database.connect("authenticated", fleet.people.claims("alice"))
-    row = alice.execute(
-        "select id, key from keylatch.issue_key("
-        "%s, 'secret', expires_at => clock_timestamp() + '1 s')",
-        [People.a],
-    ).fetchone()
-    assert row is not None
     extend = "update keylatch.keys set expires_at = now() + interval '1 hour' where id = %s"
     with fleet.open() as resolver:
         until(is_listening(resolver))
-        assert resolver.resolve(row[1]) is not None
-        alice.execute(extend, [row[0]])
-        ends = time.monotonic() + 2
-        while time.monotonic() < ends:
-            assert resolver.resolve(row[1]) is not None
-        found = resolver.resolve(row[1])
+        for issued in fleet.soon_expired():
+            with suppress(psycopg.Error):  # It has expired: the machine is busy.
+                if resolver.resolve(issued.key) is not None:
+                    alice.execute(extend, [issued.id])
+                    break
+        while not fleet.is_past(issued):
+            assert resolver.resolve(issued.key) is not None
+        found = resolver.resolve(issued.key)
         assert found is not None
         assert found.expires_at is not None
-        assert found.expires_at > datetime.now(UTC) + timedelta(minutes=30)
+        assert issued.expires_at is not None
+        assert found.expires_at > issued.expires_at + timedelta(minutes=30)
 
 
 def test_a_key_in_memory_expires_by_itself(fleet: Fleet) -> None:
-    alice = fleet.database.connect("authenticated", fleet.people.claims("alice"))
-    row = alice.execute(
-        "select key from keylatch.issue_key(%s, 'secret', expires_at => clock_timestamp() + '1 s')",
-        [People.a],
-    ).fetchone()
-    assert row is not None
     with fleet.open() as resolver:
         until(is_listening(resolver))
-        assert resolver.resolve(row[0]) is not None
-        until(lambda: resolver.resolve(row[0]) is None, seconds=2)
+        for issued in fleet.soon_expired():
+            for _ in range(2):
+                resolver.resolve(issued.key)
+            if resolver.stats().hits > 0:
+                break
+        until(lambda: fleet.is_past(issued))
+        assert resolver.resolve(issued.key) is None
         assert resolver.stats().hits > 0
 
 
-def test_every_revocation_is_heard_within_the_bound(fleet: Fleet) -> None:
-    with fleet.open() as resolver:
+def test_what_was_acknowledged_before_a_heartbeat_is_in_every_answer_after_it(fleet: Fleet) -> None:
+    """Which is what the bound says; tests/cache/test_cache.py measures it by a clock it moves."""
+    with fleet.open(bound=BOUND) as resolver:
         until(is_listening(resolver))
-        for _ in range(100):
+        for _ in range(30):
             issued = fleet.admin.issue(People.a, kind="secret")
-            assert resolver.resolve(issued.key) is not None
+            until_remembered(resolver, issued.key)
             fleet.admin.revoke(issued.id)
-            acknowledged = time.monotonic()
-            assert last_answer(resolver, issued.key) - acknowledged < BOUND.total_seconds()
+            until_heard(resolver)
+            assert resolver.resolve(issued.key) is None
 
 
 def test_a_listener_that_is_killed_forgets_everything_and_comes_back(fleet: Fleet) -> None:
@@ -197,7 +189,7 @@ def test_a_listener_that_is_killed_forgets_everything_and_comes_back(fleet: Flee
         for count in (1, 2):
             until(is_listening(resolver))
             assert resolver.resolve(issued.key) is not None
-            until(lambda: resolver.stats().entries == 1)
+            assert resolver.stats().entries == 1
             owner.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity"
                 " where query like '%read_heartbeat%' and pid <> pg_backend_pid()"
@@ -213,14 +205,11 @@ def test_a_network_that_only_stops_forwarding_closes_memory(fleet: Fleet, server
     issued = fleet.admin.issue(People.a, kind="secret")
     with StallingProxy(server.port) as proxy:
         through = fleet.database.authenticator_url.replace(f":{server.port}/", f":{proxy.port}/")
-        with fleet.open(through) as resolver:
-            until(is_listening(resolver))
-            assert resolver.resolve(issued.key) is not None
-            assert resolver.resolve(issued.key) is not None
+        with fleet.open(through, BOUND) as resolver:
+            until_remembered(resolver, issued.key)
             proxy.stall()
             fleet.admin.revoke(issued.id)
-            acknowledged = time.monotonic()
-            assert last_answer(resolver, issued.key) - acknowledged < BOUND.total_seconds()
+            until(lambda: resolver.resolve(issued.key) is None)
             until(lambda: not resolver.stats().is_listening)
             living = fleet.admin.issue(People.a, kind="secret")
             hits = resolver.stats().hits
@@ -268,7 +257,7 @@ def test_many_who_ask_the_same_at_once_ask_the_database_once(fleet: Fleet) -> No
     class Slow(Keylatch):
         def resolve(self, key: str | Secret, **more: Any) -> Any:
             asked.append("")
-            may_answer.wait(10)
+            may_answer.wait(HANG_SECONDS)
             return super().resolve(key, **more)
 
     runtime = Slow.from_psycopg(fleet.pool, claims=RUNTIME)
@@ -364,8 +353,8 @@ async def test_the_async_one_hears_shares_and_ends(fleet: Fleet) -> None:
     url = fleet.database.authenticator_url
     async with psycopg_pool.AsyncConnectionPool(url, open=False) as pool:
         runtime = AsyncKeylatch.from_psycopg(pool, claims=RUNTIME)
-        async with AsyncCachedResolver(runtime, listen=url, bound=BOUND) as resolver:
-            async with asyncio.timeout(20):
+        async with AsyncCachedResolver(runtime, listen=url, bound=LONG_BOUND) as resolver:
+            async with asyncio.timeout(HANG_SECONDS):
                 while not resolver.stats().is_listening:
                     await asyncio.sleep(0.01)
                 found = await asyncio.gather(*(resolver.resolve(issued.key) for _ in range(9)))
@@ -385,6 +374,27 @@ async def test_the_async_one_hears_shares_and_ends(fleet: Fleet) -> None:
                 assert await patient is not None
         assert not resolver.stats().is_listening
         assert await resolver.resolve(issued.key) is None
+
+
+async def test_the_async_one_remembers_no_error_and_no_origin_that_no_key_can_list(
+    fleet: Fleet,
+) -> None:
+    issued = fleet.admin.issue(People.a, kind="secret")
+    url = fleet.database.authenticator_url
+    connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+    runtime = AsyncKeylatch.from_psycopg(connection, claims=RUNTIME)
+    async with AsyncCachedResolver(runtime, listen=url, bound=LONG_BOUND) as resolver:
+        async with asyncio.timeout(HANG_SECONDS):
+            while not resolver.stats().is_listening:
+                await asyncio.sleep(0.01)
+        assert await resolver.resolve(issued.key, origin=f"https://{'a' * 300}") is None
+        assert len(resolver._cache._negative) == 0
+        await connection.close()
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await resolver.resolve(issued.key)
+        assert resolver._flying == {}
+        assert resolver._cache._flights == set()
 
 
 def test_opentelemetry_sees_the_counts(fleet: Fleet) -> None:
@@ -415,7 +425,7 @@ def test_who_listens_learns_no_id_and_no_key(fleet: Fleet) -> None:
         stranger.execute("set role anon")
         stranger.execute("listen keylatch")
         fleet.admin.revoke(issued.id, reason="leaked")
-        (said,) = stranger.notifies(timeout=10, stop_after=1)
+        (said,) = stranger.notifies(timeout=HANG_SECONDS, stop_after=1)
     assert len(said.payload) == 16
     assert str(issued.id)[:8] not in said.payload
     assert str(urlsplit(fleet.database.url).password) not in said.payload
@@ -427,6 +437,6 @@ def test_a_label_a_new_key_and_a_change_of_nothing_are_not_told(fleet: Fleet) ->
         listener.execute("listen keylatch")
         issued = fleet.admin.issue(People.a, kind="secret")
         alice.execute("update keylatch.keys set label = 'x', scopes = scopes")
-        assert list(listener.notifies(timeout=0.2)) == []
+        assert told(listener, alice) == []
         fleet.admin.suspend(issued.id)
-        assert len(list(listener.notifies(timeout=5, stop_after=1))) == 1
+        assert len(told(listener, alice)) == 1

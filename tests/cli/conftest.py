@@ -23,7 +23,7 @@ def world(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> I
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
     """The program in an empty directory, with nothing set."""
-    return Program(tmp_path)
+    return Program(tmp_path, is_preloaded=True)
 
 
 @pytest.fixture(params=["rest", "database"])

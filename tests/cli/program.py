@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -13,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cli import preloaded
+from stack import HANG_SECONDS
+
 SCRIPT = Path(sys.executable).parent / "keylatch"
-_PATIENCE = 30
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class Program:
         directory: The current directory.
         environment: The variables, and no others but the few that every program needs.
         options: What every call ends with.
+        is_preloaded: A call runs in a process that has loaded the program; see `cli.preloaded`.
     """
 
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    is_preloaded: bool = False
 
     def having(self, *options: str, **variables: str) -> "Program":
         """The same with more options and variables."""
@@ -68,14 +73,24 @@ class Program:
             stdin: What it reads.
             code: The exit code that it must have; `None` for any.
         """
-        done = subprocess.run(
-            self.command(*arguments),
-            input=stdin.encode() if isinstance(stdin, str) else stdin,
-            capture_output=True,
-            check=False,
-            timeout=_PATIENCE,
-            **self.surroundings(),
-        )
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        around = self.surroundings()
+        if self.is_preloaded:
+            done = preloaded.run(
+                self.command(*arguments),
+                directory=around["cwd"],
+                environment=around["env"],
+                stdin=given,
+            )
+        else:
+            done = subprocess.run(
+                self.command(*arguments),
+                input=given,
+                capture_output=True,
+                check=False,
+                timeout=HANG_SECONDS,
+                **around,
+            )
         result = Result(done.returncode, done.stdout.decode(), done.stderr.decode())
         assert code in (None, result.code), result
         assert "Traceback" not in result.err
@@ -102,17 +117,16 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            # So that /dev/tty is this terminal, and not that of who runs the tests.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_at_terminal,
             **self.surroundings(),
         ) as process:
             os.close(theirs)
             screen = b""
             while not screen.endswith(prompt.encode()):
-                assert select.select([ours], [], [], _PATIENCE)[0], "it does not ask"
+                assert select.select([ours], [], [], HANG_SECONDS)[0], "it does not ask"
                 screen += os.read(ours, 4096)
             os.write(ours, f"{typed}\n".encode())
-            out, err = process.communicate(timeout=_PATIENCE)
+            out, err = process.communicate(timeout=HANG_SECONDS)
         with suppress(OSError):  # which is how the end of the other side shows
             while block := os.read(ours, 4096):
                 screen += block
@@ -127,3 +141,11 @@ class Program:
         """Give directory and environment, as `subprocess` takes them."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         return {"cwd": self.directory, "env": {**kept, "LANG": "C.UTF-8", **self.environment}}
+
+
+def _at_terminal() -> None:
+    """What a terminal's shell does for a program that it starts in the foreground."""
+    # So that /dev/tty is this terminal, and not that of who runs the tests.
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # Who runs the tests in the background of a script ignores Ctrl-C, and that is inherited.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

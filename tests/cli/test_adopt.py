@@ -13,7 +13,7 @@ import pytest
 
 from cli.program import Program
 from keylatch_cli.adopt.adoption import Adoption
-from stack import Database
+from stack import HANG_SECONDS, Database, until
 from stack.cluster import SUPERUSER
 
 pytestmark = pytest.mark.one_server
@@ -184,7 +184,7 @@ def test_two_adoptions_may_start_at_the_same_moment(
                 time.sleep(0.02)
             assert not second.done()
             first.commit()
-            assert "clean           yes" in second.result(30).out
+            assert "clean           yes" in second.result(HANG_SECONDS).out
     assert "phase           hashing" in adopt("adopt", "hash", *ASSISTANTS).out
 
 
@@ -198,21 +198,20 @@ def kill_when(
         stderr=subprocess.DEVNULL,
         **adopt.surroundings(),
     )
-    ends = time.monotonic() + 60
-    while not reached():
+
+    def in_time() -> bool:
         assert running.poll() is None, "it was done before it could be killed"
-        assert time.monotonic() < ends
-        time.sleep(0.005)
+        return reached()
+
+    until(in_time)
     running.send_signal(signal.SIGKILL)
-    running.wait(10)
+    running.wait(HANG_SECONDS)
     # The server finishes, or gives up, what it has in hand.
     busy = (
         "select 1 from pg_stat_activity where datname = current_database()"
         " and pid <> pg_backend_pid() and application_name = 'keylatch'"
     )
-    while owner.execute(busy).fetchone():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
+    until(lambda: not owner.execute(busy).fetchone())
 
 
 def test_killed_in_each_phase_and_run_again_nothing_is_lost_and_nothing_doubled(
@@ -269,13 +268,14 @@ def kill_index(adopt: Program, owner: Connection, half_made: Callable[[], bool])
         stderr=subprocess.DEVNULL,
         **adopt.surroundings(),
     )
-    ends = time.monotonic() + 60
-    while not half_made():
+
+    def in_time() -> bool:
         assert running.poll() is None
-        assert time.monotonic() < ends
-        time.sleep(0.02)
+        return half_made()
+
+    until(in_time)
     running.send_signal(signal.SIGKILL)
-    running.wait(10)
+    running.wait(HANG_SECONDS)
     owner.execute(
         "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
         " where query like 'create index concurrently%' and datname = current_database()"

@@ -5,7 +5,6 @@ import json
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import pytest
 
 from cli.program import Program
 from cli.world import World
-from stack import Cluster, Database, People
+from stack import HANG_SECONDS, Cluster, Database, People, until
 from stack.tools import ROOT, MissingTool
 
 pytestmark = pytest.mark.one_server
@@ -198,18 +197,17 @@ def test_killed_in_the_middle_and_run_again_nothing_is_lost_and_nothing_doubled(
     )
     with owner(fresh) as connection:
         counted = "select count(*), count(distinct key_hash) from keylatch_internal.keys"
-        ends = time.monotonic() + 60
-        while connection.execute(counted).fetchone() == (0, 0):
-            assert time.monotonic() < ends
+
+        def has_begun() -> bool:
             assert running.poll() is None
-            time.sleep(0.02)
+            return connection.execute(counted).fetchone() != (0, 0)
+
+        until(has_begun)
         running.send_signal(signal.SIGKILL)
-        running.wait(10)
+        running.wait(HANG_SECONDS)
         # What the server has in hand when its client is gone it finishes, or gives up.
         busy = "select 1 from pg_stat_activity where query ~ 'import_keys' and state = 'active'"
-        while connection.execute(f"{busy} and pid <> pg_backend_pid()").fetchone():
-            assert time.monotonic() < ends
-            time.sleep(0.02)
+        until(lambda: not connection.execute(f"{busy} and pid <> pg_backend_pid()").fetchone())
         before = connection.execute(counted).fetchone()
         assert before is not None
         assert 0 < before[0] < count

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,13 @@ from cli.program import SCRIPT, Program
 from keylatch_cli.output import EXIT_CODES
 
 pytestmark = pytest.mark.one_server
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """The installed script itself, loaded anew for each run."""
+    return Program(tmp_path)
+
 
 CALLS = [
     *("issue", "list", "show", "rotate", "revoke", "suspend", "unsuspend", "end-sessions"),
@@ -112,3 +120,29 @@ def test_a_library_that_is_not_there_is_named_with_the_command_that_installs_it(
     first, second = done.stderr.splitlines()
     assert first.startswith(f"missing_extra: {missing} ")
     assert second == 'hint: Run: pip install "keylatch[cli]"'
+
+
+INTERRUPTED = """
+import sys
+
+
+class Interrupted:
+    def find_spec(self, name, *more):
+        if name == "keylatch_cli.app":
+            raise KeyboardInterrupt
+
+
+sys.meta_path.insert(0, Interrupted())
+from keylatch_cli import main
+main()
+"""
+
+
+def test_control_c_before_a_command_runs_ends_it_without_a_traceback(program: Program) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        **program.surroundings(),
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

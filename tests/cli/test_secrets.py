@@ -14,6 +14,12 @@ from stack import Cluster
 pytestmark = pytest.mark.one_server
 
 
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """The installed script itself, loaded anew for each run."""
+    return Program(tmp_path)
+
+
 class Arguments:
     """The arguments of all processes, as `ps` shows them, while the block runs.
 

@@ -87,6 +87,7 @@ def test_a_statement_that_takes_too_long_is_unavailable(line: Open, world: World
         with pytest.raises(Unavailable) as caught:
             one.client(world.claims("alice")).revoke(issued.id)
         assert caught.value.sqlstate == "57014"
+        one.ask("set statement_timeout = 0")
         one.ask("set lock_timeout = '50ms'")
         one.wait(one.connection.commit())
         with pytest.raises(Unavailable) as caught:
@@ -189,7 +190,7 @@ async def test_a_pool_without_a_connection_in_time_is_unavailable(world: World) 
 
 def test_a_pool_gets_its_connections_back_whatever_becomes_of_a_call(world: World) -> None:
     url = world.database.authenticator_url
-    with psycopg_pool.ConnectionPool(url, min_size=1, max_size=1, open=True, timeout=5) as pool:
+    with psycopg_pool.ConnectionPool(url, min_size=1, max_size=1, open=True) as pool:
         kl = Keylatch.from_psycopg(pool, claims=world.claims("alice"))
         for _ in range(3):
             kl.issue(world.people.a)

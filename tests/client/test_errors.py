@@ -26,6 +26,8 @@ from keylatch.errors import (
     error_for,
 )
 
+pytestmark = pytest.mark.one_server
+
 MIGRATIONS = Path(__file__).parents[2] / "supabase" / "migrations"
 
 # Section 6 of the contract, written out once more: SQLSTATE and class of every slug.

@@ -32,6 +32,8 @@ from keylatch.errors import (
 )
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
+pytestmark = pytest.mark.one_server
+
 Connect = Callable[..., Keylatch]
 
 
@@ -125,7 +127,7 @@ def test_a_call_posts_the_arguments_to_the_schema_with_the_token(connect: Connec
 
 def test_no_answer_in_time_is_unavailable(connect: Connect) -> None:
     with FixedServer(200, b"", silent=True) as server:
-        error = failure(lambda: connect(server.url, timeout=0.2).resolve(SECRET))
+        error = failure(lambda: connect(server.url, timeout=1).resolve(SECRET))
     assert type(error) is Unavailable
     assert "ReadTimeout" in str(error)
 

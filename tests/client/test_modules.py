@@ -14,6 +14,8 @@ from keylatch import Keylatch, calls
 from keylatch.errors import KeylatchError, NotInstalled
 from stack import Database, Janitor, Rest, Tokens, migrations, module_names
 
+pytestmark = pytest.mark.one_server
+
 ID = uuid4()
 # A call of every module's functions and views, by the name of the function or view.
 CALLS: dict[str, Callable[[Keylatch], object]] = {

@@ -22,26 +22,20 @@ PROJECT = Path(__file__).parents[2] / "python_client"
 METHODS = sorted(name for name in vars(Keylatch) if not name.startswith("_"))
 LIBRARIES = {"supabase", "postgrest", "httpx", "psycopg", "psycopg_pool", "pydantic", "asyncio"}
 
+# What it costs is measured in `make bench`; what it loads decides that.
 IMPORT = """
-import json, sys, time
+import json, sys
 before = set(sys.modules)
-began = time.process_time()
 import keylatch
-took = time.process_time() - began
 from keylatch import *
-new = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
-print(json.dumps({"seconds": took, "modules": new}))
+print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - before})))
 """
 
 
-def test_importing_it_loads_no_library_and_is_fast() -> None:
-    # In processor time, the best of three: the machine may be busy, the code is not.
-    runs = [
-        json.loads(subprocess.check_output([sys.executable, "-I", "-c", IMPORT])) for _ in range(3)
-    ]
-    assert not LIBRARIES & set(runs[0]["modules"])
-    assert set(runs[0]["modules"]) - set(sys.stdlib_module_names) == {"keylatch"}
-    assert min(run["seconds"] for run in runs) < 0.1
+def test_importing_it_loads_no_library() -> None:
+    loaded = set(json.loads(subprocess.check_output([sys.executable, "-I", "-c", IMPORT])))
+    assert not LIBRARIES & loaded
+    assert loaded - set(sys.stdlib_module_names) == {"keylatch"}
 
 
 def test_a_library_that_is_not_loaded_is_not_loaded_to_refuse_an_object() -> None:

@@ -21,7 +21,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from stack import Database, People, Server, Tokens
+from stack import HANG_SECONDS, Database, People, Server, Tokens
 from stack.database import make_template
 
 FILE = Path(__file__).with_name("interleavings.json")
@@ -187,7 +187,7 @@ def outcome(
     waited = waits(owner, other)
     holder.end(how if holder.outcome == "done" else "rollback")
     assert other.thread is not None
-    other.thread.join(30)
+    other.thread.join(HANG_SECONDS)
     assert not other.thread.is_alive(), f"{first}, {second}: it waits for ever"
     other.end("commit" if other.outcome == "done" else "rollback")
     statuses = dict(

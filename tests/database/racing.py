@@ -1,7 +1,6 @@
 """Two sessions at once: start calls together, and see that one of them waits for another."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -9,10 +8,9 @@ from uuid import UUID
 
 import psycopg
 
-from stack import Database, People
+from stack import HANG_SECONDS, Database, People, until
 
 Connection = psycopg.Connection[tuple[Any, ...]]
-PATIENCE = 20.0
 ISSUE = "select id, key from keylatch.issue_key(%s, 'secret')"
 ROTATE = "select id, key from keylatch.rotate_key(%s, %s)"
 REVOKE = "select id, already_revoked from keylatch.revoke_key(%s, 'leaked', %s)"
@@ -40,7 +38,7 @@ def attempt(connection: Connection, statement: str, parameters: Sequence[object]
 
 def together(calls: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
     """Run them all at the same moment, each in a thread, and return what came of each."""
-    start = threading.Barrier(len(calls), timeout=PATIENCE)
+    start = threading.Barrier(len(calls), timeout=HANG_SECONDS)
 
     def run(call: Callable[[], Outcome]) -> Outcome:
         start.wait()
@@ -48,7 +46,7 @@ def together(calls: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
 
     with ThreadPoolExecutor(len(calls)) as pool:
         futures = [pool.submit(run, call) for call in calls]
-        return [future.result(timeout=2 * PATIENCE) for future in futures]
+        return [future.result(timeout=2 * HANG_SECONDS) for future in futures]
 
 
 class Waiting:
@@ -68,25 +66,26 @@ class Waiting:
         self._future = self._pool.submit(attempt, connection, statement, parameters)
         self._pool.shutdown(wait=False)
         blocker = None if waits_for is None else waits_for.info.backend_pid
-        ends = time.monotonic() + PATIENCE
         look = (
             "select wait_event_type, wait_event, pg_blocking_pids(pid)"
             " from pg_stat_activity where pid = %s"
         )
         with psycopg.connect(database.superuser_url, autocommit=True) as watcher:
-            while True:
+
+            def waits() -> bool:
                 seen = watcher.execute(look, [connection.info.backend_pid]).fetchone()
                 assert seen is not None
+                self.event = str(seen[1])
                 if seen[0] == "Lock" and (blocker is None or blocker in seen[2]):
-                    self.event: str = seen[1]
-                    return
+                    return True
                 assert not self._future.done(), f"it did not wait: {self._future.result()}"
-                assert time.monotonic() < ends, f"it waits for something else: {seen}"
-                time.sleep(0.005)
+                return False
+
+            until(waits, "it waits for something else")
 
     def outcome(self) -> Outcome:
         """What came of it, once nothing holds it up any longer."""
-        return self._future.result(timeout=PATIENCE)
+        return self._future.result(timeout=HANG_SECONDS)
 
 
 class World:

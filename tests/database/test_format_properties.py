@@ -1,5 +1,7 @@
 """Python and SQL agree on what a key is, over thousands of keys and near-misses."""
 
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
@@ -165,6 +167,36 @@ def test_the_shared_examples_hold_in_sql(database: Database) -> None:
             assert found == (text["form"], text["hash"]), text
     assert KEYS
     assert TEXTS
+
+
+def test_the_hash_of_a_text_is_the_same_in_every_process_and_session(database: Database) -> None:
+    texts = [vector["key"] for vector in KEYS]
+    code = "import sys, keylatch; print(*(keylatch.hash_key(t).hex() for t in sys.argv[1:]))"
+    hashes = [hash_key(text).hex() for text in texts]
+    assert len(set(hashes)) == len(set(texts))
+    for seed in ("1", "2"):
+        printed = subprocess.check_output(
+            [sys.executable, "-c", code, *texts], text=True, env={"PYTHONHASHSEED": seed}
+        )
+        assert printed.split() == hashes
+    query = "select encode(keylatch.hash_key(t), 'hex') from unnest(%s::text[]) as t"
+    for options in ("", "-c TimeZone=Asia/Tokyo -c bytea_output=escape -c client_encoding=LATIN1"):
+        with psycopg.connect(database.url, options=options) as session:
+            assert [row[0] for row in session.execute(query, [texts])] == hashes
+
+
+def test_one_other_character_changes_about_half_of_the_bits_of_the_hash() -> None:
+    changed = []
+    for text in (vector["key"] for vector in KEYS):
+        before = int.from_bytes(hash_key(text))
+        for at in range(len(text)):
+            other = "2" if text[at] != "2" else "3"
+            after = int.from_bytes(hash_key(text[:at] + other + text[at + 1 :]))
+            changed.append((before ^ after).bit_count())
+    assert len(changed) > 300
+    # Of 256 bits 128, give or take 8: seven times that is met once in 4e11 texts.
+    assert min(changed) >= 128 - 56 and max(changed) <= 128 + 56
+    assert abs(sum(changed) / len(changed) - 128) < 7 * 8 / len(changed) ** 0.5
 
 
 def chi_square(letters: str) -> float:

@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from stack import Cluster, Database, People
+from stack import Cluster, Database, People, until
 
 
 def rows(database: Database) -> list[tuple[Any, ...]]:
@@ -19,11 +19,8 @@ def rows(database: Database) -> list[tuple[Any, ...]]:
 
 
 def wait_until_equal(one: Database, other: Database) -> None:
-    """Wait until both have the same keys, twenty seconds at most."""
-    ends = time.monotonic() + 20
-    while rows(one) != rows(other):
-        assert time.monotonic() < ends, (rows(one), rows(other))
-        time.sleep(0.05)
+    """Wait until both have the same keys."""
+    until(lambda: rows(one) == rows(other))
 
 
 @pytest.fixture
@@ -122,10 +119,7 @@ def test_what_was_revoked_at_the_replica_stays_so_and_the_replica_goes_on(
             alice.execute("update keylatch.keys set label = 'kept' where id = %s", [graced])
             alice.execute(rotate, [marker, "1 day"])
             # The last change has arrived, so each one before it has.
-            ends = time.monotonic() + 20
-            while states(replica)[marker][1] is None:
-                assert time.monotonic() < ends, "the worker stopped"
-                time.sleep(0.05)
+            until(lambda: states(replica)[marker][1] is not None, "the worker stopped")
             after = states(replica)
     assert after[here] == before[here]
     assert after[both] == before[both]

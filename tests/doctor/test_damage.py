@@ -275,6 +275,7 @@ DAMAGE = (
 )
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.done[:70])
 def test_damage_is_named_and_its_mend_makes_all_whole_again(
     database: Database, people: People, damage: Damage
@@ -325,6 +326,7 @@ def test_what_is_a_part_of_something_missing_or_added_is_not_named_too(
     assert not any(subject.partition(" ")[2].startswith("keylatch.") for subject in subjects)
 
 
+@pytest.mark.one_server
 def test_the_worst_comes_first(database: Database, people: People) -> None:
     run(
         database,
@@ -336,6 +338,7 @@ def test_the_worst_comes_first(database: Database, people: People) -> None:
     assert levels == ["error", "warning", "note"]
 
 
+@pytest.mark.one_server
 def test_damage_is_named_to_a_user_who_may_see_nothing_else(database: Database) -> None:
     run(database, "drop policy keys_select_admin on keylatch_internal.keys")
     found = only(examined(database, database.authenticator_url))

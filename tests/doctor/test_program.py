@@ -20,7 +20,7 @@ DAMAGE = "alter policy keys_select_admin on keylatch_internal.keys using (true)"
 @pytest.fixture
 def program(tmp_path: Path, database: Database, people: People) -> Program:
     """The program in an empty directory, with the database in its environment."""
-    return Program(tmp_path, {"DATABASE_URL": database.url})
+    return Program(tmp_path, {"DATABASE_URL": database.url}, is_preloaded=True)
 
 
 def test_a_whole_installation_ends_with_zero(program: Program, rest: Rest) -> None:

@@ -8,10 +8,14 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from os import geteuid
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
+from stack import HANG_SECONDS
 from stack.tools import chromium
 from tools.typescript import PAGE, compile_page
+
+# What a page shows it shows at some time; five seconds are too short for a busy machine.
+expect.set_options(timeout=HANG_SECONDS * 1000)
 
 
 class _Files(SimpleHTTPRequestHandler):

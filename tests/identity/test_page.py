@@ -13,11 +13,12 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from identity.page import build, open_browser, serve, write
 from identity.shop import open_application
 from security.world import World
-from stack import Cluster, Janitor, Rest, Tokens
+from stack import Cluster, Janitor, Rest, Tokens, until
 
 pytestmark = pytest.mark.one_server
 
 REFUSED = "session_refused"
+DEAD = "select status from keylatch.keys where id = %s"
 SESSION = re.compile(r"^Session …\w{4} until .* GMT$")
 
 
@@ -48,10 +49,13 @@ class Site:
             "select id, key from keylatch.issue_key(%s, %s, %s, allowed_origins => %s)",
             *(self.world.people.a, kind, name, [self.shop] if kind == "publishable" else []),
         )
-        rest = rest or self.world.rest
-        write(self.folder, name, url=rest.url, anon_key=rest.anon_key, key=str(key))
+        self.publish(name, str(key), rest or self.world.rest)
         assert isinstance(key_id, UUID)
         return key_id
+
+    def publish(self, name: str, key: str, rest: Rest) -> None:
+        """Write a page with a key."""
+        write(self.folder, name, url=rest.url, anon_key=rest.anon_key, key=key)
 
     def ask(self, who: str, statement: str, *values: object) -> tuple[object, ...]:
         """The one row of a statement."""
@@ -181,6 +185,31 @@ def test_a_revoked_key_refuses_new_visitors_and_the_open_page_goes_on(site: Site
     site.ask("alice", "select keylatch.revoke_key(%s, 'season is over')", key_id)
     late = site.visit("revoked")
     status(late, REFUSED, refused=True)
+    leave(page, "Still here")
+    shown(page, "Still here")
+    page.reload()
+    shown(page, "Still here")
+
+
+def test_a_key_that_is_rotated_under_an_open_page_disturbs_no_visitor(site: Site) -> None:
+    """The old session goes on, new visitors come with the new key, or the old one in its grace."""
+    key_id = site.embed("cached")
+    page = site.visit("cached")
+    status(page, SESSION)
+    (key,) = site.ask("alice", "select key from keylatch.rotate_key(%s, '1 hour')", key_id)
+    site.publish("rotated", str(key), site.world.rest)
+    for name in ("rotated", "cached"):
+        status(site.visit(name), SESSION)
+    # The grace is over.
+    site.ask(
+        "alice",
+        "update keylatch.keys set expires_at = clock_timestamp() + interval '2 seconds'"
+        " where id = %s returning id",
+        key_id,
+    )
+    until(lambda: site.ask("alice", DEAD, key_id) == ("expired",))
+    status(site.visit("cached"), REFUSED, refused=True)
+    status(site.visit("rotated"), SESSION)
     leave(page, "Still here")
     shown(page, "Still here")
     page.reload()

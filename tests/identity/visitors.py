@@ -1,7 +1,6 @@
 """What visitors of a page do: open sessions, over REST and in SQL, quickly and slowly."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,11 +10,11 @@ import httpx
 import psycopg
 
 from security.world import ORIGIN, World
+from stack import HANG_SECONDS, until
 
 OPEN = "select (keylatch.open_session(%s)).token"
 # The groups try every way to cut the token: longer than any role's statement_timeout.
 SLOW = "rpc/open_session?select=token&token=match.^" + "(.%2B)" * 10 + r"\10\9\8\7\6\5\4\3\2\1$"
-PATIENCE = 20.0
 
 
 def open_(world: World, key: str, origin: str | None = ORIGIN, **headers: str) -> httpx.Response:
@@ -49,14 +48,6 @@ def visitor(world: World) -> psycopg.Connection[Any]:
     return connection
 
 
-def until(true: Callable[[], object]) -> None:
-    """Wait until something is so."""
-    ends = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < ends, "it did not come to that"
-        time.sleep(0.01)
-
-
 @contextmanager
 def slow_visitors(
     world: World, key: str, count: int, who: str = "anon"
@@ -82,7 +73,7 @@ def slow_visitors(
                 "Content-Profile": "keylatch",
                 "Origin": ORIGIN,
             },
-            timeout=60,
+            timeout=HANG_SECONDS,
         )
 
     with (

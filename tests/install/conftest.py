@@ -25,7 +25,7 @@ def project(initialised: Path, tmp_path: Path) -> Project:
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
     """The program in an empty directory, with nothing set."""
-    return Program(tmp_path)
+    return Program(tmp_path, is_preloaded=True)
 
 
 @pytest.fixture

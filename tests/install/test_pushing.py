@@ -85,6 +85,7 @@ def test_install_push_issue_and_resolve_then_add_update_and_push_again(
     issue_and_resolve(empty, people.alice, people.a)
 
 
+@pytest.mark.one_server
 def test_the_installation_is_whole_until_somebody_edits_a_policy_by_hand(
     program: Program, project: Project, empty: Database
 ) -> None:
@@ -97,6 +98,7 @@ def test_the_installation_is_whole_until_somebody_edits_a_policy_by_hand(
     assert "policy keys_select_admin" in there("doctor", code=1).out
 
 
+@pytest.mark.one_server
 def test_a_diff_between_the_project_and_the_repository_is_clean(
     program: Program, project: Project, empty: Database, database: Database
 ) -> None:
@@ -118,6 +120,7 @@ def test_a_diff_between_the_project_and_the_repository_is_clean(
     assert any("note" in line for line in diff())
 
 
+@pytest.mark.one_server
 def test_the_cli_refuses_a_stamp_that_is_older_than_what_it_has_applied(
     program: Program, project: Project, empty: Database
 ) -> None:
@@ -129,6 +132,7 @@ def test_the_cli_refuses_a_stamp_that_is_older_than_what_it_has_applied(
         push_migrations(empty.url, project.path)
 
 
+@pytest.mark.one_server
 def test_what_the_cli_fetches_from_its_history_is_no_edit(
     program: Program, project: Project, empty: Database
 ) -> None:
@@ -140,6 +144,7 @@ def test_what_the_cli_fetches_from_its_history_is_no_edit(
     assert "nothing to do" in program("install", project.path).err
 
 
+@pytest.mark.one_server
 def test_own_tenancy_with_what_the_install_shows(
     program: Program, project: Project, empty: Database
 ) -> None:
@@ -164,6 +169,7 @@ def test_own_tenancy_with_what_the_install_shows(
     ]
 
 
+@pytest.mark.one_server
 def test_a_project_fills_an_empty_database_from_nothing_but_its_files(
     program: Program, project: Project, empty: Database, database: Database
 ) -> None:

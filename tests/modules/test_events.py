@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from database.racing import (
     together,
 )
 from keylatch import Keylatch
-from stack import Cluster, Database, People, Rest, Server
+from stack import HANG_SECONDS, Cluster, Database, People, Rest, Server, until
 from stack.database import make_template
 from stack.modules import migrations
 from stack.tools import ROOT, MissingTool
@@ -131,7 +130,8 @@ def test_a_plan_that_was_made_for_one_key_serves_a_hundred_thousand(world: World
         " select %s, 'secret' from generate_series(1, 100000)",
         [world.workspace],
     )
-    owner.execute("set statement_timeout = '60s'")  # a nested loop would take hours
+    # A nested loop would take hours.
+    owner.execute(f"set statement_timeout = '{HANG_SECONDS}s'".encode())
     owner.execute("delete from keylatch.workspaces where id = %s", [world.workspace])
     row = owner.execute(
         "select count(*), count(distinct key_id) from keylatch.key_events"
@@ -367,14 +367,17 @@ def test_a_sealer_that_is_killed_leaves_a_chain_that_goes_on(
 
 def _again(database: Database) -> Connection:
     """A connection, once the server has recovered from the loss of a process."""
-    ends = time.monotonic() + 60
-    while True:
+    found: list[Connection] = []
+
+    def answers() -> bool:
         with contextlib.suppress(psycopg.OperationalError):
             connection = psycopg.connect(database.url, autocommit=True)
             connection.execute("select 1")
-            return connection
-        assert time.monotonic() < ends
-        time.sleep(0.1)
+            found.append(connection)
+        return bool(found)
+
+    until(answers)
+    return found[0]
 
 
 def test_the_plans_of_a_small_log_serve_a_large_one(world: World) -> None:
@@ -536,13 +539,12 @@ def test_a_logical_replica_has_the_events_and_seals_of_its_publisher(
 
 def _wait_until_equal(subscriber: Connection, publisher: Connection) -> None:
     # At first each table has a worker of its own: checkpoints may come after the events.
-    ends = time.monotonic() + 60
-    while [everything(subscriber), _checkpoints(subscriber)] != [
-        everything(publisher),
-        _checkpoints(publisher),
-    ]:
-        assert time.monotonic() < ends
-        time.sleep(0.05)
+    until(
+        lambda: (
+            [everything(subscriber), _checkpoints(subscriber)]
+            == [everything(publisher), _checkpoints(publisher)]
+        )
+    )
 
 
 def _checkpoints(connection: Connection) -> list[tuple[Any, ...]]:

@@ -16,8 +16,10 @@ from stack.server import Server
 from stack.supabase import CommandFailed, push_migrations, run_supabase
 from stack.tokens import Tokens
 from stack.tools import MissingTool
+from stack.waiting import HANG_SECONDS, told, until
 
 __all__ = [
+    "HANG_SECONDS",
     "Cluster",
     "CommandFailed",
     "Database",
@@ -33,4 +35,6 @@ __all__ = [
     "module_names",
     "push_migrations",
     "run_supabase",
+    "told",
+    "until",
 ]

@@ -28,7 +28,7 @@ _SETTINGS = {
 _PORT = 5432
 _DATA = "/var/lib/postgresql/data"  # in every image that goes back to PostgreSQL's official one
 _START_SECONDS = 120.0
-_LOG_SECONDS = 10.0
+_LOG_SECONDS = 60.0
 
 
 class Container(Cluster):

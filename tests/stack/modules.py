@@ -7,6 +7,8 @@ from typing import Any
 from stack.tools import ROOT
 
 MIGRATIONS = ROOT / "supabase" / "migrations"
+# An application's own workspaces, with the same names of tables and columns as keylatch's.
+OWN_TENANCY = ROOT / "sql" / "tenancy" / "own_tables.sql"
 
 
 def module_names() -> list[str]:

@@ -12,9 +12,9 @@ _STATEMENTS = (
     values (%(alice)s, 'alice@a.example'), (%(bob)s, 'bob@b.example'),
            (%(mia)s, 'mia@a.example'), (%(stranger)s, 'stranger@nowhere.example')
     """,
-    "insert into keylatch.workspaces (id, name) values (%(a)s, 'A'), (%(b)s, 'B')",
+    "insert into workspaces (id, name) values (%(a)s, 'A'), (%(b)s, 'B')",
     """
-    insert into keylatch.workspace_membership (workspace_id, user_id, role)
+    insert into workspace_membership (workspace_id, user_id, role)
     values (%(a)s, %(alice)s, 'admin'), (%(a)s, %(mia)s, 'member'), (%(b)s, %(bob)s, 'admin')
     """,
 )
@@ -45,9 +45,12 @@ class People:
 
     @classmethod
     def seed(cls, url: str) -> None:
-        """Put them into a migrated database, as the role of `url`, which must own it."""
+        """Put them into a migrated database, as the role of `url`, which must own it.
+
+        The workspaces are keylatch's, or those of the application where keylatch has none.
+        """
         names = ("alice", "bob", "mia", "stranger", "a", "b")
-        with psycopg.connect(url) as connection:
+        with psycopg.connect(url, options="-c search_path=keylatch,public") as connection:
             for statement in _STATEMENTS:
                 connection.execute(statement, {name: getattr(cls, name) for name in names})
 

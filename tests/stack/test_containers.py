@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
+from stack import until
 from stack.engine import client
 from stack.tools import TESTS
 
@@ -63,9 +63,9 @@ def test_a_container_and_its_network_do_not_outlive_their_run(end: signal.Signal
         networks = {network["NetworkID"] for network in settings["Networks"].values()}
         assert networks and networks <= ids(engine.networks.list())
         run.send_signal(end)
-    deadline = time.monotonic() + 30
-    while {started, *networks} & (
-        ids(engine.containers.list(all=True, ignore_removed=True)) | ids(engine.networks.list())
-    ):
-        assert time.monotonic() < deadline, "it is still there"
-        time.sleep(0.1)
+
+    def is_gone() -> bool:
+        left = ids(engine.containers.list(all=True, ignore_removed=True))
+        return not {started, *networks} & (left | ids(engine.networks.list()))
+
+    until(is_gone, "it is still there")

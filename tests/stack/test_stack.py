@@ -8,14 +8,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
 
-from stack import Database, Janitor, People, Rest, Server
+from stack import HANG_SECONDS, Database, Janitor, People, Rest, Server, until
 from stack.gateway import Gateway
 from stack.ports import free_port
 from stack.tools import ROOT, TESTS
@@ -63,14 +62,11 @@ def test_a_run_that_is_killed_leaves_no_process_port_or_directory(ending: signal
         assert len(processes) > 5, "PostgreSQL's processes, PostgREST and the janitor"
         assert all(Path(directory).is_dir() for directory in directories)
         run.send_signal(ending)
-        run.communicate(timeout=20)
+        run.communicate(timeout=HANG_SECONDS)
     finally:
         run.kill()
 
-    deadline = time.monotonic() + 20
-    while any(_runs(pid) for pid in processes):
-        assert time.monotonic() < deadline, "something is still running"
-        time.sleep(0.02)
+    until(lambda: not any(_runs(pid) for pid in processes), "something is still running")
     assert not any(Path(directory).exists() for directory in directories)
     for port in (server_port, rest_port):
         with socket.socket() as probe:

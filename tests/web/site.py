@@ -4,7 +4,6 @@ import contextlib
 import logging
 import secrets
 import threading
-import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Self
 from uuid import UUID, uuid5
@@ -25,11 +24,10 @@ from keylatch.fastapi import (
     resolve_router,
 )
 from keylatch.models import ResolvedKey
-from stack import People, Tokens
+from stack import HANG_SECONDS, People, Tokens, until
 
 LEGACY_KEY = "legacy-7f3a"
 LEGACY_WORKSPACE = UUID("1e9ac000-0000-4000-8000-000000000001")
-_START_SECONDS = 20.0
 
 
 class LegacySystem:
@@ -196,13 +194,14 @@ class Site(httpx.Client):
         self._thread = threading.Thread(target=self._server.run, name="uvicorn", daemon=True)
         self.log.__enter__()
         self._thread.start()
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._server.started:
-            if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise RuntimeError(f"uvicorn did not start:\n{self.log.text()}")
-            time.sleep(0.005)
+
+        def is_up() -> bool:
+            assert self._thread.is_alive(), f"uvicorn did not start:\n{self.log.text()}"
+            return bool(self._server.started)
+
+        until(is_up)
         port = self._server.servers[0].sockets[0].getsockname()[1]
-        super().__init__(base_url=f"http://127.0.0.1:{port}", timeout=30)
+        super().__init__(base_url=f"http://127.0.0.1:{port}", timeout=HANG_SECONDS)
 
     def __exit__(self, *details: Any) -> None:
         """End it."""

@@ -17,6 +17,10 @@ def main() -> NoReturn:
             file=sys.stderr,
         )
         sys.exit(5)
-    from .app import run
+    try:
+        from .app import run
 
-    sys.exit(run())
+        sys.exit(run())
+    except KeyboardInterrupt:
+        # Typer answers Ctrl-C only while a command runs, not before and after it.
+        sys.exit(130)
