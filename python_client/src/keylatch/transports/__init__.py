@@ -50,11 +50,10 @@ _WAYS: dict[str, tuple[str, ...]] = {
         "asyncpg.pool.PoolConnectionProxy",
     ),
 }
-# psycopg2 writes arguments into the text of a statement, so a key would stand in
-# pg_stat_activity and in the server's log.
+# What is no way in, by what to use for it.
 _ADVICE: dict[str, tuple[str, ...]] = {
-    "psycopg 3, because psycopg2 writes keys into the text of statements: "
-    "pip install 'keylatch[psycopg]', then Keylatch.from_psycopg(psycopg.connect(…))": (
+    "Keylatch.from_psycopg with a connection of psycopg 3 (pip install 'keylatch[psycopg]'): "
+    "psycopg2 writes keys into the text of statements": (
         "psycopg2.extensions.connection",
         "psycopg2.pool.AbstractConnectionPool",
     ),
