@@ -181,15 +181,15 @@ async def test_a_cancelled_call_leaves_the_connection_usable(
     issued = await kl.issue(world.people.a)
     with world.database.connect() as holder, holder.transaction():
         holder.execute("select 1 from keylatch_internal.keys where id = %s for update", [issued.id])
-        for block in (None, connection.transaction()):
-            if block is not None:
-                await block.start()
+        for begins in (False, True):
+            if begins:
+                await connection.execute("begin")
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await kl.revoke(issued.id)
             assert await state(connection) == UNTOUCHED
-            assert connection.is_in_transaction() is (block is not None)
-        await block.rollback()
+            assert connection.is_in_transaction() is begins
+        await connection.execute("rollback")
     assert (await kl.revoke(issued.id)).already_revoked is False
 
 
@@ -314,7 +314,7 @@ def test_every_argument_is_cast_to_the_type_that_the_database_has(world: World) 
                 " where pronamespace = 'keylatch'::regnamespace and proname = %s",
                 [call.function],
             )
-        types = dict(rows.fetchall())
+        types: dict[str, str] = dict(rows.fetchall())
         for name, value in call.arguments.items():
             (cast,) = world.owner.execute(
                 "select format_type(%s::regtype, null)", [f"pg_catalog.{_type(name, value)}"]

@@ -255,4 +255,4 @@ def test_the_connection_of_django_itself_is_refused_with_the_one_inside() -> Non
     from django.db import connection
 
     with pytest.raises(TypeError, match=r"from_psycopg\(connection\.connection\)"):
-        Keylatch.from_psycopg(connection)  # type: ignore[arg-type]
+        Keylatch.from_psycopg(connection)
