@@ -5,6 +5,7 @@ import pytest
 from cli.program import Program
 from cli.world import World
 from client.answers import FixedServer
+from stack.tools import ROOT
 
 pytestmark = pytest.mark.one_server
 
@@ -36,6 +37,48 @@ def test_every_usual_name_of_a_secret_key_is_known(
 ) -> None:
     variables = {"SUPABASE_URL": world.rest.url, name: world.rest.service_key}
     assert lists(program.having(**variables), world)
+
+
+def test_of_several_keys_the_first_in_the_documented_order_counts(
+    program: Program, world: World
+) -> None:
+    names = [*KEY_NAMES, "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"]
+    token = {"KEYLATCH_TOKEN": world.people.token("alice")}
+    with FixedServer(200, b"[]") as server:
+        for place, name in enumerate(names):
+            there = program.having(
+                SUPABASE_URL=server.url, **token, **{one: f"of {one}" for one in names[place:]}
+            )
+            there("list", world.people.a)
+            assert server.requests[-1][2]["apikey"] == f"of {name}"
+    readme = (ROOT / "python_client" / "README.md").read_text("utf-8")
+    listed = readme[readme.index(f"`{names[0]}`, ") :]
+    assert [listed.index(f"`{name}`") for name in names] == sorted(
+        listed.index(f"`{name}`") for name in names
+    )
+
+
+@pytest.mark.parametrize("name", ["SUPABASE_KEY", "SUPABASE_SECRET_KEY"])
+def test_a_secret_key_that_is_no_jwt_goes_into_apikey_alone(
+    program: Program, world: World, name: str
+) -> None:
+    variables = {"SUPABASE_URL": world.rest.url, name: world.rest.secret_key}
+    assert lists(program.having(**variables), world)
+    with FixedServer(200, b"[]") as server:
+        program.having(**variables | {"SUPABASE_URL": server.url})("list", world.people.a)
+        ((_, _, headers, _),) = server.requests
+    assert headers["apikey"] == world.rest.secret_key
+    assert "authorization" not in headers
+    assert "Mozilla" not in headers["user-agent"]
+
+
+def test_a_publishable_key_goes_beside_the_token_of_a_user(program: Program, world: World) -> None:
+    alice = program.having(
+        SUPABASE_URL=world.rest.url,
+        SUPABASE_PUBLISHABLE_KEY=world.rest.publishable_key,
+        KEYLATCH_TOKEN=world.people.token("alice"),
+    )
+    assert lists(alice, world)
 
 
 def test_a_public_key_counts_only_with_a_token(program: Program, world: World) -> None:

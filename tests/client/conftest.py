@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
+import httpx
+import postgrest
 import pytest
 
 from client.lines import Line, Open
-from client.world import VARIANTS, Clients, World
-from keylatch import Keylatch
+from client.world import VARIANTS, Blocking, Clients, World
+from keylatch import AsyncKeylatch, Keylatch
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 
@@ -61,6 +63,30 @@ def line(request: pytest.FixtureRequest, world: World) -> Iterator[Open]:
             one = Line(url, is_async=request.param == "async", runner=runner, **options)
             opened.callback(lambda: one.wait(one.connection.close()))
             return one
+
+        yield make
+
+
+@pytest.fixture(params=["sync", "async"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Keylatch]]:
+    """Gives a client over postgrest-py for an address; options go to the HTTP session."""
+    with ExitStack() as opened:
+        runner = opened.enter_context(asyncio.Runner())
+
+        def make(url: str, token: str | None = None, **options: Any) -> Keylatch:
+            client: Any
+            if request.param == "sync":
+                client = postgrest.SyncPostgrestClient(url, http_client=httpx.Client(**options))
+                opened.callback(client.aclose)
+            else:
+                session = httpx.AsyncClient(**options)
+                client = postgrest.AsyncPostgrestClient(url, http_client=session)
+                opened.callback(lambda: runner.run(client.aclose()))
+            if token is not None:
+                client.auth(token)
+            if request.param == "sync":
+                return Keylatch.from_postgrest(client)
+            return cast(Keylatch, Blocking(AsyncKeylatch.from_postgrest(client), runner))
 
         yield make
 

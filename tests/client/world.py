@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Self, cast
 from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import postgrest
 import psycopg
@@ -20,7 +21,7 @@ VARIANTS = [
     f"{library}-{form}"
     for library in ("supabase", "postgrest", "connection", "pool")
     for form in ("sync", "async")
-]
+] + ["asyncpg-async"]
 
 # Lets a test do through a transport what no call of the contract does, as the owner of the table:
 # even then the latch holds.
@@ -167,6 +168,14 @@ class Clients:
         self._wait(async_pool.open())
         self._open.callback(lambda: self._wait(async_pool.close()))
         return Blocking(AsyncKeylatch.from_psycopg(async_pool, claims=claims), self.runner)
+
+    def _asyncpg(self, who: str) -> object:
+        # Two, so that a call may wait for another.
+        make = asyncpg.create_pool(self.world.database.authenticator_url, min_size=1, max_size=2)
+        pool = self._wait(make)
+        self._open.callback(lambda: self._wait(pool.close()))
+        kl = AsyncKeylatch.from_asyncpg(pool, claims=self.world.claims(who))
+        return Blocking(kl, self.runner)
 
     def _wait(self, awaitable: Awaitable[Any]) -> Any:
         return self.runner.run(_as_coroutine(awaitable))

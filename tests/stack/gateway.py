@@ -1,9 +1,13 @@
-"""Stands before PostgREST as Supabase's gateway does: `/rest/v1`, and `apikey` as a token."""
+"""Stands before PostgREST as Supabase's gateway does: `/rest/v1`, and `apikey` as a token.
+
+It holds to Supabase's documents of the keys that are no JWTs. The hosted one is known to be more
+lenient: it takes such a key as a bearer token too, as long as `apikey` is the same.
+"""
 
 import http.client
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +16,8 @@ from urllib.parse import urlsplit
 
 _PREFIX = "/rest/v1"
 _BLOCK = 64 * 1024
+_NO_JWT = "sb_"
+_SECRET = "sb_secret_"  # noqa: S105 - the beginning of one
 # What is for one connection and not the request (RFC 9110, 7.6.1), and Host, which names the next.
 _HOP_BY_HOP = frozenset(
     {
@@ -35,13 +41,15 @@ class Gateway:
         url: What `supabase.create_client` takes, without a slash at the end.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, tokens: Mapping[str, str] | None = None) -> None:
         """Start it.
 
         Args:
             upstream: PostgREST's URL.
+            tokens: The project's keys that are no JWTs, each with the token of its role.
         """
         self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.tokens = dict(tokens or {})
         self._server.upstream = urlsplit(upstream).netloc
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(
@@ -69,6 +77,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False  # a client that keeps its connection open must not hold up the end
     request_queue_size = 128
     upstream: str
+    tokens: dict[str, str]
 
     def handle_error(self, *_: object) -> None:
         """A client that went away is not worth a traceback."""
@@ -88,6 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
         if path == self.path or path[:1] not in ("", "/", "?"):
             self._fail(HTTPStatus.NOT_FOUND, "no route: the REST API is below /rest/v1")
             return
+        if (refusal := self._refusal()) is not None:
+            self._fail(HTTPStatus.UNAUTHORIZED, refusal)
+            return
         with closing(http.client.HTTPConnection(self.server.upstream)) as upstream:
             try:
                 self._send_request(upstream, path if path.startswith("/") else f"/{path}")
@@ -101,13 +113,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = do_OPTIONS = _forward  # noqa: N815
 
+    def _refusal(self) -> str | None:
+        """Why the key or the token is not accepted, or None."""
+        key, authorization = self.headers.get("apikey", ""), self.headers.get("authorization", "")
+        if authorization.lower().startswith(f"bearer {_NO_JWT}"):
+            return "Invalid JWT: a publishable or secret key belongs into apikey"
+        if key.startswith(_NO_JWT) and key not in self.server.tokens:
+            return "Unregistered API key"
+        if key.startswith(_SECRET) and "Mozilla/" in self.headers.get("user-agent", ""):
+            return "Forbidden use of secret API key in browser"
+        return None
+
     def _send_request(self, upstream: http.client.HTTPConnection, path: str) -> None:
         upstream.putrequest(self.command, path, skip_accept_encoding=True)
         for name, value in self.headers.items():
             if name.lower() not in _HOP_BY_HOP:
                 upstream.putheader(name, value)
         if "apikey" in self.headers and "authorization" not in self.headers:
-            upstream.putheader("Authorization", f"Bearer {self.headers['apikey']}")
+            key = self.headers["apikey"]
+            upstream.putheader("Authorization", f"Bearer {self.server.tokens.get(key, key)}")
         chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
         if chunked:
             upstream.putheader("Transfer-Encoding", "chunked")

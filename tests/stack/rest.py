@@ -23,6 +23,8 @@ class Rest:
         tokens: Who signs tokens for it.
         anon_key: The project's key for browsers.
         service_key: The project's key for its own backend.
+        publishable_key: The same as `anon_key`, in the form that is no JWT.
+        secret_key: The same as `service_key`, in the form that is no JWT.
     """
 
     def __init__(
@@ -46,11 +48,17 @@ class Rest:
             )
         )
         self.rest_url = self.postgrest.url
-        self.url = self._parts.enter_context(Gateway(self.rest_url)).url
+        keys = {
+            tokens.publishable_key: tokens.anon_key,
+            tokens.secret_key: tokens.service_key,
+        }
+        self.url = self._parts.enter_context(Gateway(self.rest_url, keys)).url
         self.tokens = tokens
         self.token = tokens.token
         self.anon_key = tokens.anon_key
         self.service_key = tokens.service_key
+        self.publishable_key = tokens.publishable_key
+        self.secret_key = tokens.secret_key
         self._client = self._parts.enter_context(httpx.Client(base_url=f"{self.url}/rest/v1"))
 
     def __enter__(self) -> Self:

@@ -181,6 +181,29 @@ def test_the_gateway_passes_on_what_it_gets() -> None:
     assert body == "3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"
 
 
+def test_the_gateway_turns_a_key_that_is_no_jwt_into_its_role_and_refuses_it_elsewhere() -> None:
+    tokens = {"sb_secret_a": "a.secret.token", "sb_publishable_b": "a.public.token"}
+    browser = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0"}
+
+    def ask(**headers: str) -> httpx.Response:
+        with _Echo() as echo, Gateway(f"http://127.0.0.1:{echo.port}", tokens) as gateway:
+            return httpx.post(f"{gateway.url}/rest/v1/", headers=headers, content=iter([b"x"]))
+
+    assert "Bearer a.secret.token" in ask(apikey="sb_secret_a").text
+    assert "Bearer a.public.token" in ask(apikey="sb_publishable_b", **browser).text
+    user = ask(apikey="sb_secret_a", Authorization="Bearer a.user.token").text
+    assert "Bearer a.user.token" in user
+    assert "a.secret.token" not in user
+    for refused in (
+        ask(apikey="sb_secret_a", Authorization="Bearer sb_secret_a"),
+        ask(apikey="sb_publishable_b", Authorization="Bearer sb_publishable_b"),
+        ask(Authorization="Bearer sb_secret_a"),
+        ask(apikey="sb_secret_unknown"),
+        ask(apikey="sb_secret_a", **browser),
+    ):
+        assert refused.status_code == 401
+
+
 def test_the_gateway_says_what_it_cannot_pass_on() -> None:
     with _Echo() as upstream, Gateway(f"http://127.0.0.1:{upstream.port}") as gateway:
         assert httpx.get(f"{gateway.url}/auth/v1/user").status_code == 404

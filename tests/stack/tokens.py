@@ -16,6 +16,8 @@ class Tokens:
         secret: What PostgREST checks signatures with.
         anon_key: The key that a Supabase project gives to browsers.
         service_key: The key that a Supabase project gives to its own backend.
+        publishable_key: What replaces `anon_key`: no JWT, and known to the gateway alone.
+        secret_key: What replaces `service_key`, likewise.
     """
 
     def __init__(self) -> None:
@@ -23,6 +25,8 @@ class Tokens:
         self.secret = secrets.token_hex(32)
         self.anon_key = self.token(role="anon", seconds=_YEARS)
         self.service_key = self.token(role="service_role", seconds=_YEARS)
+        self.publishable_key = f"sb_publishable_{secrets.token_urlsafe(24)}"
+        self.secret_key = f"sb_secret_{secrets.token_urlsafe(24)}"
 
     def token(
         self,

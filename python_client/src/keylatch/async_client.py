@@ -16,9 +16,17 @@ from .transports import AsyncTransport, expect
 from .transports.replica import AsyncReplicaTransport, async_reading
 
 if TYPE_CHECKING:
+    import asyncpg
     import psycopg
+    from asyncpg.pool import PoolConnectionProxy
     from postgrest import AsyncPostgrestClient
     from psycopg_pool import AsyncConnectionPool
+    from sqlalchemy.ext.asyncio import (
+        AsyncConnection,
+        AsyncEngine,
+        AsyncSession,
+        async_scoped_session,
+    )
     from supabase import AsyncClient
 
 P = ParamSpec("P")
@@ -64,13 +72,7 @@ class AsyncKeylatch:
         reads: AsyncClient | None = None,
         max_lag: timedelta | None = None,
     ) -> Self:
-        for one in (client,) if reads is None else (client, reads):
-            expect(
-                one,
-                ["supabase.AsyncClient"],
-                ["supabase.Client"],
-                "Keylatch.from_supabase",
-            )
+        expect("AsyncKeylatch.from_supabase", client, reads)
         from .transports.postgrest import AsyncPostgrestTransport
 
         primary = AsyncPostgrestTransport(client)
@@ -86,13 +88,7 @@ class AsyncKeylatch:
         reads: AsyncPostgrestClient | None = None,
         max_lag: timedelta | None = None,
     ) -> Self:
-        for one in (client,) if reads is None else (client, reads):
-            expect(
-                one,
-                ["postgrest.AsyncPostgrestClient"],
-                ["postgrest.SyncPostgrestClient"],
-                "Keylatch.from_postgrest",
-            )
+        expect("AsyncKeylatch.from_postgrest", client, reads)
         from .transports.postgrest import AsyncPostgrestTransport
 
         primary = AsyncPostgrestTransport(client)
@@ -109,17 +105,65 @@ class AsyncKeylatch:
         reads: psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any] | None = None,
         max_lag: timedelta | None = None,
     ) -> Self:
-        for one in (connection_or_pool,) if reads is None else (connection_or_pool, reads):
-            expect(
-                one,
-                ["psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"],
-                ["psycopg.Connection", "psycopg_pool.ConnectionPool"],
-                "Keylatch.from_psycopg",
-            )
+        expect("AsyncKeylatch.from_psycopg", connection_or_pool, reads)
         from .transports.psycopg import AsyncPsycopgTransport
 
         primary = AsyncPsycopgTransport(connection_or_pool, claims)
         replica = None if reads is None else AsyncPsycopgTransport(reads, claims)
+        return cls(async_reading(primary, replica, max_lag))
+
+    @classmethod
+    @_documented_by(Keylatch.from_sqlalchemy)
+    def from_sqlalchemy(
+        cls,
+        source: AsyncEngine | AsyncConnection | AsyncSession | async_scoped_session[Any],
+        *,
+        claims: Mapping[str, Any] | None = None,
+        reads: AsyncEngine | None = None,
+        max_lag: timedelta | None = None,
+    ) -> Self:
+        expect("AsyncKeylatch.from_sqlalchemy", source, reads)
+        from .transports.sqlalchemy import AsyncSqlalchemyTransport
+
+        primary = AsyncSqlalchemyTransport(source, claims)
+        replica = None if reads is None else AsyncSqlalchemyTransport(reads, claims)
+        return cls(async_reading(primary, replica, max_lag))
+
+    @classmethod
+    def from_asyncpg(
+        cls,
+        pool_or_connection: asyncpg.Pool | asyncpg.Connection | PoolConnectionProxy,
+        *,
+        claims: Mapping[str, Any] | None = None,
+        reads: asyncpg.Pool | None = None,
+        max_lag: timedelta | None = None,
+    ) -> Self:
+        """Call in SQL, through asyncpg.
+
+        A call commits by itself. Inside a transaction that the caller has open on the connection
+        it is a savepoint instead: the caller commits, and an error leaves the transaction usable.
+
+        Args:
+            pool_or_connection: Its settings and codecs stay as they are. Behind a pooler in
+                transaction mode, open it with `statement_cache_size=0`. Other work of the caller
+                must not run on the connection during a call. A query logger of the caller sees
+                the arguments, and so the keys.
+            claims: As for `from_psycopg`.
+            reads: The pool of a read replica; see `from_psycopg`.
+            max_lag: How old its answers may be; see `from_psycopg`.
+
+        Returns:
+            A client; it holds nothing open of its own.
+
+        Raises:
+            TypeError: It is neither a pool nor a connection of asyncpg.
+            InvalidArgument: The claims are not a JSON object, or `max_lag` is out of its rule.
+        """
+        expect("AsyncKeylatch.from_asyncpg", pool_or_connection, reads)
+        from .transports.asyncpg import AsyncpgTransport
+
+        primary = AsyncpgTransport(pool_or_connection, claims)
+        replica = None if reads is None else AsyncpgTransport(reads, claims)
         return cls(async_reading(primary, replica, max_lag))
 
     issue = awaited(calls.issue)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import psycopg
     from postgrest import SyncPostgrestClient
     from psycopg_pool import ConnectionPool
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.orm import Session, scoped_session
     from supabase import Client
 
 P = ParamSpec("P")
@@ -89,13 +91,7 @@ class Keylatch:
             TypeError: The client is of another kind, for example the async one.
             InvalidArgument: `max_lag` is out of its rule.
         """
-        for one in (client,) if reads is None else (client, reads):
-            expect(
-                one,
-                ["supabase.Client"],
-                ["supabase.AsyncClient"],
-                "AsyncKeylatch.from_supabase",
-            )
+        expect("Keylatch.from_supabase", client, reads)
         from .transports.postgrest import PostgrestTransport
 
         primary = PostgrestTransport(client)
@@ -124,13 +120,7 @@ class Keylatch:
             TypeError: The client is of another kind, for example the async one.
             InvalidArgument: `max_lag` is out of its rule.
         """
-        for one in (client,) if reads is None else (client, reads):
-            expect(
-                one,
-                ["postgrest.SyncPostgrestClient"],
-                ["postgrest.AsyncPostgrestClient"],
-                "AsyncKeylatch.from_postgrest",
-            )
+        expect("Keylatch.from_postgrest", client, reads)
         from .transports.postgrest import PostgrestTransport
 
         primary = PostgrestTransport(client)
@@ -171,17 +161,51 @@ class Keylatch:
             TypeError: The connection or pool is of another kind, for example the async one.
             InvalidArgument: The claims are not a JSON object, or `max_lag` is out of its rule.
         """
-        for one in (connection_or_pool,) if reads is None else (connection_or_pool, reads):
-            expect(
-                one,
-                ["psycopg.Connection", "psycopg_pool.ConnectionPool"],
-                ["psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"],
-                "AsyncKeylatch.from_psycopg",
-            )
+        expect("Keylatch.from_psycopg", connection_or_pool, reads)
         from .transports.psycopg import PsycopgTransport
 
         primary = PsycopgTransport(connection_or_pool, claims)
         replica = None if reads is None else PsycopgTransport(reads, claims)
+        return cls(reading(primary, replica, max_lag))
+
+    @classmethod
+    def from_sqlalchemy(
+        cls,
+        source: Engine | Connection | Session | scoped_session[Any],
+        *,
+        claims: Mapping[str, Any] | None = None,
+        reads: Engine | None = None,
+        max_lag: timedelta | None = None,
+    ) -> Self:
+        """Call in SQL, through SQLAlchemy 2 over psycopg 3, or asyncpg where it is async.
+
+        Over an engine each call is a transaction of its own. Over a connection or a session a
+        call is a savepoint in its transaction: it commits and rolls back with the caller, and an
+        error of keylatch leaves the transaction usable.
+
+        Keys are bound on the server. They are neither in the text of a statement nor in what
+        SQLAlchemy logs.
+
+        Args:
+            source: Made with a URL that begins with `postgresql+psycopg://`, or where it is
+                async, also with `postgresql+asyncpg://`.
+            claims: As for `from_psycopg`.
+            reads: The engine of a read replica; see `from_psycopg`.
+            max_lag: How old its answers may be; see `from_psycopg`.
+
+        Returns:
+            A client; it holds nothing open of its own.
+
+        Raises:
+            TypeError: The source is of another kind, for example an async engine.
+            InvalidArgument: The driver is another one, such as psycopg2; of a session that shows
+                at the first call. Or the claims or `max_lag` are out of their rule.
+        """
+        expect("Keylatch.from_sqlalchemy", source, reads)
+        from .transports.sqlalchemy import SqlalchemyTransport
+
+        primary = SqlalchemyTransport(source, claims)
+        replica = None if reads is None else SqlalchemyTransport(reads, claims)
         return cls(reading(primary, replica, max_lag))
 
     issue = blocking(calls.issue)

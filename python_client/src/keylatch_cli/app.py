@@ -35,7 +35,9 @@ API keys that live in your PostgreSQL or Supabase project.
 
 Commands go to the project of $SUPABASE_URL with $SUPABASE_KEY, as the user of $KEYLATCH_TOKEN if
 that is set; else to the database of $DATABASE_URL. Options win over the environment, and that
-over a .env in the current directory.
+over a .env in the current directory. The key may also be in $SUPABASE_SECRET_KEY,
+$SUPABASE_SERVICE_ROLE_KEY or $SUPABASE_SERVICE_KEY; with a token, in $SUPABASE_PUBLISHABLE_KEY or
+$SUPABASE_ANON_KEY.
 """
 # The mark keeps the lines as they are.
 _EPILOG = "\b\nExit codes:\n" + "\n".join(

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-# The names that Supabase gives them, and what is common beside. A public key opens nothing
-# without the token of a user.
+# The names that Supabase gives them, and what is common beside; the first that is set counts. A
+# public key opens nothing without the token of a user.
 _KEYS = (
     "SUPABASE_KEY",
     "SUPABASE_SECRET_KEY",
@@ -36,6 +36,8 @@ _KEYS = (
     "SUPABASE_SERVICE_KEY",
 )
 _PUBLIC_KEYS = ("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY")
+# Keys that are no JWTs: sb_secret_…, sb_publishable_….
+_NO_JWT = "sb_"
 _TOKENS = ("KEYLATCH_TOKEN",)
 _SECONDS_TO_ANSWER = 30
 
@@ -273,9 +275,13 @@ def _over_http(target: Rest) -> Keylatch:
         from postgrest import SyncPostgrestClient
     except ImportError as problem:
         raise missing_extra("postgrest") from problem
-    headers = {"Authorization": f"Bearer {target.token or target.key}"}
+    headers = {}
     if target.key:
         headers["apikey"] = target.key
+    # A key of the legacy form is a JWT, which a gateway that knows no keys needs as the token.
+    bearer = target.token or (None if (target.key or "").startswith(_NO_JWT) else target.key)
+    if bearer:
+        headers["Authorization"] = f"Bearer {bearer}"
     if not all(value.isascii() and value.isprintable() for value in headers.values()):
         raise KeylatchError(
             "usage", detail="the API key or the token has characters that no HTTP header can carry"

@@ -25,6 +25,45 @@ _UNREADABLE = object()
 _ROWS = ("keys", "lines")
 
 
+_WAYS: dict[str, tuple[str, ...]] = {
+    "Keylatch.from_supabase": ("supabase.Client",),
+    "AsyncKeylatch.from_supabase": ("supabase.AsyncClient",),
+    "Keylatch.from_postgrest": ("postgrest.SyncPostgrestClient",),
+    "AsyncKeylatch.from_postgrest": ("postgrest.AsyncPostgrestClient",),
+    "Keylatch.from_psycopg": ("psycopg.Connection", "psycopg_pool.ConnectionPool"),
+    "AsyncKeylatch.from_psycopg": ("psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"),
+    "Keylatch.from_sqlalchemy": (
+        "sqlalchemy.Engine",
+        "sqlalchemy.Connection",
+        "sqlalchemy.orm.Session",
+        "sqlalchemy.orm.scoped_session",
+    ),
+    "AsyncKeylatch.from_sqlalchemy": (
+        "sqlalchemy.ext.asyncio.AsyncEngine",
+        "sqlalchemy.ext.asyncio.AsyncConnection",
+        "sqlalchemy.ext.asyncio.AsyncSession",
+        "sqlalchemy.ext.asyncio.async_scoped_session",
+    ),
+    "AsyncKeylatch.from_asyncpg": (
+        "asyncpg.Pool",
+        "asyncpg.Connection",
+        "asyncpg.pool.PoolConnectionProxy",
+    ),
+}
+# What is no way in, by what to use for it.
+_ADVICE: dict[str, tuple[str, ...]] = {
+    "Keylatch.from_psycopg with a connection of psycopg 3 (pip install 'keylatch[psycopg]'): "
+    "psycopg2 writes keys into the text of statements": (
+        "psycopg2.extensions.connection",
+        "psycopg2.pool.AbstractConnectionPool",
+    ),
+    "Keylatch.from_psycopg(connection.connection), after connection.ensure_connection()": (
+        "django.db.backends.base.base.BaseDatabaseWrapper",
+        "django.utils.connection.ConnectionProxy",
+    ),
+}
+
+
 class Batch(list[Any]):
     """A list that is sent as JSON, and not as an array of SQL."""
 
@@ -137,6 +176,11 @@ def plain(value: object) -> object:
     return value.reveal() if isinstance(value, Secret) else value
 
 
+def dump_json(value: object) -> str:
+    """Give a `Batch` or an object as JSON, with the text of each `Secret` in it."""
+    return json.dumps(value, default=plain, allow_nan=False)
+
+
 def is_one_of(value: object, *names: str) -> bool:
     """Tell whether a value is an instance of a class in a library that need not be installed.
 
@@ -155,21 +199,22 @@ def is_one_of(value: object, *names: str) -> bool:
     return False
 
 
-def expect(value: object, wanted: Sequence[str], other: Sequence[str], use_for_other: str) -> None:
+def expect(way: str, source: object, reads: object = None) -> None:
     """Refuse what a client cannot work with, and say what can.
 
     Args:
-        value: What the caller gave.
-        wanted: The classes that this client takes.
-        other: The classes that its sync or async twin takes.
-        use_for_other: What to call for those.
+        way: Class and method that the caller called: `Keylatch.from_psycopg`.
+        source: What the caller gave.
+        reads: What the caller gave for the replica, or `None`.
 
     Raises:
-        TypeError: The value is of none of the wanted classes.
+        TypeError: A value is of no class that this way takes; the text names the way to use.
     """
-    if is_one_of(value, *wanted):
-        return
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    if is_one_of(value, *other):
-        raise TypeError(f"for a {kind} use {use_for_other}")
-    raise TypeError(f"expected {' or '.join(wanted)}, not {kind}")
+    for value in (source,) if reads is None else (source, reads):
+        if is_one_of(value, *_WAYS[way]):
+            continue
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        for other, names in {**_WAYS, **_ADVICE}.items():
+            if is_one_of(value, *names):
+                raise TypeError(f"for a {kind} use {other}")
+        raise TypeError(f"expected {' or '.join(_WAYS[way])}, not {kind}")

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 _PAGED = frozenset({"legacy_keys", "list_events", "list_keys"})
 
 
-class _Request(NamedTuple):
-    """What `httpx.Client.request` takes, apart from the body."""
+# Of the project's keys that are no JWTs: `sb_secret_…`, `sb_publishable_…`.
+_NO_JWT = "sb_"
 
-    method: str
-    url: str
-    params: dict[str, str]
-    headers: httpx.Headers
+
+class _Sending(NamedTuple):
+    """What `httpx.Client.send` takes."""
+
+    request: httpx.Request
     auth: Any
 
 
@@ -49,10 +50,10 @@ class PostgrestTransport:
             rest = self._client.schema("keylatch")
             if rest.session.is_closed:
                 raise _closed()
-            request = _request(rest, function, arguments, offset=len(rows))
             try:
-                response = rest.session.request(
-                    **request._asdict(), content=_body(function, arguments)
+                # Not kept in a name: it has the key, and a traceback shows what has a name.
+                response = rest.session.send(
+                    **_sending(rest, function, arguments, offset=len(rows))._asdict()
                 )
             except httpx.HTTPError as problem:
                 failure = _no_answer(problem)
@@ -79,10 +80,9 @@ class AsyncPostgrestTransport:
             rest = self._client.schema("keylatch")
             if rest.session.is_closed:
                 raise _closed()
-            request = _request(rest, function, arguments, offset=len(rows))
             try:
-                response = await rest.session.request(
-                    **request._asdict(), content=_body(function, arguments)
+                response = await rest.session.send(
+                    **_sending(rest, function, arguments, offset=len(rows))._asdict()
                 )
             except httpx.HTTPError as problem:
                 failure = _no_answer(problem)
@@ -95,13 +95,13 @@ class AsyncPostgrestTransport:
             raise failure
 
 
-def _request(
+def _sending(
     rest: SyncPostgrestClient | AsyncPostgrestClient,
     function: str,
     arguments: Mapping[str, object],
     *,
     offset: int,
-) -> _Request:
+) -> _Sending:
     # A copy of the client's: `schema()` makes one for each caller.
     headers = rest.headers
     headers["Accept"] = headers["Content-Type"] = "application/json"
@@ -117,13 +117,28 @@ def _request(
         # come twice, none is skipped.
         headers["Prefer"] = "count=exact"
         params["offset"] = str(offset)
-    return _Request(
+    request = rest.session.build_request(
         method="GET" if function in VIEWS else "POST",
         url=str(rest.base_url.joinpath(*([] if function in VIEWS else ["rpc"]), function)),
         params=params,
         headers=headers,
-        auth=rest.basic_auth or auth,
+        content=_body(function, arguments),
     )
+    _send_key_as_apikey(request.headers)
+    return _Sending(request, rest.basic_auth or auth)
+
+
+def _send_key_as_apikey(headers: httpx.Headers) -> None:
+    """Move a key that is no JWT out of `Authorization`, where Supabase refuses it.
+
+    supabase-py sends the project's key in both headers, and its session does so by itself, until
+    somebody signs in.
+    """
+    scheme, _, key = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and key.lstrip().startswith(_NO_JWT):
+        del headers["Authorization"]
+        # In place of another key: whoever sent this one must not act with that one.
+        headers["apikey"] = key.strip()
 
 
 def _body(function: str, arguments: Mapping[str, object]) -> bytes | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -18,39 +17,19 @@ from psycopg.types.json import Jsonb
 
 from ..errors import InvalidArgument, KeylatchError, Unavailable, error_for
 from ..secret import mask_keys
-from . import VIEWS, Batch, Rows, as_rows, plain, read_json
+from . import VIEWS, Batch, Rows, as_rows, dump_json, plain, read_json
+from .claims import BECOME, BECOME_AGAIN, identity_of
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-# The role and claims that stood there come back in the same row. They are read in a common table
-# expression because nothing else promises that they are read before they are set.
-_BECOME = sql.SQL("""
-with former as materialized (
-  select pg_catalog.current_setting('role') as role,
-         pg_catalog.current_setting('request.jwt.claims', true) as claims
-)
-select former.role, former.claims,
-       pg_catalog.set_config('request.jwt.claims', %s, true),
-       pg_catalog.set_config('role', %s, true)
-  from former
-""")
-_BECOME_AGAIN = sql.SQL("""
-select pg_catalog.set_config('role', %s, true),
-       pg_catalog.set_config('request.jwt.claims', %s, true)
-""")
+_BECOME = sql.SQL(BECOME.format("%s", "%s"))
+_BECOME_AGAIN = sql.SQL(BECOME_AGAIN.format("%s", "%s"))
 
 # A call switches the role within a transaction, so two threads or tasks must not interleave on
 # one connection. By connection, since several clients may share it.
 _locks: WeakKeyDictionary[object, threading.Lock] = WeakKeyDictionary()
 _async_locks: WeakKeyDictionary[object, asyncio.Lock] = WeakKeyDictionary()
-
-
-class _Identity(NamedTuple):
-    """Who the calls are made as: the text of the claims, and their role."""
-
-    claims: str
-    role: str
 
 
 class PsycopgTransport:
@@ -66,7 +45,7 @@ class PsycopgTransport:
         claims: Mapping[str, Any] | None,
     ) -> None:
         self._source = source
-        self._identity = _identity(claims)
+        self._identity = identity_of(claims)
 
     def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """As `Transport.call`."""
@@ -118,7 +97,7 @@ class AsyncPsycopgTransport:
         claims: Mapping[str, Any] | None,
     ) -> None:
         self._source = source
-        self._identity = _identity(claims)
+        self._identity = identity_of(claims)
 
     async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """As `Transport.call`."""
@@ -160,22 +139,6 @@ class AsyncPsycopgTransport:
                 yield connection
 
 
-def _identity(claims: Mapping[str, Any] | None) -> _Identity | None:
-    if claims is None:
-        return None
-    # As PostgREST: a token without a role is anonymous.
-    role = claims.get("role", "anon")
-    if not isinstance(role, str):
-        raise InvalidArgument.of("claims", f"has a role that is {type(role).__name__}, not a text")
-    try:
-        text = json.dumps(dict(claims), allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        text = ""
-    if not text:
-        raise InvalidArgument.of("claims", "has a value that JSON cannot hold")
-    return _Identity(text, role)
-
-
 def _is_inside_transaction(
     connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
 ) -> bool:
@@ -208,14 +171,10 @@ def _values(arguments: Mapping[str, object]) -> list[object]:
 
 def _value(value: object) -> object:
     if isinstance(value, Batch):
-        return Jsonb(value, dumps=_dump)
+        return Jsonb(value, dumps=dump_json)
     if isinstance(value, list):
         return [plain(one) for one in value]
     return Jsonb(value) if isinstance(value, dict) else plain(value)
-
-
-def _dump(value: object) -> str:
-    return json.dumps(value, default=plain, allow_nan=False)
 
 
 def failure_of(problem: psycopg.Error | UnicodeError) -> KeylatchError:
