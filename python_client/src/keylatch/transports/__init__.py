@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
+from typing import Any, Protocol, TypeVar
 
 from ..errors import UnexpectedAnswer
 from ..secret import Secret
@@ -15,7 +16,10 @@ Rows = Sequence[Mapping[str, object]]
 
 VIEWS = frozenset({"keys", "key_usage", "legacy_keys"})
 """What is read where a function would be called: an argument is the value of a column."""
+READS = VIEWS | {"explain_key", "list_keys", "resolve_key", "resolve_keys"}
+"""What only reads: a replica may answer it, and its transaction has nothing to commit."""
 
+T = TypeVar("T")
 
 # A text of JSON as a whole, or one of the marks between values.
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
@@ -53,6 +57,48 @@ class AsyncTransport(Protocol):
 
     async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """As `Transport.call`."""
+
+
+# What both forms do is written once, as coroutines. The blocking form gives them what is there
+# already instead of something to wait for, and `finish` runs them without an event loop.
+
+
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits.
+
+    Args:
+        work: The coroutine; it awaits only what `at_once` gives.
+
+    Returns:
+        Its result.
+
+    Raises:
+        RuntimeError: It waited.
+    """
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    work.close()
+    raise RuntimeError("a blocking call waited for an event loop")
+
+
+async def at_once(result: T) -> T:
+    """Give the result of a blocking call to a coroutine that awaits it."""
+    return result
+
+
+@asynccontextmanager
+async def entered_at_once(context: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Give a blocking context manager to a coroutine that enters it with `async with`."""
+    with context as value:
+        yield value
+
+
+def as_it_is(waiting: T) -> T:
+    """Give what the async form awaits or enters."""
+    return waiting
 
 
 def read_json(text: str) -> object:

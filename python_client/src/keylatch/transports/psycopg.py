@@ -5,159 +5,180 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import cache
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
 from ..errors import InvalidArgument, KeylatchError, Unavailable, error_for
 from ..secret import mask_keys
-from . import VIEWS, Batch, Rows, as_rows, plain, read_json
-
-if TYPE_CHECKING:
-    from psycopg_pool import AsyncConnectionPool, ConnectionPool
-
-# The role and claims that stood there come back in the same row. They are read in a common table
-# expression because nothing else promises that they are read before they are set.
-_BECOME = sql.SQL("""
-with former as materialized (
-  select pg_catalog.current_setting('role') as role,
-         pg_catalog.current_setting('request.jwt.claims', true) as claims
+from . import (
+    READS,
+    VIEWS,
+    Batch,
+    Rows,
+    as_it_is,
+    as_rows,
+    at_once,
+    entered_at_once,
+    finish,
+    plain,
+    read_json,
 )
-select former.role, former.claims,
-       pg_catalog.set_config('request.jwt.claims', %s, true),
-       pg_catalog.set_config('role', %s, true)
-  from former
-""")
-_BECOME_AGAIN = sql.SQL("""
+
+_Statement = tuple[str, list[object]]
+_Found = list[tuple[Any, ...]]
+
+_BECOME = """
 select pg_catalog.set_config('role', %s, true),
        pg_catalog.set_config('request.jwt.claims', %s, true)
-""")
+"""
+_WHO = """
+select pg_catalog.current_setting('role'),
+       pg_catalog.current_setting('request.jwt.claims', true)
+"""
 
 # A call switches the role within a transaction, so two threads or tasks must not interleave on
 # one connection. By connection, since several clients may share it.
-_locks: WeakKeyDictionary[object, threading.Lock] = WeakKeyDictionary()
-_async_locks: WeakKeyDictionary[object, asyncio.Lock] = WeakKeyDictionary()
+_locks: WeakKeyDictionary[object, Any] = WeakKeyDictionary()
 
 
 class _Identity(NamedTuple):
-    """Who the calls are made as: the text of the claims, and their role."""
+    """Who the calls are made as: the role, and the text of the claims that name it."""
 
-    claims: str
     role: str
+    claims: str
 
 
-class PsycopgTransport:
-    """Calls on the caller's connection, or on one borrowed from the caller's pool.
+class _Calls:
+    """The calls of both forms, written once: see `finish`.
 
-    A call is one transaction that commits, or a savepoint inside the transaction that the caller
-    has open, which stays open and usable whatever becomes of the call.
+    On the caller's connection a call is part of the transaction that the caller has open, or that
+    the connection opens by itself; it is a savepoint there, so that the transaction stays usable
+    whatever becomes of the call. Where the connection autocommits, and on one that is borrowed
+    from the caller's pool, each call is a transaction of its own.
     """
 
-    def __init__(
-        self,
-        source: psycopg.Connection[Any] | ConnectionPool[Any],
-        claims: Mapping[str, Any] | None,
-    ) -> None:
+    _connection: Any
+    # Made here, not by the connection: the caller's row factory stays the caller's, and a cursor
+    # that binds in the client would put the key into the statement's text.
+    _cursor: Callable[..., Any]
+    _lock: Callable[[], Any]
+    _wait: Callable[[Any], Awaitable[Any]]
+    _entered: Callable[[Any], AbstractAsyncContextManager[Any]]
+
+    def __init__(self, source: Any, claims: Mapping[str, Any] | None) -> None:
         self._source = source
         self._identity = _identity(claims)
 
-    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
+    async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        statement = _statement(function, tuple(arguments)), _values(arguments)
+        source, reads = self._source, function in READS
         try:
-            with self._connection() as connection:
-                return self._run(connection, function, arguments)
+            if not isinstance(source, self._connection):
+                rows = await self._borrowed(statement, reads)
+            else:
+                lock = _locks.setdefault(source, self._lock())
+                await self._wait(lock.acquire())
+                try:
+                    if source.autocommit and _is_idle(source):
+                        rows = await self._alone(source, statement, reads)
+                    else:
+                        rows = await self._within(source, statement)
+                finally:
+                    lock.release()
+            return as_rows([read_json(row) for (row,) in rows])
         except (psycopg.Error, UnicodeError) as problem:
             failure = failure_of(problem)
         # Out of the except block: a UnicodeError holds the whole text, and so the key.
         raise failure
 
-    def _run(
-        self, connection: psycopg.Connection[Any], function: str, arguments: Mapping[str, object]
-    ) -> Rows:
-        inside = _is_inside_transaction(connection)
-        alone = connection.autocommit and not inside and self._identity is None
-        # One statement in autocommit is its own transaction: begin and commit cost two trips.
-        with nullcontext() if alone else connection.transaction():
-            # Made here, not by the connection: the caller's row factory stays the caller's, and
-            # a cursor that binds in the client would put the key into the statement's text.
-            former = None
+    async def _borrowed(self, statement: _Statement, reads: bool) -> _Found:
+        connection = await self._wait(self._source.getconn())
+        # What only reads needs no BEGIN and COMMIT, which are two round trips.
+        switches = reads and not connection.autocommit
+        try:
+            if switches:
+                await self._wait(connection.set_autocommit(True))
+            return await self._alone(connection, statement, reads)
+        finally:
+            if switches and _is_idle(connection):
+                await self._wait(connection.set_autocommit(False))
+            await self._wait(self._source.putconn(connection))
+
+    async def _alone(self, connection: Any, statement: _Statement, reads: bool) -> _Found:
+        """Make a call that is a transaction of its own."""
+        if self._identity is None and connection.autocommit:
+            return await self._ask(connection, *statement)
+        if reads and psycopg.Pipeline.is_supported():
+            # One round trip. What is sent together is one transaction, which commits at the end;
+            # psycopg cannot tell of a commit that fails there, and that of a read does not.
+            asked, refused = self._cursor(connection, row_factory=tuple_row), None
+            with suppress(psycopg.errors.PipelineAborted):
+                async with self._entered(connection.pipeline()):
+                    try:
+                        await self._wait(self._cursor(connection).execute(_BECOME, self._identity))
+                        await self._wait(asked.execute(*statement))
+                    except psycopg.Error as problem:
+                        refused = problem  # Not through the pipeline, which would log the rest.
+                if refused is not None:
+                    raise refused
+                return await self._all(asked)
+            # The claims were refused. One statement after the other tells why.
+        async with self._entered(connection.transaction()):
             if self._identity is not None:
-                setting = psycopg.Cursor(connection, row_factory=tuple_row)
-                former = setting.execute(_BECOME, self._identity).fetchone()
-            cursor = psycopg.Cursor(connection, row_factory=tuple_row)
-            cursor.execute(_statement(function, arguments), _values(arguments))
-            found = as_rows([read_json(row) for (row,) in cursor.fetchall()])
-            if former is not None and inside:
-                # `set local` outlives a savepoint. After an error the rollback has undone it.
-                psycopg.Cursor(connection).execute(_BECOME_AGAIN, former[:2])
+                await self._ask(connection, _BECOME, self._identity)
+            return await self._ask(connection, *statement)
+
+    async def _within(self, connection: Any, statement: _Statement) -> _Found:
+        """Make a call in the caller's transaction."""
+        # Before the savepoint: with its first statement psycopg begins the transaction.
+        former = await self._ask(connection, _WHO)
+        async with self._entered(connection.transaction()):
+            if self._identity is None:
+                return await self._ask(connection, *statement)
+            await self._ask(connection, _BECOME, self._identity)
+            found = await self._ask(connection, *statement)
+            # `set local` outlives a savepoint. After an error the rollback has undone it.
+            await self._ask(connection, _BECOME, former[0])
         return found
 
-    @contextmanager
-    def _connection(self) -> Iterator[psycopg.Connection[Any]]:
-        if isinstance(self._source, psycopg.Connection):
-            with _locks.setdefault(self._source, threading.Lock()):
-                yield self._source
-        else:
-            with self._source.connection() as connection:
-                yield connection
+    async def _ask(self, connection: Any, query: str, values: Sequence[object] = ()) -> _Found:
+        cursor = self._cursor(connection, row_factory=tuple_row)
+        await self._wait(cursor.execute(query, values))
+        return await self._all(cursor)
+
+    async def _all(self, cursor: Any) -> _Found:
+        found: _Found = await self._wait(cursor.fetchall())
+        return found
 
 
-class AsyncPsycopgTransport:
+class PsycopgTransport(_Calls):
+    """Calls on the caller's connection, or on one borrowed from the caller's pool."""
+
+    _connection, _cursor, _lock = psycopg.Connection, psycopg.Cursor, threading.Lock
+    _wait, _entered = staticmethod(at_once), staticmethod(entered_at_once)
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+        return finish(self._call(function, arguments))
+
+
+class AsyncPsycopgTransport(_Calls):
     """As `PsycopgTransport`, over the async connections and pools."""
 
-    def __init__(
-        self,
-        source: psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any],
-        claims: Mapping[str, Any] | None,
-    ) -> None:
-        self._source = source
-        self._identity = _identity(claims)
+    _connection, _cursor, _lock = psycopg.AsyncConnection, psycopg.AsyncCursor, asyncio.Lock
+    _wait = _entered = staticmethod(as_it_is)
 
     async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """As `Transport.call`."""
-        try:
-            async with self._connection() as connection:
-                return await self._run(connection, function, arguments)
-        except (psycopg.Error, UnicodeError) as problem:
-            failure = failure_of(problem)
-        raise failure
-
-    async def _run(
-        self,
-        connection: psycopg.AsyncConnection[Any],
-        function: str,
-        arguments: Mapping[str, object],
-    ) -> Rows:
-        inside = _is_inside_transaction(connection)
-        alone = connection.autocommit and not inside and self._identity is None
-        async with nullcontext() if alone else connection.transaction():
-            former = None
-            if self._identity is not None:
-                setting = psycopg.AsyncCursor(connection, row_factory=tuple_row)
-                await setting.execute(_BECOME, self._identity)
-                former = await setting.fetchone()
-            cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
-            await cursor.execute(_statement(function, arguments), _values(arguments))
-            found = as_rows([read_json(row) for (row,) in await cursor.fetchall()])
-            if former is not None and inside:
-                await psycopg.AsyncCursor(connection).execute(_BECOME_AGAIN, former[:2])
-        return found
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-        if isinstance(self._source, psycopg.AsyncConnection):
-            async with _async_locks.setdefault(self._source, asyncio.Lock()):
-                yield self._source
-        else:
-            async with self._source.connection() as connection:
-                yield connection
+        return await self._call(function, arguments)
 
 
 def _identity(claims: Mapping[str, Any] | None) -> _Identity | None:
@@ -173,33 +194,26 @@ def _identity(claims: Mapping[str, Any] | None) -> _Identity | None:
         text = ""
     if not text:
         raise InvalidArgument.of("claims", "has a value that JSON cannot hold")
-    return _Identity(text, role)
+    return _Identity(role, text)
 
 
-def _is_inside_transaction(
-    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
-) -> bool:
-    return connection.info.transaction_status != TransactionStatus.IDLE
+def _is_idle(connection: Any) -> bool:
+    return bool(connection.info.transaction_status == TransactionStatus.IDLE)
 
 
-def _statement(function: str, arguments: Mapping[str, object]) -> sql.Composed:
+@cache
+def _statement(function: str, names: tuple[str, ...]) -> str:
     """Ask for JSON, as PostgREST does.
 
     A row of native values would depend on what the caller's connection makes of times and arrays:
     psycopg cannot read a timestamp under every DateStyle, nor one beyond the year 9999.
     """
-    named = [sql.Identifier(name) for name in arguments]
+    # All are names of ours, which need no quotes.
     if function in VIEWS:
-        conditions = [sql.SQL("r.{} = %s").format(name) for name in named]
-        rows = sql.SQL("{} as r where {}").format(
-            sql.Identifier("keylatch", function), sql.SQL(" and ").join(conditions)
-        )
+        rows = f"keylatch.{function} as r where {' and '.join(f'r.{name} = %s' for name in names)}"
     else:
-        rows = sql.SQL("{}({}) as r").format(
-            sql.Identifier("keylatch", function),
-            sql.SQL(", ").join(sql.SQL("{} => %s").format(name) for name in named),
-        )
-    return sql.SQL("select pg_catalog.to_jsonb(r)::pg_catalog.text from {}").format(rows)
+        rows = f"keylatch.{function}({', '.join(f'{name} => %s' for name in names)}) as r"
+    return f"select pg_catalog.to_jsonb(r)::pg_catalog.text from {rows}"
 
 
 def _values(arguments: Mapping[str, object]) -> list[object]:

@@ -9,10 +9,8 @@ from datetime import timedelta
 
 from ..clock import steady_clock
 from ..errors import InvalidArgument, KeylatchError, Unavailable
-from . import VIEWS, AsyncTransport, Rows, Transport
+from . import READS, AsyncTransport, Rows, Transport
 
-READS = VIEWS | {"explain_key", "list_keys", "resolve_key", "resolve_keys"}
-"""What a replica is asked for; everything else goes to the primary."""
 
 
 class _Freshness:
