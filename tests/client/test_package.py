@@ -19,7 +19,7 @@ pytestmark = pytest.mark.one_server
 
 PACKAGE = Path(keylatch.__file__).parent
 PROJECT = Path(__file__).parents[2] / "python_client"
-METHODS = sorted(name for name in vars(Keylatch) if not name.startswith("_"))
+METHODS = sorted(name for name in dir(Keylatch) if not name.startswith("_"))
 LIBRARIES = {"supabase", "postgrest", "httpx", "psycopg", "psycopg_pool", "pydantic", "asyncio"}
 
 IMPORT = """
@@ -90,7 +90,7 @@ def test_every_exported_name_is_there_and_documented() -> None:
 
 
 def test_both_clients_have_the_methods_of_the_contract() -> None:
-    assert sorted(name for name in vars(AsyncKeylatch) if not name.startswith("_")) == METHODS
+    assert sorted(name for name in dir(AsyncKeylatch) if not name.startswith("_")) == METHODS
     assert set(METHODS) >= {
         *("from_supabase", "from_postgrest", "from_psycopg"),
         *("issue", "issue_many", "rotate", "revoke", "suspend", "unsuspend", "list", "show"),

@@ -58,6 +58,11 @@ def read_all(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, .
     return tuple(_read(model, row, whole=False) for row in rows)
 
 
+def read_each_once(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, ...]:
+    """Read rows that have an id; pages overlap if a row was made between them. As `read_all`."""
+    return read_all(model, {str(row.get("id")): row for row in rows}.values())
+
+
 def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
     values: dict[str, object] = {}
     unreadable: list[tuple[str, str]] = []

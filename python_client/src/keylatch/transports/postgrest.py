@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
 from ..errors import KeylatchError, Unavailable, UnexpectedAnswer, error_for
 from ..secret import mask_keys
-from . import VIEWS, Rows, as_rows, plain, read_json
+from . import VIEWS, Rows, as_it_is, as_rows, at_once, finish, plain, read_json
 
 if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient, SyncPostgrestClient
-    from supabase import AsyncClient, Client
 
 # What a server may cut at its `max-rows`: 1000 on a Supabase project.
 _PAGED = frozenset({"legacy_keys", "list_events", "list_keys"})
@@ -30,19 +29,20 @@ class _Request(NamedTuple):
     auth: Any
 
 
-class PostgrestTransport:
-    """Calls through a client that the caller made, and signs in and out.
+class _Calls:
+    """The calls of both forms, written once: see `finish`.
 
     The request is posted on the client's own session rather than through its `rpc()`: the error
     of postgrest-py does not carry the HTTP status, without which a gateway that refuses an API
     key cannot be told from one that has lost its server, and it does carry the server's answer.
     """
 
-    def __init__(self, client: Client | SyncPostgrestClient) -> None:
+    _wait: Callable[[Any], Awaitable[Any]]
+
+    def __init__(self, client: Any) -> None:
         self._client = client
 
-    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
+    async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         rows: list[Mapping[str, object]] = []
         while True:
             # Asked for each time: signing in, or a refreshed token, changes the headers.
@@ -51,8 +51,8 @@ class PostgrestTransport:
                 raise _closed()
             request = _request(rest, function, arguments, offset=len(rows))
             try:
-                response = rest.session.request(
-                    **request._asdict(), content=_body(function, arguments)
+                response = await self._wait(
+                    rest.session.request(**request._asdict(), content=_body(function, arguments))
                 )
             except httpx.HTTPError as problem:
                 failure = _no_answer(problem)
@@ -66,33 +66,24 @@ class PostgrestTransport:
             raise failure
 
 
-class AsyncPostgrestTransport:
+class PostgrestTransport(_Calls):
+    """Calls through a client that the caller made, and signs in and out."""
+
+    _wait = staticmethod(at_once)
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+        return finish(self._call(function, arguments))
+
+
+class AsyncPostgrestTransport(_Calls):
     """As `PostgrestTransport`, over the async clients."""
 
-    def __init__(self, client: AsyncClient | AsyncPostgrestClient) -> None:
-        self._client = client
+    _wait = staticmethod(as_it_is)
 
     async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """As `Transport.call`."""
-        rows: list[Mapping[str, object]] = []
-        while True:
-            rest = self._client.schema("keylatch")
-            if rest.session.is_closed:
-                raise _closed()
-            request = _request(rest, function, arguments, offset=len(rows))
-            try:
-                response = await rest.session.request(
-                    **request._asdict(), content=_body(function, arguments)
-                )
-            except httpx.HTTPError as problem:
-                failure = _no_answer(problem)
-            else:
-                page = _read(response)
-                rows += page
-                if not page or _is_all(response, len(rows)):
-                    return rows
-                continue
-            raise failure
+        return await self._call(function, arguments)
 
 
 def _request(

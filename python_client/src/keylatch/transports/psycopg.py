@@ -208,12 +208,14 @@ def _statement(function: str, names: tuple[str, ...]) -> str:
     A row of native values would depend on what the caller's connection makes of times and arrays:
     psycopg cannot read a timestamp under every DateStyle, nor one beyond the year 9999.
     """
-    # All are names of ours, which need no quotes.
+    # These are names of ours, and one of them is a word of SQL: limit.
     if function in VIEWS:
-        rows = f"keylatch.{function} as r where {' and '.join(f'r.{name} = %s' for name in names)}"
+        conditions = " and ".join(f'r."{name}" = %s' for name in names)
+        rows = f"keylatch.{function} as r where {conditions}"
     else:
-        rows = f"keylatch.{function}({', '.join(f'{name} => %s' for name in names)}) as r"
-    return f"select pg_catalog.to_jsonb(r)::pg_catalog.text from {rows}"
+        named = ", ".join(f'"{name}" => %s' for name in names)
+        rows = f"keylatch.{function}({named}) as r"
+    return f"select pg_catalog.to_jsonb(r)::pg_catalog.text from {rows}"  # noqa: S608
 
 
 def _values(arguments: Mapping[str, object]) -> list[object]:
