@@ -72,7 +72,7 @@ generate: setup ## write what is made from the migrations: manifest, access, ref
 	@$(RUN) tools.reference
 	@$(RUN) tools.typescript
 
-bench: setup ## measure: WHAT=resolving cache identity sessions adoption imports events soak
+bench: setup ## measure: WHAT=resolving client cache identity sessions adoption imports events soak
 	@$(RUN) bench.$(or $(WHAT),resolving) $(ARGS)
 
 mutations: setup ## take each guard of the database away, and see a test go red (30 minutes)

@@ -31,17 +31,7 @@ _LONGEST_INTERVAL = timedelta(microseconds=2**63 - 1)
 
 
 def sent(given: Mapping[str, Any]) -> dict[str, object]:
-    """Give the arguments of a call as JSON values, with a `Secret` where a key goes.
-
-    Args:
-        given: What the caller gave, by the name of the parameter.
-
-    Returns:
-        What is sent, by the same names.
-
-    Raises:
-        InvalidArgument: A value cannot be sent; `detail` names it.
-    """
+    """Give the arguments of a call as JSON values by their names, a key as a `Secret`."""
     return {name: _SENT[name](name, value) for name, value in given.items()}
 
 
@@ -59,26 +49,8 @@ def origin(name: str, value: object) -> str | None:
     return None if value is None else _sendable(value)
 
 
-def boolean(name: str, value: object) -> bool:
-    """Give a bool, and refuse what is none."""
-    if not isinstance(value, bool):
-        raise _wrong(name, value, "a bool")
-    return value
-
-
 def import_line(name: str, line: object) -> dict[str, object]:
-    """Give a line of an import as JSON values, with a `Secret` for the key.
-
-    Args:
-        name: What the line is called in an error.
-        line: What the caller gave.
-
-    Returns:
-        A copy.
-
-    Raises:
-        InvalidArgument: A value cannot be sent, or would arrive as something else.
-    """
+    """Give a line of an import as JSON values, the key in it as a `Secret`."""
     if not isinstance(line, Mapping):
         raise _wrong(name, line, "a JSON object")
     return {
@@ -106,11 +78,10 @@ def _line_value(name: str, field: str, value: object) -> object:
 
 
 def _lines(name: str, value: object) -> Batch:
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise _wrong(name, value, "a list of lines")
     if isinstance(value, Batch):
         return value  # of a file, whose reader looked at each line
-    return Batch(import_line(f"{name}[{n}]", line) for n, line in enumerate(value, 1))
+    lines = _list(name, value, "a list of lines")
+    return Batch(import_line(f"{name}[{n}]", line) for n, line in enumerate(lines, 1))
 
 
 def usage_batch(
@@ -158,18 +129,21 @@ def _uuid(name: str, value: object) -> str:
 
 
 def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise _wrong(name, value, "a text")
-    if _UNSENDABLE.search(value):
+    text = _of(str, "a text")(name, value)
+    if _UNSENDABLE.search(text):
         raise InvalidArgument.of(name, "has a NUL or a lone surrogate, which no text may have")
-    return value
+    return text
 
 
 def _texts(name: str, value: object) -> list[str]:
+    return [_text(name, one) for one in _list(name, value, "a list of texts")]
+
+
+def _list(name: str, value: object, wanted: str) -> Iterable[Any]:
     # A text is iterable too, and would arrive as its characters.
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise _wrong(name, value, "a list of texts")
-    return [_text(name, one) for one in value]
+        raise _wrong(name, value, wanted)
+    return value
 
 
 def _time(name: str, value: object) -> str:
@@ -220,6 +194,17 @@ def _check_json(name: str, value: object) -> None:
             _check_json(name, one)
 
 
+def _of(kind: type[T], wanted: str) -> Callable[[str, object], T]:
+    """Give what refuses a value of another type, and gives one of this type as it is."""
+
+    def check(name: str, value: object) -> T:
+        if not isinstance(value, kind):
+            raise _wrong(name, value, wanted)
+        return value
+
+    return check
+
+
 def _or_none(send: Callable[[str, object], T]) -> Callable[[str, object], T | None]:
     return lambda name, value: None if value is None else send(name, value)
 
@@ -229,6 +214,7 @@ def _wrong(name: str, value: object, wanted: str) -> InvalidArgument:
     return InvalidArgument.of(name, f"is {kind}, not {wanted}")
 
 
+boolean = _of(bool, "a bool")
 _SENT: dict[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(("id", "key_id", "workspace_id"), _uuid),
     **dict.fromkeys(("environment", "kind", "label", "prefix", "subject"), _text),

@@ -43,7 +43,10 @@ def awaited(
 
 
 class AsyncKeylatch(_Base):
-    """The keys of a database, for asyncio: methods, results and errors are those of `Keylatch`."""
+    """The keys of a database, for asyncio.
+
+    Methods, results and errors are those of `Keylatch`; every call is awaited.
+    """
 
     _is_async = True
     _wait = staticmethod(as_it_is)

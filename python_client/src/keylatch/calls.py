@@ -68,14 +68,7 @@ class Call(Generic[T]):
     waits: bool = False
 
     def explain_missing(self, error: NotInstalled) -> NotInstalled:
-        """Name the module of this call, where the call is missing in the database.
-
-        Args:
-            error: What the transport raised.
-
-        Returns:
-            The error to raise instead.
-        """
+        """Name the module of this call, where the call is missing in the database."""
         module = MODULE_OF.get(self.function)
         if module is None or f"keylatch.{self.function}" not in (error.detail or ""):
             return error
@@ -160,9 +153,6 @@ def issue_many(
 
     Returns:
         The keys in the order of the labels, shown only here. Source: SQL `keylatch.issue_keys`.
-
-    Raises:
-        LatchViolation: The workspace was deleted.
     """
     return Call("issue_keys", sent(locals()), _read_issued)
 
@@ -185,7 +175,6 @@ def rotate(
         The new key, shown only here. Source: SQL `keylatch.rotate_key`.
 
     Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
         KeyNotUsable: The key is already rotated, revoked, expired or suspended; see `reason`.
     """
     return _call("rotate_key", read_one, IssuedKey, locals())
@@ -212,7 +201,6 @@ def revoke(
         Since when the key is revoked. Source: SQL `keylatch.revoke_key`.
 
     Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
         InvalidArgument: With `wait_for_replicas`, there is no synchronous standby.
         Unavailable: With `wait_for_replicas`, a standby is behind.
     """
@@ -229,10 +217,6 @@ def suspend(key_id: UUID | str) -> Call[Key]:
 
     Returns:
         The key as it is now. Source: SQL `keylatch.suspend_key`.
-
-    Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
-        KeyNotUsable: The key is revoked or expired; see `reason`.
     """
     return _call("suspend_key", read_one, Key, locals())
 
@@ -245,10 +229,6 @@ def unsuspend(key_id: UUID | str) -> Call[Key]:
 
     Returns:
         The key as it is now. Source: SQL `keylatch.unsuspend_key`.
-
-    Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
-        KeyNotUsable: The key is revoked or expired; see `reason`.
     """
     return _call("unsuspend_key", read_one, Key, locals())
 
@@ -261,9 +241,6 @@ def show(key_id: UUID | str) -> Call[Key]:
 
     Returns:
         The key as it is now. Source: a row of the view `keylatch.keys`.
-
-    Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
     """
     return Call("keys", {"id": sent({"key_id": key_id})["key_id"]}, _read_found)
 
@@ -511,9 +488,6 @@ def close_session(token: str | Secret) -> Call[Session]:
 
     Returns:
         The session as it was. Source: SQL `keylatch.close_session`.
-
-    Raises:
-        SessionNotFound: The text is not the token of an open session.
     """
     return _call("close_session", read_one, Session, locals())
 
@@ -529,7 +503,6 @@ def attach_subject(token: str | Secret, *, subject: str) -> Call[Session]:
         The session. The same subject again is no error. Source: SQL `keylatch.attach_subject`.
 
     Raises:
-        SessionNotFound: The text is not the token of an open session.
         LatchViolation: The session has another subject already.
     """
     return _call("attach_subject", read_one, Session, locals())
@@ -558,9 +531,6 @@ def end_sessions(key_id: UUID | str, *, reason: str | None = None) -> Call[Sessi
     Returns:
         Since when the key is revoked, and how many sessions ended. Source: SQL
         `keylatch.end_sessions`.
-
-    Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
     """
     return _call("end_sessions", read_one, SessionEnding, locals())
 
@@ -642,9 +612,6 @@ def revoke_legacy_key(id: UUID | str, *, reason: str | None = None) -> Call[Revo
 
     Returns:
         Since when the key is revoked. Source: SQL `keylatch.revoke_legacy_key`.
-
-    Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
     """
     return _call("revoke_legacy_key", read_one, Revocation, locals())
 

@@ -44,9 +44,11 @@ class Keylatch(_Base):
     """The keys of a database, through a connection that the caller made and closes.
 
     Every call raises `InvalidArgument` where a value is out of its rule (`detail` names it),
+    `KeyNotFound` or `SessionNotFound` where the id or token that it takes is of none that the
+    caller may see, `KeyNotUsable` where it needs an active key (`reason` says why it is not),
     `PermissionDenied` where the row policies or grants refuse, `Unavailable` where nothing
     answers, and `SchemaNotExposed` or `NotInstalled` where the setup is not complete. All are
-    `KeylatchError`; a method names those of its own.
+    `KeylatchError`. A method names what else it raises.
     """
 
     _is_async = False

@@ -64,17 +64,7 @@ class AsyncTransport(Protocol):
 
 
 def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never waits.
-
-    Args:
-        work: The coroutine; it awaits only what `at_once` gives.
-
-    Returns:
-        Its result.
-
-    Raises:
-        RuntimeError: It waited.
-    """
+    """Run a coroutine that awaits only what `at_once` gives, and give its result."""
     try:
         work.send(None)
     except StopIteration as end:
@@ -104,14 +94,7 @@ def as_it_is(waiting: T) -> T:
 def read_json(text: str) -> object:
     """Read JSON, each value for itself where Python cannot read all: a number of 5,000 digits.
 
-    Args:
-        text: An answer, or one row of it.
-
-    Returns:
-        The value. In it, no reader of `_rows` accepts what stands for an unreadable value.
-
-    Raises:
-        json.JSONDecodeError: The text is not JSON.
+    No reader of `rows` accepts what then stands for an unreadable value.
     """
     try:
         return json.loads(text)
@@ -156,17 +139,7 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def as_rows(answer: object) -> Rows:
-    """Give any answer as rows, and hide a new key in it before anything can fail over it.
-
-    Args:
-        answer: One object, or a list of objects.
-
-    Returns:
-        The rows.
-
-    Raises:
-        UnexpectedAnswer: It is neither.
-    """
+    """Give any answer as rows, and hide a new key in it before anything can fail over it."""
     rows: list[dict[str, object]] = []
     for row in answer if isinstance(answer, list) else [answer]:
         if not isinstance(row, dict):
@@ -184,14 +157,9 @@ def plain(value: object) -> object:
 
 
 def is_one_of(value: object, *names: str) -> bool:
-    """Tell whether a value is an instance of a class in a library that need not be installed.
+    """Tell whether a value is of a class, `psycopg.Connection`, of a library that may be absent.
 
-    Args:
-        value: What the caller gave.
-        names: Module and class: `psycopg.Connection`.
-
-    Returns:
-        Whether it is. A library that was never imported has no instances, so none is imported.
+    What was never imported has no instances, so nothing is imported.
     """
     for name in names:
         module, _, kind = name.rpartition(".")
@@ -202,17 +170,7 @@ def is_one_of(value: object, *names: str) -> bool:
 
 
 def expect(value: object, wanted: Sequence[str], other: Sequence[str], use_for_other: str) -> None:
-    """Refuse what a client cannot work with, and say what can.
-
-    Args:
-        value: What the caller gave.
-        wanted: The classes that this client takes.
-        other: The classes that its sync or async twin takes.
-        use_for_other: What to call for those.
-
-    Raises:
-        TypeError: The value is of none of the wanted classes.
-    """
+    """Raise `TypeError` for what a client cannot work with; name what its twin, or it, can."""
     if is_one_of(value, *wanted):
         return
     kind = f"{type(value).__module__}.{type(value).__qualname__}"

@@ -32,7 +32,6 @@ from . import (
     read_json,
 )
 
-_Statement = tuple[str, list[object]]
 _Found = list[tuple[Any, ...]]
 
 _BECOME = """
@@ -54,6 +53,18 @@ class _Identity(NamedTuple):
 
     role: str
     claims: str
+
+
+class _Call(NamedTuple):
+    """A call as the transport got it: with the key as a `Secret`, which no traceback shows."""
+
+    function: str
+    arguments: Mapping[str, object]
+
+    def bound(self) -> tuple[str, list[object]]:
+        """Give the statement and its values, for psycopg alone."""
+        names = tuple(self.arguments)
+        return _statement(self.function, names), [_value(one) for one in self.arguments.values()]
 
 
 class _Calls:
@@ -78,19 +89,18 @@ class _Calls:
         self._identity = _identity(claims)
 
     async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        statement = _statement(function, tuple(arguments)), _values(arguments)
-        source, reads = self._source, function in READS
+        source, call = self._source, _Call(function, arguments)
         try:
             if not isinstance(source, self._connection):
-                rows = await self._borrowed(statement, reads)
+                rows = await self._borrowed(call)
             else:
                 lock = _locks.setdefault(source, self._lock())
                 await self._wait(lock.acquire())
                 try:
                     if source.autocommit and _is_idle(source):
-                        rows = await self._alone(source, statement, reads)
+                        rows = await self._alone(source, call)
                     else:
-                        rows = await self._within(source, statement)
+                        rows = await self._within(source, call)
                 finally:
                     lock.release()
             return as_rows([read_json(row) for (row,) in rows])
@@ -99,24 +109,24 @@ class _Calls:
         # Out of the except block: a UnicodeError holds the whole text, and so the key.
         raise failure
 
-    async def _borrowed(self, statement: _Statement, reads: bool) -> _Found:
+    async def _borrowed(self, call: _Call) -> _Found:
         connection = await self._wait(self._source.getconn())
         # What only reads needs no BEGIN and COMMIT, which are two round trips.
-        switches = reads and not connection.autocommit
+        switches = call.function in READS and not connection.autocommit
         try:
             if switches:
                 await self._wait(connection.set_autocommit(True))
-            return await self._alone(connection, statement, reads)
+            return await self._alone(connection, call)
         finally:
             if switches and _is_idle(connection):
                 await self._wait(connection.set_autocommit(False))
             await self._wait(self._source.putconn(connection))
 
-    async def _alone(self, connection: Any, statement: _Statement, reads: bool) -> _Found:
+    async def _alone(self, connection: Any, call: _Call) -> _Found:
         """Make a call that is a transaction of its own."""
         if self._identity is None and connection.autocommit:
-            return await self._ask(connection, *statement)
-        if reads and psycopg.Pipeline.is_supported():
+            return await self._ask(connection, *call.bound())
+        if call.function in READS and psycopg.Pipeline.is_supported():
             # One round trip. What is sent together is one transaction, which commits at the end;
             # psycopg cannot tell of a commit that fails there, and that of a read does not.
             asked, refused = self._cursor(connection, row_factory=tuple_row), None
@@ -124,7 +134,7 @@ class _Calls:
                 async with self._entered(connection.pipeline()):
                     try:
                         await self._wait(self._cursor(connection).execute(_BECOME, self._identity))
-                        await self._wait(asked.execute(*statement))
+                        await self._wait(asked.execute(*call.bound()))
                     except psycopg.Error as problem:
                         refused = problem  # Not through the pipeline, which would log the rest.
                 if refused is not None:
@@ -134,17 +144,17 @@ class _Calls:
         async with self._entered(connection.transaction()):
             if self._identity is not None:
                 await self._ask(connection, _BECOME, self._identity)
-            return await self._ask(connection, *statement)
+            return await self._ask(connection, *call.bound())
 
-    async def _within(self, connection: Any, statement: _Statement) -> _Found:
+    async def _within(self, connection: Any, call: _Call) -> _Found:
         """Make a call in the caller's transaction."""
         # Before the savepoint: with its first statement psycopg begins the transaction.
         former = await self._ask(connection, _WHO)
         async with self._entered(connection.transaction()):
             if self._identity is None:
-                return await self._ask(connection, *statement)
+                return await self._ask(connection, *call.bound())
             await self._ask(connection, _BECOME, self._identity)
-            found = await self._ask(connection, *statement)
+            found = await self._ask(connection, *call.bound())
             # `set local` outlives a savepoint. After an error the rollback has undone it.
             await self._ask(connection, _BECOME, former[0])
         return found
@@ -216,10 +226,6 @@ def _statement(function: str, names: tuple[str, ...]) -> str:
         named = ", ".join(f'"{name}" => %s' for name in names)
         rows = f"keylatch.{function}({named}) as r"
     return f"select pg_catalog.to_jsonb(r)::pg_catalog.text from {rows}"  # noqa: S608
-
-
-def _values(arguments: Mapping[str, object]) -> list[object]:
-    return [_value(value) for value in arguments.values()]
 
 
 def _value(value: object) -> object:
