@@ -96,8 +96,8 @@ def test_a_statement_that_takes_too_long_is_unavailable(line: Open, world: World
 
 
 def test_a_replica_reads_and_says_that_it_does_not_write(line: Open, world: World) -> None:
-    issued = line(autocommit=True).client(world.claims("alice")).issue(
-        world.people.a, kind="secret"
+    issued = (
+        line(autocommit=True).client(world.claims("alice")).issue(world.people.a, kind="secret")
     )
     one = line(options="-c default_transaction_read_only=on")
     assert one.client({"role": "keylatch_resolver"}).resolve(issued.key) is not None

@@ -122,7 +122,8 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT]):
         Where the connection opens transactions by itself, and inside one that the caller has
         open, a call is part of it: it commits and rolls back with the caller, and an error leaves
         the transaction usable. Where the connection autocommits, each call commits by itself; so
-        does each call through a pool.
+        does each call through a pool. A service that resolves, caches or counts has no
+        transaction to commit: give it a pool.
 
         Args:
             connection_or_pool: Its settings stay as they are. Behind a pooler in transaction

@@ -5,8 +5,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
+from abc import ABC, abstractmethod
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from ..errors import UnexpectedAnswer
@@ -89,6 +98,38 @@ async def entered_at_once(context: AbstractContextManager[T]) -> AsyncIterator[T
 def as_it_is(waiting: T) -> T:
     """Give what the async form awaits or enters."""
     return waiting
+
+
+class Calls(ABC):
+    """The calls of a transport, written once for both forms."""
+
+    _wait: Callable[[Any], Awaitable[Any]]
+    _entered: Callable[[Any], AbstractAsyncContextManager[Any]]
+
+    @abstractmethod
+    async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+
+
+class Blocking(Calls):
+    """Makes a blocking transport of `Calls`."""
+
+    _wait = staticmethod(at_once)
+    _entered = staticmethod(entered_at_once)
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+        return finish(self._call(function, arguments))
+
+
+class Awaited(Calls):
+    """Makes an async transport of `Calls`."""
+
+    _wait = _entered = staticmethod(as_it_is)
+
+    async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+        return await self._call(function, arguments)
 
 
 def read_json(text: str) -> object:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 
 from ..errors import KeylatchError, Unavailable, UnexpectedAnswer, error_for
 from ..secret import mask_keys
-from . import VIEWS, Rows, as_it_is, as_rows, at_once, finish, plain, read_json
+from . import VIEWS, Awaited, Blocking, Calls, Rows, as_rows, plain, read_json
 
 if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient, SyncPostgrestClient
@@ -29,15 +29,13 @@ class _Request(NamedTuple):
     auth: Any
 
 
-class _Calls:
+class _Calls(Calls):
     """The calls of both forms, written once: see `finish`.
 
     The request is posted on the client's own session rather than through its `rpc()`: the error
     of postgrest-py does not carry the HTTP status, without which a gateway that refuses an API
     key cannot be told from one that has lost its server, and it does carry the server's answer.
     """
-
-    _wait: Callable[[Any], Awaitable[Any]]
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -66,24 +64,12 @@ class _Calls:
             raise failure
 
 
-class PostgrestTransport(_Calls):
+class PostgrestTransport(Blocking, _Calls):
     """Calls through a client that the caller made, and signs in and out."""
 
-    _wait = staticmethod(at_once)
 
-    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
-        return finish(self._call(function, arguments))
-
-
-class AsyncPostgrestTransport(_Calls):
+class AsyncPostgrestTransport(Awaited, _Calls):
     """As `PostgrestTransport`, over the async clients."""
-
-    _wait = staticmethod(as_it_is)
-
-    async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
-        return await self._call(function, arguments)
 
 
 def _request(

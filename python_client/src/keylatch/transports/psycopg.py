@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -18,19 +18,7 @@ from psycopg.types.json import Jsonb
 
 from ..errors import InvalidArgument, KeylatchError, Unavailable, error_for
 from ..secret import mask_keys
-from . import (
-    READS,
-    VIEWS,
-    Batch,
-    Rows,
-    as_it_is,
-    as_rows,
-    at_once,
-    entered_at_once,
-    finish,
-    plain,
-    read_json,
-)
+from . import READS, VIEWS, Awaited, Batch, Blocking, Calls, Rows, as_rows, plain, read_json
 
 _Found = list[tuple[Any, ...]]
 
@@ -67,7 +55,7 @@ class _Call(NamedTuple):
         return _statement(self.function, names), [_value(one) for one in self.arguments.values()]
 
 
-class _Calls:
+class _Calls(Calls):
     """The calls of both forms, written once: see `finish`.
 
     On the caller's connection a call is part of the transaction that the caller has open, or that
@@ -81,8 +69,6 @@ class _Calls:
     # that binds in the client would put the key into the statement's text.
     _cursor: Callable[..., Any]
     _lock: Callable[[], Any]
-    _wait: Callable[[Any], Awaitable[Any]]
-    _entered: Callable[[Any], AbstractAsyncContextManager[Any]]
 
     def __init__(self, source: Any, claims: Mapping[str, Any] | None) -> None:
         self._source = source
@@ -169,26 +155,16 @@ class _Calls:
         return found
 
 
-class PsycopgTransport(_Calls):
+class PsycopgTransport(Blocking, _Calls):
     """Calls on the caller's connection, or on one borrowed from the caller's pool."""
 
     _connection, _cursor, _lock = psycopg.Connection, psycopg.Cursor, threading.Lock
-    _wait, _entered = staticmethod(at_once), staticmethod(entered_at_once)
-
-    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
-        return finish(self._call(function, arguments))
 
 
-class AsyncPsycopgTransport(_Calls):
+class AsyncPsycopgTransport(Awaited, _Calls):
     """As `PsycopgTransport`, over the async connections and pools."""
 
     _connection, _cursor, _lock = psycopg.AsyncConnection, psycopg.AsyncCursor, asyncio.Lock
-    _wait = _entered = staticmethod(as_it_is)
-
-    async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
-        return await self._call(function, arguments)
 
 
 def _identity(claims: Mapping[str, Any] | None) -> _Identity | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
 from ..clock import steady_clock
 from ..errors import InvalidArgument, KeylatchError, Unavailable
-from . import READS, AsyncTransport, Rows, Transport, as_it_is, at_once, finish
+from . import READS, AsyncTransport, Awaited, Blocking, Calls, Rows, Transport
 
 
 class _Freshness:
@@ -67,14 +67,12 @@ class _Freshness:
                 return
 
 
-class _Replicated:
+class _Replicated(Calls):
     """Asks the replica where it may answer, and the primary otherwise.
 
     Attributes:
         primary: The transport to the primary.
     """
-
-    _wait: Callable[[Any], Awaitable[Any]]
 
     def __init__(self, primary: Any, replica: Any, max_lag: timedelta | None) -> None:
         self.primary = primary
@@ -111,24 +109,12 @@ class _Replicated:
         return rows
 
 
-class ReplicaTransport(_Replicated):
+class ReplicaTransport(Blocking, _Replicated):
     """Reads on a replica, over two blocking transports."""
 
-    _wait = staticmethod(at_once)
 
-    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
-        return finish(self._call(function, arguments))
-
-
-class AsyncReplicaTransport(_Replicated):
+class AsyncReplicaTransport(Awaited, _Replicated):
     """Reads on a replica, over two async transports."""
-
-    _wait = staticmethod(as_it_is)
-
-    async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
-        return await self._call(function, arguments)
 
 
 def reading(primary: Transport, replica: Transport | None, max_lag: timedelta | None) -> Transport:
