@@ -81,6 +81,7 @@ def test_a_statement_that_takes_too_long_is_unavailable(line: Open, world: World
     one = line()
     with world.database.connect() as holder, holder.transaction():
         issued = one.client(world.claims("alice")).issue(world.people.a)
+        one.wait(one.connection.commit())
         holder.execute("select 1 from keylatch_internal.keys where id = %s for update", [issued.id])
         one.ask("set statement_timeout = '100ms'")
         one.wait(one.connection.commit())
@@ -96,7 +97,9 @@ def test_a_statement_that_takes_too_long_is_unavailable(line: Open, world: World
 
 
 def test_a_replica_reads_and_says_that_it_does_not_write(line: Open, world: World) -> None:
-    issued = line().client(world.claims("alice")).issue(world.people.a, kind="secret")
+    issued = (
+        line(autocommit=True).client(world.claims("alice")).issue(world.people.a, kind="secret")
+    )
     one = line(options="-c default_transaction_read_only=on")
     assert one.client({"role": "keylatch_resolver"}).resolve(issued.key) is not None
     assert one.client(world.claims("alice")).explain(issued.key).verdict == "valid"
@@ -140,7 +143,8 @@ def test_a_text_that_the_encoding_of_the_connection_lacks_is_refused_without_it(
         with pytest.raises(InvalidArgument, match="client_encoding=utf8") as caught:
             call()
         assert (caught.value.__cause__, caught.value.__context__) == (None, None)
-        assert one.status is TransactionStatus.IDLE
+        assert one.status is TransactionStatus.INTRANS
+    one.wait(one.connection.commit())
     assert world.count() == count, "what could not be told was not done"
     assert kl.issue(world.people.a).masked_key.isascii(), "what can be told in it is told"
 
@@ -157,20 +161,26 @@ def test_calls_are_made_prepared_or_not_as_the_caller_set(
     assert (count > 0) is (prepare_threshold == 0)
 
 
-async def test_a_cancelled_call_leaves_the_connection_usable(world: World) -> None:
+@pytest.mark.parametrize("autocommit", [True, False])
+async def test_a_cancelled_call_leaves_the_connection_usable(
+    world: World, autocommit: bool
+) -> None:
     async with await psycopg.AsyncConnection.connect(
-        world.database.authenticator_url
+        world.database.authenticator_url, autocommit=autocommit
     ) as connection:
         kl = AsyncKeylatch.from_psycopg(connection, claims=world.claims("alice"))
         issued = await kl.issue(world.people.a)
+        before = connection.info.transaction_status
+        await connection.commit()
         with world.database.connect() as holder, holder.transaction():
-            holder.execute(
-                "select 1 from keylatch_internal.keys where id = %s for update", [issued.id]
-            )
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await kl.revoke(issued.id)
-        assert connection.info.transaction_status == TransactionStatus.IDLE
+            # Neither to be changed nor to be read.
+            holder.execute("lock table keylatch_internal.keys in access exclusive mode")
+            for call in (kl.revoke(issued.id), kl.list(world.people.a)):
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.2):
+                        await call
+                assert connection.info.transaction_status == before
+                await connection.commit()
         assert (await kl.revoke(issued.id)).already_revoked is False
 
 

@@ -1,5 +1,6 @@
 """The package as a whole: what importing it costs, and that both clients are one."""
 
+import asyncio
 import inspect
 import json
 import subprocess
@@ -13,13 +14,13 @@ import pytest
 
 import keylatch
 from keylatch import AsyncKeylatch, Keylatch, calls
-from keylatch.transports import is_one_of
+from keylatch.transports import finish, is_one_of
 
 pytestmark = pytest.mark.one_server
 
 PACKAGE = Path(keylatch.__file__).parent
 PROJECT = Path(__file__).parents[2] / "python_client"
-METHODS = sorted(name for name in vars(Keylatch) if not name.startswith("_"))
+METHODS = sorted(name for name in dir(Keylatch) if not name.startswith("_"))
 LIBRARIES = {"supabase", "postgrest", "httpx", "pydantic", "asyncio"}
 LIBRARIES |= {"psycopg", "psycopg_pool", "sqlalchemy", "asyncpg"}
 
@@ -85,7 +86,7 @@ def test_every_exported_name_is_there_and_documented() -> None:
 
 
 def test_both_clients_have_the_methods_of_the_contract() -> None:
-    awaited = sorted(name for name in vars(AsyncKeylatch) if not name.startswith("_"))
+    awaited = sorted(name for name in dir(AsyncKeylatch) if not name.startswith("_"))
     assert awaited == sorted([*METHODS, "from_asyncpg"]), "asyncpg has no blocking form"
     assert set(METHODS) >= {
         *("from_supabase", "from_postgrest", "from_psycopg", "from_sqlalchemy"),
@@ -139,6 +140,11 @@ def test_a_text_describes_every_parameter_what_comes_back_and_its_source(name: s
 def test_a_value_is_recognised_by_module_and_class_alone() -> None:
     assert is_one_of(Path(), "nothing.Nothing", "pathlib.Path")
     assert not is_one_of(Path(), "pathlib.Nothing", "nothing.Path", "pathlib.__doc__")
+
+
+def test_a_blocking_call_that_would_wait_for_an_event_loop_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="event loop"):
+        finish(asyncio.sleep(0))
 
 
 def test_the_client_imports_no_tool() -> None:

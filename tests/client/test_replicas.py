@@ -115,7 +115,7 @@ def is_fresh(kl: Keylatch) -> Callable[[], bool]:
 
     def look() -> bool:
         kl.resolve("x")
-        freshness: Any = kl._transport._freshness  # type: ignore[attr-defined]
+        freshness: Any = kl._transport._freshness
         return bool(freshness.is_fresh())
 
     return look
@@ -203,7 +203,7 @@ async def test_the_async_client_does_the_same(pair: Pair) -> None:
         pair.standby.catch_up()
         assert await kl.resolve(issued.key) is None
         async with asyncio.timeout(HANG_SECONDS):
-            freshness: Any = bounded._transport._freshness  # type: ignore[attr-defined]
+            freshness: Any = bounded._transport._freshness
             while not freshness.is_fresh():
                 assert await bounded.resolve(issued.key) is None
 

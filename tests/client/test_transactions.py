@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import psycopg
+import psycopg_pool
 import pytest
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
@@ -27,21 +28,18 @@ select current_user::text, current_setting('role'),
 """
 
 
-@pytest.mark.parametrize("autocommit", [True, False])
-def test_a_call_commits_by_itself_and_leaves_the_connection_as_it_was(
-    line: Open, world: World, autocommit: bool
+def test_where_the_connection_autocommits_a_call_commits_by_itself(
+    line: Open, world: World
 ) -> None:
-    one = line(autocommit=autocommit, row_factory=dict_row)
+    one = line(autocommit=True, row_factory=dict_row)
     before = one.ask(STATE)
-    if not autocommit:
-        one.wait(one.connection.rollback())
     issued = one.client(world.claims("alice")).issue(world.people.a)
     assert issued.created_by == world.people.alice
     assert world.rows(issued.id), "another connection sees it"
     assert one.status is TransactionStatus.IDLE
     assert one.ask(STATE) == before
     assert one.connection.row_factory is dict_row
-    assert one.connection.autocommit is autocommit
+    assert one.connection.autocommit is True
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
@@ -51,32 +49,121 @@ def test_without_claims_the_user_of_the_connection_calls(
     one = line(autocommit=autocommit)
     with pytest.raises(PermissionDenied):
         one.client().list(world.people.a)
-    assert one.status is TransactionStatus.IDLE
     one.ask("set role service_role")
-    one.wait(one.connection.commit())
     issued = one.client().issue(world.people.b)
     assert issued.created_by is None
+    assert bool(world.rows(issued.id)) is autocommit
+    one.wait(one.connection.commit())
     assert world.rows(issued.id)
     assert one.ask(STATE)[0] == "service_role"
 
 
 @pytest.mark.parametrize("commits", [True, False])
-def test_inside_a_transaction_the_caller_commits(line: Open, world: World, commits: bool) -> None:
-    one = line()
-    one.ask("select 1")
-    issued = one.client(world.claims("alice")).issue(world.people.a)
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("who", ["alice", None])
+def test_where_the_connection_opens_transactions_the_caller_commits(
+    line: Open, world: World, commits: bool, is_first: bool, who: str | None
+) -> None:
+    one = line(row_factory=dict_row)
+    if who is None:
+        one.ask("set role service_role")
+    one.wait(one.connection.commit())
+    if not is_first:
+        one.ask("select 1")
+    kl = one.client(None if who is None else world.claims(who))
+    issued = kl.issue(world.people.a)
     assert one.status is TransactionStatus.INTRANS
+    assert one.connection.autocommit is False
+    assert kl.show(issued.id).status == "active", "the next call is in the same transaction"
     assert not world.rows(issued.id), "nobody else sees it before the caller commits"
     one.wait(one.connection.commit() if commits else one.connection.rollback())
     assert bool(world.rows(issued.id)) is commits
+    assert one.connection.row_factory is dict_row
 
 
+def test_the_block_of_a_connection_that_fails_leaves_no_key(world: World) -> None:
+    with pytest.raises(ZeroDivisionError), psycopg.connect(world.database.authenticator_url) as one:
+        issued = Keylatch.from_psycopg(one, claims=world.claims("alice")).issue(world.people.a)
+        raise ZeroDivisionError
+    assert not world.rows(issued.id)
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.parametrize("who", ["alice", None])
+def test_a_call_through_a_pool_commits_by_itself(
+    world: World, autocommit: bool, who: str | None
+) -> None:
+    options: dict[str, Any] = {"autocommit": autocommit}
+    if who is None:
+        options["options"] = "-c role=service_role"
+    url = world.database.authenticator_url
+    with psycopg_pool.ConnectionPool(url, min_size=1, max_size=1, kwargs=options) as pool:
+        kl = Keylatch.from_psycopg(pool, claims=None if who is None else world.claims(who))
+        with pool.connection() as one:
+            before = one.execute(STATE).fetchone()
+        issued = kl.issue(world.people.a)
+        assert world.rows(issued.id), "another connection sees it"
+        with pytest.raises(KeyNotFound):
+            kl.revoke(uuid.uuid4())
+        assert issued.id in {key.id for key in kl.list(world.people.a)}
+        with pool.connection() as one:
+            assert one.info.transaction_status == TransactionStatus.IDLE
+            assert one.autocommit is autocommit
+            assert one.execute(STATE).fetchone() == before
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.parametrize("who", ["alice", None])
+async def test_an_awaited_call_through_a_pool_commits_by_itself(
+    world: World, autocommit: bool, who: str | None
+) -> None:
+    options: dict[str, Any] = {"autocommit": autocommit}
+    if who is None:
+        options["options"] = "-c role=service_role"
+    url = world.database.authenticator_url
+    async with psycopg_pool.AsyncConnectionPool(
+        url, min_size=1, max_size=1, kwargs=options, open=False
+    ) as pool:
+        claims = None if who is None else world.claims(who)
+        kl = AsyncKeylatch.from_psycopg(pool, claims=claims)
+        async with pool.connection() as one:
+            before = await (await one.execute(STATE)).fetchone()
+        issued = await kl.issue(world.people.a)
+        assert world.rows(issued.id), "another connection sees it"
+        with pytest.raises(KeyNotFound):
+            await kl.revoke(uuid.uuid4())
+        assert issued.id in {key.id for key in await kl.list(world.people.a)}
+        async with pool.connection() as one:
+            assert one.info.transaction_status == TransactionStatus.IDLE
+            assert one.autocommit is autocommit
+            assert await (await one.execute(STATE)).fetchone() == before
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_claims_that_are_refused_are_said_by_every_kind_of_call(
+    line: Open, world: World, autocommit: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = line(autocommit=autocommit)
+    nobody = one.client({"role": "nobody_of_that_name"})
+    alice = one.client(world.claims("alice"))
+    for _ in range(7):  # psycopg prepares what it has seen five times
+        for call in (lambda: nobody.list(world.people.a), lambda: nobody.issue(world.people.a)):
+            with pytest.raises(InvalidArgument, match=r"22023.*role"):
+                call()
+        with pytest.raises(PermissionDenied):
+            alice.resolve("x")
+        assert isinstance(alice.list(world.people.a), tuple)
+    assert one.ask(STATE) == ("authenticator", "none", "")
+    assert not caplog.records, "psycopg has nothing to warn of"
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
 def test_a_refused_call_leaves_the_transaction_of_the_caller_usable(
-    line: Open, world: World
+    line: Open, world: World, is_first: bool
 ) -> None:
     one = line()
     kl = one.client(world.claims("alice"))
-    first = kl_in_transaction(one, kl, world)
+    first = None if is_first else kl_in_transaction(one, kl, world)
     for call in (
         lambda: kl.revoke(uuid.uuid4()),
         lambda: kl.issue(world.people.b),
@@ -88,7 +175,7 @@ def test_a_refused_call_leaves_the_transaction_of_the_caller_usable(
         assert one.ask(STATE) == ("authenticator", "none", "")
     second = kl.issue(world.people.a)
     one.wait(one.connection.commit())
-    assert len(world.rows(first, second.id)) == 2
+    assert set(world.rows(second.id, first or second.id)) == {second.id, first or second.id}
 
 
 def kl_in_transaction(one: Line, kl: Keylatch, world: World) -> uuid.UUID:

@@ -151,16 +151,16 @@ class Clients:
     def _connection(self, who: str) -> object:
         url, claims = self.world.database.authenticator_url, self.world.claims(who)
         if not self.is_async:
-            connection = self._open.enter_context(psycopg.connect(url))
+            connection = self._open.enter_context(psycopg.connect(url, autocommit=True))
             return Keylatch.from_psycopg(connection, claims=claims)
-        async_connection = self._wait(psycopg.AsyncConnection.connect(url))
+        async_connection = self._wait(psycopg.AsyncConnection.connect(url, autocommit=True))
         self._open.callback(lambda: self._wait(async_connection.close()))
         return Blocking(AsyncKeylatch.from_psycopg(async_connection, claims=claims), self.runner)
 
     def _pool(self, who: str) -> object:
         url, claims = self.world.database.authenticator_url, self.world.claims(who)
-        # Autocommit here and not above, so that both are tried with every call.
-        size: dict[str, Any] = {"min_size": 1, "max_size": 2, "kwargs": {"autocommit": True}}
+        # Autocommit above and not here, so that both are tried with every call.
+        size: dict[str, Any] = {"min_size": 1, "max_size": 2}
         if not self.is_async:
             pool = self._open.enter_context(psycopg_pool.ConnectionPool(url, open=False, **size))
             return Keylatch.from_psycopg(pool, claims=claims)

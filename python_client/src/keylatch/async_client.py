@@ -1,4 +1,4 @@
-"""`AsyncKeylatch`: the calls of the database, awaited. Its texts are those of `Keylatch`."""
+"""`AsyncKeylatch`: the calls of the database, awaited."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
-from uuid import UUID
 
 from . import calls
-from .client import Keylatch, as_method
-from .errors import NotInstalled
-from .models import Revocation
-from .transports import AsyncTransport, expect
-from .transports.replica import AsyncReplicaTransport, async_reading
+from .base import Client, as_method
+from .transports import AsyncTransport, as_it_is
 
 if TYPE_CHECKING:
     import asyncpg
     import psycopg
+    import supabase
     from asyncpg.pool import PoolConnectionProxy
     from postgrest import AsyncPostgrestClient
     from psycopg_pool import AsyncConnectionPool
@@ -27,11 +24,20 @@ if TYPE_CHECKING:
         AsyncSession,
         async_scoped_session,
     )
-    from supabase import AsyncClient
+
+    _Base = Client[
+        AsyncTransport,
+        supabase.AsyncClient,
+        AsyncPostgrestClient,
+        psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any],
+        AsyncEngine | AsyncConnection | AsyncSession | async_scoped_session[Any],
+        AsyncEngine,
+    ]
+else:
+    _Base = Client
 
 P = ParamSpec("P")
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., object])
 
 
 def awaited(
@@ -41,93 +47,20 @@ def awaited(
 
     @wraps(describe)
     async def method(self: AsyncKeylatch, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._run(describe(*args, **kwargs))
+        return await self._answer(describe(*args, **kwargs))
 
     as_method(describe, method)
     return method
 
 
-def _documented_by(twin: Callable[..., object]) -> Callable[[F], F]:
-    """Take the docstring of the method of `Keylatch` that does the same."""
+class AsyncKeylatch(_Base):
+    """The keys of a database, for asyncio.
 
-    def document(method: F) -> F:
-        method.__doc__ = twin.__doc__
-        return method
+    Methods, results and errors are those of `Keylatch`; every call is awaited.
+    """
 
-    return document
-
-
-class AsyncKeylatch:
-    """The keys of a database, for asyncio: methods, results and errors are those of `Keylatch`."""
-
-    def __init__(self, transport: AsyncTransport) -> None:
-        self._transport = transport
-
-    @classmethod
-    @_documented_by(Keylatch.from_supabase)
-    def from_supabase(
-        cls,
-        client: AsyncClient,
-        *,
-        reads: AsyncClient | None = None,
-        max_lag: timedelta | None = None,
-    ) -> Self:
-        expect("AsyncKeylatch.from_supabase", client, reads)
-        from .transports.postgrest import AsyncPostgrestTransport
-
-        primary = AsyncPostgrestTransport(client)
-        replica = None if reads is None else AsyncPostgrestTransport(reads)
-        return cls(async_reading(primary, replica, max_lag))
-
-    @classmethod
-    @_documented_by(Keylatch.from_postgrest)
-    def from_postgrest(
-        cls,
-        client: AsyncPostgrestClient,
-        *,
-        reads: AsyncPostgrestClient | None = None,
-        max_lag: timedelta | None = None,
-    ) -> Self:
-        expect("AsyncKeylatch.from_postgrest", client, reads)
-        from .transports.postgrest import AsyncPostgrestTransport
-
-        primary = AsyncPostgrestTransport(client)
-        replica = None if reads is None else AsyncPostgrestTransport(reads)
-        return cls(async_reading(primary, replica, max_lag))
-
-    @classmethod
-    @_documented_by(Keylatch.from_psycopg)
-    def from_psycopg(
-        cls,
-        connection_or_pool: psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any],
-        *,
-        claims: Mapping[str, Any] | None = None,
-        reads: psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any] | None = None,
-        max_lag: timedelta | None = None,
-    ) -> Self:
-        expect("AsyncKeylatch.from_psycopg", connection_or_pool, reads)
-        from .transports.psycopg import AsyncPsycopgTransport
-
-        primary = AsyncPsycopgTransport(connection_or_pool, claims)
-        replica = None if reads is None else AsyncPsycopgTransport(reads, claims)
-        return cls(async_reading(primary, replica, max_lag))
-
-    @classmethod
-    @_documented_by(Keylatch.from_sqlalchemy)
-    def from_sqlalchemy(
-        cls,
-        source: AsyncEngine | AsyncConnection | AsyncSession | async_scoped_session[Any],
-        *,
-        claims: Mapping[str, Any] | None = None,
-        reads: AsyncEngine | None = None,
-        max_lag: timedelta | None = None,
-    ) -> Self:
-        expect("AsyncKeylatch.from_sqlalchemy", source, reads)
-        from .transports.sqlalchemy import AsyncSqlalchemyTransport
-
-        primary = AsyncSqlalchemyTransport(source, claims)
-        replica = None if reads is None else AsyncSqlalchemyTransport(reads, claims)
-        return cls(async_reading(primary, replica, max_lag))
+    _is_async = True
+    _wait = staticmethod(as_it_is)
 
     @classmethod
     def from_asyncpg(
@@ -159,32 +92,15 @@ class AsyncKeylatch:
             TypeError: It is neither a pool nor a connection of asyncpg.
             InvalidArgument: The claims are not a JSON object, or `max_lag` is out of its rule.
         """
-        expect("AsyncKeylatch.from_asyncpg", pool_or_connection, reads)
+        cls._check("from_asyncpg", pool_or_connection, reads)
         from .transports.asyncpg import AsyncpgTransport
 
-        primary = AsyncpgTransport(pool_or_connection, claims)
-        replica = None if reads is None else AsyncpgTransport(reads, claims)
-        return cls(async_reading(primary, replica, max_lag))
+        return cls._over(AsyncpgTransport, pool_or_connection, reads, max_lag, claims)
 
     issue = awaited(calls.issue)
     issue_many = awaited(calls.issue_many)
     rotate = awaited(calls.rotate)
-
-    @_documented_by(Keylatch.revoke)
-    async def revoke(
-        self,
-        key_id: UUID | str,
-        *,
-        reason: str | None = None,
-        cascade: bool = False,
-        wait_for_replicas: bool = False,
-    ) -> Revocation:
-        wait = calls.as_bool("wait_for_replicas", wait_for_replicas)
-        done = await self._run(calls.revoke(key_id, reason=reason, cascade=cascade))
-        if wait:
-            await self.wait_for_replicas()
-        return done
-
+    revoke = awaited(calls.revoke)
     suspend = awaited(calls.suspend)
     unsuspend = awaited(calls.unsuspend)
     list = awaited(calls.list_keys)
@@ -210,19 +126,3 @@ class AsyncKeylatch:
     upgrade_key = awaited(calls.upgrade_key)
     legacy_keys = awaited(calls.legacy_keys)
     revoke_legacy_key = awaited(calls.revoke_legacy_key)
-
-    def _on_primary(self) -> AsyncKeylatch:
-        """Give the same without its replica."""
-        transport = self._transport
-        if isinstance(transport, AsyncReplicaTransport):
-            return AsyncKeylatch(transport.primary)
-        return self
-
-    async def _run(self, call: calls.Call[T]) -> T:
-        try:
-            rows = await self._transport.call(call.function, call.arguments)
-        except NotInstalled as error:
-            missing = call.explain_missing(error)
-        else:
-            return call.decode(rows)
-        raise missing

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+from .arguments import boolean, origin, presented, sent, usage_batch
 from .errors import InvalidArgument, KeyNotFound, NotInstalled, UnexpectedAnswer
 from .models import (
     EventVerification,
@@ -32,40 +31,24 @@ from .models import (
     SessionEnding,
     SessionPruning,
 )
-from .rows import read_all, read_one, read_optional
+from .rows import read_all, read_each_once, read_one, read_optional
 from .secret import Secret
-from .transports import Batch, Rows
+from .transports import Rows
 
+M = TypeVar("M")
 T = TypeVar("T")
 
-MODULE_OF = {
-    "list_events": "events",
-    "seal_events": "events",
-    "verify_events": "events",
-    "key_usage": "usage",
-    "record_usage": "usage",
-    "replay_position": "notify",
-    "wait_for_replicas": "notify",
-    "resolve_session": "sessions",
-    "close_session": "sessions",
-    "attach_subject": "sessions",
-    "prune_sessions": "sessions",
-    "end_sessions": "sessions",
-    "import_keys": "legacy",
-    "upgrade_key": "legacy",
-    "legacy_keys": "legacy",
-    "revoke_legacy_key": "legacy",
+_CALLS_OF = {
+    "events": ("list_events", "seal_events", "verify_events"),
+    "usage": ("key_usage", "record_usage"),
+    "notify": ("replay_position", "wait_for_replicas"),
+    "sessions": (
+        *("resolve_session", "close_session", "attach_subject", "prune_sessions", "end_sessions"),
+    ),
+    "legacy": ("import_keys", "upgrade_key", "legacy_keys", "revoke_legacy_key"),
 }
+MODULE_OF = {name: module for module, names in _CALLS_OF.items() for name in names}
 """The module that brings a function or view; the core brings all others."""
-
-# PostgreSQL reads these forms; `uuid.UUID` reads more, such as underscores and signs.
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-?)(?:[0-9a-fA-F]{4}\1){3}[0-9a-fA-F]{12}")
-# No text of PostgreSQL can hold these characters.
-_UNSENDABLE = re.compile("[\x00\ud800-\udfff]")
-# Far above every key and origin there is, far below what a gateway refuses.
-_LONGEST_SENT = 8192
-# An interval of PostgreSQL counts microseconds in 64 bits.
-_LONGEST_INTERVAL = timedelta(microseconds=2**63 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,21 +59,16 @@ class Call(Generic[T]):
         function: The function's name in schema `keylatch`, or that of a view to read.
         arguments: Its arguments by name: JSON values, and a `Secret` where a key goes.
         decode: Reads the rows of the answer.
+        waits: Whether to call `wait_for_replicas` afterwards.
     """
 
     function: str
     arguments: Mapping[str, object]
     decode: Callable[[Rows], T]
+    waits: bool = False
 
     def explain_missing(self, error: NotInstalled) -> NotInstalled:
-        """Name the module of this call, where the call is missing in the database.
-
-        Args:
-            error: What the transport raised.
-
-        Returns:
-            The error to raise instead.
-        """
+        """Name the module of this call, where the call is missing in the database."""
         module = MODULE_OF.get(self.function)
         if module is None or f"keylatch.{self.function}" not in (error.detail or ""):
             return error
@@ -99,6 +77,16 @@ class Call(Generic[T]):
             detail=f"{self.function} belongs to the module {module}, which is not installed.",
             hint=f"Run: keylatch install . --with {module} && supabase db push",
         )
+
+
+def _call(
+    function: str,
+    read: Callable[[type[M], Rows], T],
+    model: type[M],
+    given: Mapping[str, object],
+) -> Call[T]:
+    """Describe a call whose parameters are named as those of the function."""
+    return Call(function, sent(given), partial(read, model))
 
 
 def issue(
@@ -132,22 +120,9 @@ def issue(
         The key, shown only here. Source: SQL `keylatch.issue_key`.
 
     Raises:
-        InvalidArgument: A value is out of its rule; `detail` names it.
-        PermissionDenied: The caller does not administer the workspace.
         LatchViolation: The workspace was deleted.
     """
-    arguments = {
-        "workspace_id": _uuid("workspace_id", workspace_id),
-        "kind": _text("kind", kind),
-        "label": _text("label", label),
-        "allowed_origins": _texts("allowed_origins", allowed_origins),
-        "scopes": _texts("scopes", scopes),
-        "environment": _text("environment", environment),
-        "expires_at": _time("expires_at", expires_at),
-        "metadata": _json("metadata", {} if metadata is None else metadata),
-        "prefix": _text("prefix", prefix),
-    }
-    return Call("issue_key", arguments, partial(read_one, IssuedKey))
+    return _call("issue_key", read_one, IssuedKey, locals())
 
 
 def issue_many(
@@ -178,25 +153,8 @@ def issue_many(
 
     Returns:
         The keys in the order of the labels, shown only here. Source: SQL `keylatch.issue_keys`.
-
-    Raises:
-        InvalidArgument: A value is out of its rule; `detail` names it.
-        PermissionDenied: The caller does not administer the workspace.
-        LatchViolation: The workspace was deleted.
     """
-    common = issue(
-        workspace_id,
-        kind=kind,
-        allowed_origins=allowed_origins,
-        scopes=scopes,
-        environment=environment,
-        expires_at=expires_at,
-        metadata=metadata,
-        prefix=prefix,
-    )
-    arguments = {**common.arguments, "labels": _texts("labels", labels)}
-    del arguments["label"]
-    return Call("issue_keys", arguments, _read_issued)
+    return Call("issue_keys", sent(locals()), _read_issued)
 
 
 def rotate(
@@ -217,20 +175,17 @@ def rotate(
         The new key, shown only here. Source: SQL `keylatch.rotate_key`.
 
     Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
         KeyNotUsable: The key is already rotated, revoked, expired or suspended; see `reason`.
-        InvalidArgument: A value is out of its rule; `detail` names it.
     """
-    arguments = {
-        "key_id": _uuid("key_id", key_id),
-        "grace": _interval("grace", grace),
-        "expires_at": _time("expires_at", expires_at),
-    }
-    return Call("rotate_key", arguments, partial(read_one, IssuedKey))
+    return _call("rotate_key", read_one, IssuedKey, locals())
 
 
 def revoke(
-    key_id: UUID | str, *, reason: str | None = None, cascade: bool = False
+    key_id: UUID | str,
+    *,
+    reason: str | None = None,
+    cascade: bool = False,
+    wait_for_replicas: bool = False,
 ) -> Call[Revocation]:
     """Revoke a key for good. Again is no error. For admins.
 
@@ -238,20 +193,20 @@ def revoke(
         key_id: The key to revoke.
         reason: Why, up to 500 characters, for the audit.
         cascade: Also revoke every other key of its rotation family.
+        wait_for_replicas: After the commit call `wait_for_replicas`. The key stays revoked
+            if the waiting fails. Inside a transaction of your own leave this out: commit,
+            then call `wait_for_replicas`.
 
     Returns:
         Since when the key is revoked. Source: SQL `keylatch.revoke_key`.
 
     Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
-        InvalidArgument: A value is out of its rule; `detail` names it.
+        InvalidArgument: With `wait_for_replicas`, there is no synchronous standby.
+        Unavailable: With `wait_for_replicas`, a standby is behind.
     """
-    arguments = {
-        "key_id": _uuid("key_id", key_id),
-        "reason": _reason(reason),
-        "cascade": as_bool("cascade", cascade),
-    }
-    return Call("revoke_key", arguments, partial(read_one, Revocation))
+    given = {"key_id": key_id, "reason": reason, "cascade": cascade}
+    call = _call("revoke_key", read_one, Revocation, given)
+    return replace(call, waits=boolean("wait_for_replicas", wait_for_replicas))
 
 
 def suspend(key_id: UUID | str) -> Call[Key]:
@@ -262,13 +217,8 @@ def suspend(key_id: UUID | str) -> Call[Key]:
 
     Returns:
         The key as it is now. Source: SQL `keylatch.suspend_key`.
-
-    Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
-        KeyNotUsable: The key is revoked or expired; see `reason`.
-        InvalidArgument: The id is not a UUID.
     """
-    return Call("suspend_key", {"key_id": _uuid("key_id", key_id)}, partial(read_one, Key))
+    return _call("suspend_key", read_one, Key, locals())
 
 
 def unsuspend(key_id: UUID | str) -> Call[Key]:
@@ -279,13 +229,8 @@ def unsuspend(key_id: UUID | str) -> Call[Key]:
 
     Returns:
         The key as it is now. Source: SQL `keylatch.unsuspend_key`.
-
-    Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
-        KeyNotUsable: The key is revoked or expired; see `reason`.
-        InvalidArgument: The id is not a UUID.
     """
-    return Call("unsuspend_key", {"key_id": _uuid("key_id", key_id)}, partial(read_one, Key))
+    return _call("unsuspend_key", read_one, Key, locals())
 
 
 def show(key_id: UUID | str) -> Call[Key]:
@@ -296,12 +241,8 @@ def show(key_id: UUID | str) -> Call[Key]:
 
     Returns:
         The key as it is now. Source: a row of the view `keylatch.keys`.
-
-    Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
-        InvalidArgument: The id is not a UUID.
     """
-    return Call("keys", {"id": _uuid("key_id", key_id)}, _read_found)
+    return Call("keys", {"id": sent({"key_id": key_id})["key_id"]}, _read_found)
 
 
 def list_keys(workspace_id: UUID | str) -> Call[tuple[Key, ...]]:
@@ -314,12 +255,8 @@ def list_keys(workspace_id: UUID | str) -> Call[tuple[Key, ...]]:
         Its keys, the newest first; none if the caller does not administer it. A value that
         Python cannot read raises `UnreadableRow` when it is used, and costs no other. Source:
         SQL `keylatch.list_keys`. To filter or page, read the view `keylatch.keys`.
-
-    Raises:
-        InvalidArgument: The id is not a UUID.
     """
-    arguments = {"workspace_id": _uuid("workspace_id", workspace_id)}
-    return Call("list_keys", arguments, partial(_read_each_once, Key))
+    return _call("list_keys", read_each_once, Key, locals())
 
 
 def retire_workspace(workspace_id: UUID | str, *, limit: int = 10_000) -> Call[Retirement]:
@@ -334,15 +271,8 @@ def retire_workspace(workspace_id: UUID | str, *, limit: int = 10_000) -> Call[R
     Returns:
         How many keys were revoked, and whether none is left. Source: SQL
         `keylatch.retire_workspace`.
-
-    Raises:
-        InvalidArgument: A value is out of its rule; `detail` names it.
     """
-    arguments = {
-        "workspace_id": _uuid("workspace_id", workspace_id),
-        "limit": _int("limit", limit),
-    }
-    return Call("retire_workspace", arguments, partial(read_one, Retirement))
+    return _call("retire_workspace", read_one, Retirement, locals())
 
 
 def resolve(key: str | Secret, *, origin: str | None = None) -> Call[ResolvedKey | None]:
@@ -359,11 +289,8 @@ def resolve(key: str | Secret, *, origin: str | None = None) -> Call[ResolvedKey
     Returns:
         The key, or `None`: unknown, revoked, expired, suspended and wrong origin look alike.
         Source: SQL `keylatch.resolve_key`.
-
-    Raises:
-        InvalidArgument: `key` or `origin` is not a text.
     """
-    return Call("resolve_key", _presented(key, origin), partial(read_optional, ResolvedKey))
+    return _call("resolve_key", read_optional, ResolvedKey, locals())
 
 
 def resolve_many(
@@ -388,16 +315,14 @@ def resolve_many(
     """
     if isinstance(keys, str | Secret):
         raise InvalidArgument.of("keys", "is one text, not a list of texts")
-    presented = list(keys)
-    came_from = [None] * len(presented) if origins is None else list(origins)
-    if len(came_from) != len(presented):
-        raise InvalidArgument.of("origins", f"has {len(came_from)}, and keys has {len(presented)}")
-    each = [_presented(key, origin) for key, origin in zip(presented, came_from, strict=True)]
-    arguments = {
-        "keys": [one["key"] for one in each],
-        "origins": None if origins is None else [one["origin"] for one in each],
-    }
-    return Call("resolve_keys", arguments, partial(_read_places, len(presented)))
+    presented_keys = [presented("keys", key) for key in keys]
+    came_from = None if origins is None else [origin("origins", one) for one in origins]
+    if came_from is not None and len(came_from) != len(presented_keys):
+        raise InvalidArgument.of(
+            "origins", f"has {len(came_from)}, and keys has {len(presented_keys)}"
+        )
+    arguments = {"keys": presented_keys, "origins": came_from}
+    return Call("resolve_keys", arguments, partial(_read_places, len(presented_keys)))
 
 
 def explain(key: str | Secret, *, origin: str | None = None) -> Call[Explanation]:
@@ -410,11 +335,8 @@ def explain(key: str | Secret, *, origin: str | None = None) -> Call[Explanation
     Returns:
         A verdict, why, what to do, and the fingerprint of the text. A key of another workspace
         is `unknown`. Source: SQL `keylatch.explain_key`.
-
-    Raises:
-        InvalidArgument: `key` or `origin` is not a text.
     """
-    return Call("explain_key", _presented(key, origin), partial(read_one, Explanation))
+    return _call("explain_key", read_one, Explanation, locals())
 
 
 def installation() -> Call[Installation]:
@@ -424,7 +346,7 @@ def installation() -> Call[Installation]:
         The installation's id, its database, version and modules, and whether this server is a
         replica. Source: SQL `keylatch.installation`.
     """
-    return Call("installation", {}, partial(read_one, Installation))
+    return _call("installation", read_one, Installation, {})
 
 
 # Module events.
@@ -444,16 +366,8 @@ def events(
         Its events, the newest first; none if the caller does not administer it. A value that
         Python cannot read raises `UnreadableRow` when it is used. Source: SQL
         `keylatch.list_events`. To filter, read the view `keylatch.key_events`.
-
-    Raises:
-        InvalidArgument: An id is not a UUID, or `limit` is out of its rule.
     """
-    arguments = {
-        "workspace_id": _uuid("workspace_id", workspace_id),
-        "after": None if after is None else _uuid("after", after),
-        "limit": _int("limit", limit),
-    }
-    return Call("list_events", arguments, partial(_read_each_once, KeyEvent))
+    return _call("list_events", read_each_once, KeyEvent, locals())
 
 
 def seal_events(*, limit: int = 10_000) -> Call[Sealing]:
@@ -465,11 +379,8 @@ def seal_events(*, limit: int = 10_000) -> Call[Sealing]:
     Returns:
         The last checkpoint, and whether events are left: call again until `is_done`. Source:
         SQL `keylatch.seal_events`.
-
-    Raises:
-        InvalidArgument: `limit` is out of its rule.
     """
-    return Call("seal_events", {"limit": _int("limit", limit)}, partial(read_one, Sealing))
+    return _call("seal_events", read_one, Sealing, locals())
 
 
 def verify_events(*, from_checkpoint: int = 1, limit: int = 100) -> Call[EventVerification]:
@@ -482,15 +393,8 @@ def verify_events(*, from_checkpoint: int = 1, limit: int = 100) -> Call[EventVe
     Returns:
         What was checked, the first thing that does not fit, and where to go on. Source: SQL
         `keylatch.verify_events`.
-
-    Raises:
-        InvalidArgument: A number is out of its rule.
     """
-    arguments = {
-        "from_checkpoint": _int("from_checkpoint", from_checkpoint),
-        "limit": _int("limit", limit),
-    }
-    return Call("verify_events", arguments, partial(read_one, EventVerification))
+    return _call("verify_events", read_one, EventVerification, locals())
 
 
 # Module usage.
@@ -508,21 +412,8 @@ def record_usage(
     Returns:
         The keys that another report was counting: report those again. Source: SQL
         `keylatch.record_usage`.
-
-    Raises:
-        InvalidArgument: A number, time or verdict is out of its rule.
     """
-    batch: dict[str, dict[str, object]] = {}
-    for one in uses:
-        if str(one.key_id) in batch:
-            raise InvalidArgument.of("uses", "names a key twice")
-        batch[str(one.key_id)] = {
-            "uses": one.uses,
-            "last_used_at": _time("last_used_at", one.last_used_at),
-        }
-    for key_id, counts in (refusals or {}).items():
-        batch.setdefault(str(key_id), {})["refusals"] = dict(counts)
-    return Call("record_usage", {"batch": batch}, _read_again)
+    return Call("record_usage", {"batch": usage_batch(uses, refusals or {})}, _read_again)
 
 
 def usage(key_id: UUID | str) -> Call[KeyUsage | None]:
@@ -534,12 +425,8 @@ def usage(key_id: UUID | str) -> Call[KeyUsage | None]:
     Returns:
         What services have reported; `None` if nothing yet, or if the caller does not administer
         the key. Source: a row of the view `keylatch.key_usage`.
-
-    Raises:
-        InvalidArgument: The id is not a UUID.
     """
-    arguments = {"key_id": _uuid("key_id", key_id)}
-    return Call("key_usage", arguments, partial(read_optional, KeyUsage))
+    return _call("key_usage", read_optional, KeyUsage, locals())
 
 
 # Module notify.
@@ -552,7 +439,7 @@ def replay_position() -> Call[ReplayPosition]:
         The position, and the timeline that it belongs to. Source: SQL
         `keylatch.replay_position`.
     """
-    return Call("replay_position", {}, partial(read_one, ReplayPosition))
+    return _call("replay_position", read_one, ReplayPosition, {})
 
 
 def wait_for_replicas(*, timeout: timedelta = timedelta(seconds=10)) -> Call[ReplicaWait]:
@@ -572,8 +459,7 @@ def wait_for_replicas(*, timeout: timedelta = timedelta(seconds=10)) -> Call[Rep
             transaction has changed something; `detail` says which.
         Unavailable: A standby is behind after this time. What was committed stays.
     """
-    arguments = {"timeout": _interval("timeout", timeout)}
-    return Call("wait_for_replicas", arguments, partial(read_one, ReplicaWait))
+    return _call("wait_for_replicas", read_one, ReplicaWait, locals())
 
 
 # Module sessions.
@@ -590,12 +476,8 @@ def resolve_session(token: str | Secret, *, extend: bool = False) -> Call[Sessio
     Returns:
         The session, or `None`: mistyped, expired and closed look alike. Compare its `origin`
         with that of the request. Source: SQL `keylatch.resolve_session`.
-
-    Raises:
-        InvalidArgument: `token` is not a text.
     """
-    arguments = {**_token(token), "extend": as_bool("extend", extend)}
-    return Call("resolve_session", arguments, partial(read_optional, Session))
+    return _call("resolve_session", read_optional, Session, locals())
 
 
 def close_session(token: str | Secret) -> Call[Session]:
@@ -606,12 +488,8 @@ def close_session(token: str | Secret) -> Call[Session]:
 
     Returns:
         The session as it was. Source: SQL `keylatch.close_session`.
-
-    Raises:
-        SessionNotFound: The text is not the token of an open session.
-        InvalidArgument: `token` is not a text.
     """
-    return Call("close_session", _token(token), partial(read_one, Session))
+    return _call("close_session", read_one, Session, locals())
 
 
 def attach_subject(token: str | Secret, *, subject: str) -> Call[Session]:
@@ -625,12 +503,9 @@ def attach_subject(token: str | Secret, *, subject: str) -> Call[Session]:
         The session. The same subject again is no error. Source: SQL `keylatch.attach_subject`.
 
     Raises:
-        SessionNotFound: The text is not the token of an open session.
         LatchViolation: The session has another subject already.
-        InvalidArgument: A value is out of its rule.
     """
-    arguments = {**_token(token), "subject": _text("subject", subject)}
-    return Call("attach_subject", arguments, partial(read_one, Session))
+    return _call("attach_subject", read_one, Session, locals())
 
 
 def prune_sessions(*, batch: int = 10_000) -> Call[SessionPruning]:
@@ -642,13 +517,8 @@ def prune_sessions(*, batch: int = 10_000) -> Call[SessionPruning]:
     Returns:
         How many were deleted: call again while it is as many as `batch`. Source: SQL
         `keylatch.prune_sessions`.
-
-    Raises:
-        InvalidArgument: `batch` is out of its rule.
     """
-    return Call(
-        "prune_sessions", {"batch": _int("batch", batch)}, partial(read_one, SessionPruning)
-    )
+    return _call("prune_sessions", read_one, SessionPruning, locals())
 
 
 def end_sessions(key_id: UUID | str, *, reason: str | None = None) -> Call[SessionEnding]:
@@ -661,13 +531,8 @@ def end_sessions(key_id: UUID | str, *, reason: str | None = None) -> Call[Sessi
     Returns:
         Since when the key is revoked, and how many sessions ended. Source: SQL
         `keylatch.end_sessions`.
-
-    Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
-        InvalidArgument: A value is out of its rule; `detail` names it.
     """
-    arguments = {"key_id": _uuid("key_id", key_id), "reason": _reason(reason)}
-    return Call("end_sessions", arguments, partial(read_one, SessionEnding))
+    return _call("end_sessions", read_one, SessionEnding, locals())
 
 
 # Module legacy.
@@ -693,44 +558,8 @@ def import_keys(
     Raises:
         InvalidArgument: There are too many lines, or a value in one cannot be sent at all;
             `detail` names it, and nothing is imported.
-        PermissionDenied: The caller is not a service.
     """
-    if isinstance(lines, str | bytes | Mapping) or not isinstance(lines, Iterable):
-        raise InvalidArgument.of("lines", f"is {_name(lines)}, not a list of lines")
-    if isinstance(lines, Batch):
-        batch = lines  # of a file, whose reader looked at each line
-    else:
-        batch = Batch(import_line(f"lines[{n}]", line) for n, line in enumerate(lines, 1))
-    arguments = {
-        "lines": batch,
-        "dry_run": as_bool("dry_run", dry_run),
-        "strict": as_bool("strict", strict),
-    }
-    return Call("import_keys", arguments, partial(read_one, ImportReport))
-
-
-def import_line(name: str, line: object) -> dict[str, object]:
-    """Give a line of an import as JSON values, with a `Secret` for the key.
-
-    Args:
-        name: What the line is called in an error.
-        line: What the caller gave.
-
-    Returns:
-        A copy.
-
-    Raises:
-        InvalidArgument: A value cannot be sent, or would arrive as something else.
-    """
-    if not isinstance(line, Mapping):
-        raise InvalidArgument.of(name, f"is {_name(line)}, not a JSON object")
-    return {
-        # Most are plain texts, and of a file there are millions.
-        _text(name, field): value
-        if type(value) is str and field != "key" and not _UNSENDABLE.search(value)
-        else _line_value(f"{name}.{field}", field, value)
-        for field, value in line.items()
-    }
+    return _call("import_keys", read_one, ImportReport, locals())
 
 
 def upgrade_key(
@@ -755,8 +584,9 @@ def upgrade_key(
             needed.
         TooManyRequests: A limit of the installation is reached.
     """
-    workspace = None if workspace_id is None else _uuid("workspace_id", workspace_id)
-    arguments = {**_presented(key, origin), "workspace_id": workspace}
+    arguments = {**sent({"key": key, "origin": origin}), "workspace_id": None}
+    if workspace_id is not None:
+        arguments |= sent({"workspace_id": workspace_id})
     return Call("upgrade_key", arguments, partial(read_optional, ResolvedKey))
 
 
@@ -769,12 +599,8 @@ def legacy_keys(workspace_id: UUID | str) -> Call[tuple[LegacyKey, ...]]:
     Returns:
         The keys that were imported with a salted hash; none if the caller does not administer
         the workspace. Source: the view `keylatch.legacy_keys`.
-
-    Raises:
-        InvalidArgument: The id is not a UUID.
     """
-    arguments = {"workspace_id": _uuid("workspace_id", workspace_id)}
-    return Call("legacy_keys", arguments, partial(_read_each_once, LegacyKey))
+    return _call("legacy_keys", read_each_once, LegacyKey, locals())
 
 
 def revoke_legacy_key(id: UUID | str, *, reason: str | None = None) -> Call[Revocation]:  # noqa: A002
@@ -786,33 +612,8 @@ def revoke_legacy_key(id: UUID | str, *, reason: str | None = None) -> Call[Revo
 
     Returns:
         Since when the key is revoked. Source: SQL `keylatch.revoke_legacy_key`.
-
-    Raises:
-        KeyNotFound: There is no such key, or the caller does not administer it.
-        InvalidArgument: A value is out of its rule; `detail` names it.
     """
-    arguments = {"id": _uuid("id", id), "reason": _reason(reason)}
-    return Call("revoke_legacy_key", arguments, partial(read_one, Revocation))
-
-
-def _line_value(name: str, field: str, value: object) -> object:
-    match value:
-        case None | bool() | int() | float() | Secret():
-            return value
-        case str():
-            return Secret(_text(name, value)) if field == "key" else _text(name, value)
-        case UUID():
-            return str(value)
-        case datetime():
-            return _time(name, value)
-        case Mapping():
-            return _json(name, value)
-    return _texts(name, value)
-
-
-def _read_each_once(model: type[T], rows: Rows) -> tuple[T, ...]:
-    """Read rows that have an id; pages overlap if a row was made between them."""
-    return read_all(model, {str(row.get("id")): row for row in rows}.values())
+    return _call("revoke_legacy_key", read_one, Revocation, locals())
 
 
 def _read_issued(rows: Rows) -> tuple[IssuedKey, ...]:
@@ -851,133 +652,3 @@ def _read_found(rows: Rows) -> Key:
             hint="List the keys of the workspace.",
         )
     return found
-
-
-# Below, a value is refused only where it cannot be sent, or would arrive as something else than
-# the caller meant. All other rules are the database's, which words them once for everybody.
-
-
-def as_bool(name: str, value: object) -> bool:
-    """Give a bool, and refuse what is none."""
-    if not isinstance(value, bool):
-        raise InvalidArgument.of(name, f"is {_name(value)}, not a bool")
-    return value
-
-
-def _int(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidArgument.of(name, f"is {_name(value)}, not an int")
-    if abs(value) >= 2**63:
-        raise InvalidArgument.of(name, "is larger than the database can hold")
-    return value
-
-
-def _reason(value: object) -> str | None:
-    return None if value is None else _text("reason", value)
-
-
-def _token(token: str | Secret) -> dict[str, object]:
-    """Carry a session's token as `_presented` carries a key."""
-    if not isinstance(token, str | Secret):
-        raise InvalidArgument.of("token", f"is {_name(token)}, not a text")
-    return {"token": _presented(token, None)["key"]}
-
-
-def _presented(key: str | Secret, origin: str | None) -> dict[str, object]:
-    """Carry what a stranger sent, whatever it is: the database judges it."""
-    if not isinstance(key, str | Secret):
-        raise InvalidArgument.of("key", f"is {_name(key)}, not a text")
-    if origin is not None and not isinstance(origin, str):
-        raise InvalidArgument.of("origin", f"is {_name(origin)}, not a text")
-    return {
-        "key": Secret(_sendable(key.reveal() if isinstance(key, Secret) else key)),
-        "origin": None if origin is None else _sendable(origin),
-    }
-
-
-def _sendable(text: str) -> str:
-    if len(text) > _LONGEST_SENT:
-        # The mark keeps the cut text from being a key or an origin that the whole was not.
-        text = text[:_LONGEST_SENT] + "\ufffd"
-    return _UNSENDABLE.sub("\ufffd", text)
-
-
-def _uuid(field: str, value: object) -> str:
-    text = str(value) if isinstance(value, UUID) else value
-    # The value is not repeated: somebody may have put a key where its id belongs.
-    if not isinstance(text, str):
-        raise InvalidArgument.of(field, f"is {_name(value)}, not a UUID")
-    if not _UUID.fullmatch(text):
-        raise InvalidArgument.of(
-            field, "is not a UUID", "Give the id, not the key, its masked key or its label."
-        )
-    return str(UUID(text))
-
-
-def _text(field: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise InvalidArgument.of(field, f"is {_name(value)}, not a text")
-    if _UNSENDABLE.search(value):
-        raise InvalidArgument.of(field, "has a NUL or a lone surrogate, which no text may have")
-    return value
-
-
-def _texts(field: str, value: object) -> list[str]:
-    # A text is iterable too, and would arrive as its characters.
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise InvalidArgument.of(field, f"is {_name(value)}, not a list of texts")
-    return [_text(field, one) for one in value]
-
-
-def _time(field: str, value: object) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, datetime):
-        raise InvalidArgument.of(field, f"is {_name(value)}, not a datetime")
-    if value.utcoffset() is None:
-        raise InvalidArgument.of(
-            field, "has no time zone", "Give the time a zone: datetime(…, tzinfo=UTC)."
-        )
-    try:
-        return value.astimezone(UTC).isoformat()
-    except OverflowError:
-        raise InvalidArgument.of(field, "is outside the years 1 to 9999") from None
-
-
-def _interval(field: str, value: object) -> str:
-    if not isinstance(value, timedelta):
-        raise InvalidArgument.of(field, f"is {_name(value)}, not a timedelta")
-    if abs(value) > _LONGEST_INTERVAL:
-        raise InvalidArgument.of(field, "is longer than an interval can be")
-    # Not days: a day of PostgreSQL has 23 or 25 hours when the clocks change.
-    return f"{value // timedelta(microseconds=1)} microseconds"
-
-
-def _json(field: str, value: object) -> object:
-    """Give a copy of what JSON makes of the value, so that later changes do not reach the call."""
-    if not isinstance(value, Mapping):
-        raise InvalidArgument.of(field, f"is {_name(value)}, not a JSON object")
-    try:
-        copy = json.loads(json.dumps(dict(value), allow_nan=False))
-    except (TypeError, ValueError, RecursionError):
-        copy = None
-    if copy is None:
-        raise InvalidArgument.of(field, "has a value that JSON cannot hold")
-    _check_json(field, copy)
-    return copy
-
-
-def _check_json(field: str, value: object) -> None:
-    if isinstance(value, str):
-        _text(field, value)
-    elif isinstance(value, dict):
-        for name, one in value.items():
-            _text(field, name)
-            _check_json(field, one)
-    elif isinstance(value, list):
-        for one in value:
-            _check_json(field, one)
-
-
-def _name(value: object) -> str:
-    return "None" if value is None else type(value).__name__

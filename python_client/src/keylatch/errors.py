@@ -25,6 +25,11 @@ class KeylatchError(Exception):
 
     default_slug: ClassVar[str] = "database_error"
 
+    def __init_subclass__(cls) -> None:
+        """Give a class without a slug that of its name: `key_not_found` for `KeyNotFound`."""
+        if "default_slug" not in vars(cls):
+            cls.default_slug = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+
     def __init__(
         self,
         slug: str | None = None,
@@ -48,13 +53,9 @@ class KeylatchError(Exception):
 class KeyNotFound(KeylatchError):
     """There is no such key, or it is not yours to see."""
 
-    default_slug = "key_not_found"
-
 
 class KeyNotUsable(KeylatchError):
     """The call needs an active key, and this one is rotated, revoked, expired or suspended."""
-
-    default_slug = "key_not_usable"
 
     @property
     def reason(self) -> str:
@@ -65,13 +66,9 @@ class KeyNotUsable(KeylatchError):
 class LatchViolation(KeylatchError):
     """The latch held: a change was tried that the database allows to nobody."""
 
-    default_slug = "latch_violation"
-
 
 class InvalidArgument(KeylatchError, ValueError):
     """A value is out of its rule; `detail` names the field and does not repeat the value."""
-
-    default_slug = "invalid_argument"
 
     @classmethod
     def of(cls, field: str, problem: str, hint: str | None = None) -> Self:
@@ -91,8 +88,6 @@ class InvalidArgument(KeylatchError, ValueError):
 class PermissionDenied(KeylatchError):
     """The row policies, the grants or the gateway refuse this user; a token may have expired."""
 
-    default_slug = "permission_denied"
-
 
 class Unavailable(KeylatchError):
     """No answer: no connection, a time-out, an overload, or a server that failed.
@@ -101,31 +96,21 @@ class Unavailable(KeylatchError):
     `rotate`. A `revoke` can be repeated.
     """
 
-    default_slug = "unavailable"
-
 
 class TooManyRequests(Unavailable):
     """A limit of the installation is reached; `detail` says for how many seconds."""
-
-    default_slug = "too_many_requests"
 
 
 class SessionNotFound(KeylatchError):
     """The text is not the token of an open session: mistyped, expired or closed."""
 
-    default_slug = "session_not_found"
-
 
 class AdoptionNotReady(KeylatchError):
     """A step of moving a column off plaintext cannot be done yet; `detail` says what is missing."""
 
-    default_slug = "adoption_not_ready"
-
 
 class SchemaNotExposed(KeylatchError):
     """PostgREST does not serve the schema `keylatch`; `hint` names the setting."""
-
-    default_slug = "schema_not_exposed"
 
 
 class NotInstalled(KeylatchError):
@@ -134,80 +119,41 @@ class NotInstalled(KeylatchError):
     `detail` names what is missing, `hint` the command that adds it.
     """
 
-    default_slug = "not_installed"
-
 
 class UnexpectedAnswer(KeylatchError):
     """Something answered that is not the keylatch schema: a wrong URL, or a foreign function."""
-
-    default_slug = "unexpected_answer"
 
 
 class UnreadableRow(KeylatchError):
     """A value of one row of a list cannot be read by Python; all else of the list can."""
 
-    default_slug = "unreadable_row"
 
-
-CLASS_BY_SLUG: dict[str, type[KeylatchError]] = {
-    "key_not_found": KeyNotFound,
-    "key_already_rotated": KeyNotUsable,
-    "key_revoked": KeyNotUsable,
-    "key_expired": KeyNotUsable,
-    "key_suspended": KeyNotUsable,
-    "revoked_is_final": LatchViolation,
-    "expired_is_final": LatchViolation,
-    "superseded_is_final": LatchViolation,
-    "column_is_immutable": LatchViolation,
-    "keys_are_kept": LatchViolation,
-    "events_are_kept": LatchViolation,
-    "sealed_at_publisher": LatchViolation,
-    "workspace_deleted": LatchViolation,
-    "too_many_keys": LatchViolation,
-    "read_committed_required": KeylatchError,
-    "invalid_argument": InvalidArgument,
-    "admin_required": PermissionDenied,
-    "invalid_api_key": PermissionDenied,
-    "invalid_session": PermissionDenied,
-    "session_refused": PermissionDenied,
-    "session_not_found": SessionNotFound,
-    "subject_is_final": LatchViolation,
-    "too_many_requests": TooManyRequests,
-    "replicas_behind": Unavailable,
-    "adoption_not_ready": AdoptionNotReady,
+_SLUGS: dict[type[KeylatchError], str] = {
+    KeylatchError: "read_committed_required",
+    KeyNotFound: "key_not_found",
+    KeyNotUsable: "key_already_rotated key_revoked key_expired key_suspended",
+    LatchViolation: "revoked_is_final expired_is_final superseded_is_final column_is_immutable "
+    "keys_are_kept events_are_kept sealed_at_publisher workspace_deleted subject_is_final "
+    "too_many_keys",
+    InvalidArgument: "invalid_argument",
+    PermissionDenied: "admin_required invalid_api_key invalid_session session_refused",
+    SessionNotFound: "session_not_found",
+    TooManyRequests: "too_many_requests",
+    Unavailable: "replicas_behind",
+    AdoptionNotReady: "adoption_not_ready",
 }
+CLASS_BY_SLUG = {slug: kind for kind, slugs in _SLUGS.items() for slug in slugs.split()}
 """The class of each slug that the database raises. Source: section 6 of the contract."""
 
 # What PostgreSQL and PostgREST say themselves: the whole code, else its first two characters.
-_CLASS_BY_CODE: dict[str, type[KeylatchError]] = {
-    "08": Unavailable,
-    "22": InvalidArgument,
-    "23502": InvalidArgument,
-    "23514": InvalidArgument,
-    "25006": Unavailable,
-    "28": PermissionDenied,
-    "3F000": NotInstalled,
-    "40001": Unavailable,
-    "40P01": Unavailable,
-    "42501": PermissionDenied,
-    "42883": NotInstalled,
-    "42P01": NotInstalled,
-    "53": Unavailable,
-    "54": InvalidArgument,
-    "55P03": Unavailable,
-    "57": Unavailable,
-    "58": Unavailable,
-    "PGRST000": Unavailable,
-    "PGRST001": Unavailable,
-    "PGRST002": Unavailable,
-    "PGRST003": Unavailable,
-    "PGRST106": SchemaNotExposed,
-    "PGRST202": NotInstalled,
-    "PGRST205": NotInstalled,
-    "PGRST301": PermissionDenied,
-    "PGRST302": PermissionDenied,
-    "PGRST303": PermissionDenied,
+_CODES: dict[type[KeylatchError], str] = {
+    InvalidArgument: "22 23502 23514 54",
+    NotInstalled: "3F000 42883 42P01 PGRST202 PGRST205",
+    PermissionDenied: "28 42501 PGRST301 PGRST302 PGRST303",
+    SchemaNotExposed: "PGRST106",
+    Unavailable: "08 25006 40001 40P01 53 55P03 57 58 PGRST000 PGRST001 PGRST002 PGRST003",
 }
+_CLASS_BY_CODE = {code: kind for kind, codes in _CODES.items() for code in codes.split()}
 
 _CLASS_BY_STATUS: dict[int, type[KeylatchError]] = {
     400: InvalidArgument,

@@ -17,19 +17,7 @@ T = TypeVar("T")
 
 
 def read_one(model: type[T], rows: Iterable[Mapping[str, object]]) -> T:
-    """Read the answer of a call that gives one row.
-
-    Args:
-        model: A dataclass of `models`.
-        rows: The rows of the answer; fields that this version does not know are left out.
-
-    Returns:
-        The row.
-
-    Raises:
-        NotInstalled: A field is missing, so that the schema is older than this client.
-        UnexpectedAnswer: There is not one row, or a field has no readable value.
-    """
+    """Read the answer of a call that gives one row. `NotInstalled` says that a field is missing."""
     found = tuple(rows)
     if len(found) != 1:
         raise UnexpectedAnswer(detail=f"{len(found)} rows came where one {model.__name__} should")
@@ -37,25 +25,19 @@ def read_one(model: type[T], rows: Iterable[Mapping[str, object]]) -> T:
 
 
 def read_optional(model: type[T], rows: Iterable[Mapping[str, object]]) -> T | None:
-    """Read the answer of a call that gives one row or none; arguments and errors as `read_one`."""
+    """Read the answer of a call that gives one row or none."""
     rows = tuple(rows)
     return read_one(model, rows) if rows else None
 
 
 def read_all(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, ...]:
-    """Read the answer of a call that gives any number of rows, each for itself.
-
-    Args:
-        model: A dataclass of `models`, made of `Row`.
-        rows: The rows of the answer.
-
-    Returns:
-        The rows. A value that cannot be read raises `UnreadableRow` when it is used.
-
-    Raises:
-        NotInstalled: A field is missing, so that the schema is older than this client.
-    """
+    """Read any number of rows, each for itself: see `Row`."""
     return tuple(_read(model, row, whole=False) for row in rows)
+
+
+def read_each_once(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, ...]:
+    """As `read_all`, of rows with an id: pages overlap if a row was made between them."""
+    return read_all(model, {str(row.get("id")): row for row in rows}.values())
 
 
 def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:

@@ -5,8 +5,18 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from typing import Any, Protocol, TypeVar
 
 from ..errors import UnexpectedAnswer
 from ..secret import Secret
@@ -15,7 +25,10 @@ Rows = Sequence[Mapping[str, object]]
 
 VIEWS = frozenset({"keys", "key_usage", "legacy_keys"})
 """What is read where a function would be called: an argument is the value of a column."""
+READS = VIEWS | {"explain_key", "list_keys", "resolve_key", "resolve_keys"}
+"""What only reads: a replica may answer it, and its transaction has nothing to commit."""
 
+T = TypeVar("T")
 
 # A text of JSON as a whole, or one of the marks between values.
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
@@ -25,6 +38,7 @@ _UNREADABLE = object()
 _ROWS = ("keys", "lines")
 
 
+# What each way takes.
 _WAYS: dict[str, tuple[str, ...]] = {
     "Keylatch.from_supabase": ("supabase.Client",),
     "AsyncKeylatch.from_supabase": ("supabase.AsyncClient",),
@@ -94,17 +108,74 @@ class AsyncTransport(Protocol):
         """As `Transport.call`."""
 
 
+# What both forms do is written once, as coroutines. The blocking form gives them what is there
+# already instead of something to wait for, and `finish` runs them without an event loop.
+
+
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that awaits only what `at_once` gives, and give its result."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    work.close()
+    raise RuntimeError("a blocking call waited for an event loop")
+
+
+async def at_once(result: T) -> T:
+    """Give the result of a blocking call to a coroutine that awaits it."""
+    return result
+
+
+@asynccontextmanager
+async def entered_at_once(context: AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Give a blocking context manager to a coroutine that enters it with `async with`."""
+    with context as value:
+        yield value
+
+
+def as_it_is(waiting: T) -> T:
+    """Give what the async form awaits or enters."""
+    return waiting
+
+
+class Calls(ABC):
+    """The calls of a transport, written once for both forms."""
+
+    _wait: Callable[[Any], Awaitable[Any]]
+    _entered: Callable[[Any], AbstractAsyncContextManager[Any]]
+
+    @abstractmethod
+    async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+
+
+class Blocking(Calls):
+    """Makes a blocking transport of `Calls`."""
+
+    _wait = staticmethod(at_once)
+    _entered = staticmethod(entered_at_once)
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+        return finish(self._call(function, arguments))
+
+
+class Awaited(Calls):
+    """Makes an async transport of `Calls`."""
+
+    _wait = _entered = staticmethod(as_it_is)
+
+    async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+        return await self._call(function, arguments)
+
+
 def read_json(text: str) -> object:
     """Read JSON, each value for itself where Python cannot read all: a number of 5,000 digits.
 
-    Args:
-        text: An answer, or one row of it.
-
-    Returns:
-        The value. In it, no reader of `_rows` accepts what stands for an unreadable value.
-
-    Raises:
-        json.JSONDecodeError: The text is not JSON.
+    No reader of `rows` accepts what then stands for an unreadable value.
     """
     try:
         return json.loads(text)
@@ -149,17 +220,7 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def as_rows(answer: object) -> Rows:
-    """Give any answer as rows, and hide a new key in it before anything can fail over it.
-
-    Args:
-        answer: One object, or a list of objects.
-
-    Returns:
-        The rows.
-
-    Raises:
-        UnexpectedAnswer: It is neither.
-    """
+    """Give any answer as rows, and hide a new key in it before anything can fail over it."""
     rows: list[dict[str, object]] = []
     for row in answer if isinstance(answer, list) else [answer]:
         if not isinstance(row, dict):
@@ -182,14 +243,9 @@ def dump_json(value: object) -> str:
 
 
 def is_one_of(value: object, *names: str) -> bool:
-    """Tell whether a value is an instance of a class in a library that need not be installed.
+    """Tell whether a value is of a class, `psycopg.Connection`, of a library that may be absent.
 
-    Args:
-        value: What the caller gave.
-        names: Module and class: `psycopg.Connection`.
-
-    Returns:
-        Whether it is. A library that was never imported has no instances, so none is imported.
+    What was never imported has no instances, so nothing is imported.
     """
     for name in names:
         module, _, kind = name.rpartition(".")
@@ -200,16 +256,7 @@ def is_one_of(value: object, *names: str) -> bool:
 
 
 def expect(way: str, source: object, reads: object = None) -> None:
-    """Refuse what a client cannot work with, and say what can.
-
-    Args:
-        way: Class and method that the caller called: `Keylatch.from_psycopg`.
-        source: What the caller gave.
-        reads: What the caller gave for the replica, or `None`.
-
-    Raises:
-        TypeError: A value is of no class that this way takes; the text names the way to use.
-    """
+    """Raise `TypeError` for what a way, `Keylatch.from_psycopg`, does not take; name what does."""
     for value in (source,) if reads is None else (source, reads):
         if is_one_of(value, *_WAYS[way]):
             continue

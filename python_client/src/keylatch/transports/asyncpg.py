@@ -13,7 +13,7 @@ import asyncpg
 from ..errors import KeylatchError, Unavailable, error_for
 from ..secret import mask_keys
 from . import VIEWS, Batch, Rows, as_rows, dump_json, plain, read_json
-from .claims import BECOME, BECOME_AGAIN, identity_of
+from .claims import BECOME, WHO, identity_of
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     Connection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
 
 _BECOME = BECOME.format("$1", "$2")
-_BECOME_AGAIN = BECOME_AGAIN.format("$1", "$2")
 
 # The types of arguments that are texts or integers in a call of `calls`, where they are another
 # type in SQL. Every other text is text, and every other integer is integer.
@@ -76,15 +75,15 @@ class AsyncpgTransport:
         scope = _savepoint(connection) if inside else connection.transaction()
         # One statement outside of a transaction is its own: begin and commit cost two trips.
         async with nullcontext() if alone else scope:
-            former = None
+            former = await connection.fetchrow(WHO) if inside and self._identity else None
             if self._identity is not None:
-                former = await connection.fetchrow(_BECOME, *self._identity)
+                await connection.fetchrow(_BECOME, *self._identity)
             values = [_value(value) for value in arguments.values()]
             rows = await connection.fetch(_statement(function, arguments), *values)
             found = as_rows([read_json(row[0]) for row in rows])
-            if former is not None and inside:
+            if former is not None:
                 # `set local` outlives a savepoint. After an error the rollback has undone it.
-                await connection.fetchrow(_BECOME_AGAIN, former[0], former[1])
+                await connection.fetchrow(_BECOME, *former)
         return found
 
     @asynccontextmanager

@@ -8,25 +8,17 @@ from typing import Any, NamedTuple
 
 from ..errors import InvalidArgument
 
-# The role and claims that stood there come back in the same row. They are read in a common table
-# expression because nothing else promises that they are read before they are set.
 BECOME = """
-with former as materialized (
-  select pg_catalog.current_setting('role') as role,
-         pg_catalog.current_setting('request.jwt.claims', true) as claims
-)
-select former.role, former.claims,
-       pg_catalog.set_config('request.jwt.claims', {}, true),
+select pg_catalog.set_config('request.jwt.claims', {}, true),
        pg_catalog.set_config('role', {}, true)
-  from former
 """
-"""Takes an `Identity`, each `{}` a placeholder of the driver; gives the former role and claims."""
+"""Takes an `Identity`, each `{}` a placeholder of the driver."""
 
-BECOME_AGAIN = """
-select pg_catalog.set_config('role', {}, true),
-       pg_catalog.set_config('request.jwt.claims', {}, true)
+WHO = """
+select pg_catalog.current_setting('request.jwt.claims', true),
+       pg_catalog.current_setting('role')
 """
-"""Takes the former role and claims."""
+"""Gives the claims and the role that `BECOME` takes to become who called."""
 
 
 class Identity(NamedTuple):

@@ -10,11 +10,10 @@ import httpx
 
 from ..errors import KeylatchError, Unavailable, UnexpectedAnswer, error_for
 from ..secret import mask_keys
-from . import VIEWS, Rows, as_rows, plain, read_json
+from . import VIEWS, Awaited, Blocking, Calls, Rows, as_rows, plain, read_json
 
 if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient, SyncPostgrestClient
-    from supabase import AsyncClient, Client
 
 # What a server may cut at its `max-rows`: 1000 on a Supabase project.
 _PAGED = frozenset({"legacy_keys", "list_events", "list_keys"})
@@ -31,19 +30,18 @@ class _Sending(NamedTuple):
     auth: Any
 
 
-class PostgrestTransport:
-    """Calls through a client that the caller made, and signs in and out.
+class _Calls(Calls):
+    """The calls of both forms, written once: see `finish`.
 
     The request is posted on the client's own session rather than through its `rpc()`: the error
     of postgrest-py does not carry the HTTP status, without which a gateway that refuses an API
     key cannot be told from one that has lost its server, and it does carry the server's answer.
     """
 
-    def __init__(self, client: Client | SyncPostgrestClient) -> None:
+    def __init__(self, client: Any) -> None:
         self._client = client
 
-    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
+    async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         rows: list[Mapping[str, object]] = []
         while True:
             # Asked for each time: signing in, or a refreshed token, changes the headers.
@@ -52,8 +50,10 @@ class PostgrestTransport:
                 raise _closed()
             try:
                 # Not kept in a name: it has the key, and a traceback shows what has a name.
-                response = rest.session.send(
-                    **_sending(rest, function, arguments, offset=len(rows))._asdict()
+                response = await self._wait(
+                    rest.session.send(
+                        **_sending(rest, function, arguments, offset=len(rows))._asdict()
+                    )
                 )
             except httpx.HTTPError as problem:
                 failure = _no_answer(problem)
@@ -67,32 +67,12 @@ class PostgrestTransport:
             raise failure
 
 
-class AsyncPostgrestTransport:
+class PostgrestTransport(Blocking, _Calls):
+    """Calls through a client that the caller made, and signs in and out."""
+
+
+class AsyncPostgrestTransport(Awaited, _Calls):
     """As `PostgrestTransport`, over the async clients."""
-
-    def __init__(self, client: AsyncClient | AsyncPostgrestClient) -> None:
-        self._client = client
-
-    async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
-        rows: list[Mapping[str, object]] = []
-        while True:
-            rest = self._client.schema("keylatch")
-            if rest.session.is_closed:
-                raise _closed()
-            try:
-                response = await rest.session.send(
-                    **_sending(rest, function, arguments, offset=len(rows))._asdict()
-                )
-            except httpx.HTTPError as problem:
-                failure = _no_answer(problem)
-            else:
-                page = _read(response)
-                rows += page
-                if not page or _is_all(response, len(rows)):
-                    return rows
-                continue
-            raise failure
 
 
 def _sending(

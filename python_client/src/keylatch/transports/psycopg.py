@@ -4,169 +4,186 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
 from ..errors import InvalidArgument, KeylatchError, Unavailable, error_for
 from ..secret import mask_keys
-from . import VIEWS, Batch, Rows, as_rows, dump_json, plain, read_json
-from .claims import BECOME, BECOME_AGAIN, identity_of
+from . import (
+    READS,
+    VIEWS,
+    Awaited,
+    Batch,
+    Blocking,
+    Calls,
+    Rows,
+    as_rows,
+    dump_json,
+    plain,
+    read_json,
+)
+from .claims import BECOME, WHO, identity_of
 
-if TYPE_CHECKING:
-    from psycopg_pool import AsyncConnectionPool, ConnectionPool
+_Found = list[tuple[Any, ...]]
 
-_BECOME = sql.SQL(BECOME.format("%s", "%s"))
-_BECOME_AGAIN = sql.SQL(BECOME_AGAIN.format("%s", "%s"))
+_BECOME = BECOME.format("%s", "%s")
 
 # A call switches the role within a transaction, so two threads or tasks must not interleave on
 # one connection. By connection, since several clients may share it.
-_locks: WeakKeyDictionary[object, threading.Lock] = WeakKeyDictionary()
-_async_locks: WeakKeyDictionary[object, asyncio.Lock] = WeakKeyDictionary()
+_locks: WeakKeyDictionary[object, Any] = WeakKeyDictionary()
 
 
-class PsycopgTransport:
-    """Calls on the caller's connection, or on one borrowed from the caller's pool.
+class _Call(NamedTuple):
+    """A call as the transport got it: with the key as a `Secret`, which no traceback shows."""
 
-    A call is one transaction that commits, or a savepoint inside the transaction that the caller
-    has open, which stays open and usable whatever becomes of the call.
+    function: str
+    arguments: Mapping[str, object]
+
+    def bound(self) -> tuple[str, list[object]]:
+        """Give the statement and its values, for psycopg alone."""
+        names = tuple(self.arguments)
+        return _statement(self.function, names), [_value(one) for one in self.arguments.values()]
+
+
+class _Calls(Calls):
+    """The calls of both forms, written once: see `finish`.
+
+    On the caller's connection a call is part of the transaction that the caller has open, or that
+    the connection opens by itself; it is a savepoint there, so that the transaction stays usable
+    whatever becomes of the call. Where the connection autocommits, and on one that is borrowed
+    from the caller's pool, each call is a transaction of its own.
     """
 
-    def __init__(
-        self,
-        source: psycopg.Connection[Any] | ConnectionPool[Any],
-        claims: Mapping[str, Any] | None,
-    ) -> None:
+    _connection: Any
+    # Made here, not by the connection: the caller's row factory stays the caller's, and a cursor
+    # that binds in the client would put the key into the statement's text.
+    _cursor: Callable[..., Any]
+    _lock: Callable[[], Any]
+
+    def __init__(self, source: Any, claims: Mapping[str, Any] | None) -> None:
         self._source = source
         self._identity = identity_of(claims)
 
-    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
+    async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        source, call = self._source, _Call(function, arguments)
         try:
-            with self._connection() as connection:
-                return self._run(connection, function, arguments)
+            if not isinstance(source, self._connection):
+                rows = await self._borrowed(call)
+            else:
+                lock = _locks.setdefault(source, self._lock())
+                await self._wait(lock.acquire())
+                try:
+                    if source.autocommit and _is_idle(source):
+                        rows = await self._alone(source, call)
+                    else:
+                        rows = await self._within(source, call)
+                finally:
+                    lock.release()
+            return as_rows([read_json(row) for (row,) in rows])
         except (psycopg.Error, UnicodeError) as problem:
             failure = failure_of(problem)
         # Out of the except block: a UnicodeError holds the whole text, and so the key.
         raise failure
 
-    def _run(
-        self, connection: psycopg.Connection[Any], function: str, arguments: Mapping[str, object]
-    ) -> Rows:
-        inside = _is_inside_transaction(connection)
-        alone = connection.autocommit and not inside and self._identity is None
-        # One statement in autocommit is its own transaction: begin and commit cost two trips.
-        with nullcontext() if alone else connection.transaction():
-            # Made here, not by the connection: the caller's row factory stays the caller's, and
-            # a cursor that binds in the client would put the key into the statement's text.
-            former = None
+    async def _borrowed(self, call: _Call) -> _Found:
+        connection = await self._wait(self._source.getconn())
+        # What only reads needs no BEGIN and COMMIT, which are two round trips.
+        switches = call.function in READS and not connection.autocommit
+        try:
+            if switches:
+                await self._wait(connection.set_autocommit(True))
+            return await self._alone(connection, call)
+        finally:
+            if switches and _is_idle(connection):
+                await self._wait(connection.set_autocommit(False))
+            await self._wait(self._source.putconn(connection))
+
+    async def _alone(self, connection: Any, call: _Call) -> _Found:
+        """Make a call that is a transaction of its own."""
+        if self._identity is None and connection.autocommit:
+            return await self._ask(connection, *call.bound())
+        if call.function in READS and psycopg.Pipeline.is_supported():
+            # One round trip. What is sent together is one transaction, which commits at the end;
+            # psycopg cannot tell of a commit that fails there, and that of a read does not.
+            asked, refused = self._cursor(connection, row_factory=tuple_row), None
+            with suppress(psycopg.errors.PipelineAborted):
+                async with self._entered(connection.pipeline()):
+                    try:
+                        await self._wait(self._cursor(connection).execute(_BECOME, self._identity))
+                        await self._wait(asked.execute(*call.bound()))
+                    except psycopg.Error as problem:
+                        refused = problem  # Not through the pipeline, which would log the rest.
+                if refused is not None:
+                    raise refused
+                return await self._all(asked)
+            # The claims were refused. One statement after the other tells why.
+        async with self._entered(connection.transaction()):
             if self._identity is not None:
-                setting = psycopg.Cursor(connection, row_factory=tuple_row)
-                former = setting.execute(_BECOME, self._identity).fetchone()
-            cursor = psycopg.Cursor(connection, row_factory=tuple_row)
-            cursor.execute(_statement(function, arguments), _values(arguments))
-            found = as_rows([read_json(row) for (row,) in cursor.fetchall()])
-            if former is not None and inside:
-                # `set local` outlives a savepoint. After an error the rollback has undone it.
-                psycopg.Cursor(connection).execute(_BECOME_AGAIN, former[:2])
+                await self._ask(connection, _BECOME, self._identity)
+            return await self._ask(connection, *call.bound())
+
+    async def _within(self, connection: Any, call: _Call) -> _Found:
+        """Make a call in the caller's transaction."""
+        # Before the savepoint: with its first statement psycopg begins the transaction.
+        former = await self._ask(connection, WHO)
+        async with self._entered(connection.transaction()):
+            if self._identity is None:
+                return await self._ask(connection, *call.bound())
+            await self._ask(connection, _BECOME, self._identity)
+            found = await self._ask(connection, *call.bound())
+            # `set local` outlives a savepoint. After an error the rollback has undone it.
+            await self._ask(connection, _BECOME, former[0])
         return found
 
-    @contextmanager
-    def _connection(self) -> Iterator[psycopg.Connection[Any]]:
-        if isinstance(self._source, psycopg.Connection):
-            with _locks.setdefault(self._source, threading.Lock()):
-                yield self._source
-        else:
-            with self._source.connection() as connection:
-                yield connection
+    async def _ask(self, connection: Any, query: str, values: Sequence[object] = ()) -> _Found:
+        cursor = self._cursor(connection, row_factory=tuple_row)
+        await self._wait(cursor.execute(query, values))
+        return await self._all(cursor)
+
+    async def _all(self, cursor: Any) -> _Found:
+        found: _Found = await self._wait(cursor.fetchall())
+        return found
 
 
-class AsyncPsycopgTransport:
+class PsycopgTransport(Blocking, _Calls):
+    """Calls on the caller's connection, or on one borrowed from the caller's pool."""
+
+    _connection, _cursor, _lock = psycopg.Connection, psycopg.Cursor, threading.Lock
+
+
+class AsyncPsycopgTransport(Awaited, _Calls):
     """As `PsycopgTransport`, over the async connections and pools."""
 
-    def __init__(
-        self,
-        source: psycopg.AsyncConnection[Any] | AsyncConnectionPool[Any],
-        claims: Mapping[str, Any] | None,
-    ) -> None:
-        self._source = source
-        self._identity = identity_of(claims)
-
-    async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
-        try:
-            async with self._connection() as connection:
-                return await self._run(connection, function, arguments)
-        except (psycopg.Error, UnicodeError) as problem:
-            failure = failure_of(problem)
-        raise failure
-
-    async def _run(
-        self,
-        connection: psycopg.AsyncConnection[Any],
-        function: str,
-        arguments: Mapping[str, object],
-    ) -> Rows:
-        inside = _is_inside_transaction(connection)
-        alone = connection.autocommit and not inside and self._identity is None
-        async with nullcontext() if alone else connection.transaction():
-            former = None
-            if self._identity is not None:
-                setting = psycopg.AsyncCursor(connection, row_factory=tuple_row)
-                await setting.execute(_BECOME, self._identity)
-                former = await setting.fetchone()
-            cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
-            await cursor.execute(_statement(function, arguments), _values(arguments))
-            found = as_rows([read_json(row) for (row,) in await cursor.fetchall()])
-            if former is not None and inside:
-                await psycopg.AsyncCursor(connection).execute(_BECOME_AGAIN, former[:2])
-        return found
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-        if isinstance(self._source, psycopg.AsyncConnection):
-            async with _async_locks.setdefault(self._source, asyncio.Lock()):
-                yield self._source
-        else:
-            async with self._source.connection() as connection:
-                yield connection
+    _connection, _cursor, _lock = psycopg.AsyncConnection, psycopg.AsyncCursor, asyncio.Lock
 
 
-def _is_inside_transaction(
-    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
-) -> bool:
-    return connection.info.transaction_status != TransactionStatus.IDLE
+def _is_idle(connection: Any) -> bool:
+    return bool(connection.info.transaction_status == TransactionStatus.IDLE)
 
 
-def _statement(function: str, arguments: Mapping[str, object]) -> sql.Composed:
+@cache
+def _statement(function: str, names: tuple[str, ...]) -> str:
     """Ask for JSON, as PostgREST does.
 
     A row of native values would depend on what the caller's connection makes of times and arrays:
     psycopg cannot read a timestamp under every DateStyle, nor one beyond the year 9999.
     """
-    named = [sql.Identifier(name) for name in arguments]
+    # These are names of ours, and one of them is a word of SQL: limit.
     if function in VIEWS:
-        conditions = [sql.SQL("r.{} = %s").format(name) for name in named]
-        rows = sql.SQL("{} as r where {}").format(
-            sql.Identifier("keylatch", function), sql.SQL(" and ").join(conditions)
-        )
+        conditions = " and ".join(f'r."{name}" = %s' for name in names)
+        rows = f"keylatch.{function} as r where {conditions}"
     else:
-        rows = sql.SQL("{}({}) as r").format(
-            sql.Identifier("keylatch", function),
-            sql.SQL(", ").join(sql.SQL("{} => %s").format(name) for name in named),
-        )
-    return sql.SQL("select pg_catalog.to_jsonb(r)::pg_catalog.text from {}").format(rows)
-
-
-def _values(arguments: Mapping[str, object]) -> list[object]:
-    return [_value(value) for value in arguments.values()]
+        named = ", ".join(f'"{name}" => %s' for name in names)
+        rows = f"keylatch.{function}({named}) as r"
+    return f"select pg_catalog.to_jsonb(r)::pg_catalog.text from {rows}"  # noqa: S608
 
 
 def _value(value: object) -> object:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 from ..clock import steady_clock
 from ..errors import InvalidArgument, KeylatchError, Unavailable
-from . import VIEWS, AsyncTransport, Rows, Transport
-
-READS = VIEWS | {"explain_key", "list_keys", "resolve_key", "resolve_keys"}
-"""What a replica is asked for; everything else goes to the primary."""
+from . import READS, AsyncTransport, Awaited, Blocking, Calls, Rows, Transport
 
 
 class _Freshness:
@@ -68,98 +67,76 @@ class _Freshness:
                 return
 
 
-class ReplicaTransport:
+class _Replicated(Calls):
     """Asks the replica where it may answer, and the primary otherwise.
 
     Attributes:
         primary: The transport to the primary.
     """
 
-    def __init__(self, primary: Transport, replica: Transport, max_lag: timedelta | None) -> None:
+    def __init__(self, primary: Any, replica: Any, max_lag: timedelta | None) -> None:
         self.primary = primary
         self._replica = replica
         self._freshness = None if max_lag is None else _Freshness(max_lag)
         self._looking = threading.Lock()
 
-    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
-        if function in READS and self._may_read():
-            try:
-                return self._replica.call(function, arguments)
-            except Unavailable:
-                pass  # It is down, or replaying what the reading would not let it replay.
-        return self.primary.call(function, arguments)
+    async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        if function in READS and await self._may_read():
+            # It may be down, or replay what the reading would not let it replay.
+            with suppress(Unavailable):
+                return await self._ask(self._replica, function, arguments)
+        return await self._ask(self.primary, function, arguments)
 
-    def _may_read(self) -> bool:
+    async def _may_read(self) -> bool:
         freshness = self._freshness
         if freshness is None:
             return True
         # One looks; the others go by what was seen before.
         if freshness.is_due() and self._looking.acquire(blocking=False):
             try:
-                asked = freshness.look()
-                primary = self.primary.call("replay_position", {})
-                freshness.seen(asked, primary, self._replica.call("replay_position", {}))
-            except KeylatchError:
-                pass  # Who cannot tell is not fresher than was seen before.
+                # Who cannot tell is not fresher than was seen before.
+                with suppress(KeylatchError):
+                    asked = freshness.look()
+                    primary = await self._ask(self.primary, "replay_position", {})
+                    replica = await self._ask(self._replica, "replay_position", {})
+                    freshness.seen(asked, primary, replica)
             finally:
                 self._looking.release()
         return freshness.is_fresh()
 
+    async def _ask(self, of: Any, function: str, arguments: Mapping[str, object]) -> Rows:
+        rows: Rows = await self._wait(of.call(function, arguments))
+        return rows
 
-class AsyncReplicaTransport:
-    """As `ReplicaTransport`, over two async transports.
 
-    Attributes:
-        primary: The transport to the primary.
-    """
+class ReplicaTransport(Blocking, _Replicated):
+    """Reads on a replica, over two blocking transports."""
 
-    def __init__(
-        self, primary: AsyncTransport, replica: AsyncTransport, max_lag: timedelta | None
-    ) -> None:
-        self.primary = primary
-        self._replica = replica
-        self._freshness = None if max_lag is None else _Freshness(max_lag)
 
-    async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
-        if function in READS and await self._may_read():
-            try:
-                return await self._replica.call(function, arguments)
-            except Unavailable:
-                pass
-        return await self.primary.call(function, arguments)
-
-    async def _may_read(self) -> bool:
-        freshness = self._freshness
-        if freshness is None:
-            return True
-        if freshness.is_due():
-            asked = freshness.look()  # From here on it is not due for the other tasks.
-            try:
-                primary = await self.primary.call("replay_position", {})
-                freshness.seen(asked, primary, await self._replica.call("replay_position", {}))
-            except KeylatchError:
-                pass
-        return freshness.is_fresh()
+class AsyncReplicaTransport(Awaited, _Replicated):
+    """Reads on a replica, over two async transports."""
 
 
 def reading(primary: Transport, replica: Transport | None, max_lag: timedelta | None) -> Transport:
     """Give the transport for a primary and, where there is one, its replica."""
-    _check(replica, max_lag)
-    return primary if replica is None else ReplicaTransport(primary, replica, max_lag)
+    if replica is not None:
+        return ReplicaTransport(primary, replica, max_lag)
+    _refuse(max_lag)
+    return primary
 
 
 def async_reading(
     primary: AsyncTransport, replica: AsyncTransport | None, max_lag: timedelta | None
 ) -> AsyncTransport:
     """As `reading`."""
-    _check(replica, max_lag)
-    return primary if replica is None else AsyncReplicaTransport(primary, replica, max_lag)
+    if replica is not None:
+        return AsyncReplicaTransport(primary, replica, max_lag)
+    _refuse(max_lag)
+    return primary
 
 
-def _check(replica: object, max_lag: timedelta | None) -> None:
-    if replica is None and max_lag is not None:
+def _refuse(max_lag: timedelta | None) -> None:
+    if max_lag is not None:
         raise InvalidArgument.of("max_lag", "is for reads of a replica", "give reads too")
 
 

@@ -13,7 +13,7 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Any, BinaryIO
 
-from keylatch import calls
+from keylatch.arguments import import_line
 from keylatch.client import Keylatch
 from keylatch.errors import InvalidArgument
 from keylatch.models import ImportOutcome, ImportReport
@@ -79,7 +79,7 @@ def read_lines(
             continue
         fields = {name: value for name, value in line.fields.items() if value is not None}
         try:
-            sendable = calls.import_line("line", {**given, **fields})
+            sendable = import_line("line", {**given, **fields})
         except InvalidArgument as problem:
             yield Line(number=line.number, problem=str(problem.detail))
         else:
