@@ -108,8 +108,8 @@ _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
     ("42P01", "", None, _INSTALL),
     (
         "PGRST106",
-        "",
-        "the Data API does not serve the schema keylatch",
+        "(.*)",
+        "the Data API does not serve the schema keylatch (PGRST106: {0})",
         "Add keylatch to [api] schemas in supabase/config.toml, or in the dashboard to the exposed "
         "schemas of the Data API (db-schemas of PostgREST).",
     ),
