@@ -5,6 +5,7 @@ import pytest
 from cli.program import Program
 from cli.world import World
 from client.answers import FixedServer
+from stack import Cluster, Tokens
 from stack.tools import ROOT
 
 pytestmark = pytest.mark.one_server
@@ -263,3 +264,99 @@ def test_an_address_that_is_none_is_refused(program: Program, url: str) -> None:
     refused = there("list", "a", code=2)
     assert refused.err.startswith("usage: the address of the project is not a URL ")
     assert "hunter2" not in refused.err
+
+
+def refused(program: Program, *arguments: object, code: int, detail: str, hint: str) -> str:
+    """Run it, see what is wrong and the next step, and no secret; give all that it said."""
+    said = program(*arguments, code=code).err
+    assert detail in said.splitlines()[0]
+    assert hint in said.splitlines()[1]
+    assert "hunter2" not in said
+    return said
+
+
+def test_a_key_that_was_copied_badly_is_named_by_its_variable(
+    program: Program, world: World
+) -> None:
+    key = world.rest.service_key
+    wrong: list[tuple[str, int, str, str]] = [
+        (f'"{key}"', 2, "SUPABASE_KEY has quotation marks", "Remove the quotation marks."),
+        (f"{key}\n", 2, "SUPABASE_KEY has a space, a line break", "Copy it again"),
+        ("abc", 3, "SUPABASE_KEY is not a JWT", "Copy it again"),
+        (Tokens().service_key, 3, "SUPABASE_KEY is signed with another", "PGRST_JWT_SECRET"),
+        (
+            world.rest.token(role="service_role", seconds=-3600),
+            3,
+            "SUPABASE_KEY has expired",
+            "copy",
+        ),
+    ]
+    for value, code, detail, hint in wrong:
+        there = program.having(SUPABASE_URL=world.rest.url, SUPABASE_KEY=value)
+        refused(there, "list", world.people.a, code=code, detail=detail, hint=hint)
+    old = world.rest.token(world.people.alice, seconds=-3600)
+    there = program.having(SUPABASE_URL=world.rest.url, SUPABASE_ANON_KEY=world.rest.anon_key)
+    for options, name in (((), "KEYLATCH_TOKEN"), (("--token", old), "--token")):
+        with_token = there.having(KEYLATCH_TOKEN=old) if not options else there
+        refused(
+            with_token, "list", world.people.a, *options,
+            code=3, detail=f"{name} has expired", hint="sign in again",
+        )  # fmt: skip
+
+
+def test_the_key_of_another_project_is_named_before_it_is_sent(
+    program: Program, world: World
+) -> None:
+    key = world.rest.token(role="service_role", ref="a" * 20)
+    there = program.having(SUPABASE_URL=f"https://{'b' * 20}.supabase.co", SUPABASE_KEY=key)
+    detail = f"SUPABASE_KEY is of the project {'a' * 20}, but the address is of {'b' * 20}"
+    refused(there, "list", world.people.a, code=2, detail=detail, hint="from the same project")
+    with FixedServer(401, b'{"message": "Invalid API key"}') as server:
+        there = program.having(SUPABASE_URL=server.url, SUPABASE_KEY=world.rest.service_key)
+        detail = "the gateway does not know SUPABASE_KEY: it is of another project"
+        refused(there, "issue", world.people.a, code=3, detail=detail, hint="Copy the key again")
+
+
+def test_a_database_url_says_what_is_wrong_with_it(
+    program: Program, world: World, server: Cluster
+) -> None:
+    url, password = world.database.url, server.passwords["postgres"]
+    wrong = [
+        (url.replace(f"/{world.database.name}?", "/nope?"), 4, "database nope does not", "psql"),
+        (url.replace("=disable", "=require"), 4, "the server has no SSL", "sslmode=disable"),
+        (url.replace("ql://", "ql+psycopg://"), 2, "begins with postgresql+psycopg://", "alone"),
+        ("http://127.0.0.1", 2, "is the address of a web server", "SUPABASE_URL"),
+        (url.replace(password, "hunter2"), 3, "password authentication failed", "python3 -c"),
+        *(
+            (url.replace(password, text), 2, "DATABASE_URL cannot be read: its password", "python3")
+            for text in ("hunter2@", "hunter2/", "hunter2%", "hunter2 x", "#hunter2@h:x")
+        ),
+    ]
+    for value, code, detail, hint in wrong:
+        there = program.having(DATABASE_URL=value)
+        refused(there, "list", world.people.a, code=code, detail=detail, hint=hint)
+
+
+def test_a_login_without_the_grant_is_told_the_sql_with_its_name(
+    program: Program, world: World, server: Cluster
+) -> None:
+    owner = world.database.connect(superuser=True)
+    owner.execute("create role \"Shop 1\" login password 'x'")
+    login = world.database.url.replace(f"postgres:{server.passwords['postgres']}", "Shop%201:x")
+    there = program.having(DATABASE_URL=login)
+    said = there("resolve", stdin="x", code=3).err
+    assert 'the login "Shop 1" has no rights in the schema keylatch' in said
+    owner.execute(said.partition("run in SQL: ")[2].encode())
+    there("resolve", stdin="x", code=1)
+    owner.execute('drop role "Shop 1"')
+
+
+def test_a_dotenv_takes_nothing_of_the_environment_into_an_address(
+    program: Program, world: World
+) -> None:
+    """Threat: a cloned repository sends what only the environment has to an address of its own."""
+    with FixedServer(200, b"[]") as server:
+        text = f"SUPABASE_URL={server.url}/${{HOUSE}}\nSUPABASE_KEY=$HOUSE\n"
+        write_dotenv(program, text)
+        program.having(HOUSE="hunter2")("list", world.people.a, code=None)
+        assert "hunter2" not in str(server.requests)

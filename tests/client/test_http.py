@@ -55,7 +55,7 @@ ANSWERS: dict[str, tuple[int, bytes, type[KeylatchError], str]] = {
         401,
         b'{"message": "Invalid API key", "hint": "Double check it."}',
         PermissionDenied,
-        "Double check it.",
+        "the gateway does not know the API key",
     ),
     "a firewall": (403, HTML, PermissionDenied, "HTTP 403"),
     "a limit on bodies": (413, HTML, InvalidArgument, "HTTP 413"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar, Self
 
+from .advice import advise
 from .secret import mask_keys
 
 
@@ -167,21 +168,6 @@ _CLASS_BY_STATUS: dict[int, type[KeylatchError]] = {
     429: Unavailable,
 }
 
-_INSTALL = "Run: keylatch install . && supabase db push"
-_RELOAD = f"{_INSTALL}. If it is installed, run in SQL: notify pgrst, 'reload schema'"
-_HINTS: dict[str, str] = {
-    "22023": "If the client was made with claims, check that this database has their role.",
-    "22P05": "Connect with client_encoding=utf8.",
-    "25006": "Send calls that write to the primary: this is a replica or a read-only session.",
-    "3F000": _INSTALL,
-    "42883": _INSTALL,
-    "42P01": _INSTALL,
-    "PGRST106": "Add keylatch to [api] schemas in supabase/config.toml, or in the dashboard to "
-    "the exposed schemas of the Data API (db-schemas of PostgREST).",
-    "PGRST202": _RELOAD,
-    "PGRST205": _RELOAD,
-}
-
 # PostgreSQL says the same of every function and table; only ours are not installed.
 _MISSING = ("42883", "42P01", "3F000")
 _OURS = re.compile(r"\bkeylatch\b|\bkeylatch_internal\b")
@@ -221,12 +207,13 @@ def error_for(
         return KeylatchError(
             None, sqlstate, _without_input(code, message), _first_line(hint) or None
         )
+    advice = advise(code, message, status)
     sentence = _without_input(code, message)
     if code.startswith("PGRST"):
         sentence = f"PostgREST answered {code}: {sentence}"
     elif not code and status is not None:
         sentence = f"HTTP {status} from a server before PostgREST: {sentence}"
-    return kind(None, sqlstate, sentence, _HINTS.get(code) or _first_line(hint) or None)
+    return kind(None, sqlstate, advice.detail or sentence, advice.hint or _first_line(hint) or None)
 
 
 def _own_error(message: str, code: str, detail: str, hint: str) -> KeylatchError:

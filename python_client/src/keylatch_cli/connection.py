@@ -18,12 +18,14 @@ from keylatch.client import Keylatch
 from keylatch.errors import InvalidArgument, KeylatchError
 from keylatch.secret import mask_keys
 
+from .credentials import NamingTransport, check_credential
 from .database import open_url
 from .output import missing_extra
-from .settings import dotenv, setting
+from .settings import dotenv, setting, source_of
 
 if TYPE_CHECKING:
     import psycopg
+    from postgrest import SyncPostgrestClient
 
 P = ParamSpec("P")
 
@@ -144,11 +146,20 @@ def connect(options: Options) -> Keylatch:
     """
     target = locate(options)
     if isinstance(target, Rest):
-        return _over_http(target)
+        client = open_project(target)
+        from keylatch.transports.postgrest import PostgrestTransport
+
+        sent, option = (target.token, "--token") if target.token else (target.key, "--key")
+        credential = source_of(sent or "", option)
+        return Keylatch(NamingTransport(PostgrestTransport(client), credential=credential))
     claims = None
     if target.as_user is not None:
         claims = {"sub": target.as_user, "role": "authenticated", "aud": "authenticated"}
-    return Keylatch.from_psycopg(open_url(target.url), claims=claims)
+    connection = open_url(target.url)
+    from keylatch.transports.psycopg import PsycopgTransport
+
+    transport = PsycopgTransport(connection, claims)
+    return Keylatch(NamingTransport(transport, login=connection.info.user))
 
 
 def open_database(options: Options) -> psycopg.Connection[tuple[Any, ...]]:
@@ -269,7 +280,19 @@ def _with_options(
     return run
 
 
-def _over_http(target: Rest) -> Keylatch:
+def open_project(target: Rest) -> SyncPostgrestClient:
+    """Make the client of a project, or of a PostgREST; nothing is sent before the first call.
+
+    Args:
+        target: Where, and as whom.
+
+    Returns:
+        A client; its session stays open until the process ends.
+
+    Raises:
+        KeylatchError: `usage` where the address, the key or the token cannot be right;
+            `missing_extra` where postgrest is not installed.
+    """
     try:
         import httpx
         from postgrest import SyncPostgrestClient
@@ -282,10 +305,9 @@ def _over_http(target: Rest) -> Keylatch:
     bearer = target.token or (None if (target.key or "").startswith(_NO_JWT) else target.key)
     if bearer:
         headers["Authorization"] = f"Bearer {bearer}"
-    if not all(value.isascii() and value.isprintable() for value in headers.values()):
-        raise KeylatchError(
-            "usage", detail="the API key or the token has characters that no HTTP header can carry"
-        )
+    for value, option in ((target.key, "--key"), (target.token, "--token")):
+        if value:
+            check_credential(value, option, target.url)
     base = target.url.rstrip("/")
     if target.key and not base.endswith("/rest/v1"):
         base += "/rest/v1"
@@ -299,10 +321,10 @@ def _over_http(target: Rest) -> Keylatch:
         raise KeylatchError(
             "usage",
             detail="the address of the project is not a URL that begins with http",
-            hint="For a database use --db-url or DATABASE_URL.",
+            hint="Write https://PROJECT.supabase.co. For a database use DATABASE_URL or --db-url.",
         ) from None
     atexit.register(session.close)
-    return Keylatch.from_postgrest(client)
+    return client
 
 
 def _user(given: str | None) -> str | None:
@@ -310,7 +332,12 @@ def _user(given: str | None) -> str | None:
         return None if given is None else str(UUID(given))
     except ValueError:
         pass
-    raise InvalidArgument.of("as-user", "is not a UUID", "Give the id of a user: its auth.uid().")
+    raise InvalidArgument.of(
+        "as-user",
+        "is not a UUID",
+        "Give the id of a user of Supabase, its auth.uid(). For a user of Clerk, Auth0 or Firebase "
+        "set KEYLATCH_TOKEN to a token of theirs.",
+    )
 
 
 def _nowhere(url: str | None, wants_database: bool) -> KeylatchError:

@@ -10,14 +10,64 @@ from typing import TYPE_CHECKING, Any
 from keylatch.errors import KeylatchError, PermissionDenied, Unavailable
 
 from .output import missing_extra
+from .settings import source_of
 
 if TYPE_CHECKING:
     import psycopg
 
 _SECONDS_TO_CONNECT = 10
-_DB_URL_HINT = (
-    "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for an @ in the password, %2F "
-    "for a /, %3F for a ?, and without parameters that libpq does not know."
+_FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+# %40 and so on for what has a meaning in a URL; the password stays out of the shell's history.
+_ESCAPE = (
+    "Write the password as this prints it: python3 -c 'import getpass, urllib.parse as u; "
+    'print(u.quote(getpass.getpass(), ""))\''
+)
+# What libpq and the server say before there is a connection, without an SQLSTATE; and what is
+# wrong with which value, by what was found, and what to do.
+_REFUSALS: tuple[tuple[str, type[KeylatchError], str, str], ...] = (
+    (
+        'database "(.+)" does not exist',
+        Unavailable,
+        "the database {0} does not exist on this server",
+        "List the databases that do with psql --list, and correct the end of the database URL.",
+    ),
+    (
+        'role "(.+)" does not exist',
+        PermissionDenied,
+        "the role {0} does not exist on this server",
+        "Correct the user in the database URL, or run in SQL: create role {0} login;",
+    ),
+    (
+        "server does not support SSL",
+        Unavailable,
+        "the server has no SSL, and the database URL requires it",
+        "On this machine or a private network add ?sslmode=disable to the URL. Else switch SSL on "
+        "in the server: alter system set ssl = on;",
+    ),
+    (
+        "no pg_hba.conf entry .*no encryption|SSL connection is required|SSL required",
+        PermissionDenied,
+        "the server takes no connection without SSL from here",
+        "Add ?sslmode=require to the database URL.",
+    ),
+    (
+        "no pg_hba.conf entry",
+        PermissionDenied,
+        "the server lets this user not in from this address, or not into this database",
+        "Add a line for them to pg_hba.conf, and run in SQL: select pg_reload_conf();",
+    ),
+    (
+        'password authentication failed for user "(.+)"|no password supplied',
+        PermissionDenied,
+        "{said}",
+        f"Check user and password of the database URL. {_ESCAPE}",
+    ),
+    (
+        'authentication failed for user "(.+)"',
+        PermissionDenied,
+        "{said}",
+        "Connect as a user whom pg_hba.conf lets in: give host, user and password in the URL.",
+    ),
 )
 
 
@@ -68,15 +118,33 @@ def _read_database_url(url: str) -> dict[str, Any]:
     if not parameters or any(
         "@" in parameters.get(name, "") for name in ("host", "port", "dbname")
     ):
-        raise KeylatchError("usage", detail="the database URL cannot be read", hint=_DB_URL_HINT)
+        raise _unreadable(url)
     return parameters
 
 
+def _unreadable(url: str) -> KeylatchError:
+    name = source_of(url, "--db-url")
+    problem, hint = "cannot be read", f"Write {_FORM}, with parameters that libpq knows."
+    if found := re.match(r"postgres(?:ql)?\+(\w{1,20})://", url):
+        problem = f"begins with postgresql+{found[1]}://, which only SQLAlchemy reads"
+        hint = "Begin it with postgresql:// alone."
+    elif re.match("https?://", url):
+        problem = "is the address of a web server, not of a database"
+        hint = f"Write {_FORM}; the address of a project goes into SUPABASE_URL."
+    elif re.match(r"postgres(?:ql)?://[^:@/]*:.+@", url):
+        problem = "cannot be read: its password has a character that must be escaped, as @ / % do"
+        hint = _ESCAPE
+    return KeylatchError("usage", detail=f"{name} {problem}", hint=hint)
+
+
 def _refused(said: str) -> KeylatchError:
-    detail = re.sub(r"\s+", " ", said.partition("\n")[0]).removeprefix("connection failed: ")
-    # Before there is a connection, libpq passes on what the server said, and no SQLSTATE.
-    if re.search(r"authentication failed|no password supplied|no pg_hba\.conf entry", detail):
-        return PermissionDenied(detail=detail, hint="Check user and password of the database URL.")
+    said = re.sub(r"\s+", " ", said.partition("\n")[0]).removeprefix("connection failed: ")
+    for pattern, kind, detail, hint in _REFUSALS:
+        if match := re.search(pattern, said):
+            return kind(
+                detail=detail.format(*match.groups(), said=said),
+                hint=hint.format(*match.groups()),
+            )
     return Unavailable(
-        detail=detail, hint="Check that the server runs and that the address is right."
+        detail=said, hint="Check that the server runs and that the address is right."
     )

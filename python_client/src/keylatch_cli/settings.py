@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
+from functools import cache
+from io import StringIO
 from pathlib import Path
 
-# NAME=VALUE, quoted or not, with or without an "export" before and a comment after it.
-_DOTENV_LINE = re.compile(r"""(?:export\s+)?(\w+)\s*=\s*(?:"([^"]*)"|'([^']*)'|(.*?))(?:\s+#.*)?""")
+from .output import missing_extra
+
+# The variables that an error may name.
+_NAMED = ("DATABASE_URL", "KEYLATCH_", "SUPABASE_")
 
 
 def setting(name: str) -> str | None:
@@ -18,19 +21,48 @@ def setting(name: str) -> str | None:
 
     Returns:
         Its value, or `None` where it is not set or empty.
+
+    Raises:
+        KeylatchError: `missing_extra` where there is a `.env` and nothing to read it with.
     """
     return os.environ.get(name) or dotenv().get(name) or None
 
 
+def source_of(value: str, option: str) -> str:
+    """Name where a value comes from, so that an error can say what to correct.
+
+    Args:
+        value: The value.
+        option: The option that gives it on the command line.
+
+    Returns:
+        The variable of the environment or of `.env` that has this value, else the option.
+    """
+    known = {**dotenv(), **os.environ}
+    return next(
+        (name for name in known if name.startswith(_NAMED) and known[name] == value), option
+    )
+
+
+@cache
 def dotenv() -> dict[str, str]:
-    """Read `.env` of the current directory.
+    """Read `.env` of the current directory, once: it may be a pipe.
 
     Returns:
         Its variables; none where there is no such file.
+
+    Raises:
+        KeylatchError: `missing_extra` where there is a file and nothing to read it with.
     """
     try:
         text = Path(".env").read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return {}
-    lines = (_DOTENV_LINE.fullmatch(line.strip()) for line in text.splitlines())
-    return {line[1]: line[2] or line[3] or line[4] or "" for line in lines if line}
+    try:
+        from dotenv import dotenv_values
+    except ImportError as problem:
+        raise missing_extra("python-dotenv") from problem
+    # Without interpolation: somebody else's file could put a secret of the environment into an
+    # address of its own. And nothing is written to the environment, which is trusted more.
+    values = dotenv_values(stream=StringIO(text), interpolate=False)
+    return {name: value for name, value in values.items() if value is not None}

@@ -12,6 +12,9 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
 from ..async_client import AsyncKeylatch
 from ..client import Keylatch
 from ..errors import InvalidArgument, KeylatchError, Unavailable
@@ -284,6 +287,17 @@ class AsyncCachedResolver:
 def _cache(conninfo: str, bound: timedelta, ttl: timedelta, size: int) -> Cache:
     if not isinstance(conninfo, str):
         raise InvalidArgument.of("listen", "is not a text: give a URL or DSN of the primary")
+    readable = False
+    # What psycopg says of it may hold the password.
+    with suppress(psycopg.Error, UnicodeError):
+        readable = bool(conninfo_to_dict(conninfo))
+    if not readable:
+        raise InvalidArgument.of(
+            "listen",
+            "cannot be read",
+            "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, without +psycopg, and with %40 "
+            "for an @ in the password.",
+        )
     if not timedelta(milliseconds=20) <= bound <= timedelta(minutes=1):
         raise InvalidArgument.of("bound", "is not from 20 milliseconds to a minute")
     if not timedelta(0) < ttl <= timedelta(days=1):

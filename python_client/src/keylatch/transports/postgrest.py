@@ -140,6 +140,11 @@ def _read(response: httpx.Response) -> Rows:
                 hint="Check the address: keylatch needs the one of PostgREST.",
             )
         return as_rows(answer)
+    if "/rest/v1/rest/v1/" in response.url.path:
+        raise UnexpectedAnswer(
+            detail="the address of the project ends in /rest/v1, which its client adds once more",
+            hint="Give create_client the address without /rest/v1.",
+        )
     said = answer if isinstance(answer, dict) else {}
     raise error_for(
         message=_text(said, "message"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +14,10 @@ from ..connection import (
     Rest,
     Token,
     Url,
-    connect,
     database_only,
     locate,
     open_database,
+    open_project,
 )
 from ..database import open_url
 from ..output import Json
@@ -25,8 +25,6 @@ from ..settings import setting
 
 if TYPE_CHECKING:
     from postgrest import SyncPostgrestClient
-
-    from keylatch.transports.postgrest import PostgrestTransport
 
     from .report import Report, Site
 
@@ -77,10 +75,10 @@ def doctor(
 def _project(options: Options, given: Options) -> SyncPostgrestClient | None:
     """Give the API to look at: the one of the options, else of where the database is from."""
     # A database that was named by hand need not be that of the project around it.
-    if given == Options() and (options.db_url or not isinstance(locate(given), Rest)):
+    if given == Options() and options.db_url:
         return None
-    transport = cast("PostgrestTransport", connect(given)._transport)
-    return cast("SyncPostgrestClient", transport._client)
+    target = locate(given)
+    return open_project(target) if isinstance(target, Rest) else None
 
 
 def _print(report: Report) -> None:

@@ -1,0 +1,101 @@
+"""Names the credential that is wrong, and what is wrong with it as far as its text shows."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from keylatch.advice import LOGIN
+from keylatch.errors import KeylatchError, PermissionDenied
+
+from .settings import source_of
+
+if TYPE_CHECKING:
+    from keylatch.transports import Rows, Transport
+
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
+
+
+def check_credential(value: str, option: str, url: str) -> None:
+    """Refuse an API key or a token that cannot be right, before it is sent anywhere.
+
+    Args:
+        value: The key or the token.
+        option: The option that gives it.
+        url: The address of the project.
+
+    Raises:
+        KeylatchError: `usage`, with the name of the variable or the option.
+    """
+    name = source_of(value, option)
+    problem = hint = None
+    if value.strip(_QUOTES) != value:
+        problem, hint = "has quotation marks around it", "Remove the quotation marks."
+    elif not (value.isascii() and value.isprintable()) or " " in value:
+        problem = "has a space, a line break or another character that no key has"
+        hint = "Copy it again, whole, and nothing beside it."
+    elif url_of := _project_in(url):
+        project = _claims(value).get("ref")
+        if isinstance(project, str) and project != url_of:
+            problem = f"is of the project {project}, but the address is of {url_of}"
+            hint = "Copy the key and the address from the same project."
+    if problem:
+        raise KeylatchError("usage", detail=f"{name} {problem}", hint=hint)
+
+
+class NamingTransport:
+    """Carries calls, and names in their errors what a client does not know: whose values failed.
+
+    A client says "the token"; here it is the name of a variable, and the login of a database.
+    """
+
+    def __init__(self, transport: Transport, *, credential: str = "", login: str = "") -> None:
+        """Take a transport.
+
+        Args:
+            transport: What carries the calls.
+            credential: The name of what was sent over HTTP as key or token.
+            login: The user of the connection to the database.
+        """
+        self._transport = transport
+        self._credential = credential
+        self._login = login
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        """As `Transport.call`."""
+        try:
+            return self._transport.call(function, arguments)
+        except PermissionDenied as error:
+            failure = error
+        raise self._named(failure)
+
+    def _named(self, error: PermissionDenied) -> PermissionDenied:
+        detail, hint = error.detail or "", error.hint or ""
+        if self._login:
+            login = self._login
+            if not re.fullmatch("[a-z_][a-z0-9_]*", login):
+                login = '"{}"'.format(login.replace('"', '""'))
+            detail, hint = detail.replace(LOGIN, login), hint.replace(LOGIN, login)
+        if self._credential:
+            detail = re.sub("the token|the API key", self._credential, detail, count=1)
+        return PermissionDenied(error.slug, error.sqlstate, detail or None, hint or None)
+
+
+def _project_in(url: str) -> str | None:
+    """Give the reference of a hosted project: the first label of its address."""
+    found = re.match(r"https://([a-z0-9]{20})\.supabase\.(?:co|in)(?:[:/]|$)", url.lower())
+    return found[1] if found else None
+
+
+def _claims(token: str) -> dict[str, Any]:
+    """Read what a JWT says, unverified; nothing where the text is none."""
+    parts = token.split(".")
+    if len(parts) == 3:
+        with suppress(ValueError, RecursionError):
+            read = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+            return read if isinstance(read, dict) else {}
+    return {}
