@@ -48,10 +48,10 @@ def test_of_several_keys_the_first_in_the_documented_order_counts(
     with FixedServer(200, b"[]") as server:
         for place, name in enumerate(names):
             there = program.having(
-                SUPABASE_URL=server.url, **token, **{one: f"of {one}" for one in names[place:]}
+                SUPABASE_URL=server.url, **token, **{one: f"of-{one}" for one in names[place:]}
             )
             there("list", world.people.a)
-            assert server.requests[-1][2]["apikey"] == f"of {name}"
+            assert server.requests[-1][2]["apikey"] == f"of-{name}"
     readme = (ROOT / "python_client" / "README.md").read_text("utf-8")
     listed = readme[readme.index(f"`{names[0]}`, ") :]
     assert [listed.index(f"`{name}`") for name in names] == sorted(

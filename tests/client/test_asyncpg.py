@@ -328,7 +328,7 @@ def test_a_connection_of_another_library_is_refused_with_the_way_to_use(world: W
     makers: list[Callable[[Any], object]] = [
         getattr(kind, name)
         for kind in (Keylatch, AsyncKeylatch)
-        for name in vars(kind)
+        for name in dir(kind)
         if name.startswith("from_")
     ]
     assert len(makers) == 9

@@ -44,7 +44,7 @@ def test_a_library_that_is_not_loaded_is_not_loaded_to_refuse_an_object() -> Non
     code = (
         "import sys, keylatch\n"
         "for kind in (keylatch.Keylatch, keylatch.AsyncKeylatch):\n"
-        "    for make in sorted(name for name in vars(kind) if name.startswith('from_')):\n"
+        "    for make in sorted(name for name in dir(kind) if name.startswith('from_')):\n"
         "        try: getattr(kind, make)(object())\n"
         "        except TypeError as error: print(error)\n"
         f"assert not set({sorted(LIBRARIES)!r}) & sys.modules.keys()\n"

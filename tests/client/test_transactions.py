@@ -148,7 +148,7 @@ def test_claims_that_are_refused_are_said_by_every_kind_of_call(
     alice = one.client(world.claims("alice"))
     for _ in range(7):  # psycopg prepares what it has seen five times
         for call in (lambda: nobody.list(world.people.a), lambda: nobody.issue(world.people.a)):
-            with pytest.raises(InvalidArgument, match=r"22023.*role"):
+            with pytest.raises(InvalidArgument, match=r"role"):
                 call()
         with pytest.raises(PermissionDenied):
             alice.resolve("x")
@@ -254,7 +254,7 @@ def test_claims_without_a_role_are_anonymous(line: Open, world: World) -> None:
 
 
 def test_a_role_that_is_not_there_or_may_not_be_taken_is_said(line: Open, world: World) -> None:
-    with pytest.raises(InvalidArgument, match=r"22023.*role"):
+    with pytest.raises(InvalidArgument, match=r"role"):
         line().client({"role": "nobody_of_that_name"}).list(world.people.a)
     with pytest.raises(PermissionDenied):
         line().client({"role": "postgres"}).list(world.people.a)
