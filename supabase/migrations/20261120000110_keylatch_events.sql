@@ -185,13 +185,14 @@ Origin sessions only: a restore and a logical replica bring events that were wri
 create trigger key_events_update_keep
 before update on keylatch_internal.key_events for each row
 when (
-  old.checkpoint is not null or (
-    new.id, new.workspace_id, new.key_id, new.event, new.occurred_at, new.user_id, new.role,
-    new.login, new.address, new.agent, new.reason, new.changes
-  ) is distinct from (
-    old.id, old.workspace_id, old.key_id, old.event, old.occurred_at, old.user_id, old.role,
-    old.login, old.address, old.agent, old.reason, old.changes
-  )
+  old.checkpoint is not null or new.id is distinct from old.id
+  or new.workspace_id is distinct from old.workspace_id
+  or new.key_id is distinct from old.key_id or new.event is distinct from old.event
+  or new.occurred_at is distinct from old.occurred_at
+  or new.user_id is distinct from old.user_id or new.role is distinct from old.role
+  or new.login is distinct from old.login or new.address is distinct from old.address
+  or new.agent is distinct from old.agent or new.reason is distinct from old.reason
+  or new.changes is distinct from old.changes
 ) execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_events enable always trigger key_events_update_keep;
 comment on trigger key_events_update_keep on keylatch_internal.key_events is
@@ -214,9 +215,9 @@ comment on trigger key_events_truncate_keep on keylatch_internal.key_events is
 create trigger key_event_checkpoints_update_keep
 before update on keylatch_internal.key_event_checkpoints for each row
 when (
-  old.archived_at is not null
-  or (new.number, new.events, new.previous, new.digest, new.sealed_at)
-  is distinct from (old.number, old.events, old.previous, old.digest, old.sealed_at)
+  old.archived_at is not null or new.number is distinct from old.number
+  or new.events is distinct from old.events or new.previous is distinct from old.previous
+  or new.digest is distinct from old.digest or new.sealed_at is distinct from old.sealed_at
 ) execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_event_checkpoints
 enable always trigger key_event_checkpoints_update_keep;

@@ -5,7 +5,6 @@
 
 -- A waiting key is the row of the keys that it will be, without the hash, and how to recognise it.
 create table keylatch_internal.legacy_keys (
-  like keylatch_internal.keys including comments,
   scheme text not null,
   verifier text not null,
   starts_with text collate "C" not null default '',
@@ -13,6 +12,8 @@ create table keylatch_internal.legacy_keys (
   rounds integer not null,
   upgraded_at timestamptz,
   key_id uuid,
+  -- Last, so that an upgrade that adds a column to the keys can add the column here, too.
+  like keylatch_internal.keys including comments,
 
   constraint legacy_keys_pkey primary key (id),
   constraint legacy_keys_verifier_key unique (verifier),
@@ -850,7 +851,8 @@ begin
     order by length(l.starts_with), l."position"
   loop
     insert into keylatch_internal.legacy_keys
-    select (v_line.key).*, v_line.scheme, v_line.verifier, v_line.starts_with, v_line.rounds
+    select
+      v_line.scheme, v_line.verifier, v_line.starts_with, v_line.rounds, null, null, (v_line.key).*
     where v_line.rounds + coalesce((
       select sum(s.rounds)
       from keylatch_internal.similar_keys(v_line.starts_with, (v_line.key).workspace_id) as s
@@ -858,7 +860,7 @@ begin
     on conflict do nothing;
   end loop;
   insert into keylatch_internal.legacy_keys
-  select (l.key).*, l.scheme, l.verifier, l.starts_with, l.rounds
+  select l.scheme, l.verifier, l.starts_with, l.rounds, null, null, (l.key).*
   from unnest(p_lines) as l
   where not l.is_salted and (l.is_held or ((l.key).workspace_id = any (v_waiting) and exists (
     select from keylatch_internal.similar_keys(l.starts_with, (l.key).workspace_id)

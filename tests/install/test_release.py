@@ -19,6 +19,7 @@ GIT = shutil.which("git") or "git"
 # What the next release adds to the core.
 NOTE = """
 alter table keylatch_internal.keys add column note text;
+alter table keylatch_internal.legacy_keys add column note text;
 comment on column keylatch_internal.keys.note is 'A note.';
 """
 UPGRADE = "sql/upgrades/0.1.0--0.2.0.sql"
@@ -118,7 +119,7 @@ def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree) -> None:
     migrations = tree.directory / "supabase" / "migrations"
     first, last = (
         str(next(migrations.glob(f"*_keylatch_{name}.sql")).relative_to(tree.directory))
-        for name in ("base", "resolve")
+        for name in ("base", "legacy")
     )
     tree.write(last, tree.read(last) + NOTE)
     assert "The schema says that it is 0.1.0" in tree.release("0.2.0")[1]
@@ -131,7 +132,7 @@ def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree) -> None:
     tree.write(manifest, text.replace('"schema_version": "0.1.0"', '"schema_version": "0.2.0"'))
     assert "no_upgrade" in tree.release("0.2.0")[1]
     # The upgrade forgets the comment.
-    tree.write(UPGRADE, NOTE.partition(";")[0] + ";\n")
+    tree.write(UPGRADE, NOTE.rpartition("comment")[0])
     assert "An upgrade from v0.1.0 ends elsewhere: comment" in tree.release("0.2.0")[1]
     tree.write(UPGRADE, NOTE)
     code, said = tree.release("0.2.0")

@@ -29,7 +29,7 @@ DEFINER_NAMES = (
     "read_position()",
     "record_change()",
     "record_new_key()",
-    "refuse(text,text,text)",
+    "refuse(text,text,text,timestamp with time zone)",
     "request_identity()",
     "revoke_legacy_workspace()",
     "revoke_workspace_keys()",
