@@ -19,9 +19,13 @@ GIT = shutil.which("git") or "git"
 # What the next release adds to the core.
 NOTE = """
 alter table keylatch_internal.keys add column note text;
-alter table keylatch_internal.legacy_keys add column note text;
 comment on column keylatch_internal.keys.note is 'A note.';
 """
+# A waiting key has the columns of the keys: a new installation copies them.
+BOTH_NOTES = f"""-- module: legacy
+alter table keylatch_internal.legacy_keys add column note text;
+comment on column keylatch_internal.legacy_keys.note is 'A note.';
+-- module: core{NOTE}"""
 UPGRADE = "sql/upgrades/0.1.0--0.2.0.sql"
 
 
@@ -119,7 +123,7 @@ def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree) -> None:
     migrations = tree.directory / "supabase" / "migrations"
     first, last = (
         str(next(migrations.glob(f"*_keylatch_{name}.sql")).relative_to(tree.directory))
-        for name in ("base", "legacy")
+        for name in ("base", "resolve")
     )
     tree.write(last, tree.read(last) + NOTE)
     assert "The schema says that it is 0.1.0" in tree.release("0.2.0")[1]
@@ -132,9 +136,9 @@ def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree) -> None:
     tree.write(manifest, text.replace('"schema_version": "0.1.0"', '"schema_version": "0.2.0"'))
     assert "no_upgrade" in tree.release("0.2.0")[1]
     # The upgrade forgets the comment.
-    tree.write(UPGRADE, NOTE.rpartition("comment")[0])
+    tree.write(UPGRADE, BOTH_NOTES.rpartition("comment")[0])
     assert "An upgrade from v0.1.0 ends elsewhere: comment" in tree.release("0.2.0")[1]
-    tree.write(UPGRADE, NOTE)
+    tree.write(UPGRADE, BOTH_NOTES)
     code, said = tree.release("0.2.0")
     assert code == 0, said
     assert said.count("upgraded from v0.1.0: the same, every key kept, its client works") == 2
@@ -142,5 +146,5 @@ def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree) -> None:
 
     # What was released is what databases have run.
     tree.write("CHANGELOG.md", changelog.replace("Unreleased\n", "Unreleased\n\n- More.\n", 1))
-    tree.write(UPGRADE, f"{NOTE}\n")
+    tree.write(UPGRADE, f"{BOTH_NOTES}\n")
     assert f"Released upgrades were changed: {UPGRADE}" in tree.release("0.3.0")[1]

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import IsolationLevel
 
 from keylatch import __version__
+from keylatch.advice import LOGIN
 from keylatch.errors import KeylatchError, NotInstalled
 from keylatch.secret import mask_keys
 from keylatch.transports.psycopg import failure_of
@@ -80,7 +81,8 @@ def _examine(
         seen.add(identity.not_installed(site))
     else:
         if silence is not None:
-            seen.add(Unchecked("version and replica lag", _reason(silence)))
+            reason = _reason(silence).replace(LOGIN, connection.info.user)
+            seen.add(Unchecked("version and replica lag", reason))
         modules = site.installation.modules if site.installation else None
         parts = manifest.installed(live, modules)
         seen.run("objects", lambda: _compare(manifest, parts, live, site))
