@@ -537,8 +537,7 @@ comment on type keylatch_internal.import_line is
 key is recognised, and what is wrong with the line or became of it.';
 
 create view keylatch_internal.import_fields as
-select
-  v.type, v.longest, v.pattern, v.rule, v.hint, pg_catalog.unnest(v.fields) as field
+select v.type, v.longest, v.pattern, v.rule, v.hint, f.field
 from (
   values
   ('{workspace_id,created_by}'::text[], 'string', 36,
@@ -571,7 +570,8 @@ from (
     'Write the value between quotes.'),
   ('{allowed_origins,scopes}', 'array', null, null, 'a list', 'For example ["orders:read"].'),
   ('{metadata}', 'object', null, null, 'an object', 'For example {"plan": "pro"}.')
-) as v (fields, type, longest, pattern, rule, hint);
+) as v (fields, type, longest, pattern, rule, hint)
+cross join lateral pg_catalog.unnest(v.fields) as f (field);
 comment on view keylatch_internal.import_fields is
   'The fields of a line: the type of JSON, what its text is like, and that in words. What a field
 shares with every key is judged by check_key.';
