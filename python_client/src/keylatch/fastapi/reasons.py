@@ -40,8 +40,12 @@ def log_refusal(reason: str, presented: Secret | None = None, key_id: UUID | Non
     """
     if not _log.isEnabledFor(logging.INFO):
         return
-    shown = f", {presented}, fingerprint {fingerprint(presented)}" if presented is not None else ""
-    _log.info("request refused: %s%s%s", reason, f", key_id {key_id}" if key_id else "", shown)
+    words = [reason]
+    if key_id is not None:
+        words.append(f"key_id {key_id}")
+    if presented is not None:
+        words += [str(presented), _fingerprint_of(presented)]
+    _log.info("request refused: %s", ", ".join(words))
 
 
 async def log_refused_key(client: AsyncKeylatch, key: Secret, request: Request) -> None:
@@ -68,3 +72,11 @@ async def log_refused_key(client: AsyncKeylatch, key: Secret, request: Request) 
         except Exception as error:
             verdict = f"not explained ({type(error).__name__})"
     log_refusal(verdict, key, key_id)
+
+
+def _fingerprint_of(presented: Secret) -> str:
+    try:
+        return f"fingerprint {fingerprint(presented)}"
+    except InvalidArgument:
+        # JSON can carry half a character, which has no bytes to hash.
+        return "not valid Unicode"
