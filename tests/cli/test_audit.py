@@ -228,6 +228,10 @@ def test_the_page_is_whole_without_a_network(
         assert page.get_by_role("cell", name=odd, exact=True).count() == 1
         assert page.get_by_role("row", name="revoked 1").count() == 1
         assert page.get_by_role("img", name="Keys by status").is_visible()
+        # Keys that were all issued today still fill the chart.
+        area = page.locator("polygon.active").bounding_box()
+        assert area is not None
+        assert area["width"] > width / 2
         header = page.get_by_role("rowheader", name="insert").first
         assert header.is_visible()
         # By keyboard: the links, then each part that may have to be scrolled.

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 import keylatch.fastapi
-from stack import Janitor, People, Rest, until
+from stack import Janitor, People, Rest, Tokens, until
 from stack.ports import free_port
 
 pytestmark = pytest.mark.one_server
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.one_server
 SHOP = "https://shop.example"
 
 
-def test_the_example_runs(upstream: Rest, janitor: Janitor, tmp_path: Path) -> None:
+def test_the_example_runs(upstream: Rest, tokens: Tokens, janitor: Janitor, tmp_path: Path) -> None:
     text = keylatch.fastapi.__doc__ or ""
     code = "\n".join(line for line in text.splitlines() if line.startswith("    ") or not line)
     (tmp_path / "main.py").write_text(textwrap.dedent(code))
@@ -29,6 +29,7 @@ def test_the_example_runs(upstream: Rest, janitor: Janitor, tmp_path: Path) -> N
         environment={
             "SUPABASE_URL": upstream.url,
             "SUPABASE_ANON_KEY": upstream.anon_key,
+            "SUPABASE_JWT_SECRET": tokens.secret,
             "RESOLVER_TOKEN": upstream.token(role="keylatch_resolver"),
         },
     )
@@ -52,6 +53,12 @@ def test_the_example_runs(upstream: Rest, janitor: Janitor, tmp_path: Path) -> N
         assert site.get("/orders").status_code == 401
         answer = site.get("/orders", headers={"x-api-key": secret})
         assert answer.json() == {"workspace": str(People.a)}
+
+        answer = site.get("/reports", headers={"x-api-key": secret})
+        assert answer.json() == {"workspace": str(People.a)}
+        assert site.get("/reports", headers=admin).json() == {"user": str(People.alice)}
+        anon = {"Authorization": f"Bearer {upstream.anon_key}"}
+        assert site.get("/reports", headers=anon).status_code == 401
     janitor.end(process)
     log = (tmp_path / "log").read_text()
     assert "Application shutdown complete" in log

@@ -1,6 +1,7 @@
 """Services over SQLAlchemy and asyncpg, each started for real before a database of its own."""
 
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Annotated, Any
 from uuid import UUID
@@ -18,7 +19,9 @@ from client.alchemy import url_for
 from keylatch import AsyncKeylatch, Keylatch
 from keylatch.errors import KeylatchError
 from keylatch.fastapi import require_key
+from keylatch.keys import fingerprint
 from keylatch.models import ResolvedKey
+from keylatch.secret import mask_keys
 from stack import Database, People, Tokens
 from web.site import Site
 
@@ -166,6 +169,10 @@ def test_a_refused_key_is_401_and_an_error_of_keylatch_has_its_slug(
     with database.connect() as owner:
         owner.execute("update keylatch.keys set revoked_at = now()")
     assert service.get("/whoami", headers={"x-api-key": key}).status_code == 401
+    why = f"{mask_keys(key)}, fingerprint {fingerprint(key)}"
+    assert re.search(
+        f"request refused: revoked, key_id [0-9a-f-]{{36}}, {re.escape(why)}", service.log.text()
+    )
     refused = service.post("/customers", params={"name": "x" * 201})
     assert (refused.status_code, refused.json()) == (400, {"slug": "invalid_argument"})
     assert count(database) == (1, 1)

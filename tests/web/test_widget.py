@@ -157,6 +157,22 @@ def test_the_origin_of_the_body_does_not_count(site: Site) -> None:
     assert site.post("/widget/keys/resolve", json={"key": good}, headers=twice).status_code == 404
 
 
+def test_the_log_of_the_service_says_why_a_page_was_refused(site: Site) -> None:
+    page, server = site.issue(allowed_origins=[SHOP]), site.issue(kind="secret")
+    cases: list[tuple[dict[str, Any], str | None, str]] = [
+        (page, "https://evil.example", "origin_denied"),
+        (page, None, "origin_required"),
+        (server, SHOP, "secret_in_browser"),
+        (server, None, "kind_not_accepted"),
+    ]
+    for issued, origin, verdict in cases:
+        site.log.lines.clear()
+        assert site.resolve(issued["key"], origin).status_code == 404
+        line = f"request refused: {verdict}, key_id {issued['id']}, {issued['masked_key']}, "
+        assert [text for text in site.log.lines if text.startswith(line)], site.log.text()
+        assert issued["key"] not in site.log.text()
+
+
 def test_who_asks_makes_no_difference(site: Site) -> None:
     good, secret = key(site), site.issue(kind="secret")["key"]
     for who in (None, "anon", "stranger", "mia", "alice", "service_role"):

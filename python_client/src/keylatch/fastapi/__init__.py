@@ -1,13 +1,20 @@
-"""keylatch for FastAPI: routes for admins and widgets, and a dependency that asks for a key.
+"""keylatch for FastAPI: routes for admins and widgets, and dependencies that ask for a key.
 
     import os
     from contextlib import asynccontextmanager
     from typing import Annotated
 
     import httpx
+    import jwt  # PyJWT, or any other library: keylatch brings none
     from fastapi import Depends, FastAPI
     from keylatch import AsyncKeylatch
-    from keylatch.fastapi import admin_router, as_caller, require_key, resolve_router
+    from keylatch.fastapi import (
+        admin_router,
+        as_caller,
+        require_key,
+        require_key_or_user,
+        resolve_router,
+    )
     from keylatch.models import ResolvedKey
     from postgrest import AsyncPostgrestClient
 
@@ -30,12 +37,29 @@
     async def orders(key: Annotated[ResolvedKey, Depends(require_key(kl, scopes=["orders:read"]))]):
         return {"workspace": key.workspace_id}
 
+    # A route for programs, which send a key, and for signed-in users, who send their JWT.
+    def verify(token):
+        secret = os.environ["SUPABASE_JWT_SECRET"]
+        return jwt.decode(token, secret, ["HS256"], audience="authenticated")["sub"]
+
+    either = require_key_or_user(kl, verify)
+
+    @app.get("/reports")
+    async def reports(caller: Annotated[ResolvedKey | str, Depends(either)]):
+        if isinstance(caller, ResolvedKey):
+            return {"workspace": caller.workspace_id}
+        return {"user": caller}
+
+The sender does not learn why a key is refused. Your log does: the verdict of `explain`, the key's
+id, the masked key and the fingerprint, at level INFO of the logger `keylatch`. Python shows that
+level after `logging.basicConfig(level=logging.INFO)`, for example.
+
 Every refusal of the routers is `{"slug": …, "detail": …, "hint": …}`, and nothing that fails
 behind them is more than a 502. They open nothing that they were not given.
 """
 
 from .admin import admin_router, as_caller
-from .guard import require_key
+from .guard import require_key, require_key_or_user
 from .problems import Problem, install_error_handlers
 from .widget import resolve_router
 
@@ -45,5 +69,6 @@ __all__ = [
     "as_caller",
     "install_error_handlers",
     "require_key",
+    "require_key_or_user",
     "resolve_router",
 ]

@@ -47,6 +47,7 @@ class Problem(HTTPException):
     by FastAPI's own habit the three are then within `detail`.
 
     Attributes:
+        slug: The word that programs match on.
         status_code: The HTTP status.
         detail: The body: `slug`, `detail` and `hint`, none of which holds a key.
         headers: More headers of the answer, or `None`.
@@ -60,6 +61,7 @@ class Problem(HTTPException):
         hint: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        self.slug = slug
         body = ProblemBody(slug=slug, detail=detail, hint=hint)
         super().__init__(status_code, body.model_dump(), dict(headers) if headers else None)
 

@@ -52,13 +52,18 @@ async def resolve(client: AsyncKeylatch, key: Secret, request: Request) -> Resol
     Raises:
         Problem: A 502 for any error: whoever presents a key can help none of them.
     """
-    # Two of them are no origin that anybody allows, and not a missing one either.
-    origins = request.headers.getlist("origin")
     try:
-        return await client.resolve(key, origin=", ".join(origins) if origins else None)
+        return await client.resolve(key, origin=origin_of(request))
     except KeylatchError as error:
         problem = unavailable(error)
     raise problem
+
+
+def origin_of(request: Request) -> str | None:
+    """Give the `Origin` header of a request; `None` if there was none."""
+    # Two of them are no origin that anybody allows, and not a missing one either.
+    origins = request.headers.getlist("origin")
+    return ", ".join(origins) if origins else None
 
 
 def bearer_tokens(request: Request) -> list[str]:

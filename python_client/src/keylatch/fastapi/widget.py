@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, SecretStr
 from ..async_client import AsyncKeylatch
 from ..secret import Secret
 from .problems import Problem, ProblemBody
+from .reasons import log_refusal, log_refused_key
 from .resolving import as_dependency, resolve
 from .routes import REFUSALS, ProblemRoute
 
@@ -38,6 +39,7 @@ def resolve_router(resolver: AsyncKeylatch | Callable[..., Any]) -> APIRouter:
     404 to all else. The origin is the `Origin` header of the request, which stops a foreign
     page and does not stop a program. For a page of another site to read the answer at all, the
     application needs `CORSMiddleware` with `allow_origins=["*"], allow_methods=["POST"]`.
+    Why a key was refused is in the log, as for `require_key`.
 
     Args:
         resolver: Who resolves: an `AsyncKeylatch` of role `keylatch_resolver` or with the service
@@ -62,9 +64,14 @@ def resolve_router(resolver: AsyncKeylatch | Callable[..., Any]) -> APIRouter:
 
         Every refusal is the same 404: unknown, revoked, expired, suspended, or not for this page.
         """
-        found = await resolve(client, Secret(presented.key.get_secret_value()), request)
+        key = Secret(presented.key.get_secret_value())
+        found = await resolve(client, key, request)
+        if found is None:
+            await log_refused_key(client, key, request)
+            raise _refusal()
         # A secret key has no business in a widget, from wherever it comes.
-        if found is None or found.kind != "publishable":
+        if found.kind != "publishable":
+            log_refusal("kind_not_accepted", key, found.key_id)
             raise _refusal()
         return ActiveKey.model_validate({"environment": found.environment})
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from html import escape
-from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from keylatch import __version__
 
@@ -56,7 +56,15 @@ from ended where ended_at <= now() group by 1, 2
 order by 1
 """
 STATUSES = ("active", "superseded", "expired", "revoked")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 720, 240, 56, 24
+_HEADROOM = 4
+# A name that the template misspells is an error, and not an empty cell.
+_TEMPLATES = Environment(
+    loader=PackageLoader(__package__, ""),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 def page(connection: psycopg.Connection[Any], found: Audit) -> str:
@@ -72,137 +80,79 @@ def page(connection: psycopg.Connection[Any], found: Audit) -> str:
     from ..doctor.examination import examine
 
     report = examine(connection)
-    wrong = sum(len(one.differs) for one in found.differences) + len(found.missing)
-    verdict = "All as expected" if found.is_clean else f"{wrong:,} not as expected"
-    parts = {
-        "title": f"Who can do what in {escape(report.site.database)}",
-        "when": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, keylatch {escape(__version__)}, "
-        f"PostgreSQL {escape(report.site.server_version)}",
-        "verdict": f"{verdict} of {len(found.tries) * len(ACTORS):,} tries.",
-        "state": "good" if found.is_clean else "bad",
-        "differences": _differences(found),
-        "legend": _legend(),
-        "matrix": _matrix(found),
-        "policies": _table(
-            ("table", "policy", "says", "for", "to", "rows that", "and after it"),
-            connection.execute(_POLICIES).fetchall(),
-        ),
-        "keys": _keys(connection.execute(_CHANGES).fetchall(), datetime.now(UTC).date()),
-        "findings": _table(
-            ("level", "what", "why", "to mend it"),
-            [
-                (str(one.level), f"{one.subject}: {one.what}", one.why, one.mend)
-                for one in report.findings
-            ],
-        )
-        if report.findings
-        else "<p>Doctor has nothing to mend.</p>",
-    }
-    text = (files(__package__) / "page.html").read_text(encoding="utf-8")
-    for name, part in parts.items():
-        text = text.replace(f"<!--{name}-->", part)
-    return text
-
-
-def _legend() -> str:
-    items = (
-        f"<li><b class='{outcome}'>{MARKS[outcome]}</b> {escape(meaning)}</li>"
-        for outcome, meaning in OUTCOMES.items()
-    )
-    return f"<ul class='legend'>{''.join(items)}</ul>"
-
-
-def _differences(found: Audit) -> str:
-    rows = [
+    now = datetime.now(UTC)
+    differences = [
         (actor, one.name, one.found[actor], one.expected.get(actor, "not known"))
         for one in found.differences
         for actor in one.differs
     ] + [("", name, "not there", "there") for name in found.missing]
-    if not rows:
-        return ""
-    table = _table(("who", "does", "came to", "expected"), rows)
-    return (
-        f"<div class='scroll' tabindex='0' role='region' aria-label='Not as expected'>{table}</div>"
+    by_heading = ((name, list(lines(tries))) for name, tries in groupby(found.tries, key=heading))
+    return _TEMPLATES.get_template("page.html").render(
+        database=report.site.database,
+        server_version=report.site.server_version,
+        version=__version__,
+        now=now,
+        actors=ACTORS,
+        outcomes=OUTCOMES,
+        marks=MARKS,
+        count=len(found.tries) * len(ACTORS),
+        wrong=len(differences),
+        differences=differences,
+        matrix=[(name, rows) for name, rows in by_heading if rows],
+        policies=connection.execute(_POLICIES).fetchall(),
+        chart=_chart_of(connection.execute(_CHANGES).fetchall(), now.date()),
+        findings=[
+            (one.level, f"{one.subject}: {one.what}", one.why, one.mend) for one in report.findings
+        ],
     )
 
 
-def _matrix(found: Audit) -> str:
-    heads = "".join(f"<th scope='col'>{escape(actor)}</th>" for actor in ACTORS)
-    bodies = []
-    for name, tries in groupby(found.tries, key=heading):
-        rows = []
-        for operation, columns, outcomes in lines(tries):
-            what = f"<b>{escape(operation)}</b> {escape(', '.join(columns))}"
-            cells = "".join(
-                f"<td class='{outcome}' title='{escape(OUTCOMES[outcome])}'>{MARKS[outcome]}"
-                f"<span class='unseen'>{outcome}</span></td>"
-                for outcome in outcomes
-            )
-            rows.append(f"<tr><th scope='row'>{what}</th>{cells}</tr>")
-        if rows:
-            top = f"<tr><th scope='rowgroup' colspan='{len(ACTORS) + 1}'>{escape(name)}</th></tr>"
-            bodies.append(f"<tbody>{top}{''.join(rows)}</tbody>")
-    caption = (
-        "<caption>What came of each try; what is refused to all of them is left out.</caption>"
-    )
-    head = f"<thead><tr><td></td>{heads}</tr></thead>"
-    return f"<table class='matrix'>{caption}{head}{''.join(bodies)}</table>"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chart:
+    """How many keys there were of each status, as areas one above the other."""
+
+    first: date
+    today: date
+    top: int
+    counts: dict[str, int]
+    areas: dict[str, list[tuple[float, float]]]
+    width: int = 720
+    height: int = 240
+    left: int = 56
+    base: int = 216
+
+    def point(self, share: float, count: int) -> tuple[float, float]:
+        """Give where a number of keys stands, after that share of the time."""
+        x = self.left + (self.width - self.left) * share
+        return x, self.base - (self.base - _HEADROOM) * count / self.top
 
 
-def _table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    top = "".join(f"<th scope='col'>{escape(head)}</th>" for head in heads)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell or ''))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _keys(changes: list[tuple[date, str, int]], today: date) -> str:
-    """Draw how many keys there were of each status, and give today's numbers in a table."""
+def _chart_of(changes: list[tuple[date, str, int]], today: date) -> _Chart | None:
+    """Draw the changes up to today; `None` if there never was a key."""
     if not changes:
-        return "<p>There are no keys.</p>"
+        return None
     first = min(day for day, _, _ in changes)
     days = max((today - first).days, 1)
     counts = dict.fromkeys(STATUSES, 0)
-    points: list[tuple[float, dict[str, int]]] = []
+    # From 0, the first day, to 1, the right edge.
+    steps: list[tuple[float, dict[str, int]]] = []
     for day, group in groupby(changes, key=lambda change: change[0]):
-        x = _LEFT + (_WIDTH - _LEFT) * (day - first).days / days
+        share = (day - first).days / days
         # It stays as it was until the day itself.
-        points.append((x, dict(counts)))
+        steps.append((share, dict(counts)))
         for _, status, number in group:
             counts[status] += number
             if status != "active":
                 counts["active"] -= number
-        points.append((x, dict(counts)))
-    points.append((_WIDTH, dict(counts)))
-    top = max(sum(numbers.values()) for _, numbers in points)
-    floor = [0] * len(points)
-    areas = []
+        steps.append((share, dict(counts)))
+    steps.append((1, dict(counts)))
+    top = max(sum(numbers.values()) for _, numbers in steps)
+    chart = _Chart(first=first, today=today, top=top, counts=counts, areas={})
+    floor = [0] * len(steps)
     for status in STATUSES:
-        roof = [low + numbers[status] for low, (_, numbers) in zip(floor, points, strict=True)]
-        forth = [f"{x:.1f},{_y(high, top):.1f}" for (x, _), high in zip(points, roof, strict=True)]
-        back = [f"{x:.1f},{_y(low, top):.1f}" for (x, _), low in zip(points, floor, strict=True)]
-        corners = " ".join([*forth, *reversed(back)])
-        areas.append(f"<polygon class='{status}' points='{corners}'/>")
+        roof = [low + numbers[status] for low, (_, numbers) in zip(floor, steps, strict=True)]
+        forth = [chart.point(share, high) for (share, _), high in zip(steps, roof, strict=True)]
+        back = [chart.point(share, low) for (share, _), low in zip(steps, floor, strict=True)]
+        chart.areas[status] = [*forth, *reversed(back)]
         floor = roof
-    base = _HEIGHT - _BOTTOM
-    axes = (
-        f"<text x='{_LEFT - 6}' y='14' text-anchor='end'>{top:,}</text>"
-        f"<text x='{_LEFT - 6}' y='{base}' text-anchor='end'>0</text>"
-        f"<text x='{_LEFT}' y='{_HEIGHT - 6}'>{first}</text>"
-        f"<text x='{_WIDTH}' y='{_HEIGHT - 6}' text-anchor='end'>{today}</text>"
-    )
-    now = "".join(
-        f"<tr><th scope='row'><i class='{status}'></i>{status}</th><td>{counts[status]:,}</td></tr>"
-        for status in STATUSES
-    )
-    return (
-        f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='Keys by status, from {first}"
-        f" to {today}; the table has the numbers of today'>{''.join(areas)}{axes}</svg>"
-        f"<table class='now'><caption>Today</caption><tbody>{now}</tbody></table>"
-    )
-
-
-def _y(count: int, top: int) -> float:
-    return (_HEIGHT - _BOTTOM) * (1 - count / top) + 4 * (count / top)
+    return chart

@@ -1,0 +1,82 @@
+"""Why a request was refused, for the log of the service: the sender does not learn it."""
+
+import logging
+from uuid import UUID
+
+from fastapi import Request
+
+from ..async_client import AsyncKeylatch
+from ..errors import InvalidArgument, KeylatchError
+from ..keys import fingerprint, parse_key
+from ..secret import Secret
+from .resolving import origin_of
+
+_log = logging.getLogger("keylatch")
+
+
+def verdict_on_form(key: Secret) -> str | None:
+    """Judge the form of a text without the database.
+
+    Args:
+        key: What was presented.
+
+    Returns:
+        `malformed`, `checksum_failed`, or `None` for the form of a key.
+    """
+    try:
+        parse_key(key)
+    except InvalidArgument as problem:
+        return "checksum_failed" if "checksum" in str(problem.detail) else "malformed"
+    return None
+
+
+def log_refusal(reason: str, presented: Secret | None = None, key_id: UUID | None = None) -> None:
+    """Log why a request was refused, at level INFO.
+
+    Args:
+        reason: The verdict of `explain`, or the slug of the refusal.
+        presented: The key or token, of which the masked key and the fingerprint are logged.
+        key_id: The key, if one was found.
+    """
+    if not _log.isEnabledFor(logging.INFO):
+        return
+    words = [reason]
+    if key_id is not None:
+        words.append(f"key_id {key_id}")
+    if presented is not None:
+        words += [str(presented), _fingerprint_of(presented)]
+    _log.info("request refused: %s", ", ".join(words))
+
+
+async def log_refused_key(client: AsyncKeylatch, key: Secret, request: Request) -> None:
+    """Find out why a key did not resolve, and log it; no error here changes the answer.
+
+    Nothing is asked where nobody would read the answer, or where the checksum is wrong.
+
+    Args:
+        client: Who resolves; it may explain, too.
+        key: What was presented.
+        request: Where it was presented.
+    """
+    if not _log.isEnabledFor(logging.INFO):
+        return
+    verdict, key_id = verdict_on_form(key), None
+    # An imported key has any form, so that only the database knows what a malformed text is.
+    if verdict != "checksum_failed":
+        try:
+            found = await client.explain(key, origin=origin_of(request))
+            verdict, key_id = found.verdict, found.key_id
+        # The texts of an error may repeat the key, above all those of a resolver of one's own.
+        except KeylatchError as error:
+            verdict = f"not explained ({error.slug})"
+        except Exception as error:
+            verdict = f"not explained ({type(error).__name__})"
+    log_refusal(verdict, key, key_id)
+
+
+def _fingerprint_of(presented: Secret) -> str:
+    try:
+        return f"fingerprint {fingerprint(presented)}"
+    except InvalidArgument:
+        # JSON can carry half a character, which has no bytes to hash.
+        return "not valid Unicode"
