@@ -265,7 +265,7 @@ begin
     ];
   end if;
   begin
-    v_headers := v_text;
+    v_headers := v_text::jsonb;
   exception
     -- A session may set anything there, and a revocation does not fail for that.
     when data_exception or program_limit_exceeded then return null;

@@ -20,6 +20,7 @@ create table keylatch_internal.legacy_keys (
   constraint legacy_keys_scheme_check check (scheme in ('sha256', 'pbkdf2_sha256', 'bcrypt')),
   constraint legacy_keys_upgraded_check check ((upgraded_at is null) = (key_id is null))
 );
+-- squawk-ignore ban-drop-not-null
 alter table keylatch_internal.legacy_keys alter column key_hash drop not null;
 create index legacy_keys_workspace_id_starts_with_idx
 on keylatch_internal.legacy_keys (workspace_id, starts_with) where upgraded_at is null;
