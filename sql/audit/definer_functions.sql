@@ -69,7 +69,7 @@ with reasons (function_name, because) as (
   ),
   (
     'keylatch_internal.revoke_legacy_workspace',
-    'Whoever deletes a workspace need not be one who may see its waiting keys.'
+    'A role that may delete a workspace need not be one that sees waiting keys.'
   ),
   (
     'keylatch_internal.revoke_workspace_keys',

@@ -43,7 +43,7 @@ begin
   elsif not pg_catalog.pg_has_role('authenticator', 'keylatch_resolver', 'member') then
     grant keylatch_resolver to authenticator;
   end if;
-  -- From 16 on, who makes a role is a member that may grant the role, and may not take it.
+  -- From 16 on, the creator of a role may grant the role, and may not set it.
   if not pg_catalog.pg_has_role(
     'keylatch_resolver',
     case when pg_catalog.current_setting('server_version_num')::integer < 160000
@@ -93,21 +93,23 @@ declare
     || case when p_retry_at is null then '' else format(' Try again in %s s.', v_seconds) end;
 begin
   select e.* into v_error from keylatch_internal.errors as e where e.slug = p_slug;
+  v_error.hint := coalesce(p_hint, v_error.hint, '');
   if p_retry_at is not null and coalesce(current_setting('request.method', true), '') <> '' then
     -- PostgREST's own form of an error: the only one that adds a header.
     raise sqlstate 'PGRST' using message = jsonb_build_object(
       'code', v_error.code, 'message', p_slug, 'details', v_detail, 'hint', v_error.hint
     ), detail = jsonb_build_object(
-      'status', 429, 'headers', jsonb_build_object('Retry-After', v_seconds::text)
+      'status', right(v_error.code, 3)::integer,
+      'headers', jsonb_build_object('Retry-After', v_seconds::text)
     );
   end if;
   raise exception using
     errcode = coalesce(v_error.code, 'P0001'), message = p_slug, detail = v_detail,
-    hint = coalesce(p_hint, v_error.hint, '');
+    hint = v_error.hint;
 end $$;
 comment on function keylatch_internal.refuse is
-  'Raises the error of this slug, with this detail, and with this hint or the usual one. With a time
-to try again, the detail and over REST the header Retry-After say when.';
+  'Raises the error of this slug, with this detail, and with this hint or the usual one. If
+p_retry_at is given, the detail says when to try again, and over REST the header Retry-After, too.';
 
 create table keylatch_internal.installation (
   only_row boolean not null default true,
@@ -186,8 +188,7 @@ revoke all on schema keylatch, keylatch_internal from public, anon, authenticate
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;
 revoke all on function
-keylatch_internal.refuse,
-keylatch_internal.describe_installation, keylatch.installation
+keylatch_internal.refuse, keylatch_internal.describe_installation, keylatch.installation
 from public, anon, authenticated, service_role;
 
 -- The calls run with the rights of the caller, and use helpers of keylatch_internal.

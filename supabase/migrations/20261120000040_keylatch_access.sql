@@ -134,7 +134,7 @@ begin
       values (p_workspace_id, clock_timestamp())
       on conflict (workspace_id) do update
       set deleted_at = coalesce(w.deleted_at, excluded.deleted_at);
-      -- The row above is had alone: who has made keys is done, and nobody makes another one.
+      -- From here on no other transaction makes a key in the workspace.
       with locked as materialized (
         select k.id from keylatch_internal.keys as k
         where k.workspace_id = p_workspace_id and k.revoked_at is null
@@ -145,7 +145,7 @@ begin
       from locked as l where k.id = l.id;
       exit;
     exception when deadlock_detected then
-      -- An update of several keys locks them in the order of its plan. Let it go on first.
+      -- An update of several keys may lock them in another order. It goes on first.
       if v_try = 3 then raise; end if;
       perform pg_sleep(0.1);
     end;

@@ -338,9 +338,8 @@ when it was written.';
 -- Who may do what.
 revoke all on function
 keylatch_internal.is_apply_worker, keylatch_internal.hold_latch, keylatch_internal.hold_expiry,
-keylatch_internal.merge_revocation, keylatch_internal.stamp_update,
-keylatch_internal.check_metadata, keylatch_internal.check_scopes, keylatch_internal.check_key,
-keylatch_internal.judge_update
+keylatch_internal.merge_revocation, keylatch_internal.stamp_update, keylatch_internal.judge_update,
+keylatch_internal.check_metadata, keylatch_internal.check_scopes, keylatch_internal.check_key
 from public, anon, authenticated, service_role;
 -- What the conditions and the functions of the triggers call, with the rights of who writes.
 grant execute on function

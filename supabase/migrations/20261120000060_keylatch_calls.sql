@@ -342,7 +342,7 @@ begin
       end loop;
       exit;
     exception when deadlock_detected then
-      -- An update of several keys locks them in the order of its plan. Let it go on first.
+      -- An update of several keys may lock them in another order. It goes on first.
       if v_try = 3 then raise; end if;
       perform pg_sleep(0.1);
       v_id := v_oldest;

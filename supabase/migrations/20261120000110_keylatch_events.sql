@@ -318,8 +318,8 @@ begin
   select coalesce(max(s.changes_per_minute), v_changes), coalesce(max(s.keys_per_workspace), v_keys)
   into v_changes, v_keys
   from keylatch_internal.event_settings as s where s.only_row;
-  -- Counting reads as many rows as the limit, so only about 20 of that many changes count: a limit
-  -- is passed by some hundredths of it. A limit of up to 20 is exact.
+  -- Counting reads as many rows as the limit allows. So of that many changes only about 20 count,
+  -- and a user may pass a large limit by some per cent. A limit of up to 20 is exact.
   if random() * v_changes < 20 then
     select e.occurred_at into v_at from keylatch_internal.key_events as e
     where e.workspace_id = p_workspace_id and e.user_id = v_user_id
@@ -577,7 +577,7 @@ declare
   v_previous bytea;
   v_batch record;
 begin
-  -- Holds up other sealers and nobody else: whoever writes events does not touch this table.
+  -- Only other sealers wait here: a transaction that writes events does not touch this table.
   lock table keylatch_internal.key_event_checkpoints in share row exclusive mode;
   select c.number, c.digest into v_number, v_previous
   from keylatch_internal.key_event_checkpoints as c
@@ -741,7 +741,7 @@ comment on function keylatch.verify_events is
   'Tells whether the sealed events are as they were sealed, and finds an event that was changed,
 removed, doubled or added. Call it from 1 on, then with next_checkpoint, until that is null.
 
-limit: how many checkpoints, 1 to 1000. Whoever may alter the tables can seal everything anew: keep
+limit: how many checkpoints, 1 to 1000. The owner of the tables can seal everything anew: keep
 digests elsewhere to see that too (sql/ops/anchor_events.sql).
 Errors: invalid_argument (400), admin_required (403).';
 

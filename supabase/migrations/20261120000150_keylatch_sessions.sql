@@ -193,7 +193,7 @@ create table keylatch_internal.session_limits (
   )
 );
 comment on table keylatch_internal.session_limits is
-  'One row, which the owner changes. Not a setting: whoever calls could raise a setting.';
+  'One row, which the owner changes. A setting could be raised by any caller.';
 comment on column keylatch_internal.session_limits.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.session_limits.sessions_per_minute is
   'How many sessions one key may open in a minute. A limit of many thousands makes counting slow.';
@@ -244,6 +244,10 @@ declare
   v_opened record;
   v_key_mark constant integer := hashtext(p_key_id::text);
   v_address_mark integer := 0;
+  -- A copy of the database on this server has the same keys, and the same numbers of tables.
+  v_database constant oid := (
+    select d.oid from pg_catalog.pg_database as d where d.datname = current_database()
+  );
 begin
   -- A copy of the schema alone has no row.
   select coalesce(max(l.sessions_per_minute), 600) as of_key,
@@ -257,24 +261,26 @@ begin
       nullif(current_setting('request.headers', true), '')::jsonb ->> v_limits.header, ',', -1
     ))));
   end if;
-  select count(*) as of_key, min(o.opened_at) as since,
-    count(*) filter (where o.address_mark = v_address_mark) as of_address,
-    min(o.opened_at) filter (where o.address_mark = v_address_mark) as address_since
+  -- A time in the future is that of a wrong clock and does not count.
+  select count(*) as of_key, coalesce(min(s.created_at), p_now) as since,
+    count(*) filter (where s.address_mark = v_address_mark) as of_address,
+    coalesce(min(s.created_at) filter (where s.address_mark = v_address_mark), p_now) as address_since
   into v_opened
-  from (
-    -- A time in the future is that of a wrong clock and does not count.
-    select s.created_at, s.address_mark from keylatch_internal.sessions as s
-    where s.key_id = p_key_id and s.created_at between p_now - interval '1 minute' and p_now
-    union all
+  from keylatch_internal.sessions as s
+  where s.key_id = p_key_id and s.created_at between p_now - interval '1 minute' and p_now;
+  -- Reading pg_locks makes others wait for moments, so a flood must not get here.
+  if v_opened.of_key < v_limits.of_key then
     -- A request that has not committed is seen by its marker. Nobody forges one: only a request
     -- that opens a session locks the table in this mode.
-    select p_now, m.objid::integer
+    select v_opened.of_key + count(*),
+      v_opened.of_address + count(*) filter (where m.objid::integer = v_address_mark)
+    into v_opened.of_key, v_opened.of_address
     from pg_catalog.pg_locks as m
     inner join pg_catalog.pg_locks as w on m.pid = w.pid
     where m.locktype = 'advisory' and m.classid = v_key_mark::oid and m.objsubid = 2
-      and m.pid <> pg_backend_pid()
-      and w.relation = 'keylatch_internal.sessions'::regclass and w.mode = 'RowExclusiveLock'
-  ) as o (opened_at, address_mark);
+      and m.database = v_database and m.pid <> pg_backend_pid()
+      and w.relation = 'keylatch_internal.sessions'::regclass and w.mode = 'RowExclusiveLock';
+  end if;
   if v_opened.of_key >= v_limits.of_key then
     perform keylatch_internal.refuse('too_many_requests', format(
       'The key opened %s sessions in the last minute.', v_limits.of_key
@@ -289,8 +295,8 @@ begin
   return v_address_mark;
 end $$;
 comment on function keylatch_internal.count_session is
-  'Marks a session that is being opened, or refuses it with too_many_requests. Gives the mark of the
-address.
+  'Marks a request that opens a session, or refuses the request with too_many_requests. Returns the
+mark of the address.
 
 Nobody waits here. Requests that count at the same moment do not see each other, so a minute has at
 most the limit and as many sessions more as there were requests in flight.';
@@ -332,6 +338,7 @@ declare
   v_origin constant text := nullif(current_setting('request.headers', true), '')::jsonb ->> 'origin';
   v_now constant timestamptz := clock_timestamp();
   v_key keylatch.resolved_key;
+  v_address_mark integer;
   v_session keylatch.opened_session;
 begin
   select r.* into v_key
@@ -342,6 +349,8 @@ begin
       'session_refused', 'The key is mistyped, not active, not publishable, or not for this origin.'
     );
   end if;
+  -- Before the token is made: most of the calls of a flood end here.
+  v_address_mark := keylatch_internal.count_session(v_key.key_id, v_now);
   v_session.token := keylatch_internal.complete_key(
     coalesce(substring(p_key, '^([a-z][a-z0-9]{1,11})_pk_'), 'wk') || '_st_'
   );
@@ -351,7 +360,7 @@ begin
   )
   values (
     sha256(convert_to(v_session.token, 'UTF8')), v_key.workspace_id, v_key.key_id, v_origin,
-    keylatch_internal.count_session(v_key.key_id, v_now), v_now, v_session.expires_at
+    v_address_mark, v_now, v_session.expires_at
   );
   return v_session;
 end $$;

@@ -146,7 +146,7 @@ comment on trigger legacy_keys_update_stamp on keylatch_internal.legacy_keys is
 
 create function keylatch_internal.revoke_legacy_workspace()
 returns trigger language plpgsql volatile security definer
--- definer because: whoever deletes a workspace need not be one who may see its waiting keys.
+-- definer because: a role that may delete a workspace need not be one that sees waiting keys.
 set search_path = pg_catalog, pg_temp as $$
 begin
   update keylatch_internal.legacy_keys as g
@@ -424,7 +424,7 @@ begin
     select g.workspace_id from keylatch_internal.legacy_keys as g where g.id = any (p_ids)
   )
   for share;
-  -- An import that lets keys wait is over from here on. It may have let this very text wait.
+  -- Waits for an import that lets keys wait: that import may let this very text wait.
   lock table keylatch_internal.legacy_settings in share mode;
   v_ids := array(
     select g.id from keylatch_internal.legacy_keys as g
@@ -517,13 +517,13 @@ begin
   where upgrade_key.workspace_id is null or r.workspace_id = upgrade_key.workspace_id;
 end $$;
 comment on function keylatch.upgrade_key is
-  'resolve_key for keys that wait for their first use: it makes such a key a row of keys, and from
-then on resolve_key finds it.
+  'Resolves a key that waits for its first use, and makes the key a row of keys. From then on
+resolve_key finds the key.
 
-Call it where resolve_key found nothing. workspace_id: whose key it would be; without it only keys
-are tried of which the import said what they begin with. It answers as resolve_key does. A text
-that matches a revoked or expired key is refused, under every salt. One call computes at most
-1200000 rounds of PBKDF2, about 2 s, or as much bcrypt; at most 600 calls a minute compute any.
+Call upgrade_key where resolve_key found nothing. The answer is the one of resolve_key. workspace_id:
+the workspace of the key; without it, only keys are tried whose import gave starts_with. A text that
+matches a revoked or expired key is refused, under every salt. One call computes at most 1200000
+rounds of PBKDF2, about 2 s, or as much bcrypt; at most 600 calls a minute compute slow hashes.
 Errors: too_many_requests (429), invalid_argument (400) where workspace_id is needed.';
 
 -- Reading an import: each line by itself, so that a bad one costs no other.

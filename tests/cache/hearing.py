@@ -17,7 +17,7 @@ def until_heard(resolver: CachedResolver) -> None:
     """Wait until all that is committed by now was heard.
 
     A heartbeat that is sent later is answered. From then on the first answer to a question is the
-    right one, whoever gives it.
+    right one, from any source.
     """
     now, cache = steady_clock(), resolver._cache
     until(lambda: cache._heard_until - cache.bound > now, "no heartbeat is answered")

@@ -11,6 +11,7 @@ from database.racing import attempt
 from identity.visitors import OPEN, open_, set_limits, token, visitor
 from keylatch import Keylatch
 from security.world import ORIGIN, World, slug
+from stack import Database
 
 LIMITED = "too_many_requests"
 
@@ -142,6 +143,29 @@ def test_nobody_without_rights_uses_up_the_limit_of_a_key(world: World, page: st
                 quick = impatient(world)
                 assert attempt(quick, OPEN, [page]).word == "done"
                 quick.rollback()
+
+
+def test_a_copy_on_the_same_server_does_not_use_up_the_limit_of_a_key(
+    world: World, page: str, template: str
+) -> None:
+    """A copy has the same keys, and its tables have the same numbers."""
+    set_limits(world, sessions_per_minute=1)
+    here = world.database
+    with (
+        Database(here.server, f"{here.name}_copy", template) as copy,
+        copy.connect(superuser=True, autocommit=False) as there,
+    ):
+        numbers = [
+            one.execute("select 'keylatch_internal.sessions'::regclass::oid").fetchone()
+            for one in (there, here.connect())
+        ]
+        assert numbers[0] == numbers[1]
+        there.execute("lock table keylatch_internal.sessions in row exclusive mode")
+        (key_id,) = here.connect().execute("select id from keylatch.keys").fetchone() or ("",)
+        there.execute("select pg_advisory_xact_lock_shared(hashtext(%s::text), 0)", [key_id])
+        quick = impatient(world)
+        assert attempt(quick, OPEN, [page]).word == "done"
+        quick.rollback()
 
 
 def test_a_refused_key_is_not_counted(world: World, page: str) -> None:

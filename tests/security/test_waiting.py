@@ -74,7 +74,7 @@ def test_what_a_stranger_holds_delays_no_revocation(shared: World, who: str, wha
             with contextlib.suppress(psycopg.errors.InsufficientPrivilege), stranger.transaction():
                 stranger.execute(statement.encode(), values)
         stranger.execute("select 1")
-        # Whoever waits is refused.
+        # A wait would end in an error.
         alice.execute("set lock_timeout = '100ms'")
         for call in (
             "select (keylatch.issue_key(%(workspace)s)).id",
@@ -89,7 +89,7 @@ def test_what_a_stranger_holds_delays_no_revocation(shared: World, who: str, wha
 
 @pytest.mark.parametrize("call", CALLS)
 def test_no_call_waits_for_an_advisory_lock(database: Database, people: People, call: str) -> None:
-    """Threat: advisory locks have no owner, so whoever computes the number stops the call."""
+    """Threat: advisory locks have no owner: anybody who computes the number could stop the call."""
     assert people
     scene = make_scene(database.connect())
 

@@ -35,7 +35,7 @@ def log_refusal(reason: str, presented: Secret | None = None, key_id: UUID | Non
 
     Args:
         reason: The verdict of `explain`, or the slug of the refusal.
-        presented: The key or token, of which the masked key and the fingerprint are logged.
+        presented: The key or token. Only its masked form and its fingerprint are logged.
         key_id: The key, if one was found.
     """
     if not _log.isEnabledFor(logging.INFO):

@@ -117,7 +117,7 @@ def _send_key_as_apikey(headers: httpx.Headers) -> None:
     scheme, _, key = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.lstrip().startswith(_NO_JWT):
         del headers["Authorization"]
-        # In place of another key: whoever sent this one must not act with that one.
+        # Replaces any other apikey: the sender of this key must not act with the other one.
         headers["apikey"] = key.strip()
 
 
