@@ -9,6 +9,7 @@ from psycopg.types.json import Jsonb
 
 from cli.program import Program
 from cli.world import World
+from client.vectors import mistyped
 from keylatch import fingerprint, parse_key
 
 pytestmark = pytest.mark.one_server
@@ -400,7 +401,7 @@ def test_explain_says_why_and_what_to_do(alice: Program, world: World) -> None:
     assert fingerprint(issued["key"]) in shown.out
     assert "what to do" in shown.out
     assert shown.err == ""
-    typo = alice("explain", "--json", stdin=issued["key"][:-1] + "1", code=1)
+    typo = alice("explain", "--json", stdin=mistyped(issued["key"]), code=1)
     assert typo.json["verdict"] == "checksum_failed"
 
 

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from client.vectors import mistyped
 from client.world import Clients, World
 from keylatch import Keylatch, Secret, fingerprint, hash_key, parse_key
 from keylatch.errors import KeyNotFound, UnexpectedAnswer, UnreadableRow
@@ -231,13 +232,12 @@ def test_explain_gives_a_verdict_why_and_what_to_do(
     issued = kl.issue(world.people.a, allowed_origins=[SITE], expires_at=soon(days=1))
     secret = kl.issue(world.people.a, kind="secret")
     key = issued.key.reveal()
-    mistyped = key[:-1] + ("1" if key[-1] != "1" else "2")
     verdicts = {
         "valid": kl.explain(issued.key, origin=SITE),
         "origin_required": kl.explain(key),
         "origin_denied": kl.explain(key, origin="https://evil.example"),
         "secret_in_browser": kl.explain(secret.key, origin=SITE),
-        "checksum_failed": kl.explain(mistyped, origin=SITE),
+        "checksum_failed": kl.explain(mistyped(key), origin=SITE),
         "malformed": kl.explain("hunter2"),
         "unknown": act_as("bob").explain(key, origin=SITE),
     }
@@ -252,7 +252,7 @@ def test_explain_gives_a_verdict_why_and_what_to_do(
         is_known = verdict not in ("checksum_failed", "malformed", "unknown")
         assert (explained.key_id is not None) is is_known
     assert verdicts["valid"].fingerprint == verdicts["unknown"].fingerprint == fingerprint(key)
-    assert verdicts["checksum_failed"].fingerprint == fingerprint(mistyped)
+    assert verdicts["checksum_failed"].fingerprint == fingerprint(mistyped(key))
     assert verdicts["valid"].expires_at == issued.expires_at
     assert "leaked" in str(verdicts["revoked"].detail)
 

@@ -30,3 +30,8 @@ TEXTS: list[TextVector] = _content["texts"]
 """All hold characters that UTF-8 can carry."""
 SECRET = next(vector["key"] for vector in KEYS if vector["kind"] == "secret")
 """A well-formed secret key that no database ever issued."""
+
+
+def mistyped(key: str) -> str:
+    """Give the key with another last character, so that its checksum is wrong."""
+    return key[:-1] + ("2" if key[-1] == "1" else "1")

@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI
 from postgrest import AsyncPostgrestClient
 from starlette.exceptions import HTTPException
 
+from client.vectors import mistyped
 from keylatch import AsyncKeylatch
 from keylatch.errors import PermissionDenied
 from keylatch.fastapi import require_key, require_key_or_user
@@ -232,9 +233,9 @@ def test_the_log_says_why_a_key_was_refused(shop: Shop, path: str) -> None:
 
 def test_a_mistyped_key_is_explained_without_the_database(shop: Shop) -> None:
     key = shop.key()
-    mistyped = key[:-1] + ("2" if key[-1] == "1" else "1")
-    line = f"checksum_failed, {mask_keys(mistyped)}, fingerprint {fingerprint(mistyped)}"
-    assert shop.refusal("/key", [("x-api-key", mistyped)]) == (401, "key_invalid", line)
+    typo = mistyped(key)
+    line = f"checksum_failed, {mask_keys(typo)}, fingerprint {fingerprint(typo)}"
+    assert shop.refusal("/key", [("x-api-key", typo)]) == (401, "key_invalid", line)
     assert shop.resolver.explained == []
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from client.vectors import mistyped
 from keylatch.fastapi import resolve_router
 from stack import Database, People, Rest
 from web.site import LEGACY_KEY, Site, problem
@@ -76,10 +77,6 @@ REFUSED: dict[str, Callable[[Site], tuple[object, str | None]]] = {
 
 def key(site: Site) -> str:
     return str(site.issue(allowed_origins=[SHOP])["key"])
-
-
-def mistyped(text: str) -> str:
-    return text[:-1] + ("2" if text[-1] == "1" else "1")
 
 
 def ended(site: Site, call: str) -> str:
