@@ -37,8 +37,9 @@ test: ## all checks, on PostgreSQL 15 (or the installed one), 17 and 18
 CORE_TESTS := tests/client/test_calls.py tests/client/test_refusals.py
 # What Supabase's image may answer otherwise than our own servers: who may do what there, what is
 # installed and found whole, and one call of each kind. Races and latches are PostgreSQL's own.
-IN_CONTAINERS := $(addprefix tests/,stack install doctor security core \
-  cli/test_audit.py client/test_calls.py database/test_core_files.py identity/test_policies.py)
+IN_CONTAINERS := $(addprefix tests/,stack security cli/install cli/doctor cli/test_audit.py \
+  client/test_calls.py modules/identity/test_policies.py \
+  $(addprefix core/test_,alone.py budget.py core_files.py interleavings.py))
 SERVER := $(if $(PG),KEYLATCH_PG=$(PG),env -u KEYLATCH_PG)
 PYTEST := $(PYTHON) -m pytest -n $(WORKERS)
 # Every Python that has these measures itself; tests/pyproject.toml says what.
@@ -94,7 +95,7 @@ bench: setup ## measure WHAT=resolving startup cache client identity sessions ad
 
 soak: setup ## ten minutes of a cached resolver among faults, and ten of failovers
 	@$(RUN) bench.soak $(ARGS)
-	@$(RUN) failovers.soak $(ARGS)
+	@$(RUN) security.failovers.soak $(ARGS)
 
 mutations: setup ## take each guard of the database away, and see a test go red (30 minutes)
 	@$(RUN) tools.mutations $(ARGS)

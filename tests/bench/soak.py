@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from cache.stalling import StallingProxy
+from client.cache.stalling import StallingProxy
 from keylatch import Keylatch, Secret
 from keylatch.cached import CachedResolver
 from keylatch.errors import KeyNotUsable, Unavailable

@@ -11,10 +11,10 @@ from playwright.sync_api import Browser, Page
 
 from cli.program import Program
 from cli.world import World
-from identity.page import open_browser
 from keylatch_cli.audit.matrix import ACTORS, OUTCOMES, expectations
 from keylatch_cli.install.apply import apply
 from keylatch_cli.install.migrations import Choice, Tenancy
+from modules.identity.page import open_browser
 from stack import Cluster, Database, People, told
 from stack.modules import module_names
 

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from postgrest import SyncPostgrestClient
 
-from cache.hearing import until_remembered
+from client.cache.hearing import until_remembered
 from keylatch import AsyncKeylatch, Keylatch
 from keylatch.cached import CachedResolver
 from keylatch.errors import InvalidArgument, Unavailable

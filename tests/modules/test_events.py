@@ -14,7 +14,7 @@ import pytest
 from postgrest import SyncPostgrestClient
 from psycopg import sql
 
-from database.racing import (
+from core.racing import (
     ISSUE,
     REVOKE,
     ROTATE,
@@ -191,7 +191,7 @@ def test_many_sessions_make_as_many_keys_as_the_limit_and_those_in_flight(world:
 
     def issue() -> Outcome:
         alice = world.session()
-        for _ in range(10):
+        for _ in range(14):
             outcome = attempt(alice, ISSUE, [world.workspace])
         return outcome
 
@@ -357,12 +357,21 @@ def test_a_sealer_that_is_killed_leaves_a_chain_that_goes_on(
             owner.execute("select from keylatch.seal_events(1000)")
         sealer = psycopg.connect(database.url)
         assert attempt(sealer, "select from keylatch.seal_events(1200)").word == "done"
+        witness = psycopg.connect(database.url, autocommit=True)
         os.kill(sealer.info.backend_pid, signal.SIGKILL)
+        until(lambda: not _answers(witness))  # the server ends every session, and recovers
         owner = _again(database)
         assert verified(owner) == (True, 1, 1000, 1500, None)
         owner.execute(SEAL)
         assert verified(owner) == (True, 3, 2500, 0, None)
         owner.close()
+
+
+def _answers(connection: Connection) -> bool:
+    with contextlib.suppress(psycopg.OperationalError):
+        connection.execute("select 1")
+        return True
+    return False
 
 
 def _again(database: Database) -> Connection:
@@ -371,9 +380,7 @@ def _again(database: Database) -> Connection:
 
     def answers() -> bool:
         with contextlib.suppress(psycopg.OperationalError):
-            connection = psycopg.connect(database.url, autocommit=True)
-            connection.execute("select 1")
-            found.append(connection)
+            found.append(psycopg.connect(database.url, autocommit=True))
         return bool(found)
 
     until(answers)

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from postgrest import SyncPostgrestClient
 
-from database.racing import Connection, World, attempt
+from core.racing import Connection, World, attempt
 from keylatch import Keylatch
 from keylatch.errors import InvalidArgument, PermissionDenied
 from stack import Database, People, Rest, Tokens

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from database.racing import World, attempt, together
+from core.racing import World, attempt, together
 from modules.test_import import OLD, PBKDF2, import_, line
 from modules.test_upgrade import pbkdf2
 from stack import Database, People

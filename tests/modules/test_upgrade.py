@@ -16,7 +16,7 @@ import pytest
 from django.conf import settings
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 
-from database.racing import Connection, World, attempt, together
+from core.racing import Connection, World, attempt, together
 from keylatch import Keylatch
 from modules.test_import import import_, line, resolves
 from stack import Database, People, Rest, Tokens

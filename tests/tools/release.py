@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 import psycopg
 from rich.console import Console
 
-from database.fingerprint import fingerprint
+from core.fingerprint import fingerprint
 from keylatch.errors import KeylatchError
 from keylatch_cli.install.apply import apply
 from keylatch_cli.install.migrations import Choice, Tenancy, shipped

@@ -1,0 +1,177 @@
+"""A whole installation is found whole, however it was made; and the doctor writes nothing."""
+
+import shutil
+import subprocess
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from cli.doctor.patient import examined, run, told
+from core.fingerprint import fingerprint
+from keylatch_cli.install.apply import apply
+from keylatch_cli.install.migrations import Choice, shipped
+from stack import Cluster, Database, People
+from stack.checks import libpq
+from stack.tools import ROOT, MissingTool
+
+NOBODY = ("note", "nobody_administers", "function keylatch.admin_workspace_ids()")
+# What projects have set for what they make: shut, and open to everybody.
+SHUT = (
+    "alter default privileges for role postgres revoke execute on functions from public",
+    "alter default privileges for role postgres revoke usage on types from public",
+)
+OPEN = tuple(
+    f"alter default privileges for role postgres grant all on {what} to anon, authenticated,"
+    " service_role"
+    for what in ("schemas", "tables", "sequences", "functions", "types")
+)
+
+
+def test_a_fresh_install_is_whole_and_waits_for_its_first_admin(database: Database) -> None:
+    report = examined(database)
+    assert told(report.findings) == [NOBODY]
+    assert [one.subject for one in report.unchecked] == ["API"]
+
+
+def test_an_install_with_people_is_whole(database: Database, people: People) -> None:
+    assert examined(database).findings == ()
+
+
+def test_any_user_finds_it_whole_and_is_told_what_they_could_not_see(
+    database: Database, people: People
+) -> None:
+    for url in (database.superuser_url, database.authenticator_url):
+        report = examined(database, url)
+        assert report.findings == ()
+        unchecked = {one.subject for one in report.unchecked} - {"API"}
+        assert unchecked == (
+            set()
+            if url == database.superuser_url
+            else {"version and replica lag", "tenancy", "keys"}
+        )
+        assert all(
+            "permission denied" in one.reason or "authenticator has no rights" in one.reason
+            for one in report.unchecked[:-1]
+        )
+
+
+@pytest.mark.parametrize("defaults", [SHUT, OPEN], ids=["shut", "open"])
+def test_what_a_project_grants_by_default_makes_no_difference(
+    bare: Database, defaults: tuple[str, ...]
+) -> None:
+    run(bare, *defaults)
+    apply(bare.connect(), Choice(all=True), "keylatch")
+    assert told(examined(bare).findings) == [NOBODY]
+
+
+def test_an_install_by_a_superuser_belongs_to_them_and_is_whole(bare: Database) -> None:
+    with psycopg.connect(bare.superuser_url) as superuser:
+        for part in shipped().parts.values():
+            superuser.execute(part.text.encode())
+    assert told(examined(bare, bare.superuser_url).findings) == [NOBODY]
+
+
+@pytest.mark.parametrize("choice", [Choice(only=("core",)), Choice(added=("usage",))])
+def test_only_what_is_installed_is_asked_for(bare: Database, choice: Choice) -> None:
+    apply(bare.connect(), choice, "keylatch")
+    report = examined(bare)
+    assert told(report.findings) == [NOBODY]
+    assert [one.subject for one in report.unchecked] == ["API"]
+    assert report.site.installation is not None
+    assert set(report.site.installation.modules) == set(choice.added and ("events", "usage"))
+
+
+def test_a_module_that_was_dropped_by_hand_is_missed(bare: Database) -> None:
+    apply(bare.connect(), Choice(only=("usage",)), "keylatch")
+    run(bare, "drop table keylatch_internal.key_usage cascade")
+    slugs = told(examined(bare).findings)
+    assert ("error", "object_missing", "table keylatch_internal.key_usage") in slugs
+
+
+def test_the_recipe_for_a_first_key_is_noted_and_no_damage(
+    database: Database, people: People
+) -> None:
+    run(database, (ROOT / "sql" / "recipes" / "first_key.sql").read_text())
+    report = examined(database)
+    assert [one.level.value for one in report.findings] == ["note"]
+    assert "sql/recipes/first_key.sql" in report.findings[0].why
+
+
+@pytest.mark.one_server  # pg_dump reads servers up to its own version
+def test_a_database_that_was_dumped_and_restored_is_whole(
+    server: Cluster, database: Database, people: People
+) -> None:
+    """What PostgreSQL writes of an expression must not change when it reads that again."""
+    pg_dump, psql = shutil.which("pg_dump"), shutil.which("psql")
+    if pg_dump is None or psql is None:
+        raise MissingTool("pg_dump")
+    with psycopg.connect(database.url) as owner:
+        owner.execute("select keylatch.issue_key(%s, 'secret')", [people.a])
+    schemas = ("--schema=keylatch", "--schema=keylatch_internal")
+    dump = subprocess.run(
+        [pg_dump, *schemas], env=libpq(database), capture_output=True, check=True, text=True
+    ).stdout
+    with Database(server, f"restored_{uuid4().hex}") as restored:
+        server.install_platform(restored.name)
+        run(restored, f"insert into auth.users (id) select * from (values {users(database)}) as u")
+        subprocess.run(
+            [psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "-1"],
+            input=dump,
+            env=libpq(restored),
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+        assert examined(restored).findings == ()
+        # And so it stays when it is done again.
+        assert sorted(fingerprint(restored.url)) == sorted(fingerprint(database.url))
+
+
+def users(database: Database) -> str:
+    rows = database.connect(superuser=True).execute("select id from auth.users").fetchall()
+    return ", ".join(f"('{user}'::uuid)" for (user,) in rows)
+
+
+def test_a_database_without_keylatch_has_that_one_finding(bare: Database) -> None:
+    report = examined(bare)
+    assert told(report.findings) == [("error", "not_installed", f"database {bare.name}")]
+    assert report.unchecked == ()
+    assert report.site.installation is None
+
+
+def test_another_version_is_named_and_its_objects_are_not_compared(database: Database) -> None:
+    run(database, "drop policy keys_select_admin on keylatch_internal.keys")
+    for version, slug, mend in (
+        ("0.0.9", "schema_older", "keylatch install"),
+        ("0.10.0", "client_older", "pip install"),
+    ):
+        run(database, f"update keylatch_internal.installation set schema_version = '{version}'")
+        report = examined(database)
+        assert told(report.findings) == [
+            ("warning", slug, f"schema keylatch {version}"),
+            NOBODY,
+        ]
+        assert mend in report.findings[0].mend
+        assert "objects" in [one.subject for one in report.unchecked]
+
+
+def test_nothing_can_be_written_and_the_connection_is_as_it_was(
+    database: Database, people: People
+) -> None:
+    run(
+        database,
+        "create table public.written (at timestamptz)",
+        "grant all on public.written to authenticated",
+        "create or replace function keylatch.admin_workspace_ids() returns setof uuid"
+        " language sql as $$ insert into public.written values (now()); select null::uuid $$",
+        "create trigger workspaces_go after delete on public.written"
+        " for each row execute function keylatch_internal.revoke_workspace_keys()",
+    )
+    with psycopg.connect(database.url) as connection:
+        connection.read_only, connection.isolation_level = False, None
+        report = examined(database)
+        assert told(report.findings)[0][1] == "tenancy_fails"
+        assert "read-only transaction" in report.findings[0].what
+        assert (connection.read_only, connection.isolation_level) == (False, None)
+        assert connection.execute("select count(*) from public.written").fetchone() == (0,)

@@ -1,0 +1,119 @@
+"""Which installation answers: the same by another address, a copy, another one, a replica."""
+
+import dataclasses
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from cli.doctor.patient import examined, only, run, told
+from keylatch.models import Installation
+from keylatch_cli.doctor import identity
+from keylatch_cli.doctor.report import Report, Site
+from stack import Cluster, Database, Janitor, People, Server
+from stack.database import make_template
+from stack.standby import Standby
+
+pytestmark = pytest.mark.one_server
+
+
+@pytest.fixture
+def elsewhere(local_server: Server, janitor: Janitor) -> Iterator[Database]:
+    """An installation on a server of its own."""
+    with Server(janitor=janitor) as other, Database(other, "other", make_template(other)) as found:
+        yield found
+
+
+def against(database: Database, url: str) -> Report:
+    """Examine a database against another address."""
+    with psycopg.connect(url, autocommit=True) as other:
+        return examined(database, against=other)
+
+
+def test_another_address_of_the_same_database_is_the_same(
+    database: Database, people: People
+) -> None:
+    report = against(database, database.url.replace("127.0.0.1", "localhost"))
+    assert report.findings == ()
+    assert report.against == report.site
+
+
+def test_a_copy_by_create_database_is_not_the_same(
+    database: Database, people: People, server: Cluster
+) -> None:
+    with Database(server, f"copy_{uuid4().hex}", database.name) as copy:
+        finding = only(against(database, copy.url))
+        assert told([finding]) == [("error", "other_installation", "--against")]
+        assert f"database {copy.name} of the same server" in finding.what
+
+
+def test_another_installation_and_a_restored_copy_are_not_the_same(
+    database: Database, people: People, elsewhere: Database
+) -> None:
+    finding = only(against(database, elsewhere.url))
+    assert told([finding]) == [("error", "other_installation", "--against")]
+    assert "another installation" in finding.what
+    assert "unknown to the other" in finding.why
+    site = examined(database).site
+    assert site.installation is not None
+    run(elsewhere, f"update keylatch_internal.installation set id = '{site.installation.id}'")
+    assert "restored copy" in only(against(database, elsewhere.url)).what
+
+
+def test_an_address_without_keylatch_or_without_rights_is_said(
+    database: Database, people: People, bare: Database
+) -> None:
+    report = against(database, bare.url)
+    assert told(report.findings) == [("error", "not_installed", f"database {bare.name}")]
+    report = against(database, database.authenticator_url)
+    assert report.findings == ()
+    assert report.unchecked[0].subject == "--against"
+
+
+def without_lag(site: Site) -> Site:
+    """The site at no moment: how far a replica is behind changes while it is asked."""
+    assert site.installation is not None
+    return dataclasses.replace(
+        site, installation=dataclasses.replace(site.installation, replica_lag_seconds=None)
+    )
+
+
+def test_a_replica_is_the_same_and_can_be_examined(
+    database: Database, people: People, local_server: Server, janitor: Janitor
+) -> None:
+    with Standby(local_server, janitor=janitor) as standby:
+        standby.catch_up()
+        report = against(database, standby.url(database.name))
+        assert report.findings == ()
+        assert report.against is not None
+        assert report.against.installation is not None
+        assert report.against.installation.is_replica
+        on_replica = examined(database, standby.url(database.name))
+        assert on_replica.findings == ()
+        assert without_lag(on_replica.site) == without_lag(report.against)
+
+
+@pytest.mark.parametrize(
+    ("lag", "words"), [(None, "cannot tell"), (11.4, "11 s behind"), (9.9, None), (0.0, None)]
+)
+def test_a_replica_that_is_far_behind_or_cannot_tell_is_a_warning(
+    lag: float | None, words: str | None
+) -> None:
+    replica = Installation(
+        id=uuid4(),
+        schema_version="0.1.0",
+        modules=(),
+        database_name="shop",
+        database_oid=1,
+        installed_at=datetime.now(UTC),
+        system_identifier="1",
+        is_replica=True,
+        replica_lag_seconds=lag,
+    )
+    findings = list(identity.check_lag("database", replica))
+    assert told(findings) == ([("warning", "replica_lag", "database")] if words else [])
+    assert not words or words in findings[0].what
+    primary = dataclasses.replace(replica, is_replica=False)
+    assert list(identity.check_lag("database", primary)) == []

@@ -1,0 +1,158 @@
+"""What keylatch stands on: pgcrypto, roles, what PostgREST is told, what the server logs."""
+
+import pytest
+
+from cli.doctor.patient import examined, only, run, told
+from stack import Database, People
+
+pytestmark = pytest.mark.one_server
+
+# Roles are shared by the databases of a server, so each change of one has what undoes it.
+ROLES = (
+    ("alter role anon bypassrls", "role_above_policies", "role anon", ""),
+    ("alter role authenticated superuser", "role_above_policies", "role authenticated", ""),
+    ("alter role keylatch_resolver bypassrls", "role_above_policies", "role keylatch_resolver", ""),
+    ("alter role service_role nobypassrls", "role_below_policies", "role service_role", ""),
+    ("grant service_role to anon", "role_member", "role anon", "service_role"),
+    (
+        "set role postgres; grant service_role to anon",
+        *("role_member", "role anon"),
+        "is a member of service_role",
+    ),
+    ("grant authenticated to keylatch_resolver", "role_member", "role keylatch_resolver", ""),
+    (
+        "revoke keylatch_resolver from authenticator granted by postgres",
+        "resolver_not_granted",
+        "role keylatch_resolver",
+        "not granted to authenticator",
+    ),
+)
+LOGS = (
+    ("log_statement = 'all'", "warning", "log_statement = all"),
+    ("log_min_duration_statement = 0", "warning", "log_min_duration_statement = 0"),
+    ("log_min_duration_statement = '1500ms'", "note", "longer than 1.5 s"),
+    ("log_transaction_sample_rate = 0.1", "warning", "log_transaction_sample_rate"),
+    ("log_min_duration_sample = 0", "warning", "log_min_duration_sample = 0"),
+    ("log_parameter_max_length_on_error = -1", "warning", "a call that fails"),
+)
+
+
+@pytest.mark.parametrize(("statement", "slug", "subject", "words"), ROLES)
+def test_a_role_with_too_many_or_too_few_rights_is_named_and_mended(
+    database: Database, people: People, statement: str, slug: str, subject: str, words: str
+) -> None:
+    run(database, statement)
+    findings = examined(database).findings
+    run(database, *(finding.mend for finding in findings))
+    (finding,) = findings
+    assert (finding.slug, finding.subject) == (slug, subject)
+    assert words in finding.what
+    assert examined(database).findings == ()
+
+
+def test_a_role_that_a_dump_did_not_bring_along_is_missed(
+    database: Database, people: People
+) -> None:
+    run(database, "alter role keylatch_resolver rename to another")
+    try:
+        findings = examined(database).findings
+    finally:
+        run(database, "alter role another rename to keylatch_resolver")
+    assert ("error", "role_missing", "role keylatch_resolver") in told(findings)
+    assert "no longer granted: execute to keylatch_resolver" in {one.what for one in findings}
+
+
+def test_random_bytes_of_somebody_elses_are_an_error(database: Database, people: People) -> None:
+    run(
+        database,
+        "drop extension pgcrypto",
+        "create function extensions.gen_random_bytes(int) returns bytea language sql"
+        " as 'select decode(repeat(''00'', $1), ''hex'')'",
+    )
+    finding = only(examined(database))
+    assert (finding.level, finding.slug) == ("error", "pgcrypto_missing")
+    run(database, "drop function extensions.gen_random_bytes(int)", finding.mend)
+    assert examined(database).findings == ()
+
+
+def test_pgcrypto_in_another_schema_is_an_error_and_moved(
+    database: Database, people: People
+) -> None:
+    run(database, "alter extension pgcrypto set schema public")
+    finding = only(examined(database))
+    assert finding.slug == "pgcrypto_missing"
+    run(database, finding.mend)
+    assert examined(database).findings == ()
+
+
+def test_what_postgrest_is_told_to_expose_is_read_where_it_stands(
+    database: Database, people: People
+) -> None:
+    where = f"alter role authenticator in database {database.name}"
+    run(database, f"{where} set pgrst.db_schemas = 'public, keylatch'")
+    assert examined(database).findings == ()
+    run(database, f"{where} set pgrst.db_schemas = 'public, keylatch_internal '")
+    findings = examined(database).findings
+    assert told(findings) == [
+        ("error", "schema_not_exposed", "schema keylatch"),
+        ("error", "internal_exposed", "schema keylatch_internal"),
+    ]
+    wanted = "set pgrst.db_schemas = 'public, keylatch';"
+    assert all(wanted in finding.mend for finding in findings)
+
+
+@pytest.mark.parametrize(("setting", "level", "words"), LOGS)
+def test_a_server_that_logs_keys_is_named_and_mended(
+    database: Database, people: People, setting: str, level: str, words: str
+) -> None:
+    run(database, f"alter database {database.name} set {setting}")
+    finding = only(examined(database))
+    assert told([finding]) == [(level, "keys_logged", "server log")]
+    assert words in finding.what
+    run(database, finding.mend)
+    assert examined(database).findings == ()
+
+
+def test_a_role_whose_calls_are_logged_is_named(database: Database, people: People) -> None:
+    place = f"authenticator in database {database.name}"
+    run(database, f"alter role {place} set log_statement = 'all'")
+    finding = only(examined(database))
+    assert told([finding]) == [("warning", "keys_logged", f"server log, role {place}")]
+    run(database, finding.mend)
+    assert examined(database).findings == ()
+
+
+def test_what_is_logged_without_the_arguments_is_no_finding(
+    database: Database, people: People
+) -> None:
+    for setting in (
+        "log_parameter_max_length = 0",
+        "log_statement = 'all'",
+        "log_min_duration_statement = 0",
+    ):
+        run(database, f"alter database {database.name} set {setting}")
+    assert examined(database).findings == ()
+
+
+def test_plans_in_the_log_are_named(database: Database, people: People) -> None:
+    place = f"authenticator in database {database.name}"
+    run(
+        database,
+        "load 'auto_explain'",
+        f"alter role {place} set session_preload_libraries = 'auto_explain'",
+    )
+    for setting in ("log_min_duration = '10s'", "log_verbose = on"):
+        run(database, f"alter role {place} set auto_explain.{setting}")
+    finding = only(examined(database))
+    assert told([finding]) == [("note", "keys_logged", f"server log, role {place}")]
+    assert "auto_explain.log_min_duration logs a call that takes longer than 10 s" in finding.what
+
+
+def test_a_setting_of_the_role_that_asks_is_not_taken_for_the_servers(
+    database: Database, people: People
+) -> None:
+    place = f"postgres in database {database.name}"
+    run(database, f"alter role {place} set log_min_duration_statement = 0")
+    report = examined(database)
+    assert told(report.findings) == [("warning", "keys_logged", f"server log, role {place}")]
+    assert report.unchecked[0].subject == "what the server logs by log_min_duration_statement"

@@ -1,0 +1,322 @@
+"""`keylatch apply` and `keylatch sql`: the same as a push, in one transaction, by however many."""
+
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from cli.install.project import NEXT, next_release
+from cli.program import Program
+from core.fingerprint import fingerprint
+from keylatch.errors import KeylatchError
+from keylatch_cli.install.apply import apply, read_database
+from keylatch_cli.install.migrations import Choice, Installed, Release, shipped
+from stack import HANG_SECONDS, Cluster, Database, People, told
+from stack.checks import libpq
+from stack.tools import MissingTool
+
+VERSION = shipped().version
+NAME = f"keylatch_{VERSION}"
+ALL = Choice(all=True)
+CORE = Choice(only=("core",))
+AT_ONCE = 20
+
+
+def names(database: Database, choice: Choice = ALL, release: Release | None = None) -> list[str]:
+    """Apply with keylatch's tenancy, and give the names of what was."""
+    made = apply(database.connect(), choice, "keylatch", release=release)
+    return [one.name for one in made]
+
+
+def broken(text: str) -> Release:
+    """A release whose module usage ends with more."""
+    release = shipped()
+    usage = replace(release.parts["usage"], text=f"{release.parts['usage'].text}{text}")
+    return replace(release, parts={**release.parts, "usage": usage})
+
+
+def test_a_database_gets_what_the_cli_would_give_it(
+    applying: Program, empty: Database, database: Database
+) -> None:
+    shown = applying("apply", "--all", "--tenancy", "keylatch")
+    assert fingerprint(empty.url) == fingerprint(database.url)
+    assert shown.out == f"{NAME}\n"
+    assert shown.err.startswith("Applied:\n\nFor calls over HTTP, ")
+    found = empty.connect().execute("select to_regnamespace('supabase_migrations')").fetchone()
+    assert found == (None,), "the history of the CLI is the CLI's"
+
+
+def test_psql_gets_the_same_from_the_printed_sql(
+    program: Program, empty: Database, database: Database
+) -> None:
+    psql = shutil.which("psql")
+    if psql is None:
+        raise MissingTool("psql")
+    printed = program("sql", "--all", "--tenancy", "keylatch").out
+    subprocess.run(
+        [psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "-1"],
+        input=printed,
+        text=True,
+        env=libpq(empty),
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    assert fingerprint(empty.url) == fingerprint(database.url)
+
+
+@pytest.mark.one_server
+def test_the_printed_sql_is_what_a_project_gets(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "supabase").mkdir()
+    (tmp_path / "supabase" / "config.toml").write_text("")
+    options = ("--tenancy", "own", "--with", "usage")
+    program("install", tmp_path, *options)
+    (file,) = (tmp_path / "supabase" / "migrations").iterdir()
+    shown = program("sql", *options)
+    assert shown.out == file.read_text()
+    assert "create or replace function keylatch.admin_workspace_ids()" in shown.err
+    assert program("sql", code=2).err.startswith("tenancy_undecided: ")
+
+
+@pytest.mark.one_server
+def test_again_nothing_happens_and_that_is_said(applying: Program, empty: Database) -> None:
+    applying("apply", "--tenancy", "keylatch")
+    before = fingerprint(empty.url)
+    for more in ((), ("--tenancy", "keylatch"), ("--with", "events")):
+        shown = applying("apply", *more)
+        assert shown.out == ""
+        there = f"keylatch {VERSION} is there already, with the core, events: nothing to do.\n"
+        assert shown.err == there
+    assert fingerprint(empty.url) == before
+    assert applying.having("--db-url", empty.url)("sql").out == ""
+
+
+@pytest.mark.one_server
+def test_a_dry_run_writes_nothing(applying: Program, empty: Database) -> None:
+    shown = applying("apply", "--dry-run", "--tenancy", "own")
+    assert shown.out == f"{NAME}\n"
+    assert empty.connect().execute("select to_regnamespace('keylatch')").fetchone() == (None,)
+    assert applying.ok("apply", "--dry-run", "--tenancy", "own", "--only", "usage") == {
+        "dry_run": True,
+        "version": None,
+        "modules": [],
+        "tenancy": "own",
+        "adds": ["core", "usage"],
+        "applied": [NAME],
+    }
+
+
+@pytest.mark.one_server
+def test_modules_that_are_added_make_the_installation_that_has_them_from_the_start(
+    applying: Program, empty: Database, database: Database
+) -> None:
+    applying("apply", "--only", "core", "--tenancy", "keylatch")
+    assert applying("apply", "--with", "sessions").out == "keylatch_request_sessions\n"
+    lacking = applying.having("--db-url", empty.url)("sql", "--all").out
+    assert "-- made by: keylatch install . --with events,usage,notify,legacy\n" in lacking
+    assert applying.ok("apply", "--all")["adds"] == ["events", "usage", "notify", "legacy"]
+    assert sorted(fingerprint(empty.url)) == sorted(fingerprint(database.url))
+    installed = read_database(empty.connect())
+    assert installed == Installed(VERSION, frozenset(shipped().modules), "keylatch")
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("tenancy", ["keylatch", "own"])
+@pytest.mark.parametrize("choice", [CORE, Choice(), ALL], ids=["core", "default", "all"])
+def test_an_upgraded_database_is_equal_to_a_fresh_one(
+    server: Cluster, empty: Database, choice: Choice, tenancy: str
+) -> None:
+    whose = "own" if tenancy == "own" else "keylatch"
+    later = next_release()
+    apply(empty.connect(), choice, whose)  # type: ignore[arg-type]
+    key = "insert into keylatch_internal.keys (workspace_id) values (gen_random_uuid())"
+    empty.connect().execute(key.encode())
+    made = apply(empty.connect(), release=later)
+    assert [one.name for one in made] == [f"keylatch_{VERSION}_to_{NEXT}"]
+    with Database(server, f"fresh_{tenancy}_{id(choice)}") as fresh:
+        server.install_platform(fresh.name)
+        apply(fresh.connect(), choice, whose, release=later)  # type: ignore[arg-type]
+        assert fingerprint(empty.url) == fingerprint(fresh.url)
+        assert read_database(empty.connect()) == read_database(fresh.connect())
+    assert empty.connect().execute("select count(*) from keylatch.keys").fetchone() == (1,)
+    assert apply(empty.connect(), release=later) == ()
+
+
+@pytest.mark.one_server
+def test_an_upgrade_that_forgets_something_is_seen_by_the_catalog(
+    server: Cluster, empty: Database
+) -> None:
+    """The test above can fail: here the upgrade does not put the comment on the table."""
+    later = next_release("create table keylatch_internal.ledger (id uuid primary key);\n")
+    apply(empty.connect(), CORE, "own")
+    apply(empty.connect(), release=later)
+    with Database(server, "fresh_forgetful") as fresh:
+        server.install_platform(fresh.name)
+        apply(fresh.connect(), CORE, "own", release=later)
+        differ = set(fingerprint(fresh.url)) ^ set(fingerprint(empty.url))
+    assert [line.split()[0] for line in differ] == ["comment"]
+
+
+@pytest.mark.one_server
+def test_a_file_for_another_state_refuses_to_run(empty: Database) -> None:
+    owner = empty.connect()
+    apply(owner, CORE, "own")
+    sessions = Choice(added=("sessions",))
+    for release, there, choice in (
+        # A module without what it needs; an upgrade without a module; a module of a later version.
+        (shipped(), Installed(VERSION, frozenset({"request"}), "own"), sessions),
+        (next_release(), Installed(VERSION, frozenset({"events"}), "own"), Choice()),
+        (next_release(), Installed(NEXT, frozenset(), "own"), sessions),
+    ):
+        (one,) = release.plan(there, choice, None)
+        with pytest.raises(psycopg.errors.RaiseException, match="This file needs keylatch"):
+            owner.execute(one.text.encode())
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+def test_twenty_at_once_apply_it_once(empty: Database, database: Database, isolation: str) -> None:
+    """Under every default: who waited must see what was done meanwhile."""
+    empty.connect().execute(
+        f"alter database {empty.name} set default_transaction_isolation = '{isolation}'".encode()
+    )
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(
+            pool.map(lambda _: names(empty, CORE), range(AT_ONCE), timeout=2 * HANG_SECONDS)
+        )
+    assert sorted(answers) == [*[[]] * (AT_ONCE - 1), [NAME]]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        answers = list(pool.map(lambda _: names(empty), range(AT_ONCE), timeout=2 * HANG_SECONDS))
+    assert sorted(answers) == [*[[]] * (AT_ONCE - 1), [f"keylatch_{'_'.join(shipped().modules)}"]]
+    assert sorted(fingerprint(empty.url)) == sorted(fingerprint(database.url))
+
+
+@pytest.mark.one_server
+def test_what_fails_is_named_with_its_line_and_nothing_of_it_is_there(empty: Database) -> None:
+    release = broken("\nselect no_such_column;\n")
+    with pytest.raises(KeylatchError) as raised:
+        apply(empty.connect(), Choice(only=("usage",)), "own", release=release)
+    error = raised.value
+    (made,) = release.plan(None, Choice(only=("usage",)), "own")
+    assert (error.slug, error.sqlstate) == ("migration_failed", "42703")
+    assert error.detail == (
+        f'{NAME}, line {made.text.count(chr(10))}: column "no_such_column" does not exist'
+    )
+    assert empty.connect().execute("select to_regnamespace('keylatch')").fetchone() == (None,)
+    names(empty, CORE)
+    with pytest.raises(KeylatchError, match="keylatch_usage, line"):
+        names(empty, Choice(added=("usage",)), release)
+    assert read_database(empty.connect()) == Installed(VERSION, frozenset(), "keylatch")
+
+
+@pytest.mark.one_server
+def test_an_error_is_one_line_with_a_hint_for_people(applying: Program, empty: Database) -> None:
+    empty.connect().execute("create schema keylatch_internal")
+    shown = applying("apply", "--tenancy", "own", code=1)
+    assert shown.out == ""
+    first, second = shown.err.splitlines()
+    assert first == f'migration_failed: {NAME}: schema "keylatch_internal" already exists'
+    assert second == (
+        "hint: The schema belongs to somebody else: rename it, or drop it if nobody needs it."
+    )
+
+
+@pytest.mark.one_server
+def test_an_installation_of_an_earlier_checkout_is_told_to_drop_and_install_again(
+    applying: Program, empty: Database
+) -> None:
+    empty.connect().execute(
+        "create schema keylatch_internal;"
+        "create table keylatch_internal.installation (schema_version text)"
+    )
+    shown = applying("apply", "--tenancy", "own", code=1)
+    first, *hint = shown.err.splitlines()
+    assert first == (
+        "earlier_checkout: The database has keylatch from a checkout before the first release."
+    )
+    assert 'psql "$DATABASE_URL" -c \'drop schema if exists keylatch_hooks' in hint[1]
+
+
+@pytest.mark.one_server
+def test_own_tenancy_is_left_out_shown_and_never_replaced(
+    applying: Program, empty: Database
+) -> None:
+    assert applying("apply", code=2).err.startswith("tenancy_undecided: ")
+    shown = applying("apply", "--tenancy", "own")
+    assert "create or replace function keylatch.admin_workspace_ids()" in shown.err
+    applying("apply", "--with", "usage")
+    refused = applying("apply", "--tenancy", "keylatch", code=1)
+    assert refused.err.startswith("tenancy_installed: ")
+    found = empty.connect().execute("select to_regclass('keylatch.workspaces')").fetchone()
+    assert found == (None,)
+
+
+@pytest.mark.one_server
+def test_a_superuser_applies_as_the_owner(program: Program, empty: Database) -> None:
+    """First as the owner of the database, then as that of keylatch."""
+    superuser = program.having(DATABASE_URL=empty.superuser_url)
+    superuser("apply", "--tenancy", "keylatch", "--only", "core")
+    superuser("apply", "--all")
+    owners = empty.connect().execute(
+        "select distinct relowner::regrole::text from pg_class"
+        " where relnamespace::regnamespace::text in ('keylatch', 'keylatch_internal')"
+    )
+    assert owners.fetchall() == [("postgres",)]
+
+
+@pytest.mark.one_server
+def test_who_may_not_is_told_so(program: Program, empty: Database) -> None:
+    stranger = program.having(DATABASE_URL=empty.authenticator_url)
+    before = stranger("apply", "--tenancy", "own", code=3)
+    names(empty, CORE)
+    after = stranger("apply", "--all", code=3)
+    for shown in (before, after):
+        assert "permission denied" in shown.err
+        assert shown.out == ""
+
+
+@pytest.mark.one_server
+def test_postgrest_is_told_once_that_there_are_new_calls(empty: Database) -> None:
+    listener = empty.connect()
+    listener.execute("listen pgrst")
+    names(empty)
+    names(empty)
+    assert told(listener, empty.connect()) == ["reload schema"]
+
+
+def test_a_plain_server_is_told_what_it_lacks_and_gets_it(
+    program: Program, other_server: Cluster
+) -> None:
+    with Database(other_server, "plain") as database:
+        superuser = database.connect(superuser=True)
+        superuser.execute("drop role anon, authenticated, service_role")
+        owner = program.having("--tenancy", "keylatch", DATABASE_URL=database.url)
+        chief = program.having("--tenancy", "keylatch", DATABASE_URL=database.superuser_url)
+        what = "role anon, role authenticated, role service_role, function auth.uid(), table "
+        what += "auth.users"
+        shown = owner("apply", code=5)
+        assert shown.err.startswith(f"platform_missing: The database lacks {what}, ")
+        assert "keylatch apply --platform" in shown.err
+        assert f"makes what is missing: {what}" in owner("apply", "--dry-run").err
+        assert "Only a superuser" in owner("apply", "--platform", code=3).err
+        chief("apply", "--platform", "--dry-run")
+        assert superuser.execute("select to_regrole('anon')").fetchone() == (None,)
+
+        assert "The platform is made." in chief("apply", "--platform").err
+        assert "nothing to do" in owner("apply", "--platform").err
+        People.seed(database.url)
+
+
+@pytest.mark.one_server
+def test_a_server_that_goes_away_is_an_error_of_its_own(empty: Database) -> None:
+    connection = psycopg.connect(empty.url, autocommit=True)
+    empty.connect(superuser=True).execute(
+        "select pg_terminate_backend(%s)", [connection.info.backend_pid]
+    )
+    with pytest.raises(KeylatchError) as raised:
+        apply(connection, CORE, "own")
+    assert raised.value.slug == "unavailable"

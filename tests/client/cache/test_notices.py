@@ -1,0 +1,320 @@
+"""Notices on a real server: what is told at once, what leaves a sign, and that nobody waits."""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import psycopg_pool
+import pytest
+from psycopg import sql
+
+from client.cache.hearing import until_heard, until_remembered
+from keylatch import Keylatch
+from keylatch.cached import CachedResolver
+from keylatch.cached.memory import Heartbeat
+from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, told, until
+
+BOUND = timedelta(milliseconds=500)
+RUNTIME = {"role": "keylatch_resolver"}
+SERVICE = {"role": "service_role"}
+
+
+class Fleet:
+    """An admin, and a cached resolver that listens."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.session = database.connect("service_role")
+        self.admin = Keylatch.from_psycopg(self.session)
+        self.pool = psycopg_pool.ConnectionPool(
+            database.authenticator_url, min_size=1, max_size=4, open=True
+        )
+        self.runtime = Keylatch.from_psycopg(self.pool, claims=RUNTIME)
+        self.resolver = CachedResolver(self.runtime, listen=database.authenticator_url, bound=BOUND)
+
+    @contextmanager
+    def listening(self) -> Iterator[CachedResolver]:
+        with self.resolver:
+            until(lambda: self.resolver.stats().is_listening)
+            yield self.resolver
+
+    def close(self) -> None:
+        self.pool.close()
+
+    def signs(self) -> int:
+        """How many changes were not told."""
+        row = (
+            self.database.connect()
+            .execute("select left_out from keylatch_internal.read_heartbeat(false)")
+            .fetchone()
+        )
+        assert row is not None
+        return int(row[0])
+
+
+@pytest.fixture
+def fleet(database: Database, people: People) -> Iterator[Fleet]:
+    with closing(Fleet(database)) as fleet:
+        yield fleet
+
+
+def test_of_very_many_keys_only_that_something_changed_is_told(fleet: Fleet) -> None:
+    one = fleet.admin.issue(People.a, kind="secret")
+    fleet.admin.issue_many(People.a, labels=["fleet"] * 1500)
+    with fleet.listening() as resolver, psycopg.connect(fleet.database.url) as listener:
+        listener.autocommit = True
+        listener.execute("listen keylatch")
+        assert resolver.resolve(one.key) is not None
+        fleet.session.execute("update keylatch.keys set suspended_at = now() where label = 'fleet'")
+        heard = told(listener, fleet.session)
+        assert len(heard) == 1001
+        assert heard[-1] == "*"
+        until(lambda: resolver.stats().entries == 0)
+        # The mark of this one was not among the first thousand, or it was: it is revoked for all.
+        assert resolver.resolve(one.key) is not None
+        fleet.session.execute("update keylatch.keys set revoked_at = now()")
+        until(lambda: resolver.resolve(one.key) is None)
+
+
+def test_a_change_beside_an_extension_is_seen_within_the_bound(fleet: Fleet) -> None:
+    issued = fleet.admin.issue(People.a, kind="secret", scopes=["a"])
+    fleet.session.execute("update keylatch.keys set expires_at = now() + interval '1 hour'")
+    with fleet.listening() as resolver, psycopg.connect(fleet.database.url) as listener:
+        listener.autocommit = True
+        listener.execute("listen keylatch")
+        for _ in range(2):
+            found = resolver.resolve(issued.key)
+            assert found is not None
+            assert found.scopes == ("a",)
+        signs = fleet.signs()
+        fleet.session.execute(
+            "update keylatch.keys set expires_at = now() + interval '2 hours', scopes = '{b}'"
+        )
+        until_heard(resolver)
+        found = resolver.resolve(issued.key)
+        assert found is not None
+        assert found.scopes == ("b",)
+        assert told(listener, fleet.session) == []
+        assert fleet.signs() == signs + 1
+
+
+def test_what_was_not_told_before_the_commit_is_not_remembered_until_the_commit(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sign is there at once, and the change only when the transaction ends."""
+    issued = fleet.admin.issue(People.a, kind="secret", scopes=["a"])
+    fleet.session.execute("update keylatch.keys set expires_at = now() + interval '1 hour'")
+    with fleet.listening() as resolver, fleet.database.connect("service_role") as slow:
+        assert resolver.resolve(issued.key) is not None
+        slow.autocommit = False
+        slow.execute(
+            "update keylatch.keys set expires_at = now() + interval '2 hours', scopes = '{b}'"
+        )
+        until(lambda: not resolver.stats().is_listening)
+        # Heartbeats go on and are answered, and memory stays closed all the same.
+        beat, answered = resolver._cache.beat, list[Heartbeat]()
+
+        def kept(sent: float, heartbeat: Heartbeat) -> None:
+            beat(sent, heartbeat)
+            answered.append(heartbeat)
+
+        monkeypatch.setattr(resolver._cache, "beat", kept)
+        until(lambda: len(answered) > 3)
+        hits = resolver.stats().hits
+        for _ in range(2):
+            found = resolver.resolve(issued.key)
+            assert found is not None
+            assert found.scopes == ("a",)
+        assert resolver.stats().hits == hits
+        slow.commit()
+        until(lambda: resolver.stats().is_listening)
+        for _ in range(2):
+            found = resolver.resolve(issued.key)
+            assert found is not None
+            assert found.scopes == ("b",)
+
+
+def test_a_queue_that_is_nearly_full_fails_no_revocation_and_caches_see_it(fleet: Fleet) -> None:
+    """Full by one page here, not by half of its 8 GB."""
+    issued = fleet.admin.issue(People.a, kind="secret")
+    with fleet.database.connect() as owner:
+        (text,) = owner.execute(
+            "select pg_get_functiondef('keylatch_internal.notify_caches'::regproc)"
+        ).fetchone() or ("",)
+        assert text.count("> 0.5") == 1
+        owner.execute(text.replace("> 0.5", "> 0").encode())
+    with (
+        fleet.listening() as resolver,
+        fleet.database.connect() as listener,
+        fleet.database.connect() as idle,
+        fleet.database.connect() as busy,
+    ):
+        listener.execute("listen keylatch")
+        assert resolver.resolve(issued.key) is not None
+        idle.execute("listen elsewhere")
+        idle.autocommit = False
+        idle.execute("select 1")
+        for _ in range(40):
+            busy.execute("select pg_notify('elsewhere', repeat('x', 7000) || random())")
+        signs = fleet.signs()
+        fleet.admin.revoke(issued.id)
+        until_heard(resolver)
+        assert resolver.resolve(issued.key) is None
+        assert told(listener, fleet.session) == []
+        assert fleet.signs() == signs + 1
+        idle.rollback()
+        idle.execute("unlisten *")
+        idle.commit()
+        other = fleet.admin.issue(People.a, kind="secret")
+        until(lambda: fleet.admin.suspend(other.id) and told(listener, fleet.session))
+
+
+def test_a_listener_at_another_database_than_the_one_that_is_asked_is_given_up(
+    fleet: Fleet, server: Cluster
+) -> None:
+    """The address of the database moves, the pool renews, and the listener stays."""
+    issued = fleet.admin.issue(People.a, kind="secret")
+    transport: Any = fleet.runtime._transport
+    copy = f"{fleet.database.name}_copy"
+    fleet.pool.close()
+    fleet.session.close()
+    with (
+        Database(server, copy, fleet.database.name) as moved,
+        psycopg_pool.ConnectionPool(fleet.database.authenticator_url) as before,
+        psycopg_pool.ConnectionPool(moved.authenticator_url) as after,
+    ):
+        transport._source = before
+        with fleet.listening() as resolver:
+            until_remembered(resolver, issued.key)
+            transport._source = after
+            moved.connect("service_role").execute("select keylatch.revoke_key(%s)", [issued.id])
+            until(lambda: resolver.resolve(issued.key) is None)
+            until(lambda: resolver.stats().reconnects > 0)
+            assert resolver.resolve(issued.key) is None
+
+
+@pytest.fixture
+def stuck(janitor: Janitor) -> Iterator[Database]:
+    """A database where a commit that notifies waits for a standby that does not exist."""
+    settings = {"synchronous_commit": "local"}
+    with (
+        Server(janitor=janitor, settings=settings) as server,
+        Database(server, "stuck") as database,
+    ):
+        database.migrate()
+        People.seed(database.url)
+        with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as owner:
+            owner.execute("alter system set synchronous_standby_names = 'nobody'")
+            owner.execute("select pg_reload_conf()")
+            with psycopg.connect(database.superuser_url) as stranger:
+                stranger.execute("set synchronous_commit = on")
+                stranger.execute("notify something_else")
+                stranger.execute("select pg_logical_emit_message(true, '', '')")
+                thread = threading.Thread(target=stranger.commit)
+                thread.start()
+                waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
+                until(lambda: owner.execute(waiting).fetchone() == (1,))
+                try:
+                    yield database
+                finally:
+                    owner.execute("alter system reset synchronous_standby_names")
+                    owner.execute("select pg_reload_conf()")
+                    thread.join()
+
+
+@pytest.mark.usefixtures("local_server")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "expires_at = now() + interval '1 hour'",
+        "expires_at = null, scopes = '{b}'",
+        "expires_at = case when label = 'near' then now() + interval '1 day' end",
+    ],
+)
+def test_an_extension_waits_for_nobody_at_its_commit(stuck: Database, changes: str) -> None:
+    """Else a key that expired in the meantime would come back to life."""
+    service = stuck.connect("service_role")
+    for label, lifetime in (("far", "30 s"), ("near", "30 days")):
+        service.execute(
+            "select keylatch.issue_key(%s, 'secret', %s, expires_at => now() + %s::interval)",
+            [People.a, label, lifetime],
+        )
+    service.execute("set lock_timeout = '1s'")
+    with pytest.raises(psycopg.errors.LockNotAvailable):
+        service.execute("notify keylatch")
+    service.execute(f"update keylatch.keys set {changes}".encode())
+
+
+@pytest.mark.usefixtures("local_server")
+def test_a_revocation_does_not_wait_for_a_commit_that_waits_for_a_standby(stuck: Database) -> None:
+    with closing(Fleet(stuck)) as fleet:
+        issued = fleet.admin.issue(People.a, kind="secret")
+        fleet.session.execute("set lock_timeout = '2s'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            fleet.session.execute("notify keylatch")
+        signs = fleet.signs()
+        fleet.admin.revoke(issued.id)
+        assert fleet.signs() == signs + 1
+        assert fleet.runtime.resolve(issued.key) is None
+
+
+@pytest.fixture
+def replica(server: Cluster, template: str, database: Database) -> Iterator[Database]:
+    """A second database that subscribes to the keys of the test's own."""
+    with Database(server, f"{database.name}_replica", template) as replica:
+        with psycopg.connect(database.superuser_url, autocommit=True) as publisher:
+            publisher.execute("create publication keys for table keylatch_internal.keys")
+            # Within one server the slot has to be made first, or both sides wait for each other.
+            publisher.execute(
+                "select pg_create_logical_replication_slot(%s, 'pgoutput')", [replica.name]
+            )
+        with psycopg.connect(replica.superuser_url, autocommit=True) as subscriber:
+            subscriber.execute(
+                sql.SQL(
+                    "create subscription keys connection {} publication keys"
+                    " with (create_slot = false, slot_name = {})"
+                ).format(sql.Literal(database.inner_url), sql.Identifier(replica.name))
+            )
+            yield replica
+            subscriber.execute("drop subscription keys")
+
+
+def test_a_cache_at_a_logical_replica_hears_of_a_revocation_at_the_publisher(
+    database: Database, replica: Database, people: People
+) -> None:
+    admin = Keylatch.from_psycopg(database.connect("service_role"))
+    issued = admin.issue(People.a, kind="secret")
+    with closing(Fleet(replica)) as there, there.listening() as resolver:
+        until(lambda: resolver.resolve(issued.key) is not None)
+        with psycopg.connect(replica.url, autocommit=True) as listener:
+            listener.execute("listen keylatch")
+            admin.revoke(issued.id)
+            assert len(list(listener.notifies(timeout=HANG_SECONDS, stop_after=1))) == 1
+            until(lambda: resolver.resolve(issued.key) is None)
+        # An extension that arrives there tells nobody, and stops nothing.
+        other = admin.issue(People.a, kind="secret")
+        alice = database.connect("authenticated", people.claims("alice"))
+        for expiry in ("now() + interval '1 hour'", "now() + interval '2 hours'", "null"):
+            alice.execute(
+                f"update keylatch.keys set expires_at = {expiry} where id = %s".encode(), [other.id]
+            )
+
+        def is_there() -> bool:
+            found = there.runtime.resolve(other.key)
+            return found is not None and found.expires_at is None
+
+        until(is_there)
+
+
+def test_a_mark_does_not_show_the_id(fleet: Fleet) -> None:
+    issued = fleet.admin.issue(People.a, kind="secret")
+    with psycopg.connect(fleet.database.url, autocommit=True) as listener:
+        listener.execute("listen keylatch")
+        fleet.admin.suspend(issued.id)
+        (mark,) = told(listener, fleet.session)
+    assert re.fullmatch("[0-9a-f]{16}", mark)
+    assert mark[:8] not in str(issued.id)

@@ -1,0 +1,251 @@
+"""The questions of sql/audit: wherever a DBA asks them they answer, and damage shows."""
+
+import json
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import psycopg
+import pytest
+
+from core.racing import ISSUE, REVOKE, World
+from stack import Database, People, run_supabase
+from stack.tools import ROOT, MissingTool
+from tools import audit
+
+QUESTIONS = {question.path.stem: question for question in audit.questions()}
+
+
+@pytest.fixture
+def world(database: Database, people: People) -> World:
+    return World(database, people)
+
+
+def ask(world: World, name: str) -> list[dict[str, Any]]:
+    """The answer of one question, in a transaction that cannot write."""
+    with psycopg.connect(world.database.url, row_factory=psycopg.rows.dict_row) as owner:
+        owner.read_only = True
+        return owner.execute(QUESTIONS[name].statement.encode()).fetchall()
+
+
+def damage(world: World, *statements: str) -> None:
+    """Do what only the owner of the tables can: change rows with the triggers off."""
+    with psycopg.connect(world.database.url, autocommit=True) as owner:
+        for table in ("keys", "key_events"):
+            owner.execute(f"alter table keylatch_internal.{table} disable trigger user".encode())
+        for statement in statements:
+            owner.execute(statement.encode())
+        for table in ("keys", "key_events"):
+            owner.execute(f"alter table keylatch_internal.{table} enable trigger user".encode())
+
+
+def test_each_first_line_asks_and_every_column_is_explained(world: World) -> None:
+    for question in QUESTIONS.values():
+        assert question.text.endswith("?")
+        cursor = world.owner.execute(question.statement.encode())
+        assert cursor.description is not None
+        columns = sorted(column.name for column in cursor.description)
+        assert columns == sorted(question.columns), question.path
+
+
+@pytest.mark.one_server
+def test_psql_and_the_supabase_cli_and_a_driver_answer_alike(world: World) -> None:
+    key, _ = world.issue()
+    world.issue()
+    world.session().execute(REVOKE, [key, False])
+    psql = shutil.which("psql")
+    if psql is None:
+        raise MissingTool("psql")
+    for name, question in QUESTIONS.items():
+        count = len(ask(world, name))
+        form = ["--no-psqlrc", "-qtA", "--record-separator=\x1e", f"--file={question.path}"]
+        done = subprocess.run(
+            [psql, *form, world.database.url], capture_output=True, text=True, check=True
+        )
+        assert done.stderr == ""
+        assert len([row for row in done.stdout.split("\x1e") if row.strip()]) == count, name
+        arguments = ["db", "query", "--read-only", "--file", str(question.path)]
+        said = run_supabase([*arguments, "--output-format", "json"], world.database.url)
+        assert len(json.loads(said.split("\n", 1)[1])) == count, name
+
+
+def test_a_sound_database_answers_that_it_is(world: World) -> None:
+    key, _ = world.issue()
+    world.session().execute(REVOKE, [key, False])
+    world.issue()
+    for name in (
+        "integrity",
+        "event_integrity",
+        "orphaned_keys",
+        "workspaces_without_admin",
+        "unused_secrets",
+    ):
+        assert ask(world, name) == []
+    states = {row["state"] for row in ask(world, "triggers")}
+    assert states == {"always", "origin", "replication mode"}
+    assert {row["is_intact"] for row in ask(world, "events")} == {True}
+    assert {row["role_name"] for row in ask(world, "executables")} == {
+        "anon",
+        "authenticated",
+        "service_role",
+        "keylatch_resolver",
+    }
+    assert not any(row["passed_on"] for row in ask(world, "grants"))
+    assert not any("off" in row["table_name"] for row in ask(world, "policies"))
+
+
+def test_each_definer_function_has_the_reason_of_its_migration(world: World) -> None:
+    found = {row["function_name"]: row["because"] for row in ask(world, "definer_functions")}
+    shipped = set()
+    for path in sorted((ROOT / "supabase" / "migrations").glob("*.sql")):
+        head = re.compile(r"create (?:or replace )?function ([\w.]+)|-- definer because")
+        name = ""
+        for match in head.finditer(path.read_text()):
+            name = match[1] or name
+            if not match[1]:
+                shipped.add(name)
+    assert set(found) == shipped
+    assert "IT WAS NOT SHIPPED WITH KEYLATCH" not in found.values()
+
+
+def test_a_definer_function_that_somebody_added_stands_out(world: World) -> None:
+    world.owner.execute(
+        "create function keylatch.door() returns int language sql security definer"
+        " set search_path = '' return 1"
+    )
+    (door,) = (
+        row for row in ask(world, "definer_functions") if row["function_name"][-4:] == "door"
+    )
+    assert (door["because"], door["executable"]) == ("IT WAS NOT SHIPPED WITH KEYLATCH", "public")
+
+
+@pytest.mark.parametrize(
+    ("statement", "state"),
+    [
+        ("alter table {table} disable trigger {trigger}", "OFF"),
+        ("alter table {table} enable trigger {trigger}", "origin, should be ALWAYS"),
+        ("alter table {table} enable replica trigger {trigger}", "OFF but in replication mode"),
+        ("drop trigger {trigger} on {table}", "MISSING"),
+    ],
+)
+def test_every_guarding_trigger_that_does_not_fire_shows(
+    world: World, statement: str, state: str
+) -> None:
+    guards = [row for row in ask(world, "triggers") if row["state"] == "always"]
+    guards = [row for row in guards if row["table_name"].startswith("keylatch_internal.")]
+    assert len(guards) == 17
+    for row in guards:
+        text = statement.format(table=row["table_name"], trigger=row["trigger_name"])
+        world.owner.execute(text.encode())
+    states = {row["trigger_name"]: row["state"] for row in ask(world, "triggers")}
+    assert {states[row["trigger_name"]] for row in guards} == {state}
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        (
+            "alter table keylatch_internal.keys drop constraint keys_public_key_check;"
+            "update keylatch_internal.keys set key_hash = sha256('x') where kind = 'publishable'",
+            "the hash is not that of the publishable key",
+        ),
+        (
+            "alter table keylatch_internal.keys drop constraint keys_public_key_check;"
+            "update keylatch_internal.keys set public_key = 'x' where kind = 'secret'",
+            "a secret key is kept in plaintext",
+        ),
+        (
+            "alter table keylatch_internal.keys drop constraint keys_rotated_from_key;"
+            "update keylatch_internal.keys set rotated_from ="
+            " (select id from keylatch_internal.keys where label = 'first') where label <> 'first'",
+            "the key has two successors",
+        ),
+        (
+            "update keylatch_internal.keys set rotated_from ="
+            " (select id from keylatch_internal.keys where label = 'first')"
+            " where kind = 'publishable'",
+            "the key succeeds one of another workspace, kind or environment",
+        ),
+        (
+            "delete from keylatch_internal.key_events where event = 'issued'",
+            "no event says how the key came about",
+        ),
+        (
+            "update keylatch_internal.keys set revoked_at = null, revoke_reason = null,"
+            " revoked_by = null",
+            "the key was revoked, and is not any longer",
+        ),
+        (
+            "update keylatch_internal.keys set revoked_at = now()",
+            "the key is revoked, and no event says so",
+        ),
+    ],
+)
+def test_what_only_the_owner_can_have_broken_shows(
+    world: World, statement: str, problem: str
+) -> None:
+    alice = world.session()
+    issue = "select id from keylatch.issue_key(%s, %s, %s)"
+    for kind, label in (("secret", "first"), ("secret", "second"), ("publishable", "third")):
+        key = alice.execute(issue, [world.workspace, kind, label]).fetchone()
+    assert key is not None
+    alice.execute(REVOKE, [key[0], False])
+    damage(world, *statement.split(";"))
+    assert problem in {
+        row["problem"] for name in ("integrity", "event_integrity") for row in ask(world, name)
+    }
+
+
+def test_events_that_were_changed_after_they_were_sealed_show(world: World) -> None:
+    for size in (2, 1):
+        for _ in range(size):
+            world.issue()
+        world.owner.execute("select from keylatch.seal_events()")
+    world.issue()
+    (row,) = ask(world, "events")
+    assert (row["is_intact"], row["checkpoints"], row["events"], row["unsealed"]) == (True, 2, 3, 1)
+    damage(world, "update keylatch_internal.key_events set user_id = null where checkpoint = 1")
+    broken, rest = ask(world, "events")
+    assert (broken["broken_checkpoint"], broken["events"]) == (1, 0)
+    assert broken["problem"] == "An event, or the checkpoint, was changed."
+    assert (rest["from_checkpoint"], rest["is_intact"], rest["events"]) == (2, True, 1)
+
+
+def test_what_needs_somebody_to_act_shows(world: World) -> None:
+    old, _ = world.issue()
+    superseded, _ = world.issue()
+    world.issue()
+    world.session().execute("select keylatch.rotate_key(%s, '1 day')", [superseded])
+    damage(
+        world,
+        f"update keylatch_internal.keys set created_at = now() - interval '2 years'"
+        f" where id = '{old}'",
+        f"update keylatch_internal.keys set superseded_at = now() - interval '5 hours'"
+        f" where id = '{superseded}'",
+        "insert into keylatch_internal.key_usage (key_id, workspace_id, last_used_at, uses)"
+        f" values ('{superseded}', '{world.workspace}', now(), 1)",
+    )
+    assert [row["key_id"] for row in ask(world, "unused_secrets")] == [old]
+    assert {row["key_id"] for row in ask(world, "overdue_rotations")} == {old, superseded}
+    assert len(ask(world, "endless_keys")) == 3
+    world.owner.execute("update keylatch.workspace_membership set role = 'member'")
+    (row,) = ask(world, "workspaces_without_admin")
+    assert (row["active_keys"], row["members"]) == (4, 2)
+    world.owner.execute("alter table keylatch.workspaces disable trigger user")
+    world.owner.execute("delete from keylatch.workspaces")
+    assert len(ask(world, "orphaned_keys")) == 4
+
+
+def test_a_revocation_shows_with_who_and_why(world: World) -> None:
+    key, _ = world.issue()
+    world.session().execute(REVOKE, [key, False])
+    (row,) = ask(world, "revocations")
+    assert (row["key_id"], row["revoked_by"], row["reason"]) == (key, People.alice, "leaked")
+
+
+def test_keys_are_counted_by_status(world: World) -> None:
+    for _ in range(3):
+        world.owner.execute(ISSUE, [world.workspace])
+    (row,) = ask(world, "keys_by_status")
+    assert (row["status"], row["how_many"], row["workspaces"]) == ("active", 3, 1)

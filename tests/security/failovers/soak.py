@@ -1,0 +1,156 @@
+"""`make soak`, second part: ten minutes of failovers, and what clients were told about keys.
+
+Again and again the primary goes and a standby is promoted: one that had every commit, one that
+lacked some, or one beside a primary that stays up. Clients go on issuing, revoking and suspending
+keys and asking for them. Afterwards each answer is compared with what was acknowledged before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from security.failovers.clients import Clients
+from security.failovers.fleet import Failover, Fleet
+from security.failovers.history import Change, History
+from stack import Janitor
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        history: Everything that clients were told.
+        readers: The names of those who ask.
+        failovers: How many there were of each kind.
+        lost: The acknowledged changes that a new primary did not have, by kind of failover.
+        changes: How many changes were acknowledged.
+        unavailable: How many questions got no answer.
+    """
+
+    history: History = field(default_factory=History)
+    readers: list[str] = field(default_factory=list)
+    failovers: Counter[Failover] = field(default_factory=Counter)
+    lost: dict[Failover, list[Change]] = field(default_factory=lambda: {k: [] for k in Failover})
+    changes: int = 0
+    unavailable: int = 0
+
+
+def run(
+    janitor: Janitor,
+    *,
+    is_over: Callable[[int], bool],
+    seconds: float = 3.0,
+    max_lag: timedelta = timedelta(milliseconds=500),
+    bound: timedelta = timedelta(milliseconds=500),
+    sabotage: Callable[[Clients], None] = lambda _: None,
+) -> Outcome:
+    """Let clients work, and the fleet fail over.
+
+    Args:
+        janitor: Who ends the servers with the run.
+        is_over: Whether to stop after so many failovers.
+        seconds: For how long clients work before a failover, and after it.
+        max_lag: Of the clients that read on a standby.
+        bound: Of the cache.
+        sabotage: Breaks a client, to see that this is found.
+
+    Returns:
+        What came of it.
+    """
+    outcome = Outcome()
+    with Fleet(janitor, outcome.history) as fleet:
+        with Clients(fleet, max_lag=max_lag, bound=bound) as clients:
+            sabotage(clients)
+            for number, kind in enumerate(itertools.cycle(Failover)):
+                if is_over(number):
+                    break
+                if kind is Failover.synchronous:
+                    fleet.synchronize()
+                time.sleep(seconds)
+                if kind is Failover.asynchronous:
+                    fleet.lag()
+                    time.sleep(seconds / 2)
+                outcome.lost[kind] += fleet.fail_over(kind, clients.paused)
+                outcome.failovers[kind] += 1
+                time.sleep(seconds)
+                fleet.replace()
+        outcome.readers = clients.readers
+        outcome.changes, outcome.unavailable = clients.changes, clients.unavailable
+    return outcome
+
+
+def report(outcome: Outcome, console: Console) -> bool:
+    """Print what came of it; whether all promises were kept."""
+    history = outcome.history
+    stale = list(history.stale())
+    table = Table(
+        "who asked", "questions", "found", "late, within the promise", "lost", "violations"
+    )
+    for name in outcome.readers:
+        mine = [one for one in stale if one.found.reader == name]
+        late = [one.seconds for one in mine if not one.is_lost and not one.is_violation]
+        table.add_row(
+            name,
+            f"{history.questions[name]:,}",
+            f"{sum(one.reader == name for one in history.found):,}",
+            f"{len(late):,}, up to {max(late):.3f} s" if late else "0",
+            f"{sum(one.is_lost for one in mine):,}",
+            f"{sum(one.is_violation for one in mine):,}",
+        )
+    console.print(table)
+    console.print(
+        f"{outcome.changes:,} changes acknowledged, {outcome.unavailable:,} without answer"
+    )
+    for kind in Failover:
+        lost = Counter(one.kind for one in outcome.lost[kind])
+        told = ", ".join(f"{count} {name}" for name, count in lost.items()) or "nothing"
+        console.print(f"{outcome.failovers[kind]} {kind.name} ({kind.value}): lost {told}")
+    violations = [one for one in stale if one.is_violation]
+    for one in violations[:20]:
+        console.print(f"[red]{one.found.reader}: {one.change.kind} missed for {one.seconds:.3f} s")
+    return not violations and not outcome.lost[Failover.synchronous]
+
+
+def main() -> int:
+    """Run it and print what came of it; 1 where a promise was broken."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--bound", type=float, default=0.5, help="seconds")
+    parser.add_argument("--ignore-notifications", action="store_true", help="to see it fail")
+    options = parser.parse_args()
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # Servers go all the time.
+    ends = time.monotonic() + options.minutes * 60
+    bound = timedelta(seconds=options.bound)
+
+    def sabotage(clients: Clients) -> None:
+        if options.ignore_notifications:
+            clients.cache._cache.heard = lambda _: None  # type: ignore[assignment, method-assign]
+
+    with ExitStack() as opened:
+        janitor = Janitor()
+        opened.callback(janitor.close)
+        outcome = run(
+            janitor,
+            is_over=lambda _: time.monotonic() > ends,
+            max_lag=bound,
+            bound=bound,
+            sabotage=sabotage,
+        )
+    return int(not report(outcome, Console()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""A primary and two standbys fail over in each way, and what clients were told meanwhile holds."""
+
+import pytest
+
+from security.failovers.fleet import Failover
+from security.failovers.soak import run
+from stack import Janitor
+
+
+@pytest.mark.usefixtures("local_server")
+def test_no_answer_misses_an_acknowledged_revocation_beyond_its_bound(janitor: Janitor) -> None:
+    outcome = run(janitor, is_over=lambda failovers: failovers == len(Failover))
+    assert outcome.history.violations() == []
+    # No commit that both standbys had replayed is lost; one that the promoted one lacked is told.
+    assert outcome.lost[Failover.synchronous] == []
+    assert "revoke" in {change.kind for change in outcome.lost[Failover.asynchronous]}
+    assert {found.reader for found in outcome.history.found} == set(outcome.readers)
