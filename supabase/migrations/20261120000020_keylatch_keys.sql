@@ -115,7 +115,8 @@ create table keylatch_internal.keys (
   constraint keys_public_key_check check (
     case kind
       when 'secret' then public_key is null
-      else public_key is not null and key_hash = sha256(convert_to(public_key, 'UTF8'))
+      -- Of an imported key perhaps the hash alone is known.
+      else coalesce(key_hash = sha256(convert_to(public_key, 'UTF8')), imported_at is not null)
     end
   ),
   constraint keys_superseded_check check (superseded_at is null or expires_at is not null),
@@ -127,8 +128,7 @@ create table keylatch_internal.keys (
     -- Flat: a nested "and" would read otherwise after a dump.
     created_at >= '0001-01-02 00:00Z' and created_at <= '9999-01-01 00:00Z'
     and coalesce(expires_at between '0001-01-02 00:00Z' and '9999-01-01 00:00Z', true)
-    and coalesce(isfinite(suspended_at), true)
-    and coalesce(isfinite(superseded_at), true)
+    and coalesce(isfinite(suspended_at), true) and coalesce(isfinite(superseded_at), true)
     and coalesce(isfinite(revoked_at), true)
   )
 );
@@ -188,8 +188,7 @@ select
   k.expires_at
 from keylatch_internal.keys as k
 where
-  k.revoked_at is null
-  and k.suspended_at is null
+  k.revoked_at is null and k.suspended_at is null
   -- The clock, not the start of the transaction: a key may expire while a transaction is open.
   and (k.expires_at is null or k.expires_at > pg_catalog.clock_timestamp());
 comment on view keylatch_internal.active_keys is

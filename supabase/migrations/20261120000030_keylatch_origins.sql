@@ -23,12 +23,8 @@ declare
   v_host constant text := v_parts[2];
   v_port constant integer := v_parts[3]::integer;
 begin
-  if v_parts is null
-    or v_port > 65535
-    or (v_scheme = 'http' and v_port = 80)
-    or (v_scheme = 'https' and v_port = 443)
-    or length(v_host) > 253
-    or v_host ~ '[^.]{64}'
+  if v_parts is null or v_port > 65535 or length(v_host) > 253 or v_host ~ '[^.]{64}'
+    or (v_scheme = 'http' and v_port = 80) or (v_scheme = 'https' and v_port = 443)
   then
     return false;
   end if;

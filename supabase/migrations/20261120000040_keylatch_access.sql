@@ -83,14 +83,12 @@ begin
   -- Who deletes a workspace has its row alone, and may wait for a key that this transaction holds,
   -- as a rotation holds the predecessor: so here is no waiting.
   if (
-    select count(*)
-    from (
+    select count(*) from (
       select from keylatch_internal.workspace_latches as w
       where w.workspace_id in (select n.workspace_id from new_keys as n) and w.deleted_at is null
       for share skip locked
     ) as shared
-  ) < (select count(distinct n.workspace_id) from new_keys as n)
-  then
+  ) < (select count(distinct n.workspace_id) from new_keys as n) then
     perform keylatch_internal.refuse(
       'workspace_deleted', 'The workspace is deleted, so no key is made there.'
     );

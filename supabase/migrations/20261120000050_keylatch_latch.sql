@@ -68,15 +68,12 @@ comment on trigger keys_update_immutable on keylatch_internal.keys is
 
 create trigger keys_update_revoked_is_final
 before update on keylatch_internal.keys for each row when (
-  old.revoked_at is not null
-  and (
-    new.revoked_at is distinct from old.revoked_at
-    or new.revoked_by is distinct from old.revoked_by
+  old.revoked_at is not null and (
+    new.revoked_at is distinct from old.revoked_at or new.revoked_by is distinct from old.revoked_by
     or new.revoke_reason is distinct from old.revoke_reason
     or new.superseded_at is distinct from old.superseded_at
     or new.expires_at is distinct from old.expires_at
-    or new.suspended_at is distinct from old.suspended_at
-    or new.scopes is distinct from old.scopes
+    or new.suspended_at is distinct from old.suspended_at or new.scopes is distinct from old.scopes
   )
 ) execute function keylatch_internal.hold_latch('revoked_is_final');
 alter table keylatch_internal.keys enable always trigger keys_update_revoked_is_final;
@@ -85,13 +82,10 @@ comment on trigger keys_update_revoked_is_final on keylatch_internal.keys is
 
 create trigger keys_update_expired_is_final
 before update on keylatch_internal.keys for each row when (
-  old.revoked_at is null
-  and old.expires_at <= pg_catalog.clock_timestamp()
-  and (
+  old.revoked_at is null and old.expires_at <= pg_catalog.clock_timestamp() and (
     new.superseded_at is distinct from old.superseded_at
     or new.expires_at is distinct from old.expires_at
-    or new.suspended_at is distinct from old.suspended_at
-    or new.scopes is distinct from old.scopes
+    or new.suspended_at is distinct from old.suspended_at or new.scopes is distinct from old.scopes
   )
   -- What the publisher let through before the expiry may arrive at a replica after it.
   and not keylatch_internal.is_apply_worker()
@@ -102,8 +96,7 @@ comment on trigger keys_update_expired_is_final on keylatch_internal.keys is
 
 create trigger keys_update_superseded_is_final
 before update on keylatch_internal.keys for each row when (
-  old.superseded_at is not null
-  and (
+  old.superseded_at is not null and (
     new.superseded_at is distinct from old.superseded_at or new.expires_at is null
     or new.expires_at > old.expires_at
   )
@@ -129,8 +122,7 @@ comment on function keylatch_internal.hold_expiry is
 create constraint trigger keys_update_hold_expiry
 after update on keylatch_internal.keys
 deferrable initially deferred for each row when (
-  old.expires_at is not null
-  and (new.expires_at is null or new.expires_at > old.expires_at)
+  old.expires_at is not null and (new.expires_at is null or new.expires_at > old.expires_at)
   -- Here and not in the function: from version 16 on such a worker may not defer anything.
   and not keylatch_internal.is_apply_worker()
 ) execute function keylatch_internal.hold_expiry();

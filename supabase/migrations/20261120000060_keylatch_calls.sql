@@ -70,20 +70,13 @@ declare
   v_is_awaited constant boolean := starts_with(v_handoff, 'prefix:');
   v_prefix constant text := case when v_is_awaited then substr(v_handoff, 8) else 'wk' end;
   v_key text;
-  v_given constant text := case
-    when new.id is not null then 'id' when new.public_key is not null then 'public_key'
-    when new.masked_key is not null then 'masked_key'
-    when new.suspended_at is not null then 'suspended_at'
-    when new.superseded_at is not null then 'superseded_at'
-    when new.revoked_at is not null then 'revoked_at'
-    when new.revoked_by is not null then 'revoked_by'
-    when new.revoke_reason is not null then 'revoke_reason'
-    when new.created_at is not null then 'created_at'
-    when new.created_by is not null then 'created_by'
-    when new.updated_at is not null then 'updated_at'
-    when new.imported_at is not null then 'imported_at'
-    when new.rotated_from is not null and not v_is_awaited then 'rotated_from'
-  end;
+  v_given constant text := (
+    select n.key from jsonb_each_text(to_jsonb(new)) as n
+    where n.value is not null and (n.key = any (
+      '{id,public_key,masked_key,suspended_at,superseded_at,revoked_at,revoked_by,revoke_reason}'
+      || '{created_at,created_by,updated_at,imported_at}'::text[]
+    ) or (n.key = 'rotated_from' and not v_is_awaited)) limit 1
+  );
   v_problem constant text[] := case
     when v_given is not null then array[
       v_given || ' is made by the database and cannot be given for a new key.',

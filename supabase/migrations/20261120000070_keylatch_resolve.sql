@@ -7,25 +7,41 @@ create type keylatch.resolved_key as (
 );
 comment on type keylatch.resolved_key is 'Whose key it is and what it may do.';
 
+create function keylatch_internal.other_hash(p_text text)
+returns bytea language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return null;
+end $$;
+comment on function keylatch_internal.other_hash is
+  'The key_hash of a text that is stored under another hash than its own; null if its own is known.
+Asked only after a miss. A module that brings other hashes replaces this function.';
+
 create function keylatch.resolve_key(key text, origin text default null)
 returns setof keylatch.resolved_key language plpgsql stable security definer rows 2
 -- definer because: key_hash is readable by the owner alone. Here and not in an internal function
 -- behind a wrapper, because on this path a second call is a measurable part of the whole.
 -- At most one row; but from "rows 1" the type generators make a single object.
 set search_path = pg_catalog, pg_temp as $$
-begin
-  return query
-  select k.id, k.workspace_id, k.kind, k.environment, k.scopes, k.metadata, k.expires_at
-  from keylatch_internal.active_keys as k
+declare
   -- The body of hash_key: calling it costs another tenth of the time of an index look-up.
-  where k.key_hash = sha256(convert_to(resolve_key.key, 'UTF8'))
-    and case
+  v_hash bytea := sha256(convert_to(resolve_key.key, 'UTF8'));
+begin
+  for v_try in 1 .. 2 loop
+    return query
+    select k.id, k.workspace_id, k.kind, k.environment, k.scopes, k.metadata, k.expires_at
+    from keylatch_internal.active_keys as k
+    where k.key_hash = v_hash and case
       when k.kind = 'secret' then resolve_key.origin is null
       -- Most lists hold the page's origin as it is, and to see that here saves a call.
       when resolve_key.origin collate "C" = any (k.allowed_origins)
         then strpos(resolve_key.origin, '*') = 0
       else keylatch_internal.origin_matches(resolve_key.origin, k.allowed_origins)
     end;
+    exit when found;
+    v_hash := keylatch_internal.other_hash(resolve_key.key);
+    exit when v_hash is null;
+  end loop;
 end $$;
 comment on function keylatch.resolve_key is
   'One row if the key is good, none if not: unknown, revoked, expired, suspended and wrong origin
@@ -61,10 +77,16 @@ begin
     p.place::integer, k.id, k.workspace_id, k.kind, k.environment, k.scopes, k.metadata,
     k.expires_at
   from unnest(resolve_keys.keys, resolve_keys.origins) with ordinality as p (key, origin, place)
-  left join keylatch_internal.active_keys as k
-    on k.key_hash = sha256(convert_to(p.key, 'UTF8'))
+  left join lateral (
+    select a.* from keylatch_internal.active_keys as a
+    where a.key_hash = sha256(convert_to(p.key, 'UTF8'))
+    union all
+    select a.* from keylatch_internal.active_keys as a
+    where a.key_hash = keylatch_internal.other_hash(p.key)
+    limit 1 -- so the second half runs after a miss alone
+  ) as k
     -- The same as in resolve_key; a test compares the two.
-    and case
+    on case
       when k.kind = 'secret' then p.origin is null
       when p.origin collate "C" = any (k.allowed_origins) then strpos(p.origin, '*') = 0
       else keylatch_internal.origin_matches(p.origin, k.allowed_origins)
@@ -124,8 +146,7 @@ begin
   end;
   select format(c.detail, p_key.revoked_at, p_key.expires_at, p_key.suspended_at), c.hint
   into v_result.detail, v_result.hint
-  from (
-    values
+  from (values
     ('malformed', 'This is not a key: a key is <prefix>_<pk|sk>_<live|test>_ and 36 letters and '
       'digits.', 'Copy the whole key again, without spaces or quotes.'),
     ('checksum_failed', 'The text has the form of a key, but its check characters are wrong: it '
@@ -149,14 +170,12 @@ begin
       'successor before then.')
   ) as c (name, detail, hint)
   where c.name = v_case;
-  v_result.detail := v_result.detail
-    || coalesce(' Reason: ' || p_key.revoke_reason, '')
+  v_result.detail := v_result.detail || coalesce(' Reason: ' || p_key.revoke_reason, '')
     || case when p_key.kind = 'publishable' and p_key.allowed_origins = '{}'
       then ' Its allowed_origins is empty, so no page can use it.' else '' end;
   return v_result;
 end $$;
-comment on function keylatch_internal.explain is
-  'Explains a presented text, of which this is the key.';
+comment on function keylatch_internal.explain is 'Explains a text, of which this is the key.';
 
 create function keylatch_internal.find_key(p_text text)
 returns uuid language plpgsql stable security definer
@@ -164,9 +183,11 @@ returns uuid language plpgsql stable security definer
 -- a stolen hash finds nothing. A holder of the key learns its id, which opens nothing.
 set search_path = pg_catalog, pg_temp as $$
 begin
-  return (
-    select k.id from keylatch_internal.keys as k
-    where k.key_hash = sha256(convert_to(p_text, 'UTF8'))
+  return coalesce(
+    (select k.id from keylatch_internal.keys as k
+      where k.key_hash = sha256(convert_to(p_text, 'UTF8'))),
+    (select k.id from keylatch_internal.keys as k
+      where k.key_hash = keylatch_internal.other_hash(p_text))
   );
 end $$;
 comment on function keylatch_internal.find_key is
@@ -216,8 +237,9 @@ for its own log. Nothing is changed. Call it with POST: a key in a URL ends up i
 
 -- Who may do what.
 revoke all on function
-keylatch.resolve_key, keylatch.resolve_keys, keylatch.explain_key, keylatch_internal.key_verdict,
-keylatch_internal.explain, keylatch_internal.find_key, keylatch_internal.explain_for_resolver
+keylatch_internal.other_hash, keylatch.resolve_key, keylatch.resolve_keys, keylatch.explain_key,
+keylatch_internal.key_verdict, keylatch_internal.explain, keylatch_internal.find_key,
+keylatch_internal.explain_for_resolver
 from public, anon, authenticated, service_role;
 grant execute on function keylatch.resolve_key, keylatch.resolve_keys
 to service_role, keylatch_resolver;

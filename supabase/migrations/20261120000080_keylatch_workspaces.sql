@@ -6,9 +6,11 @@
 create table keylatch.workspaces (
   id uuid not null default pg_catalog.gen_random_uuid(),
   name text not null,
+  external_id text,
   created_at timestamptz not null default pg_catalog.now(),
 
   constraint workspaces_pkey primary key (id),
+  constraint workspaces_external_id_key unique (external_id),
   constraint workspaces_name_check check (length(name) between 1 and 200)
 );
 comment on table keylatch.workspaces is
@@ -16,6 +18,8 @@ comment on table keylatch.workspaces is
 Deleting a workspace revokes its keys.';
 comment on column keylatch.workspaces.id is 'The workspace_id of its keys.';
 comment on column keylatch.workspaces.name is 'For people; up to 200 characters.';
+comment on column keylatch.workspaces.external_id is
+  'What another system names it by, for imports; null if none does.';
 comment on column keylatch.workspaces.created_at is 'When it was made.';
 
 create table keylatch.workspace_membership (

@@ -1,0 +1,915 @@
+-- Module legacy: the import of keys, line by line.
+
+create function keylatch_internal.mask_key(p_key text)
+returns text language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return case
+    when keylatch_internal.key_form(p_key) = 'valid' then left(p_key, -36)
+    else ''
+  end || '...' || right(p_key, case when length(p_key) >= 20 then 4 else 0 end);
+end $$;
+comment on function keylatch_internal.mask_key is
+  'What people tell a key of any form by, for example ...uVO9: at least 16 characters and two thirds
+of the text stay hidden.';
+
+create function keylatch_internal.insert_keys(p_keys keylatch_internal.keys[])
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into keylatch_internal.keys (
+    id, workspace_id, kind, environment, key_hash, public_key, masked_key, label, metadata,
+    allowed_origins, scopes, expires_at, suspended_at, revoked_at, revoked_by, revoke_reason,
+    created_at, created_by, updated_at, imported_at
+  )
+  select
+    k.id, k.workspace_id, k.kind, k.environment, k.key_hash, k.public_key, k.masked_key, k.label,
+    k.metadata, k.allowed_origins, k.scopes, k.expires_at, k.suspended_at, k.revoked_at,
+    k.revoked_by, k.revoke_reason, k.created_at, k.created_by, k.updated_at, k.imported_at
+  from unnest(p_keys) with ordinality as k
+  -- In one order, so that two imports of the same keys do not deadlock.
+  order by k.key_hash, k.ordinality
+  on conflict do nothing;
+end $$;
+comment on function keylatch_internal.insert_keys is
+  'Inserts these rows, but for texts that have a row already.';
+
+-- Reading an import: each line by itself, so that a bad one costs no other.
+
+create type keylatch_internal.import_line as (
+  "position" integer, given jsonb, key keylatch_internal.keys, scheme text, verifier text,
+  clear_part text, parts text[], rounds integer, other_hashes bytea[], problem text[],
+  outcome text, note text
+);
+comment on type keylatch_internal.import_line is
+  'A line of an import: what was given, the row of the keys that was read from that, how a waiting
+key is recognised, under which hashes its row may be already, and what is wrong with the line or
+became of it.';
+
+create view keylatch_internal.import_fields as
+select v.type, v.longest, v.pattern, v.rule, v.hint, f.field
+from (
+  values
+  ('{workspace_id,created_by}'::text[], 'string', 36,
+    '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$', 'a UUID',
+    'Give the workspace that the key will belong to. created_by may be left out.'),
+  ('{expires_at,suspended_at,revoked_at,created_at,last_used_at}', 'string', 40,
+    E'^(19|[2-9]\\d)\\d\\d-\\d\\d-\\d\\d'
+    '([T ]\\d\\d:\\d\\d(:\\d\\d(\\.\\d{1,6})?)? ?(Z|[+-]\\d\\d(:?\\d\\d)?))?$',
+    'ISO 8601 with a zone, from the year 1900 on',
+    'Write 2027-01-31T09:30:00Z, or 2027-01-31 for the beginning of that day in UTC.'),
+  ('{key}', 'string', 1000, E'^(?!\\s)[^\\x01-\\x1f\\x7f-\\x9f]+(?<!\\s)$',
+    'a text of 1 to 1000 characters, without control characters and spaces around it',
+    'Give the key exactly as its holder sends it.'),
+  ('{workspace}', 'string', 200, '.', 'a text of 1 to 200 characters',
+    'Give the external_id of the workspace.'),
+  ('{alg}', 'string', null, '^(sha256|sha256_salted|pbkdf2_(sha1|sha256|sha512)|django|bcrypt)$',
+    'sha256, sha256_salted, pbkdf2_sha1, pbkdf2_sha256, pbkdf2_sha512, django or bcrypt',
+    'For another hash without a salt call declare_scheme, and give its name as scheme.'),
+  ('{scheme}', 'string', 40, '.', 'the name of a scheme', 'Call declare_scheme first.'),
+  ('{salt_place}', 'string', null, '^(before|after)$', 'before or after',
+    'Say where the old system put the salt: before or after the key.'),
+  ('{hash_encoding}', 'string', null, '^(hex|base64)$', 'hex or base64',
+    'In hex a hash of 32 bytes has 64 characters, in base64 43 and a =.'),
+  ('{salt_encoding}', 'string', null, '^(hex|base64|text)$', 'hex, base64 or text',
+    'Say text if the other system hashed the salt as it is written.'),
+  ('{iter}', null, 7, '^[1-9][0-9]*$', 'a number of rounds from 1 on',
+    'Give what the other system computes.'),
+  ('{starts_with,ends_with}', 'string', 32, '^[ -~]*$', 'up to 32 printable ASCII characters',
+    'Give what the other system kept of the key in plaintext, if it did.'),
+  ('{masked_key}', 'string', 40, '^[ -~]+$', '1 to 40 printable ASCII characters',
+    'Give what people know the key by, for example its last four characters.'),
+  ('{force}', 'string', 200, '.', 'a reason of 1 to 200 characters',
+    'Say why the weak key is imported.'),
+  ('{hash,salt,kind,environment,label,revoke_reason}', 'string', null, null, 'a text',
+    'Write the value between quotes.'),
+  ('{allowed_origins,scopes}', 'array', null, null, 'a list', 'For example ["orders:read"].'),
+  ('{metadata}', 'object', null, null, 'an object', 'For example {"plan": "pro"}.')
+) as v (fields, type, longest, pattern, rule, hint)
+cross join lateral pg_catalog.unnest(v.fields) as f (field);
+comment on view keylatch_internal.import_fields is
+  'The fields of a line: the type of JSON, what its text is like, and that in words. What a field
+shares with every key is judged by check_key.';
+
+create function keylatch_internal.read_import_fields(p_lines jsonb)
+returns table (place bigint, line jsonb, problem text[])
+language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+  with given as materialized (
+    select e.place, case jsonb_typeof(e.line) when 'object'
+      then e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
+    end as line
+    from jsonb_array_elements(p_lines) with ordinality as e (line, place)
+  ),
+  fields as materialized (
+    select g.place, f.key, f.value #>> '{}' as value, jsonb_typeof(f.value) as type
+    from given as g cross join jsonb_each('{"workspace_id": null}' || g.line) as f
+  ),
+  wrong as (
+    select distinct on (f.place) f.place, case
+      when r.rule is null then array[
+        'The line has a field that an import does not know.',
+        'The comment of import_keys names the fields.']
+      else array[f.key || ' must be ' || r.rule || '.', r.hint]
+    end as problem
+    from fields as f left join keylatch_internal.import_fields as r on f.key = r.field
+    where r.rule is null or f.type <> r.type or length(f.value) > r.longest
+      or f.value !~ r.pattern
+  )
+  select g.place, g.line, case when g.line is null
+    then array['The line is not a JSON object.', 'Write {"workspace_id": …, "key": …}.']
+    else w.problem
+  end
+  from given as g left join wrong as w on g.place = w.place
+  order by g.place;
+end $$;
+comment on function keylatch_internal.read_import_fields is
+  'The lines of an import without their nulls, and what is wrong with the fields of each.';
+
+create function keylatch_internal.read_plaintext(p_line keylatch_internal.import_line)
+returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_text constant text := p_line.given ->> 'key';
+  v_force constant text := p_line.given ->> 'force';
+  v_form constant text := keylatch_internal.key_form(v_text);
+  v_weakness constant text := case
+    when v_text ~* E'^[[({<]*(undefined|null|none|nil|nan|true|false|todo|redacted|change.?me.*'
+      '|placeholder.*|(your|replace|insert)[-_ ].*|(my|example|test)[-_ ]?(api)?[-_ ]?'
+      '(key|secret|token))[])}>]*$'
+      then 'is a placeholder'
+    when v_text ~ E'^(\\$[0-9a-z-]+\\$|[a-z0-9_]+\\$[0-9]+\\$|\\{[A-Za-z0-9]+\\})'
+      or v_text ~* '^(md5|sha[0-9]+|bcrypt|pbkdf2|scrypt|argon2)[^ ]{0,10}[:=$]'
+      then 'has the form of a hash'
+    when v_text ~* E'^[+-]?[0-9]+([.,][0-9]+)?e[+-]?[0-9]+$' then 'is a number of a spreadsheet'
+    when v_text ~ '[^ -~]' then 'has characters that are not printable ASCII'
+    when length(v_text) < 16 then 'is shorter than 16 characters'
+    when (select count(distinct c.letter) from string_to_table(v_text, null) as c (letter)) < 6
+      then 'has fewer than 6 different characters'
+  end;
+begin
+  p_line.problem := case
+    when v_form = 'checksum_failed' then array[
+      'key has the form of a key of keylatch, but its check characters are wrong.',
+      'It was mistyped or cut: nobody has such a key.']
+    when v_form = 'valid'
+      and strpos(v_text, format('_%sk_%s_', left((p_line.key).kind, 1), (p_line.key).environment)) = 0
+      then array[
+      'key is of another kind or environment than the line says.',
+      'Leave kind and environment out.']
+    when v_weakness is not null and v_force is null then array[
+      'key ' || v_weakness || '.',
+      'Leave the line out and issue a new key. To import it anyway, give a reason as force.']
+  end;
+  p_line.note := case
+    when v_force is not null then 'Imported by force: ' || v_force
+    when v_text ~ '^[0-9a-fA-F]{64}$'
+      then 'The key looks like a SHA-256. If it is the hash of the key, import it as such.'
+  end;
+  p_line.key.key_hash := sha256(convert_to(v_text, 'UTF8'));
+  p_line.scheme := 'plaintext';
+  p_line.other_hashes := keylatch_internal.scheme_hashes(v_text);
+  p_line.outcome := 'imported';
+  p_line.key.public_key := case (p_line.key).kind when 'publishable' then v_text end;
+  p_line.key.masked_key := keylatch_internal.mask_key(v_text);
+  p_line.parts := keylatch_internal.clear_parts(v_text);
+  return p_line;
+end $$;
+comment on function keylatch_internal.read_plaintext is
+  'Reads a key in plaintext. Only force goes below its floor.';
+
+create function keylatch_internal.read_verifier(p_line keylatch_internal.import_line, p_hash bytea)
+returns keylatch_internal.import_line language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_given constant jsonb := p_line.given;
+  v_text constant text := v_given ->> 'hash';
+  v_django constant boolean := v_given ->> 'alg' = 'django';
+  v_rounds constant text := coalesce(
+    case when v_django then split_part(v_text, '$', 2) else v_given ->> 'iter' end, ''
+  );
+  v_salt constant bytea := case when v_django then convert_to(split_part(v_text, '$', 3), 'UTF8')
+    else keylatch_internal.read_bytes(v_given ->> 'salt', v_given ->> 'salt_encoding') end;
+begin
+  p_line.scheme := case when v_django then split_part(v_text, '$', 1) else v_given ->> 'alg' end;
+  p_line.problem := case
+    when p_line.scheme = 'bcrypt' then null
+    when coalesce(octet_length(v_salt), 0) not between 1 and 1000 then array[
+      'salt must be 1 to 1000 bytes, written as salt_encoding says.',
+      'Say text if the other system hashed the salt as it is written.']
+    when p_line.scheme <> 'sha256_salted' and v_rounds = '' then array[
+      'iter must be given with ' || p_line.scheme || '.',
+      'Give how many rounds the other system computes.']
+    when (p_line.scheme = 'sha256_salted') <> (v_given ? 'salt_place') then array[
+      'salt_place belongs to sha256_salted, and must be given there.', 'Say before or after.']
+  end;
+  if p_line.problem is not null then
+    return p_line;
+  end if;
+  p_line.verifier := case p_line.scheme
+    -- 2a, 2b and 2y are one algorithm; pgcrypto knows it by the first name.
+    when 'bcrypt' then '$2a' || substr(v_text, 4)
+    else concat_ws('$', coalesce(nullif(v_rounds, ''), v_given ->> 'salt_place'),
+      encode(v_salt, 'hex'), encode(p_hash, 'hex'))
+  end;
+  p_line.key.key_hash := keylatch_internal.legacy_hash('salted', convert_to(p_line.verifier, 'UTF8'));
+  p_line.rounds := case p_line.scheme
+    when 'sha256_salted' then 10
+    when 'bcrypt' then 32 * (1 << substring(v_text, 5, 2)::integer)
+    else greatest(100, v_rounds::integer * ceil(octet_length(p_hash) / case p_line.scheme
+      when 'pbkdf2_sha512' then 64.0 when 'pbkdf2_sha256' then 32.0 else 20.0 end))
+  end;
+  return p_line;
+end $$;
+comment on function keylatch_internal.read_verifier is
+  'Reads a salted hash into the one form in which it is kept.';
+
+create function keylatch_internal.read_legacy_hash(p_line keylatch_internal.import_line)
+returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_given constant jsonb := p_line.given;
+  v_alg constant text := v_given ->> 'alg';
+  v_text constant text := v_given ->> 'hash';
+  v_scheme constant text := coalesce(v_given ->> 'scheme', v_alg);
+  v_hash constant bytea := case when v_alg = 'django' then decode(substring(
+    v_text, E'^pbkdf2_sha(?:1|256|512)\\$[1-9][0-9]{0,6}\\$[^$]{1,250}\\$([A-Za-z0-9+/]{27,86}={1,2})$'
+  ), 'base64') else keylatch_internal.read_bytes(v_text, v_given ->> 'hash_encoding') end;
+  v_kept record;
+  v_length integer := case when v_alg in ('sha256', 'sha256_salted') then 32 end;
+begin
+  if v_given ? 'scheme' then
+    select s.digest, s.ends_at into v_kept
+    from keylatch_internal.legacy_schemes as s where s.name = v_scheme;
+    v_length := case when v_kept.digest ~ '256$' then 32 when v_kept.digest ~ '512$' then 64
+      when v_kept.digest = 'md5' then 16 when v_kept.digest = 'sha1' then 20 end;
+    p_line.key.expires_at := least((p_line.key).expires_at, v_kept.ends_at);
+  end if;
+  p_line.problem := case
+    when v_text is null then array[
+      'The line has neither key nor hash.',
+      'Give the key in plaintext, or its hash with alg. If you have neither, issue a new key.']
+    when v_alg is null and not v_given ? 'scheme' then array[
+      'alg must be given with a hash.', 'Give sha256, pbkdf2_sha256, django or bcrypt, or a scheme.']
+    when v_alg is not null and v_given ? 'scheme' then array[
+      'alg and scheme do not go together.', 'Leave alg out.']
+    when v_given ? 'scheme' and v_length is null then array[
+      'scheme is not the name of a scheme.', 'Call declare_scheme first.']
+    when v_scheme !~ '^(pbkdf2|sha256_salted)' and v_given ?| '{salt,salt_encoding,salt_place,iter}'
+      then array[
+      'salt, salt_encoding, salt_place and iter do not go with ' || v_scheme || '.',
+      'Leave them out.']
+    when v_scheme = 'bcrypt' then case
+      when v_text !~ E'^\\$2[aby]\\$(0[4-9]|1[0-5])\\$[./A-Za-z0-9]{53}$' then array[
+      'hash is not one of bcrypt: $2a$, $2b$ or $2y$, a cost from 04 to 15, $ and 53 characters.',
+      'Give the whole text as the other system has it. Above that cost issue a new key.'] end
+    when v_scheme = 'django' and v_hash is null then array[
+      'hash is not one of Django: pbkdf2_sha256$iterations$salt$hash.',
+      'Give the whole text. Other hashers of Django cannot be imported.']
+    when octet_length(v_hash) is null or octet_length(v_hash) <> v_length
+      or octet_length(v_hash) not between 16 and 128 then array[
+      format('hash must be %s bytes, written as hash_encoding says.', coalesce(v_length, 32)),
+      'In hex a hash of 32 bytes has 64 characters, in base64 43 and a =.']
+  end;
+  p_line.clear_part := case
+    when length(v_given ->> 'ends_with') > coalesce(length(v_given ->> 'starts_with'), 0)
+      then 's:' || reverse(v_given ->> 'ends_with')
+    when length(v_given ->> 'starts_with') > 0 then 'p:' || (v_given ->> 'starts_with')
+    else ''
+  end;
+  p_line.outcome := 'imported';
+  if p_line.problem is not null then
+    return p_line;
+  elsif v_scheme ~ '^(pbkdf2|sha256_salted$|bcrypt$|django$)' and not v_given ? 'scheme' then
+    return keylatch_internal.read_verifier(p_line, v_hash);
+  end if;
+  p_line.scheme := v_scheme;
+  p_line.key.key_hash := case v_scheme when 'sha256' then v_hash
+    else keylatch_internal.legacy_hash(v_scheme, v_hash) end;
+  return p_line;
+end $$;
+comment on function keylatch_internal.read_legacy_hash is
+  'Reads the hash of a line.';
+
+create function keylatch_internal.name_workspaces(p_lines jsonb)
+returns jsonb language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_names text[] := array(
+    select distinct l.line ->> 'workspace' from jsonb_array_elements(p_lines) as l (line)
+    where jsonb_typeof(l.line -> 'workspace') = 'string' and not l.line ? 'workspace_id'
+  );
+  v_ids jsonb := '{}';
+begin
+  -- With an own tenancy there is no such table, and the file that is imported names the ids.
+  if cardinality(v_names) > 0 and to_regclass('keylatch.workspaces') is not null then
+    execute 'select coalesce(jsonb_object_agg(w.external_id, w.id), ''{}'') '
+      'from keylatch.workspaces as w where w.external_id = any ($1)' into v_ids using v_names;
+  end if;
+  return case when cardinality(v_names) = 0 then p_lines else (
+    select jsonb_agg(
+      case when v_ids ? (l.line ->> 'workspace')
+        then l.line || jsonb_build_object('workspace_id', v_ids -> (l.line ->> 'workspace'))
+        else l.line end order by l.place
+    )
+    from jsonb_array_elements(p_lines) with ordinality as l (line, place)
+  ) end;
+end $$;
+comment on function keylatch_internal.name_workspaces is
+  'The lines with the workspace_id of the workspace that they name by its external_id.';
+
+create function keylatch_internal.read_import(p_lines jsonb)
+returns keylatch_internal.import_line[] language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_usual keylatch_internal.keys;
+  v_key keylatch_internal.keys;
+  v_good keylatch_internal.keys;
+  v_own text[];
+  v_given record;
+  v_line keylatch_internal.import_line;
+  v_lines keylatch_internal.import_line[] := '{}'::keylatch_internal.import_line[];
+begin
+  v_usual := jsonb_populate_record(v_usual, jsonb_build_object(
+    'label', '', 'metadata', '{}'::jsonb, 'allowed_origins', '[]'::jsonb, 'scopes', '[]'::jsonb,
+    'masked_key', '...', 'created_at', v_now, 'updated_at', v_now, 'imported_at', v_now
+  ));
+  for v_given in select f.* from keylatch_internal.read_import_fields(p_lines) as f loop
+    v_line := null;
+    v_line."position" := v_given.place;
+    v_line.given := v_given.line;
+    v_line.problem := v_given.problem;
+    begin
+      if v_line.problem is null then
+        v_own := regexp_match(v_given.line ->> 'key',
+          '^[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[[:alnum:]]{36}$');
+        v_usual.id := gen_random_uuid();
+        v_usual.kind := case v_own[1] when 'pk' then 'publishable' else 'secret' end;
+        v_usual.environment := coalesce(v_own[2], 'live');
+        v_key := jsonb_populate_record(v_usual, v_given.line);
+        v_line.key := v_key;
+        -- An expired key may be imported. Any other time is judged as for a new key.
+        v_key.expires_at := nullif(greatest(v_key.expires_at, v_now), v_now);
+        v_line.problem := case
+          when greatest(
+            v_key.suspended_at, v_key.revoked_at, v_key.created_at,
+            (v_given.line ->> 'last_used_at')::timestamptz
+          ) > v_now then array[
+            'suspended_at, revoked_at, created_at and last_used_at must not be in the future.',
+            'Give a key that ends later an expires_at.']
+          -- What is as in the good line before is not judged again.
+          else keylatch_internal.check_key(case when (v_good.kind, v_good.environment)
+            = (v_key.kind, v_key.environment) then v_good end, v_key)
+        end;
+      end if;
+      if v_line.problem is null then
+        v_good := v_key;
+        v_line := case when v_given.line ? 'key' then keylatch_internal.read_plaintext(v_line)
+          else keylatch_internal.read_legacy_hash(v_line) end;
+      end if;
+    exception
+      when data_exception then
+        v_line.problem := array['A time of the line does not exist, or a list holds a list.',
+          'Correct expires_at, suspended_at, revoked_at, created_at, allowed_origins or scopes.'];
+    end;
+    v_lines := array_append(v_lines, v_line);
+  end loop;
+  return v_lines;
+end $$;
+comment on function keylatch_internal.read_import is
+  'Reads and judges the lines of an import, without a look at any key.';
+
+-- Importing a batch.
+
+create function keylatch_internal.share_import(p_lines keylatch_internal.import_line[])
+returns uuid[] language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into keylatch_internal.workspace_latches (workspace_id)
+  select distinct (l.key).workspace_id from unnest(p_lines) as l where l.problem is null order by 1
+  on conflict do nothing;
+  return array(
+    with shared as materialized (
+      select w.workspace_id, w.deleted_at from keylatch_internal.workspace_latches as w
+      where w.workspace_id in (select (l.key).workspace_id from unnest(p_lines) as l)
+      order by w.workspace_id
+      for share
+    )
+    select s.workspace_id from shared as s where s.deleted_at is not null
+  );
+end $$;
+comment on function keylatch_internal.share_import is
+  'Keeps the workspaces of an import from being deleted, and names those that are deleted already.';
+
+create function keylatch_internal.insert_lines(p_lines keylatch_internal.import_line[], p_import jsonb)
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  perform keylatch_internal.insert_keys(array(select l.key from unnest(p_lines) as l));
+  insert into keylatch_internal.legacy_keys (
+    key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, verifier, clear_part,
+    rounds
+  )
+  select
+    k.id, k.workspace_id, l.scheme, p_import ->> 'source', (p_import ->> 'id')::uuid,
+    (p_import ->> 'id')::uuid, (l.given ->> 'last_used_at')::timestamptz, l.verifier,
+    coalesce(l.clear_part, ''), l.rounds
+  from unnest(p_lines) as l
+  inner join keylatch_internal.keys as k on k.id = (l.key).id;
+end $$;
+comment on function keylatch_internal.insert_lines is
+  'Inserts these keys, as far as they are not there yet, and what the import knows of each.';
+
+create function keylatch_internal.similar_rounds(p_part text, p_workspace_id uuid)
+returns bigint language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return coalesce((
+    select sum(s.rounds) from keylatch_internal.similar_keys(
+      array(select left(p_part, n) from generate_series(0, length(p_part)) as n), p_workspace_id
+    ) as s
+  ), 0) + coalesce((
+    select sum(g.rounds) from keylatch_internal.legacy_keys as g
+    where g.workspace_id = p_workspace_id
+      -- What is known of a key is printable ASCII, and this character comes after that.
+      and g.clear_part > p_part and g.clear_part < p_part || E'\x7f'
+      and g.rounds > 0 and g.upgraded_at is null
+  ), 0);
+end $$;
+comment on function keylatch_internal.similar_rounds is
+  'What the waiting keys cost that may be the same text as one with this clear part.';
+
+create function keylatch_internal.limit_rounds(p_lines keylatch_internal.import_line[])
+returns keylatch_internal.import_line[] language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_line record;
+  v_workspace_id uuid;
+  v_part text collate "C";
+  v_rounds bigint;
+begin
+  -- In this order a part comes before all that begin with it: they share one sum.
+  for v_line in
+    select l."position", (l.key).workspace_id, l.clear_part collate "C" as part, l.rounds
+    from unnest(p_lines) as l
+    where l.problem is null and l.rounds is not null
+      and not exists (select from keylatch_internal.keys as k where k.key_hash = (l.key).key_hash)
+    order by 2, 3, 1
+  loop
+    if v_line.workspace_id is distinct from v_workspace_id
+      or not starts_with(v_line.part, v_part) then
+      v_workspace_id := v_line.workspace_id;
+      v_part := v_line.part;
+      v_rounds := keylatch_internal.similar_rounds(v_part, v_workspace_id);
+    end if;
+    if v_rounds + v_line.rounds > keylatch_internal.round_budget() then
+      p_lines[v_line."position"].problem := array[
+        format('The waiting keys that may be this one would need more than %s rounds together: '
+          'upgrade_key would not reach it.', keylatch_internal.round_budget()),
+        'Give starts_with or ends_with if the other system knows it. Otherwise issue a new key.'];
+    else
+      v_rounds := v_rounds + v_line.rounds;
+    end if;
+  end loop;
+  return p_lines;
+end $$;
+comment on function keylatch_internal.limit_rounds is
+  'Refuses the salted hashes that upgrade_key could not reach in the rounds of one call.';
+
+create function keylatch_internal.hold_lines(p_lines keylatch_internal.import_line[])
+returns keylatch_internal.import_line[] language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_line record;
+begin
+  for v_line in
+    select l."position", l.key
+    from unnest(p_lines) as l
+    where l.problem is null and l.rounds is null and (
+      exists (select from keylatch_internal.similar_keys(coalesce(
+        l.parts, array(select left(l.clear_part, n) from generate_series(0, length(l.clear_part)) as n)
+      ), (l.key).workspace_id))
+      or l.parts is null
+      and keylatch_internal.similar_rounds(l.clear_part, (l.key).workspace_id) > 0
+    ) and not exists (select from keylatch_internal.keys as k where k.key_hash = (l.key).key_hash)
+  loop
+    p_lines[v_line."position"].rounds := 0;
+    p_lines[v_line."position"].verifier := encode((v_line.key).key_hash, 'hex');
+    p_lines[v_line."position"].key.key_hash :=
+      keylatch_internal.legacy_hash('held', (v_line.key).key_hash);
+    p_lines[v_line."position"].key.public_key := null;
+  end loop;
+  return p_lines;
+end $$;
+comment on function keylatch_internal.hold_lines is
+  'Lets the keys wait that may be one under a salted hash: their first use tells.';
+
+create function keylatch_internal.write_import(
+  p_lines keylatch_internal.import_line[], p_import jsonb
+)
+returns keylatch_internal.import_line[] language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_workspaces constant uuid[] := array(select (l.key).workspace_id from unnest(p_lines) as l);
+  v_is_salted constant boolean := exists (select from unnest(p_lines) as l where l.rounds > 0);
+begin
+  -- An import of salted hashes is alone, so that no other overlooks it. Only imports wait here.
+  if v_is_salted then
+    lock table keylatch_internal.legacy_settings in exclusive mode;
+    p_lines := keylatch_internal.limit_rounds(p_lines);
+    perform keylatch_internal.insert_lines(array(
+      select l from unnest(p_lines) as l where l.problem is null and l.rounds is not null
+    ), p_import);
+  else
+    lock table keylatch_internal.legacy_settings in share mode;
+  end if;
+  if exists (
+    select from keylatch_internal.legacy_keys as g
+    where g.workspace_id = any (v_workspaces) and g.rounds > 0 and g.upgraded_at is null
+  ) then
+    p_lines := keylatch_internal.hold_lines(p_lines);
+  end if;
+  perform keylatch_internal.insert_lines(array(
+    select l from unnest(p_lines) as l
+    where l.problem is null and coalesce(l.rounds = 0, true)
+      -- The same text may be there under another hash.
+      and not exists (
+        select from unnest(l.other_hashes || array(
+          select t.key_hash from keylatch_internal.legacy_texts as t
+          where t.text_hash = (l.key).key_hash
+        ) || keylatch_internal.legacy_hash('held', (l.key).key_hash)) as h (hash)
+        inner join keylatch_internal.keys as k on h.hash = k.key_hash
+      )
+  ), p_import);
+  return p_lines;
+end $$;
+comment on function keylatch_internal.write_import is
+  'Inserts the keys that are not there yet: the salted ones, as far as upgrade_key could find them,
+and all others, of which those wait that may be one of these.';
+
+create function keylatch_internal.move_key(p_id uuid, p_line keylatch_internal.import_line)
+returns keylatch_internal.import_line language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_to constant keylatch_internal.keys := p_line.key;
+  v_key keylatch_internal.keys;
+  -- What expires within the minute counts as expired: it may be when the row is written.
+  v_soon timestamptz;
+  v_label text;
+  v_scopes text[];
+begin
+  select k.* into v_key from keylatch_internal.keys as k where k.id = p_id for update;
+  v_soon := clock_timestamp() + interval '1 minute';
+  p_line.outcome := 'exists';
+  if v_key.revoked_at is not null then
+    return p_line;
+  elsif v_to.revoked_at is not null
+    or (v_to.expires_at <= v_soon and coalesce(v_key.expires_at > v_soon, true))
+  then
+    update keylatch_internal.keys as k
+    set revoked_at = v_soon, revoke_reason = case when v_to.revoked_at is null
+      then 'expired in the imported system' else v_to.revoke_reason end
+    where k.id = p_id;
+    p_line.outcome := 'moved';
+    p_line.note := 'The key is revoked now.';
+    return p_line;
+  elsif v_key.expires_at <= v_soon then
+    return p_line;
+  end if;
+  v_label := case when p_line.given ? 'label' then v_to.label else v_key.label end;
+  v_scopes := case when p_line.given ? 'scopes' then v_to.scopes else v_key.scopes end;
+  p_line.note := nullif(concat_ws(
+    ' ',
+    case when v_to.expires_at < coalesce(v_key.expires_at, 'infinity')
+      then 'The key expires earlier now.' end,
+    case when v_to.suspended_at is not null and v_key.suspended_at is null
+      then 'The key is suspended now.' end,
+    case when v_label <> v_key.label then 'The label changed.' end,
+    case when v_scopes <> v_key.scopes then 'The scopes changed.' end
+  ), '');
+  if p_line.note is not null then
+    p_line.outcome := case when starts_with(p_line.note, 'The key') then 'moved' else 'changed' end;
+    update keylatch_internal.keys as k
+    set expires_at = least(k.expires_at, v_to.expires_at),
+      suspended_at = coalesce(k.suspended_at, v_to.suspended_at), label = v_label, scopes = v_scopes
+    where k.id = p_id;
+  end if;
+  return p_line;
+end $$;
+comment on function keylatch_internal.move_key is
+  'Moves a key towards its end as far as the line is nearer to it, takes over label and scopes, and
+says what changed.';
+
+create function keylatch_internal.settle_import(
+  p_lines keylatch_internal.import_line[], p_import jsonb
+)
+returns keylatch_internal.import_line[] language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_line keylatch_internal.import_line;
+  v_row record;
+  v_known uuid[] := '{}'::uuid[];
+begin
+  for v_row in
+    select
+      l."position", k.id, k.workspace_id = (l.key).workspace_id as is_ours,
+      k.revoked_at is null and (
+        (l.key).revoked_at is not null or (l.key).expires_at < coalesce(k.expires_at, 'infinity')
+        or ((l.key).suspended_at is not null and k.suspended_at is null)
+        or (l.given ? 'label' and (l.key).label <> k.label)
+        or (l.given ? 'scopes' and (l.key).scopes <> k.scopes)
+      ) as is_different
+    from unnest(p_lines) as l
+    cross join lateral (
+      select (l.key).key_hash as hash
+      union
+      select keylatch_internal.legacy_hash('held', (l.key).key_hash)
+      union
+      -- Of a held line the hash of its text.
+      select decode(l.verifier, 'hex') where l.rounds = 0
+      union
+      select u.hash from unnest(l.other_hashes) as u (hash)
+      union
+      select t.key_hash from keylatch_internal.legacy_texts as t
+      where t.text_hash = case when l.rounds = 0 then decode(l.verifier, 'hex')
+        else (l.key).key_hash end
+    ) as h
+    inner join keylatch_internal.keys as k on h.hash = k.key_hash
+    where l.problem is null and k.id <> (l.key).id
+    -- In one order, so that two imports of the same keys do not deadlock.
+    order by k.created_at, k.id, l."position"
+  loop
+    v_line := p_lines[v_row."position"];
+    v_line.outcome := 'exists';
+    if not v_row.is_ours then
+      v_line.problem := array[
+        'The key is there already, in another workspace.',
+        'A key belongs to one workspace: find out which of the two is right.'];
+    elsif v_row.is_different then
+      v_line := keylatch_internal.move_key(v_row.id, v_line);
+    end if;
+    v_known := case when v_row.is_ours then v_known || v_row.id else v_known end;
+    v_line.key.id := v_row.id;
+    p_lines[v_row."position"] := v_line;
+  end loop;
+  if p_import ->> 'source' <> '' and cardinality(v_known) > 0 then
+    update keylatch_internal.legacy_keys as g
+    set source = p_import ->> 'source', seen_by = (p_import ->> 'id')::uuid
+    where g.key_id = any (v_known) and g.seen_by <> (p_import ->> 'id')::uuid;
+  end if;
+  return p_lines;
+end $$;
+comment on function keylatch_internal.settle_import is
+  'Moves the keys that were there already, and says what became of each line.';
+
+create type keylatch.import_outcome as (
+  "position" integer, outcome text, key_id uuid, slug text, detail text, hint text
+);
+comment on type keylatch.import_outcome is
+  'What became of the line at this place of a batch, from 1. outcome: imported (resolves from now
+on), waiting (for its first use), exists (unchanged), changed (its label or scopes), moved (came
+nearer to its end) or refused, with the slug, the reason and the next step. detail says what changed.';
+
+create type keylatch.import_probe as ("position" integer, verdict text, key_id uuid);
+comment on type keylatch.import_probe is
+  'What a key that was tried with an import would get: the verdict as explain_key says it.';
+
+create type keylatch.import_report as (
+  imported integer, existing integer, moved integer, waiting integer, refused integer,
+  lines keylatch.import_outcome[], changed integer, import_id uuid, probes keylatch.import_probe[]
+);
+comment on type keylatch.import_report is
+  'What became of a batch: how many lines had each outcome, the outcome of each line, the id of the
+import, and the verdict about each probe.';
+
+create function keylatch_internal.probe_import(p_probes jsonb)
+returns keylatch.import_probe[] language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  -- Here and not in one statement: what upgrade_key notes is seen by the next.
+  perform keylatch_internal.note_texts(p.probe ->> 'key', (p.probe ->> 'workspace_id')::uuid)
+  from jsonb_array_elements(p_probes) as p (probe);
+  return array(
+    select row(p.place, (e.explained).verdict, (e.explained).key_id)::keylatch.import_probe
+    from jsonb_array_elements(p_probes) with ordinality as p (probe, place)
+    cross join lateral (
+      select keylatch_internal.explain(k, p.probe ->> 'key', p.probe ->> 'origin') as explained
+      from (select keylatch_internal.find_key(p.probe ->> 'key') as id) as f
+      left join keylatch.keys as k on f.id = k.id
+    ) as e
+    order by p.place
+  );
+end $$;
+comment on function keylatch_internal.probe_import is
+  'Tries some keys against what was just imported.';
+
+create function keylatch_internal.report_import(
+  p_lines keylatch_internal.import_line[], p_dry_run boolean
+)
+returns keylatch.import_report language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_report keylatch.import_report;
+begin
+  select
+    count(*) filter (where o.outcome = 'imported'), count(*) filter (where o.outcome = 'exists'),
+    count(*) filter (where o.outcome = 'moved'), count(*) filter (where o.outcome = 'waiting'),
+    count(*) filter (where o.outcome = 'refused'),
+    coalesce(array_agg(
+      row(o."position", o.outcome, o.key_id, o.slug, o.detail, o.hint)::keylatch.import_outcome
+      order by o."position"
+    ), '{}'),
+    count(*) filter (where o.outcome = 'changed')
+  into v_report
+  from unnest(p_lines) as l
+  cross join lateral (
+    select
+      l."position", case
+        when l.problem is not null then 'refused'
+        when l.outcome = 'imported' and l.rounds is not null then 'waiting'
+        else l.outcome
+      end as outcome,
+      case when l.problem is null and not (p_dry_run and l.outcome = 'imported')
+        then (l.key).id end as key_id,
+      case when l.problem is not null then 'invalid_argument' end as slug,
+      coalesce(l.problem[1], l.note) as detail, l.problem[2] as hint
+  ) as o;
+  return v_report;
+end $$;
+comment on function keylatch_internal.report_import is 'What became of the lines, counted.';
+
+create function keylatch_internal.take_import(
+  p_lines jsonb, p_dry_run boolean, p_strict boolean, p_import jsonb, p_probes jsonb
+)
+returns keylatch.import_report language plpgsql volatile security definer
+-- definer because: an import brings hashes, and no role but the owner may name that column.
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+declare
+  v_lines keylatch_internal.import_line[] := keylatch_internal.read_import(
+    keylatch_internal.name_workspaces(p_lines)
+  );
+  v_report keylatch.import_report;
+  v_refused keylatch_internal.import_line;
+  v_probes keylatch.import_probe[];
+  v_deleted uuid[];
+  v_place integer;
+begin
+  begin
+    v_deleted := keylatch_internal.share_import(v_lines);
+    for v_place in
+      select l."position" from unnest(v_lines) as l where (l.key).workspace_id = any (v_deleted)
+    loop
+      v_lines[v_place].problem := array[
+        'The workspace was deleted, so no key is imported there.',
+        'Import the key into a workspace with a new id.'];
+    end loop;
+    v_lines := keylatch_internal.write_import(v_lines, p_import);
+    v_lines := keylatch_internal.settle_import(v_lines, p_import);
+    v_probes := keylatch_internal.probe_import(p_probes);
+    if p_dry_run then
+      raise sqlstate 'UNDO0';
+    end if;
+  exception
+    -- Rows are undone, variables are not: a dry run says what the real one would.
+    when sqlstate 'UNDO0' then null;
+  end;
+  select l.* into v_refused from unnest(v_lines) as l where l.problem is not null limit 1;
+  if p_strict and found then
+    perform keylatch_internal.refuse(
+      'invalid_argument', format('Line %s: %s', v_refused."position", v_refused.problem[1]),
+      v_refused.problem[2]
+    );
+  end if;
+  v_report := keylatch_internal.report_import(v_lines, p_dry_run);
+  v_report.import_id := (p_import ->> 'id')::uuid;
+  v_report.probes := v_probes;
+  return v_report;
+end $$;
+comment on function keylatch_internal.take_import is 'Does the work of import_keys.';
+
+create function keylatch.import_keys(
+  lines jsonb, dry_run boolean default false, strict boolean default false,
+  source text default '', import_id uuid default null, probes jsonb default '[]'
+)
+returns keylatch.import_report language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_problem constant text[] := case
+    when coalesce(jsonb_typeof(import_keys.lines) <> 'array', true)
+      or jsonb_array_length(import_keys.lines) > 10000 then array[
+      'lines must be a list of up to 10000 objects.',
+      'Send several batches: keylatch import does so.']
+    when length(import_keys.source) > 200 then array[
+      'source must be a text of up to 200 characters.', 'Name the old system and its table.']
+    when coalesce(jsonb_typeof(import_keys.probes) <> 'array', true)
+      or jsonb_array_length(import_keys.probes) > 20
+      or jsonb_path_exists(import_keys.probes, '$[*] ? (@.key.type() != "string"
+        || !exists(@.key) || exists(@.workspace_id) && !(@.workspace_id like_regex
+        "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"))') then array[
+      'probes must be a list of up to 20 objects with key, and perhaps workspace_id and origin.',
+      'For example [{"key": "…"}].']
+  end;
+begin
+  if v_problem is not null then
+    perform keylatch_internal.refuse('invalid_argument', v_problem[1], v_problem[2]);
+  end if;
+  return keylatch_internal.take_import(
+    import_keys.lines, coalesce(import_keys.dry_run, false), coalesce(import_keys.strict, false),
+    jsonb_build_object(
+      'id', coalesce(import_keys.import_id, gen_random_uuid()),
+      'source', coalesce(import_keys.source, '')
+    ),
+    import_keys.probes
+  );
+end $$;
+comment on function keylatch.import_keys is
+  'Imports the keys of another system, each line by itself: a bad line is refused, and the others
+are imported. With strict, nothing is imported if a line is refused. The same again is safe.
+
+lines: up to 10000 objects. A line has workspace_id (or workspace, an external_id of
+keylatch.workspaces), and key in plaintext, or hash with hash_encoding (hex or base64) and one of
+  scheme: the name of a scheme of declare_scheme, for other hashes without a salt
+  alg: sha256 (of the whole key); sha256_salted with salt, salt_encoding (hex, base64 or text) and
+    salt_place (before or after the key); pbkdf2_sha1, pbkdf2_sha256 or pbkdf2_sha512 with salt,
+    salt_encoding and iter; django (the whole pbkdf2_sha256$iterations$salt$hash); bcrypt ($2a$,
+    $2b$ or $2y$, cost to 15; keys over 72 bytes never match)
+Salted ones wait until upgrade_key sees their text, and so does every key that may be a waiting one.
+All others resolve at once; a salted hash that is imported after them is not seen to be the same key,
+and neither are two hashes of one text under two schemes. Of these the one that is inactive answers,
+but a SHA-256 of the whole key answers for itself.
+starts_with, ends_with (up to 32 characters; the longer one is used) say which waiting keys a text may
+be. The keys of a workspace that may be the same text need at most 1200000 rounds together, or lines
+are refused.
+Further: kind (secret unless the key says otherwise), environment, label, metadata, scopes,
+allowed_origins, masked_key, expires_at, suspended_at, revoked_at with revoke_reason, created_at,
+created_by, last_used_at. Times are ISO 8601 with a zone. If the key is there already, label and
+scopes are taken over, and the times and the revocation as far as they are nearer to its end;
+everything else stays.
+A key in plaintext needs 16 characters, 6 of them different, and must not look like a placeholder,
+a hash or a number; force, with a reason, imports it anyway.
+dry_run: nothing is written. probes: keys that are tried against the import, also in a dry run.
+source and import_id: for finish_import; batches of one file share them.
+Errors: invalid_argument (400), for the batch as a whole.';
+
+create function keylatch.finish_import(source text, import_id uuid, "limit" integer default 10000)
+returns keylatch.retirement language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_result keylatch.retirement;
+begin
+  if not exists (
+    select from keylatch_internal.legacy_keys as g
+    where g.source = finish_import.source and g.seen_by = finish_import.import_id
+  ) then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'This import named no key of this source.',
+      'Pass the source and the import_id that the batches of the whole file had.'
+    );
+  end if;
+  with locked as materialized (
+    select k.id from keylatch.keys as k
+    inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
+    where g.source = finish_import.source and g.seen_by <> finish_import.import_id
+      and k.revoked_at is null and coalesce(k.expires_at > clock_timestamp(), true)
+    order by k.created_at, k.id limit finish_import."limit"
+    for update of k skip locked
+  )
+  update keylatch.keys as k
+  set revoked_at = clock_timestamp(), revoke_reason = 'deleted in ' || finish_import.source
+  from locked as l where k.id = l.id;
+  get diagnostics v_result.revoked = row_count;
+  v_result.is_done := not exists (
+    select from keylatch.keys as k
+    inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
+    where g.source = finish_import.source and g.seen_by <> finish_import.import_id
+      and k.revoked_at is null and coalesce(k.expires_at > clock_timestamp(), true)
+  );
+  return v_result;
+end $$;
+comment on function keylatch.finish_import is
+  'Says that an import was the whole table of its source: revokes the keys of that source which it did
+not name, up to limit of them. Call it until is_done is true.
+
+Errors: invalid_argument (400), also if the import named no key at all.';
+
+update keylatch_internal.installation set modules = array_append(modules, 'legacy');
+
+-- Who may do what.
+revoke all on table keylatch_internal.import_fields
+from public, anon, authenticated, service_role;
+revoke all on function
+keylatch_internal.mask_key, keylatch_internal.insert_keys, keylatch_internal.read_import_fields,
+keylatch_internal.read_plaintext, keylatch_internal.read_verifier,
+keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
+keylatch_internal.read_import, keylatch_internal.share_import, keylatch_internal.insert_lines,
+keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
+keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
+keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
+keylatch.import_keys, keylatch.finish_import
+from public, anon, authenticated, service_role;
+grant execute on function
+keylatch.import_keys, keylatch_internal.take_import, keylatch.finish_import
+to service_role;
