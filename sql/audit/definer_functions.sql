@@ -52,6 +52,8 @@ with reasons (function_name, because) as (
     'Token_hash is readable by the owner alone. Only the holder of a token gets an '
     'answer.'
   ),
+  ('keylatch_internal.keep_scheme', 'Nobody but the owner reads secrets and writes schemes.'),
+  ('keylatch_internal.move_scheme_end', 'Nobody but the owner writes schemes.'),
   ('keylatch_internal.notify_caches', 'Who changes a key has no right to the sequence.'),
   ('keylatch_internal.read_heartbeat', 'A service that listens reads no sequence.'),
   (
@@ -66,10 +68,6 @@ with reasons (function_name, because) as (
     'Anon may not resolve keys. It takes no argument, and reads no key but that of the '
     'request''s own headers. Nothing on its path has an exception block: that would fail '
     'in a parallel plan before version 17.'
-  ),
-  (
-    'keylatch_internal.revoke_legacy_workspace',
-    'A role that may delete a workspace need not be one that sees waiting keys.'
   ),
   (
     'keylatch_internal.revoke_workspace_keys',
@@ -93,7 +91,7 @@ with reasons (function_name, because) as (
   ),
   (
     'keylatch_internal.upgrade_legacy_key',
-    'A service that resolves keys reads no hash and inserts no key.'
+    'A service that resolves keys reads no salted hash.'
   ),
   (
     'keylatch_internal.verify_checkpoints',

@@ -142,7 +142,9 @@ returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   -- No text begins with the byte ff: what was stolen from the old table can never be presented.
-  return sha256('\xff'::bytea || convert_to(p_scheme, 'UTF8') || '\xff'::bytea || p_bytes);
+  return sha256(
+    decode('ff', 'hex') || convert_to(p_scheme, 'UTF8') || decode('ff', 'hex') || p_bytes
+  );
 end $$;
 comment on function keylatch_internal.legacy_hash is
   'The key_hash of a key of which only this is known, by this scheme.';
@@ -392,27 +394,38 @@ using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy legacy_keys_select_admin on keylatch_internal.legacy_keys is
   'A signed-in user sees where the keys of the workspaces that they administer came from.';
 
+create function keylatch_internal.keep_legacy()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  perform keylatch_internal.refuse(
+    tg_argv[0], 'By which hash and which text an imported key is known is kept as it is.'
+  );
+  return null;
+end $$;
+comment on function keylatch_internal.keep_legacy is 'Refuses with the slug that the trigger passes.';
+
 create trigger legacy_keys_update_immutable
 before update on keylatch_internal.legacy_keys for each row when (
   (new.key_id, new.workspace_id, new.scheme, new.verifier, new.clear_part, new.rounds)
   is distinct from
   (old.key_id, old.workspace_id, old.scheme, old.verifier, old.clear_part, old.rounds)
   or new.upgraded_at is distinct from old.upgraded_at and old.upgraded_at is not null
-) execute function keylatch_internal.hold_latch('column_is_immutable');
+) execute function keylatch_internal.keep_legacy('column_is_immutable');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
 comment on trigger legacy_keys_update_immutable on keylatch_internal.legacy_keys is
   'How an imported key is known never changes.';
 
 create trigger legacy_keys_delete_keep
 before delete or truncate on keylatch_internal.legacy_keys
-for each statement execute function keylatch_internal.hold_latch('keys_are_kept');
+for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_delete_keep;
 comment on trigger legacy_keys_delete_keep on keylatch_internal.legacy_keys is
   'A text that matches a revoked key is refused under every salt, as long as that is known.';
 
 create trigger legacy_texts_change_keep
 before update or delete or truncate on keylatch_internal.legacy_texts
-for each statement execute function keylatch_internal.hold_latch('keys_are_kept');
+for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
 alter table keylatch_internal.legacy_texts enable always trigger legacy_texts_change_keep;
 comment on trigger legacy_texts_change_keep on keylatch_internal.legacy_texts is
   'A text stays what it is: without its row it could be imported again.';
@@ -675,7 +688,7 @@ comment on function keylatch_internal.similar_keys is
   'The waiting keys with one of these clear parts; without a workspace, of all workspaces, those of
 which a part is known.';
 
-create function keylatch_internal.note_texts(p_key text, p_workspace_id uuid)
+create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id uuid)
 returns void language plpgsql volatile security definer
 -- definer because: a service that resolves keys reads no salted hash.
 set search_path = pg_catalog, pg_temp as $$
@@ -726,7 +739,7 @@ begin
   ) as locked
   where g.key_id = locked.key_id;
 end $$;
-comment on function keylatch_internal.note_texts is
+comment on function keylatch_internal.upgrade_legacy_key is
   'Finds the waiting keys that this text is, and notes it. Locks no key.';
 
 create function keylatch.upgrade_key(
@@ -736,7 +749,7 @@ returns setof keylatch.resolved_key language plpgsql volatile security invoker r
 -- At most one row; but from "rows 1" the type generators make a single object.
 set search_path = pg_catalog, pg_temp as $$
 begin
-  perform keylatch_internal.note_texts(upgrade_key.key, upgrade_key.workspace_id)
+  perform keylatch_internal.upgrade_legacy_key(upgrade_key.key, upgrade_key.workspace_id)
   where upgrade_key.key is not null;
   return query
   select r.* from keylatch.resolve_key(upgrade_key.key, upgrade_key.origin) as r
@@ -764,10 +777,11 @@ revoke all on function
 keylatch_internal.read_bytes, keylatch_internal.read_secret, keylatch_internal.scheme_digest,
 keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_internal.judge_scheme,
 keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
-keylatch.end_scheme, keylatch.revoke_legacy_key, keylatch_internal.count_attempt,
+keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch.revoke_legacy_key,
+keylatch_internal.count_attempt,
 keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
 keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,
-keylatch_internal.note_texts, keylatch.upgrade_key
+keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
 from public, anon, authenticated, service_role;
 -- Not how a waiting key is known.
 grant select (
@@ -780,5 +794,5 @@ grant execute on function
 keylatch.declare_scheme, keylatch_internal.keep_scheme, keylatch.end_scheme,
 keylatch_internal.move_scheme_end
 to service_role;
-grant execute on function keylatch.upgrade_key, keylatch_internal.note_texts
+grant execute on function keylatch.upgrade_key, keylatch_internal.upgrade_legacy_key
 to service_role, keylatch_resolver;

@@ -690,7 +690,7 @@ returns keylatch.import_probe[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   -- Here and not in one statement: what upgrade_key notes is seen by the next.
-  perform keylatch_internal.note_texts(p.probe ->> 'key', (p.probe ->> 'workspace_id')::uuid)
+  perform keylatch_internal.upgrade_legacy_key(p.probe ->> 'key', (p.probe ->> 'workspace_id')::uuid)
   from jsonb_array_elements(p_probes) as p (probe);
   return array(
     select row(p.place, (e.explained).verdict, (e.explained).key_id)::keylatch.import_probe

@@ -415,7 +415,7 @@ def test_a_dry_run_says_the_same_and_leaves_nothing(world: World, service: Conne
     assert world.owner.execute(
         "select (select count(*) from keylatch_internal.keys),"
         " (select count(*) from keylatch_internal.legacy_keys)"
-    ).fetchone() == (1, 0)
+    ).fetchone() == (1, 1)
     assert resolves(world, known)
     did = import_(service, *lines)
     assert [one["outcome"] for one in did["lines"]] == [
@@ -458,7 +458,8 @@ def test_no_setting_of_the_caller_changes_what_a_line_means(
         line(key=OLD, expires_at="2099-03-04", created_at="2024-03-04T05:06:07Z"),
         line(**{**PBKDF2, "iter": 3, "hash": RFC_3_ROUNDS.hex(), "starts_with": "an old key"}),
     )
-    row = world.owner.execute("select expires_at, created_at from keylatch.keys").fetchone()
+    asked = "select expires_at, created_at from keylatch.keys where expires_at is not null"
+    row = world.owner.execute(asked).fetchone()
     assert row == (
         datetime(2099, 3, 4, tzinfo=UTC),
         datetime(2024, 3, 4, 5, 6, 7, tzinfo=UTC),
@@ -549,7 +550,7 @@ def test_the_events_of_an_import_name_each_key_and_no_hash(
     rows = world.owner.execute(
         "select event, to_jsonb(e)::text from keylatch.key_events as e order by occurred_at"
     ).fetchall()
-    assert [row[0] for row in rows] == ["imported"]
+    assert [row[0] for row in rows] == ["imported", "imported"]
     said = " ".join(row[1] for row in rows)
     assert "revoked_at" in said
     assert not any(secret in said for secret in (OLD, HEX, "ab" * 32))

@@ -2,11 +2,12 @@
 
 import json
 from functools import partial
+from uuid import UUID
 
 import pytest
 
 from core.racing import World, attempt, together
-from modules.test_import import OLD, PBKDF2, import_, line
+from modules.test_import import OLD, PBKDF2, import_, line, resolves
 from modules.test_upgrade import pbkdf2
 from stack import Database, People
 
@@ -97,20 +98,16 @@ def test_two_imports_at_once_leave_no_more_waiting_keys_than_one_call_tries(worl
     assert (report["waiting"], report["refused"]) == (4, 2)
 
 
-def test_the_first_use_of_a_key_and_an_import_of_its_text_leave_one_row(world: World) -> None:
+def test_the_first_use_of_a_key_and_an_import_of_its_text_do_not_wait(world: World) -> None:
     service = world.database.connect("service_role")
-    import_(service, line(**pbkdf2(OLD, "hex", "text")))
+    (waiting,) = import_(service, line(**pbkdf2(OLD, "hex", "text")))["lines"]
     importing = world.database.connect("service_role", autocommit=False)
     (held,) = import_(importing, line(key=OLD))["lines"]
     assert held["outcome"] == "waiting", "the text may be the waiting key"
-    using = world.waiting(
-        "select key_id from keylatch.upgrade_key(%s, %s)",
-        [OLD, People.a],
-        waits_for=importing,
-        session=world.database.connect("service_role"),
-    )
+    service.execute("set lock_timeout = '10ms'")
+    using = attempt(service, "select key_id from keylatch.upgrade_key(%s, %s)", [OLD, People.a])
+    assert using == ("done", (UUID(waiting["key_id"]),))
     importing.commit()
-    assert using.outcome().word == "done"
-    rows = service.execute("select status, key_id from keylatch.legacy_keys").fetchall()
-    ((key_id,),) = service.execute("select id from keylatch.keys").fetchall()
-    assert rows == [("upgraded", key_id)] * 2
+    (again,) = import_(service, line(key=OLD, revoked_at="2024-01-01"))["lines"]
+    assert again["outcome"] == "moved"
+    assert resolves(world, OLD) is None

@@ -119,13 +119,9 @@ values (
 """,
     "legacy": """
 insert into keylatch_internal.legacy_keys (
-  id, workspace_id, scheme, verifier, rounds, kind, environment, masked_key, label, metadata,
-  allowed_origins, scopes, created_at, updated_at
+  key_id, workspace_id, scheme, import_id, seen_by, verifier, rounds
 )
-values (
-  %(legacy_id)s, %(workspace)s, 'bcrypt', '', 1, 'secret', 'live', '...', '', '{}', '{}', '{}',
-  now(), now()
-)
+values (%(legacy_id)s, %(workspace)s, 'bcrypt', %(legacy_id)s, %(legacy_id)s, '', 1)
 """,
 }
 _INSTALLED = """
