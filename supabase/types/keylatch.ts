@@ -56,17 +56,20 @@ export type Database = {
       "workspaces": {
         Row: {
           "created_at": string,
+          "external_id": string | null,
           "id": string,
           "name": string
         }
         ComputedFields: never
         Insert: {
           "created_at"?: string,
+          "external_id"?: string | null,
           "id"?: string,
           "name": string
         }
         Update: {
           "created_at"?: string,
+          "external_id"?: string | null,
           "id"?: string,
           "name"?: string
         }
@@ -75,6 +78,24 @@ export type Database = {
       }
     }
     Views: {
+      "imported_keys": {
+        Row: {
+          "expires_at": string | null,
+          "import_id": string,
+          "imported_at": string | null,
+          "key_id": string,
+          "label": string,
+          "last_used_at": string | null,
+          "masked_key": string,
+          "scheme": string,
+          "source": string,
+          "status": string | null,
+          "workspace_id": string
+        }
+        ComputedFields: never
+        Relationships: [
+        ]
+      },
       "key_events": {
         Row: {
           "address": string | null,
@@ -279,7 +300,19 @@ export type Database = {
             foreignKeyName: "keys_rotated_from_fkey"
             columns: ["rotated_from"]
             isOneToOne: true
+            referencedRelation: "imported_keys"
+            referencedColumns: ["key_id"]
+          },{
+            foreignKeyName: "keys_rotated_from_fkey"
+            columns: ["rotated_from"]
+            isOneToOne: true
             referencedRelation: "keys"
+            referencedColumns: ["id"]
+          },{
+            foreignKeyName: "keys_rotated_from_fkey"
+            columns: ["rotated_from"]
+            isOneToOne: true
+            referencedRelation: "legacy_keys"
             referencedColumns: ["id"]
           }
         ]
@@ -309,52 +342,6 @@ export type Database = {
           "workspace_id": string
         }
         ComputedFields: never
-        Insert: {
-          "allowed_origins"?: (string)[] | null,
-          "created_at"?: string | null,
-          "created_by"?: string | null,
-          "environment"?: string | null,
-          "expires_at"?: string | null,
-          "id"?: string | null,
-          "imported_at"?: string | null,
-          "key_id"?: string | null,
-          "kind"?: string | null,
-          "label"?: string | null,
-          "masked_key"?: string | null,
-          "metadata"?: Json | null,
-          "revoke_reason"?: string | null,
-          "revoked_at"?: string | null,
-          "revoked_by"?: string | null,
-          "scheme"?: string | null,
-          "scopes"?: (string)[] | null,
-          "status"?: never,
-          "suspended_at"?: string | null,
-          "upgraded_at"?: string | null,
-          "workspace_id"?: string | null
-        }
-        Update: {
-          "allowed_origins"?: (string)[] | null,
-          "created_at"?: string | null,
-          "created_by"?: string | null,
-          "environment"?: string | null,
-          "expires_at"?: string | null,
-          "id"?: string | null,
-          "imported_at"?: string | null,
-          "key_id"?: string | null,
-          "kind"?: string | null,
-          "label"?: string | null,
-          "masked_key"?: string | null,
-          "metadata"?: Json | null,
-          "revoke_reason"?: string | null,
-          "revoked_at"?: string | null,
-          "revoked_by"?: string | null,
-          "scheme"?: string | null,
-          "scopes"?: (string)[] | null,
-          "status"?: never,
-          "suspended_at"?: string | null,
-          "upgraded_at"?: string | null,
-          "workspace_id"?: string | null
-        }
         Relationships: [
         ]
       },
@@ -424,6 +411,20 @@ export type Database = {
       "current_workspace_id":
       { Args: Record<PropertyKey, never>; Returns: string
       },
+      "declare_scheme":
+      { Args: { "name": string,
+          "recipe": Json }; Returns: undefined
+      },
+      "end_scheme":
+      { Args: { "ends_at": string,
+          "limit"?: number,
+          "name": string }; Returns: Database["keylatch"]['CompositeTypes']["retirement"]
+        SetofOptions: {
+          from: "*"
+          to: "retirement"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
       "end_sessions":
       { Args: { "key_id": string,
           "reason"?: string }; Returns: Database["keylatch"]['CompositeTypes']["session_ending"]
@@ -442,6 +443,16 @@ export type Database = {
           isOneToOne: true
           isSetofReturn: false
         } },
+      "finish_import":
+      { Args: { "import_id": string,
+          "limit"?: number,
+          "source": string }; Returns: Database["keylatch"]['CompositeTypes']["retirement"]
+        SetofOptions: {
+          from: "*"
+          to: "retirement"
+          isOneToOne: true
+          isSetofReturn: false
+        } },
       "has_scope":
       { Args: { "scope": string }; Returns: boolean
       },
@@ -450,7 +461,10 @@ export type Database = {
       },
       "import_keys":
       { Args: { "dry_run"?: boolean,
+          "import_id"?: string,
           "lines": Json,
+          "probes"?: Json,
+          "source"?: string,
           "strict"?: boolean }; Returns: Database["keylatch"]['CompositeTypes']["import_report"]
         SetofOptions: {
           from: "*"
@@ -789,13 +803,21 @@ export type Database = {
         "detail": string | null,
         "hint": string | null
       },
+      "import_probe": {
+        "position": number | null,
+        "verdict": string | null,
+        "key_id": string | null
+      },
       "import_report": {
         "imported": number | null,
         "existing": number | null,
         "moved": number | null,
         "waiting": number | null,
         "refused": number | null,
-        "lines": (Database["keylatch"]['CompositeTypes']["import_outcome"])[] | null
+        "lines": (Database["keylatch"]['CompositeTypes']["import_outcome"])[] | null,
+        "changed": number | null,
+        "import_id": string | null,
+        "probes": (Database["keylatch"]['CompositeTypes']["import_probe"])[] | null
       },
       "installation_info": {
         "id": string | null,
