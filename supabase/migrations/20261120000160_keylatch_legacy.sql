@@ -677,16 +677,22 @@ returns setof keylatch_internal.legacy_keys language plpgsql stable security inv
 set search_path = pg_catalog, pg_temp as $$
 begin
   -- Revoked and expired ones, too: a text that matches one of them is refused.
+  -- "offset 0" keeps the planner from reading all rows of a workspace: each part is one look-up.
   if p_workspace_id is null then
     return query
-    select g.* from keylatch_internal.legacy_keys as g
-    where g.clear_part = any (array_remove(p_parts, '')) and g.rounds > 0
-      and g.upgraded_at is null;
+    select g.* from unnest(array_remove(p_parts, '')) as p (part)
+    cross join lateral (
+      select l.* from keylatch_internal.legacy_keys as l
+      where l.clear_part = p.part and l.rounds > 0 and l.upgraded_at is null offset 0
+    ) as g;
   else
     return query
-    select g.* from keylatch_internal.legacy_keys as g
-    where g.workspace_id = p_workspace_id and g.clear_part = any (p_parts)
-      and g.rounds > 0 and g.upgraded_at is null;
+    select g.* from unnest(p_parts) as p (part)
+    cross join lateral (
+      select l.* from keylatch_internal.legacy_keys as l
+      where l.workspace_id = p_workspace_id and l.clear_part = p.part
+        and l.rounds > 0 and l.upgraded_at is null offset 0
+    ) as g;
   end if;
 end $$;
 comment on function keylatch_internal.similar_keys is
