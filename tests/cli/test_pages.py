@@ -60,6 +60,8 @@ def begin(
     with ExitStack() as opened:
 
         def make(ground: str) -> Reader:
+            if ground == "nothing":
+                return reader("", {})
             if ground == "an empty server":
                 fresh = opened.enter_context(chosen_cluster(janitor=janitor))
                 empty = opened.enter_context(
