@@ -3,8 +3,10 @@
 `KEYLATCH_WRITE=1` writes what the transcripts print into the pages instead of comparing it.
 """
 
+import html
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,8 +23,8 @@ from tools.pages import Reader, form
 pytestmark = pytest.mark.one_server
 
 GUIDES = ROOT / "sql" / "docs"
-# The first line of a page says what its reader has before they begin.
-GROUND = re.compile(r"<!-- begins with: ([a-z ]+) -->")
+# Such a line says what the reader of what follows has before they begin.
+GROUND = re.compile(r"<!-- begins with: ([a-z ]+) -->\n")
 # These have a test of their own, which does what stands between their blocks as well.
 ELSEWHERE = {"adoption.md", "django.md", "resolver_token.md"}
 PAGES = sorted({ROOT / "README.md", *GUIDES.glob("*.md")} - {GUIDES / name for name in ELSEWHERE})
@@ -36,6 +38,10 @@ psql -qc "notify pgrst, 'reload schema'" "$DATABASE_URL"
 until curl -sf -X POST "$SUPABASE_URL/rest/v1/rpc/installation" -H 'Content-Profile: keylatch' \\
   -H "apikey: $SUPABASE_SECRET_KEY" >/dev/null
 do sleep 0.1; done
+"""
+# Who works on keylatch runs these; here only their names are checked.
+MAKE = """#!/bin/sh
+exec /usr/bin/make -n -C {root} "$@"
 """
 # What a page installs is installed already, from this repository: only the words are checked.
 PIP = """#!/bin/sh
@@ -60,26 +66,25 @@ def begin(
     with ExitStack() as opened:
 
         def make(ground: str) -> Reader:
-            if ground == "nothing":
-                return reader("", {})
+            directory = tmp_path / ground.replace(" ", "_")
+            directory.mkdir()
+            if ground in ("nothing", "a checkout"):
+                return reader(directory, "", {})
             if ground == "an empty server":
                 fresh = opened.enter_context(chosen_cluster(janitor=janitor))
-                empty = opened.enter_context(
-                    Database(fresh, "app")
-                )
-                return reader(empty.superuser_url, {})
-            is_project = ground == "a supabase project"
-            database = opened.enter_context(
-                Database(server, "app", None if is_project else template)
-            )
-            if is_project:
+                empty = opened.enter_context(Database(fresh, "app"))
+                return reader(directory, empty.superuser_url, {})
+            if ground == "a supabase project":
+                database = opened.enter_context(Database(server, "project"))
                 server.install_platform(database.name)
-                init(tmp_path)
+                init(directory)
             else:
+                database = opened.enter_context(Database(server, "app", template))
                 People.seed(database.url)
             rest = opened.enter_context(Rest(database, tokens, janitor=janitor))
             people = People(tokens)
             return reader(
+                directory,
                 database.url,
                 {
                     "SUPABASE_URL": rest.url,
@@ -91,17 +96,19 @@ def begin(
                 },
             )
 
-        def reader(url: str, environment: dict[str, str]) -> Reader:
-            programs = tmp_path / ".programs"
+        def reader(directory: Path, url: str, environment: dict[str, str]) -> Reader:
+            programs = directory / ".programs"
             programs.mkdir()
-            cli = f"{supabase_cli()} --workdir {tmp_path}"
-            for program, text in {"supabase": SUPABASE, "pip": PIP}.items():
-                (programs / program).write_text(text.format(cli=cli, python=sys.executable))
+            cli = f"{supabase_cli()} --workdir {directory}"
+            texts = {"supabase": SUPABASE, "pip": PIP, "make": MAKE}
+            for program, text in texts.items():
+                words = {"cli": cli, "python": sys.executable, "root": ROOT}
+                (programs / program).write_text(text.format(**words))
                 (programs / program).chmod(0o755)
             port = free_port()
             environment |= {
                 "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-                "HOME": str(tmp_path),
+                "HOME": str(directory),
                 "LANG": "C.UTF-8",
                 "COLUMNS": "80",
                 "DATABASE_URL": url.partition("?")[0],
@@ -112,7 +119,7 @@ def begin(
                 "http://127.0.0.1:8000": f"http://127.0.0.1:{port}",
                 "--port 8000": f"--port {port}",
             }
-            return opened.enter_context(Reader(tmp_path, environment, addresses))
+            return opened.enter_context(Reader(directory, environment, addresses))
 
         yield make
 
@@ -120,14 +127,36 @@ def begin(
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_page_does_what_it_says(path: Path, begin: Callable[[str], Reader]) -> None:
     page = path.read_text("utf-8")
-    ground = GROUND.match(page)
-    assert ground, "the first line says what the reader has before they begin"
-    read = begin(ground[1]).read(page)
+    before, *parts = GROUND.split(page)
+    assert parts, "no line says what the reader has before they begin"
+    read = before
+    for ground, text in zip(parts[::2], parts[1::2], strict=True):
+        read += f"<!-- begins with: {ground} -->\n{begin(ground).read(text)}"
     if os.environ.get("KEYLATCH_WRITE"):
         if form(read) != form(page):
             path.write_text(read, "utf-8")
         return
     assert form(read) == form(page)
+
+
+def test_the_picture_is_what_the_demo_draws(tmp_path: Path) -> None:
+    drawn = tmp_path / "demo.svg"
+    demo = [sys.executable, "-m", "demo", "--picture", str(drawn)]
+    subprocess.run(demo, cwd=ROOT / "tests", check=True, capture_output=True)
+    picture = GUIDES / "demo.svg"
+    if os.environ.get("KEYLATCH_WRITE"):
+        picture.write_bytes(drawn.read_bytes())
+    told, shown = (_words(path) for path in (drawn, picture))
+    assert told == shown
+    assert "revoked_is_final" in shown
+
+
+def _words(svg: Path) -> str:
+    """What a picture says, without its times."""
+    said = " ".join(
+        html.unescape(" ".join(re.findall(r">([^<\n]+)</text>", svg.read_text()))).split()
+    )
+    return re.sub(r"\d\d:\d\d:\d\d", "<time>", form(said))
 
 
 def test_a_block_that_fails_is_seen(begin: Callable[[str], Reader]) -> None:
