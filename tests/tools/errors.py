@@ -19,7 +19,7 @@ MISSING = "?"
 HEAD = """<!-- begins with: nothing -->
 # All errors
 
-`make generate` makes this page from the table `keylatch_internal.errors`. Only the column *cause* is
+`make generate` makes this page from the table `keylatch_internal.errors`. Only the causes are
 written by hand. Programs match on the slug: it is the message in SQL, and the field `message` over
 REST. The detail of an error names the value. The hint is the next step below, or a more exact one.
 """

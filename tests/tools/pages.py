@@ -67,7 +67,7 @@ class Block:
 
 def blocks(page: str) -> list[Block]:
     """Give the fenced blocks of a page, in order."""
-    return [Block(*found.groups(), found.start(2)) for found in _FENCE.finditer(page)]
+    return [Block(found[1], found[2], found.start(2)) for found in _FENCE.finditer(page)]
 
 
 def form(text: str) -> str:
