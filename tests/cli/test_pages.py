@@ -167,3 +167,14 @@ def test_a_block_that_fails_is_seen(begin: Callable[[str], Reader]) -> None:
     page = "```psql\n=> select 1 as one;\n one \n-----\n   2\n(1 row)\n\n```\n"
     assert form(reader.read(page)) != form(page)
     assert form(reader.read(page)) == form(page.replace("2", "1"))
+
+
+def test_every_path_that_a_page_names_is_there() -> None:
+    link, path = re.compile(r"\]\(([^)#:]+)(?:#\w+)?\)"), re.compile(r"`((?:sql|tests)/[\w/.-]+)`")
+    missing = []
+    for page in [*GUIDES.glob("*.md"), ROOT / "README.md", *(ROOT / ".github").glob("*.md")]:
+        text = page.read_text("utf-8")
+        named = [page.parent / name for name in link.findall(text)]
+        named += [ROOT / name for name in path.findall(text)]
+        missing += [f"{page.name}: {one}" for one in named if not one.exists()]
+    assert missing == []
