@@ -1,12 +1,12 @@
 // The API of keylatch as TypeScript types, made by `make generate`: do not edit.
 //
 // Copy this file into your project. With supabase-js and your own generated types:
-//   import type { Database as Keylatch } from "./keylatch"
+//   import type { Database as Keylatch } from "./keylatch.ts"
 //   const client = createClient<Database & Keylatch>(url, key)
 //   await client.schema("keylatch").rpc("issue_key", { workspace_id })
 
 export type Json = string | number | boolean | null | { [key: string]: Json | undefined } | Json[]
-
+export type JsonObject = { [key: string]: Json | undefined }
 export type Kind = "publishable" | "secret"
 export type Environment = "live" | "test"
 export type Status = "revoked" | "expired" | "suspended" | "superseded" | "active"
@@ -91,7 +91,7 @@ export type Database = {
         Row: {
           "address": string | null
           "agent": string | null
-          "changes": NonNullable<Json>
+          "changes": JsonObject
           "checkpoint": number | null
           "event": EventName
           "id": string
@@ -107,7 +107,7 @@ export type Database = {
         Insert: {
           "address"?: string | null
           "agent"?: string | null
-          "changes"?: Json
+          "changes"?: JsonObject
           "checkpoint"?: number | null
           "event"?: EventName
           "id"?: string
@@ -122,7 +122,7 @@ export type Database = {
         Update: {
           "address"?: string | null
           "agent"?: string | null
-          "changes"?: Json
+          "changes"?: JsonObject
           "checkpoint"?: number | null
           "event"?: EventName
           "id"?: string
@@ -218,7 +218,7 @@ export type Database = {
           "kind": Kind
           "label": string
           "masked_key": string
-          "metadata": NonNullable<Json>
+          "metadata": JsonObject
           "public_key": string | null
           "revoke_reason": string | null
           "revoked_at": string | null
@@ -244,7 +244,7 @@ export type Database = {
           "kind"?: Kind
           "label"?: string
           "masked_key"?: string
-          "metadata"?: Json
+          "metadata"?: JsonObject
           "public_key"?: string | null
           "revoke_reason"?: string | null
           "revoked_at"?: string | null
@@ -269,7 +269,7 @@ export type Database = {
           "kind"?: Kind
           "label"?: string
           "masked_key"?: string
-          "metadata"?: Json
+          "metadata"?: JsonObject
           "public_key"?: string | null
           "revoke_reason"?: string | null
           "revoked_at"?: string | null
@@ -305,7 +305,7 @@ export type Database = {
           "kind": Kind
           "label": string
           "masked_key": string
-          "metadata": NonNullable<Json>
+          "metadata": JsonObject
           "revoke_reason": string | null
           "revoked_at": string | null
           "revoked_by": string | null
@@ -329,7 +329,7 @@ export type Database = {
           "kind"?: Kind
           "label"?: string
           "masked_key"?: string
-          "metadata"?: Json
+          "metadata"?: JsonObject
           "revoke_reason"?: string | null
           "revoked_at"?: string | null
           "revoked_by"?: string | null
@@ -352,7 +352,7 @@ export type Database = {
           "kind"?: Kind
           "label"?: string
           "masked_key"?: string
-          "metadata"?: Json
+          "metadata"?: JsonObject
           "revoke_reason"?: string | null
           "revoked_at"?: string | null
           "revoked_by"?: string | null
@@ -512,7 +512,7 @@ export type Database = {
           "expires_at"?: string | null
           "kind"?: Kind
           "label"?: string
-          "metadata"?: Json
+          "metadata"?: JsonObject
           "prefix"?: string
           "scopes"?: string[]
           "workspace_id": string
@@ -532,7 +532,7 @@ export type Database = {
           "expires_at"?: string | null
           "kind"?: Kind
           "labels": string[]
-          "metadata"?: Json
+          "metadata"?: JsonObject
           "prefix"?: string
           "scopes"?: string[]
           "workspace_id": string
@@ -855,7 +855,7 @@ export type Database = {
         "label": string
         "allowed_origins": string[]
         "scopes": string[]
-        "metadata": Json
+        "metadata": JsonObject
         "expires_at": string | null
         "rotated_from": string | null
         "created_at": string
@@ -878,7 +878,7 @@ export type Database = {
         "kind": Kind
         "environment": Environment
         "scopes": string[]
-        "metadata": Json
+        "metadata": JsonObject
         "expires_at": string | null
       }
       "resolved_key_at": {
@@ -888,7 +888,7 @@ export type Database = {
         "kind": Kind | null
         "environment": Environment | null
         "scopes": string[] | null
-        "metadata": Json | null
+        "metadata": JsonObject | null
         "expires_at": string | null
       }
       "retirement": {
@@ -930,7 +930,6 @@ export type Database = {
     }
   }
 }
-
 
 type DatabaseWithoutInternals = Omit<Database, '__InternalSupabase'>
 

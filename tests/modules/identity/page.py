@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from stack import HANG_SECONDS
 from stack.tools import chromium
-from tools.typescript import EXAMPLES, compile_project
+from tools.compiling import EXAMPLES, compile_project
 
 # What a page shows it shows at some time; five seconds are too short for a busy machine.
 expect.set_options(timeout=HANG_SECONDS * 1000)
