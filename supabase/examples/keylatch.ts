@@ -81,7 +81,8 @@ export class Keylatch {
         key = await this.resolve(presented, origin)
         if (!key) this.#log(await this.explain(presented, origin))
       } catch (error) {
-        this.#warn(`keylatch did not answer: ${error}`)
+        const words = [error, (error as Error).cause].filter(Boolean)
+        this.#warn(`keylatch did not answer: ${words.join(": ")}`)
         return problem(503, "unavailable", "The key could not be checked.", "Try again later.")
       }
       if (!key) {

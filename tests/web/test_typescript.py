@@ -195,4 +195,3 @@ def test_the_guard_answers_503_when_the_database_cannot_tell(
         assert (answer["status"], answer["body"]["slug"]) == (503, "unavailable")
         assert log.startswith("keylatch did not answer: ")
         assert key not in log
-        print(log)
