@@ -79,19 +79,19 @@ export class Keylatch {
       let key: ResolvedKey | null
       try {
         key = await this.resolve(presented, origin)
-        if (!key) this.#log(await this.explain(presented, origin))
       } catch (error) {
-        const words = [error, (error as Error).cause].filter(Boolean)
-        this.#warn(`keylatch did not answer: ${words.join(": ")}`)
+        const { cause } = error as Error
+        this.#log(`keylatch did not answer: ${error}${cause ? ` (${cause})` : ""}`)
         return problem(503, "unavailable", "The key could not be checked.", "Try again later.")
       }
       if (!key) {
+        await this.#logReason(presented, origin)
         const hint = "Ask an admin of the workspace to call explain_key."
         const challenge = 'Bearer error="invalid_token"'
         return problem(401, "key_invalid", "This key is not accepted.", hint, challenge)
       }
       if (rule.scope !== undefined && !key.scopes.includes(rule.scope)) {
-        this.#warn(`request refused: scope_missing, key_id ${key.key_id}`)
+        this.#log(`request refused: scope_missing, key_id ${key.key_id}`)
         const detail = `The key does not have the scope ${rule.scope}.`
         const challenge = `Bearer error="insufficient_scope", scope="${rule.scope}"`
         const hint = "Use a key that was issued with it."
@@ -101,11 +101,17 @@ export class Keylatch {
     }
   }
 
-  #log({ verdict, key_id, fingerprint }: Explanation): void {
-    this.#warn(`request refused: ${verdict}, key_id ${key_id ?? "none"}, fingerprint ${fingerprint}`)
+  /** Asks why a key was refused. Whatever happens here, the key stays refused. */
+  async #logReason(presented: string, origin: string | null): Promise<void> {
+    try {
+      const { verdict, key_id, fingerprint } = await this.explain(presented, origin)
+      this.#log(`request refused: ${verdict}, key_id ${key_id}, fingerprint ${fingerprint}`)
+    } catch (error) {
+      this.#log(`request refused, and explain_key did not answer: ${error}`)
+    }
   }
 
-  #warn(line: string): void {
+  #log(line: string): void {
     (this.#options.log ?? console.warn)(line)
   }
 

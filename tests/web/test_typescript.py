@@ -16,6 +16,7 @@ from stack import Database, Rest
 from stack.ports import free_port
 from stack.tools import ROOT, node
 from tools.compiling import EXAMPLES, compile_project
+from tools.typescript import Facts
 from web.site import Site
 
 pytestmark = pytest.mark.one_server
@@ -173,13 +174,26 @@ def test_the_guard_refuses_and_logs_why_but_never_the_key(site: Site, calls: Cal
         assert set(one["body"]) == {"status", "slug", "detail", "hint"}
         assert one["body"]["status"] == one["status"]
     assert log.splitlines() == [
-        *[f"request refused: checksum_failed, key_id none, fingerprint {fingerprint(bad)}"] * 2,
+        *[f"request refused: checksum_failed, key_id null, fingerprint {fingerprint(bad)}"] * 2,
         f"request refused: origin_denied, key_id {page['id']}, "
         f"fingerprint {fingerprint(page['key'])}",
         f"request refused: scope_missing, key_id {secret['id']}",
     ]
     for key in (bad, page["key"], secret["key"]):
         assert key not in log + json.dumps(answers)
+
+
+def test_a_refused_key_stays_refused_when_explain_key_does_not_answer(
+    site: Site, calls: Calls, database: Database, rest: Rest
+) -> None:
+    database.connect().execute(
+        "revoke execute on function keylatch.explain_key from keylatch_resolver"
+    )
+    bad = mistyped(site.issue(kind="secret")["key"])
+    (answer,), log = calls(["guarded", {}, {"x-api-key": bad}], url=rest.url)
+    assert (answer["status"], answer["body"]["slug"]) == (401, "key_invalid")
+    assert log.startswith("request refused, and explain_key did not answer: KeylatchError: ")
+    assert bad not in log
 
 
 def test_the_guard_answers_503_when_the_database_cannot_tell(
@@ -195,3 +209,51 @@ def test_the_guard_answers_503_when_the_database_cannot_tell(
         assert (answer["status"], answer["body"]["slug"]) == (503, "unavailable")
         assert log.startswith("keylatch did not answer: ")
         assert key not in log
+
+
+@pytest.mark.parametrize(
+    ("change", "source"),
+    [
+        (
+            "alter table keylatch_internal.keys rename constraint keys_kind_check to renamed",
+            "keys_kind_check",
+        ),
+        ("alter view keylatch.keys rename to renamed", "keylatch.keys"),
+        ("alter function keylatch_internal.key_form rename to renamed", "key_form"),
+    ],
+)
+def test_the_generator_stops_where_it_finds_no_words(
+    database: Database, change: str, source: str
+) -> None:
+    owner = database.connect()
+    Facts(owner)
+    owner.execute(change.encode())
+    with pytest.raises(AssertionError, match=f"finds no words in .*{source}"):
+        Facts(owner)
+
+
+def test_the_generator_stops_where_nobody_says_which_fields_are_null(database: Database) -> None:
+    owner = database.connect()
+    place = ("CompositeTypes", "opened_session", "opened_session", "token", "string | null")
+    assert Facts(owner).refine(*place) == "string"
+    owner.execute("comment on type keylatch.opened_session is 'A token, or null.'")
+    with pytest.raises(AssertionError, match="which fields of opened_session are null: A token"):
+        Facts(owner).refine(*place)
+
+
+def test_the_words_are_those_that_the_comments_name(home: Database) -> None:
+    owner = home.connect()
+    words = Facts(owner).words
+    for name, about, named in (
+        (
+            "Verdict",
+            "obj_description('keylatch.explain_key'::regproc)",
+            r"first that applies of ([^.]*)\.",
+        ),
+        ("EventName", "col_description('keylatch.key_events'::regclass, 4)", r"([^.]*)\."),
+        ("Status", "col_description('keylatch.keys'::regclass, 23)", r"([^.]*)\."),
+    ):
+        (comment,) = owner.execute(f"select {about}").fetchone() or ("",)
+        match = re.search(named, re.sub(r"\s+\([^)]*\)", "", comment))
+        assert match, comment
+        assert set(re.split(r",\s+|\s+or\s+", match[1])) == set(words[name])

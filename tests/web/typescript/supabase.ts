@@ -21,6 +21,7 @@ export async function use(): Promise<unknown[]> {
   const issued = await api.rpc("issue_key", { workspace_id, kind: "secret", expires_at: null })
   const found = await alone.rpc("resolve_key", { key: "", origin: null })
   const keys = await api.from("keys").select("label, status, expires_at").eq("status", "active")
+  const { data: here } = await api.rpc("installation")
   const notes = await client.from("notes").select("note")
   await api.from("keys").update({ suspended_at: null }).eq("id", "id")
   // @ts-expect-error Type 'null' is not assignable to type 'string | undefined'.
@@ -35,6 +36,7 @@ export async function use(): Promise<unknown[]> {
   await api.rpc("lost_key")
   return [
     issued.data?.key.length,
+    here?.modules.length,
     found.data?.map((key) => key.scopes.length),
     keys.data?.map((key) => key.label.trim() + key.status),
     notes.data?.map((row) => row.note.trim()),
