@@ -17,7 +17,7 @@ import pytest
 from cli.install.project import init
 from stack import Cluster, Database, Janitor, People, Rest, Tokens, chosen_cluster
 from stack.ports import free_port
-from stack.tools import ROOT, supabase_cli
+from stack.tools import ROOT, supabase_cli, typescript
 from tools.pages import Reader, form
 
 pytestmark = pytest.mark.one_server
@@ -42,6 +42,9 @@ do sleep 0.1; done
 # Who works on keylatch runs these; here only their names are checked.
 MAKE = """#!/bin/sh
 exec /usr/bin/make -n -C {root} "$@"
+"""
+TSC = """#!/bin/sh
+exec {tsc} "$@"
 """
 # What a page installs is installed already, from this repository: only the words are checked.
 PIP = """#!/bin/sh
@@ -100,9 +103,9 @@ def begin(
             programs = directory / ".programs"
             programs.mkdir()
             cli = f"{supabase_cli()} --workdir {directory}"
-            texts = {"supabase": SUPABASE, "pip": PIP, "make": MAKE}
+            texts = {"supabase": SUPABASE, "pip": PIP, "make": MAKE, "tsc": TSC}
             for program, text in texts.items():
-                words = {"cli": cli, "python": sys.executable, "root": ROOT}
+                words = {"cli": cli, "python": sys.executable, "root": ROOT, "tsc": typescript()}
                 (programs / program).write_text(text.format(**words))
                 (programs / program).chmod(0o755)
             port = free_port()
@@ -118,6 +121,7 @@ def begin(
             addresses = {
                 "http://127.0.0.1:8000": f"http://127.0.0.1:{port}",
                 "--port 8000": f"--port {port}",
+                "../keylatch/": f"{ROOT}/",
             }
             return opened.enter_context(Reader(directory, environment, addresses))
 
