@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 from .advice import advise
@@ -183,6 +184,7 @@ def error_for(
     detail: str | None = None,
     hint: str | None = None,
     status: int | None = None,
+    arguments: Mapping[str, object] | None = None,
 ) -> KeylatchError:
     """Turn what a server said into the error to raise.
 
@@ -193,11 +195,16 @@ def error_for(
         detail: The detail that came with it.
         hint: The hint that came with it.
         status: The HTTP status, where there was one.
+        arguments: What the call sent, to name the argument that PostgreSQL could not read.
 
     Returns:
         The error; every text in it is masked.
     """
     code = code or ""
+    for name, value in (arguments or {}).items():
+        # PostgreSQL quotes what it could not read.
+        if code == "22P02" and isinstance(value, str) and f': "{value}"' in (message or ""):
+            return InvalidArgument(None, code, f"{name} cannot be read as the type that it has")
     message, detail, hint = (mask_keys(text or "").strip() for text in (message, detail, hint))
     if _OWN_STATE.fullmatch(code) or message in CLASS_BY_SLUG:
         return _own_error(message, code, detail, hint)

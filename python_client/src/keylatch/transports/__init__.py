@@ -18,8 +18,8 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
-from ..errors import UnexpectedAnswer
-from ..secret import Secret
+from ..errors import KeylatchError, Unavailable, UnexpectedAnswer
+from ..secret import Secret, mask_keys
 
 Rows = Sequence[Mapping[str, object]]
 
@@ -36,45 +36,39 @@ _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
 _UNREADABLE = object()
 # Members of an answer that are rows themselves.
 _ROWS = ("keys", "lines")
-
-
 # What each way takes.
-_WAYS: dict[str, tuple[str, ...]] = {
-    "Keylatch.from_supabase": ("supabase.Client",),
-    "AsyncKeylatch.from_supabase": ("supabase.AsyncClient",),
-    "Keylatch.from_postgrest": ("postgrest.SyncPostgrestClient",),
-    "AsyncKeylatch.from_postgrest": ("postgrest.AsyncPostgrestClient",),
-    "Keylatch.from_psycopg": ("psycopg.Connection", "psycopg_pool.ConnectionPool"),
-    "AsyncKeylatch.from_psycopg": ("psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"),
-    "Keylatch.from_sqlalchemy": (
-        "sqlalchemy.Engine",
-        "sqlalchemy.Connection",
-        "sqlalchemy.orm.Session",
-        "sqlalchemy.orm.scoped_session",
-    ),
-    "AsyncKeylatch.from_sqlalchemy": (
-        "sqlalchemy.ext.asyncio.AsyncEngine",
-        "sqlalchemy.ext.asyncio.AsyncConnection",
-        "sqlalchemy.ext.asyncio.AsyncSession",
-        "sqlalchemy.ext.asyncio.async_scoped_session",
-    ),
-    "AsyncKeylatch.from_asyncpg": (
-        "asyncpg.Pool",
-        "asyncpg.Connection",
-        "asyncpg.pool.PoolConnectionProxy",
-    ),
+_WAYS = {
+    "Keylatch.from_supabase": ["supabase.Client"],
+    "AsyncKeylatch.from_supabase": ["supabase.AsyncClient"],
+    "Keylatch.from_postgrest": ["postgrest.SyncPostgrestClient"],
+    "AsyncKeylatch.from_postgrest": ["postgrest.AsyncPostgrestClient"],
+    "Keylatch.from_psycopg": ["psycopg.Connection", "psycopg_pool.ConnectionPool"],
+    "AsyncKeylatch.from_psycopg": ["psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"],
+    "Keylatch.from_sqlalchemy": [
+        f"sqlalchemy.{kind}"
+        for kind in ("Engine", "Connection", "orm.Session", "orm.scoped_session")
+    ],
+    "AsyncKeylatch.from_sqlalchemy": [
+        f"sqlalchemy.ext.asyncio.{kind}"
+        for kind in ("AsyncEngine", "AsyncConnection", "AsyncSession", "async_scoped_session")
+    ],
+    "AsyncKeylatch.from_asyncpg": [
+        f"asyncpg.{kind}" for kind in ("Pool", "Connection", "pool.PoolConnectionProxy")
+    ],
 }
 # What is no way in, by what to use for it.
-_ADVICE: dict[str, tuple[str, ...]] = {
+_ADVICE = {
     "Keylatch.from_psycopg with a connection of psycopg 3 (pip install 'keylatch[psycopg]'): "
-    "psycopg2 writes keys into the text of statements": (
-        "psycopg2.extensions.connection",
-        "psycopg2.pool.AbstractConnectionPool",
-    ),
-    "Keylatch.from_psycopg(connection.connection), after connection.ensure_connection()": (
-        "django.db.backends.base.base.BaseDatabaseWrapper",
-        "django.utils.connection.ConnectionProxy",
-    ),
+    "psycopg2 writes keys into the text of statements": [
+        f"psycopg2.{kind}" for kind in ("extensions.connection", "pool.AbstractConnectionPool")
+    ],
+    "Keylatch.from_psycopg(connection.connection), after connection.ensure_connection()": [
+        f"django.{kind}"
+        for kind in (
+            "db.backends.base.base.BaseDatabaseWrapper",
+            "utils.connection.ConnectionProxy",
+        )
+    ],
 }
 
 
@@ -240,6 +234,25 @@ def plain(value: object) -> object:
 def dump_json(value: object) -> str:
     """Give a `Batch` or an object as JSON, with the text of each `Secret` in it."""
     return json.dumps(value, default=plain, allow_nan=False)
+
+
+def driver_failure(problem: BaseException, *no_answer: type[BaseException]) -> KeylatchError:
+    """Give the error of keylatch for what a driver says where the server said nothing.
+
+    Args:
+        problem: What it raised.
+        no_answer: Its classes that say that nothing answers.
+
+    Returns:
+        The error, to be raised outside of the except block.
+    """
+    said = mask_keys(str(problem)).partition("\n")[0]
+    detail = f"{type(problem).__name__}: {said}".removesuffix(": ")
+    if not isinstance(problem, no_answer):
+        return KeylatchError("driver_error", detail=detail)
+    return Unavailable(
+        detail=detail, hint="Check that the server runs and that the connection is open."
+    )
 
 
 def is_one_of(value: object, *names: str) -> bool:

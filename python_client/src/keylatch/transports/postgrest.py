@@ -58,7 +58,7 @@ class _Calls(Calls):
             except httpx.HTTPError as problem:
                 failure = _no_answer(problem)
             else:
-                page = _read(response)
+                page = _read(response, arguments)
                 rows += page
                 if not page or _is_all(response, len(rows)):
                     return rows
@@ -73,6 +73,9 @@ class PostgrestTransport(Blocking, _Calls):
 
 class AsyncPostgrestTransport(Awaited, _Calls):
     """As `PostgrestTransport`, over the async clients."""
+
+
+TRANSPORTS = (PostgrestTransport, AsyncPostgrestTransport)
 
 
 def _sending(
@@ -127,7 +130,7 @@ def _body(function: str, arguments: Mapping[str, object]) -> bytes | None:
     return json.dumps(arguments, default=plain, allow_nan=False).encode()
 
 
-def _read(response: httpx.Response) -> Rows:
+def _read(response: httpx.Response, arguments: Mapping[str, object]) -> Rows:
     """Give the rows of a good answer; raise the error of a bad one."""
     try:
         answer = read_json(response.text)
@@ -152,6 +155,7 @@ def _read(response: httpx.Response) -> Rows:
         detail=_text(said, "details"),
         hint=_text(said, "hint"),
         status=response.status_code,
+        arguments=arguments,
     )
 
 
