@@ -14,7 +14,7 @@ import supabase
 from postgrest import SyncPostgrestClient
 
 from client.vectors import SECRET
-from client.world import World
+from client.world import Clients, World
 from keylatch import Keylatch, errors
 from keylatch.cached import CachedResolver
 from keylatch.errors import (
@@ -349,6 +349,29 @@ def test_a_sub_that_is_no_uuid_names_what_works_and_that_works(
     kl = Keylatch.from_psycopg(core.connect("authenticated", claims))
     issued = kl.issue(world.people.a, kind="secret")
     assert kl.show(issued.id).created_by is None
+
+
+def test_a_sub_that_is_no_uuid_is_named_over_http_too(world: World) -> None:
+    with httpx.Client() as session:
+        client = SyncPostgrestClient(world.rest.rest_url, http_client=session)
+        client.auth(world.rest.tokens.token("user_2abc"))
+        with pytest.raises(InvalidArgument, match="claim sub of the token is not a UUID"):
+            Keylatch.from_postgrest(client).issue(world.people.a)
+
+
+def test_a_malformed_id_that_was_sent_is_named_and_is_no_bad_sub(clients: Clients) -> None:
+    """The client refuses it before; who calls the transport, or an older client, does not."""
+    transport = clients.act_as("alice")._transport
+    for function, arguments in (
+        ("revoke_key", {"key_id": "user_2abc", "reason": None, "cascade": False}),
+        ("list_keys", {"workspace_id": SECRET}),
+    ):
+        with pytest.raises(InvalidArgument) as caught:
+            transport.call(function, arguments)
+        field = next(iter(arguments))
+        assert caught.value.detail == f"{field} cannot be read as the type that it has"
+        assert caught.value.sqlstate == "22P02"
+        assert SECRET not in repr(caught.value)
 
 
 def test_a_login_without_the_grant_is_told_it_as_sql_that_helps(database: Database) -> None:
