@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.vectors import SECRET
-from keylatch import Secret, models
+from keylatch import Keylatch, Secret, models
 from keylatch.errors import KeylatchError, NotInstalled, UnexpectedAnswer, UnreadableRow
 from keylatch.models import (
     EventVerification,
@@ -366,6 +366,34 @@ def test_what_python_can_read_is_read_the_same_beside_what_it_cannot(value: obje
     (row,) = cast(list[dict[str, object]], answer)
     if '"bad": 0' not in json.dumps(value):
         assert (row["good"], row["last"]) == (value, value)
+
+
+def test_a_row_whose_id_cannot_be_read_either_is_told_without_it() -> None:
+    (row,) = read_all(ResolvedKey, [{**JSON[ResolvedKey], "key_id": 5, "scopes": 5}])
+    with pytest.raises(UnreadableRow, match=r"scopes of the ResolvedKey \? cannot be read"):
+        row.scopes  # noqa: B018
+
+
+class Canned:
+    """Answers every call with the same rows."""
+
+    def __init__(self, *rows: dict[str, object]) -> None:
+        self.rows = rows
+
+    def call(self, function: str, arguments: object) -> Any:
+        return as_rows(list(self.rows))
+
+
+def test_a_batch_whose_answer_is_not_whole_is_an_unexpected_answer() -> None:
+    row = {**JSON[ResolvedKey], "position": 1}
+    for rows in ([], [row], [row, row], [row, {**row, "position": 3}]):
+        with pytest.raises(UnexpectedAnswer, match=f"2 keys .* {len(rows)} answers.*max-rows"):
+            Keylatch(Canned(*rows)).resolve_many(["a", "b"])
+    for answer in ({}, {"keys": None}, {"keys": {}}):
+        with pytest.raises(UnexpectedAnswer, match="no list of keys"):
+            Keylatch(Canned(answer)).issue_many(UUID(int=1), labels=["a"])
+    with pytest.raises(UnexpectedAnswer, match="not made of JSON objects"):
+        as_rows(read_json(HUGE))
 
 
 def test_a_text_that_is_not_json_is_refused() -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from .calls import Call, wait_for_replicas
 from .errors import InvalidArgument, NotInstalled
-from .transports import expect, replica
+from .transports import expect
 
 T = TypeVar("T")
 TransportT = TypeVar("TransportT")
@@ -194,6 +194,8 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
     ) -> Self:
         primary = transport(source, *options)
         if reads is not None:
+            from .transports import replica
+
             replicated: Any = replica.TRANSPORTS[cls._is_async]
             return cls(replicated(primary, transport(reads, *options), max_lag))
         if max_lag is not None:

@@ -208,8 +208,7 @@ def _parts(text: str) -> Iterator[str]:
         elif mark in ("]", "}"):
             depth -= 1
         if (depth == 1 and mark == ",") or depth == 0:
-            if text[start : token.start()].strip():
-                yield text[start : token.start()]
+            yield text[start : token.start()]
             start = token.end()
 
 
