@@ -5,24 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
-from weakref import WeakValueDictionary
+from typing import Any
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from ..errors import KeylatchError, error_for
 from . import Awaited, driver_failure
 from .sql import Call, Found, SqlCalls
-
-if TYPE_CHECKING:
-    from asyncpg.pool import PoolConnectionProxy
-
-    Connection: TypeAlias = asyncpg.Connection | PoolConnectionProxy
-
-# A call switches the role within a transaction, so two tasks must not interleave on one
-# connection. By the id of the connection, since several clients may share it, and what a pool
-# lends has no weak references. Each client holds its connection and the lock.
-_locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
 
 class AsyncpgTransport(Awaited, SqlCalls):
@@ -30,28 +20,24 @@ class AsyncpgTransport(Awaited, SqlCalls):
 
     # A time-out is an `OSError`.
     _errors = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+    _connections = (asyncpg.Connection, PoolConnectionProxy)
+    _new_lock = staticmethod(asyncio.Lock)
 
-    def __init__(self, source: asyncpg.Pool | Connection, claims: Mapping[str, Any] | None) -> None:
-        super().__init__(source, claims)
-        self._lock = _locks.setdefault(id(source), asyncio.Lock())
+    async def _borrowed(self, call: Call) -> Found:
+        async with self._source.acquire() as connection:
+            return await self._alone(connection, call)
 
-    async def _carry(self, call: Call) -> Found:
-        if isinstance(self._source, asyncpg.Pool):
-            async with self._source.acquire() as connection:
-                return await self._alone(connection, call)
-        async with self._lock:
-            is_inside = self._source.is_in_transaction()
-            return await (self._within if is_inside else self._alone)(self._source, call)
+    def _is_inside(self, connection: Any) -> bool:
+        return bool(connection.is_in_transaction())
 
     async def _ask(self, connection: Any, query: str, values: Sequence[object] = ()) -> Found:
         found: Found = await connection.fetch(query, *values)
         return found
 
     def _block(self, connection: Any) -> AbstractAsyncContextManager[Any]:
-        is_inside = connection.is_in_transaction()
-        block: AbstractAsyncContextManager[Any] = (
-            self._savepoint(connection) if is_inside else connection.transaction()
-        )
+        if self._is_inside(connection):
+            return self._savepoint(connection)
+        block: AbstractAsyncContextManager[Any] = connection.transaction()
         return block
 
     @asynccontextmanager

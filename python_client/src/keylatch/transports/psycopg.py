@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -17,30 +16,15 @@ from ..errors import InvalidArgument, KeylatchError, error_for
 from . import READS, Awaited, Blocking, driver_failure
 from .sql import BECOME, Call, Found, SqlCalls
 
-# A call switches the role within a transaction, so two threads or tasks must not interleave on
-# one connection. By connection, since several clients may share it.
-_locks: WeakKeyDictionary[object, Any] = WeakKeyDictionary()
-
 
 class _Calls(SqlCalls):
     _errors = (psycopg.Error, UnicodeError)
-    _connection: Any
     # Made here, not by the connection: the caller's row factory stays the caller's, and a cursor
     # that binds in the client would put the key into the statement's text.
     _cursor: Callable[..., Any]
-    _lock: Callable[[], Any]
 
-    async def _carry(self, call: Call) -> Found:
-        source = self._source
-        if not isinstance(source, self._connection):
-            return await self._borrowed(call)
-        lock = _locks.setdefault(source, self._lock())
-        await self._wait(lock.acquire())
-        try:
-            is_alone = source.autocommit and is_idle(source)
-            return await (self._alone if is_alone else self._within)(source, call)
-        finally:
-            lock.release()
+    def _is_inside(self, connection: Any) -> bool:
+        return not (connection.autocommit and is_idle(connection))
 
     async def _borrowed(self, call: Call) -> Found:
         connection = await self._wait(self._source.getconn())
@@ -90,13 +74,15 @@ class _Calls(SqlCalls):
 class PsycopgTransport(Blocking, _Calls):
     """Calls on the caller's connection, or on one borrowed from the caller's pool."""
 
-    _connection, _cursor, _lock = psycopg.Connection, psycopg.RawCursor, threading.Lock
+    _connections, _cursor = (psycopg.Connection,), psycopg.RawCursor
+    _new_lock = staticmethod(threading.Lock)
 
 
 class AsyncPsycopgTransport(Awaited, _Calls):
     """As `PsycopgTransport`, over the async connections and pools."""
 
-    _connection, _cursor, _lock = psycopg.AsyncConnection, psycopg.AsyncRawCursor, asyncio.Lock
+    _connections, _cursor = (psycopg.AsyncConnection,), psycopg.AsyncRawCursor
+    _new_lock = staticmethod(asyncio.Lock)
 
 
 TRANSPORTS = (PsycopgTransport, AsyncPsycopgTransport)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
+from weakref import WeakValueDictionary
 
 from ..errors import InvalidArgument, KeylatchError
 from . import VIEWS, Batch, Calls, Rows, as_rows, dump_json, plain, read_json
@@ -36,6 +37,11 @@ _TYPES = {
     "timeout": "interval",
     "workspace_id": "uuid",
 }
+
+# A call switches the role within a transaction, so two threads or tasks must not interleave on
+# one connection. By its id, since several clients may share it, and what a pool of asyncpg lends
+# has no weak references. Each client holds its connection and the lock.
+_locks: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 Found = Sequence[Sequence[Any]]
 
@@ -95,14 +101,22 @@ class SqlCalls(Calls):
     """
 
     _errors: ClassVar[tuple[type[BaseException], ...]]
+    # What is no connection is a pool, of a library that need not be there.
+    _connections: ClassVar[tuple[Any, ...]]
+    _new_lock: Callable[[], Any]
 
     def __init__(self, source: Any, claims: Mapping[str, Any] | None) -> None:
         self._source = source
         self._identity = identity_of(claims)
+        self._lock = _locks.setdefault(id(source), self._new_lock())
 
     @abstractmethod
-    async def _carry(self, call: Call) -> Found:
-        """Take a connection, and make the call `_alone` or `_within` on it."""
+    async def _borrowed(self, call: Call) -> Found:
+        """Make the call `_alone` on a connection of the pool."""
+
+    @abstractmethod
+    def _is_inside(self, connection: Any) -> bool:
+        """Tell whether the call is in a transaction of the caller's."""
 
     @abstractmethod
     async def _ask(self, connection: Any, query: str, values: Sequence[object] = ()) -> Found:
@@ -124,6 +138,16 @@ class SqlCalls(Calls):
             failure = self._failure(problem, arguments)
         # Out of the except block: what the driver raised has frames and texts with the key.
         raise failure
+
+    async def _carry(self, call: Call) -> Found:
+        if not isinstance(self._source, self._connections):
+            return await self._borrowed(call)
+        await self._wait(self._lock.acquire())
+        try:
+            is_inside = self._is_inside(self._source)
+            return await (self._within if is_inside else self._alone)(self._source, call)
+        finally:
+            self._lock.release()
 
     async def _alone(self, connection: Any, call: Call) -> Found:
         """Make a call that is a transaction of its own."""
