@@ -7,7 +7,6 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import (
-    AsyncIterator,
     Awaitable,
     Callable,
     Coroutine,
@@ -15,8 +14,8 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..errors import KeylatchError, Unavailable, UnexpectedAnswer
 from ..secret import Secret, mask_keys
@@ -122,11 +121,20 @@ async def at_once(result: T) -> T:
     return result
 
 
-@asynccontextmanager
-async def entered_at_once(context: AbstractContextManager[T]) -> AsyncIterator[T]:
-    """Give a blocking context manager to a coroutine that enters it with `async with`."""
-    with context as value:
-        yield value
+class EnteredAtOnce(Generic[T]):
+    """Gives a blocking context manager to a coroutine that enters it with `async with`."""
+
+    def __init__(self, context: AbstractContextManager[T]) -> None:
+        """Take the context manager."""
+        self._context = context
+
+    async def __aenter__(self) -> T:
+        """Enter it."""
+        return self._context.__enter__()
+
+    async def __aexit__(self, *raised: Any) -> bool | None:
+        """Leave it."""
+        return self._context.__exit__(*raised)
 
 
 def as_it_is(waiting: T) -> T:
@@ -149,7 +157,7 @@ class Blocking(Calls):
     """Makes a blocking transport of `Calls`."""
 
     _wait = staticmethod(at_once)
-    _entered = staticmethod(entered_at_once)
+    _entered = EnteredAtOnce
 
     def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """As `Transport.call`."""
