@@ -41,6 +41,18 @@ def test_importing_it_loads_no_library() -> None:
     assert loaded - set(sys.stdlib_module_names) == {"keylatch"}
 
 
+def test_importing_it_loads_the_calls_and_no_transport() -> None:
+    """A transport is loaded when a client is made with it, as are cache, usage and FastAPI."""
+    code = (
+        "import sys, keylatch\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'keylatch'))"
+    )
+    output = subprocess.check_output([sys.executable, "-I", "-c", code], text=True)
+    files = [Path(name) for name in output.split()]
+    assert [file.parent.name for file in files if file.parent != PACKAGE] == ["transports"]
+    assert sum(len(file.read_text("utf-8").splitlines()) for file in files) <= 2700
+
+
 def test_a_library_that_is_not_loaded_is_not_loaded_to_refuse_an_object() -> None:
     code = (
         "import sys, keylatch\n"

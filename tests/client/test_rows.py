@@ -23,7 +23,7 @@ from keylatch.models import (
     ResolvedKey,
 )
 from keylatch.rows import read_all, read_one, read_optional
-from keylatch.transports import as_rows, plain, read_json
+from keylatch.transports.wire import as_rows, plain, read_json
 
 pytestmark = pytest.mark.one_server
 

@@ -152,7 +152,7 @@ class FailingTransport:
         self.answer = answer
 
     def call(self, function: str, arguments: object) -> object:
-        from keylatch.transports import as_rows
+        from keylatch.transports.wire import as_rows
 
         if isinstance(self.answer, KeylatchError):
             raise self.answer

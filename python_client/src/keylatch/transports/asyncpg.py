@@ -11,8 +11,8 @@ import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from ..errors import KeylatchError, error_for
-from . import Awaited, driver_failure
-from .sql import Call, Found, SqlCalls
+from . import Awaited
+from .sql import Call, Found, SqlCalls, driver_failure
 
 
 class AsyncpgTransport(Awaited, SqlCalls):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +9,8 @@ import httpx
 
 from ..errors import KeylatchError, Unavailable, UnexpectedAnswer, error_for
 from ..secret import mask_keys
-from . import VIEWS, Awaited, Blocking, Calls, Rows, as_rows, plain, read_json
+from . import VIEWS, Awaited, Blocking, Calls, Rows
+from .wire import as_rows, dump_json, read_json
 
 if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient, SyncPostgrestClient
@@ -127,7 +127,7 @@ def _send_key_as_apikey(headers: httpx.Headers) -> None:
 def _body(function: str, arguments: Mapping[str, object]) -> bytes | None:
     if function in VIEWS:
         return None
-    return json.dumps(arguments, default=plain, allow_nan=False).encode()
+    return dump_json(arguments).encode()
 
 
 def _read(response: httpx.Response, arguments: Mapping[str, object]) -> Rows:

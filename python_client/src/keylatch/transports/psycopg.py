@@ -13,8 +13,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from ..errors import InvalidArgument, KeylatchError, error_for
-from . import READS, Awaited, Blocking, driver_failure
-from .sql import BECOME, Call, Found, SqlCalls
+from . import READS, Awaited, Blocking
+from .sql import BECOME, Call, Found, SqlCalls, driver_failure
 
 
 class _Calls(SqlCalls):
@@ -43,16 +43,13 @@ class _Calls(SqlCalls):
         if self._identity and call.function in READS and psycopg.Pipeline.is_supported():
             # One round trip. What is sent together is one transaction, which commits at the end;
             # psycopg cannot tell of a commit that fails there, and that of a read does not.
-            asked, refused = self._cursor(connection, row_factory=tuple_row), None
+            asked = self._cursor(connection, row_factory=tuple_row)
             with suppress(psycopg.errors.PipelineAborted):
                 async with self._entered(connection.pipeline()):
-                    try:
+                    # Not through the pipeline, whose end raises it too, and else logs the rest.
+                    with suppress(psycopg.Error):
                         await self._wait(self._cursor(connection).execute(BECOME, self._identity))
                         await self._wait(asked.execute(*call.bound()))
-                    except psycopg.Error as problem:
-                        refused = problem  # Not through the pipeline, which would log the rest.
-                if refused is not None:
-                    raise refused
                 found: Found = await self._wait(asked.fetchall())
                 return found
             # The claims were refused. One statement after the other tells why.

@@ -10,8 +10,10 @@ from functools import cache
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
-from ..errors import InvalidArgument, KeylatchError
-from . import VIEWS, Batch, Calls, Rows, as_rows, dump_json, plain, read_json
+from ..errors import InvalidArgument, KeylatchError, Unavailable
+from ..secret import mask_keys
+from . import VIEWS, Batch, Calls, Rows
+from .wire import as_rows, dump_json, plain, read_json
 
 BECOME = """
 select pg_catalog.set_config('request.jwt.claims', $1::pg_catalog.text, true),
@@ -219,3 +221,22 @@ def _text(value: object) -> object:
         case list():
             return [plain(one) for one in value]
     return plain(value)
+
+
+def driver_failure(problem: BaseException, *no_answer: type[BaseException]) -> KeylatchError:
+    """Give the error of keylatch for what a driver says where the server said nothing.
+
+    Args:
+        problem: What it raised.
+        no_answer: Its classes that say that nothing answers.
+
+    Returns:
+        The error, to be raised outside of the except block.
+    """
+    said = mask_keys(str(problem)).partition("\n")[0]
+    detail = f"{type(problem).__name__}: {said}".removesuffix(": ")
+    if not isinstance(problem, no_answer):
+        return KeylatchError("driver_error", detail=detail)
+    return Unavailable(
+        detail=detail, hint="Check that the server runs and that the connection is open."
+    )

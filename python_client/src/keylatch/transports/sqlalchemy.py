@@ -14,8 +14,8 @@ from sqlalchemy import Connection, Engine, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..errors import InvalidArgument, KeylatchError
-from . import Awaited, Blocking, Calls, Rows, driver_failure, is_one_of
-from .sql import identity_of
+from . import Awaited, Blocking, Calls, Rows, is_one_of
+from .sql import driver_failure, identity_of
 
 # SQLAlchemy and its driver both begin a transaction with the first statement, and a call is none
 # that SQLAlchemy sees.
