@@ -132,7 +132,8 @@ def test_a_batch_whose_answer_is_not_whole_is_an_unexpected_answer() -> None:
     for rows in ([], [row], [row, row], [row, {**row, "position": 3}]):
         with pytest.raises(UnexpectedAnswer, match=f"2 keys .* {len(rows)} answers.*max-rows"):
             Keylatch(Canned(*rows)).resolve_many(["a", "b"])
-    for answer in ({}, {"keys": None}, {"keys": {}}):
+    answers: list[dict[str, object]] = [{}, {"keys": None}, {"keys": {}}]
+    for answer in answers:
         with pytest.raises(UnexpectedAnswer, match="no list of keys"):
             Keylatch(Canned(answer)).issue_many(UUID(int=1), labels=["a"])
     with pytest.raises(UnexpectedAnswer, match="not made of JSON objects"):

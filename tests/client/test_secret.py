@@ -100,7 +100,8 @@ def test_an_unpickled_copy_says_why_it_has_no_value() -> None:
     assert received.key != pickle.loads(pickle.dumps(received.key))  # noqa: S301
     assert repr(received.key) == "Secret('...')"
     assert hash(received.key) == hash(received.key)
-    assert ISSUED.key.__getstate__() is None
+    state: Any = ISSUED.key
+    assert state.__getstate__() is None
     with pytest.raises(RuntimeError, match="came out of a pickle"):
         hash_key(received.key)
 
