@@ -9,6 +9,7 @@ import pprint
 from collections.abc import Callable
 from datetime import UTC, datetime
 from string import Template
+from typing import Any
 from uuid import UUID
 
 import pytest
