@@ -577,6 +577,7 @@ declare
   v_previous bytea;
   v_batch record;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.seal_key_events');
   -- Only other sealers wait here: a transaction that writes events does not touch this table.
   lock table keylatch_internal.key_event_checkpoints in share row exclusive mode;
   select c.number, c.digest into v_number, v_previous
@@ -670,6 +671,7 @@ declare
   v_checkpoint keylatch_internal.key_event_checkpoints;
   v_found record;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.verify_checkpoints');
   select coalesce(max(c.number), 0) into v_last from keylatch_internal.key_event_checkpoints as c;
   select c.digest into v_previous
   from keylatch_internal.key_event_checkpoints as c where c.number = p_from - 1;

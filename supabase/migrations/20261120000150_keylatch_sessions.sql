@@ -413,6 +413,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_session keylatch.session;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.find_session');
   select s.id, s.workspace_id, s.key_id, s.origin, s.subject, s.expires_at
   into v_session
   from keylatch_internal.sessions as t
@@ -430,6 +431,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_session keylatch.session;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.change_session');
   -- Locked first: nothing waits between the check of the time and the change.
   perform from keylatch_internal.sessions as s
   where s.token_hash = sha256(convert_to(p_token, 'UTF8'))
@@ -580,6 +582,7 @@ declare
   v_expired integer;
   v_ended integer;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.delete_old_sessions');
   -- A row that somebody holds is left to the next time.
   delete from keylatch_internal.sessions as s
   where s.id in (

@@ -469,6 +469,7 @@ declare
   v_similar keylatch_internal.legacy_keys[];
   v_ids uuid[];
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.upgrade_legacy_key');
   -- A key that has its row answers for itself, active or not, and costs no slow hash.
   if length(p_key) not between 1 and 1000
     or exists (select from keylatch_internal.keys as k where k.key_hash = v_hash)
@@ -954,6 +955,7 @@ declare
   v_deleted uuid[];
   v_place integer;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.take_import');
   begin
     v_deleted := keylatch_internal.share_import(v_lines);
     for v_place in
