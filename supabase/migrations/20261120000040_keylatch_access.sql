@@ -73,6 +73,7 @@ returns trigger language plpgsql volatile security definer
 -- definer because: a role that could lock these rows itself could keep others from making keys.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.share_workspaces');
   insert into keylatch_internal.workspace_latches (workspace_id)
   select distinct n.workspace_id from new_keys as n where not exists (
     select from keylatch_internal.workspace_latches as w where w.workspace_id = n.workspace_id
@@ -82,8 +83,7 @@ begin
   -- Who deletes a workspace has its row alone, and may wait for a key that this transaction holds,
   -- as a rotation holds the predecessor: so here is no waiting.
   if (
-    select count(*)
-    from (
+    select count(*) from (
       select from keylatch_internal.workspace_latches as w
       where w.workspace_id in (select n.workspace_id from new_keys as n) and w.deleted_at is null
       for share skip locked

@@ -353,6 +353,9 @@ set timezone = 'UTC' as $$
 declare
   v_source constant text[] := keylatch_internal.current_source();
 begin
+  if tg_relid <> 'keylatch_internal.keys'::regclass then
+    perform keylatch_internal.require_grants('keylatch_internal.record_new_key');
+  end if;
   insert into keylatch_internal.key_events (
     workspace_id, key_id, event, address, agent, reason, changes
   )
@@ -442,6 +445,9 @@ declare
       then jsonb_build_object('old', old.revoked_at, 'new', new.revoked_at) end
   );
 begin
+  if tg_relid <> 'keylatch_internal.keys'::regclass then
+    perform keylatch_internal.require_grants('keylatch_internal.record_change');
+  end if;
   if (new.label, new.metadata, new.allowed_origins, new.scopes)
     is distinct from (old.label, old.metadata, old.allowed_origins, old.scopes)
   then

@@ -86,6 +86,9 @@ returns trigger language plpgsql volatile security definer
 -- in the view may end it.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  if tg_relid <> 'keylatch.sessions'::regclass then
+    perform keylatch_internal.require_grants('keylatch_internal.delete_session');
+  end if;
   -- The row stays for the rate limit, until it is pruned.
   update keylatch_internal.sessions as s set expires_at = clock_timestamp() where s.id = old.id;
   return old;

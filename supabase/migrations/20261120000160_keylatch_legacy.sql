@@ -149,6 +149,9 @@ returns trigger language plpgsql volatile security definer
 -- definer because: a role that may delete a workspace need not be one that sees waiting keys.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  if tg_relid <> 'keylatch_internal.workspace_latches'::regclass then
+    perform keylatch_internal.require_grants('keylatch_internal.revoke_legacy_workspace');
+  end if;
   update keylatch_internal.legacy_keys as g
   set revoked_at = clock_timestamp(), revoke_reason = 'workspace deleted'
   where g.workspace_id = new.workspace_id and g.revoked_at is null and g.upgraded_at is null;
