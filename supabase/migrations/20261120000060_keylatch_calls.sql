@@ -410,8 +410,7 @@ begin
   perform keylatch_internal.require_unrevoked(v_key);
   update keylatch.keys as k
   set suspended_at = case when p_is_suspended then clock_timestamp() end
-  where k.id = p_key_id
-  returning k.* into v_key;
+  where k.id = p_key_id returning k.* into v_key;
   return v_key;
 end $$;
 comment on function keylatch_internal.set_suspended is

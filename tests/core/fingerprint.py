@@ -131,7 +131,7 @@ def _lines(url: str, queries: dict[str, str], *, is_whole: bool = True) -> list[
             rows: list[tuple[Any, ...]] = connection.execute(
                 query.encode(), {"schemas": list(SCHEMAS)}
             ).fetchall()
-            assert rows or not is_whole, f"the catalog has no {kind} of keylatch: the query cannot be right"
+            assert rows or not is_whole, f"no {kind} of keylatch: the query cannot be right"
             assert all(row[0] is not None for row in rows), f"a line of {kind} is null"
             found += sorted(f"{kind} {row[0]}" for row in rows)
     return found

@@ -90,8 +90,7 @@ def tell(database: Database) -> Story:
     """Fill a migrated database: people, keys in every state, a legacy key, a session, seals."""
     story = Story()
     People.seed(database.url)
-    owner: psycopg.Connection[Any]
-    with psycopg.connect(database.url, autocommit=True, row_factory=namedtuple_row) as owner:
+    with connected(database.url) as owner:
         owner.execute(APPLICATION.encode())
         owner.execute("insert into public.orders (workspace_id) values (%s)", [People.a])
         for label in ("active", "revoked", "later", "rotated", "graced", "suspended"):
@@ -114,6 +113,11 @@ def tell(database: Database) -> Story:
         owner.execute("update keylatch.keys set label = 'x' where id = %s", [story.ids["page"]])
     story.rows = rows(database)
     return story
+
+
+def connected(url: str) -> psycopg.Connection[Any]:
+    """A connection whose rows have names."""
+    return psycopg.connect(url, autocommit=True, row_factory=namedtuple_row)
 
 
 def rows(database: Database) -> dict[str, list[tuple[Any, ...]]]:
@@ -181,10 +185,7 @@ def use_every_call(database: Database, story: Story) -> None:
     report = {str(ids["active"]): {"uses": 1}}
     header = {"x-api-key": keys["page"], "origin": ORIGIN}
     called = set()
-    connection: psycopg.Connection[Any]
-    with psycopg.connect(
-        database.superuser_url, autocommit=True, row_factory=namedtuple_row
-    ) as connection:
+    with connected(database.superuser_url) as connection:
 
         def call(role: str, name: str, *arguments: object) -> Any:
             called.add(name)
