@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from core.fingerprint import access
+from core.fingerprint import access, fingerprint
 from security.restoring.ground import Ground
 from security.restoring.story import Model, Story, guards, tell
 from stack import Database, Janitor, Server
@@ -45,7 +45,9 @@ def model(target: Server, janitor: Janitor) -> Model:
     with Server(target.version, janitor=janitor) as server, Database(server, "model") as database:
         server.install_platform(database.name)
         database.apply(migrations(*module_names(), tenancy=True))
-        return Model(guards(database), access(database.superuser_url))
+        return Model(
+            guards(database), access(database.superuser_url), fingerprint(database.superuser_url)
+        )
 
 
 @pytest.fixture

@@ -80,10 +80,12 @@ class Model:
     Attributes:
         guards: Its triggers, and in which mode each fires.
         access: Who may do what.
+        catalog: All that its catalog says.
     """
 
     guards: list[tuple[Any, ...]]
     access: list[str]
+    catalog: list[str]
 
 
 def tell(database: Database) -> Story:

@@ -16,6 +16,7 @@ from security.restoring.ground import (
     supabase_schema,
 )
 from stack import Database, until
+from stack.modules import migrations, module_names
 
 REPLICA = "set session_replication_role = replica;\n"
 # What the migrations wrote into a database is in the way of the same rows of a dump.
@@ -45,7 +46,6 @@ class Way:
         lost: What it loses, as `story.faults` names it; nothing where it works by itself.
         has_role: Whether the cluster has the role keylatch_resolver before.
         owner: Who owns keylatch afterwards, and runs after_restore.sql.
-        revived: Whether keys that were revoked after the dump are active again.
     """
 
     title: str
@@ -53,7 +53,6 @@ class Way:
     lost: tuple[str, ...] = ()
     has_role: bool = True
     owner: str = "supabase_admin"
-    revived: bool = True
 
 
 def plain(ground: Ground) -> Database:
@@ -153,8 +152,6 @@ def supabase_files(ground: Ground) -> Database:
 
 def migrated(ground: Ground) -> Database:
     database = seeded(ground)
-    from stack.modules import migrations, module_names
-
     database.apply(migrations(*module_names(), tenancy=True))
     return database
 
@@ -255,3 +252,36 @@ WAYS = [
     Way("create database … template", template),
     Way("logical replication with a cut-over", logical_replication),
 ]
+
+
+def table() -> str:
+    """The ways as a page of the guide shows them."""
+    lines = [_HEAD]
+    for way in WAYS:
+        cell = "by itself" if not way.lost else "after `sql/ops/after_restore.sql`"
+        lines.append(f"| {way.title} | {cell} | {', '.join(way.lost) or 'nothing'} |\n")
+    return "".join(lines)
+
+
+_HEAD = """\
+# Ways of restoring
+
+Made by `make generate` from tests/security/restoring, which runs each way on PostgreSQL 15, and from
+15 to 17 (`create database … template` on both). Do not edit.
+
+After each way, and after the script where the table names it, a test found: a key that was revoked
+before the dump stays revoked, in replication mode, too; the catalog is that of a fresh install; the
+seals of the events verify; no event was added; `keylatch doctor` has no error; each call answers.
+
+No dump knows which keys were revoked after it was made: those are active again after every way that
+begins with a dump. Data without its schema goes into a migrated database only in replication mode,
+and after the tables that the migrations filled were emptied (errors, installation, settings and
+limits of keylatch_internal).
+
+What is open: functions that everybody may execute refuse to answer (`restore_incomplete`) until the
+script ran. A latch in replica mode is open to sessions that set `session_replication_role`, until
+the script ran.
+
+| way | works | what it loses |
+|---|---|---|
+"""
