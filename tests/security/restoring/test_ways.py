@@ -22,7 +22,8 @@ def test_a_restored_database_is_whole_or_after_restore_makes_it_so(
     with_role(ground.target, exists=way.has_role)
     with way.restore(ground) as restored:
         assert tuple(faults(restored, model, ground.story)) == way.lost
-        assert (errors(restored) != []) == (way.lost != ())
+        # Who may take the role is a matter of the cluster: the doctor does not call it an error.
+        assert bool(errors(restored)) == bool(set(way.lost) - {"members of the role"})
         mend(restored, way.owner)
         assert faults(restored, model, ground.story) == []
         assert fingerprint(restored.superuser_url) == model.catalog
@@ -132,12 +133,12 @@ def test_an_adoption_goes_on_after_a_restore_of_a_table_that_had_dropped_a_colum
         names = ["public.tenants", "api_key"]
         with connected(restored.url) as owner:
             owner.execute("insert into public.tenants values (301, 'key 301')")
-            while (
-                not owner.execute("select * from keylatch_adoption.hash_rows(%s, %s)", names)
-                .fetchone()
-                .is_done
-            ):
-                pass
+            is_done = False
+            while not is_done:
+                [progress] = owner.execute(
+                    "select * from keylatch_adoption.hash_rows(%s, %s)", names
+                ).fetchall()
+                is_done = progress.is_done
             for (statement,) in owner.execute(
                 "select keylatch_adoption.index_statements(%s, %s)", names
             ).fetchall():

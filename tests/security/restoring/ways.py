@@ -266,8 +266,8 @@ def table() -> str:
 _HEAD = """\
 # Ways of restoring
 
-Made by `make generate` from tests/security/restoring, which runs each way on PostgreSQL 15, and from
-15 to 17 (`create database … template` on both). Do not edit.
+Made by `make generate` from tests/security/restoring, which runs each way on PostgreSQL 15, and
+from 15 to 17 (`create database … template` on both). Do not edit.
 
 After each way, and after the script where the table names it, a test found: a key that was revoked
 before the dump stays revoked, in replication mode, too; the catalog is that of a fresh install; the
