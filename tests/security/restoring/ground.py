@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
 
 from security.restoring.story import Story
 from stack import Cluster, Database
@@ -139,10 +138,3 @@ def with_role(cluster: Cluster, *, exists: bool) -> None:
         if exists:
             connection.execute("create role keylatch_resolver noinherit")
             connection.execute("grant keylatch_resolver to authenticator, postgres")
-
-
-def drop(database: Database) -> None:
-    """Drop a database of a server that stays."""
-    with psycopg.connect(database.server.superuser_url("postgres"), autocommit=True) as connection:
-        name = sql.Identifier(database.name)
-        connection.execute(sql.SQL("drop database if exists {} with (force)").format(name))
