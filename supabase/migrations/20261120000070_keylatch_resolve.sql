@@ -14,6 +14,10 @@ returns setof keylatch.resolved_key language plpgsql stable security definer row
 -- At most one row; but from "rows 1" the type generators make a single object.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  -- The body of require_grants, for the same reason as that of hash_key below.
+  if has_function_privilege('public', 'keylatch.resolve_key'::regproc, 'execute') then
+    perform keylatch_internal.require_grants('keylatch.resolve_key');
+  end if;
   return query
   select k.id, k.workspace_id, k.kind, k.environment, k.scopes, k.metadata, k.expires_at
   from keylatch_internal.active_keys as k
@@ -47,6 +51,7 @@ returns setof keylatch.resolved_key_at language plpgsql stable security definer 
 -- definer because: as resolve_key.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  perform keylatch_internal.require_grants('keylatch.resolve_keys');
   if resolve_keys.keys is null or cardinality(resolve_keys.keys) > 1000
     or cardinality(resolve_keys.origins) <> cardinality(resolve_keys.keys)
   then
@@ -147,8 +152,7 @@ begin
     ('valid', 'The key resolves.', 'There is nothing to do.'),
     ('superseded', 'The key resolves until %2$s: it was superseded.', 'Give the caller its '
       'successor before then.')
-  ) as c (name, detail, hint)
-  where c.name = v_case;
+  ) as c (name, detail, hint) where c.name = v_case;
   v_result.detail := v_result.detail
     || coalesce(' Reason: ' || p_key.revoke_reason, '')
     || case when p_key.kind = 'publishable' and p_key.allowed_origins = '{}'
@@ -179,6 +183,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_key keylatch.keys;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.explain_for_resolver');
   select k.* into v_key from keylatch.keys as k where k.id = keylatch_internal.find_key(p_text);
   -- The verdict, the id and the times; what an admin wrote is not for a log.
   v_key.revoke_reason := case when v_key.revoke_reason = 'rotated' then 'rotated' end;

@@ -96,6 +96,9 @@ returns trigger language plpgsql volatile security definer
 -- in the view may end it.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  if tg_relid <> 'keylatch.sessions'::regclass then
+    perform keylatch_internal.require_grants('keylatch_internal.delete_session');
+  end if;
   -- The row stays for the rate limit, until it is pruned.
   update keylatch_internal.sessions as s set expires_at = clock_timestamp() where s.id = old.id;
   return old;
@@ -490,6 +493,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_session keylatch.session;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.find_session');
   select s.id, s.workspace_id, s.key_id, s.origin, s.subject, s.expires_at
   into v_session
   from keylatch_internal.sessions as t
@@ -507,6 +511,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_session keylatch.session;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.change_session');
   -- Locked first: nothing waits between the check of the time and the change.
   perform from keylatch_internal.sessions as s
   where s.token_hash = sha256(convert_to(p_token, 'UTF8'))
@@ -657,6 +662,7 @@ declare
   v_expired integer;
   v_ended integer;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.delete_old_sessions');
   -- A row that somebody holds is left to the next time.
   delete from keylatch_internal.sessions as s
   where s.id in (

@@ -149,6 +149,9 @@ returns trigger language plpgsql volatile security definer
 -- definer because: a role that may delete a workspace need not be one that sees waiting keys.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  if tg_relid <> 'keylatch_internal.workspace_latches'::regclass then
+    perform keylatch_internal.require_grants('keylatch_internal.revoke_legacy_workspace');
+  end if;
   update keylatch_internal.legacy_keys as g
   set revoked_at = clock_timestamp(), revoke_reason = 'workspace deleted'
   where g.workspace_id = new.workspace_id and g.revoked_at is null and g.upgraded_at is null;
@@ -469,6 +472,7 @@ declare
   v_similar keylatch_internal.legacy_keys[];
   v_ids uuid[];
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.upgrade_legacy_key');
   -- A key that has its row answers for itself, active or not, and costs no slow hash.
   if length(p_key) not between 1 and 1000
     or exists (select from keylatch_internal.keys as k where k.key_hash = v_hash)
@@ -954,6 +958,7 @@ declare
   v_deleted uuid[];
   v_place integer;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.take_import');
   begin
     v_deleted := keylatch_internal.share_import(v_lines);
     for v_place in

@@ -49,6 +49,7 @@ CONTRACT: dict[str, tuple[str, type[KeylatchError]]] = {
     "read_committed_required": ("0A000", KeylatchError),
     "admin_required": ("42501", PermissionDenied),
     "invalid_argument": ("PT400", InvalidArgument),
+    "restore_incomplete": ("PT500", KeylatchError),
     "invalid_api_key": ("PT401", PermissionDenied),
     "invalid_session": ("PT401", PermissionDenied),
     "session_refused": ("PT401", PermissionDenied),

@@ -131,7 +131,7 @@ class UnreadableRow(KeylatchError):
 
 
 _SLUGS: dict[type[KeylatchError], str] = {
-    KeylatchError: "read_committed_required",
+    KeylatchError: "read_committed_required restore_incomplete",
     KeyNotFound: "key_not_found",
     KeyNotUsable: "key_already_rotated key_revoked key_expired key_suspended",
     LatchViolation: "revoked_is_final expired_is_final superseded_is_final column_is_immutable "
