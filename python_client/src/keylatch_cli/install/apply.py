@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from keylatch.errors import KeylatchError, NotInstalled, PermissionDenied, Unavailable, error_for
+from keylatch.errors import KeylatchError, NotInstalled, PermissionDenied
 from keylatch.secret import mask_keys
 
+from ..asking import own_error, own_errors
 from .migrations import (
     TENANCY,
     Choice,
@@ -94,7 +94,7 @@ def read_database(connection: psycopg.Connection[Any]) -> Installed | None:
         KeylatchError: `earlier_checkout` where keylatch is there in another form; else what the
             server says.
     """
-    with _own_errors(), connection.transaction():
+    with own_errors(), connection.transaction():
         return _read(_cursor(connection))
 
 
@@ -122,7 +122,7 @@ def apply(
     """
     release = shipped() if release is None else release
     choice = choice or Choice()
-    with _own_errors():
+    with own_errors():
         try:
             return _apply(connection, release, choice, tenancy)
         except _Failed as failed:
@@ -146,7 +146,7 @@ def install_platform(connection: psycopg.Connection[Any]) -> bool:
         PermissionDenied: The user is no superuser.
         KeylatchError: What the server says.
     """
-    with _own_errors(), connection.transaction():
+    with own_errors(), connection.transaction():
         cursor = _cursor(connection)
         if not _missing(cursor):
             return False
@@ -172,7 +172,7 @@ def missing_platform(
     Returns:
         What is missing: `role anon`. Nothing in a Supabase project.
     """
-    with _own_errors():
+    with own_errors():
         return _missing(_cursor(connection), migrations)
 
 
@@ -253,29 +253,10 @@ def _missing(
     return [what for what in missing if what not in _MISSED_BY or _MISSED_BY[what] in parts]
 
 
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    try:
-        yield
-    except psycopg.Error as problem:
-        raise _failure(problem) from None
-
-
-def _failure(problem: psycopg.Error, migration: Migration | None = None) -> KeylatchError:
+def _failure(problem: psycopg.Error, migration: Migration) -> KeylatchError:
     """Say what the server said, and at which line."""
-    said = problem.diag
+    said, found = problem.diag, own_error(problem)
     if problem.sqlstate is None:
-        return Unavailable(
-            detail=mask_keys(str(problem)).partition("\n")[0],
-            hint="Run the command again; nothing happens where it was done.",
-        )
-    found = error_for(
-        message=said.message_primary,
-        code=problem.sqlstate,
-        detail=said.message_detail,
-        hint=said.message_hint,
-    )
-    if migration is None:
         return found
     where = migration.name
     if said.statement_position:

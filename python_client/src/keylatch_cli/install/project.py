@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import mkstemp
-from typing import BinaryIO
 
 from keylatch.errors import InvalidArgument, KeylatchError
 
+from ..writing import replacing
 from .migrations import (
     Choice,
     Header,
@@ -125,7 +122,7 @@ def write(project: Path, plan: Plan) -> None:
     written: list[Path] = []
     try:
         for name, migration in plan.new.items():
-            with _replacing(directory / name, 0o644) as file:
+            with replacing(directory / name, 0o644) as file:
                 file.write(migration.text.encode())
             written.append(directory / name)
     except BaseException:
@@ -184,7 +181,7 @@ def expose(project: Path) -> None:
         api["schemas"].append(SCHEMA)
     else:
         api["schemas"] = [*schemas, SCHEMA]
-    with _replacing(path, path.stat().st_mode & 0o7777) as file:
+    with replacing(path, path.stat().st_mode & 0o7777) as file:
         file.write(document.as_string().encode())
 
 
@@ -230,19 +227,3 @@ def _inside(project: Path, path: Path) -> Path:
         f"is not safe to write to: {path.relative_to(project)} leads out of it.",
         "Replace the symbolic link by what it leads to.",
     )
-
-
-@contextmanager
-def _replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
-    """Give a new file of a random name, which takes this place when it is complete."""
-    # mkstemp follows no link: a file of that name must not be there.
-    number, name = mkstemp(prefix=".keylatch-", dir=path.parent)
-    try:
-        with os.fdopen(number, "wb") as file:
-            yield file
-            os.fchmod(file.fileno(), mode)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
