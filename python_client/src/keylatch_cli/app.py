@@ -26,6 +26,7 @@ _COMMANDS = {
     "importing": ("import_",),
     "adopt": ("adopt",),
     "install": ("install", "sql", "apply"),
+    "uninstall": ("uninstall",),
     "doctor": ("doctor",),
     "audit": ("audit",),
 }

@@ -26,15 +26,17 @@ class Owner:
         self.connection, self.workspace = connection, workspace
 
     def issue(self, label: str) -> tuple[UUID, str]:
-        return self.row(
+        key_id, key = self.row(
             "select id, key from keylatch.issue_key(%s, 'secret', %s)", self.workspace, label
         )
+        return key_id, key
 
     def row(self, query: str, *parameters: object) -> Any:
         return self.connection.execute(query.encode(), parameters or None).fetchone()
 
     def resolves(self, key: str) -> bool:
-        return self.row("select count(*) from keylatch.resolve_key(%s)", key) == (1,)
+        (count,) = self.row("select count(*) from keylatch.resolve_key(%s)", key)
+        return bool(count)
 
     def state(self, key_id: UUID) -> Any:
         return self.row(

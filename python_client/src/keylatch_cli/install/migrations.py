@@ -20,6 +20,9 @@ Tenancy = Literal["keylatch", "own"]
 CORE, TENANCY = "core", "tenancy"
 """The parts that are no modules: what every installation has, and keylatch's own workspaces."""
 
+NOTHING = "nothing"
+"""The version that a removal leads to."""
+
 DROP = (
     'psql "$DATABASE_URL" -c '
     "'drop schema if exists keylatch_hooks, keylatch_internal, keylatch cascade'"
@@ -36,7 +39,7 @@ _LAST = "update keylatch_internal.installation set schema_version = 'NEW';\n"
 _SECTION = re.compile(r"^-- module: (\w+) *\n", re.MULTILINE)
 # An exact number of lines: version control and the CLI may remove the empty line behind them.
 _HEADER = re.compile(
-    r"-- keylatch (?P<old>[0-9.]+?)(?: to (?P<new>[0-9.]+))?\s*\n"
+    r"-- keylatch (?P<old>[0-9.]+?)(?: to (?P<new>[0-9.]+|nothing))?\s*\n"
     r"-- contains: (?P<parts>[a-z_, ]+?)\s*\n"
     r"-- tenancy: (?P<tenancy>keylatch|own)\s*\n"
     r"-- sha256: (?P<checksum>[0-9a-f]{64})\s*\n"
@@ -105,7 +108,7 @@ class Header:
     """The first lines of a generated file.
 
     Attributes:
-        version: The version of the schema when the file has run.
+        version: The version of the schema when the file has run; `NOTHING` for a removal.
         upgrades: The version before, for an upgrade.
         parts: The parts that the file makes or changes.
         tenancy: Whose tenancy the installation has.
@@ -395,6 +398,9 @@ def read_installed(headers: Iterable[Header]) -> Installed | None:
     """
     installed: Installed | None = None
     for one in headers:
+        if one.version == NOTHING:
+            installed = None
+            continue
         if CORE in one.parts and one.upgrades is None:
             if installed is not None:
                 raise KeylatchError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from keylatch.errors import InvalidArgument, KeylatchError
+from keylatch.errors import InvalidArgument, KeylatchError, NotInstalled
 
+from ..uninstall.removal import migration as removal
 from ..writing import replacing
 from .migrations import (
     Choice,
@@ -81,29 +82,36 @@ def prepare(
             `next_stamps`.
     """
     release = shipped() if release is None else release
-    _config(project)
-    newest, headers = "", dict[str, Header]()
-    for path in sorted(_directory(project).glob("*.sql")):
-        stamp, _ = split_name(path.name) or ("", "")
-        newest = max(newest, stamp)
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if (header := read_header(text)) is not None:
-            headers[path.name] = header
-        elif _MAKES_SCHEMA.search(text):
-            raise earlier_checkout(f"{path.name} makes the schema of")
-    if edited := [name for name, header in headers.items() if not header.is_intact]:
-        raise KeylatchError(
-            "migration_differs",
-            detail=f"Somebody edited {', '.join(edited)}.",
-            hint="Take the file back from version control. Put your changes into a migration of "
-            "your own.",
-        )
-    installed = read_installed(headers.values())
+    installed, newest, present = _read(project)
     migrations = release.plan(installed, choice or Choice(), tenancy)
-    stamps = next_stamps(newest, now or datetime.now(UTC), len(migrations))
-    new = {f"{stamp}_{one.name}.sql": one for stamp, one in zip(stamps, migrations, strict=True)}
     decided = installed.tenancy if installed else migrations[0].tenancy
-    return Plan(installed, tuple(headers), new, decided)
+    return Plan(installed, present, _stamped(newest, migrations, now), decided)
+
+
+def prepare_removal(project: Path, *, now: datetime | None = None) -> Plan:
+    """Say what removes keylatch from a project; nothing is written.
+
+    Args:
+        project: The directory with `supabase/config.toml`.
+        now: The time, in UTC; the clock's unless given.
+
+    Returns:
+        The plan, with one migration that removes.
+
+    Raises:
+        InvalidArgument: As `prepare`.
+        NotInstalled: The project has no keylatch, or removes it already.
+        KeylatchError: As `prepare`.
+    """
+    installed, newest, present = _read(project)
+    if installed is None:
+        raise NotInstalled(
+            detail="The migrations of this project install no keylatch, or remove it already.",
+            hint="For a database without such a project leave PROJECT out: "
+            "keylatch uninstall --db-url URL > remove.sql",
+        )
+    new = _stamped(newest, (removal(installed),), now)
+    return Plan(installed, present, new, installed.tenancy)
 
 
 def write(project: Path, plan: Plan) -> None:
@@ -201,6 +209,35 @@ def expose_statements(schemas: Iterable[str]) -> str:
         "notify pgrst, 'reload config';\n"
         "notify pgrst, 'reload schema';"
     )
+
+
+def _read(project: Path) -> tuple[Installed | None, str, tuple[str, ...]]:
+    """Give what the project has, its newest stamp, and the names of the generated files."""
+    _config(project)
+    newest, headers = "", dict[str, Header]()
+    for path in sorted(_directory(project).glob("*.sql")):
+        stamp, _ = split_name(path.name) or ("", "")
+        newest = max(newest, stamp)
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if (header := read_header(text)) is not None:
+            headers[path.name] = header
+        elif _MAKES_SCHEMA.search(text):
+            raise earlier_checkout(f"{path.name} makes the schema of")
+    if edited := [name for name, header in headers.items() if not header.is_intact]:
+        raise KeylatchError(
+            "migration_differs",
+            detail=f"Somebody edited {', '.join(edited)}.",
+            hint="Take the file back from version control. Put your changes into a migration of "
+            "your own.",
+        )
+    return read_installed(headers.values()), newest, tuple(headers)
+
+
+def _stamped(
+    newest: str, migrations: Sequence[Migration], now: datetime | None
+) -> dict[str, Migration]:
+    stamps = next_stamps(newest, now or datetime.now(UTC), len(migrations))
+    return {f"{stamp}_{one.name}.sql": one for stamp, one in zip(stamps, migrations, strict=True)}
 
 
 def _config(project: Path) -> Path:
