@@ -101,7 +101,8 @@ where nspname !~ '^pg_(toast_)?temp'
 union all select 'type ' || oid::regtype || typname from pg_type as t where {2}
 union all select 'trigger ' || tgrelid::regclass || tgname from pg_trigger where not tgisinternal
 union all select 'policy ' || polrelid::regclass || polname from pg_policy
-union all select 'constraint ' || conrelid::regclass || conname from pg_constraint where conrelid <> 0
+union all select 'constraint ' || conrelid::regclass || conname from pg_constraint
+where conrelid <> 0
 union all select 'default ' || adrelid::regclass || adnum from pg_attrdef
 union all select 'acl ' || defaclrole::regrole || defaclobjtype::text || defaclacl::text
 from pg_default_acl

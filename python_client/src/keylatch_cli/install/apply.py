@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,6 +78,8 @@ _MISSED_BY = {
     "function auth.uid()": TENANCY,
     "table auth.users": TENANCY,
 }
+# In seconds: how long to wait before the next try where somebody uses what a migration has to lock.
+_PAUSES = (0.1, 0.2, 0.4, 0.8, *([1.0] * 28))
 # Somebody else installs at this moment: the schema, or the row of it in the catalog, is there.
 _AT_ONCE = (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateSchema)
 
@@ -122,11 +125,17 @@ def apply(
     """
     release = shipped() if release is None else release
     choice = choice or Choice()
-    with own_errors():
-        try:
-            return _apply(connection, release, choice, tenancy)
-        except _Failed as failed:
-            problem = failed
+    pauses = iter(_PAUSES)
+    while True:
+        with own_errors():
+            try:
+                return _apply(connection, release, choice, tenancy)
+            except _Failed as failed:
+                problem = failed
+        is_busy = isinstance(problem.reason, psycopg.errors.LockNotAvailable)
+        if (pause := next(pauses, None) if is_busy else None) is None:
+            break
+        time.sleep(pause)
     if isinstance(problem.reason, _AT_ONCE) and read_database(connection) is not None:
         # The other one was first; perhaps there is still something to add.
         return apply(connection, choice, tenancy, release=release)
@@ -263,7 +272,10 @@ def _failure(problem: psycopg.Error, migration: Migration) -> KeylatchError:
         end = int(said.statement_position) - 1
         where += f", line {migration.text.count(chr(10), 0, end) + 1}"
     hint = "Nothing was changed. Mend what is wrong, and run the command again."
-    if isinstance(problem, psycopg.errors.DuplicateSchema):
+    if isinstance(problem, psycopg.errors.LockNotAvailable):
+        hint = "A long transaction uses the table, and nothing was changed. Find it, and run the "
+        hint += "command again: select pid, xact_start, query from pg_stat_activity order by 2;"
+    elif isinstance(problem, psycopg.errors.DuplicateSchema):
         hint = "The schema belongs to somebody else: rename it, or drop it if nobody needs it."
     return type(found)(
         "migration_failed",

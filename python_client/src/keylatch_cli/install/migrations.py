@@ -35,6 +35,11 @@ _VERSION = re.compile(
     r"insert into keylatch_internal\.installation \(schema_version\) values \('(.+?)'\)"
 )
 _UPGRADE = re.compile(r"([0-9.]+)--([0-9.]+)\.sql")
+_PATIENCE = (
+    "-- Whoever resolves a key waits behind a lock that waits. Better to give up, change nothing,\n"
+    "-- and be run again.\n"
+    "set local lock_timeout = '30ms';\n"
+)
 _LAST = "update keylatch_internal.installation set schema_version = 'NEW';\n"
 _SECTION = re.compile(r"^-- module: (\w+) *\n", re.MULTILINE)
 # An exact number of lines: version control and the CLI may remove the empty line behind them.
@@ -267,7 +272,7 @@ class Release:
             modules,
             installed.tenancy,
             f"keylatch install . --with {','.join(modules)}",
-            f"{_guard(self.version, needs)}\n{self._join(modules)}",
+            f"{_PATIENCE}{_guard(self.version, needs)}\n{self._join(modules)}",
         )
 
     def _upgrade(self, installed: Installed) -> Migration:
@@ -287,7 +292,7 @@ class Release:
             parts,
             installed.tenancy,
             "keylatch install .",
-            "\n".join([_guard(old, modules), *steps, _LAST.replace("NEW", new)]),
+            "\n".join([_PATIENCE + _guard(old, modules), *steps, _LAST.replace("NEW", new)]),
         )
 
     def _way(self, version: str) -> Iterator[tuple[str, str]]:
