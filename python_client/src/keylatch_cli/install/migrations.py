@@ -245,6 +245,18 @@ class Release:
             plan.append(self._add(new, installed))
         return tuple(plan)
 
+    def whole(self, installed: Installed) -> str:
+        """Give what makes an installation from nothing.
+
+        Args:
+            installed: Which modules and whose tenancy it has.
+
+        Returns:
+            The SQL, without a header.
+        """
+        parts = (CORE, *([TENANCY] if installed.tenancy == "keylatch" else []))
+        return self._join((*parts, *(name for name in self.modules if name in installed.modules)))
+
     def _chosen(self, choice: Choice, installed: Installed | None = None) -> tuple[str, ...]:
         if choice.all:
             return self.modules

@@ -8,11 +8,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from keylatch.errors import InvalidArgument, KeylatchError, NotInstalled
 
 from ..uninstall.removal import migration as removal
 from ..writing import replacing
+from .declarative import Tree, describe, list_first
+from .declarative import find as find_tree
+from .declarative import write as write_description
 from .migrations import (
     Choice,
     Header,
@@ -46,12 +50,17 @@ class Plan:
         present: The names of the generated files that are there.
         new: What is to be written, by the names of the files.
         tenancy: Whose tenancy the project has or will have.
+        tree: The project's declarative schemas; `None` where it has none.
+        description: What has to stand there of keylatch; `None` where that is there already, or
+            an export describes keylatch.
     """
 
     installed: Installed | None
     present: tuple[str, ...]
     new: dict[str, Migration]
     tenancy: Tenancy
+    tree: Tree | None = None
+    description: str | None = None
 
 
 def prepare(
@@ -85,7 +94,16 @@ def prepare(
     installed, newest, present = _read(project)
     migrations = release.plan(installed, choice or Choice(), tenancy)
     decided = installed.tenancy if installed else migrations[0].tenancy
-    return Plan(installed, present, _stamped(newest, migrations, now), decided)
+    tree = find_tree(project / "supabase", _read_config(project))
+    description = None
+    if tree is not None:
+        _inside(project, tree.file)
+        added = {part for one in migrations for part in one.parts} & set(release.modules)
+        modules = (installed.modules if installed else frozenset()) | added
+        text = describe(release, Installed(release.version, modules, decided))
+        is_there = tree.file.exists() and tree.file.read_text(encoding="utf-8") == text
+        description = None if tree.exported or (is_there and not tree.entry) else text
+    return Plan(installed, present, _stamped(newest, migrations, now), decided, tree, description)
 
 
 def prepare_removal(project: Path, *, now: datetime | None = None) -> Plan:
@@ -111,7 +129,8 @@ def prepare_removal(project: Path, *, now: datetime | None = None) -> Plan:
             "keylatch uninstall --db-url URL > remove.sql",
         )
     new = _stamped(newest, (removal(installed),), now)
-    return Plan(installed, present, new, installed.tenancy)
+    tree = find_tree(project / "supabase", _read_config(project))
+    return Plan(installed, present, new, installed.tenancy, tree)
 
 
 def write(project: Path, plan: Plan) -> None:
@@ -133,6 +152,10 @@ def write(project: Path, plan: Plan) -> None:
             with replacing(directory / name, 0o644) as file:
                 file.write(migration.text.encode())
             written.append(directory / name)
+        if plan.tree and plan.description:
+            write_description(plan.tree, plan.description)
+            if plan.tree.entry:
+                list_first(_config(project).resolve(), plan.tree.entry)
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
@@ -152,18 +175,8 @@ def exposed_schemas(project: Path) -> tuple[str, ...]:
         InvalidArgument: The directory is no Supabase project, or leads out of itself.
         KeylatchError: `config_unreadable` where the file cannot be read.
     """
-    try:
-        found = tomllib.loads(_config(project).read_bytes().decode())
-        schemas = found.get("api", {}).get("schemas", _EXPOSED_BY_DEFAULT)
-        return tuple(map(str, schemas))
-    except (ValueError, AttributeError, TypeError) as problem:
-        if isinstance(problem, InvalidArgument):
-            raise
-        raise KeylatchError(
-            "config_unreadable",
-            detail=f"supabase/config.toml cannot be read: {problem}",
-            hint="Mend the file; `supabase init --force` shows what belongs in it.",
-        ) from None
+    schemas = _read_config(project).get("api", {}).get("schemas", _EXPOSED_BY_DEFAULT)
+    return tuple(map(str, schemas))
 
 
 def expose(project: Path) -> None:
@@ -209,6 +222,28 @@ def expose_statements(schemas: Iterable[str]) -> str:
         "notify pgrst, 'reload config';\n"
         "notify pgrst, 'reload schema';"
     )
+
+
+def _read_config(project: Path) -> dict[str, Any]:
+    """Read config.toml; what keylatch asks of it has the type that the Supabase CLI wants."""
+    path = _config(project)
+    try:
+        found = tomllib.loads(path.read_bytes().decode())
+        for section in (("api",), ("db", "migrations"), ("experimental", "pgdelta")):
+            part: Any = found
+            for name in section:
+                part = part.get(name, {})
+            if not isinstance(part, dict):
+                raise TypeError(f"{'.'.join(section)} is no section")
+        list(map(str, found.get("api", {}).get("schemas", ())))
+        list(map(str, found.get("db", {}).get("migrations", {}).get("schema_paths", ())))
+    except (ValueError, AttributeError, TypeError) as problem:
+        raise KeylatchError(
+            "config_unreadable",
+            detail=f"supabase/config.toml cannot be read: {problem}",
+            hint="Mend the file; `supabase init --force` shows what belongs in it.",
+        ) from None
+    return found
 
 
 def _read(project: Path) -> tuple[Installed | None, str, tuple[str, ...]]:

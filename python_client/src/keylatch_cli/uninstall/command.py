@@ -57,12 +57,22 @@ def uninstall(
     else:
         if not dry_run:
             files.write(project, plan)
+            if plan.tree and not plan.tree.exported:
+                plan.tree.file.unlink(missing_ok=True)
         if as_json:
             output.print_json({"dry_run": dry_run, "used_by": [], "written": list(plan.new)})
             return
         output.note("To be written:" if dry_run else "Written:")
         sys.stdout.writelines(f"{name}\n" for name in plan.new)
         sys.stdout.flush()
+        if plan.tree:
+            where = (plan.tree.exported or plan.tree.file).relative_to(project)
+            output.note(
+                f"\nTake keylatch out of your declarative schemas: {where}"
+                if plan.tree.exported
+                else f"\n{where} of the declarative schemas goes with it; take it out of "
+                "schema_paths in config.toml, where it is listed."
+            )
     _print_order(found, is_written=project is not None)
 
 
