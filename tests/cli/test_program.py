@@ -75,7 +75,7 @@ def test_completion_knows_the_commands_and_their_options(program: Program) -> No
         )
         return set(completing().out.split())
 
-    assert complete("keylatch re", 1) == {"revoke", "retire", "resolve"}
+    assert complete("keylatch re", 1) == {"revoke", "retire", "resolve", "revocations"}
     assert complete("keylatch issue --kind ", 3) == {"publishable", "secret"}
     assert "--grace" in complete("keylatch rotate --g", 2)
 

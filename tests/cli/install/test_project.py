@@ -137,6 +137,7 @@ def test_programs_get_json(program: Program, project: Project) -> None:
         "adds": ["core", "usage"],
         "present": [],
         "written": [project.file(NAME).name],
+        "described": None,
         "exposed": False,
     }
     again = program.ok("install", project.path, "--expose")

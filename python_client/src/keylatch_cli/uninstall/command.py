@@ -35,9 +35,9 @@ def uninstall(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the migration that removes keylatch, with all its keys.
+    """Write the migration that removes keylatch.
 
-    Refuses, and names them, while policies, views, triggers, defaults, functions or foreign keys of
+    It deletes every key. Refuses, and names them, while policies, views, triggers, defaults, functions or foreign keys of
     the application use keylatch, and while the API exposes it: for that it looks into a database,
     best the one in production. The migration asks the same again where it runs. First unexpose,
     then drop: PostgREST fails every request when an exposed schema is missing.
