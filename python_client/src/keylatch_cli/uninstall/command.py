@@ -26,7 +26,7 @@ def uninstall(
         typer.Argument(
             metavar="PROJECT",
             help="The directory that holds supabase/. Without it the SQL goes to stdout: "
-            "keylatch uninstall | psql -1",
+            "keylatch uninstall | psql -1 -f -",
             show_default=False,
         ),
     ] = None,
@@ -37,10 +37,11 @@ def uninstall(
 ) -> None:
     """Write the migration that removes keylatch.
 
-    It deletes every key. Refuses, and names them, while policies, views, triggers, defaults, functions or foreign keys of
-    the application use keylatch, and while the API exposes it: for that it looks into a database,
-    best the one in production. The migration asks the same again where it runs. First unexpose,
-    then drop: PostgREST fails every request when an exposed schema is missing.
+    The migration deletes every key. The command refuses, and names them, while policies, views,
+    triggers, defaults, functions or foreign keys of the application use keylatch, and while the
+    API exposes it: for that it looks into a database, best the one in production. The migration
+    asks the same again where it runs. First unexpose, then drop: PostgREST fails every request
+    when an exposed schema is missing.
     """
     plan = files.prepare_removal(project) if project else None
     found = None
@@ -115,5 +116,5 @@ def _print_order(found: Found | None, *, is_written: bool) -> None:
         "\nThen in this order:\n"
         "  1. Unexpose: hosted, take keylatch out of Integrations > Data API > Exposed\n"
         "     schemas; elsewhere out of db-schemas and db-pre-request of PostgREST.\n"
-        + ("  2. Drop: supabase db push" if is_written else "  2. Drop: run this SQL, psql -1")
+        + ("  2. Drop: supabase db push" if is_written else "  2. Drop: run this SQL: psql -1 -f -")
     )
