@@ -4,6 +4,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.errors import Diagnostic
 
 from cli.install.project import Project
 from cli.program import Program
@@ -217,6 +218,16 @@ def test_an_exposed_schema_is_never_dropped_under_the_api(
     assert there("uninstall").err.startswith("\nThis deletes every key")
 
 
+class Said:
+    """What the server said beside its answers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def hear(self, notice: Diagnostic) -> None:
+        self.lines.append(notice.message_primary or "")
+
+
 def test_a_role_that_another_database_uses_stays(alone: Database, program: Program) -> None:
     apply(alone.connect(), Choice(), "keylatch")
     with Database(alone.server, "other") as other:
@@ -224,15 +235,13 @@ def test_a_role_that_another_database_uses_stays(alone: Database, program: Progr
         apply(other.connect(), Choice(), "keylatch")
         for one, stays in ((alone, True), (other, False)):
             text = program.having(DATABASE_URL=one.url)("uninstall").out
-            said: list[str | None] = []
             connection = one.connect()
-            connection.add_notice_handler(
-                lambda notice, said=said: said.append(notice.message_primary)
-            )
+            said = Said()
+            connection.add_notice_handler(said.hear)
             connection.execute(text.encode())
             found = connection.execute("select to_regrole('keylatch_resolver')").fetchone()
             assert (found != (None,)) is stays
-            assert any("another database" in str(line) for line in said) is stays
+            assert any("another database" in line for line in said.lines) is stays
 
 
 def test_a_role_that_the_application_uses_stays(alone: Database, program: Program) -> None:
