@@ -126,8 +126,8 @@ def install(
         output.note(
             "\nNext, in this order:\n"
             "  1. Push: supabase db push, or locally supabase migration up.\n"
-            "  2. Expose the schema keylatch, where it is not yet: PostgREST fails every request\n"
-            "     while an exposed schema is missing."
+            "  2. Expose the schema keylatch, where it is not yet. PostgREST fails every\n"
+            "     request while an exposed schema is missing."
         )
         if plan.installed is not None:
             output.note(
