@@ -26,6 +26,7 @@ LINKS = {
     "modules.toml": ROOT / "sql/modules.toml",
     "platform": ROOT / "sql/platform",
     "tenancy": ROOT / "sql/tenancy",
+    "uninstall": ROOT / "sql/uninstall",
     "upgrades": ROOT / "sql/upgrades",
 }
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
