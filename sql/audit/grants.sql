@@ -8,9 +8,9 @@
 -- may           what it may do
 -- passed_on     whether it may grant that on to others
 select
+  coalesce(g.rolname, 'public') as role_name,
   a.object_name,
   a.column_names,
-  coalesce(g.rolname, 'public') as role_name,
   string_agg(distinct lower(a.privilege), ', ') as may,
   bool_or(a.passed_on) as passed_on
 from (

@@ -113,7 +113,7 @@ def write(connection: psycopg.Connection[Any], directory: Path) -> int:
             "modules": sorted(modules),
             "answers": entries,
         }
-        texts = {f"{one.name[:-4]}.csv": answer[0] for one, answer in answers if answer}
+        texts = {f"{one.name[:-4]}.csv": answer[0] for one, answer in answers if isinstance(answer, tuple)}
         texts["manifest.json"] = json.dumps(manifest, indent=2) + "\n"
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -129,12 +129,23 @@ def write(connection: psycopg.Connection[Any], directory: Path) -> int:
 
 def _answer(
     connection: psycopg.Connection[Any], question: Question, modules: list[str]
-) -> tuple[str, int] | None:
-    """Give the answer as CSV and its number of rows; `None` where what it needs is not there."""
+) -> tuple[str, int] | KeylatchError | None:
+    """Give the answer as CSV and its number of rows.
+
+    Returns:
+        `None` where what it needs is not there; the error of a question that failed.
+    """
     if question.needs is not None and question.needs not in modules:
         return None
-    cursor = connection.execute(question.statement.encode())
-    rows = cursor.fetchall()
+    try:
+        # A damaged database is when evidence is wanted most: the other questions are still asked.
+        with connection.transaction():
+            cursor = connection.execute(question.statement.encode())
+            rows = cursor.fetchall()
+    except psycopg.Error as problem:
+        if problem.sqlstate is None:
+            raise
+        return failure_of(problem)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in cursor.description or ())
@@ -153,10 +164,14 @@ def _cell(value: object) -> str:
     return mask_keys(str(value))
 
 
-def _entry(question: Question, answer: tuple[str, int] | None) -> dict[str, object]:
+def _entry(
+    question: Question, answer: tuple[str, int] | KeylatchError | None
+) -> dict[str, object]:
     entry: dict[str, object] = {"question": question.text, "asked_with": f"sql/audit/{question.name}"}
     if answer is None:
         return {**entry, "file": None, "not_asked": f"{question.needs} is not installed"}
+    if isinstance(answer, KeylatchError):
+        return {**entry, "file": None, "failed": answer.detail or answer.slug}
     text, count = answer
     digest = hashlib.sha256(text.encode()).hexdigest()
     return {**entry, "file": f"{question.name[:-4]}.csv", "rows": count, "sha256": digest}
