@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 MARKS = {"yes": "●", "stamp": "◐", "none": "○", "rule": "□", "latch": "◆", "no": "·"}
 _WIDTH = 80
 _NAME_WIDTH = 40
-# With the summary and the last lines, as much as an ordinary terminal shows.
+# As many lines as an ordinary terminal shows.
 _SCREEN = 24
 _INDENT = " " * 5
+_OWN_TENANCY = (
+    "The tenancy is the application's own: its function was asked as a stranger, and the rest "
+    "tried with one workspace of the audit's own."
+)
 
 
 @database_only
@@ -128,19 +132,15 @@ def _count_actors() -> int:
 
 
 def _print(found: Audit, database: str, *, show_all: bool) -> None:
-    style = "bold green" if found.is_clean else "bold red"
-    heading = [output.printable(f"Audit of {database}"), verdict(found)]
-    _line(heading[0], "bold")
-    for line in wrap(heading[1], _WIDTH):
-        _line(line, style)
-    if found.has_own_tenancy:
-        text = (
-            "The tenancy is the application's own: its function was asked as a stranger, and the "
-            "rest tried with one workspace of the audit's own."
-        )
-        for line in wrap(text, _WIDTH):
-            _line(line)
-    left = _SCREEN - 5
+    head = wrap(verdict(found), _WIDTH)
+    _line(output.printable(f"Audit of {database}"), "bold")
+    for line in head:
+        _line(line, "bold green" if found.is_clean else "bold red")
+    notes = wrap(_OWN_TENANCY, _WIDTH) if found.has_own_tenancy else []
+    for line in notes:
+        _line(line)
+    # What the heading and the last two lines leave of a screen.
+    left = _SCREEN - 1 - len(head) - len(notes) - 2
     for number, one in enumerate(found.differences, 1):
         block = _block(number, one)
         left -= len(block) + 1

@@ -113,7 +113,11 @@ def write(connection: psycopg.Connection[Any], directory: Path) -> int:
             "modules": sorted(modules),
             "answers": entries,
         }
-        texts = {f"{one.name[:-4]}.csv": answer[0] for one, answer in answers if isinstance(answer, tuple)}
+        texts = {
+            f"{one.name[:-4]}.csv": answer[0]
+            for one, answer in answers
+            if isinstance(answer, tuple)
+        }
         texts["manifest.json"] = json.dumps(manifest, indent=2) + "\n"
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -164,10 +168,11 @@ def _cell(value: object) -> str:
     return mask_keys(str(value))
 
 
-def _entry(
-    question: Question, answer: tuple[str, int] | KeylatchError | None
-) -> dict[str, object]:
-    entry: dict[str, object] = {"question": question.text, "asked_with": f"sql/audit/{question.name}"}
+def _entry(question: Question, answer: tuple[str, int] | KeylatchError | None) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "question": question.text,
+        "asked_with": f"sql/audit/{question.name}",
+    }
     if answer is None:
         return {**entry, "file": None, "not_asked": f"{question.needs} is not installed"}
     if isinstance(answer, KeylatchError):

@@ -120,9 +120,9 @@ def expectations(parts: Collection[str] | None = None) -> dict[str, dict[str, st
     """
     text = (files(__package__) / "access.json").read_text(encoding="utf-8")
     return {
-        name_of(*(where, operation, word) if "." in where else (f"{where}.{word}", operation, "")): (
-            dict(zip(ACTORS, outcomes.split(), strict=True))
-        )
+        name_of(
+            *(where, operation, word) if "." in where else (f"{where}.{word}", operation, "")
+        ): (dict(zip(ACTORS, outcomes.split(), strict=True)))
         for part, objects in json.loads(text).items()
         if parts is None or part in parts
         # By table or view the columns; by schema the functions.
@@ -305,7 +305,9 @@ def _of_relation(
     insert = sql.SQL("insert into {} default values").format(where)
     if given:
         insert = sql.SQL("insert into {} ({}) values ({})").format(
-            where, sql.SQL(", ").join(map(sql.Identifier, given)), sql.SQL(", ").join(given.values())
+            where,
+            sql.SQL(", ").join(map(sql.Identifier, given)),
+            sql.SQL(", ").join(given.values()),
         )
     yield _Operation(shown, "insert", "", (insert,))
     if name == "workspace_membership":
@@ -356,9 +358,7 @@ def _call(
     return sql.SQL("select * from {}({})").format(name, sql.SQL(", ").join(given))
 
 
-def _outcome(
-    connection: psycopg.Connection[Any], actor: str, stage: Stage, one: _Operation
-) -> str:
+def _outcome(connection: psycopg.Connection[Any], actor: str, stage: Stage, one: _Operation) -> str:
     """Try it as somebody, with all that a commit would check, and undo it."""
     came = NO
     for statement in one.statements:

@@ -44,6 +44,16 @@ _VERBS = {
     "call": "calls {object}",
     "execute": "executes the helper {object}",
 }
+# What is done, where it is.
+_DONE = {
+    "select": "rows of the workspace are read",
+    "insert": "a row is inserted",
+    "update": "the change is made",
+    "delete": "rows of the workspace are deleted",
+    "truncate": "the right is there, and no trigger refuses it",
+    "call": "the call is served",
+    "execute": "the right to execute it is there",
+}
 _FEW = 4
 
 
@@ -162,8 +172,10 @@ def differences_of(tries: Iterable[Try], missing: Iterable[str]) -> Iterator[Dif
             yield Difference(
                 who="; ".join(ACTORS[actor] for actor in actors),
                 what=_VERBS[operation].format(object=of, columns=_list(columns)),
-                expected=OUTCOMES.get(expected, "nothing: keylatch has no such object"),
-                found=OUTCOMES[found],
+                expected=_DONE[operation]
+                if expected == YES
+                else OUTCOMES.get(expected, "nothing: keylatch has no such object"),
+                found=_DONE[operation] if found == YES else OUTCOMES[found],
                 why=_why(of, operation, columns, expected, found),
                 rank=_rank(expected, found),
                 is_cause=False,

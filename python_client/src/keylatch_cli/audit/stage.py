@@ -230,4 +230,14 @@ def _add_users(connection: psycopg.Connection[Any], users: list[UUID]) -> None:
             connection.execute(_REPLICATING, ["origin"])
     except psycopg.errors.InsufficientPrivilege:
         # Triggers on auth.users run then, and are undone with all else.
-        connection.execute(_USERS, users)
+        try:
+            with connection.transaction():
+                connection.execute(_USERS, users)
+        except psycopg.errors.InsufficientPrivilege:
+            login = connection.execute("select current_user").fetchall()[0][0]
+            raise PermissionDenied(
+                sqlstate="42501",
+                detail=f"{login} cannot make the users that the audit acts as.",
+                hint=f'Run as a superuser: alter role "{login}" bypassrls; '
+                f'grant insert on auth.users to "{login}";',
+            ) from None
