@@ -37,7 +37,11 @@ roles as (
     r.rolname
   from pg_catalog.pg_roles as r
   where r.rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')
-    or r.oid in (select g.grantee from granted as g where g.grantee <> g.proowner)
+    or r.oid in (
+      select g.grantee
+      from granted as g
+      where g.grantee <> g.proowner
+    )
 ),
 
 executable as (
@@ -55,7 +59,11 @@ executable as (
     f.nspname as schema_name,
     f.proname
   from functions as f
-  where f.oid in (select g.oid from granted as g where g.grantee = 0)
+  where f.oid in (
+    select g.oid
+    from granted as g
+    where g.grantee = 0
+  )
 )
 
 select

@@ -12,7 +12,8 @@ select
   k.workspace_id,
   k.id as key_id
 from keylatch_internal.keys as k
-where k.kind = 'publishable' and k.key_hash is distinct from sha256(convert_to(k.public_key, 'UTF8'))
+where k.kind = 'publishable'
+  and k.key_hash is distinct from sha256(convert_to(k.public_key, 'UTF8'))
 union all
 select
   'a secret key is kept in plaintext' as problem,

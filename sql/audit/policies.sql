@@ -12,7 +12,7 @@
 -- in_words    what it is for, as its comment says
 -- condition   which rows are there for the role
 -- new_rows    which rows it may write, where another condition is given for that
-select
+select  -- noqa: ST06
   c.oid::pg_catalog.regclass::text
   || case when c.relrowsecurity then '' else ': row security is off' end as table_name,
   case

@@ -1,8 +1,8 @@
 -- Are the triggers there that hold the latch and write the events, and do they fire always?
 --
--- Any role may ask. Each trigger of keylatch's tables, each one that should be there and is missing,
--- and in a tenancy of your own those of your table of workspaces. A role with the owner's rights can
--- switch triggers off.
+-- Any role may ask. Each trigger of keylatch's tables, each one that should be there and is
+-- missing, and in a tenancy of your own those of your table of workspaces. A role with the owner's
+-- rights can switch triggers off.
 --
 -- table_name    the table
 -- trigger_name  the trigger
@@ -122,7 +122,11 @@ from (
     'workspaces_delete_revoke_keys' as trigger_name,
     'O' as fires
   where 'tenancy' not in (select i.module_name from installed as i)
-    and not exists (select 1 from found as o where o.is_of_tenancy and o.is_on_delete)
+    and not exists (
+      select 1
+      from found as o
+      where o.is_of_tenancy and o.is_on_delete
+    )
 ) as e
 full join found as f on e.table_name = f.table_name and e.trigger_name = f.trigger_name
 order by table_name, trigger_name;

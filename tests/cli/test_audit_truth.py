@@ -1,4 +1,4 @@
-"""keylatch audit tells the truth: nothing on what is healthy, and each kind of damage by its cause."""
+"""keylatch audit finds nothing on what is healthy, and names each kind of damage by its cause."""
 
 import re
 import shutil
@@ -183,18 +183,23 @@ def test_each_example_of_an_own_tenancy_is_as_expected(
     assert "audit" not in str(owner.execute(body).fetchall())
 
 
+def _tool(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        raise MissingTool(name)
+    return path
+
+
 def restored(server: Cluster, source: Database, name: str) -> Database:
     """A copy through pg_dump and psql, owners and grants included."""
-    for tool in ("pg_dump", "psql"):
-        if shutil.which(tool) is None:
-            raise MissingTool(tool)
+    pg_dump, psql = (_tool(name) for name in ("pg_dump", "psql"))
     dump = subprocess.run(
-        ["pg_dump", "--dbname", source.superuser_url], capture_output=True, check=True
+        [pg_dump, "--dbname", source.superuser_url], capture_output=True, check=True
     ).stdout
     copy = Database(server, name)
     # pg_dump writes what its own version knows, and this server may be of an older one.
     lines = [line for line in dump.splitlines() if b"transaction_timeout" not in line]
-    form = ["psql", "--no-psqlrc", "-q", "--set=ON_ERROR_STOP=1", "--dbname", copy.superuser_url]
+    form = [psql, "--no-psqlrc", "-q", "--set=ON_ERROR_STOP=1", "--dbname", copy.superuser_url]
     subprocess.run(form, input=b"\n".join(lines), capture_output=True, check=True)
     return copy
 

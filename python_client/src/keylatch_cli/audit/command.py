@@ -54,7 +54,7 @@ def audit(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Try every operation as every kind of user: who can do what.
+    r"""Try every operation as every kind of user: who can do what.
 
     As the owner of keylatch, who need not be a superuser. Every change is made on a workspace of
     the audit's own, in a transaction that is rolled back: nothing is left, no lock is waited for

@@ -1,4 +1,4 @@
-"""What an audit gives: the tries, the differences in an auditor's words, and the most important first."""
+"""What an audit gives: the tries, and the differences in an auditor's words."""
 
 from __future__ import annotations
 
@@ -164,9 +164,9 @@ def differences_of(tries: Iterable[Try], missing: Iterable[str]) -> Iterator[Dif
         for actor in one.differs:
             pair = (one.expected.get(actor, ""), one.found[actor])
             by_outcome.setdefault(pair, []).append(actor)
-        for (expected, found), actors in by_outcome.items():
-            columns = alike.setdefault((one.object, one.operation, expected, found), {})
-            columns.setdefault(tuple(actors), []).append(one.column)
+        for (expected, found), differing in by_outcome.items():
+            by_actors = alike.setdefault((one.object, one.operation, expected, found), {})
+            by_actors.setdefault(tuple(differing), []).append(one.column)
     for (of, operation, expected, found), by_actors in alike.items():
         for actors, columns in by_actors.items():
             yield Difference(
@@ -176,7 +176,7 @@ def differences_of(tries: Iterable[Try], missing: Iterable[str]) -> Iterator[Dif
                 if expected == YES
                 else OUTCOMES.get(expected, "nothing: keylatch has no such object"),
                 found=_DONE[operation] if found == YES else OUTCOMES[found],
-                why=_why(of, operation, columns, expected, found),
+                why=_why(operation, columns, expected, found),
                 rank=_rank(expected, found),
                 is_cause=False,
             )
@@ -206,7 +206,7 @@ def _rank(expected: str, found: str) -> int:
     return _LESS if _REACH[found] < _REACH[expected] else _GUARD
 
 
-def _why(of: str, operation: str, columns: list[str], expected: str, found: str) -> str:
+def _why(operation: str, columns: list[str], expected: str, found: str) -> str:
     if not expected:
         return "keylatch does not ship it, so nobody has judged who may use it."
     if _rank(expected, found) == _LESS:

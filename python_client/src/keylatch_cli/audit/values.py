@@ -74,7 +74,7 @@ def assignments(
     beside = _BESIDE.get(column)
     value = new_value(column, columns[column], stage, is_membership=_is_membership(columns))
     pairs = [(column, value)]
-    if beside in columns:
+    if beside is not None and beside in columns:
         pairs.append((beside, new_value(beside, columns[beside], stage)))
     texts = [sql.SQL("{} = {}").format(sql.Identifier(name), one) for name, one in pairs]
     return sql.SQL(", ").join(texts), value
