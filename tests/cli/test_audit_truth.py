@@ -286,10 +286,7 @@ def test_it_writes_little_and_nothing_that_stays(
 
     def counts() -> list[object]:
         count = sql.SQL("select count(*), max(xmin::text) from {}")
-        return [
-            owner.execute(count.format(sql.SQL(str(name)))).fetchall()  # type: ignore[arg-type]
-            for (name,) in tables
-        ]
+        return [owner.execute(count.format(sql.SQL(str(name)))).fetchall() for (name,) in tables]
 
     before = counts()
     start = owner.execute("select pg_current_wal_insert_lsn()").fetchall()[0][0]
@@ -313,6 +310,12 @@ def test_somebody_elses_lock_is_said_and_not_waited_for(
 def test_a_database_without_keylatch_is_told_apart(program: Program, empty: Database) -> None:
     said = program.having(DATABASE_URL=empty.url)("audit", code=5).err
     assert said.startswith("not_installed: ")
+
+
+@pytest.mark.one_server
+def test_the_help_lists_each_exit_code_on_a_line_of_its_own(program: Program) -> None:
+    shown = [line.strip() for line in program("audit", "--help").out.splitlines()]
+    assert [line[0] for line in shown if re.match(r"\d  ", line)] == list("012345")
 
 
 @pytest.mark.one_server

@@ -54,7 +54,7 @@ def audit(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    r"""Try every operation as every kind of user: who can do what.
+    """Try every operation as every kind of user: who can do what.
 
     As the owner of keylatch, who need not be a superuser. Every change is made on a workspace of
     the audit's own, in a transaction that is rolled back: nothing is left, no lock is waited for
@@ -68,7 +68,7 @@ def audit(
       3  the user is not the owner of keylatch, or cannot act as its roles
       4  the database did not answer, or somebody else's lock was in the way
       5  keylatch is not installed
-    """
+    """  # noqa: D301
     from .matrix import audit as try_all
 
     connection = open_database(options)
