@@ -449,7 +449,8 @@ keylatch.sessions, keylatch.session_settings
 from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.delete_session, keylatch_internal.judge_session_settings,
-keylatch_internal.limited_address, keylatch_internal.count_session,
+keylatch_internal.limited_address, keylatch_internal.address_mark,
+keylatch_internal.count_in_flight, keylatch_internal.count_opened, keylatch_internal.count_session,
 keylatch_internal.session_expiry, keylatch_internal.start_session,
 keylatch_internal.check_session_key, keylatch_internal.find_session,
 keylatch_internal.change_session, keylatch_internal.end_workspace_sessions,

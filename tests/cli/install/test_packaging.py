@@ -22,6 +22,7 @@ PYTHON_CLIENT = ROOT / "python_client"
 # What keylatch_cli/sql holds, and where the repository has it.
 LINKS = {
     "adoption": ROOT / "sql/adoption",
+    "audit": ROOT / "sql/audit",
     "migrations": REPOSITORY,
     "modules.toml": ROOT / "sql/modules.toml",
     "platform": ROOT / "sql/platform",
