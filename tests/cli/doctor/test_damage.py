@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cli.doctor.patient import examined, only, run, told
+from cli.doctor.examining import examined, only, run, told
 from stack import Database, People
 
 KEYS = "keylatch_internal.keys"

@@ -7,7 +7,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from cli.doctor.patient import examined, run, told
+from cli.doctor.examining import examined, run, told
 from core.fingerprint import fingerprint
 from keylatch_cli.install.apply import apply
 from keylatch_cli.install.migrations import Choice, shipped

@@ -8,7 +8,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from cli.doctor.patient import examined, only, run, told
+from cli.doctor.examining import examined, only, run, told
 from keylatch.models import Installation
 from keylatch_cli.doctor import identity
 from keylatch_cli.doctor.report import Report, Site

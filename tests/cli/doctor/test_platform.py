@@ -2,7 +2,7 @@
 
 import pytest
 
-from cli.doctor.patient import examined, only, run, told
+from cli.doctor.examining import examined, only, run, told
 from stack import Database, People
 
 pytestmark = pytest.mark.one_server

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cli.doctor.patient import run
+from cli.doctor.examining import run
 from cli.program import Program
 from stack import Database, People, Rest
 from stack.ports import free_port

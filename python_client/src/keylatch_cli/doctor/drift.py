@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from . import mending, tenancy
+from . import repair, tenancy
 from .catalog import Entry, Expected, Name
 from .report import Finding, Level
 
@@ -44,7 +44,7 @@ _WHY_COMMENT = "PostgREST shows comments as the documentation of the API."
 _LEVEL_OF_EXTRA = {"trigger": Level.ERROR, "rule": Level.ERROR, "index": Level.NOTE}
 _DIGESTS = ("body", "query")
 # Before the value of a property where that says by itself what it is.
-_VERBS = {"fires": "fires ", **dict.fromkeys(mending.ALTERABLE, "is ")}
+_VERBS = {"fires": "fires ", **dict.fromkeys(repair.ALTERABLE, "is ")}
 
 
 def compare(
@@ -77,7 +77,7 @@ def compare(
                 _subject(shipped),
                 "is missing",
                 _why(shipped),
-                mending.restore(shipped, part),
+                repair.restore(shipped, part),
             )
     yield from _compare_grants(expected.entries, live, owner)
     ours = _wholes(expected.entries.values())
@@ -91,7 +91,7 @@ def compare(
                 _WHY_LATCH_TRIGGER
                 if _is_recipe(entry)
                 else _WHY_EXTRA.get(entry.kind, _WHY_EXTRA_ELSE),
-                mending.drop(entry),
+                repair.drop(entry),
             )
 
 
@@ -109,7 +109,7 @@ def _compare_one(
             subject,
             "has another comment",
             _WHY_COMMENT,
-            mending.comment(shipped),
+            repair.comment(shipped),
         )
     changed = [one for one in properties if found.definition.get(one) != definition[one]]
     if changed:
@@ -121,7 +121,7 @@ def _compare_one(
                 _difference(one, found.definition.get(one), definition[one]) for one in changed
             ),
             _WHY_OFF if "row level security" in changed else _why(shipped),
-            mending.restore(shipped, part, changed),
+            repair.restore(shipped, part, changed),
         )
     if shipped.kind != "column" and owner and found.owner not in (owner, None):
         yield Finding(
@@ -130,7 +130,7 @@ def _compare_one(
             subject,
             f"belongs to {found.owner}, and all else to {owner}",
             _WHY_OWNER,
-            mending.own(shipped, owner),
+            repair.own(shipped, owner),
         )
 
 
@@ -156,7 +156,7 @@ def _compare_grants(
             _subject(*entries),
             ("also granted: " if take else "no longer granted: ") + _grants(lines),
             _WHY_MORE if take else _WHY_LESS,
-            mending.regrant(entries, lines, owner or "the owner", take=take),
+            repair.regrant(entries, lines, owner or "the owner", take=take),
         )
 
 

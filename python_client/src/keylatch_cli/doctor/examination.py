@@ -15,7 +15,7 @@ from keylatch.errors import KeylatchError, NotInstalled
 from keylatch.secret import mask_keys
 from keylatch.transports.psycopg import failure_of
 
-from . import drift, identity, logs, platform, stock, tenancy
+from . import drift, identity, keys, logs, platform, tenancy
 from .catalog import Entry, Manifest, Name, read_catalog, read_manifest
 from .report import Finding, Level, Report, Site, Unchecked
 
@@ -87,7 +87,7 @@ def _examine(
         parts = manifest.installed(live, modules)
         seen.run("objects", lambda: _compare(manifest, parts, live, site))
         seen.run("tenancy", lambda: tenancy.check(connection, manifest, live))
-        seen.run("keys", lambda: stock.check(connection, parts))
+        seen.run("keys", lambda: keys.check(connection, parts))
         seen.run("replica", lambda: identity.check_lag("database", site.installation))
         if other is not None:
             seen.run("--against", lambda: identity.check_against(site, other))
