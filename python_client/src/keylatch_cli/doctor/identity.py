@@ -13,10 +13,20 @@ from keylatch.errors import KeylatchError
 from keylatch.models import Installation
 
 from .catalog import Manifest
+from .platform import Kind
 from .report import Finding, Level, Site
 
 # A person notices a key that is still accepted that long after its revocation.
 _SECONDS_BEHIND = 10
+
+
+_INSTALL = {
+    Kind.SUPABASE: "keylatch install . && supabase db push\n"
+    "# then, and not before: add keylatch to the exposed schemas",
+    Kind.PLAIN: "keylatch apply --platform  # as a superuser, once\n"
+    "keylatch apply --tenancy keylatch",
+    Kind.PREPARED: "keylatch apply --tenancy keylatch",
+}
 
 
 def read_site(connection: psycopg.Connection[Any]) -> tuple[Site, KeylatchError | None]:
@@ -69,11 +79,12 @@ def check_version(site: Site, manifest: Manifest) -> Iterator[Finding]:
     )
 
 
-def not_installed(site: Site) -> Finding:
+def not_installed(site: Site, kind: Kind) -> Finding:
     """Describe a database without keylatch.
 
     Args:
         site: The database.
+        kind: What kind of database it is.
 
     Returns:
         The finding.
@@ -84,7 +95,7 @@ def not_installed(site: Site) -> Finding:
         f"database {site.database}",
         "has no keylatch",
         "Every call fails. Perhaps this is not the database that you mean.",
-        "keylatch install . && supabase db push",
+        _INSTALL[kind],
     )
 
 
