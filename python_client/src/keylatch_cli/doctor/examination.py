@@ -15,6 +15,7 @@ from keylatch.errors import KeylatchError, NotInstalled
 from keylatch.secret import mask_keys
 from keylatch.transports.psycopg import failure_of
 
+from . import anchors as kept_anchors
 from . import causes, drift, identity, keys, logs, platform, replication, tenancy
 from .catalog import Entry, Manifest, Name, read_catalog, read_manifest
 from .report import Finding, Level, Report, Site, Unchecked
@@ -32,6 +33,7 @@ _FIRST = (
     "restore_incomplete",
     "role_missing",
     "rolled_back",
+    "anchor_differs",
 )
 # Keys may be many, and whoever alters a table may be long about it; neither is waited for longer.
 _PATIENCE = (
@@ -45,6 +47,7 @@ def examine(
     *,
     rest: SyncPostgrestClient | None = None,
     against: psycopg.Connection[Any] | None = None,
+    anchors: tuple[kept_anchors.Anchor, ...] = (),
 ) -> Report:
     """Look an installation over, and change nothing.
 
@@ -53,6 +56,7 @@ def examine(
             there is to see; for any other user the report says what could not be checked.
         rest: PostgREST, which should serve this database; left alone unless given.
         against: A second connection that should reach the same installation.
+        anchors: Anchors of the events that were kept elsewhere.
 
     Returns:
         What was found, the worst first.
@@ -62,7 +66,7 @@ def examine(
     """
     try:
         with _read_only(connection):
-            return _examine(connection, rest, against)
+            return _examine(connection, rest, against, anchors)
     except psycopg.Error as problem:
         failure = failure_of(problem)
     # Out of the except block, as everywhere: what a driver says may hold more than it should.
@@ -73,6 +77,7 @@ def _examine(
     connection: psycopg.Connection[Any],
     rest: SyncPostgrestClient | None,
     against: psycopg.Connection[Any] | None,
+    anchors: tuple[kept_anchors.Anchor, ...],
 ) -> Report:
     manifest = read_manifest()
     live = read_catalog(connection)
@@ -106,6 +111,8 @@ def _examine(
         else:
             seen.run("tenancy", lambda: tenancy.check(connection, manifest, live))
             seen.run("keys", lambda: keys.check(connection, parts))
+            if anchors:
+                seen.run("anchors", lambda: kept_anchors.check(connection, anchors, parts))
         if other is not None:
             seen.run("--against", lambda: identity.check_against(site, other))
         seen.run("pgcrypto", lambda: platform.check_pgcrypto(connection))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -141,14 +142,20 @@ def check_against(site: Site, other: Site) -> Iterator[Finding]:
     if one is None or two is None:
         return
     if one.id != two.id:
-        what = f"has another installation, {two.id}"
-    elif one.system_identifier != two.system_identifier:
+        yield other_installation("--against", f"has another installation, {two.id}")
+        return
+    if one.system_identifier != two.system_identifier:
         what = "is a restored copy of the same installation, on another server"
     elif site.database_oid != other.database_oid:
         what = f"is a copy of the same installation, database {other.database} of the same server"
     else:
         return
-    yield other_installation("--against", what)
+    yield replace(
+        other_installation("--against", what),
+        why="Keys that one of them issues or revokes are not known to the other.",
+        mend="keylatch revocations apply FILE  # at the copy: revoke what it has forgotten\n"
+        "keylatch installation renew  # at the copy: an id of its own",
+    )
 
 
 def other_installation(where: str, what: str) -> Finding:
