@@ -183,5 +183,14 @@ def test_what_stands_in_the_database_cannot_steer_the_terminal(
 def test_the_help_fits_and_names_every_option(program: Program) -> None:
     shown = program("doctor", "--help")
     assert max(map(len, shown.out.splitlines())) <= 80
-    for option in ("--db-url", "--url", "--key", "--token", "--against", "--anchors", "--all", "--json"):
+    for option in (
+        "--db-url",
+        "--url",
+        "--key",
+        "--token",
+        "--against",
+        "--anchors",
+        "--all",
+        "--json",
+    ):
         assert option in shown.out

@@ -21,6 +21,7 @@ AFTER_RESTORE = (
 )
 """The command that makes whole what a restore has lost."""
 
+_CORE = "core of keylatch"
 _EVERYBODY = "public: execute"
 _INSTALLATION = "keylatch_internal.installation"
 _RESOLVER = "keylatch_resolver"
@@ -116,9 +117,10 @@ def explain(
     left = list(differences)
     half, left = _take_incomplete(left, expected, live, state)
     yield from half
-    if any(one.subject == "core of keylatch" for one in half):
+    if is_core_incomplete(half):
         # Whatever else is missing or different rests on the core.
-        left = [one for one in left if _is_open(one)]
+        yield from _open_in_half_a_core([one for one in left if _is_open(one)])
+        return
     left = _without_consequences(left)
     restored, left = _take_restore(left, state)
     yield from restored
@@ -134,7 +136,7 @@ def is_core_incomplete(findings: Iterable[Finding]) -> bool:
     Returns:
         Whether the core is incomplete.
     """
-    return any(one.slug == "incomplete" and one.subject == "core of keylatch" for one in findings)
+    return any((one.slug, one.subject) == ("incomplete", _CORE) for one in findings)
 
 
 def _take_incomplete(
@@ -202,7 +204,7 @@ def _incomplete(
     return Finding(
         Level.ERROR,
         "incomplete",
-        "core of keylatch" if part == CORE else f"part {part} of keylatch",
+        _CORE if part == CORE else f"part {part} of keylatch",
         what,
         "Calls fail. A migration stopped half-way, or somebody dropped objects.",
         fix,
@@ -232,6 +234,28 @@ def _is_open(one: Difference) -> bool:
     return one.entries[0].kind in ("function", "procedure") and _EVERYBODY in one.grants
 
 
+def _open_in_half_a_core(opened: Sequence[Difference]) -> Iterator[Finding]:
+    """Say what is open in a core that a migration left before its grants."""
+    if not opened:
+        return
+    functions = [one.entries[0] for one in opened]
+    yield Finding(
+        Level.ERROR,
+        "open_to_everybody",
+        _CORE,
+        _says_open([one.name for one in functions]),
+        _WHY_OPEN,
+        "revoke execute on all functions in schema "
+        f"{', '.join(sorted({one.schema for one in functions}))} from public;",
+    )
+
+
+def _says_open(functions: Iterable[str]) -> str:
+    names = _most_telling(name.partition("(")[0] for name in functions)
+    count = f"{len(names)} functions" if len(names) > 1 else "a function"
+    return f"everybody may execute {count}: {_some(names)}"
+
+
 def _take_restore(
     differences: Sequence[Difference], state: State
 ) -> tuple[list[Finding], list[Difference]]:
@@ -258,9 +282,7 @@ def _take_restore(
     explained = {id(one) for one in (*lost, *ordinary)} if says else set()
     if opened:
         explained |= {id(one) for one in opened}
-        names = [one.entries[0].name.partition("(")[0] for one in opened]
-        count = f"{len(opened)} functions" if len(opened) > 1 else "a function"
-        says.insert(0, f"everybody may execute {count}: {_some(_most_telling(names))}")
+        says.insert(0, _says_open(one.entries[0].name for one in opened))
     only_roles = len(says) == 1 and bool(roles)
     # The script makes the role of keylatch; the others are those of a Supabase project.
     made = [f"create role {role} nologin noinherit;\n" for role in roles if role != _RESOLVER]

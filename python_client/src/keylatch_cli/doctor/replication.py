@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import tuple_row
 
 from .report import Finding, Level
@@ -14,7 +13,7 @@ from .report import Finding, Level
 # `pid` is null where no worker applies changes; a table that is not "r" is still being copied.
 _SUBSCRIPTIONS = """
 select
-  s.subname,
+  pg_catalog.quote_ident(s.subname),
   s.subenabled,
   exists (
     select 1 from pg_catalog.pg_stat_subscription as w where w.subid = s.oid and w.pid is not null
@@ -45,8 +44,7 @@ def check(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
         rows = cursor.execute(_SUBSCRIPTIONS.encode()).fetchall()
-    for name, is_enabled, is_running, copying in rows:
-        quoted = sql.Identifier(name).as_string(connection)
+    for quoted, is_enabled, is_running, copying in rows:
         drop = (
             f"-- after a cut-over, when this database is the primary:\n"
             f"alter subscription {quoted} disable;\n"
