@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import scalar_row, tuple_row
@@ -32,7 +32,10 @@ _ROLES = """
 select r.rolname from pg_catalog.pg_roles as r
 where r.rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')
 """
-_HAS_KEYS = "select exists (select 1 from keylatch_internal.keys)"
+_HAVE_KEYS: dict[str, LiteralString] = {
+    "keylatch_internal.keys": "select exists (select 1 from keylatch_internal.keys)",
+    "keylatch_internal.legacy_keys": "select exists (select 1 from keylatch_internal.legacy_keys)",
+}
 _PLURALS = {"policy": "policies", "index": "indexes"}
 _WHY_OPEN = "Anyone with a connection or the anon key calls these functions."
 _WHY_RESTORE = (
@@ -84,12 +87,11 @@ def read_state(
         if ("table", table) in live
     }
     counts = count_rows(connection, expected)
-    has_keys = None
-    if ("table", "keylatch_internal.keys") in live and _INSTALLATION in counts:
+    queries = [query for table, query in _HAVE_KEYS.items() if ("table", table) in live]
+    has_keys: bool | None = None
+    if not queries or _INSTALLATION in counts:
         with connection.cursor(row_factory=scalar_row) as cursor:
-            has_keys = bool(cursor.execute(_HAS_KEYS).fetchone())
-    elif ("table", "keylatch_internal.keys") not in live:
-        has_keys = False
+            has_keys = any(bool(cursor.execute(query).fetchone()) for query in queries)
     lacking = tuple(sorted(one for one, count in counts.items() if count < expected[one]))
     known = modules if modules is not None and _INSTALLATION not in lacking else None
     return State(
@@ -193,7 +195,8 @@ def _incomplete(
         )
     elif state.has_keys is False:
         fix = (
-            "drop schema if exists keylatch, keylatch_internal cascade;  -- holds no key\n"
+            "-- They hold no key. This also drops policies and views of yours that use them:\n"
+            "drop schema if exists keylatch, keylatch_internal cascade;\n"
             "-- then run again, in one transaction: supabase db push, or keylatch apply"
         )
     else:
