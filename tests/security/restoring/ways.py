@@ -264,6 +264,7 @@ def table() -> str:
 
 
 _HEAD = """\
+<!-- begins with: nothing -->
 # Ways of restoring
 
 Made by `make generate` from tests/security/restoring, which runs each way on PostgreSQL 15, and
