@@ -241,13 +241,11 @@ to authenticated, service_role;
 revoke all on function
 keylatch_internal.other_hash, keylatch.resolve_key, keylatch.resolve_keys, keylatch.explain_key,
 keylatch_internal.key_verdict, keylatch_internal.explain, keylatch_internal.find_key,
-keylatch_internal.explain_for_resolver
-from public, anon, authenticated, service_role;
+keylatch_internal.explain_for_resolver from public, anon, authenticated, service_role;
 grant execute on function keylatch.resolve_key, keylatch.resolve_keys
 to service_role, keylatch_resolver;
-grant execute on function
-keylatch_internal.find_key, keylatch_internal.explain, keylatch_internal.key_verdict
-to authenticated, service_role;
+grant execute on function keylatch_internal.find_key, keylatch_internal.explain,
+keylatch_internal.key_verdict to authenticated, service_role;
 grant execute on function keylatch_internal.explain_for_resolver to keylatch_resolver;
 grant execute on function keylatch.explain_key to authenticated, service_role, keylatch_resolver;
 end $$;

@@ -14,8 +14,9 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_hash is
-  'The key_hash of a text that is stored under another hash than its own. Asked only after a miss. A
-module that brings other hashes replaces this function.';
+  'The key_hash of a text that is stored under another hash than its own. Asked only after a miss.
+Of the empty text, which no key has: null if no text has another hash, so that a batch asks once.
+A module that brings other hashes replaces this function.';
 
 create function keylatch.resolve_key(key text, origin text default null)
 returns setof keylatch.resolved_key language plpgsql stable security definer rows 2
@@ -66,6 +67,8 @@ create function keylatch.resolve_keys(keys text[], origins text[] default null)
 returns setof keylatch.resolved_key_at language plpgsql stable security definer rows 100
 -- definer because: as resolve_key.
 set search_path = pg_catalog, pg_temp as $$
+declare
+  v_any constant boolean := keylatch_internal.other_hash('') is not null;
 begin
   perform keylatch_internal.require_grants('keylatch.resolve_keys');
   if resolve_keys.keys is null or cardinality(resolve_keys.keys) > 1000
@@ -92,7 +95,7 @@ begin
       else keylatch_internal.origin_matches(p.origin, k.allowed_origins)
     end
   left join keylatch_internal.active_keys as o
-    on o.key_hash = case when k.id is null then keylatch_internal.other_hash(p.key) end
+    on o.key_hash = case when v_any and k.id is null then keylatch_internal.other_hash(p.key) end
     and case when o.kind = 'secret' then p.origin is null
       else keylatch_internal.origin_matches(p.origin, o.allowed_origins) end;
 end $$;
@@ -187,8 +190,7 @@ returns uuid language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp as $$
 begin
   return coalesce(
-    (select k.id from keylatch_internal.keys as k
-      where k.key_hash = sha256(convert_to(p_text, 'UTF8'))),
+    (select k.id from keylatch_internal.keys as k where k.key_hash = keylatch.hash_key(p_text)),
     (select k.id from keylatch_internal.keys as k
       where k.key_hash = keylatch_internal.other_hash(p_text))
   );
@@ -243,12 +245,10 @@ for its own log. Nothing is changed. Call it with POST: a key in a URL ends up i
 revoke all on function
 keylatch_internal.other_hash, keylatch.resolve_key, keylatch.resolve_keys, keylatch.explain_key,
 keylatch_internal.key_verdict, keylatch_internal.explain, keylatch_internal.find_key,
-keylatch_internal.explain_for_resolver
-from public, anon, authenticated, service_role;
+keylatch_internal.explain_for_resolver from public, anon, authenticated, service_role;
 grant execute on function keylatch.resolve_key, keylatch.resolve_keys
 to service_role, keylatch_resolver;
-grant execute on function
-keylatch_internal.find_key, keylatch_internal.explain, keylatch_internal.key_verdict
-to authenticated, service_role;
+grant execute on function keylatch_internal.find_key, keylatch_internal.explain,
+keylatch_internal.key_verdict to authenticated, service_role;
 grant execute on function keylatch_internal.explain_for_resolver to keylatch_resolver;
 grant execute on function keylatch.explain_key to authenticated, service_role, keylatch_resolver;

@@ -413,10 +413,11 @@ comment on function keylatch_internal.keep_legacy is
 
 create trigger legacy_keys_update_immutable
 before update on keylatch_internal.legacy_keys for each row when (
-  (new.key_id, new.workspace_id, new.scheme, new.verifier, new.clear_part, new.rounds)
-  is distinct from
-  (old.key_id, old.workspace_id, old.scheme, old.verifier, old.clear_part, old.rounds)
-  or new.upgraded_at is distinct from old.upgraded_at and old.upgraded_at is not null
+  -- Not a comparison of rows: a restore would write that in another way.
+  new.key_id is distinct from old.key_id or new.workspace_id is distinct from old.workspace_id
+  or new.scheme is distinct from old.scheme or new.verifier is distinct from old.verifier
+  or new.clear_part is distinct from old.clear_part or new.rounds is distinct from old.rounds
+  or (new.upgraded_at is distinct from old.upgraded_at and old.upgraded_at is not null)
 ) execute function keylatch_internal.keep_legacy('column_is_immutable');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
 comment on trigger legacy_keys_update_immutable on keylatch_internal.legacy_keys is
@@ -498,15 +499,22 @@ end $$;
 create or replace function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
 -- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
-set search_path = pg_catalog, pg_temp as $$
+-- The last query would be planned at each call, which takes longer than all the rest.
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
-  v_hash constant bytea := sha256(convert_to(p_text, 'UTF8'));
+  v_hash bytea;
   v_hashes bytea[];
 begin
-  if p_text is null or octet_length(p_text) > 4000 then
+  -- All that a failed look-up costs while there is no scheme, and no salted key was used.
+  if not exists (select from keylatch_internal.legacy_schemes)
+    and not exists (select from keylatch_internal.legacy_texts)
+    or octet_length(p_text) > 4000
+  then
     return null;
+  elsif p_text = '' then
+    return p_text::bytea;
   end if;
-  -- One statement: without schemes, this is what a failed look-up costs.
+  v_hash := sha256(convert_to(p_text, 'UTF8'));
   v_hashes := array(
     select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = v_hash
     union all
