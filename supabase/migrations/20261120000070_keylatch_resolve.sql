@@ -14,7 +14,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_hash is
-  'The key_hash of a text that is stored under another hash than its own. Asked only after a miss.
+  'The key_hash of a text that is stored under another hash than its own. Resolving asks after a miss.
 Of the empty text, which no key has: null if no text has another hash, so that a batch asks once.
 A module that brings other hashes replaces this function.';
 
@@ -188,12 +188,12 @@ returns uuid language plpgsql stable security definer
 -- definer because: key_hash is readable by the owner alone. It takes the key, not the hash, so that
 -- a stolen hash finds nothing. A holder of the key learns its id, which opens nothing.
 set search_path = pg_catalog, pg_temp as $$
+declare
+  v_hashes bytea[] := array[keylatch.hash_key(p_text), keylatch_internal.other_hash(p_text)];
 begin
-  return coalesce(
-    (select k.id from keylatch_internal.keys as k where k.key_hash = keylatch.hash_key(p_text)),
-    (select k.id from keylatch_internal.keys as k
-      where k.key_hash = keylatch_internal.other_hash(p_text))
-  );
+  -- Both for every text: the key of a stranger takes the steps of an unknown one.
+  return (select k.id from keylatch_internal.keys as k where k.key_hash = any (v_hashes)
+    order by k.key_hash <> v_hashes[1] limit 1);
 end $$;
 comment on function keylatch_internal.find_key is
   'The id of the key of this text, for explain_key to read as its caller.';
