@@ -75,3 +75,5 @@ $$;
 -- Supabase lets `postgres` switch triggers off for a session, as a replication worker does. What
 -- relies on triggers has to hold against that, so the stand-in allows it too.
 grant set on parameter session_replication_role to postgres;  -- noqa: PRS
+-- A hosted project lets it set what PostgREST reads from the database, too.
+grant set on parameter pgrst.db_schemas, pgrst.db_pre_request to postgres;  -- noqa: PRS

@@ -285,8 +285,9 @@ def test_a_value_that_python_cannot_hold_is_an_unexpected_answer(name: str, valu
     assert SECRET not in str(caught.value)
 
 
-# As PostgreSQL writes what Python cannot read: a number of 5,000 digits, and 1,500 lists.
-HUGE, DEEP = "1" * 5000, "[" * 1500 + "]" * 1500
+# As PostgreSQL writes what Python cannot read: a number of 5,000 digits, and 11,000 lists within
+# each other (Python 3.13 reads 10,000).
+HUGE, DEEP = "1" * 5000, "[" * 11_000 + "]" * 11_000
 BAD = [f'{{"n": {HUGE}}}', f'{{"a": [{{"b": {DEEP}}}]}}']
 
 

@@ -7,14 +7,17 @@ the demo with exit code 1.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
 from postgrest.exceptions import APIError
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.padding import Padding
 from rich.panel import Panel
@@ -38,8 +41,9 @@ class Unexpected(Exception):
     """A call did not end as the story says."""
 
 
-def chapter(title: str) -> None:
-    """Begin a part of the story."""
+def chapter(title: str, *, in_picture: bool = False) -> None:
+    """Begin a part of the story, which is in the picture or not."""
+    console.record = in_picture
     console.print()
     console.rule(Text(title, style="bold"), align="left", style="dim")
 
@@ -115,7 +119,7 @@ def story(stack: Stack) -> None:
 
     console.print("✓ is a call that went through, ✗ one that the database refused.", style="dim")
 
-    chapter("An admin issues two keys")
+    chapter("An admin issues two keys", in_picture=True)
     widget = does(
         "alice, admin",
         f"issue(workspace, allowed_origins=['{SITE}'])",
@@ -175,7 +179,7 @@ def story(stack: Stack) -> None:
     time.sleep(max(0.0, (ends_at - datetime.now(UTC)).total_seconds()) + 0.05)
     resolves_to_nothing(runtime, secret, f"resolve('{server.masked_key}'), a second later")
 
-    chapter("A revocation, and five attempts to bring the key back")
+    chapter("A revocation, and five attempts to bring the key back", in_picture=True)
     does(
         "alice, admin",
         f"revoke('{widget.masked_key}', reason='leaked')",
@@ -246,11 +250,22 @@ def revive(stack: Stack, admin_client: Client, key_id: Any) -> None:
         )
 
 
+def draw(path: Path) -> None:
+    """Draw what the console recorded, without the fonts that Rich would have a viewer download."""
+    fonts = re.compile(r"\s*@font-face \{\{.*?\n    \}\}", re.DOTALL)
+    form = fonts.sub("", CONSOLE_SVG_FORMAT).replace("Fira Code, monospace", "monospace")
+    drawn = console.export_svg(title="make demo", code_format=form, unique_id="keylatch")
+    path.write_text("".join(f"{line.rstrip()}\n" for line in drawn.splitlines()), "utf-8")
+
+
 def main() -> int:
     """Start the stack, tell the story, end the stack."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--audit", action="store_true", help="then ask all questions of sql/audit")
+    parser.add_argument("--picture", type=Path, help="draw parts of the story into this SVG file")
     options = parser.parse_args()
+    if options.picture:
+        console.width = 84
     began = time.monotonic()
     waiting = Progress(
         SpinnerColumn(),
@@ -276,6 +291,8 @@ def main() -> int:
         except (Unexpected, KeylatchError) as error:
             console.print(f"\n[bold red]Not as told:[/bold red] {error}")
             return 1
+        if options.picture:
+            draw(options.picture)
         if options.audit:
             chapter("What an auditor asks of this database")
             ask(stack.database_url)

@@ -58,6 +58,14 @@ def chromium() -> str:
     raise MissingTool("Chromium, or Chrome where the distribution has no package of it,")
 
 
+def node() -> str:
+    """Node, which npm needs too."""
+    program = shutil.which("node")
+    if program is None:
+        raise MissingTool("Node")
+    return program
+
+
 def typescript() -> Path:
     """The TypeScript compiler that the lock file pins."""
     return _npm_program("@typescript/typescript-linux-x64/lib/tsc", "the TypeScript compiler")

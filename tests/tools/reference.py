@@ -1,5 +1,7 @@
 """Writes sql/REFERENCE.md from a fresh install: what `comment on`, the grants and policies say.
 
+It writes sql/docs/errors.md, too; see tools/errors.py.
+
 The core comes first, then the tenancy, then a chapter for each module: an object belongs to the
 part whose migrations made it.
 
@@ -21,6 +23,7 @@ from stack.database import Database
 from stack.modules import parts
 from stack.server import Server
 from stack.tools import ROOT
+from tools import errors
 
 FILE = ROOT / "sql" / "REFERENCE.md"
 
@@ -192,18 +195,25 @@ def reference(database: Database) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Make a fresh install, read it, and write or compare the page."""
+    """Make a fresh install, read it, and write or compare the pages."""
     with Server() as server:
         database = Database(server, "reference")
         server.install_platform(database.name)
-        page = reference(database)
-    if arguments == ["--check"]:
-        if FILE.read_text() == page:
-            return 0
-        print("sql/REFERENCE.md is not what the migrations say; run: make generate")
-        return 1
-    FILE.write_text(page)
-    return 0
+        pages = {FILE: reference(database)}
+        with psycopg.connect(database.url, row_factory=dict_row) as connection:
+            pages[errors.FILE] = errors.page(connection)
+    if arguments != ["--check"]:
+        for file, page in pages.items():
+            file.write_text(page)
+    wrong = [
+        f"{file.relative_to(ROOT)} is not what the migrations say; run: make generate"
+        for file, page in pages.items()
+        if file.read_text() != page
+    ]
+    if f"| {errors.MISSING} |" in pages[errors.FILE]:
+        wrong.append("sql/docs/errors.md lacks the cause of an error; write it where the ? is")
+    print("\n".join(wrong), end="\n" if wrong else "")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,61 +1,230 @@
 """Writes supabase/types/keylatch.ts, the API of a fresh install as TypeScript types.
 
-`make generate` writes it, from the Supabase CLI's `gen types`; with --check it only says whether
-the file in the tree is what it should be and the example page compiles with it, and exits with 1 if
-not.
+The Supabase CLI's `gen types` makes the file. This program adds what the CLI does not know: which
+text is one of a few words, which argument may be null, and which field of a result never is.
+
+`make generate` writes the file; with --check it only says whether the file in the tree is what it
+should be and the examples compile with it, and exits with 1 if not.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-import subprocess
 import sys
-from pathlib import Path
+from inspect import getdoc
+from typing import Any
 
+import psycopg
+
+from keylatch import models
 from stack.database import Database
 from stack.server import Server
 from stack.supabase import run_supabase
-from stack.tools import ROOT, typescript
+from stack.tools import ROOT
+from tools.compiling import EXAMPLES, compile_project
 
 FILE = ROOT / "supabase" / "types" / "keylatch.ts"
-PAGE = ROOT / "supabase" / "examples" / "widget"
 HEAD = """// The API of keylatch as TypeScript types, made by `make generate`: do not edit.
-// Your own project's are made by `supabase gen types --schema public --schema keylatch`.
+//
+// Copy this file into your project. With supabase-js and your own generated types:
+//   import type { Database as Keylatch } from "./keylatch.ts"
+//   const client = createClient<Database & Keylatch>(url, key)
+//   await client.schema("keylatch").rpc("issue_key", { workspace_id })
 
 """
 
+CONSTRAINT = "select pg_get_constraintdef(oid) from pg_constraint where conname = %s"
+VIEW = "select pg_get_viewdef(to_regclass(%s))"
+BODY = "select prosrc from pg_proc where oid = to_regproc(%s)"
+WORD = r"'(\w+)'"
+CASE = r"(?:then|else)\s+'(\w+)'"
 
-def types(url: str) -> str:
-    """What the Supabase CLI generates, indented and with a line for each field."""
-    printed = run_supabase(["gen", "types", "--lang", "typescript", "--schema", "keylatch"], url)
-    _, found, body = printed.partition("export type Json")
-    assert found, printed
-    lines = []
-    depth = 0
-    for line in re.sub(r',(?=")', ",\n", f"{found}{body}").splitlines():
-        text = line.strip()
-        if not text and depth:
-            continue
-        closes_first = len(text) - len(text.lstrip("}])"))
-        lines.append(f"{'  ' * (depth - closes_first)}{text}")
-        depth += sum(text.count(c) for c in "{[(") - sum(text.count(c) for c in "}])")
-    return HEAD + "\n".join(lines).strip() + "\n"
+# A text that is one of a few words: the words' name, the field, and where the database has them.
+WORDS = [
+    ("Kind", "kind", CONSTRAINT, "keys_kind_check", WORD),
+    ("Environment", "environment", CONSTRAINT, "keys_environment_check", WORD),
+    ("Status", "keys.status", VIEW, "keylatch.keys", CASE),
+    ("LegacyStatus", "legacy_keys.status", VIEW, "keylatch.legacy_keys", CASE),
+    ("Scheme", "scheme", CONSTRAINT, "legacy_keys_scheme_check", WORD),
+    ("Verdict", "verdict", BODY, "keylatch_internal.key_form", CASE),
+    # What is compared there is a form, a kind or nothing; all other words are verdicts.
+    ("Verdict", "verdict", BODY, "keylatch_internal.key_verdict", rf"(?<!= )(?<!when ){WORD}"),
+    ("EventName", "event", BODY, "keylatch_internal.record_new_key", CASE),
+    ("EventName", "event", BODY, "keylatch_internal.record_change", CASE),
+    ("Outcome", "outcome", BODY, "keylatch_internal.take_import", rf"o\.outcome = {WORD}"),
+    ("Role", "workspace_membership.role", CONSTRAINT, "workspace_membership_role_check", WORD),
+]
+
+FUNCTIONS = """
+select proname, obj_description(oid, 'pg_proc'), coalesce(proargnames, '{}'), array(
+  select pg_get_function_arg_default(p.oid, n) from generate_series(1, pronargs) as n
+)
+from pg_proc as p
+where pronamespace = 'keylatch'::regnamespace
+"""
+RELATIONS = """
+select relname, relkind = 'c', obj_description(reltype, 'pg_type'), array(
+  select attname::text from pg_attribute where attrelid = c.oid and attnum > 0
+)
+from pg_class as c
+where relnamespace = 'keylatch'::regnamespace and relkind in ('c', 'v', 'r')
+"""
+MODELS = [
+    one for one in vars(models).values() if isinstance(one, type) and dataclasses.is_dataclass(one)
+]
+JSON_OBJECTS = {
+    field.name
+    for model in MODELS
+    for field in dataclasses.fields(model)
+    if str(field.type).startswith("Mapping")
+}
 
 
-def compile_page(target: Path | None = None) -> str:
-    """Check the types of the example page, and write its JavaScript if told where.
+class Facts:
+    """What the database and the models of the Python client say, and the CLI does not.
 
-    Args:
-        target: The directory for its folders as below `supabase`; nothing is written without it.
-
-    Returns:
-        What the compiler found; nothing if all is well.
+    Attributes:
+        words: The words of each name in `WORDS`, in their order.
+        used: The names in `WORDS` that some field has.
     """
-    output = ["--noEmit"] if target is None else ["--outDir", str(target)]
-    result = subprocess.run(
-        [typescript(), "--project", PAGE, *output], capture_output=True, text=True, check=False
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        """Ask for all of it."""
+        self.words: dict[str, dict[str, None]] = {}
+        for name, _, query, argument, pattern in WORDS:
+            (text,) = connection.execute(query, [argument]).fetchone() or (None,)
+            found = re.findall(pattern, text or "", re.IGNORECASE)
+            assert found, f"tools/typescript.py finds no words in {argument}: {text}"
+            self.words[name] = self.words.get(name, {}) | dict.fromkeys(found)
+        self.used: set[str] = set()
+        self._functions = {name: about for name, *about in connection.execute(FUNCTIONS)}
+        self._relations = {name: about for name, *about in connection.execute(RELATIONS)}
+        self._nullable: set[tuple[str, str]] = set()
+
+    def refine(self, section: str, owner: str, part: str, field: str, given: str) -> str:
+        """Give the type of a field from where it stands, and the type that the CLI gave it."""
+        text, bar, _ = given.partition(" | null")
+        if text == "never":
+            return text
+        if section != "Functions":
+            if part not in ("Insert", "Update") and bar and self._may_be_null(owner, field):
+                self._nullable.add((owner, field))
+            null = bool(bar) and (owner, field) in self._nullable
+        else:
+            comment, names, defaults = self._functions[owner]
+            if field == "Returns":
+                # One value, and none where the comment says so; a row of a type is never null.
+                null = not text.startswith("Database[") and bool(re.search(r"\bnull\b", comment))
+                return f"{text} | null" if null else text
+            null = (dict(zip(names, defaults, strict=True))[field] or "").startswith("NULL")
+            if text.endswith("[]") and re.search(rf"\b{field}: [^.;]*\bnull where", comment):
+                text = f"({text.removesuffix('[]')} | null)[]"
+        text = self._exact(owner, field, text)
+        return f"{text} | null" if null else text
+
+    def _exact(self, owner: str, field: str, text: str) -> str:
+        for name, place, *_ in WORDS:
+            if place in (field, f"{owner}.{field}"):
+                assert text == "string", (owner, field, text)
+                self.used.add(name)
+                return name
+        return "JsonObject" if field in JSON_OBJECTS and "Json" in text else text
+
+    def _may_be_null(self, owner: str, field: str) -> bool:
+        """Whether a field may be null of which the catalog does not say that it is never null."""
+        is_type, comment, fields = self._relations[owner]
+        if model := self._model(owner, fields):
+            kinds = {each.name: str(each.type) for each in dataclasses.fields(model)}
+            return kinds.get(field, "None").endswith("None")
+        if not is_type:
+            return True
+        # A row of a list: its place, and what a single answer has, or nulls.
+        for other, (_, _, fewer) in self._relations.items():
+            if set(fewer) < set(fields) and self._model(other, fewer):
+                return field in fewer
+        assert "null" not in comment, f"no model says which fields of {owner} are null: {comment}"
+        return False
+
+    def _model(self, owner: str, fields: list[str]) -> type | None:
+        """The model of the client that names this relation, or has the fields of this type."""
+        found = [
+            model
+            for model in MODELS
+            if {each.name for each in dataclasses.fields(model)} == set(fields)
+            or re.search(rf"`(keylatch\.)?{owner}`", getdoc(model) or "")
+        ]
+        assert len(found) < 2, (owner, found)
+        return found[0] if found else None
+
+
+def types(database: Database) -> str:
+    """The file: what the CLI prints, indented, with a line and an exact type for each field."""
+    command = ["gen", "types", "--lang", "typescript", "--schema", "keylatch"]
+    printed = run_supabase(command, database.url)
+    parts = re.fullmatch(
+        r".*?(export type Json.*?)(export type Database.*?)(type DatabaseWithoutInternals.*)",
+        printed,
+        re.DOTALL,
     )
-    return result.stdout if result.returncode else ""
+    assert parts, printed
+    facts = Facts(database.connect())
+    body = _refined(_broken(parts[2]), facts)
+    assert facts.used == set(facts.words), f"no field has {set(facts.words) - facts.used}"
+    made = [parts[1].strip(), "export type JsonObject = { [key: string]: Json | undefined }"]
+    for name, words in facts.words.items():
+        made.append(f"export type {name} = " + " | ".join(f'"{word}"' for word in words))
+    return HEAD + "\n\n".join(["\n".join(made), _indented(body), _indented(parts[3])]) + "\n"
+
+
+def _broken(text: str) -> str:
+    """A line for each field, and a name for what a row of a relation is."""
+    row = r'Returns: \{[^}]*\}(\[\])?(?=\s*SetofOptions: \{\s*from: "\*"\s*to: "(\w+)")'
+    for pattern, new in (
+        (row, r'Returns: Database["keylatch"]["Views"]["\2"]["Row"]\1'),
+        (r",(?=\s*\"|\n)", "\n"),
+        (r"(?<=\":)\s*\{ Args", " {\nArgs"),
+        (r"(?<=Args: \{) ", "\n"),
+        (r" \}; Returns", "\n}\nReturns"),
+        (r"; Returns", "\nReturns"),
+        (r"\} \}", "}\n}"),
+        (r"\['(\w+)'\]", r'["\1"]'),
+        (r"\(string\)\[\]", "string[]"),
+        (r"\[\s+\]", "[]"),
+    ):
+        text = re.sub(pattern, new, text)
+    return text
+
+
+def _refined(text: str, facts: Facts) -> str:
+    path: list[str] = []
+    lines: list[str] = []
+    for line in map(str.strip, text.splitlines()):
+        refined = line
+        if opened := re.fullmatch(r'(?:export type )?"?(\w*)"?(?::| =)? ?[\[{]', line):
+            path.append(opened[1])
+        elif re.match(r"[\]}]", line):
+            path.pop()
+        elif field := re.fullmatch(r'("(\w+)"\??|Returns): (.*)', line):
+            _, _, section, owner, *part = path
+            name = field[2] or field[1]
+            exact = facts.refine(section, owner, (part or [owner])[0], name, field[3])
+            refined = f"{field[1]}: {exact}"
+        lines.append(refined)
+    return "\n".join(lines)
+
+
+def _indented(text: str) -> str:
+    depth = 0
+    lines: list[str] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        # Between two definitions; the CLI has an empty line there.
+        if lines and not depth and re.match(r"(export )?(type|const) ", line):
+            lines.append("")
+        closes_first = len(line) - len(line.lstrip("}])"))
+        lines.append(f"{'  ' * (depth - closes_first)}{line}")
+        depth += sum(line.count(c) for c in "{[(") - sum(line.count(c) for c in "}])")
+    return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> int:
@@ -63,15 +232,14 @@ def main(arguments: list[str]) -> int:
     with Server() as server:
         database = Database(server, "types")
         database.migrate()
-        text = types(database.url)
+        text = types(database)
     if arguments != ["--check"]:
-        FILE.parent.mkdir(exist_ok=True)
         FILE.write_text(text)
         return 0
     if FILE.read_text() != text:
         print("supabase/types/keylatch.ts is not what the migrations say; run: make generate")
         return 1
-    found = compile_page()
+    found = compile_project(EXAMPLES)
     print(found, end="")
     return int(bool(found))
 

@@ -270,7 +270,7 @@ def test_a_key_of_deep_metadata_is_not_made(
 
 
 # What the database itself takes only from its owner: Python reads neither.
-UNREADABLE = ["[" * 3000 + "]" * 3000, "9" * 5000]
+UNREADABLE = ["[" * 11_000 + "]" * 11_000, "9" * 5000]
 
 
 @pytest.mark.parametrize("value", UNREADABLE, ids=["nested", "digits"])

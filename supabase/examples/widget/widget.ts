@@ -1,5 +1,5 @@
 // Opens a session with the page's publishable key, shows it, and reads and writes notes with it.
-import type { Database } from "../../types/keylatch"
+import type { Database } from "../../types/keylatch.ts"
 
 type OpenSession = Database["keylatch"]["Functions"]["open_session"]
 type Session = OpenSession["Returns"]
@@ -34,10 +34,10 @@ async function session(): Promise<Session> {
 async function show(note?: string): Promise<void> {
   try {
     const { token, expires_at } = await session()
-    const headers = { "x-session-token": token! }
+    const headers = { "x-session-token": token }
     if (note) await call("notes", headers, { note })
     const notes = await call<{ note: string }[]>("notes?select=note&order=id", headers)
-    status.textContent = `Session …${token!.slice(-4)} until ${new Date(expires_at!).toUTCString()}`
+    status.textContent = `Session …${token.slice(-4)} until ${new Date(expires_at).toUTCString()}`
     status.className = ""
     list.replaceChildren(...notes.map((row) => {
       const item = document.createElement("li")

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from stack import HANG_SECONDS
 from stack.tools import chromium
-from tools.typescript import PAGE, compile_page
+from tools.compiling import EXAMPLES, compile_project
 
 # What a page shows it shows at some time; five seconds are too short for a busy machine.
 expect.set_options(timeout=HANG_SECONDS * 1000)
@@ -36,13 +36,13 @@ def serve(directory: Path) -> Iterator[str]:
 
 def build(directory: Path) -> Path:
     """Compile the page's TypeScript below a directory, and give where its script is."""
-    assert compile_page(directory) == ""
+    assert compile_project(EXAMPLES, directory) == ""
     return directory / "examples" / "widget"
 
 
 def write(directory: Path, name: str, *, url: str, anon_key: str, key: str) -> None:
     """Write the page as somebody embeds it, beside its script."""
-    text = (PAGE / "index.html").read_text()
+    text = (EXAMPLES / "widget" / "index.html").read_text()
     for placeholder, value in (
         ("https://PROJECT.supabase.co", url),
         ("ANON_KEY", anon_key),

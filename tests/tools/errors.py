@@ -1,0 +1,51 @@
+"""The page of all errors, sql/docs/errors.md, made from the table in a fresh install.
+
+The table knows slug, SQLSTATE and the next step, the client the class. The cause is written in the
+page by hand, and stays there when the page is written again.
+"""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+from psycopg.rows import DictRow
+
+from keylatch.errors import CLASS_BY_SLUG
+from stack.tools import ROOT
+
+FILE = ROOT / "sql" / "docs" / "errors.md"
+MISSING = "?"
+HEAD = """<!-- begins with: nothing -->
+# All errors
+
+`make generate` makes this page from the table `keylatch_internal.errors`. Only the causes are
+written by hand. Programs match on the slug: it is the message in SQL, and the field `message` over
+REST. The detail of an error names the value. The hint is the next step below, or a more exact one.
+"""
+FOOT = """
+What PostgreSQL, PostgREST and a gateway say themselves has no slug. See
+[What people see first](troubleshooting.md).
+"""
+_ROW = re.compile(r'^\| <a id="(\w+)">.*\| ([^|]+) \| [^|]+ \|$', re.MULTILINE)
+
+
+def page(connection: psycopg.Connection[DictRow]) -> str:
+    """Give the page, with the causes that the present one has."""
+    causes = dict(_ROW.findall(FILE.read_text("utf-8"))) if FILE.exists() else {}
+    rows = connection.execute(
+        "select slug, code, hint from keylatch_internal.errors order by slug"
+    ).fetchall()
+    lines = [
+        HEAD,
+        "| slug | HTTP, SQLSTATE | Python | cause | next step |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        slug, code = row["slug"], row["code"]
+        # What PostgREST answers to other codes than PTxyz.
+        status = code[2:] if code.startswith("PT") else "401 or 403" if code == "42501" else "400"
+        cause, kind = causes.get(slug, MISSING), CLASS_BY_SLUG[slug].__name__
+        name = f'<a id="{slug}"></a>`{slug}`'
+        lines.append(f"| {name} | {status}, `{code}` | `{kind}` | {cause} | {row['hint']} |")
+    return "\n".join(lines) + "\n" + FOOT

@@ -1,0 +1,228 @@
+"""The pages that users read (README.md and sql/docs), run as they stand.
+
+A page is run from top to bottom, as a reader would: the blocks of one page share a directory, a
+shell, a session of psql and the names of Python. What a fence says is what happens:
+
+- `sh`, `sql`, `python`: the block runs and has to succeed. A Python block whose first line is a
+  comment with a path is written to that file instead, and so is a block of any other language.
+- `console` and `psql`: a transcript. Lines that begin with `$ ` or `=> ` are run, and what they
+  print has to be what stands below them.
+- `text` right after a block that ran: what that block printed.
+
+Pages show the addresses of Supabase's local stack; the test puts its own in their place, and back.
+Keys, ids, times and hashes differ from run to run, so they are compared by their form alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from unittest import mock
+
+_FENCE = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"(?:#|--|//) ([\w./-]+\.\w+)\n")
+_PROMPTS = {"console": "$ ", "psql": "=> "}
+_ENDS_SQL = re.compile(r"(;|\\\w+.*)$")
+_ENDS_SH = re.compile(r"[^\\]$")
+_END = "--- end of the statement ---"
+# What differs from run to run, the longest form first.
+_CHANGING = [
+    (re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+"), "<token>"),
+    (re.compile(r"\b[a-z][a-z0-9]{1,11}_(?:pk|sk)_(?:live|test)_(?:\w{36}|\.\.\.\w{4})"), "<key>"),
+    (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<id>"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.]*(?:Z|[+-]\d\d(?::?\d\d)?)?"), "<time>"),
+    (re.compile(r"\b\d{14}(?=_)"), "<stamp>"),
+    (re.compile(r"\b[0-9a-f]{16,64}\b"), "<hash>"),
+    (re.compile(r"\b[0-9a-f]{8}\b"), "<fingerprint>"),
+    (re.compile(r"\b\d+(?:\.\d+)? m?s\b"), "<duration>"),
+    (re.compile(r"\b\d{16,20}\b"), "<number>"),
+    (re.compile(r"PostgreSQL \d+\.\d+"), "PostgreSQL <version>"),
+    (re.compile(r"[ ─━-]{2,}"), " "),
+    (re.compile(r" +$", re.MULTILINE), ""),
+]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page.
+
+    Attributes:
+        language: What the fence says.
+        text: What stands between the fences.
+        start: Where the text begins in the page.
+    """
+
+    language: str
+    text: str
+    start: int
+
+
+def blocks(page: str) -> list[Block]:
+    """Give the fenced blocks of a page, in order."""
+    return [Block(found[1], found[2], found.start(2)) for found in _FENCE.finditer(page)]
+
+
+def form(text: str) -> str:
+    """Give a text with the form alone of what differs from run to run."""
+    for pattern, word in _CHANGING:
+        text = pattern.sub(word, text)
+    return text.strip()
+
+
+class Reader:
+    """Who reads a page and does what it says; a context manager.
+
+    Attributes:
+        directory: Where the reader is.
+        environment: The variables of the shell, of psql and of Python.
+        names: What the page's Python has defined.
+    """
+
+    def __init__(
+        self, directory: Path, environment: Mapping[str, str], addresses: Mapping[str, str]
+    ) -> None:
+        """Begin in a directory.
+
+        Args:
+            directory: The current directory.
+            environment: The variables, `DATABASE_URL` among them.
+            addresses: What a page shows, and what it is here.
+        """
+        self.directory, self.environment = directory, dict(environment)
+        self.names: dict[str, Any] = {"__name__": "page"}
+        self._addresses = dict(addresses)
+        self._programs: dict[str, subprocess.Popen[str]] = {}
+
+    def __enter__(self) -> Self:
+        """Give the reader."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the shell and psql, with all that they started."""
+        for program in self._programs.values():
+            os.killpg(program.pid, signal.SIGKILL)
+            program.communicate()
+
+    def read(self, page: str) -> str:
+        """Run a page, and give it with what its transcripts printed this time.
+
+        Raises:
+            AssertionError: A block failed; the message is what it printed.
+        """
+        found, printed = page, ""
+        moved = 0
+        for block in blocks(page):
+            new = block.text
+            if block.language == "text":
+                new = self._shown(printed)
+            elif block.language in _PROMPTS:
+                new = self._transcript(block)
+            else:
+                printed = self._run(block.language, self._real(block.text))
+            start = block.start + moved
+            found = found[:start] + new + found[start + len(block.text) :]
+            moved += len(new) - len(block.text)
+        return found
+
+    def _real(self, text: str) -> str:
+        for shown, real in self._addresses.items():
+            text = text.replace(shown, real)
+        return text
+
+    def _shown(self, text: str) -> str:
+        for shown, real in self._addresses.items():
+            text = text.replace(real, shown)
+        return text
+
+    def _run(self, language: str, text: str) -> str:
+        name = _FILE.match(text)
+        if name and language not in ("sh", "sql"):
+            path = self.directory / name[1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+            return ""
+        if language == "python":
+            return self._run_python(text)
+        assert language in ("sh", "sql"), f"a block of {language} must begin with its file's name"
+        printed, failed = self._tell(language, text)
+        assert not failed, f"{text}\n{printed}"
+        return printed
+
+    def _run_python(self, text: str) -> str:
+        output = io.StringIO()
+        with (
+            contextlib.chdir(self.directory),
+            mock.patch.dict(os.environ, self.environment),
+            contextlib.redirect_stdout(output),
+        ):
+            exec(compile(text, "page", "exec"), self.names)  # noqa: S102
+        return output.getvalue()
+
+    def _transcript(self, block: Block) -> str:
+        """Run what follows the prompts, and give the block with what that prints."""
+        prompt = _PROMPTS[block.language]
+        language = "sql" if block.language == "psql" else "sh"
+        told = []
+        for statement in _statements(block.text, prompt):
+            printed, _ = self._tell(language, self._real(statement))
+            told.append(f"{prompt}{statement}\n{self._shown(printed)}")
+        return "".join(told)
+
+    def _tell(self, language: str, text: str) -> tuple[str, bool]:
+        """Give the shell or psql a text; what it printed, and whether it failed."""
+        program = self._program(language)
+        assert program.stdin is not None
+        assert program.stdout is not None
+        end = f"\\echo '{_END}'" if language == "sql" else f"echo '{_END}' $?"
+        program.stdin.write(f"{text.rstrip()}\n{end}\n")
+        program.stdin.flush()
+        printed = ""
+        for line in program.stdout:
+            before, ends, code = line.partition(_END)
+            printed += before
+            if ends:
+                failed = "ERROR:" in printed if language == "sql" else code.strip() != "0"
+                return "".join(f"{line.rstrip()}\n" for line in printed.splitlines()), failed
+        raise AssertionError(f"{language} has ended:\n{printed}")
+
+    def _program(self, language: str) -> subprocess.Popen[str]:
+        if language not in self._programs:
+            psql = [
+                "stdbuf",
+                "-oL",
+                "psql",
+                "-Xqv",
+                "SHOW_CONTEXT=never",
+                self.environment["DATABASE_URL"],
+            ]
+            self._programs[language] = subprocess.Popen(
+                ["bash", "-s"] if language == "sh" else psql,
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        return self._programs[language]
+
+
+def _statements(text: str, prompt: str) -> Iterator[str]:
+    """Give what follows each prompt, to its end: a semicolon or a command, a line of the shell."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        if not line.startswith(prompt):
+            continue
+        statement = line.removeprefix(prompt)
+        while not (_ENDS_SQL if prompt == "=> " else _ENDS_SH).search(statement):
+            statement += "\n" + next(lines)
+        yield statement
