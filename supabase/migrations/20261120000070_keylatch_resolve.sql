@@ -14,8 +14,8 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_hash is
-  'The key_hash of a text that is stored under another hash than its own; null if its own is known.
-Asked only after a miss. A module that brings other hashes replaces this function.';
+  'The key_hash of a text that is stored under another hash than its own. Asked only after a miss. A
+module that brings other hashes replaces this function.';
 
 create function keylatch.resolve_key(key text, origin text default null)
 returns setof keylatch.resolved_key language plpgsql stable security definer rows 2
@@ -74,23 +74,22 @@ begin
   end if;
   return query
   select
-    p.place::integer, k.id, k.workspace_id, k.kind, k.environment, k.scopes, k.metadata,
-    k.expires_at
+    p.place::integer, coalesce(k.id, o.id), coalesce(k.workspace_id, o.workspace_id),
+    coalesce(k.kind, o.kind), coalesce(k.environment, o.environment), coalesce(k.scopes, o.scopes),
+    coalesce(k.metadata, o.metadata), coalesce(k.expires_at, o.expires_at)
   from unnest(resolve_keys.keys, resolve_keys.origins) with ordinality as p (key, origin, place)
-  left join lateral (
-    select a.* from keylatch_internal.active_keys as a
-    where a.key_hash = sha256(convert_to(p.key, 'UTF8'))
-    union all
-    select a.* from keylatch_internal.active_keys as a
-    where a.key_hash = keylatch_internal.other_hash(p.key)
-    limit 1 -- so the second half runs after a miss alone
-  ) as k
-    -- The same as in resolve_key; a test compares the two.
-    on case
+  left join keylatch_internal.active_keys as k
+    on k.key_hash = sha256(convert_to(p.key, 'UTF8'))
+    -- Here and below the same as in resolve_key; a test compares the two.
+    and case
       when k.kind = 'secret' then p.origin is null
       when p.origin collate "C" = any (k.allowed_origins) then strpos(p.origin, '*') = 0
       else keylatch_internal.origin_matches(p.origin, k.allowed_origins)
-    end;
+    end
+  left join keylatch_internal.active_keys as o
+    on o.key_hash = case when k.id is null then keylatch_internal.other_hash(p.key) end
+    and case when o.kind = 'secret' then p.origin is null
+      else keylatch_internal.origin_matches(p.origin, o.allowed_origins) end;
 end $$;
 comment on function keylatch.resolve_keys is
   'resolve_key for a batch of up to 1000: a row for each key, with nulls for one that is refused.

@@ -14,8 +14,8 @@ create table keylatch_internal.legacy_secrets (
   constraint legacy_secrets_pkey primary key (name)
 );
 comment on table keylatch_internal.legacy_secrets is
-  'The secrets of schemes, where Supabase Vault is missing. Nobody is granted anything here: the
-owner inserts them.';
+  'The secrets of schemes, where they are not in Supabase Vault. Nobody is granted anything here:
+the owner inserts them.';
 comment on column keylatch_internal.legacy_secrets.name is 'What a scheme names the secret by.';
 comment on column keylatch_internal.legacy_secrets.secret is 'As the old system has it.';
 alter table keylatch_internal.legacy_secrets enable row level security;
@@ -78,9 +78,11 @@ create function keylatch_internal.read_secret(p_name text)
 returns text language plpgsql stable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  v_secret text;
+  v_secret text := (
+    select s.secret from keylatch_internal.legacy_secrets as s where s.name = p_name
+  );
 begin
-  if exists (
+  if v_secret is null and exists (
     select from pg_catalog.pg_class as c
     inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
     inner join pg_catalog.pg_roles as r on c.relowner = r.oid
@@ -92,12 +94,10 @@ begin
     execute 'select v.decrypted_secret from vault.decrypted_secrets as v where v.name = $1'
     into v_secret using p_name;
   end if;
-  return coalesce(v_secret, (
-    select s.secret from keylatch_internal.legacy_secrets as s where s.name = p_name
-  ));
+  return v_secret;
 end $$;
 comment on function keylatch_internal.read_secret is
-  'A secret by its name, from Supabase Vault where it is, else from legacy_secrets.';
+  'A secret by its name, from legacy_secrets, else from Supabase Vault.';
 
 create function keylatch_internal.scheme_digest(
   p_text text, p_scheme keylatch_internal.legacy_schemes
@@ -122,9 +122,12 @@ begin
     v_text := case when p_scheme.take > 0 then left(v_text, p_scheme.take)
       else right(v_text, -p_scheme.take) end;
   end if;
-  v_bytes := convert_to(replace(coalesce(p_scheme.prepend, ''), '{secret}', coalesce(v_secret, '')), 'UTF8')
+  v_bytes :=
+    convert_to(coalesce(replace(p_scheme.prepend, '{secret}', coalesce(v_secret, '')), ''), 'UTF8')
     || keylatch_internal.read_bytes(v_text, coalesce(p_scheme.decode, 'text'))
-    || convert_to(replace(coalesce(p_scheme.append, ''), '{secret}', coalesce(v_secret, '')), 'UTF8');
+    || convert_to(
+      coalesce(replace(p_scheme.append, '{secret}', coalesce(v_secret, '')), ''), 'UTF8'
+    );
   return case
     when (v_secret is null) <> (p_scheme.secret is null) then null
     when starts_with(p_scheme.digest, 'hmac-') then extensions.hmac(
@@ -152,16 +155,11 @@ comment on function keylatch_internal.legacy_hash is
 create function keylatch_internal.scheme_hashes(p_text text)
 returns bytea[] language plpgsql stable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
-declare
-  v_scheme keylatch_internal.legacy_schemes;
-  v_hashes bytea[] := '{}'::bytea[];
 begin
-  for v_scheme in select s.* from keylatch_internal.legacy_schemes as s loop
-    v_hashes := v_hashes || keylatch_internal.legacy_hash(
-      v_scheme.name, keylatch_internal.scheme_digest(p_text, v_scheme)
-    );
-  end loop;
-  return v_hashes;
+  return array(
+    select keylatch_internal.legacy_hash(s.name, keylatch_internal.scheme_digest(p_text, s))
+    from keylatch_internal.legacy_schemes as s
+  );
 end $$;
 comment on function keylatch_internal.scheme_hashes is
   'The key_hash that this text would have under each scheme.';
@@ -196,7 +194,8 @@ begin
       'digest must be sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512.',
       'Salted hashes need no scheme: name their alg in the line.']
     when coalesce(p_recipe ->> 'decode', 'hex') not in ('hex', 'base64')
-      or coalesce(p_recipe ->> 'secret_encoding', 'text') not in ('text', 'hex', 'base64') then array[
+      or coalesce(p_recipe ->> 'secret_encoding', 'text') not in ('text', 'hex', 'base64')
+      then array[
       'decode must be hex or base64, and secret_encoding text, hex or base64.', 'Correct it.']
     when (p_recipe ? 'secret') <> (v_has_place or starts_with(v_digest, 'hmac-')) then array[
       'secret belongs to an HMAC, or to {secret} in prepend or append, and they need it.',
@@ -279,8 +278,9 @@ begin
     and p_ends_at > clock_timestamp() and p_ends_at < '9999-01-01 00:00Z';
   if not found then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'ends_at must be in the future and not after the end that the scheme has, '
-      'and the scheme must be one that was declared.', 'To end it now, say in a minute.'
+      'invalid_argument',
+      'ends_at must be in the future and not after the end that the scheme has, if it is declared.',
+      'To end it now, give a time in a minute.'
     );
   end if;
 end $$;
@@ -314,9 +314,9 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.end_scheme is
-  'Lets the keys of a scheme expire at this time, up to limit of them: call it until is_done is true.
+  'Lets the keys of a scheme expire then, up to limit of them. Call it until is_done is true.
 
-Keys that expire earlier stay as they are, and keys that are imported later expire then, too. Before,
+Keys that expire earlier stay as they are; keys that are imported later expire then, too. Before,
 the view imported_keys lists the keys of the scheme and when the old system last saw each.
 revoked: how many keys got this end. Errors: invalid_argument (400).';
 
@@ -361,7 +361,7 @@ comment on column keylatch_internal.legacy_keys.verifier is
   'Of a key that waits for its first use: the hex of its hash, the whole text of bcrypt, or rounds,
 salt and hash in hex, separated by $. Readable by the owner alone.';
 comment on column keylatch_internal.legacy_keys.clear_part is
-  'What a waiting key begins with, after p:, or ends with, after s: and backwards; empty if unknown.';
+  'What a waiting key begins with, after p:, or ends with, after s: and backwards. Empty: unknown.';
 comment on column keylatch_internal.legacy_keys.rounds is
   'What comparing a waiting key costs, in rounds of PBKDF2; 0 for a hash without a salt, which waits
 because it may be one with. Null: the key does not wait.';
@@ -403,7 +403,8 @@ begin
   );
   return null;
 end $$;
-comment on function keylatch_internal.keep_legacy is 'Refuses with the slug that the trigger passes.';
+comment on function keylatch_internal.keep_legacy is
+  'Refuses with the slug that the trigger passes.';
 
 create trigger legacy_keys_update_immutable
 before update on keylatch_internal.legacy_keys for each row when (
@@ -459,8 +460,8 @@ select
 from keylatch_internal.legacy_keys as g
 inner join keylatch.keys as k on g.key_id = k.id;
 comment on view keylatch.imported_keys is
-  'All imported keys of your workspaces: by which scheme, from which source, by which import, and when
-the old system last saw each.';
+  'All imported keys of your workspaces: by which scheme, from which source, by which import, and
+when the old system last saw each.';
 -- The columns mean what they mean in the table that they are of.
 do $$
 declare
@@ -497,30 +498,33 @@ declare
   v_hash constant bytea := sha256(convert_to(p_text, 'UTF8'));
   v_hashes bytea[];
 begin
-  if p_text is null or octet_length(p_text) > 4000
-    or exists (select from keylatch_internal.keys as k where k.key_hash = v_hash)
-  then
+  if p_text is null or octet_length(p_text) > 4000 then
     return null;
   end if;
-  v_hashes := keylatch_internal.scheme_hashes(p_text) || array(
+  -- One statement: without schemes, this is what a failed look-up costs.
+  v_hashes := array(
     select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = v_hash
+    union all
+    select keylatch_internal.legacy_hash(s.name, keylatch_internal.scheme_digest(p_text, s))
+    from keylatch_internal.legacy_schemes as s
   );
   if v_hashes = '{}' then
     return null;
   end if;
   return (
     select k.key_hash from keylatch_internal.keys as k
-    where k.key_hash = any (v_hashes)
-    -- What is inactive under one scheme or salt is inactive: the row nearest to its end answers.
+    where k.key_hash = any (v_hashes || v_hash)
+    -- The text's own row first. Then, what is inactive under one scheme or salt is inactive: the row
+    -- nearest to its end answers.
     order by
-      k.revoked_at is null, coalesce(k.expires_at > clock_timestamp(), true),
+      k.key_hash <> v_hash, k.revoked_at is null, coalesce(k.expires_at > clock_timestamp(), true),
       k.suspended_at is null, k.expires_at nulls last, k.id
     limit 1
   );
 end $$;
 comment on function keylatch_internal.other_hash is
-  'The key_hash of a text that was imported by a scheme, or whose first use told what it is; null if
-there is none, or a row under the hash of the text itself, active or not.';
+  'The key_hash of a text that was imported by a scheme, or whose first use told what it is. A row
+under the hash of the text itself answers for the text, active or not.';
 
 create function keylatch.revoke_legacy_key(id uuid, reason text default null)
 returns keylatch.revocation language plpgsql volatile security invoker
@@ -576,8 +580,9 @@ begin
   end if;
   if v_count - v_first >= v_limit then
     perform keylatch_internal.refuse(
-      'too_many_requests', format('upgrade_key was called more than %s times in a minute.', v_limit),
-      null, to_timestamp((v_second / 60 + 1) * 60)
+      'too_many_requests',
+      format('upgrade_key was called more than %s times in a minute.', v_limit), null,
+      to_timestamp((v_second / 60 + 1) * 60)
     );
   end if;
 end $$;
@@ -672,16 +677,22 @@ returns setof keylatch_internal.legacy_keys language plpgsql stable security inv
 set search_path = pg_catalog, pg_temp as $$
 begin
   -- Revoked and expired ones, too: a text that matches one of them is refused.
+  -- "offset 0" keeps the planner from reading all rows of a workspace: each part is one look-up.
   if p_workspace_id is null then
     return query
-    select g.* from keylatch_internal.legacy_keys as g
-    where g.clear_part = any (array_remove(p_parts, '')) and g.rounds > 0
-      and g.upgraded_at is null;
+    select g.* from unnest(array_remove(p_parts, '')) as p (part)
+    cross join lateral (
+      select l.* from keylatch_internal.legacy_keys as l
+      where l.clear_part = p.part and l.rounds > 0 and l.upgraded_at is null offset 0
+    ) as g;
   else
     return query
-    select g.* from keylatch_internal.legacy_keys as g
-    where g.workspace_id = p_workspace_id and g.clear_part = any (p_parts)
-      and g.rounds > 0 and g.upgraded_at is null;
+    select g.* from unnest(p_parts) as p (part)
+    cross join lateral (
+      select l.* from keylatch_internal.legacy_keys as l
+      where l.workspace_id = p_workspace_id and l.clear_part = p.part
+        and l.rounds > 0 and l.upgraded_at is null offset 0
+    ) as g;
   end if;
 end $$;
 comment on function keylatch_internal.similar_keys is
@@ -691,7 +702,8 @@ which a part is known.';
 create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id uuid)
 returns void language plpgsql volatile security definer
 -- definer because: a service that resolves keys reads no salted hash.
-set search_path = pg_catalog, pg_temp as $$
+-- A plan that was made while the tables were small would read all of them.
+set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
   v_hash constant bytea := sha256(convert_to(p_key, 'UTF8'));
   v_similar keylatch_internal.legacy_keys[];
@@ -758,11 +770,11 @@ end $$;
 comment on function keylatch.upgrade_key is
   'Resolves a key that waits for its first use. From then on resolve_key finds the key.
 
-Call upgrade_key where resolve_key found nothing. The answer is the one of resolve_key. workspace_id:
-the workspace of the key; without it, only keys are tried whose import gave starts_with or ends_with.
-A text that matches a revoked or expired key is refused, under every salt. One call computes at most
-1200000 rounds of PBKDF2, about 2 s, or as much bcrypt; at most 600 calls a minute compute slow
-hashes. It locks no key: revoking one does not wait.
+Call upgrade_key where resolve_key found nothing. The answer is the one of resolve_key.
+workspace_id: the workspace of the key; without it, only keys are tried whose import gave
+starts_with or ends_with. A text that matches a revoked or expired key is refused, under every salt.
+One call computes at most 1200000 rounds of PBKDF2, about 2 s, or as much bcrypt; at most 600 calls
+a minute compute slow hashes. It locks no key: revoking one does not wait.
 Errors: too_many_requests (429), invalid_argument (400) where workspace_id is needed.';
 
 -- Who may do what.

@@ -155,7 +155,7 @@ begin
       'key has the form of a key of keylatch, but its check characters are wrong.',
       'It was mistyped or cut: nobody has such a key.']
     when v_form = 'valid'
-      and strpos(v_text, format('_%sk_%s_', left((p_line.key).kind, 1), (p_line.key).environment)) = 0
+      and v_text !~ format('_%sk_%s_', left((p_line.key).kind, 1), (p_line.key).environment)
       then array[
       'key is of another kind or environment than the line says.',
       'Leave kind and environment out.']
@@ -214,7 +214,8 @@ begin
     else concat_ws('$', coalesce(nullif(v_rounds, ''), v_given ->> 'salt_place'),
       encode(v_salt, 'hex'), encode(p_hash, 'hex'))
   end;
-  p_line.key.key_hash := keylatch_internal.legacy_hash('salted', convert_to(p_line.verifier, 'UTF8'));
+  p_line.key.key_hash :=
+    keylatch_internal.legacy_hash('salted', convert_to(p_line.verifier, 'UTF8'));
   p_line.rounds := case p_line.scheme
     when 'sha256_salted' then 10
     when 'bcrypt' then 32 * (1 << substring(v_text, 5, 2)::integer)
@@ -235,7 +236,8 @@ declare
   v_text constant text := v_given ->> 'hash';
   v_scheme constant text := coalesce(v_given ->> 'scheme', v_alg);
   v_hash constant bytea := case when v_alg = 'django' then decode(substring(
-    v_text, E'^pbkdf2_sha(?:1|256|512)\\$[1-9][0-9]{0,6}\\$[^$]{1,250}\\$([A-Za-z0-9+/]{27,86}={1,2})$'
+    v_text,
+    E'^pbkdf2_sha(?:1|256|512)\\$[1-9][0-9]{0,6}\\$[^$]{1,250}\\$([A-Za-z0-9+/]{27,86}={1,2})$'
   ), 'base64') else keylatch_internal.read_bytes(v_text, v_given ->> 'hash_encoding') end;
   v_kept record;
   v_length integer := case when v_alg in ('sha256', 'sha256_salted') then 32 end;
@@ -252,7 +254,8 @@ begin
       'The line has neither key nor hash.',
       'Give the key in plaintext, or its hash with alg. If you have neither, issue a new key.']
     when v_alg is null and not v_given ? 'scheme' then array[
-      'alg must be given with a hash.', 'Give sha256, pbkdf2_sha256, django or bcrypt, or a scheme.']
+      'alg must be given with a hash.',
+      'Give sha256, pbkdf2_sha256, django or bcrypt, or a scheme.']
     when v_alg is not null and v_given ? 'scheme' then array[
       'alg and scheme do not go together.', 'Leave alg out.']
     when v_given ? 'scheme' and v_length is null then array[
@@ -404,7 +407,9 @@ end $$;
 comment on function keylatch_internal.share_import is
   'Keeps the workspaces of an import from being deleted, and names those that are deleted already.';
 
-create function keylatch_internal.insert_lines(p_lines keylatch_internal.import_line[], p_import jsonb)
+create function keylatch_internal.insert_lines(
+  p_lines keylatch_internal.import_line[], p_import jsonb
+)
 returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
@@ -489,9 +494,9 @@ begin
     select l."position", l.key
     from unnest(p_lines) as l
     where l.problem is null and l.rounds is null and (
-      exists (select from keylatch_internal.similar_keys(coalesce(
-        l.parts, array(select left(l.clear_part, n) from generate_series(0, length(l.clear_part)) as n)
-      ), (l.key).workspace_id))
+      exists (select from keylatch_internal.similar_keys(coalesce(l.parts, array(
+        select left(l.clear_part, n) from generate_series(0, length(l.clear_part)) as n
+      )), (l.key).workspace_id))
       or l.parts is null
       and keylatch_internal.similar_rounds(l.clear_part, (l.key).workspace_id) > 0
     ) and not exists (select from keylatch_internal.keys as k where k.key_hash = (l.key).key_hash)
@@ -671,7 +676,7 @@ create type keylatch.import_outcome as (
 comment on type keylatch.import_outcome is
   'What became of the line at this place of a batch, from 1. outcome: imported (resolves from now
 on), waiting (for its first use), exists (unchanged), changed (its label or scopes), moved (came
-nearer to its end) or refused, with the slug, the reason and the next step. detail says what changed.';
+nearer to its end) or refused, with the slug, the reason and the next step. detail: what changed.';
 
 create type keylatch.import_probe as ("position" integer, verdict text, key_id uuid);
 comment on type keylatch.import_probe is
@@ -690,7 +695,9 @@ returns keylatch.import_probe[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   -- Here and not in one statement: what upgrade_key notes is seen by the next.
-  perform keylatch_internal.upgrade_legacy_key(p.probe ->> 'key', (p.probe ->> 'workspace_id')::uuid)
+  perform keylatch_internal.upgrade_legacy_key(
+    p.probe ->> 'key', (p.probe ->> 'workspace_id')::uuid
+  )
   from jsonb_array_elements(p_probes) as p (probe);
   return array(
     select row(p.place, (e.explained).verdict, (e.explained).key_id)::keylatch.import_probe
@@ -746,7 +753,8 @@ create function keylatch_internal.take_import(
 )
 returns keylatch.import_report language plpgsql volatile security definer
 -- definer because: an import brings hashes, and no role but the owner may name that column.
-set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+-- A plan that was made while the tables were small would read all of them.
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' set enable_seqscan = off as $$
 declare
   v_lines keylatch_internal.import_line[] := keylatch_internal.read_import(
     keylatch_internal.name_workspaces(p_lines)
@@ -837,10 +845,10 @@ keylatch.workspaces), and key in plaintext, or hash with hash_encoding (hex or b
     salt_encoding and iter; django (the whole pbkdf2_sha256$iterations$salt$hash); bcrypt ($2a$,
     $2b$ or $2y$, cost to 15; keys over 72 bytes never match)
 Salted ones wait until upgrade_key sees their text, and so does every key that may be a waiting one.
-All others resolve at once; a salted hash that is imported after them is not seen to be the same key,
-and neither are two hashes of one text under two schemes. Of these the one that is inactive answers,
+All others resolve at once; a salted hash imported after them is not seen to be the same key, and
+neither are two hashes of one text under two schemes. Of these the one that is inactive answers,
 but a SHA-256 of the whole key answers for itself.
-starts_with, ends_with (up to 32 characters; the longer one is used) say which waiting keys a text may
+starts_with, ends_with (up to 32 characters; the longer is used) say which waiting keys a text may
 be. The keys of a workspace that may be the same text need at most 1200000 rounds together, or lines
 are refused.
 Further: kind (secret unless the key says otherwise), environment, label, metadata, scopes,
@@ -890,7 +898,7 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.finish_import is
-  'Says that an import was the whole table of its source: revokes the keys of that source which it did
+  'Says that an import was the whole table of its source: revokes the keys of the source that it did
 not name, up to limit of them. Call it until is_done is true.
 
 Errors: invalid_argument (400), also if the import named no key at all.';

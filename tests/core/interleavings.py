@@ -27,7 +27,7 @@ from stack.database import make_template
 FILE = Path(__file__).with_name("interleavings.json")
 ORIGIN = "https://shop.example"
 OLD_SECRET = "an-older-systems-Secret-"
-# {w}, {key}, {successor} and {old} are of the scene; the role comes first.
+# {w}, {key}, {successor}, {waiting} and {old} are of the scene; the role comes first.
 CALLS = {
     "issue": ("authenticated", "select keylatch.issue_key('{w}')"),
     "rotate": ("authenticated", "select keylatch.rotate_key('{successor}')"),
@@ -54,6 +54,10 @@ CALLS = {
         )""",
     ),
     "upgrade": ("keylatch_resolver", "select * from keylatch.upgrade_key('{old}', '{w}')"),
+    "revoke the waiting key": (
+        "authenticated",
+        "select keylatch.revoke_legacy_key('{waiting}')",
+    ),
     "record usage": (
         "keylatch_resolver",
         """select keylatch.record_usage(
@@ -64,7 +68,7 @@ CALLS = {
 }
 # Who may make a revocation wait: the key's own admins, and who deletes its workspace.
 ADMINS = {name for name, (role, _) in CALLS.items() if role in ("authenticated", "postgres")}
-REVOCATIONS = ("revoke", "revoke the family", "end the sessions")
+REVOCATIONS = ("revoke", "revoke the family", "end the sessions", "revoke the waiting key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class Scene:
     w: UUID
     key: UUID
     successor: UUID
+    waiting: UUID
     text: str
     old: str
     now: str
@@ -143,17 +148,17 @@ def make_scene(owner: psycopg.Connection[tuple[Any, ...]]) -> Scene:
         [successor, text] = owner.execute(
             "select id, key from keylatch.rotate_key(%s, '1 hour')", [key]
         ).fetchone() or (None, None)
-        owner.execute(
+        [waiting] = owner.execute(
             """
-            select keylatch.import_keys(jsonb_build_array(jsonb_build_object(
+            select (r.lines[1]).key_id from keylatch.import_keys(jsonb_build_array(jsonb_build_object(
               'workspace_id', %(w)s::text, 'alg', 'bcrypt', 'label', 'waiting',
               'starts_with', 'an-older',
               'hash', extensions.crypt(%(old)s, extensions.gen_salt('bf', 4))
-            )))
+            ))) as r
             """,
             {"w": w, "old": old},
-        )
-    return Scene(w, key, successor, text, old, now)
+        ).fetchone() or (None,)
+    return Scene(w, key, successor, waiting, text, old, now)
 
 
 def waits(owner: psycopg.Connection[tuple[Any, ...]], session: Session) -> bool:
@@ -195,7 +200,7 @@ def outcome(
             "select id, status from keylatch.keys where workspace_id = %s", [scene.w]
         ).fetchall()
     )
-    known = {scene.key: "key", scene.successor: "successor"}
+    known = {scene.key: "key", scene.successor: "successor", scene.waiting: "waiting"}
     others = sorted(status for one, status in statuses.items() if one not in known)
     result: dict[str, object] = {
         "first": holder.outcome,

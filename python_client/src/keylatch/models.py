@@ -312,8 +312,8 @@ class ImportOutcome(Row):
 
     position: int  #: The place of the line in its batch, from 1.
     #: `imported` (a key now), `waiting` (a legacy key until its first use), `moved` (a known key
-    #: that the line brought closer to its end), `exists` (a known key that stays as it is) or
-    #: `refused`.
+    #: that the line brought closer to its end), `changed` (its label or scopes), `exists` (a known
+    #: key that stays as it is) or `refused`.
     outcome: str
     key_id: UUID | None  #: The key; `None` for a refused line, and where a dry run would make it.
     slug: str | None  #: Why it was refused, for programs; else `None`.
