@@ -84,6 +84,11 @@ def _lines(name: str, value: object) -> Batch:
     return Batch(import_line(f"{name}[{n}]", line) for n, line in enumerate(lines, 1))
 
 
+def _probes(name: str, value: object) -> Batch:
+    probes = _list(name, value, "a list of probes")
+    return Batch(import_line(f"{name}[{n}]", probe) for n, probe in enumerate(probes, 1))
+
+
 def usage_batch(
     uses: Iterable[KeyUsage], refusals: Mapping[UUID, Mapping[str, int]]
 ) -> dict[str, dict[str, object]]:
@@ -217,16 +222,20 @@ def _wrong(name: str, value: object, wanted: str) -> InvalidArgument:
 boolean = _of(bool, "a bool")
 _SENT: dict[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(("id", "key_id", "workspace_id"), _uuid),
-    **dict.fromkeys(("environment", "kind", "label", "prefix", "subject"), _text),
+    **dict.fromkeys(("environment", "kind", "label", "name", "prefix", "source", "subject"), _text),
     **dict.fromkeys(("allowed_origins", "labels", "scopes"), _texts),
     **dict.fromkeys(("batch", "from_checkpoint", "limit"), _int),
     **dict.fromkeys(("cascade", "dry_run", "extend", "strict"), boolean),
     **dict.fromkeys(("grace", "timeout"), _interval),
     **dict.fromkeys(("key", "token"), presented),
     "after": _or_none(_uuid),
+    "ends_at": _time,
     "expires_at": _or_none(_time),
+    "import_id": _or_none(_uuid),
     "lines": _lines,
     "metadata": lambda name, value: _json(name, {} if value is None else value),
     "origin": origin,
+    "probes": _probes,
+    "recipe": _json,
     "reason": _or_none(_text),
 }

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from .errors import NotInstalled, UnexpectedAnswer
-from .models import ImportOutcome, ReadOnlyDict
+from .models import ImportOutcome, ImportProbe, ReadOnlyDict
 from .secret import Secret
 
 T = TypeVar("T")
@@ -123,6 +123,12 @@ def _outcome(value: object) -> ImportOutcome:
     return _read(ImportOutcome, value, whole=False)
 
 
+def _probe(value: object) -> ImportProbe:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return _read(ImportProbe, value, whole=True)
+
+
 def _metadata(value: object) -> ReadOnlyDict:
     if not isinstance(value, Mapping):
         raise TypeError
@@ -140,6 +146,7 @@ _READERS: dict[str, Callable[[Any], object]] = {
     "UUID | None": _optional(_uuid),
     "tuple[UUID, ...]": _several(_uuid),
     "tuple[ImportOutcome, ...]": _several(_outcome),
+    "tuple[ImportProbe, ...]": _several(_probe),
     "str": _string,
     "str | None": _optional(_string),
     "tuple[str, ...]": _several(_string),

@@ -35,7 +35,7 @@ _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
 # What readers of every kind refuse; it stands for a value that Python cannot read.
 _UNREADABLE = object()
 # Members of an answer that are rows themselves.
-_ROWS = ("keys", "lines")
+_ROWS = ("keys", "lines", "probes")
 
 
 # What each way takes.

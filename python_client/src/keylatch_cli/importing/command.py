@@ -6,28 +6,50 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from getpass import getpass
 from itertools import dropwhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
+from uuid import uuid4
 
 import typer
 
-from keylatch.errors import KeylatchError
+from keylatch.errors import InvalidArgument, KeylatchError
 
 from .. import output
 from ..connection import Options, any_connection, connect
 from ..output import Json
-from .files import Format, Set, defaults_of, form_of, opened
+from .files import Format, Set, defaults_of, form_of, opened, workspaces_of, zone_of
 
 if TYPE_CHECKING:
-    from .batches import Outcome
+    from keylatch.client import Keylatch
+
+    from .batches import Import, Outcome
+    from .lines import Line, Reading
+    from .presets import Preset
+    from .probing import Probe
 
 File = Annotated[
-    str, typer.Argument(metavar="FILE", help="A .csv or .jsonl file; - for stdin, see --format.")
+    str | None,
+    typer.Argument(
+        metavar="FILE|verify",
+        help="A .csv, .tsv or .jsonl file; - for stdin, see --format. Or verify: try KEYS.",
+        show_default=False,
+    ),
 ]
 
 # A batch keeps one core of the server busy. More connections would slow the server for others.
 _CONNECTIONS = 2
+_UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS"
+_OUTCOMES = {
+    "imported": "imported",
+    "waiting": "waiting for their first use",
+    "changed": "with a new label or new scopes",
+    "moved": "moved towards their end",
+    "exists": "unchanged",
+    "refused": "refused",
+}
 
 
 class _Unfit(Exception):
@@ -37,9 +59,62 @@ class _Unfit(Exception):
 @any_connection
 def import_(
     options: Options,
-    file: File,
+    file: File = None,
+    keys: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="KEYS", help="With verify: a file with a key a line.", show_default=False
+        ),
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="SYSTEM", help="What made the file; see --presets."),
+    ] = None,
+    presets: Annotated[
+        bool, typer.Option("--presets", metavar="", help="List the systems of --from.")
+    ] = False,
     form: Format = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="cp1252 or latin-1; else UTF-8 or UTF-16."),
+    ] = None,
+    zone: Annotated[
+        str | None,
+        typer.Option(metavar="ZONE", help="Of times that name none: Europe/Berlin."),
+    ] = None,
+    workspace_map: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="CSV: the old system's name, the workspace's id."),
+    ] = None,
+    secret: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The secret of the scheme, as Vault names it."),
+    ] = None,
     set_: Set = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD", help="Leave a field out: scopes. May be given again."),
+    ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEYS", help="Keys that must resolve before a line is written; - to be asked."
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The name of the table for --complete, else SYSTEM."),
+    ] = None,
+    complete: Annotated[
+        bool,
+        typer.Option(
+            "--complete", metavar="", help="This is the whole table: revoke keys it lacks."
+        ),
+    ] = False,
+    report: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a CSV of what became of every line."),
+    ] = None,
     from_line: Annotated[
         int, typer.Option(metavar="NUMBER", min=1, help="Go on here after an interruption.")
     ] = 1,
@@ -58,46 +133,247 @@ def import_(
 ) -> None:
     """Import the keys of another system, plain or hashed.
 
-    For the service key. A line has workspace_id and key, or hash with alg (sha256,
-    pbkdf2_sha256, django, bcrypt), and further fields such as label, scopes, allowed_origins,
-    expires_at and revoked_at: see the comment of keylatch.import_keys. A bad line costs no
-    other. The same file again is safe: an import moves a key towards its end, and never away
-    from it. A salted key waits until upgrade_key sees it. Exit code 1 if a line was refused.
+    For the service key. With --from, FILE is a dump of that system's own table. Without it, a
+    line has workspace_id and key, or hash with alg (sha256, pbkdf2_sha256, django, bcrypt) or
+    scheme, and further fields such as label, scopes, allowed_origins, expires_at and revoked_at:
+    see the comment of keylatch.import_keys. A bad line costs no other. The same file again is
+    safe: an import moves a key towards its end, and never away from it. A salted key waits until
+    upgrade_key sees it. Exit code 1 if a line was refused, or a probe does not resolve.
     """
-    from .batches import import_file, read_lines
+    from .batches import Import
+    from .lines import Reading
+    from .presets import PLAIN, load
 
-    kind = form_of(file, form)
-    counts: Counter[str] = Counter()
-    last = from_line - 1
-    with opened(file) as (stream, size), _progress(stream, size) as advance:
-
-        def done(number: int, outcomes: list[Outcome]) -> None:
-            nonlocal last
-            first = not counts
-            for one in outcomes:
-                counts[one.outcome.outcome] += 1
-                if one.outcome.detail:
-                    _say(one, as_json)
-            last = number
-            advance(counts)
-            if first and counts["refused"] == len(outcomes) > 100:
-                raise _Unfit
-
-        defaults = defaults_of(set_ or []) | ({"force": force} if force else {})
-        lines = read_lines(stream, kind, defaults=defaults)
-        lines = dropwhile(lambda line: line.number < from_line, lines)
-        try:
-            clients = [connect(options) for _ in range(_CONNECTIONS)]
-            import_file(clients, lines, dry_run=dry_run, done=done)
-        except _Unfit:
-            output.note("Stopped: every line of the first batch was refused.")
-        except (KeylatchError, KeyboardInterrupt):
-            if last >= from_line and not dry_run:
-                output.note(f"All lines up to {last} are done: go on with --from-line {last + 1}")
-            raise
-    _summary(counts, dry_run, as_json)
+    if presets:
+        _list_presets(as_json)
+        return
+    if file == "verify":
+        _verify(connect(options), _keys_of(keys or "-"), as_json)
+        return
+    if file is None:
+        raise KeylatchError("usage", detail="FILE is missing", hint="See: keylatch import --help")
+    preset = load(from_) if from_ else PLAIN
+    if preset.refused:
+        raise KeylatchError(
+            "not_importable",
+            detail=f"{preset.system}: {preset.refused}",
+            hint="Issue new keys, and let the old ones end by a date: keylatch issue",
+        )
+    import_ = Import(source=source or preset.name, id=uuid4(), dry_run=dry_run)
+    if complete and (not import_.source or from_line > 1):
+        raise KeylatchError(
+            "usage",
+            detail="--complete needs --source or --from, and the file from its first line",
+            hint="Name the table, the same every time: --source old-keys",
+        )
+    reading = Reading(
+        preset=preset,
+        defaults=defaults_of(set_ or []) | ({"force": force} if force else {}),
+        zone=zone_of(zone),
+        workspaces=workspaces_of(workspace_map),
+        without=frozenset(without or []),
+    )
+    run = _Run(options, file, form_of(file, form), encoding, reading, import_, from_line)
+    secret = secret or str(preset.recipe.get("secret", ""))
+    if preset.scheme:
+        recipe = {**preset.recipe, **({"secret": secret} if secret else {})}
+        _declare(connect(options), preset, recipe)
+    if probe is not None:
+        run.probe(_keys_of(probe), secret)
+    counts = run.write(report, as_json)
+    if complete and not counts["refused"] and not dry_run:
+        counts["deleted"] = _finish(connect(options), import_)
+    _summary(counts, import_, as_json)
+    if complete and counts["refused"]:
+        output.note(
+            "Keys that the file lacks were not revoked: the keys of refused lines would be among "
+            "them. Correct the lines, and import the file again."
+        )
+    if probe is None and not as_json and counts["imported"] + counts["waiting"]:
+        output.note(_UNPROVEN)
     if counts["refused"]:
         raise typer.Exit(output.REFUSED)
+
+
+class _Run:
+    """One file on its way into the database."""
+
+    def __init__(
+        self,
+        options: Options,
+        file: str,
+        form: str,
+        encoding: str | None,
+        reading: Reading,
+        import_: Import,
+        from_line: int,
+    ) -> None:
+        self._options, self._file, self._form, self._encoding = options, file, form, encoding
+        self._reading, self._import, self._from_line = reading, import_, from_line
+
+    def _lines(self, stream: BinaryIO) -> Iterator[Line]:
+        from .lines import read_lines
+        from .rows import read_rows
+
+        rows = read_rows(stream, self._form, self._encoding)
+        return dropwhile(
+            lambda line: line.number < self._from_line, read_lines(rows, self._reading)
+        )
+
+    def probe(self, probes: list[Probe], secret: str) -> None:
+        """Try keys, and end the command unless all of them resolve."""
+        from .probing import probe, say
+
+        if self._file == "-":
+            raise KeylatchError(
+                "usage", detail="--probe reads the file twice, and stdin cannot be read twice"
+            )
+        with opened(self._file) as (stream, _):
+            found = probe(connect(self._options), self._lines(stream), self._import, probes)
+        bad = [(place, one) for place, one in enumerate(found, 1) if one.verdict != "valid"]
+        for place, one in bad:
+            output.note(say(place, one, secret))
+        output.note(f"{len(found) - len(bad)} of {len(found)} keys resolve.")
+        if bad:
+            output.note("Nothing was imported.")
+            raise typer.Exit(output.REFUSED)
+
+    def write(self, report: str | None, as_json: bool) -> Counter[str]:
+        """Import the lines, and give how many had each outcome."""
+        from .batches import import_file
+
+        counts: Counter[str] = Counter()
+        last = self._from_line - 1
+        with ExitStack() as stack:
+            tell = stack.enter_context(_reported(report))
+            stream, size = stack.enter_context(opened(self._file))
+            advance = stack.enter_context(_progress(stream, size))
+
+            def done(number: int, outcomes: list[Outcome]) -> None:
+                nonlocal last
+                first = not counts
+                for one in outcomes:
+                    counts[one.outcome.outcome] += 1
+                    if one.outcome.detail:
+                        _say(one, as_json)
+                tell(outcomes)
+                last = number
+                advance(counts)
+                if first and counts["refused"] == len(outcomes) > 100:
+                    raise _Unfit
+
+            try:
+                clients = [connect(self._options) for _ in range(_CONNECTIONS)]
+                import_file(clients, self._lines(stream), self._import, done=done)
+            except _Unfit:
+                output.note("Stopped: every line of the first batch was refused.")
+            except (KeylatchError, KeyboardInterrupt):
+                if last >= self._from_line and not self._import.dry_run:
+                    output.note(
+                        f"All lines up to {last} are done: go on with --from-line {last + 1}"
+                    )
+                raise
+        return counts
+
+
+def _declare(client: Keylatch, preset: Preset, recipe: dict[str, object]) -> None:
+    try:
+        client.declare_scheme(preset.scheme, recipe)
+    except InvalidArgument as problem:
+        if "secret" not in recipe or "no secret" not in (problem.detail or ""):
+            raise
+        raise InvalidArgument(
+            problem.slug,
+            sqlstate=problem.sqlstate,
+            detail=f"{preset.name} hashes with a secret, and there is none of the name "
+            f"{recipe['secret']}. {preset.about.rpartition('. ')[2]}.",
+            hint=problem.hint,
+        ) from None
+
+
+def _finish(client: Keylatch, import_: Import) -> int:
+    revoked = 0
+    while True:
+        done = client.finish_import(import_.source, import_.id)
+        revoked += done.revoked
+        if done.is_done:
+            return revoked
+
+
+def _keys_of(file: str) -> list[Probe]:
+    from .probing import MOST, read_probes
+
+    if file != "-":
+        probes = read_probes(Path(file).read_text("utf-8-sig").splitlines())
+    elif sys.stdin.isatty():
+        probes = read_probes(iter(lambda: getpass("Key (Enter to end): "), ""))
+    else:
+        probes = read_probes(sys.stdin)
+    if not 1 <= len(probes) <= MOST:
+        raise KeylatchError(
+            "usage",
+            detail=f"there must be 1 to {MOST} keys to try, one a line",
+            hint="A salted key of which no part is known needs its workspace: KEY WORKSPACE_ID",
+        )
+    return probes
+
+
+def _verify(client: Keylatch, probes: list[Probe], as_json: bool) -> None:
+    """Say whether keys resolve; one that waits for its first use has it now."""
+    verdicts = []
+    for place, one in enumerate(probes, 1):
+        verdict = client.explain(one.key).verdict
+        if verdict != "valid" and client.upgrade_key(one.key, workspace_id=one.workspace_id):
+            verdict = "valid"
+        verdicts.append(verdict)
+        if not as_json:
+            sys.stdout.write(f"key {place}: {verdict}\n")
+    if as_json:
+        output.print_json(verdicts)
+    if verdicts.count("valid") < len(verdicts):
+        raise typer.Exit(output.REFUSED)
+
+
+def _list_presets(as_json: bool) -> None:
+    from .presets import load, names
+
+    found = [load(name) for name in names()]
+    if as_json:
+        output.print_json(
+            [
+                {
+                    name: getattr(one, name)
+                    for name in ("name", "system", "table", "presented", "about", "refused")
+                }
+                for one in found
+            ]
+        )
+        return
+    for one in found:
+        note = " (cannot be imported)" if one.refused else ""
+        sys.stdout.write(f"{one.name:<28}{one.system}{note}\n")
+
+
+@contextmanager
+def _reported(file: str | None) -> Iterator[Callable[[list[Outcome]], None]]:
+    """Write what became of each line into a file, if one is wanted."""
+    import csv
+
+    if file is None:
+        yield lambda _: None
+        return
+    with Path(file).open("w", encoding="utf-8", newline="") as written:
+        rows = csv.writer(written)
+        rows.writerow(["line", "outcome", "key_id", "detail", "hint"])
+
+        def tell(outcomes: list[Outcome]) -> None:
+            rows.writerows(
+                [one.number, said.outcome, said.key_id, said.detail, said.hint]
+                for one in outcomes
+                for said in (one.outcome,)
+            )
+
+        yield tell
 
 
 @contextmanager
@@ -135,21 +411,16 @@ def _say(one: Outcome, as_json: bool) -> None:
     sys.stdout.write(f"line {one.number}: {word}: {said}\n")
 
 
-def _summary(counts: Counter[str], dry_run: bool, as_json: bool) -> None:
-    names = {
-        "imported": "imported",
-        "waiting": "waiting for their first use",
-        "moved": "moved towards their end",
-        "exists": "unchanged",
-        "refused": "refused",
-    }
+def _summary(counts: Counter[str], import_: Import, as_json: bool) -> None:
+    names = {**_OUTCOMES, "deleted": "keys revoked that the file lacks"}
     if as_json:
         numbers = {name: counts[name] for name in names}
-        sys.stdout.write(json.dumps({**numbers, "dry_run": dry_run}) + "\n")
+        last = {"dry_run": import_.dry_run, "import_id": import_.id}
+        sys.stdout.write(json.dumps({**numbers, **last}, default=str) + "\n")
         return
     said = ", ".join(
         f"{counts[name]:,} {words}"
         for name, words in names.items()
         if counts[name] or name in ("imported", "refused")
     )
-    output.note(f"{'Lines of the dry run' if dry_run else 'Lines'}: {said}")
+    output.note(f"{'Lines of the dry run' if import_.dry_run else 'Lines'}: {said}")
