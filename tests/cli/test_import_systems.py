@@ -406,10 +406,10 @@ OTHER_FORMS: dict[str, tuple[str, Callable[[], System]]] = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def server_world(server: Cluster, template: str, people: People) -> Iterator[World]:
-    """One database for all systems; each has a workspace and a scheme for itself."""
-    with Database(server, "systems", template) as database:
+    """A database of one's own: an installation has at most eight schemes."""
+    with Database(server, f"system_{secrets.token_hex(4)}", template) as database:
         people.seed(database.url)
         yield World(database, None, people)  # type: ignore[arg-type]
 
@@ -431,9 +431,6 @@ def old(server_world: World, program: Program) -> Iterator[Callable[[System], Ol
     with psycopg.connect(server_world.database.url, autocommit=True) as connection:
 
         def begin(system: System) -> Old:
-            # At most eight schemes an installation: those of the systems before give way.
-            connection.execute("delete from keylatch_internal.legacy_schemes")
-            connection.execute("delete from keylatch_internal.legacy_secrets")
             if system.secret:
                 connection.execute(
                     "insert into keylatch_internal.legacy_secrets (name, secret) values (%s, %s)",

@@ -129,6 +129,8 @@ def _body(function: str, arguments: Mapping[str, object]) -> bytes | None:
 
 def _read(response: httpx.Response) -> Rows:
     """Give the rows of a good answer; raise the error of a bad one."""
+    if response.status_code == httpx.codes.NO_CONTENT:  # of a function that returns nothing
+        return []
     try:
         answer = read_json(response.text)
     except ValueError:
