@@ -9,8 +9,11 @@ import csv
 import hashlib
 import hmac
 import io
+import json
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +22,11 @@ from uuid import uuid4
 import bcrypt
 import psycopg
 import pytest
-from django.conf import settings
-from django.contrib.auth.hashers import PBKDF2PasswordHasher
 
 from cli.program import Program
 from cli.world import World
 from keylatch_cli.importing import presets
-from stack import Cluster, Database, People
+from stack import HANG_SECONDS, Cluster, Database, People
 from stack.tools import ROOT
 
 pytestmark = pytest.mark.one_server
@@ -77,9 +78,8 @@ def crypted(key: str) -> str:
 
 
 def django(key: str, salt: str, rounds: int) -> str:
-    if not settings.configured:
-        settings.configure()
-    return PBKDF2PasswordHasher().encode(key, salt, iterations=rounds)
+    kept = hashlib.pbkdf2_hmac("sha256", key.encode(), salt.encode(), rounds)
+    return f"pbkdf2_sha256${rounds}${salt}${b64(kept)}"
 
 
 HEX = secrets.token_hex(32)
@@ -491,6 +491,26 @@ def test_the_keys_of_a_system_come_over_by_its_preset(
 def test_the_older_form_of_a_hash_comes_over_too(old: Callable[[System], Old], form: str) -> None:
     name, make = OTHER_FORMS[form]
     check(old(make()), name)
+
+
+@pytest.fixture(scope="session")
+def made_by_django() -> dict[str, tuple[str, str]]:
+    script = ROOT / "tests" / "cli" / "django_systems.py"
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True, timeout=HANG_SECONDS
+    )
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "name", ["django-rest-knox", "drf-authtoken", "djangorestframework-api-key"]
+)
+def test_a_dump_that_the_library_itself_made_comes_over(
+    old: Callable[[System], Old], made_by_django: Mapping[str, tuple[str, str]], name: str
+) -> None:
+    key, dump = made_by_django[name]
+    (row,) = csv.DictReader(io.StringIO(dump))
+    check(old(System(key=key, row=row, owner="42" if "user_id" in row else "")), name)
 
 
 def test_every_preset_is_tried_here_and_told_in_80_columns(program: Program) -> None:
