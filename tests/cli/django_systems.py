@@ -38,7 +38,7 @@ def main() -> None:
     def dump(table: str) -> str:
         text = io.StringIO()
         with connection.cursor() as cursor:
-            cursor.execute(f"select * from {table}")  # noqa: S608 - a name of this file
+            cursor.execute(f"select * from {table}")
             writer = csv.writer(text)
             writer.writerow([column[0] for column in cursor.description])
             writer.writerows(cursor.fetchall())

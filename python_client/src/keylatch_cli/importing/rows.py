@@ -51,8 +51,9 @@ def read_rows(file: BinaryIO, form: str, encoding: str | None = None) -> Iterato
     try:
         yield from (_csv if form == "csv" else _jsonl)(text)
     finally:
-        # The file is the caller's to close.
-        text.detach()
+        # The file is the caller's to close, and may be closed by now.
+        if not bytes_.closed:
+            text.detach()
 
 
 def _encoding(start: bytes) -> str:
