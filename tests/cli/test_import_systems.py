@@ -538,7 +538,7 @@ def table() -> str:
         why = f": {preset.refused}" if preset.refused else ""
         rows.append(
             f"| {name} | {preset.system}: `{preset.table}` | {preset.presented}"
-            f" | {system.becomes}{needs}{secret}{why} |".replace("12|40", "12\\|40")
+            f" | {system.becomes}{needs}{secret}{why} |".replace("12|", "12\\|")
         )
     return "\n".join(rows) + "\n"
 

@@ -575,12 +575,15 @@ def import_keys(
     return _call("import_keys", read_one, ImportReport, locals())
 
 
-def declare_scheme(name: str, recipe: Mapping[str, object]) -> Call[None]:
+def declare_scheme(name: str, *, recipe: Mapping[str, object]) -> Call[None]:
     """Say how another system made its unsalted hashes. Again is safe. For the service key.
 
     Args:
         name: What a line of an import names it by.
         recipe: What is done to a presented text. The comment of the SQL function names the words.
+
+    Returns:
+        Nothing. Source: SQL `keylatch.declare_scheme`.
 
     Raises:
         InvalidArgument: The recipe cannot work, or there are eight schemes already.
@@ -588,7 +591,7 @@ def declare_scheme(name: str, recipe: Mapping[str, object]) -> Call[None]:
     return Call("declare_scheme", sent(locals()), lambda _: None)
 
 
-def end_scheme(name: str, ends_at: datetime, *, limit: int = 10_000) -> Call[Retirement]:
+def end_scheme(name: str, *, ends_at: datetime, limit: int = 10_000) -> Call[Retirement]:
     """Let the keys of a scheme expire at a time, up to `limit` of them. For the service key.
 
     Args:
@@ -605,7 +608,7 @@ def end_scheme(name: str, ends_at: datetime, *, limit: int = 10_000) -> Call[Ret
     return _call("end_scheme", read_one, Retirement, locals())
 
 
-def finish_import(source: str, import_id: UUID | str, *, limit: int = 10_000) -> Call[Retirement]:
+def finish_import(source: str, *, import_id: UUID | str, limit: int = 10_000) -> Call[Retirement]:
     """Revoke the keys of a source that an import did not name. For the service key.
 
     Args:

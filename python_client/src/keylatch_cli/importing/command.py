@@ -278,7 +278,7 @@ class _Run:
 
 def _declare(client: Keylatch, preset: Preset, recipe: dict[str, object]) -> None:
     try:
-        client.declare_scheme(preset.scheme, recipe)
+        client.declare_scheme(preset.scheme, recipe=recipe)
     except InvalidArgument as problem:
         if "secret" not in recipe or "no secret" not in (problem.detail or ""):
             raise
@@ -294,7 +294,7 @@ def _declare(client: Keylatch, preset: Preset, recipe: dict[str, object]) -> Non
 def _finish(client: Keylatch, import_: Import) -> int:
     revoked = 0
     while True:
-        done = client.finish_import(import_.source, import_.id)
+        done = client.finish_import(import_.source, import_id=import_.id)
         revoked += done.revoked
         if done.is_done:
             return revoked
