@@ -37,7 +37,7 @@ def write(path: Path, rows: int, *, is_next_night: bool = False) -> None:
         for number in track(range(rows), "writing the file"):
             change = number % 400 if is_next_night else 400
             if change == 1:
-                number += rows  # noqa: PLW2901 - a new key in the place of this one
+                number += rows  # a new key in the place of this one
             fields = {
                 "workspace_id": WORKSPACES[number % len(WORKSPACES)],
                 "alg": "sha256",
