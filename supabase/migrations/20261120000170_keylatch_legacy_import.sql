@@ -171,7 +171,6 @@ begin
   p_line.key.key_hash := sha256(convert_to(v_text, 'UTF8'));
   p_line.scheme := 'plaintext';
   p_line.other_hashes := keylatch_internal.scheme_hashes(v_text);
-  p_line.outcome := 'imported';
   p_line.key.public_key := case (p_line.key).kind when 'publishable' then v_text end;
   p_line.key.masked_key := keylatch_internal.mask_key(v_text);
   p_line.parts := keylatch_internal.clear_parts(v_text);
@@ -195,7 +194,10 @@ declare
 begin
   p_line.scheme := case when v_django then split_part(v_text, '$', 1) else v_given ->> 'alg' end;
   p_line.problem := case
-    when p_line.scheme = 'bcrypt' then null
+    when p_line.scheme = 'bcrypt' then case
+      when v_text !~ E'^\\$2[aby]\\$(0[4-9]|1[0-5])\\$[./A-Za-z0-9]{53}$' then array[
+      'hash is not one of bcrypt: $2a$, $2b$ or $2y$, a cost from 04 to 15, $ and 53 characters.',
+      'Give the whole text as the other system has it. Above that cost issue a new key.'] end
     when coalesce(octet_length(v_salt), 0) not between 1 and 1000 then array[
       'salt must be 1 to 1000 bytes, written as salt_encoding says.',
       'Say text if the other system hashed the salt as it is written.']
@@ -264,10 +266,7 @@ begin
       then array[
       'salt, salt_encoding, salt_place and iter do not go with ' || v_scheme || '.',
       'Leave them out.']
-    when v_scheme = 'bcrypt' then case
-      when v_text !~ E'^\\$2[aby]\\$(0[4-9]|1[0-5])\\$[./A-Za-z0-9]{53}$' then array[
-      'hash is not one of bcrypt: $2a$, $2b$ or $2y$, a cost from 04 to 15, $ and 53 characters.',
-      'Give the whole text as the other system has it. Above that cost issue a new key.'] end
+    when v_scheme = 'bcrypt' then null
     when v_scheme = 'django' and v_hash is null then array[
       'hash is not one of Django: pbkdf2_sha256$iterations$salt$hash.',
       'Give the whole text. Other hashers of Django cannot be imported.']
@@ -279,10 +278,7 @@ begin
   p_line.clear_part := case
     when length(v_given ->> 'ends_with') > coalesce(length(v_given ->> 'starts_with'), 0)
       then 's:' || reverse(v_given ->> 'ends_with')
-    when length(v_given ->> 'starts_with') > 0 then 'p:' || (v_given ->> 'starts_with')
-    else ''
-  end;
-  p_line.outcome := 'imported';
+    else coalesce('p:' || nullif(v_given ->> 'starts_with', ''), '') end;
   if p_line.problem is not null then
     return p_line;
   elsif v_scheme ~ '^(pbkdf2|sha256_salted$|bcrypt$|django$)' and not v_given ? 'scheme' then
@@ -344,6 +340,7 @@ begin
     v_line := null;
     v_line."position" := v_given.place;
     v_line.given := v_given.line;
+    v_line.outcome := 'imported';
     v_line.problem := v_given.problem;
     begin
       if v_line.problem is null then
