@@ -25,8 +25,8 @@ def main() -> None:
     from django.contrib.auth.models import User
     from django.core.management import call_command
     from django.db import connection
-    from knox.models import AuthToken
-    from rest_framework.authtoken.models import Token
+    from knox.models import AuthToken  # type: ignore[import-untyped]
+    from rest_framework.authtoken.models import Token  # type: ignore[import-untyped]
     from rest_framework_api_key.models import APIKey
 
     call_command("migrate", verbosity=0)

@@ -4,7 +4,7 @@ import base64
 import csv
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -163,8 +163,8 @@ def test_lists_of_postgresql_of_json_and_plain_words_are_one(
         assert row_of(world, key)["scopes"] == ["orders:read", "write"]
 
 
-def sanctum(directory: Path, *rows: dict[str, object], name: str = "tokens.csv") -> None:
-    with (directory / name).open("w", newline="") as file:
+def sanctum(directory: Path, *rows: Mapping[str, object]) -> None:
+    with (directory / "tokens.csv").open("w", newline="") as file:
         writer = csv.DictWriter(
             file, ["tokenable_id", "name", "TOKEN", "abilities", "expires_at", "created_at"]
         )

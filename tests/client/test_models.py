@@ -20,6 +20,7 @@ from keylatch.models import (
     EventVerification,
     Explanation,
     ImportOutcome,
+    ImportProbe,
     ImportReport,
     Installation,
     IssuedKey,
@@ -148,6 +149,11 @@ JSON: dict[type[Any], dict[str, object]] = {
         "key_id": None,
         "status": "waiting",
     },
+    ImportProbe: {
+        "position": 1,
+        "verdict": "valid",
+        "key_id": "00000000-0000-4000-8000-000000000009",
+    },
     ImportOutcome: {
         "position": 2,
         "outcome": "refused",
@@ -195,6 +201,9 @@ JSON[ImportReport] = {
     "existing": 1,
     "refused": 1,
     "lines": [JSON[ImportOutcome]],
+    "changed": 0,
+    "import_id": "00000000-0000-4000-8000-000000000008",
+    "probes": [JSON[ImportProbe]],
 }
 
 
@@ -213,6 +222,8 @@ def test_a_row_is_read_into_ids_aware_times_and_tuples(model: type[Any]) -> None
             assert value == UUID(str(told))
         elif name == "lines":
             assert value == (read_one(ImportOutcome, [JSON[ImportOutcome]]),)
+        elif name == "probes":
+            assert value == (read_one(ImportProbe, [JSON[ImportProbe]]),)
         elif isinstance(told, list):
             assert value == tuple(UUID(one) if name == "also_revoked" else one for one in told)
         else:
@@ -258,7 +269,7 @@ def test_a_missing_or_unreadable_field_is_named(model: type[Any], name: str) -> 
     row = {field: value for field, value in JSON[model].items() if field != name}
     with pytest.raises(NotInstalled, match=rf"schema_too_old: .* no {name}\b.*db push"):
         read_one(model, [row])
-    for wrong in (object(), -1j, [SECRET] if name == "lines" else [{SECRET: 1}]):
+    for wrong in (object(), -1j, [SECRET] if name in ("lines", "probes") else [{SECRET: 1}]):
         with pytest.raises(UnexpectedAnswer, match=rf"{name} of {model.__name__}") as caught:
             read_one(model, [{**row, name: wrong}])
         assert caught.value.__context__ is None

@@ -126,7 +126,7 @@ def _outcome(value: object) -> ImportOutcome:
 def _probe(value: object) -> ImportProbe:
     if not isinstance(value, Mapping):
         raise TypeError
-    return _read(ImportProbe, value, whole=True)
+    return _read(ImportProbe, value, whole=False)
 
 
 def _metadata(value: object) -> ReadOnlyDict:

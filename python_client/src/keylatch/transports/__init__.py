@@ -28,6 +28,9 @@ VIEWS = frozenset({"keys", "key_usage", "legacy_keys"})
 READS = VIEWS | {"explain_key", "list_keys", "resolve_key", "resolve_keys"}
 """What only reads: a replica may answer it, and its transaction has nothing to commit."""
 
+VOID = ("/declare_scheme",)
+"""How the addresses of functions end that return nothing."""
+
 T = TypeVar("T")
 
 # A text of JSON as a whole, or one of the marks between values.

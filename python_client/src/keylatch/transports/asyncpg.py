@@ -26,10 +26,12 @@ _BECOME = BECOME.format("$1", "$2")
 # type in SQL. Every other text is text, and every other integer is integer.
 _TYPES = {
     "after": "uuid",
+    "ends_at": "timestamptz",
     "expires_at": "timestamptz",
     "from_checkpoint": "int8",
     "grace": "interval",
     "id": "uuid",
+    "import_id": "uuid",
     "key_id": "uuid",
     "origins": "text[]",
     "timeout": "interval",

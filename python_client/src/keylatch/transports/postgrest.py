@@ -10,7 +10,7 @@ import httpx
 
 from ..errors import KeylatchError, Unavailable, UnexpectedAnswer, error_for
 from ..secret import mask_keys
-from . import VIEWS, Awaited, Blocking, Calls, Rows, as_rows, plain, read_json
+from . import VIEWS, VOID, Awaited, Blocking, Calls, Rows, as_rows, plain, read_json
 
 if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient, SyncPostgrestClient
@@ -129,7 +129,7 @@ def _body(function: str, arguments: Mapping[str, object]) -> bytes | None:
 
 def _read(response: httpx.Response) -> Rows:
     """Give the rows of a good answer; raise the error of a bad one."""
-    if response.status_code == httpx.codes.NO_CONTENT:  # of a function that returns nothing
+    if response.status_code == httpx.codes.NO_CONTENT and response.url.path.endswith(VOID):
         return []
     try:
         answer = read_json(response.text)

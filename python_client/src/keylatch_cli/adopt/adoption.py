@@ -233,8 +233,8 @@ class Adoption:
 
         Raises:
             InvalidArgument: It is not confirmed, or no backup was taken.
-            AdoptionNotReady: The proof is not clean, reads fell back, days are left, or something needs the
-                column or would be lost with it.
+            AdoptionNotReady: The proof is not clean, reads fell back, days are left, or something
+                needs the column or would be lost with it.
         """
         return self._ask_and_remove(_DROP, confirm, backup_taken, days)
 
