@@ -301,6 +301,15 @@ def test_real_keys_must_resolve_before_a_line_is_written(service: Program, world
     assert service.having("--json")("import", "verify", stdin=keys[2]).json == ["valid"]
 
 
+def test_a_key_to_try_is_asked_for_without_echo(service: Program, world: World) -> None:
+    key = f"1|{uuid4()}"
+    sanctum(service.directory, {"key": key})
+    done = service.at_a_terminal(*FROM, "--probe", "-", typed=key, prompt="Key: ")
+    assert "1 of 1 keys resolve." in done.err
+    assert key not in done.screen
+    assert resolves(world, key)
+
+
 def test_a_probe_says_that_the_scheme_is_another(service: Program) -> None:
     key = f"1|{uuid4()}"
     sanctum(service.directory, {"key": key, "token": digest(key).hex()})

@@ -98,7 +98,8 @@ def import_(
     probe: Annotated[
         str | None,
         typer.Option(
-            metavar="KEYS", help="Keys that must resolve before a line is written; - to be asked."
+            metavar="KEYS",
+            help="Keys that must resolve before a line is written; - to be asked for one.",
         ),
     ] = None,
     source: Annotated[
@@ -306,7 +307,7 @@ def _keys_of(file: str) -> list[Probe]:
     if file != "-":
         probes = read_probes(Path(file).read_text("utf-8-sig").splitlines())
     elif sys.stdin.isatty():
-        probes = read_probes(iter(lambda: getpass("Key (Enter to end): "), ""))
+        probes = read_probes([getpass("Key: ")])
     else:
         probes = read_probes(sys.stdin)
     if not 1 <= len(probes) <= MOST:
