@@ -153,6 +153,14 @@ def test_what_is_wrong_with_a_cell_is_said_by_line_and_column(
     assert said in done.out
 
 
+def test_hex_that_looks_like_a_number_is_no_damage(sql_owner: Program, world: World) -> None:
+    key = f"13260e07.{uuid4()}"
+    line = {"workspace_id": A, "alg": "sha256", "hash": digest(key).hex()}
+    line |= {"starts_with": "13260e07"}
+    sql_owner("import", "-", "--format", "jsonl", stdin=json.dumps(line))
+    assert resolves(world, key)
+
+
 def test_lists_of_postgresql_of_json_and_plain_words_are_one(
     sql_owner: Program, world: World
 ) -> None:

@@ -24,7 +24,8 @@ _NEVER = re.compile(r"0|0000-00-00.*|0001-01-01.*|infinity")
 _TRUE, _FALSE = frozenset({"t", "true", "1", "yes", "y"}), frozenset({"f", "false", "0", "no", "n"})
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
-_SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)
+# One digit and a sign, as spreadsheets write it: 13260e07 is hex.
+_SHORTENED = re.compile(r"[+-]?\d(?:[.,]\d+)?E[+-]\d+", re.IGNORECASE)
 _CURLY = re.compile("[\u201c-\u201f\u2018-\u201b\xab\xbb]")
 
 

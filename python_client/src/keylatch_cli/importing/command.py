@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from getpass import getpass
 from itertools import dropwhile
 from pathlib import Path
@@ -21,6 +20,7 @@ from .. import output
 from ..connection import Options, any_connection, connect
 from ..output import Json
 from .files import Format, Set, defaults_of, form_of, opened, workspaces_of, zone_of
+from .telling import list_presets, progress, reported, say_outcome, summary
 
 if TYPE_CHECKING:
     from keylatch.client import Keylatch
@@ -42,14 +42,6 @@ File = Annotated[
 # A batch keeps one core of the server busy. More connections would slow the server for others.
 _CONNECTIONS = 2
 _UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS"
-_OUTCOMES = {
-    "imported": "imported",
-    "waiting": "waiting for their first use",
-    "changed": "with a new label or new scopes",
-    "moved": "moved towards their end",
-    "exists": "unchanged",
-    "refused": "refused",
-}
 
 
 class _Unfit(Exception):
@@ -146,7 +138,7 @@ def import_(
     from .presets import PLAIN, load
 
     if presets:
-        _list_presets(as_json)
+        list_presets(as_json)
         return
     if file == "verify":
         _verify(connect(options), _keys_of(keys or "-"), as_json)
@@ -184,7 +176,7 @@ def import_(
     counts = run.write(report, as_json)
     if complete and not counts["refused"] and not dry_run:
         counts["deleted"] = _finish(connect(options), import_)
-    _summary(counts, import_, as_json)
+    summary(counts, import_, as_json)
     if complete and counts["refused"]:
         output.note(
             "Keys that the file lacks were not revoked: the keys of refused lines would be among "
@@ -246,9 +238,9 @@ class _Run:
         counts: Counter[str] = Counter()
         last = self._from_line - 1
         with ExitStack() as stack:
-            tell = stack.enter_context(_reported(report))
+            tell = stack.enter_context(reported(report))
             stream, size = stack.enter_context(opened(self._file))
-            advance = stack.enter_context(_progress(stream, size))
+            advance = stack.enter_context(progress(stream, size))
 
             def done(number: int, outcomes: list[Outcome]) -> None:
                 nonlocal last
@@ -256,7 +248,7 @@ class _Run:
                 for one in outcomes:
                     counts[one.outcome.outcome] += 1
                     if one.outcome.detail:
-                        _say(one, as_json)
+                        say_outcome(one, as_json)
                 tell(outcomes)
                 last = number
                 advance(counts)
@@ -333,95 +325,3 @@ def _verify(client: Keylatch, probes: list[Probe], as_json: bool) -> None:
         output.print_json(verdicts)
     if verdicts.count("valid") < len(verdicts):
         raise typer.Exit(output.REFUSED)
-
-
-def _list_presets(as_json: bool) -> None:
-    from .presets import load, names
-
-    found = [load(name) for name in names()]
-    if as_json:
-        output.print_json(
-            [
-                {
-                    name: getattr(one, name)
-                    for name in ("name", "system", "table", "presented", "about", "refused")
-                }
-                for one in found
-            ]
-        )
-        return
-    for one in found:
-        note = " (cannot be imported)" if one.refused else ""
-        sys.stdout.write(f"{one.name:<28}{one.system}{note}\n")
-
-
-@contextmanager
-def _reported(file: str | None) -> Iterator[Callable[[list[Outcome]], None]]:
-    """Write what became of each line into a file, if one is wanted."""
-    import csv
-
-    if file is None:
-        yield lambda _: None
-        return
-    with Path(file).open("w", encoding="utf-8", newline="") as written:
-        rows = csv.writer(written)
-        rows.writerow(["line", "outcome", "key_id", "detail", "hint"])
-
-        def tell(outcomes: list[Outcome]) -> None:
-            rows.writerows(
-                [one.number, said.outcome, said.key_id, said.detail, said.hint]
-                for one in outcomes
-                for said in (one.outcome,)
-            )
-
-        yield tell
-
-
-@contextmanager
-def _progress(stream: BinaryIO, size: int | None) -> Iterator[Callable[[Counter[str]], None]]:
-    """Show on a terminal how much of the file is read, and how many lines are done."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.fields[lines]:,} lines"),
-        BarColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(
-        *columns, console=output.err(), transient=True, disable=not output.err().is_terminal
-    ) as progress:
-        task = progress.add_task("", total=size, lines=0)
-
-        def advance(counts: Counter[str]) -> None:
-            place = stream.tell() if size else 0
-            progress.update(task, completed=place, lines=counts.total())
-
-        yield advance
-
-
-def _say(one: Outcome, as_json: bool) -> None:
-    outcome = one.outcome
-    if as_json:
-        fields = {"line": one.number, **output.as_dict(outcome)}
-        del fields["position"]
-        sys.stdout.write(json.dumps(fields, default=str) + "\n")
-        return
-    word = outcome.slug if outcome.outcome == "refused" else outcome.outcome
-    hint = f" ({outcome.hint})" if outcome.hint else ""
-    said = output.printable(f"{outcome.detail}{hint}")
-    sys.stdout.write(f"line {one.number}: {word}: {said}\n")
-
-
-def _summary(counts: Counter[str], import_: Import, as_json: bool) -> None:
-    names = {**_OUTCOMES, "deleted": "keys revoked that the file lacks"}
-    if as_json:
-        numbers = {name: counts[name] for name in names}
-        last = {"dry_run": import_.dry_run, "import_id": import_.id}
-        sys.stdout.write(json.dumps({**numbers, **last}, default=str) + "\n")
-        return
-    said = ", ".join(
-        f"{counts[name]:,} {words}"
-        for name, words in names.items()
-        if counts[name] or name in ("imported", "refused")
-    )
-    output.note(f"{'Lines of the dry run' if import_.dry_run else 'Lines'}: {said}")
