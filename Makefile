@@ -83,12 +83,16 @@ lint-database:
 	$(RUN) tools.reference --check
 	$(RUN) tools.manifest --check
 	$(RUN) tools.typescript --check
+	$(RUN) tools.after_restore --check
+	$(RUN) tools.restoring --check
 
 generate: setup ## write what is made from the migrations: manifest, access, reference, types
 	@$(RUN) tools.manifest
 	@$(RUN) tools.access
 	@$(RUN) tools.reference
 	@$(RUN) tools.typescript
+	@$(RUN) tools.after_restore
+	@$(RUN) tools.restoring
 
 bench: setup ## measure WHAT=resolving startup cache client identity sessions adoption imports events
 	@$(RUN) bench.$(or $(WHAT),resolving) $(ARGS)

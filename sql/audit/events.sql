@@ -1,5 +1,7 @@
 -- Are the sealed events as they were sealed?
 --
+-- Needs: events
+--
 -- It computes the whole chain again, 100 checkpoints in a row; a million events take some ten
 -- seconds. What the owner of the tables sealed anew from the first event to the last shows only
 -- beside an anchor: see sql/ops/anchor_events.sql. Run it as the owner or as service_role.

@@ -1,24 +1,76 @@
--- What can anon, authenticated, service_role and keylatch_resolver execute?
+-- Who can execute which functions of keylatch?
 --
--- anon must not appear unless the module "request" is installed. The schema keylatch is for
--- clients. The functions of keylatch_internal are helpers, which the calls run with their caller's
--- rights.
+-- Any role may ask. The roles of a Supabase project, keylatch_resolver, and every other role that a
+-- function is granted to. anon must not appear unless the module "request" is installed, and public
+-- never. The schema keylatch is for clients. The functions of keylatch_internal are helpers, which
+-- the calls run with their caller's rights.
 --
--- role_name    who
+-- role_name    who; public is everybody
 -- schema_name  where; only keylatch is for clients
 -- how_many     how many functions
 -- which        their names
+with functions as (
+  select
+    p.oid,
+    p.proname,
+    p.proowner,
+    n.oid as schema_id,
+    n.nspname,
+    coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner)) as acl
+  from pg_catalog.pg_proc as p
+  inner join pg_catalog.pg_namespace as n on p.pronamespace = n.oid
+  where n.nspname in ('keylatch', 'keylatch_internal')
+),
+
+granted as (
+  select
+    f.oid,
+    x.grantee,
+    f.proowner
+  from functions as f
+  cross join lateral aclexplode(f.acl) as x
+),
+
+roles as (
+  select
+    r.oid,
+    r.rolname
+  from pg_catalog.pg_roles as r
+  where r.rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')
+    or r.oid in (
+      select g.grantee
+      from granted as g
+      where g.grantee <> g.proowner
+    )
+),
+
+executable as (
+  select
+    r.rolname as role_name,
+    f.nspname as schema_name,
+    f.proname
+  from roles as r
+  cross join functions as f
+  where pg_catalog.has_schema_privilege(r.oid, f.schema_id, 'usage')
+    and pg_catalog.has_function_privilege(r.oid, f.oid, 'execute')
+  union all
+  select
+    'public' as role_name,
+    f.nspname as schema_name,
+    f.proname
+  from functions as f
+  where f.oid in (
+    select g.oid
+    from granted as g
+    where g.grantee = 0
+  )
+)
+
 select
-  r.rolname as role_name,
-  n.nspname as schema_name,
+  e.role_name,
+  e.schema_name,
   count(*) as how_many,
-  string_agg(p.proname, ', ' order by p.proname) as which
-from pg_catalog.pg_roles as r
-cross join pg_catalog.pg_proc as p
-inner join pg_catalog.pg_namespace as n on p.pronamespace = n.oid
-where r.rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')
-  and n.nspname in ('keylatch', 'keylatch_internal')
-  and pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage')
-  and pg_catalog.has_function_privilege(r.oid, p.oid, 'execute')
-group by r.rolname, n.nspname
-order by r.rolname, n.nspname;
+  string_agg(e.proname, ', ' order by e.proname) as which
+from executable as e
+group by e.role_name, e.schema_name
+order by e.role_name, e.schema_name;

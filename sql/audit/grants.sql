@@ -7,10 +7,10 @@
 -- column_names  with which columns, where not the whole table is granted
 -- may           what it may do
 -- passed_on     whether it may grant that on to others
-select
+select  -- noqa: ST06
+  coalesce(g.rolname, 'public') as role_name,
   a.object_name,
   a.column_names,
-  coalesce(g.rolname, 'public') as role_name,
   string_agg(distinct lower(a.privilege), ', ') as may,
   bool_or(a.passed_on) as passed_on
 from (

@@ -1,12 +1,13 @@
 -- Are the triggers there that hold the latch and write the events, and do they fire always?
 --
--- Each trigger of keylatch's tables, and each one that should be there and is missing. A role with
--- the owner's rights can switch triggers off, and nothing else reports it.
+-- Any role may ask. Each trigger of keylatch's tables, each one that should be there and is
+-- missing, and in a tenancy of your own those of your table of workspaces. A role with the owner's
+-- rights can switch triggers off.
 --
 -- table_name    the table
 -- trigger_name  the trigger
 -- state         always: in every session. origin: not in replication mode. replication mode: only
---               there. OFF and MISSING: a hole
+--               there. OFF and MISSING: a hole. NOT SHIPPED: somebody added it
 -- owned_by      who owns the table, and so may switch the trigger off
 -- what          what the trigger promises, as its comment says
 with expected (module_name, table_name, trigger_name, fires) as (
@@ -51,11 +52,41 @@ found as (
     t.tgname::text as trigger_name,
     t.tgenabled::text as fires,
     pg_catalog.pg_get_userbyid(c.relowner) as owned_by,
+    p.pronamespace::pg_catalog.regnamespace::text = 'keylatch_internal'
+    and p.proname = 'revoke_workspace_keys' as is_of_tenancy,
+    -- 8 is the bit of "delete".
+    t.tgtype & 8 > 0 as is_on_delete,
     split_part(pg_catalog.obj_description(t.oid, 'pg_trigger'), e'\n', 1) as what
   from pg_catalog.pg_trigger as t
   inner join pg_catalog.pg_class as c on t.tgrelid = c.oid
   inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
-  where n.nspname in ('keylatch', 'keylatch_internal') and not t.tgisinternal
+  inner join pg_catalog.pg_proc as p on t.tgfoid = p.oid
+  where not t.tgisinternal and (
+    n.nspname in ('keylatch', 'keylatch_internal')
+    or (
+      p.pronamespace::pg_catalog.regnamespace::text = 'keylatch_internal'
+      and p.proname = 'revoke_workspace_keys'
+    )
+  )
+),
+
+installed as (
+  select x.module_name
+  from (
+    values
+    ('core', 'keylatch_internal.keys'),
+    ('tenancy', 'keylatch.workspaces'),
+    ('events', 'keylatch_internal.key_events'),
+    ('notify', 'keylatch_internal.notices_left_out'),
+    ('sessions', 'keylatch_internal.sessions'),
+    ('legacy', 'keylatch_internal.legacy_keys')
+  ) as x (module_name, relation_name)
+  -- Not to_regclass: that needs usage of the schema.
+  where x.relation_name in (
+    select n.nspname || '.' || c.relname
+    from pg_catalog.pg_class as c
+    inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+  )
 )
 
 select
@@ -64,6 +95,7 @@ select
   case
     when f.fires is null then 'MISSING'
     when f.fires = 'D' then 'OFF'
+    when e.trigger_name is null and not f.is_of_tenancy then 'NOT SHIPPED'
     when f.fires = 'A' then 'always'
     when f.fires = 'R' and e.fires = 'R' then 'replication mode'
     when f.fires = 'R' then 'OFF but in replication mode'
@@ -71,13 +103,28 @@ select
     else 'origin'
   end as state,
   coalesce(f.owned_by, '') as owned_by,
-  coalesce(f.what, 'It is shipped with keylatch, and is missing.') as what
+  case
+    when f.trigger_name is not null then f.what
+    when e.table_name = 'your table of workspaces'
+      then 'No trigger revokes the keys of a deleted workspace: see sql/tenancy.'
+    else 'It is shipped with keylatch, and is missing.'
+  end as what
 from (
   select x.* from expected as x
-  where
-    x.module_name = 'core'
-    or (x.module_name = 'tenancy' and pg_catalog.to_regclass('keylatch.workspaces') is not null)
-    or x.module_name in (select unnest(i.modules) from keylatch_internal.installation as i)
+  where x.module_name in (select i.module_name from installed as i)
+  union all
+  -- No table says when a workspace is deleted.
+  select
+    'tenancy' as module_name,
+    'your table of workspaces' as table_name,
+    'workspaces_delete_revoke_keys' as trigger_name,
+    'O' as fires
+  where 'tenancy' not in (select i.module_name from installed as i)
+    and not exists (
+      select 1
+      from found as o
+      where o.is_of_tenancy and o.is_on_delete
+    )
 ) as e
 full join found as f on e.table_name = f.table_name and e.trigger_name = f.trigger_name
 order by table_name, trigger_name;

@@ -78,7 +78,8 @@ alter table keylatch_internal.errors enable row level security;
 insert into keylatch_internal.errors (slug, code, hint) values
 ('invalid_argument', 'PT400', 'Correct the argument that the detail names.'),
 ('read_committed_required', '0A000', 'Run: set transaction isolation level read committed;'),
-('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.');
+('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.'),
+('restore_incomplete', 'PT500', 'Let the owner of keylatch run sql/ops/after_restore.sql.');
 
 create function keylatch_internal.refuse(
   p_slug text, p_detail text, p_hint text default null, p_retry_at timestamptz default null
@@ -93,7 +94,7 @@ declare
     || case when p_retry_at is null then '' else format(' Try again in %s s.', v_seconds) end;
 begin
   select e.* into v_error from keylatch_internal.errors as e where e.slug = p_slug;
-  v_error.hint := coalesce(p_hint, v_error.hint, '');
+  v_error.hint := coalesce(p_hint, v_error.hint, 'Run sql/ops/after_restore.sql first.');
   if p_retry_at is not null and coalesce(current_setting('request.method', true), '') <> '' then
     -- PostgREST's own form of an error: the only one that adds a header.
     raise sqlstate 'PGRST' using message = jsonb_build_object(
@@ -110,6 +111,20 @@ end $$;
 comment on function keylatch_internal.refuse is
   'Raises the error of this slug, with this detail, and with this hint or the usual one. If
 p_retry_at is given, the detail says when to try again, and over REST the header Retry-After, too.';
+
+create function keylatch_internal.require_grants(p_function regproc)
+returns void language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if has_function_privilege('public', p_function, 'execute') then
+    perform keylatch_internal.refuse(
+      'restore_incomplete', format('Everybody may execute %s, so it answers nobody.', p_function)
+    );
+  end if;
+end $$;
+comment on function keylatch_internal.require_grants is
+  'Refuses if everybody may execute this function: a restore can lose the grants, and with them
+what keeps others out.';
 
 create table keylatch_internal.installation (
   only_row boolean not null default true,
@@ -153,8 +168,10 @@ begin
   into v_info.id, v_info.schema_version, v_info.modules, v_info.installed_at,
     v_info.database_name, v_info.database_oid
   from keylatch_internal.installation as i
-  cross join pg_catalog.pg_database as d
-  where d.datname = current_database();
+  cross join pg_catalog.pg_database as d where d.datname = current_database();
+  if not found then
+    perform keylatch_internal.refuse('restore_incomplete', 'The table installation has no row.');
+  end if;
   v_info.system_identifier := (select c.system_identifier::text from pg_control_system() as c);
   v_info.is_replica := pg_is_in_recovery();
   v_info.replica_lag_seconds := case
@@ -187,13 +204,12 @@ replica_lag_seconds: how far behind (0 on a primary, null if the replica cannot 
 revoke all on schema keylatch, keylatch_internal from public, anon, authenticated, service_role;
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;
-revoke all on function
-keylatch_internal.refuse, keylatch_internal.describe_installation, keylatch.installation
+revoke all on function keylatch_internal.refuse, keylatch_internal.require_grants,
+keylatch_internal.describe_installation, keylatch.installation
 from public, anon, authenticated, service_role;
 
 -- The calls run with the rights of the caller, and use helpers of keylatch_internal.
-grant usage on schema keylatch, keylatch_internal
-to authenticated, service_role, keylatch_resolver;
+grant usage on schema keylatch, keylatch_internal to authenticated, service_role, keylatch_resolver;
 grant execute on function
 keylatch_internal.refuse, keylatch_internal.describe_installation, keylatch.installation
 to authenticated, service_role, keylatch_resolver;

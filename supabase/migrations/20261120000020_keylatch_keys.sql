@@ -239,8 +239,7 @@ revoke all on table keylatch_internal.keys, keylatch_internal.active_keys, keyla
 from public, anon, authenticated, service_role;
 revoke all on function
 keylatch.hash_key, keylatch_internal.key_characters, keylatch_internal.complete_key,
-keylatch_internal.key_form
-from public, anon, authenticated, service_role;
+keylatch_internal.key_form from public, anon, authenticated, service_role;
 
 grant
 select (
@@ -262,5 +261,4 @@ on table keylatch_internal.keys to authenticated, service_role;
 grant select, insert, update on table keylatch.keys to authenticated, service_role;
 grant execute on function
 keylatch.hash_key, keylatch_internal.key_characters, keylatch_internal.complete_key,
-keylatch_internal.key_form
-to authenticated, service_role;
+keylatch_internal.key_form to authenticated, service_role;

@@ -157,11 +157,9 @@ comment on function keylatch_internal.check_origins is
 value: a secret may have been pasted into the wrong field, and errors end up in logs.';
 
 -- Who may do what. Pure text work on the values of the caller.
-revoke all on function
-keylatch_internal.is_canonical_origin, keylatch_internal.is_origin_entry,
+revoke all on function keylatch_internal.is_canonical_origin, keylatch_internal.is_origin_entry,
 keylatch_internal.origin_matches, keylatch_internal.check_origins
 from public, anon, authenticated, service_role;
 grant execute on function
 keylatch_internal.is_canonical_origin, keylatch_internal.is_origin_entry,
-keylatch_internal.origin_matches, keylatch_internal.check_origins
-to authenticated, service_role;
+keylatch_internal.origin_matches, keylatch_internal.check_origins to authenticated, service_role;

@@ -73,9 +73,10 @@ returns trigger language plpgsql volatile security definer
 -- definer because: a role that could lock these rows itself could keep others from making keys.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.share_workspaces')
+  where tg_relid <> 'keylatch_internal.keys'::regclass;
   insert into keylatch_internal.workspace_latches (workspace_id)
-  select distinct n.workspace_id from new_keys as n
-  where not exists (
+  select distinct n.workspace_id from new_keys as n where not exists (
     select from keylatch_internal.workspace_latches as w where w.workspace_id = n.workspace_id
   )
   order by 1
@@ -99,8 +100,7 @@ comment on function keylatch_internal.share_workspaces is
   'Keeps the workspaces of new keys from being deleted until the keys are committed, and refuses
 keys for a workspace that is deleted, or is being deleted.';
 
-create trigger keys_insert_share_workspaces
-after insert on keylatch_internal.keys
+create trigger keys_insert_share_workspaces after insert on keylatch_internal.keys
 referencing new table as new_keys
 for each statement execute function keylatch_internal.share_workspaces();
 comment on trigger keys_insert_share_workspaces on keylatch_internal.keys is
@@ -161,6 +161,7 @@ declare
   v_old text;
   v_new text;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.revoke_workspace_keys');
   if tg_op = 'TRUNCATE' then
     perform keylatch_internal.refuse(
       'keys_are_kept', 'Truncating workspaces would leave active keys in deleted workspaces.',
@@ -169,8 +170,7 @@ begin
   elsif tg_level <> 'ROW' or tg_when <> 'AFTER' or tg_op not in ('DELETE', 'UPDATE')
     -- Types that we know: the cast of another one would run its owner's code with our rights.
     or not exists (
-      select from pg_catalog.pg_attribute as a
-      where a.attrelid = tg_relid and a.attname = v_column
+      select from pg_catalog.pg_attribute as a where a.attrelid = tg_relid and a.attname = v_column
         and a.atttypid in ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype)
     )
   then
@@ -203,10 +203,8 @@ If the id column has another name, pass the name as the argument of the first tr
 -- Who may do what.
 revoke all on table keylatch_internal.workspace_latches
 from public, anon, authenticated, service_role;
-revoke all on function
-keylatch.admin_workspace_ids, keylatch_internal.current_user_id,
+revoke all on function keylatch.admin_workspace_ids, keylatch_internal.current_user_id,
 keylatch_internal.share_workspaces, keylatch_internal.revoke_workspace,
-keylatch_internal.revoke_workspace_keys
-from public, anon, authenticated, service_role;
+keylatch_internal.revoke_workspace_keys from public, anon, authenticated, service_role;
 grant execute on function keylatch.admin_workspace_ids, keylatch_internal.current_user_id
 to authenticated, service_role;

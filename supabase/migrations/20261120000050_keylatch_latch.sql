@@ -51,8 +51,7 @@ end $$;
 comment on function keylatch_internal.hold_latch is
   'Refuses with the slug that the trigger passes, and names the columns of an update.';
 
-create trigger keys_update_immutable
-before update on keylatch_internal.keys for each row when (
+create trigger keys_update_immutable before update on keylatch_internal.keys for each row when (
   new.id is distinct from old.id or new.workspace_id is distinct from old.workspace_id
   or new.kind is distinct from old.kind or new.environment is distinct from old.environment
   or new.key_hash is distinct from old.key_hash or new.public_key is distinct from old.public_key
@@ -131,15 +130,13 @@ comment on trigger keys_update_hold_expiry on keylatch_internal.keys is
   'A transaction that is open past an expiry does not revive the key at its commit. Nothing of
 keylatch waits after this check.';
 
-create trigger keys_delete_keep
-before delete on keylatch_internal.keys
+create trigger keys_delete_keep before delete on keylatch_internal.keys
 for each row execute function keylatch_internal.hold_latch('keys_are_kept');
 alter table keylatch_internal.keys enable always trigger keys_delete_keep;
 comment on trigger keys_delete_keep on keylatch_internal.keys is
   'Rows are not deleted: a key that is inserted again would have lost its revocation.';
 
-create trigger keys_truncate_keep
-before truncate on keylatch_internal.keys
+create trigger keys_truncate_keep before truncate on keylatch_internal.keys
 for each statement execute function keylatch_internal.hold_latch('keys_are_kept');
 alter table keylatch_internal.keys enable always trigger keys_truncate_keep;
 comment on trigger keys_truncate_keep on keylatch_internal.keys is 'The table is not truncated.';
@@ -166,8 +163,7 @@ end $$;
 comment on function keylatch_internal.merge_revocation is
   'On a logical replica: keeps what the replica itself has revoked or superseded.';
 
-create trigger keys_update_a_merge_revocation
-before update on keylatch_internal.keys
+create trigger keys_update_a_merge_revocation before update on keylatch_internal.keys
 for each row
 when (keylatch_internal.is_apply_worker()) execute function keylatch_internal.merge_revocation();
 alter table keylatch_internal.keys enable replica trigger keys_update_a_merge_revocation;
@@ -201,8 +197,7 @@ end $$;
 comment on function keylatch_internal.stamp_update is
   'Writes the clock and the user where a caller sets a time.';
 
-create trigger keys_update_stamp
-before update on keylatch_internal.keys
+create trigger keys_update_stamp before update on keylatch_internal.keys
 for each row execute function keylatch_internal.stamp_update();
 comment on trigger keys_update_stamp on keylatch_internal.keys is
   'No caller chooses a time or a user. Origin sessions only: a replica keeps the publisher''s.';
@@ -314,8 +309,7 @@ begin
 end $$;
 comment on function keylatch_internal.judge_update is 'Refuses an update with a bad value.';
 
-create trigger keys_update_values
-before update on keylatch_internal.keys for each row when (
+create trigger keys_update_values before update on keylatch_internal.keys for each row when (
   new.label is distinct from old.label or new.metadata is distinct from old.metadata
   or new.allowed_origins is distinct from old.allowed_origins
   or new.scopes is distinct from old.scopes or new.expires_at is distinct from old.expires_at
@@ -336,5 +330,4 @@ from public, anon, authenticated, service_role;
 -- What the conditions and the functions of the triggers call, with the rights of who writes.
 grant execute on function
 keylatch_internal.is_apply_worker, keylatch_internal.check_metadata,
-keylatch_internal.check_scopes, keylatch_internal.check_key
-to authenticated, service_role;
+keylatch_internal.check_scopes, keylatch_internal.check_key to authenticated, service_role;

@@ -116,9 +116,7 @@ end $$;
 comment on function keylatch_internal.mint_key is
   'Makes the key of a row that is being inserted: its id, hash, masked key and stamps.';
 
-create trigger keys_insert_mint
-before insert on keylatch_internal.keys
-for each row
+create trigger keys_insert_mint before insert on keylatch_internal.keys for each row
 -- Nobody but the owner may name the hash, and does so to import a key as it is.
 when (new.key_hash is null) execute function keylatch_internal.mint_key();
 comment on trigger keys_insert_mint on keylatch_internal.keys is
@@ -135,8 +133,7 @@ comment on type keylatch.issued_key is
 
 create function keylatch_internal.insert_key(
   p_workspace_id uuid, p_kind text, p_label text, p_allowed_origins text[], p_scopes text[],
-  p_environment text, p_expires_at timestamptz, p_metadata jsonb, p_prefix text,
-  p_rotated_from uuid
+  p_environment text, p_expires_at timestamptz, p_metadata jsonb, p_prefix text, p_rotated_from uuid
 )
 returns keylatch.issued_key language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
@@ -406,8 +403,7 @@ begin
   perform keylatch_internal.require_unrevoked(v_key);
   update keylatch.keys as k
   set suspended_at = case when p_is_suspended then clock_timestamp() end
-  where k.id = p_key_id
-  returning k.* into v_key;
+  where k.id = p_key_id returning k.* into v_key;
   return v_key;
 end $$;
 comment on function keylatch_internal.set_suspended is
@@ -450,13 +446,11 @@ comment on function keylatch.list_keys is
 For SQL, where a limit is cheap. Over REST read the view keys, which filters, orders and pages.';
 
 -- Who may do what: the row policies decide about the rows.
-revoke all on function
-keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
+revoke all on function keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
 keylatch_internal.mint_key, keylatch_internal.insert_key,
 keylatch_internal.set_suspended, keylatch.issue_key, keylatch.issue_keys, keylatch.rotate_key,
 keylatch.revoke_key, keylatch.retire_workspace, keylatch.suspend_key, keylatch.unsuspend_key,
-keylatch.list_keys
-from public, anon, authenticated, service_role;
+keylatch.list_keys from public, anon, authenticated, service_role;
 grant execute on function
 keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
 keylatch_internal.insert_key, keylatch_internal.set_suspended,

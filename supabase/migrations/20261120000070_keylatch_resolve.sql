@@ -27,6 +27,10 @@ declare
   -- The body of hash_key: calling it costs another tenth of the time of an index look-up.
   v_hash bytea := sha256(convert_to(resolve_key.key, 'UTF8'));
 begin
+  -- The body of require_grants, for the same reason.
+  if has_function_privilege('public', 'keylatch.resolve_key'::regproc, 'execute') then
+    perform keylatch_internal.require_grants('keylatch.resolve_key');
+  end if;
   for v_try in 1 .. 2 loop
     return query
     select k.id, k.workspace_id, k.kind, k.environment, k.scopes, k.metadata, k.expires_at
@@ -63,6 +67,7 @@ returns setof keylatch.resolved_key_at language plpgsql stable security definer 
 -- definer because: as resolve_key.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  perform keylatch_internal.require_grants('keylatch.resolve_keys');
   if resolve_keys.keys is null or cardinality(resolve_keys.keys) > 1000
     or cardinality(resolve_keys.origins) <> cardinality(resolve_keys.keys)
   then
@@ -167,8 +172,7 @@ begin
     ('valid', 'The key resolves.', 'There is nothing to do.'),
     ('superseded', 'The key resolves until %2$s: it was superseded.', 'Give the caller its '
       'successor before then.')
-  ) as c (name, detail, hint)
-  where c.name = v_case;
+  ) as c (name, detail, hint) where c.name = v_case;
   v_result.detail := v_result.detail || coalesce(' Reason: ' || p_key.revoke_reason, '')
     || case when p_key.kind = 'publishable' and p_key.allowed_origins = '{}'
       then ' Its allowed_origins is empty, so no page can use it.' else '' end;
@@ -199,6 +203,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_key keylatch.keys;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.explain_for_resolver');
   select k.* into v_key from keylatch.keys as k where k.id = keylatch_internal.find_key(p_text);
   -- The verdict, the id and the times; what an admin wrote is not for a log.
   v_key.revoke_reason := case when v_key.revoke_reason = 'rotated' then 'rotated' end;

@@ -353,6 +353,9 @@ set timezone = 'UTC' as $$
 declare
   v_source constant text[] := keylatch_internal.current_source();
 begin
+  if tg_relid <> 'keylatch_internal.keys'::regclass then
+    perform keylatch_internal.require_grants('keylatch_internal.record_new_key');
+  end if;
   insert into keylatch_internal.key_events (
     workspace_id, key_id, event, address, agent, reason, changes
   )
@@ -442,6 +445,9 @@ declare
       then jsonb_build_object('old', old.revoked_at, 'new', new.revoked_at) end
   );
 begin
+  if tg_relid <> 'keylatch_internal.keys'::regclass then
+    perform keylatch_internal.require_grants('keylatch_internal.record_change');
+  end if;
   if (new.label, new.metadata, new.allowed_origins, new.scopes)
     is distinct from (old.label, old.metadata, old.allowed_origins, old.scopes)
   then
@@ -577,6 +583,7 @@ declare
   v_previous bytea;
   v_batch record;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.seal_key_events');
   -- Only other sealers wait here: a transaction that writes events does not touch this table.
   lock table keylatch_internal.key_event_checkpoints in share row exclusive mode;
   select c.number, c.digest into v_number, v_previous
@@ -670,6 +677,7 @@ declare
   v_checkpoint keylatch_internal.key_event_checkpoints;
   v_found record;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.verify_checkpoints');
   select coalesce(max(c.number), 0) into v_last from keylatch_internal.key_event_checkpoints as c;
   select c.digest into v_previous
   from keylatch_internal.key_event_checkpoints as c where c.number = p_from - 1;

@@ -163,6 +163,7 @@ declare
   v_key_ids constant uuid[] := array(select distinct c.key_id from unnest(v_counts) as c);
   v_locked uuid[];
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.add_usage');
   begin
     insert into keylatch_internal.key_usage (key_id, workspace_id)
     select k.id, k.workspace_id from keylatch_internal.keys as k

@@ -173,6 +173,7 @@ declare
     select d.oid from pg_catalog.pg_database as d where d.datname = current_database()
   );
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.read_heartbeat');
   server_time := clock_timestamp();
   place := concat_ws(' ', v_here.system_identifier, v_here.timeline, v_database);
   left_out := (
@@ -224,6 +225,7 @@ declare
       then array['The owner of keylatch cannot see replicas.', 'Grant pg_monitor to the owner.']
   end;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.await_replicas');
   if v_problem is not null then
     perform keylatch_internal.refuse('invalid_argument', v_problem[1], v_problem[2]);
   end if;

@@ -19,6 +19,8 @@ create table keylatch_internal.sessions (
   origin text not null,
   -- squawk-ignore prefer-bigint-over-int
   address_mark integer not null default 0,
+  opened_before bigint not null default 0,
+  counted_since timestamptz not null default '-infinity',
   subject text,
   created_at timestamptz not null,
   expires_at timestamptz not null,
@@ -28,6 +30,8 @@ create table keylatch_internal.sessions (
 );
 create index sessions_workspace_id_key_id_idx on keylatch_internal.sessions (workspace_id, key_id);
 create index sessions_key_id_created_at_idx on keylatch_internal.sessions (key_id, created_at);
+create index sessions_key_id_address_mark_created_at_idx
+on keylatch_internal.sessions (key_id, address_mark, created_at) where address_mark <> 0;
 create index sessions_expires_at_idx on keylatch_internal.sessions (expires_at);
 comment on table keylatch_internal.sessions is
   'Sessions that were opened and not yet pruned. No foreign key: its check would lock the key.';
@@ -37,7 +41,11 @@ comment on column keylatch_internal.sessions.workspace_id is 'The workspace of i
 comment on column keylatch_internal.sessions.key_id is 'The key that it was opened with.';
 comment on column keylatch_internal.sessions.origin is 'The origin of the page that opened it.';
 comment on column keylatch_internal.sessions.address_mark is
-  'A hash of the visitor''s address, for the rate limit.';
+  'A hash of the visitor''s address, for the rate limit; 0 if addresses are not limited.';
+comment on column keylatch_internal.sessions.opened_before is
+  'How many sessions of the key the request found in the minute before. In flight ones are not in.';
+comment on column keylatch_internal.sessions.counted_since is
+  'When the oldest of these was opened; without any, when this one was.';
 comment on column keylatch_internal.sessions.subject is 'The application''s id of the visitor.';
 comment on column keylatch_internal.sessions.created_at is 'When it was opened.';
 comment on column keylatch_internal.sessions.expires_at is 'When it expires, or was closed.';
@@ -45,6 +53,8 @@ comment on index keylatch_internal.sessions_workspace_id_key_id_idx is
   'Finds the sessions of a workspace or a key.';
 comment on index keylatch_internal.sessions_key_id_created_at_idx is
   'Counts what a key opened in the last minute.';
+comment on index keylatch_internal.sessions_key_id_address_mark_created_at_idx is
+  'Counts what a key opened for an address in the last minute.';
 comment on index keylatch_internal.sessions_expires_at_idx is 'Finds what is to be pruned.';
 
 create table keylatch_internal.session_endings (
@@ -86,6 +96,9 @@ returns trigger language plpgsql volatile security definer
 -- in the view may end it.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  if tg_relid <> 'keylatch.sessions'::regclass then
+    perform keylatch_internal.require_grants('keylatch_internal.delete_session');
+  end if;
   -- The row stays for the rate limit, until it is pruned.
   update keylatch_internal.sessions as s set expires_at = clock_timestamp() where s.id = old.id;
   return old;
@@ -234,20 +247,91 @@ comment on function keylatch_internal.limited_address is
   'What counts as one address: an IPv4 address or a /64 of IPv6. Whatever is not an address counts
 as one address, "unknown".';
 
+create function keylatch_internal.address_mark(p_header text)
+returns integer language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  -- A gateway writes what it saw behind what the client claimed.
+  return coalesce(nullif(hashtext(keylatch_internal.limited_address(trim(split_part(
+    nullif(current_setting('request.headers', true), '')::jsonb ->> p_header, ',', -1
+  )))), 0), 1);
+end $$;
+comment on function keylatch_internal.address_mark is
+  'A hash of the address that this header of the request names, never 0.';
+
+create function keylatch_internal.count_in_flight(
+  p_key_mark integer, p_address_mark integer, out of_key bigint, out of_address bigint
+)
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  -- A request that has not committed is seen by its marker. Nobody forges one: only a request that
+  -- opens a session locks the table in this mode.
+  select count(*), count(*) filter (where m.objid::integer = p_address_mark)
+  into of_key, of_address
+  from pg_catalog.pg_locks as m
+  inner join pg_catalog.pg_locks as w on m.pid = w.pid
+  where m.locktype = 'advisory' and m.classid = p_key_mark::oid and m.objsubid = 2
+    -- A copy of the database on this server has the same keys, and the same numbers of tables.
+    and m.database = (
+      select d.oid from pg_catalog.pg_database as d where d.datname = current_database()
+    )
+    and m.pid <> pg_backend_pid()
+    and w.relation = 'keylatch_internal.sessions'::regclass and w.mode = 'RowExclusiveLock';
+end $$;
+comment on function keylatch_internal.count_in_flight is
+  'How many other requests are opening a session of the key now, and how many for the address.';
+
+create function keylatch_internal.count_opened(
+  p_key_id uuid, p_now timestamptz, p_limit bigint, out number bigint, out since timestamptz
+)
+language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  -- A later time is that of a wrong clock and does not count.
+  v_from constant timestamptz := p_now - interval '1 minute';
+begin
+  -- A flood is refused by the last few rows alone. Each says how many sessions its request found,
+  -- since when. A request that found as many as another one, or more, was not found by that one
+  -- (it would have found it, and all that it had found), so its session comes on top of them.
+  select
+    last.opened_before + row_number() over (order by last.opened_before desc), last.counted_since
+  into number, since
+  from (
+    select s.opened_before, s.counted_since
+    from keylatch_internal.sessions as s
+    where s.key_id = p_key_id and s.created_at between v_from and p_now
+    order by s.created_at desc
+    limit 16
+  ) as last
+  where last.counted_since between v_from and p_now
+  order by 1 desc
+  limit 1;
+  if number >= p_limit then
+    return;
+  end if;
+  select count(*), coalesce(min(s.created_at), p_now) into number, since
+  from keylatch_internal.sessions as s
+  where s.key_id = p_key_id and s.created_at between v_from and p_now;
+end $$;
+comment on function keylatch_internal.count_opened is
+  'How many sessions a key opened in the minute before, or at least how many if these are too many;
+and when the first of them.';
+
 create function keylatch_internal.count_session(p_key_id uuid, p_now timestamptz)
-returns integer language plpgsql volatile security invoker
+returns keylatch_internal.sessions language plpgsql volatile security invoker
 -- A plan that was made while the table was empty would read all of it later.
 set enable_seqscan = off
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_limits record;
-  v_opened record;
+  v_session keylatch_internal.sessions;
   v_key_mark constant integer := hashtext(p_key_id::text);
-  v_address_mark integer := 0;
-  -- A copy of the database on this server has the same keys, and the same numbers of tables.
-  v_database constant oid := (
-    select d.oid from pg_catalog.pg_database as d where d.datname = current_database()
-  );
+  v_opened record;
+  v_of_key bigint;
+  v_of_address bigint := 0;
+  v_address_since timestamptz;
+  v_in_flight record;
 begin
   -- A copy of the schema alone has no row.
   select coalesce(max(l.sessions_per_minute), 600) as of_key,
@@ -255,48 +339,42 @@ begin
   into v_limits
   from keylatch_internal.session_limits as l
   where l.only_row;
+  v_session.address_mark := 0;
   if v_limits.header is not null then
-    -- A gateway writes what it saw behind what the client claimed.
-    v_address_mark := hashtext(keylatch_internal.limited_address(trim(split_part(
-      nullif(current_setting('request.headers', true), '')::jsonb ->> v_limits.header, ',', -1
-    ))));
+    v_session.address_mark := keylatch_internal.address_mark(v_limits.header);
+    select count(*), coalesce(min(s.created_at), p_now) into v_of_address, v_address_since
+    from keylatch_internal.sessions as s
+    where s.key_id = p_key_id and s.address_mark = v_session.address_mark and s.address_mark <> 0
+      and s.created_at between p_now - interval '1 minute' and p_now;
   end if;
-  -- A time in the future is that of a wrong clock and does not count.
-  select count(*) as of_key, coalesce(min(s.created_at), p_now) as since,
-    count(*) filter (where s.address_mark = v_address_mark) as of_address,
-    coalesce(min(s.created_at) filter (where s.address_mark = v_address_mark), p_now) as address_since
-  into v_opened
-  from keylatch_internal.sessions as s
-  where s.key_id = p_key_id and s.created_at between p_now - interval '1 minute' and p_now;
+  v_opened := keylatch_internal.count_opened(p_key_id, p_now, v_limits.of_key);
+  v_of_key := v_opened.number;
   -- Reading pg_locks makes others wait for moments, so a flood must not get here.
-  if v_opened.of_key < v_limits.of_key then
-    -- A request that has not committed is seen by its marker. Nobody forges one: only a request
-    -- that opens a session locks the table in this mode.
-    select v_opened.of_key + count(*),
-      v_opened.of_address + count(*) filter (where m.objid::integer = v_address_mark)
-    into v_opened.of_key, v_opened.of_address
-    from pg_catalog.pg_locks as m
-    inner join pg_catalog.pg_locks as w on m.pid = w.pid
-    where m.locktype = 'advisory' and m.classid = v_key_mark::oid and m.objsubid = 2
-      and m.database = v_database and m.pid <> pg_backend_pid()
-      and w.relation = 'keylatch_internal.sessions'::regclass and w.mode = 'RowExclusiveLock';
+  if v_of_key < v_limits.of_key and (
+    v_limits.header is null or v_of_address < v_limits.of_address
+  ) then
+    v_in_flight := keylatch_internal.count_in_flight(v_key_mark, v_session.address_mark);
+    v_of_key := v_of_key + v_in_flight.of_key;
+    v_of_address := v_of_address + v_in_flight.of_address;
   end if;
-  if v_opened.of_key >= v_limits.of_key then
+  if v_of_key >= v_limits.of_key then
     perform keylatch_internal.refuse('too_many_requests', format(
       'The key opened %s sessions in the last minute.', v_limits.of_key
     ), null, v_opened.since + interval '1 minute');
-  elsif v_limits.header is not null and v_opened.of_address >= v_limits.of_address then
+  elsif v_limits.header is not null and v_of_address >= v_limits.of_address then
     perform keylatch_internal.refuse('too_many_requests', format(
       'The key opened %s sessions for this address in the last minute.', v_limits.of_address
-    ), null, v_opened.address_since + interval '1 minute');
+    ), null, v_address_since + interval '1 minute');
   end if;
+  v_session.opened_before := v_opened.number;
+  v_session.counted_since := v_opened.since;
   -- The marker, until the end of the transaction. Shared, and only tried: nobody waits for it.
-  perform pg_try_advisory_xact_lock_shared(v_key_mark, v_address_mark);
-  return v_address_mark;
+  perform pg_try_advisory_xact_lock_shared(v_key_mark, v_session.address_mark);
+  return v_session;
 end $$;
 comment on function keylatch_internal.count_session is
-  'Marks a request that opens a session, or refuses the request with too_many_requests. Returns the
-mark of the address.
+  'Marks a request that opens a session, or refuses the request with too_many_requests. Returns what
+the session notes of the count: address_mark, opened_before and counted_since.
 
 Nobody waits here. Requests that count at the same moment do not see each other, so a minute has at
 most the limit and as many sessions more as there were requests in flight.';
@@ -338,7 +416,7 @@ declare
   v_origin constant text := nullif(current_setting('request.headers', true), '')::jsonb ->> 'origin';
   v_now constant timestamptz := clock_timestamp();
   v_key keylatch.resolved_key;
-  v_address_mark integer;
+  v_count keylatch_internal.sessions;
   v_session keylatch.opened_session;
 begin
   select r.* into v_key
@@ -350,17 +428,19 @@ begin
     );
   end if;
   -- Before the token is made: most of the calls of a flood end here.
-  v_address_mark := keylatch_internal.count_session(v_key.key_id, v_now);
+  v_count := keylatch_internal.count_session(v_key.key_id, v_now);
   v_session.token := keylatch_internal.complete_key(
     coalesce(substring(p_key, '^([a-z][a-z0-9]{1,11})_pk_'), 'wk') || '_st_'
   );
   v_session.expires_at := keylatch_internal.session_expiry(v_key.workspace_id, v_now);
   insert into keylatch_internal.sessions (
-    token_hash, workspace_id, key_id, origin, address_mark, created_at, expires_at
+    token_hash, workspace_id, key_id, origin, address_mark, opened_before, counted_since,
+    created_at, expires_at
   )
   values (
     sha256(convert_to(v_session.token, 'UTF8')), v_key.workspace_id, v_key.key_id, v_origin,
-    v_address_mark, v_now, v_session.expires_at
+    v_count.address_mark, v_count.opened_before, v_count.counted_since,
+    v_now, v_session.expires_at
   );
   return v_session;
 end $$;
@@ -413,6 +493,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_session keylatch.session;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.find_session');
   select s.id, s.workspace_id, s.key_id, s.origin, s.subject, s.expires_at
   into v_session
   from keylatch_internal.sessions as t
@@ -430,6 +511,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_session keylatch.session;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.change_session');
   -- Locked first: nothing waits between the check of the time and the change.
   perform from keylatch_internal.sessions as s
   where s.token_hash = sha256(convert_to(p_token, 'UTF8'))
@@ -580,6 +662,7 @@ declare
   v_expired integer;
   v_ended integer;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.delete_old_sessions');
   -- A row that somebody holds is left to the next time.
   delete from keylatch_internal.sessions as s
   where s.id in (
@@ -685,7 +768,8 @@ keylatch.sessions, keylatch.session_settings
 from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.delete_session, keylatch_internal.judge_session_settings,
-keylatch_internal.limited_address, keylatch_internal.count_session,
+keylatch_internal.limited_address, keylatch_internal.address_mark,
+keylatch_internal.count_in_flight, keylatch_internal.count_opened, keylatch_internal.count_session,
 keylatch_internal.session_expiry, keylatch_internal.start_session,
 keylatch_internal.check_session_key, keylatch_internal.find_session,
 keylatch_internal.change_session, keylatch_internal.end_workspace_sessions,

@@ -81,17 +81,20 @@ declare
   v_secret text := (
     select s.secret from keylatch_internal.legacy_secrets as s where s.name = p_name
   );
+  v_view regclass;
 begin
-  if v_secret is null and exists (
-    select from pg_catalog.pg_class as c
-    inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
-    inner join pg_catalog.pg_roles as r on c.relowner = r.oid
-    where n.nspname = 'vault' and c.relname = 'decrypted_secrets'
-      -- A view of anybody else could run its owner's code with our rights.
-      and r.rolsuper
-      and has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
-  ) then
-    execute 'select v.decrypted_secret from vault.decrypted_secrets as v where v.name = $1'
+  if v_secret is not null then
+    return v_secret;
+  end if;
+  select c.oid into v_view from pg_catalog.pg_class as c
+  inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
+  inner join pg_catalog.pg_roles as r on c.relowner = r.oid
+  where n.nspname = 'vault' and c.relname = 'decrypted_secrets'
+    -- A view of anybody else could run its owner's code with our rights.
+    and r.rolsuper
+    and has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select');
+  if found then
+    execute format('select v.decrypted_secret from %s as v where v.name = $1', v_view)
     into v_secret using p_name;
   end if;
   return v_secret;
@@ -230,6 +233,7 @@ declare
   v_problem text[];
   v_kept keylatch_internal.legacy_schemes;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.keep_scheme');
   -- One after the other, or a ninth could come in beside the eighth.
   lock table keylatch_internal.legacy_schemes in share row exclusive mode;
   v_problem := keylatch_internal.judge_scheme(p_name, p_recipe);
@@ -273,6 +277,7 @@ returns void language plpgsql volatile security definer
 -- definer because: nobody but the owner writes schemes.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.move_scheme_end');
   update keylatch_internal.legacy_schemes as s set ends_at = p_ends_at
   where s.name = p_name and p_ends_at <= coalesce(s.ends_at, 'infinity')
     and p_ends_at > clock_timestamp() and p_ends_at < '9999-01-01 00:00Z';
@@ -709,6 +714,7 @@ declare
   v_similar keylatch_internal.legacy_keys[];
   v_ids uuid[];
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.upgrade_legacy_key');
   -- A text whose key is known, active or not, costs no slow hash.
   if length(p_key) not between 1 and 1000 or keylatch_internal.find_key(p_key) is not null then
     return;

@@ -300,7 +300,7 @@ declare
     select distinct l.line ->> 'workspace' from jsonb_array_elements(p_lines) as l (line)
     where jsonb_typeof(l.line -> 'workspace') = 'string' and not l.line ? 'workspace_id'
   );
-  v_ids jsonb := '{}';
+  v_ids jsonb := '{}'::jsonb;
 begin
   -- With an own tenancy there is no such table, and the file that is imported names the ids.
   if cardinality(v_names) > 0 and to_regclass('keylatch.workspaces') is not null then
@@ -711,7 +711,8 @@ comment on function keylatch_internal.probe_import is
   'Tries some keys against what was just imported.';
 
 create function keylatch_internal.report_import(
-  p_lines keylatch_internal.import_line[], p_dry_run boolean
+  p_lines keylatch_internal.import_line[], p_dry_run boolean, p_import_id uuid,
+  p_probes keylatch.import_probe[]
 )
 returns keylatch.import_report language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
@@ -726,7 +727,7 @@ begin
       row(o."position", o.outcome, o.key_id, o.slug, o.detail, o.hint)::keylatch.import_outcome
       order by o."position"
     ), '{}'),
-    count(*) filter (where o.outcome = 'changed')
+    count(*) filter (where o.outcome = 'changed'), p_import_id, p_probes
   into v_report
   from unnest(p_lines) as l
   cross join lateral (
@@ -756,12 +757,12 @@ declare
   v_lines keylatch_internal.import_line[] := keylatch_internal.read_import(
     keylatch_internal.name_workspaces(p_lines)
   );
-  v_report keylatch.import_report;
   v_refused keylatch_internal.import_line;
   v_probes keylatch.import_probe[];
   v_deleted uuid[];
   v_place integer;
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.take_import');
   begin
     v_deleted := keylatch_internal.share_import(v_lines);
     for v_place in
@@ -788,10 +789,9 @@ begin
       v_refused.problem[2]
     );
   end if;
-  v_report := keylatch_internal.report_import(v_lines, p_dry_run);
-  v_report.import_id := (p_import ->> 'id')::uuid;
-  v_report.probes := v_probes;
-  return v_report;
+  return keylatch_internal.report_import(
+    v_lines, p_dry_run, (p_import ->> 'id')::uuid, v_probes
+  );
 end $$;
 comment on function keylatch_internal.take_import is 'Does the work of import_keys.';
 

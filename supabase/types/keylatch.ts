@@ -10,11 +10,10 @@ export type JsonObject = { [key: string]: Json | undefined }
 export type Kind = "publishable" | "secret"
 export type Environment = "live" | "test"
 export type Status = "revoked" | "expired" | "suspended" | "superseded" | "active"
-export type LegacyStatus = "upgraded" | "revoked" | "expired" | "suspended" | "waiting"
-export type Scheme = "sha256" | "pbkdf2_sha256" | "bcrypt"
+export type LegacyStatus = "upgraded" | "waiting" | "revoked" | "expired" | "suspended" | "superseded"
 export type Verdict = "malformed" | "checksum_failed" | "valid" | "unknown" | "revoked" | "expired" | "suspended" | "secret_in_browser" | "origin_required" | "origin_denied"
 export type EventName = "imported" | "rotated" | "issued" | "revoked" | "superseded" | "suspended" | "unsuspended" | "changed"
-export type Outcome = "imported" | "exists" | "moved" | "waiting" | "refused"
+export type Outcome = "imported" | "exists" | "moved" | "waiting" | "refused" | "changed"
 export type Role = "admin" | "member"
 
 export type Database = {
@@ -69,17 +68,20 @@ export type Database = {
       "workspaces": {
         Row: {
           "created_at": string
+          "external_id": string | null
           "id": string
           "name": string
         }
         ComputedFields: never
         Insert: {
           "created_at"?: string
+          "external_id"?: string | null
           "id"?: string
           "name": string
         }
         Update: {
           "created_at"?: string
+          "external_id"?: string | null
           "id"?: string
           "name"?: string
         }
@@ -87,6 +89,23 @@ export type Database = {
       }
     }
     Views: {
+      "imported_keys": {
+        Row: {
+          "expires_at": string | null
+          "import_id": string
+          "imported_at": string | null
+          "key_id": string
+          "label": string
+          "last_used_at": string | null
+          "masked_key": string
+          "scheme": string
+          "source": string
+          "status": Status | null
+          "workspace_id": string
+        }
+        ComputedFields: never
+        Relationships: []
+      }
       "key_events": {
         Row: {
           "address": string | null
@@ -287,7 +306,21 @@ export type Database = {
             foreignKeyName: "keys_rotated_from_fkey"
             columns: ["rotated_from"]
             isOneToOne: true
+            referencedRelation: "imported_keys"
+            referencedColumns: ["key_id"]
+          },
+          {
+            foreignKeyName: "keys_rotated_from_fkey"
+            columns: ["rotated_from"]
+            isOneToOne: true
             referencedRelation: "keys"
+            referencedColumns: ["id"]
+          },
+          {
+            foreignKeyName: "keys_rotated_from_fkey"
+            columns: ["rotated_from"]
+            isOneToOne: true
+            referencedRelation: "legacy_keys"
             referencedColumns: ["id"]
           }
         ]
@@ -309,7 +342,7 @@ export type Database = {
           "revoke_reason": string | null
           "revoked_at": string | null
           "revoked_by": string | null
-          "scheme": Scheme
+          "scheme": string
           "scopes": string[]
           "status": LegacyStatus
           "suspended_at": string | null
@@ -317,52 +350,6 @@ export type Database = {
           "workspace_id": string
         }
         ComputedFields: never
-        Insert: {
-          "allowed_origins"?: string[]
-          "created_at"?: string
-          "created_by"?: string | null
-          "environment"?: Environment
-          "expires_at"?: string | null
-          "id"?: string
-          "imported_at"?: string
-          "key_id"?: string | null
-          "kind"?: Kind
-          "label"?: string
-          "masked_key"?: string
-          "metadata"?: JsonObject
-          "revoke_reason"?: string | null
-          "revoked_at"?: string | null
-          "revoked_by"?: string | null
-          "scheme"?: Scheme
-          "scopes"?: string[]
-          "status"?: never
-          "suspended_at"?: string | null
-          "upgraded_at"?: string | null
-          "workspace_id"?: string
-        }
-        Update: {
-          "allowed_origins"?: string[]
-          "created_at"?: string
-          "created_by"?: string | null
-          "environment"?: Environment
-          "expires_at"?: string | null
-          "id"?: string
-          "imported_at"?: string
-          "key_id"?: string | null
-          "kind"?: Kind
-          "label"?: string
-          "masked_key"?: string
-          "metadata"?: JsonObject
-          "revoke_reason"?: string | null
-          "revoked_at"?: string | null
-          "revoked_by"?: string | null
-          "scheme"?: Scheme
-          "scopes"?: string[]
-          "status"?: never
-          "suspended_at"?: string | null
-          "upgraded_at"?: string | null
-          "workspace_id"?: string
-        }
         Relationships: []
       }
       "sessions": {
@@ -443,6 +430,27 @@ export type Database = {
         Args: Record<PropertyKey, never>
         Returns: string | null
       }
+      "declare_scheme": {
+        Args: {
+          "name": string
+          "recipe": Json
+        }
+        Returns: undefined
+      }
+      "end_scheme": {
+        Args: {
+          "ends_at": string
+          "limit"?: number
+          "name": string
+        }
+        Returns: Database["keylatch"]["CompositeTypes"]["retirement"]
+        SetofOptions: {
+          from: "*"
+          to: "retirement"
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       "end_sessions": {
         Args: {
           "key_id": string
@@ -469,6 +477,20 @@ export type Database = {
           isSetofReturn: false
         }
       }
+      "finish_import": {
+        Args: {
+          "import_id": string
+          "limit"?: number
+          "source": string
+        }
+        Returns: Database["keylatch"]["CompositeTypes"]["retirement"]
+        SetofOptions: {
+          from: "*"
+          to: "retirement"
+          isOneToOne: true
+          isSetofReturn: false
+        }
+      }
       "has_scope": {
         Args: {
           "scope": string
@@ -484,7 +506,10 @@ export type Database = {
       "import_keys": {
         Args: {
           "dry_run"?: boolean
+          "import_id"?: string | null
           "lines": Json
+          "probes"?: Json
+          "source"?: string
           "strict"?: boolean
         }
         Returns: Database["keylatch"]["CompositeTypes"]["import_report"]
@@ -825,6 +850,11 @@ export type Database = {
         "detail": string | null
         "hint": string | null
       }
+      "import_probe": {
+        "position": number
+        "verdict": Verdict
+        "key_id": string
+      }
       "import_report": {
         "imported": number
         "existing": number
@@ -832,6 +862,9 @@ export type Database = {
         "waiting": number
         "refused": number
         "lines": (Database["keylatch"]["CompositeTypes"]["import_outcome"])[]
+        "changed": number
+        "import_id": string
+        "probes": (Database["keylatch"]["CompositeTypes"]["import_probe"])[]
       }
       "installation_info": {
         "id": string

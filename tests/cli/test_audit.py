@@ -1,5 +1,6 @@
 """keylatch audit: everything is tried as everybody, comes out as expected, and leaves nothing."""
 
+import re
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -11,7 +12,8 @@ from playwright.sync_api import Browser, Page
 
 from cli.program import Program
 from cli.world import World
-from keylatch_cli.audit.matrix import ACTORS, OUTCOMES, expectations
+from keylatch_cli.audit.matrix import expectations
+from keylatch_cli.audit.report import ACTORS, OUTCOMES
 from keylatch_cli.install.apply import apply
 from keylatch_cli.install.migrations import Choice, Tenancy
 from modules.identity.page import open_browser
@@ -48,15 +50,21 @@ def differences(audit: Program) -> set[str]:
         for one in found["tries"]
         for actor in ACTORS
         if one["found"][actor] != one["expected"].get(actor)
-    } | {f"missing: {name}" for name in found["missing"]}
+    } | {f"missing: {one['what']}" for one in found["differences"] if one["found"] == "missing"}
 
 
 def test_what_is_shipped_allows_what_is_expected_and_no_more(audit: Program) -> None:
     shown = audit("audit")
-    assert "0 not as expected" in shown.err
-    assert "differs" not in shown.out
-    assert all(len(line) <= 80 for line in shown.out.splitlines())
-    tries = audit.ok("audit")["tries"]
+    assert shown.out.splitlines()[1].startswith("As expected: ")
+    assert len(shown.out.splitlines()) < 24
+    whole = audit("audit", "--all").out
+    assert whole.splitlines()[1] == shown.out.splitlines()[1]
+    assert "!" not in whole.partition("! is not as expected")[0]
+    assert not re.search(r"\ballowed\b", whole)
+    assert all(len(line) <= 80 for line in whole.splitlines())
+    found_all = audit.ok("audit")
+    assert (found_all["is_clean"], found_all["differences"]) == (True, [])
+    tries = found_all["tries"]
     assert {one["operation"] for one in tries} == {
         *("select", "insert", "update", "delete", "truncate", "call", "execute")
     }
@@ -64,15 +72,19 @@ def test_what_is_shipped_allows_what_is_expected_and_no_more(audit: Program) -> 
     assert found == set(OUTCOMES)
     # A few that must never be otherwise, written here once more.
     by_name = expectations()
-    for name in (
-        "select key_hash keylatch_internal.keys",
-        "truncate keylatch_internal.keys",
-        "delete keylatch_internal.keys",
-    ):
-        assert set(by_name[name].values()) == {"no"}
+    hashes = by_name["select key_hash keylatch_internal.keys"]
+    assert [who for who, outcome in hashes.items() if outcome != "no"] == ["owner"]
+    for name in ("truncate keylatch_internal.keys", "delete keylatch_internal.keys"):
+        assert set(by_name[name].values()) == {"no", "latch"}
     assert by_name["call keylatch.resolve_key"]["admin"] == "no"
     for actor in ("anon", "stranger", "member", "other", "resolver"):
         assert by_name["call keylatch.revoke_key"][actor] in ("no", "none")
+    # A real change is refused by the latch, to the owner as well; a time is the database's own.
+    for column in ("id", "workspace_id", "kind", "environment", "masked_key", "created_by"):
+        outcomes = by_name[f"update {column} keylatch.keys"]
+        assert {outcomes[who] for who in ("admin", "service", "owner")} == {"latch"}
+    assert by_name["update revoked_at keylatch.keys"]["admin"] == "stamp"
+    assert by_name["update label keylatch.keys"]["admin"] == "yes"
 
 
 DRIFT = {
@@ -93,7 +105,10 @@ DRIFT = {
     ),
     "a latch": (
         "alter table keylatch_internal.keys disable trigger keys_update_immutable",
-        {"admin: update masked_key keylatch.keys: yes"},
+        {
+            "admin: update masked_key keylatch.keys: yes",
+            "owner: update masked_key keylatch_internal.keys: yes",
+        },
     ),
     "a call": (
         "grant execute on function keylatch.resolve_key(text, text) to anon",
@@ -113,7 +128,7 @@ DRIFT = {
     ),
     "a dropped view": (
         "drop view keylatch.key_usage_days",
-        {"missing: delete keylatch.key_usage_days"},
+        {"missing: view keylatch.key_usage_days"},
     ),
 }
 
@@ -161,7 +176,9 @@ def test_nothing_is_left_on_a_live_database(
 @pytest.mark.one_server
 def test_who_is_not_the_owner_is_told_so(audit: Program, world: World) -> None:
     other = audit.having(DATABASE_URL=world.database.authenticator_url)
-    assert "permission_denied" in other("audit", code=3).err
+    said = other("audit", code=3).err
+    assert "permission_denied: authenticator cannot act as postgres" in said
+    assert "hint: Connect as postgres, who owns keylatch." in said
 
 
 @pytest.mark.one_server
@@ -179,8 +196,7 @@ def test_every_module_alone_allows_what_is_expected_and_no_more(
     """With a tenancy of one's own, keylatch's tables are not missed."""
     apply(empty.connect(), Choice(only=modules), tenancy)
     shown = program.having(DATABASE_URL=empty.url)("audit")
-    assert "0 not as expected" in shown.err
-    assert ("The tenancy is your own" in shown.err) is (tenancy == "own")
+    assert ("The tenancy is the application's own" in shown.out) is (tenancy == "own")
 
 
 @pytest.mark.one_server
@@ -216,7 +232,7 @@ def test_the_page_is_whole_without_a_network(
     for kind in ("secret", "secret"):
         owner.execute("select from keylatch.issue_key(%s, %s)", [People.a, kind])
     owner.execute("select from keylatch.keys, keylatch.revoke_key(id) limit 1")
-    audit("audit", "--html", "audit.html")
+    audit("audit", "--html", "audit.html", code=1)
     for scheme, width in product(SCHEMES, (390, 1200)):
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
         asked, said = heard_of(page)
@@ -224,7 +240,12 @@ def test_the_page_is_whole_without_a_network(
         assert len(asked) == 1
         assert said == []
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.get_by_text("All as expected of").is_visible()
+        assert page.get_by_text("Not as expected: 1 difference in").is_visible()
+        (first,) = page.locator(".differences li").all()
+        said_of_it = first.inner_text()
+        for words in ("everybody (public)", odd, "no such object", "Why it matters"):
+            assert words in said_of_it
+        assert not re.search(r"\ballowed\b", page.inner_text("main"))
         assert page.get_by_role("cell", name=odd, exact=True).count() == 1
         assert page.get_by_role("row", name="revoked 1").count() == 1
         assert page.get_by_role("img", name="Keys by status").is_visible()
@@ -236,7 +257,7 @@ def test_the_page_is_whole_without_a_network(
         assert header.is_visible()
         # By keyboard: the links, then each part that may have to be scrolled.
         stops = []
-        for _ in range(7):
+        for _ in range(8):
             page.keyboard.press("Tab")
             stops.append(
                 page.evaluate(
@@ -245,7 +266,7 @@ def test_the_page_is_whole_without_a_network(
                 )
             )
         assert stops == [
-            *("Matrix", "Policies", "Keys", "Findings"),
+            *("Differences", "Matrix", "Policies", "Keys", "Findings"),
             *("Matrix", "Policies", "Findings"),
         ]
         page.screenshot(path=audit.directory / f"{scheme}-{width}.png", full_page=True)

@@ -176,9 +176,16 @@ def test_a_block_that_fails_is_seen(begin: Callable[[str], Reader]) -> None:
 def test_every_path_that_a_page_names_is_there() -> None:
     link, path = re.compile(r"\]\(([^)#:]+)(?:#\w+)?\)"), re.compile(r"`((?:sql|tests)/[\w/.-]+)`")
     missing = []
-    for page in [*GUIDES.glob("*.md"), ROOT / "README.md", *(ROOT / ".github").glob("*.md")]:
+    for page in [*GUIDES.iterdir(), ROOT / "README.md", *(ROOT / ".github").glob("*.md")]:
         text = page.read_text("utf-8")
         named = [page.parent / name for name in link.findall(text)]
         named += [ROOT / name for name in path.findall(text)]
         missing += [f"{page.name}: {one}" for one in named if not one.exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("index", ["README.md", "llms.txt"])
+def test_every_guide_is_in_the_index(index: str) -> None:
+    text = (GUIDES / index).read_text("utf-8")
+    guides = {path.name for path in GUIDES.glob("*.md")} - {"README.md"}
+    assert {name for name in guides if f"]({name})" not in text} == set()

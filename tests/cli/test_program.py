@@ -23,13 +23,17 @@ CALLS = [
     *("issue", "list", "show", "rotate", "revoke", "suspend", "unsuspend", "end-sessions"),
     *("retire", "legacy", "resolve", "upgrade", "explain"),
 ]
-COMMANDS = [*CALLS, "install", "sql", "apply", "doctor"]
+COMMANDS = [
+    *CALLS,
+    *("install", "sql", "apply", "uninstall", "doctor", "revocations", "installation"),
+]
+NESTED = ["revocations export", "revocations apply", "installation renew"]
 LIBRARIES = {"supabase", "postgrest", "httpx", "psycopg", "psycopg_pool", "rich"}
 
 
-@pytest.mark.parametrize("command", [None, *COMMANDS])
+@pytest.mark.parametrize("command", [None, *COMMANDS, *NESTED])
 def test_help_fits_eighty_columns_and_nothing_is_cut(program: Program, command: str | None) -> None:
-    shown = program.having(COLUMNS="80")(*([command] if command else []), "--help")
+    shown = program.having(COLUMNS="80")(*(command or "").split(), "--help")
     assert shown.err == ""
     usage, *lines = shown.out.splitlines()
     assert max(map(len, [usage, *lines])) <= 80
@@ -71,7 +75,7 @@ def test_completion_knows_the_commands_and_their_options(program: Program) -> No
         )
         return set(completing().out.split())
 
-    assert complete("keylatch re", 1) == {"revoke", "retire", "resolve"}
+    assert complete("keylatch re", 1) == {"revoke", "retire", "resolve", "revocations"}
     assert complete("keylatch issue --kind ", 3) == {"publishable", "secret"}
     assert "--grace" in complete("keylatch rotate --g", 2)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from client.vectors import SECRET
 from keylatch import Keylatch, Secret
 from keylatch.errors import InvalidArgument, NotInstalled
-from keylatch.transports import plain
+from keylatch.transports.wire import plain
 
 pytestmark = pytest.mark.one_server
 

@@ -26,7 +26,7 @@ from keylatch.errors import (
     Unavailable,
 )
 from keylatch.transports import VIEWS
-from keylatch.transports.asyncpg import _type
+from keylatch.transports.sql import type_of
 from stack import Cluster, Database, Janitor, Tokens
 from stack.pooler import Pooler
 
@@ -320,7 +320,7 @@ def test_every_argument_is_cast_to_the_type_that_the_database_has(world: World) 
         types: dict[str, str] = dict(rows.fetchall())
         for name, value in call.arguments.items():
             (cast,) = world.owner.execute(
-                "select format_type(%s::regtype, null)", [f"pg_catalog.{_type(name, value)}"]
+                "select format_type(%s::regtype, null)", [f"pg_catalog.{type_of(name, value)}"]
             ).fetchone() or ("",)
             assert types[name] == cast, (call.function, name)
 

@@ -55,8 +55,11 @@ def last_statement(one: Line, world: World) -> str:
     return str(text)
 
 
-def test_a_server_that_ends_the_connection_is_unavailable(line: Open, world: World) -> None:
-    one = line()
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_a_server_that_ends_the_connection_is_unavailable(
+    line: Open, world: World, autocommit: bool
+) -> None:
+    one = line(autocommit=autocommit)
     kl = one.client(world.claims("alice"))
     kl.issue(world.people.a)
     with world.database.connect(superuser=True) as killer:

@@ -171,3 +171,30 @@ def test_the_last_expiry_is_read_in_every_time_zone(
             found = service.resolve(one.key)
             assert found is not None
             assert found.expires_at == LAST
+
+
+@pytest.mark.parametrize("moment", ["9999-01-01T00:00:00Z", "9999-12-31T23:30:00Z"])
+def test_an_expiry_that_a_client_may_not_be_able_to_read_is_refused_by_every_path(
+    world: World, moment: str
+) -> None:
+    """East of Greenwich the last one is in the year 10000, which Python cannot name."""
+    issue = "select id from keylatch.issue_key(%(workspace)s, 'secret', expires_at => %(moment)s)"
+    with psycopg.connect(world.database.url, autocommit=True) as owner:
+        values = {"workspace": world.people.b, "moment": "2999-01-01T00:00:00Z"}
+        (values["key"],) = owner.execute(issue, values).fetchone() or (None,)
+        values["moment"] = moment
+        patch = "update keylatch.keys set expires_at = %(moment)s where id = %(key)s"
+        for statement in (
+            issue,
+            "select id from keylatch.rotate_key(%(key)s, expires_at => %(moment)s)",
+            patch,
+        ):
+            with pytest.raises(psycopg.DatabaseError, match="invalid_argument") as caught:
+                owner.execute(statement.encode(), values)
+            assert caught.value.diag.message_detail == (
+                "expires_at must be in the future and before the year 9999."
+            )
+    with psycopg.connect(world.database.superuser_url, autocommit=True) as applying:
+        applying.execute("set session_replication_role = replica")
+        with pytest.raises(psycopg.errors.CheckViolation):
+            applying.execute(patch, {**values, "moment": "9999-12-31T23:30:00Z"})

@@ -94,3 +94,10 @@ def test_one_looks_again_eight_times_in_the_lag(clock: Clock) -> None:
     assert not freshness.is_due()
     clock.now += 0.125
     assert freshness.is_due()
+
+
+def test_a_primary_that_follows_another_server_says_nothing_of_the_replica(clock: Clock) -> None:
+    freshness = _Freshness(LAG)
+    both = at(10, is_replica=True)
+    freshness.seen(freshness.look(), both, both)  # type: ignore[arg-type]
+    assert not freshness.is_fresh()

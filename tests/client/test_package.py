@@ -13,6 +13,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 import keylatch
+from client.imports import import_graph
 from keylatch import AsyncKeylatch, Keylatch, calls
 from keylatch.transports import finish, is_one_of
 
@@ -38,6 +39,18 @@ def test_importing_it_loads_no_library() -> None:
     loaded = set(json.loads(subprocess.check_output([sys.executable, "-I", "-c", IMPORT])))
     assert not LIBRARIES & loaded
     assert loaded - set(sys.stdlib_module_names) == {"keylatch"}
+
+
+def test_importing_it_loads_the_calls_and_no_transport() -> None:
+    """A transport is loaded when a client is made with it, as are cache, usage and FastAPI."""
+    code = (
+        "import sys, keylatch\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'keylatch'))"
+    )
+    output = subprocess.check_output([sys.executable, "-I", "-c", code], text=True)
+    files = [Path(name) for name in output.split()]
+    assert [file.parent.name for file in files if file.parent != PACKAGE] == ["transports"]
+    assert sum(len(file.read_text("utf-8").splitlines()) for file in files) <= 2700
 
 
 def test_a_library_that_is_not_loaded_is_not_loaded_to_refuse_an_object() -> None:
@@ -148,7 +161,13 @@ def test_a_blocking_call_that_would_wait_for_an_event_loop_is_an_error() -> None
         finish(asyncio.sleep(0))
 
 
-def test_the_client_imports_no_tool() -> None:
-    sources = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")]
-    assert len(sources) > 15
-    assert not [text for text in sources if "keylatch_cli" in text]
+def test_the_readme_shows_what_imports_what_and_no_arrow_points_up() -> None:
+    graph = import_graph(PACKAGE.parent)
+    assert f"```\n{graph}\n```" in (PROJECT / "README.md").read_text("utf-8"), graph
+    seen: set[str] = set()
+    for unit, *imported in map(str.split, graph.splitlines()):
+        assert not seen & set(imported), unit
+        seen.add(unit)
+    client = [line for line in graph.splitlines() if not line.startswith("keylatch_cli")]
+    assert len(client) > 15
+    assert "keylatch_cli" not in "".join(client), "the client imports no tool"

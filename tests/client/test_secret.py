@@ -9,6 +9,7 @@ import pprint
 from collections.abc import Callable
 from datetime import UTC, datetime
 from string import Template
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -100,6 +101,8 @@ def test_an_unpickled_copy_says_why_it_has_no_value() -> None:
     assert received.key != pickle.loads(pickle.dumps(received.key))  # noqa: S301
     assert repr(received.key) == "Secret('...')"
     assert hash(received.key) == hash(received.key)
+    state: Any = ISSUED.key
+    assert state.__getstate__() is None
     with pytest.raises(RuntimeError, match="came out of a pickle"):
         hash_key(received.key)
 
@@ -107,11 +110,12 @@ def test_an_unpickled_copy_says_why_it_has_no_value() -> None:
 def test_copies_within_the_process_keep_the_value() -> None:
     copies = [
         copy.copy(ISSUED).key,
+        copy.copy(ISSUED.key),
         copy.deepcopy(ISSUED).key,
         dataclasses.asdict(ISSUED)["key"],
         dataclasses.replace(ISSUED, label="x").key,
     ]
-    assert [one.reveal() for one in copies] == [SECRET] * 4
+    assert [one.reveal() for one in copies] == [SECRET] * 5
 
 
 def test_equality_is_by_value_between_secrets_alone_and_in_constant_time(
@@ -150,7 +154,7 @@ class FailingTransport:
         self.answer = answer
 
     def call(self, function: str, arguments: object) -> object:
-        from keylatch.transports import as_rows
+        from keylatch.transports.wire import as_rows
 
         if isinstance(self.answer, KeylatchError):
             raise self.answer

@@ -229,6 +229,32 @@ def test_a_transaction_whose_connection_is_lost_is_over(
     one.wait(source.close())
 
 
+@pytest.mark.parametrize("kind", ["connection", "session"])
+def test_a_connection_that_was_lost_before_the_first_statement_is_unavailable(
+    alchemy: Make, world: World, kind: str
+) -> None:
+    one = alchemy()
+    source = one.open(kind)
+    (pid,) = one.ask(source, "select pg_backend_pid()")
+    one.wait(source.rollback())
+    with world.database.connect(superuser=True) as killer:
+        killer.execute("select pg_terminate_backend(%s)", [pid])
+    with pytest.raises(Unavailable) as caught:
+        one.client(source).resolve(SECRET)
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+    one.wait(source.close())
+
+
+def test_a_login_that_the_server_refuses_is_no_error_of_a_library(
+    alchemy: Make, world: World
+) -> None:
+    password = world.database.server.passwords["authenticator"]
+    one = alchemy(world.database.authenticator_url.replace(password, "wrong"))
+    with pytest.raises(KeylatchError, match="password authentication failed") as caught:
+        one.client(one.engine).installation()
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
 def test_no_connection_to_be_had_is_unavailable(alchemy: Make, world: World) -> None:
     one = alchemy(pool_size=1, max_overflow=0, pool_timeout=0.1)
     held = one.open("connection")

@@ -150,11 +150,13 @@ def make_scene(owner: psycopg.Connection[tuple[Any, ...]]) -> Scene:
         ).fetchone() or (None, None)
         [waiting] = owner.execute(
             """
-            select (r.lines[1]).key_id from keylatch.import_keys(jsonb_build_array(jsonb_build_object(
-              'workspace_id', %(w)s::text, 'alg', 'bcrypt', 'label', 'waiting',
-              'starts_with', 'an-older',
-              'hash', extensions.crypt(%(old)s, extensions.gen_salt('bf', 4))
-            ))) as r
+            select (r.lines[1]).key_id from keylatch.import_keys(jsonb_build_array(
+              jsonb_build_object(
+                'workspace_id', %(w)s::text, 'alg', 'bcrypt', 'label', 'waiting',
+                'starts_with', 'an-older',
+                'hash', extensions.crypt(%(old)s, extensions.gen_salt('bf', 4))
+              )
+            )) as r
             """,
             {"w": w, "old": old},
         ).fetchone() or (None,)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from core.racing import ISSUE, REVOKE, World
-from stack import Database, People, run_supabase
+from stack import Cluster, Database, People, run_supabase
 from stack.tools import ROOT, MissingTool
 from tools import audit
 
@@ -38,6 +38,116 @@ def damage(world: World, *statements: str) -> None:
             owner.execute(statement.encode())
         for table in ("keys", "key_events"):
             owner.execute(f"alter table keylatch_internal.{table} enable trigger user".encode())
+
+
+CATALOG = ("definer_functions", "executables", "grants", "policies", "triggers")
+
+
+def asked(database: Database, name: str) -> list[dict[str, Any]]:
+    """The answer of one question, as the owner of a database."""
+    with psycopg.connect(database.url, row_factory=psycopg.rows.dict_row) as owner:
+        owner.read_only = True
+        return owner.execute(QUESTIONS[name].statement.encode()).fetchall()
+
+
+def needs(name: str) -> str | None:
+    """What a question says that it needs."""
+    found = re.search(r"^-- Needs: (\w+)$", QUESTIONS[name].statement, re.MULTILINE)
+    return found and found[1]
+
+
+@pytest.mark.parametrize("name", sorted(QUESTIONS))
+def test_on_the_core_alone_a_question_answers_or_says_what_it_needs(
+    core: Database, name: str
+) -> None:
+    if needs(name) is None:
+        asked(core, name)
+        return
+    with pytest.raises((psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction)):
+        asked(core, name)
+
+
+def test_in_an_own_tenancy_the_trigger_that_revokes_is_listed_or_missing(
+    core: Database, server: Cluster, own_core_template: str
+) -> None:
+    (row,) = (row for row in asked(core, "triggers") if row["state"] == "MISSING")
+    assert row["table_name"] == "your table of workspaces"
+    with Database(server, "own_questions", own_core_template) as own:
+        rows = asked(own, "triggers")
+        assert {row["state"] for row in rows} == {"always", "origin", "replication mode"}
+        assert "workspaces" in {row["table_name"].rpartition(".")[2] for row in rows}
+        own.connect().execute("drop trigger workspaces_delete_revoke_keys on public.workspaces")
+        states = {row["table_name"]: row["state"] for row in asked(own, "triggers")}
+        assert states["your table of workspaces"] == "MISSING"
+
+
+@pytest.mark.one_server
+def test_an_auditor_without_any_right_on_keylatch_asks_the_catalog(world: World) -> None:
+    everything = sorted(QUESTIONS.keys() - {"events"})
+    world.issue()
+    admin = world.database.connect(superuser=True)
+    admin.execute("create role plain_auditor")
+    admin.execute("create role reading_auditor bypassrls in role pg_read_all_data")
+    try:
+        for role, names in (("plain_auditor", CATALOG), ("reading_auditor", everything)):
+            auditor = world.database.connect(superuser=True)
+            auditor.execute(f"set role {role}".encode())
+            for name in names:
+                rows = auditor.execute(QUESTIONS[name].statement.encode()).fetchall()
+                assert [list(row) for row in rows] == [
+                    list(row.values()) for row in ask(world, name)
+                ], name
+            auditor.close()
+    finally:
+        admin.execute("drop role plain_auditor, reading_auditor")
+
+
+@pytest.mark.parametrize(
+    ("statement", "name", "row"),
+    [
+        (
+            "grant execute on function keylatch.list_keys to public",
+            "executables",
+            {"role_name": "public", "schema_name": "keylatch", "which": "list_keys"},
+        ),
+        (
+            "grant select (label) on keylatch_internal.keys to pg_monitor with grant option",
+            "grants",
+            {"role_name": "pg_monitor", "column_names": "label", "passed_on": True},
+        ),
+        (
+            "alter policy keys_update_admin on keylatch_internal.keys with check (true)",
+            "policies",
+            {"policy_name": "keys_update_admin", "new_rows": "true"},
+        ),
+        (
+            "alter table keylatch_internal.errors disable row level security",
+            "policies",
+            {"table_name": "keylatch_internal.errors: row security is off"},
+        ),
+        (
+            "create trigger spy after insert on keylatch_internal.keys"
+            " for each row execute function keylatch_internal.stamp_update()",
+            "triggers",
+            {"trigger_name": "spy", "state": "NOT SHIPPED"},
+        ),
+        (
+            "alter function keylatch.resolve_key reset search_path",
+            "definer_functions",
+            {"function_name": "keylatch.resolve_key", "with_settings": None},
+        ),
+    ],
+    ids=["function", "column", "policy", "row security", "trigger", "search path"],
+)
+def test_what_was_opened_shows_and_did_not_before(
+    world: World, statement: str, name: str, row: dict[str, Any]
+) -> None:
+    def is_there() -> bool:
+        return any(row.items() <= one.items() for one in ask(world, name))
+
+    assert not is_there()
+    world.owner.execute(statement.encode())
+    assert is_there()
 
 
 def test_each_first_line_asks_and_every_column_is_explained(world: World) -> None:
@@ -166,6 +276,12 @@ def test_every_guarding_trigger_that_does_not_fire_shows(
             " (select id from keylatch_internal.keys where label = 'first')"
             " where kind = 'publishable'",
             "the key succeeds one of another workspace, kind or environment",
+        ),
+        (
+            "insert into keylatch_internal.workspace_latches (workspace_id, deleted_at)"
+            " select distinct workspace_id, now() from keylatch_internal.keys"
+            " on conflict (workspace_id) do update set deleted_at = now()",
+            "the key is active in a deleted workspace",
         ),
         (
             "delete from keylatch_internal.key_events where event = 'issued'",

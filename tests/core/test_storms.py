@@ -75,9 +75,9 @@ class Storm:
     def __init__(self, database: Database, people: People) -> None:
         claims = people.claims("alice")
         self._sessions = {
-            "alice": [database.connect("authenticated", claims) for _ in range(6)],
-            "service_role": [database.connect("service_role") for _ in range(6)],
-            "postgres": [database.connect() for _ in range(6)],
+            "alice": [database.connect("authenticated", claims) for _ in range(8)],
+            "service_role": [database.connect("service_role") for _ in range(8)],
+            "postgres": [database.connect() for _ in range(8)],
         }
         self.owner = database.connect()
         self.seed = secrets.randbits(32)
@@ -177,13 +177,13 @@ def test_two_calls_at_once_do_not_deadlock_and_leave_no_revoked_key_active(
         storm.play(list(pair), storm.prepare())
 
 
-def test_six_sessions_at_once_do_not_deadlock_and_leave_no_revoked_key_active(
+def test_eight_sessions_at_once_do_not_deadlock_and_leave_no_revoked_key_active(
     storm: Storm,
 ) -> None:
     """Threat: a cascade, a retirement and a deletion meet rotations that make one key more."""
     always = ["cascade", "cascade from the end", "rotate with grace"]
     for _ in range(40):
-        more = storm.chance.choices(list(CALLS), k=3)
+        more = storm.chance.choices(list(CALLS), k=5)
         storm.play([*always, *more], storm.prepare())
     assert storm.met["rotate with grace", "done"]
     assert storm.met["rotate with grace", "key_revoked"]

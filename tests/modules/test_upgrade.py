@@ -213,7 +213,9 @@ def test_a_key_that_is_inactive_is_inactive_under_every_salt(
     assert row[:2] == (key_id, "revoked" if dead == "used" else dead.split()[0])
 
 
-def test_revoking_one_of_two_rows_of_a_text_revokes_the_text(world: World, service: Connection) -> None:
+def test_revoking_one_of_two_rows_of_a_text_revokes_the_text(
+    world: World, service: Connection
+) -> None:
     key = "old_key_under_two_salts"
     first, second = salted(service, key), salted(service, key)
     key_id = upgrade(service, key)
@@ -362,7 +364,10 @@ def test_neither_a_first_use_nor_a_revocation_waits_for_the_other(world: World, 
     resolver = world.database.connect("keylatch_resolver", autocommit=False)
     alice = world.session(autocommit=False)
     key_id = salted(world.database.connect("service_role"), key)
-    ways = [(resolver, UPGRADE, [key, People.a]), (alice, REVOKE, [key_id])]
+    ways: list[tuple[Connection, str, list[object]]] = [
+        (resolver, UPGRADE, [key, People.a]),
+        (alice, REVOKE, [key_id]),
+    ]
     for session, statement, arguments in ways if first == "upgrade" else ways[::-1]:
         session.execute("set local lock_timeout = '10ms'")
         assert attempt(session, statement, arguments).word == "done"

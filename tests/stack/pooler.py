@@ -4,6 +4,7 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -23,13 +24,21 @@ class Pooler:
         port: Where it listens, on loopback.
     """
 
-    def __init__(self, server: Cluster, *, janitor: Janitor, size: int = 1) -> None:
+    def __init__(
+        self,
+        server: Cluster,
+        *,
+        janitor: Janitor,
+        size: int = 1,
+        certificate: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Start it and wait until it listens.
 
         Args:
             server: The server behind it.
             janitor: Who ends it with the run.
             size: How many connections it has to the server, for each user and database.
+            certificate: Its `key` and `cert` in PEM; with them it takes no connection without SSL.
         """
         self._server = server
         self._janitor = janitor
@@ -38,7 +47,7 @@ class Pooler:
         self._log = self._directory / "pgbouncer.log"
         self.port = free_port()
         self._process = janitor.start(
-            [pgbouncer(), self._configure(size)],
+            [pgbouncer(), self._configure(size, certificate or {})],
             signals=[signal.SIGTERM],
             output=self._log,
             user=self._user,
@@ -59,10 +68,10 @@ class Pooler:
         """A URL of the server, by way of the pooler."""
         return url.replace(f":{self._server.port}/", f":{self.port}/")
 
-    def _configure(self, size: int) -> Path:
+    def _configure(self, size: int, certificate: Mapping[str, bytes]) -> Path:
         users = self._directory / "users"
         users.write_text("".join(f'"{u}" "{p}"\n' for u, p in self._server.passwords.items()))
-        lines = {
+        lines: dict[str, object] = {
             "listen_addr": "127.0.0.1",
             "listen_port": self.port,
             "unix_socket_dir": "",
@@ -71,11 +80,17 @@ class Pooler:
             "pool_mode": "transaction",
             "default_pool_size": size,
         }
+        tls = {name: self._directory / f"pgbouncer.{name}" for name in certificate}
+        for name, path in tls.items():
+            path.write_bytes(certificate[name])
+        if tls:
+            lines |= {f"client_tls_{name}_file": path for name, path in tls.items()}
+            lines["client_tls_sslmode"] = "require"
         file = self._directory / "pgbouncer.ini"
         text = "".join(f"{name} = {value}\n" for name, value in lines.items())
         target = f"host={self._server.host} port={self._server.port}"
         file.write_text(f"[databases]\n* = {target}\n[pgbouncer]\n{text}")
-        for path in (self._directory, users, file):
+        for path in (self._directory, users, file, *tls.values()):
             if self._user is not None:
                 shutil.chown(path, self._user, self._group)
         return file

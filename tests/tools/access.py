@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from keylatch_cli.audit import matrix as auditing
+from keylatch_cli.audit.report import ACTORS
 from keylatch_cli.doctor.catalog import read_manifest
 from keylatch_cli.install.apply import apply
 from keylatch_cli.install.migrations import Choice
@@ -38,7 +39,7 @@ def access() -> str:
         where, word = one.object.split(".") if is_function else (one.object, one.column)
         objects_of_part = found[made_by[one.object]]
         alike = objects_of_part.setdefault(where, {}).setdefault(one.operation, {})
-        alike.setdefault(" ".join(one.found[actor] for actor in auditing.ACTORS), []).append(word)
+        alike.setdefault(" ".join(one.found[actor] for actor in ACTORS), []).append(word)
     return _written(found)
 
 

@@ -69,10 +69,16 @@ def ask(url: str) -> None:
     with psycopg.connect(url) as connection:
         connection.read_only = True
         for question in questions():
-            cursor = connection.execute(question.statement.encode())
-            rows = cursor.fetchall()
-            connection.rollback()
             console.print(f"\n[bold]{question.text}[/]  [dim]{question.path.name}[/]")
+            try:
+                cursor = connection.execute(question.statement.encode())
+                rows = cursor.fetchall()
+            except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction):
+                # A module, or keylatch's own tenancy: the file says which it needs.
+                console.print("not installed", style="dim")
+                continue
+            finally:
+                connection.rollback()
             if not rows:
                 console.print("none", style="dim")
                 continue

@@ -10,13 +10,13 @@ import json
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import psycopg
 
 from keylatch_cli.doctor import catalog
-from keylatch_cli.doctor.catalog import Entry, Name, read_catalog, usual
+from keylatch_cli.doctor.catalog import Entry, Name, count_rows, read_catalog, usual
 from keylatch_cli.install.migrations import CORE, Release, shipped
 from stack import Cluster, Server
 from stack.database import Database
@@ -24,19 +24,31 @@ from stack.database import Database
 FILE = Path(catalog.__file__).parent / "manifest.json"
 
 
+class _Found(NamedTuple):
+    """What an install made: objects, and the number of rows that the migrations wrote."""
+
+    entries: dict[Name, Entry]
+    rows: dict[str, int]
+
+
 def manifest(server: Cluster) -> str:
     """Describe what each part makes or changes, on the core and the modules that it needs."""
     release = shipped()
-    base: dict[frozenset[str], dict[Name, Entry]] = {}
-    parts = {}
+    base: dict[frozenset[str], _Found] = {}
+    parts, rows = {}, {}
     for part in release.parts:
         modules = release.with_needs([part]) if part in release.modules else ()
         parts_below = {CORE, *modules} - {part}
-        before = _installed(server, release, parts_below, base) if part != CORE else {}
+        before = _installed(server, release, parts_below, base) if part != CORE else _Found({}, {})
         found = _installed(server, release, {*parts_below, part}, base)
-        new = {key: one for key, one in found.items() if before.get(key) != one}
+        new = {key: one for key, one in found.entries.items() if before.entries.get(key) != one}
         parts[part] = [_described(new[key]) for key in sorted(new)]
-    head = json.dumps({"schema_version": release.version})[:-1]
+        rows[part] = {
+            table: count - before.rows.get(table, 0)
+            for table, count in sorted(found.rows.items())
+            if count > before.rows.get(table, 0)
+        }
+    head = json.dumps({"schema_version": release.version, "rows": rows})[:-1]
     # A line for each object, so that a difference between two versions can be read.
     texts = (
         f'"{part}": [\n'
@@ -51,8 +63,8 @@ def _installed(
     server: Cluster,
     release: Release,
     parts: Collection[str],
-    known: dict[frozenset[str], dict[Name, Entry]],
-) -> dict[Name, Entry]:
+    known: dict[frozenset[str], _Found],
+) -> _Found:
     """Install these parts in a database of its own, and read what is there."""
     if frozenset(parts) not in known:
         with Database(server, f"manifest_{uuid4().hex}") as database:
@@ -61,7 +73,9 @@ def _installed(
                 for part in release.parts:
                     if part in parts:
                         owner.execute(release.parts[part].text.encode())
-                known[frozenset(parts)] = read_catalog(owner)
+                entries = read_catalog(owner)
+                tables = [name for kind, name in entries if kind == "table"]
+                known[frozenset(parts)] = _Found(entries, count_rows(owner, tables))
     return known[frozenset(parts)]
 
 

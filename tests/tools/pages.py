@@ -43,6 +43,7 @@ _CHANGING = [
     (re.compile(r"\b[0-9a-f]{16,64}\b"), "<hash>"),
     (re.compile(r"\b[0-9a-f]{8}\b"), "<fingerprint>"),
     (re.compile(r"\b\d+(?:\.\d+)? m?s\b"), "<duration>"),
+    (re.compile(r"\boid \d+"), "oid <number>"),
     (re.compile(r"\b\d{16,20}\b"), "<number>"),
     (re.compile(r"PostgreSQL \d+\.\d+"), "PostgreSQL <version>"),
     (re.compile(r"[ ─━-]{2,}"), " "),

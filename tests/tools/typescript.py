@@ -45,14 +45,16 @@ WORDS = [
     ("Kind", "kind", CONSTRAINT, "keys_kind_check", WORD),
     ("Environment", "environment", CONSTRAINT, "keys_environment_check", WORD),
     ("Status", "keys.status", VIEW, "keylatch.keys", CASE),
+    ("Status", "imported_keys.status", VIEW, "keylatch.keys", CASE),
     ("LegacyStatus", "legacy_keys.status", VIEW, "keylatch.legacy_keys", CASE),
-    ("Scheme", "scheme", CONSTRAINT, "legacy_keys_scheme_check", WORD),
+    # The view shows the status of the key, but for an active one.
+    ("LegacyStatus", "legacy_keys.status", VIEW, "keylatch.keys", r"then\s+'(?!active)(\w+)'"),
     ("Verdict", "verdict", BODY, "keylatch_internal.key_form", CASE),
     # What is compared there is a form, a kind or nothing; all other words are verdicts.
     ("Verdict", "verdict", BODY, "keylatch_internal.key_verdict", rf"(?<!= )(?<!when ){WORD}"),
     ("EventName", "event", BODY, "keylatch_internal.record_new_key", CASE),
     ("EventName", "event", BODY, "keylatch_internal.record_change", CASE),
-    ("Outcome", "outcome", BODY, "keylatch_internal.take_import", rf"o\.outcome = {WORD}"),
+    ("Outcome", "outcome", BODY, "keylatch_internal.report_import", rf"o\.outcome = {WORD}"),
     ("Role", "workspace_membership.role", CONSTRAINT, "workspace_membership_role_check", WORD),
 ]
 
@@ -188,6 +190,7 @@ def _broken(text: str) -> str:
         (r" \}; Returns", "\n}\nReturns"),
         (r"; Returns", "\nReturns"),
         (r"\} \}", "}\n}"),
+        (r"\},\{", "},\n{"),
         (r"\['(\w+)'\]", r'["\1"]'),
         (r"\(string\)\[\]", "string[]"),
         (r"\[\s+\]", "[]"),

@@ -60,9 +60,10 @@ class Customer(models.Model):
     key_id = models.UUIDField(null=True)
 """
 URLS = """
-from django.db import connection
+from django.db import connection, transaction
 from django.http import JsonResponse
 from django.urls import path
+from keylatch import Keylatch
 from shop import views
 
 def unwise(request):
@@ -70,7 +71,17 @@ def unwise(request):
         cursor.execute("select length(%s)", [request.GET["text"]])
     return JsonResponse({})
 
+@transaction.atomic
+def first(request):
+    connection.ensure_connection()
+    client = Keylatch.from_psycopg(connection.connection, claims={"role": "service_role"})
+    issued = client.issue(request.GET["workspace"])
+    if "fail" in request.GET:
+        raise RuntimeError(f"after {issued.id}")
+    return JsonResponse({"id": str(issued.id)})
+
 urlpatterns = [
+    path("first", first),
     path("customers", views.add_customer),
     path("api/whoami", views.whoami),
     path("unwise", unwise),
@@ -214,6 +225,17 @@ def test_a_transaction_that_is_rolled_back_leaves_no_key(shop: Shop) -> None:
     assert shop.add("Bob", "bea@shop.example").status_code == 500
     assert "IntegrityError" in shop.log.read_text()
     assert shop.count() == before
+
+
+def test_a_key_issued_as_the_first_statement_of_atomic_is_rolled_back_with_it(shop: Shop) -> None:
+    before = shop.count()
+    failed = shop.get("/first", params={"workspace": str(People.a), "fail": "yes"})
+    assert failed.status_code == 500
+    assert "RuntimeError: after " in shop.log.read_text(), "the key had been issued"
+    assert shop.count() == before
+    kept = shop.get("/first", params={"workspace": str(People.a)})
+    assert kept.status_code == 200, kept.text
+    assert shop.count() == (before[0], before[1] + 1)
 
 
 def test_why_a_key_is_refused_stands_in_the_log_of_the_service_alone(shop: Shop) -> None:

@@ -28,7 +28,7 @@ _RESOLVES = (
     "replay_position|wait_for_replicas"
 )
 
-# The first that fits counts: the beginning of the code (HTTP and the status where a gateway gave
+# The first that fits counts: beginnings of the code (HTTP and the status where a gateway gave
 # none), what the message has in it, the detail and the hint. {0} is what the first group found.
 _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
     (
@@ -103,9 +103,7 @@ _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
         None,
         "Send calls that write to the primary: this is a replica or a read-only session.",
     ),
-    ("3F000", "", None, _INSTALL),
-    ("42883", "", None, _INSTALL),
-    ("42P01", "", None, _INSTALL),
+    ("3F000 42883 42P01", "", None, _INSTALL),
     (
         "PGRST106",
         "(.*)",
@@ -113,8 +111,7 @@ _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
         "Add keylatch to [api] schemas in supabase/config.toml, or in the dashboard to the exposed "
         "schemas of the Data API (db-schemas of PostgREST).",
     ),
-    ("PGRST202", "", None, _RELOAD),
-    ("PGRST205", "", None, _RELOAD),
+    ("PGRST202 PGRST205", "", None, _RELOAD),
     (
         "HTTP401",
         "Invalid API key",
@@ -142,8 +139,8 @@ def advise(code: str, message: str, status: int | None) -> Advice:
         The advice; over HTTP the login is that of PostgREST.
     """
     code = code or f"HTTP{status}"
-    for start, said, detail, hint in _ADVICE:
-        match = re.search(said, message) if code.startswith(start) else None
+    for starts, said, detail, hint in _ADVICE:
+        match = re.search(said, message) if code.startswith(tuple(starts.split())) else None
         if match is not None:
             return Advice(
                 None if detail is None else _filled(detail, match, status),

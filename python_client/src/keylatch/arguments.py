@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from .errors import InvalidArgument
@@ -18,12 +19,11 @@ from .models import KeyUsage
 from .secret import Secret
 from .transports import Batch
 
-T = TypeVar("T")
-
 # PostgreSQL reads these forms; `uuid.UUID` reads more, such as underscores and signs.
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-?)(?:[0-9a-fA-F]{4}\1){3}[0-9a-fA-F]{12}")
-# No text of PostgreSQL can hold these characters.
+# No text of PostgreSQL can hold these characters; the second form is that of JSON.
 _UNSENDABLE = re.compile("[\x00\ud800-\udfff]")
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 # Far above every key and origin there is, far below what a gateway refuses.
 _LONGEST_SENT = 8192
 # An interval of PostgreSQL counts microseconds in 64 bits.
@@ -31,34 +31,29 @@ _LONGEST_INTERVAL = timedelta(microseconds=2**63 - 1)
 
 
 def sent(given: Mapping[str, Any]) -> dict[str, object]:
-    """Give the arguments of a call as JSON values by their names, a key as a `Secret`."""
-    return {name: _SENT[name](name, value) for name, value in given.items()}
+    """Give the arguments of a call as JSON values by their names, a key as a `Secret`.
 
-
-def presented(name: str, text: object) -> Secret:
-    """Carry what a stranger sent, whatever it is: the database judges it."""
-    if not isinstance(text, str | Secret):
-        raise _wrong(name, text, "a text")
-    return Secret(_sendable(text.reveal() if isinstance(text, Secret) else text))
-
-
-def origin(name: str, value: object) -> str | None:
-    """Carry the `Origin` of a request, whatever it is; `None` if there was none."""
-    if value is not None and not isinstance(value, str):
-        raise _wrong(name, value, "a text")
-    return None if value is None else _sendable(value)
+    Raises:
+        InvalidArgument: A value is of another type, or cannot be sent.
+    """
+    arguments: dict[str, object] = {}
+    for name, value in given.items():
+        if value is None and name in _WITHOUT:
+            arguments[name] = _WITHOUT[name]
+        else:
+            kind, wanted, send = _SENT[name]
+            arguments[name] = send(name, _checked(name, value, kind, wanted))
+    return arguments
 
 
 def import_line(name: str, line: object) -> dict[str, object]:
     """Give a line of an import as JSON values, the key in it as a `Secret`."""
-    if not isinstance(line, Mapping):
-        raise _wrong(name, line, "a JSON object")
     return {
         # Most are plain texts, and of a file there are millions.
-        _text(name, field): value
+        _text(name, _checked(name, field, str, "a text")): value
         if type(value) is str and field != "key" and not _UNSENDABLE.search(value)
         else _line_value(f"{name}.{field}", field, value)
-        for field, value in line.items()
+        for field, value in _checked(name, line, Mapping, "a JSON object").items()
     }
 
 
@@ -74,19 +69,7 @@ def _line_value(name: str, field: str, value: object) -> object:
             return _time(name, value)
         case Mapping():
             return _json(name, value)
-    return _texts(name, value)
-
-
-def _lines(name: str, value: object) -> Batch:
-    if isinstance(value, Batch):
-        return value  # of a file, whose reader looked at each line
-    lines = _list(name, value, "a list of lines")
-    return Batch(import_line(f"{name}[{n}]", line) for n, line in enumerate(lines, 1))
-
-
-def _probes(name: str, value: object) -> Batch:
-    probes = _list(name, value, "a list of probes")
-    return Batch(import_line(f"{name}[{n}]", probe) for n, probe in enumerate(probes, 1))
+    return _texts(name, _checked(name, value, Iterable, "a list of texts"))
 
 
 def usage_batch(
@@ -106,54 +89,75 @@ def usage_batch(
     return batch
 
 
-def _sendable(text: str) -> str:
+def _checked(name: str, value: Any, kind: Any, wanted: str) -> Any:
+    # A bool is an int to Python; a text is a list of characters, and would arrive as one.
+    if (
+        not isinstance(value, kind)
+        or (kind is int and isinstance(value, bool))
+        or (kind is Iterable and isinstance(value, str | bytes | Mapping))
+    ):
+        # The value is not repeated: somebody may have put a key where its id belongs.
+        found = "None" if value is None else type(value).__name__
+        raise InvalidArgument.of(name, f"is {found}, not {wanted}")
+    return value
+
+
+def _as_it_is(_: str, value: object) -> object:
+    return value
+
+
+def _presented(_: str, text: str | Secret) -> Secret:
+    """Carry what a stranger sent, whatever it is: the database judges it."""
+    return Secret(_sendable("", text.reveal() if isinstance(text, Secret) else text))
+
+
+def _sendable(_: str, text: str) -> str:
     if len(text) > _LONGEST_SENT:
         # The mark keeps the cut text from being a key or an origin that the whole was not.
         text = text[:_LONGEST_SENT] + "\ufffd"
     return _UNSENDABLE.sub("\ufffd", text)
 
 
-def _int(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong(name, value, "an int")
+def _int(name: str, value: int) -> int:
     if abs(value) >= 2**63:
         raise InvalidArgument.of(name, "is larger than the database can hold")
     return value
 
 
-def _uuid(name: str, value: object) -> str:
-    text = str(value) if isinstance(value, UUID) else value
-    # The value is not repeated: somebody may have put a key where its id belongs.
-    if not isinstance(text, str):
-        raise _wrong(name, value, "a UUID")
-    if not _UUID.fullmatch(text):
+def _uuid(name: str, value: UUID | str) -> str:
+    if not _UUID.fullmatch(str(value)):
         raise InvalidArgument.of(
             name, "is not a UUID", "Give the id, not the key, its masked key or its label."
         )
-    return str(UUID(text))
+    return str(UUID(str(value)))
 
 
-def _text(name: str, value: object) -> str:
-    text = _of(str, "a text")(name, value)
+def _text(name: str, text: str) -> str:
     if _UNSENDABLE.search(text):
         raise InvalidArgument.of(name, "has a NUL or a lone surrogate, which no text may have")
     return text
 
 
-def _texts(name: str, value: object) -> list[str]:
-    return [_text(name, one) for one in _list(name, value, "a list of texts")]
+def _texts(name: str, values: Iterable[object]) -> list[str]:
+    return [_text(name, _checked(name, one, str, "a text")) for one in values]
 
 
-def _list(name: str, value: object, wanted: str) -> Iterable[Any]:
-    # A text is iterable too, and would arrive as its characters.
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise _wrong(name, value, wanted)
-    return value
+def _lines(name: str, lines: Iterable[object]) -> Batch:
+    if isinstance(lines, Batch):
+        return lines  # of a file, whose reader looked at each line
+    return Batch(import_line(f"{name}[{n}]", line) for n, line in enumerate(lines, 1))
 
 
-def _time(name: str, value: object) -> str:
-    if not isinstance(value, datetime):
-        raise _wrong(name, value, "a datetime")
+def _keys(name: str, texts: Iterable[object]) -> list[Secret]:
+    return [_presented(name, _checked(name, one, str | Secret, "a text")) for one in texts]
+
+
+def _origins(name: str, values: Iterable[object]) -> list[str | None]:
+    texts = [None if one is None else _checked(name, one, str, "a text") for one in values]
+    return [None if text is None else _sendable(name, text) for text in texts]
+
+
+def _time(name: str, value: datetime) -> str:
     if value.utcoffset() is None:
         raise InvalidArgument.of(
             name, "has no time zone", "Give the time a zone: datetime(…, tzinfo=UTC)."
@@ -164,78 +168,48 @@ def _time(name: str, value: object) -> str:
         raise InvalidArgument.of(name, "is outside the years 1 to 9999") from None
 
 
-def _interval(name: str, value: object) -> str:
-    if not isinstance(value, timedelta):
-        raise _wrong(name, value, "a timedelta")
+def _interval(name: str, value: timedelta) -> str:
     if abs(value) > _LONGEST_INTERVAL:
         raise InvalidArgument.of(name, "is longer than an interval can be")
     # Not days: a day of PostgreSQL has 23 or 25 hours when the clocks change.
     return f"{value // timedelta(microseconds=1)} microseconds"
 
 
-def _json(name: str, value: object) -> object:
+def _json(name: str, value: Mapping[str, Any]) -> object:
     """Give a copy of what JSON makes of the value, so that later changes do not reach the call."""
-    if not isinstance(value, Mapping):
-        raise _wrong(name, value, "a JSON object")
-    try:
-        copy = json.loads(json.dumps(dict(value), allow_nan=False))
-    except (TypeError, ValueError, RecursionError):
-        copy = None
+    text, copy = "", None
+    with suppress(TypeError, ValueError, RecursionError):
+        text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
+        copy = json.loads(text)
     if copy is None:
         raise InvalidArgument.of(name, "has a value that JSON cannot hold")
-    _check_json(name, copy)
+    _text(name, _ESCAPED_NUL.sub("\x00", text))
     return copy
 
 
-def _check_json(name: str, value: object) -> None:
-    if isinstance(value, str):
-        _text(name, value)
-    elif isinstance(value, dict):
-        for member, one in value.items():
-            _text(name, member)
-            _check_json(name, one)
-    elif isinstance(value, list):
-        for one in value:
-            _check_json(name, one)
-
-
-def _of(kind: type[T], wanted: str) -> Callable[[str, object], T]:
-    """Give what refuses a value of another type, and gives one of this type as it is."""
-
-    def check(name: str, value: object) -> T:
-        if not isinstance(value, kind):
-            raise _wrong(name, value, wanted)
-        return value
-
-    return check
-
-
-def _or_none(send: Callable[[str, object], T]) -> Callable[[str, object], T | None]:
-    return lambda name, value: None if value is None else send(name, value)
-
-
-def _wrong(name: str, value: object, wanted: str) -> InvalidArgument:
-    kind = "None" if value is None else type(value).__name__
-    return InvalidArgument.of(name, f"is {kind}, not {wanted}")
-
-
-boolean = _of(bool, "a bool")
-_SENT: dict[str, Callable[[str, Any], object]] = {
-    **dict.fromkeys(("id", "key_id", "workspace_id"), _uuid),
-    **dict.fromkeys(("environment", "kind", "label", "name", "prefix", "source", "subject"), _text),
-    **dict.fromkeys(("allowed_origins", "labels", "scopes"), _texts),
-    **dict.fromkeys(("batch", "from_checkpoint", "limit"), _int),
-    **dict.fromkeys(("cascade", "dry_run", "extend", "strict"), boolean),
-    **dict.fromkeys(("grace", "timeout"), _interval),
-    **dict.fromkeys(("key", "token"), presented),
-    "after": _or_none(_uuid),
-    "ends_at": _time,
-    "expires_at": _or_none(_time),
-    "import_id": _or_none(_uuid),
-    "lines": _lines,
-    "metadata": lambda name, value: _json(name, {} if value is None else value),
-    "origin": origin,
-    "probes": _probes,
-    "recipe": _json,
-    "reason": _or_none(_text),
+# Names, the type that Python has for them, what to call it, and what makes a JSON value of it.
+_SENT = {
+    name: (kind, wanted, send)
+    for names, kind, wanted, send in (
+        ("after id key_id workspace_id import_id", UUID | str, "a UUID", _uuid),
+        ("environment kind label name prefix reason source subject", str, "a text", _text),
+        ("key token", str | Secret, "a text", _presented),
+        ("keys", Iterable, "a list of texts", _keys),
+        ("origin", str, "a text", _sendable),
+        ("origins", Iterable, "a list of texts", _origins),
+        ("allowed_origins labels scopes", Iterable, "a list of texts", _texts),
+        ("lines", Iterable, "a list of lines", _lines),
+        ("probes", Iterable, "a list of probes", _lines),
+        ("batch from_checkpoint limit", int, "an int", _int),
+        ("cascade dry_run extend strict wait_for_replicas", bool, "a bool", _as_it_is),
+        ("ends_at expires_at", datetime, "a datetime", _time),
+        ("grace timeout", timedelta, "a timedelta", _interval),
+        ("metadata recipe", Mapping, "a JSON object", _json),
+    )
+    for name in names.split()
+}
+# What `None` is sent as, where it may be given.
+_WITHOUT: Mapping[str, object] = {
+    **dict.fromkeys(("after", "expires_at", "import_id", "origin", "origins", "reason")),
+    "metadata": {},
 }

@@ -8,9 +8,8 @@ from datetime import timedelta
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from .calls import Call, wait_for_replicas
-from .errors import NotInstalled
+from .errors import InvalidArgument, NotInstalled
 from .transports import expect
-from .transports.replica import async_reading, reading
 
 T = TypeVar("T")
 TransportT = TypeVar("TransportT")
@@ -67,10 +66,9 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
             InvalidArgument: `max_lag` is out of its rule.
         """
         cls._check("from_supabase", client, reads)
-        from .transports.postgrest import AsyncPostgrestTransport, PostgrestTransport
+        from .transports import postgrest
 
-        transport = AsyncPostgrestTransport if cls._is_async else PostgrestTransport
-        return cls._over(transport, client, reads, max_lag)
+        return cls._over(postgrest.TRANSPORTS[cls._is_async], client, reads, max_lag)
 
     @classmethod
     def from_postgrest(
@@ -95,10 +93,9 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
             InvalidArgument: `max_lag` is out of its rule.
         """
         cls._check("from_postgrest", client, reads)
-        from .transports.postgrest import AsyncPostgrestTransport, PostgrestTransport
+        from .transports import postgrest
 
-        transport = AsyncPostgrestTransport if cls._is_async else PostgrestTransport
-        return cls._over(transport, client, reads, max_lag)
+        return cls._over(postgrest.TRANSPORTS[cls._is_async], client, reads, max_lag)
 
     @classmethod
     def from_psycopg(
@@ -138,10 +135,11 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
             InvalidArgument: The claims are not a JSON object, or `max_lag` is out of its rule.
         """
         cls._check("from_psycopg", connection_or_pool, reads)
-        from .transports.psycopg import AsyncPsycopgTransport, PsycopgTransport
+        from .transports import psycopg
 
-        transport = AsyncPsycopgTransport if cls._is_async else PsycopgTransport
-        return cls._over(transport, connection_or_pool, reads, max_lag, claims)
+        return cls._over(
+            psycopg.TRANSPORTS[cls._is_async], connection_or_pool, reads, max_lag, claims
+        )
 
     @classmethod
     def from_sqlalchemy(
@@ -177,10 +175,9 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
                 at the first call. Or the claims or `max_lag` are out of their rule.
         """
         cls._check("from_sqlalchemy", source, reads)
-        from .transports.sqlalchemy import AsyncSqlalchemyTransport, SqlalchemyTransport
+        from .transports import sqlalchemy
 
-        transport = AsyncSqlalchemyTransport if cls._is_async else SqlalchemyTransport
-        return cls._over(transport, source, reads, max_lag, claims)
+        return cls._over(sqlalchemy.TRANSPORTS[cls._is_async], source, reads, max_lag, claims)
 
     @classmethod
     def _check(cls, way: str, source: object, reads: object) -> None:
@@ -196,9 +193,14 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
         *options: object,
     ) -> Self:
         primary = transport(source, *options)
-        replica = None if reads is None else transport(reads, *options)
-        join: Any = async_reading if cls._is_async else reading
-        return cls(join(primary, replica, max_lag))
+        if reads is not None:
+            from .transports import replica
+
+            replicated: Any = replica.TRANSPORTS[cls._is_async]
+            return cls(replicated(primary, transport(reads, *options), max_lag))
+        if max_lag is not None:
+            raise InvalidArgument.of("max_lag", "is for reads of a replica", "give reads too")
+        return cls(primary)
 
     def _on_primary(self) -> Self:
         """Give the same without its replica."""

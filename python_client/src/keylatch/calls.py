@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from .arguments import boolean, origin, presented, sent, usage_batch
+from .arguments import sent, usage_batch
 from .errors import InvalidArgument, KeyNotFound, NotInstalled, UnexpectedAnswer
 from .models import (
     EventVerification,
@@ -207,9 +207,9 @@ def revoke(
         InvalidArgument: With `wait_for_replicas`, there is no synchronous standby.
         Unavailable: With `wait_for_replicas`, a standby is behind.
     """
-    given = {"key_id": key_id, "reason": reason, "cascade": cascade}
-    call = _call("revoke_key", read_one, Revocation, given)
-    return replace(call, waits=boolean("wait_for_replicas", wait_for_replicas))
+    given = sent(locals())
+    waits = bool(given.pop("wait_for_replicas"))
+    return Call("revoke_key", given, partial(read_one, Revocation), waits)
 
 
 def suspend(key_id: UUID | str) -> Call[Key]:
@@ -316,16 +316,12 @@ def resolve_many(
             length.
         UnexpectedAnswer: The API cuts its answers below the length of the batch.
     """
-    if isinstance(keys, str | Secret):
-        raise InvalidArgument.of("keys", "is one text, not a list of texts")
-    presented_keys = [presented("keys", key) for key in keys]
-    came_from = None if origins is None else [origin("origins", one) for one in origins]
-    if came_from is not None and len(came_from) != len(presented_keys):
-        raise InvalidArgument.of(
-            "origins", f"has {len(came_from)}, and keys has {len(presented_keys)}"
-        )
-    arguments = {"keys": presented_keys, "origins": came_from}
-    return Call("resolve_keys", arguments, partial(_read_places, len(presented_keys)))
+    arguments = sent(locals())
+    presented: Any = arguments["keys"]
+    came_from: Any = arguments["origins"]
+    if came_from is not None and len(came_from) != len(presented):
+        raise InvalidArgument.of("origins", f"has {len(came_from)}, and keys has {len(presented)}")
+    return Call("resolve_keys", arguments, partial(_read_places, len(presented)))
 
 
 def explain(key: str | Secret, *, origin: str | None = None) -> Call[Explanation]:

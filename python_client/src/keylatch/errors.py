@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 from .advice import advise
@@ -130,7 +131,7 @@ class UnreadableRow(KeylatchError):
 
 
 _SLUGS: dict[type[KeylatchError], str] = {
-    KeylatchError: "read_committed_required",
+    KeylatchError: "read_committed_required restore_incomplete",
     KeyNotFound: "key_not_found",
     KeyNotUsable: "key_already_rotated key_revoked key_expired key_suspended",
     LatchViolation: "revoked_is_final expired_is_final superseded_is_final column_is_immutable "
@@ -146,27 +147,19 @@ _SLUGS: dict[type[KeylatchError], str] = {
 CLASS_BY_SLUG = {slug: kind for kind, slugs in _SLUGS.items() for slug in slugs.split()}
 """The class of each slug that the database raises. Source: section 6 of the contract."""
 
-# What PostgreSQL and PostgREST say themselves: the whole code, else its first two characters.
+# What PostgreSQL and PostgREST say themselves, by the whole code or its first two characters; and
+# what a gateway says, and the HTTP part of a code of keylatch.
 _CODES: dict[type[KeylatchError], str] = {
-    InvalidArgument: "22 23502 23514 54",
+    InvalidArgument: "22 23502 23514 54 HTTP400 HTTP413 HTTP422",
+    KeyNotFound: "HTTP404",
+    KeyNotUsable: "HTTP409",
     NotInstalled: "3F000 42883 42P01 PGRST202 PGRST205",
-    PermissionDenied: "28 42501 PGRST301 PGRST302 PGRST303",
+    PermissionDenied: "28 42501 PGRST301 PGRST302 PGRST303 HTTP401 HTTP403",
     SchemaNotExposed: "PGRST106",
-    Unavailable: "08 25006 40001 40P01 53 55P03 57 58 PGRST000 PGRST001 PGRST002 PGRST003",
+    Unavailable: "08 25006 40001 40P01 53 55P03 57 58 PGRST000 PGRST001 PGRST002 PGRST003 "
+    "HTTP408 HTTP429",
 }
 _CLASS_BY_CODE = {code: kind for kind, codes in _CODES.items() for code in codes.split()}
-
-_CLASS_BY_STATUS: dict[int, type[KeylatchError]] = {
-    400: InvalidArgument,
-    401: PermissionDenied,
-    403: PermissionDenied,
-    404: KeyNotFound,
-    408: Unavailable,
-    409: KeyNotUsable,
-    413: InvalidArgument,
-    422: InvalidArgument,
-    429: Unavailable,
-}
 
 # PostgreSQL says the same of every function and table; only ours are not installed.
 _MISSING = ("42883", "42P01", "3F000")
@@ -183,6 +176,7 @@ def error_for(
     detail: str | None = None,
     hint: str | None = None,
     status: int | None = None,
+    arguments: Mapping[str, object] | None = None,
 ) -> KeylatchError:
     """Turn what a server said into the error to raise.
 
@@ -193,11 +187,16 @@ def error_for(
         detail: The detail that came with it.
         hint: The hint that came with it.
         status: The HTTP status, where there was one.
+        arguments: What the call sent, to name the argument that PostgreSQL could not read.
 
     Returns:
         The error; every text in it is masked.
     """
     code = code or ""
+    for name, value in (arguments or {}).items():
+        # PostgreSQL quotes what it could not read.
+        if code == "22P02" and isinstance(value, str) and f': "{value}"' in (message or ""):
+            return InvalidArgument(None, code, f"{name} cannot be read as the type that it has")
     message, detail, hint = (mask_keys(text or "").strip() for text in (message, detail, hint))
     if _OWN_STATE.fullmatch(code) or message in CLASS_BY_SLUG:
         return _own_error(message, code, detail, hint)
@@ -244,7 +243,7 @@ def _class_of(code: str, sqlstate: str | None, status: int | None) -> type[Keyla
 
 
 def _class_by_status(status: int) -> type[KeylatchError]:
-    return Unavailable if status >= 500 else _CLASS_BY_STATUS.get(status, KeylatchError)
+    return Unavailable if status >= 500 else _CLASS_BY_CODE.get(f"HTTP{status}", KeylatchError)
 
 
 def _without_input(code: str, message: str) -> str:

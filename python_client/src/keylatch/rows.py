@@ -43,7 +43,7 @@ def read_each_once(model: type[T], rows: Iterable[Mapping[str, object]]) -> tupl
 def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
     values: dict[str, object] = {}
     unreadable: list[tuple[str, str]] = []
-    for name, kind in _fields_of(cast(Hashable, model)):
+    for name, kind, read in _fields_of(cast(Hashable, model)):
         if name not in row:
             raise NotInstalled(
                 "schema_too_old",
@@ -51,7 +51,7 @@ def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
                 hint="Run: keylatch install . && supabase db push",
             )
         try:
-            values[name] = _READERS[kind](row[name])
+            values[name] = read(row[name])
         except (TypeError, ValueError, OverflowError, RecursionError):
             unreadable.append((name, kind))
     if not unreadable:
@@ -67,92 +67,48 @@ def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
 
 
 @cache
-def _fields_of(model: Hashable) -> list[tuple[str, str]]:
-    return [(one.name, str(one.type)) for one in fields(cast(Any, model))]
+def _fields_of(model: Hashable) -> list[tuple[str, str, Callable[[object], object]]]:
+    named = [(one.name, str(one.type)) for one in fields(cast(Any, model))]
+    return [(name, kind, _reader(kind)) for name, kind in named]
 
 
-def _of_type(kind: type[T]) -> Callable[[object], T]:
-    def read(value: object) -> T:
-        if not isinstance(value, kind):
-            raise TypeError
-        return value
-
-    return read
-
-
-def _optional(read: Callable[[Any], T]) -> Callable[[object], T | None]:
-    return lambda value: None if value is None else read(value)
-
-
-def _several(read: Callable[[Any], T]) -> Callable[[object], tuple[T, ...]]:
-    def several(value: object) -> tuple[T, ...]:
-        if not isinstance(value, list):
-            raise TypeError
-        return tuple(read(one) for one in value)
-
-    return several
+def _reader(kind: str) -> Callable[[object], object]:
+    """Give what reads a value by the annotation of its field, so that a field is described once."""
+    if kind.endswith(" | None"):
+        some = _reader(kind.removesuffix(" | None"))
+        return lambda value: None if value is None else some(value)
+    if kind.startswith("tuple["):
+        each = _reader(kind.removeprefix("tuple[").removesuffix(", ...]"))
+        return lambda value: tuple(each(one) for one in _checked(list, value))
+    of, make = _READERS[kind]
+    return lambda value: make(_checked(of, value))
 
 
-def _uuid(value: object) -> UUID:
-    return UUID(_string(value))
+def _checked(kind: Any, value: object) -> Any:
+    # A bool is an int to Python, and no number to JSON.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError
+    return value
 
 
-def _time(value: object) -> datetime:
-    time = datetime.fromisoformat(_string(value))
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
     if time.utcoffset() is None:
         raise ValueError
     # One zone, whatever the session's, so that the same time is also printed the same.
     return time.astimezone(UTC)
 
 
-def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError
-    return value
-
-
-def _seconds(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError
-    return float(value)
-
-
-def _outcome(value: object) -> ImportOutcome:
-    if not isinstance(value, Mapping):
-        raise TypeError
-    return _read(ImportOutcome, value, whole=False)
-
-
-def _probe(value: object) -> ImportProbe:
-    if not isinstance(value, Mapping):
-        raise TypeError
-    return _read(ImportProbe, value, whole=False)
-
-
-def _metadata(value: object) -> ReadOnlyDict:
-    if not isinstance(value, Mapping):
-        raise TypeError
-    return ReadOnlyDict(value)
-
-
-_string = _of_type(str)
-
-# By the text of the annotation, so that a field is described once, where it is declared.
-_READERS: dict[str, Callable[[Any], object]] = {
-    "Secret": _of_type(Secret),
-    "UUID": _uuid,
-    "int": _count,
-    "int | None": _optional(_count),
-    "UUID | None": _optional(_uuid),
-    "tuple[UUID, ...]": _several(_uuid),
-    "tuple[ImportOutcome, ...]": _several(_outcome),
-    "tuple[ImportProbe, ...]": _several(_probe),
-    "str": _string,
-    "str | None": _optional(_string),
-    "tuple[str, ...]": _several(_string),
-    "datetime": _time,
-    "datetime | None": _optional(_time),
-    "bool": _of_type(bool),
-    "float | None": _optional(_seconds),
-    "Mapping[str, Any]": _metadata,
+# By the annotation: the type that JSON has for it, and what makes the value of it.
+_READERS: dict[str, tuple[Any, Callable[[Any], object]]] = {
+    "Secret": (Secret, lambda value: value),
+    "str": (str, str),
+    "bool": (bool, bool),
+    "int": (int, int),
+    "float": (int | float, float),
+    "UUID": (str, UUID),
+    "datetime": (str, _time),
+    "Mapping[str, Any]": (Mapping, ReadOnlyDict),
+    "ImportOutcome": (Mapping, lambda value: _read(ImportOutcome, value, whole=False)),
+    "ImportProbe": (Mapping, lambda value: _read(ImportProbe, value, whole=False)),
 }

@@ -26,6 +26,7 @@ _COMMANDS = {
     "importing": ("import_",),
     "adopt": ("adopt",),
     "install": ("install", "sql", "apply"),
+    "uninstall": ("uninstall",),
     "doctor": ("doctor",),
     "audit": ("audit",),
 }
@@ -74,10 +75,15 @@ def _program(
     pass
 
 
+# The same for commands that have commands of their own.
+_GROUPS = ("revocations", "installation")
+
 for _module, _functions in _COMMANDS.items():
     for _function in _functions:
         _command = getattr(import_module(f"{__package__}.{_module}.command"), _function)
         app.command(_function.rstrip("_").replace("_", "-"))(_command)
+for _module in _GROUPS:
+    app.add_typer(getattr(import_module(f"{__package__}.{_module}.command"), _module))
 
 
 def run() -> int:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from postgrest import SyncPostgrestClient
 
-from cli.doctor.patient import examined, only, run, told
+from cli.doctor.examining import examined, only, run, told
 from keylatch_cli.doctor.report import Report
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 from stack.gateway import Gateway

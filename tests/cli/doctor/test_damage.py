@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cli.doctor.patient import examined, only, run, told
+from cli.doctor.examining import examined, only, run, told
 from stack import Database, People
 
 KEYS = "keylatch_internal.keys"
@@ -142,8 +142,8 @@ DAMAGE = (
     ),
     Damage(
         "create function keylatch.reveal_keys() returns int language sql as 'select 1'",
-        *("warning", "object_extra", "function keylatch.reveal_keys()"),
-        "no part of keylatch",
+        *("error", "open_to_everybody", "function keylatch.reveal_keys()"),
+        "everybody may execute the function",
     ),
     Damage(
         f"grant select (key_hash) on {KEYS} to authenticated",
@@ -157,7 +157,7 @@ DAMAGE = (
     ),
     Damage(
         "grant execute on function keylatch.resolve_key(text, text) to public",
-        *("error", "grant_extra", "function keylatch.resolve_key(text,text)"),
+        *("error", "open_to_everybody", "function keylatch.resolve_key(text,text)"),
         "execute to public",
     ),
     Damage(
@@ -315,15 +315,13 @@ def test_what_is_a_part_of_something_missing_or_added_is_not_named_too(
         "create table keylatch.notes (id int primary key, note text not null unique)",
     )
     assert told(examined(database).findings) == [
-        ("error", "object_missing", "policy workspaces_select_member on keylatch.workspaces"),
         ("error", "object_missing", "table keylatch.workspace_membership"),
-        ("error", "tenancy_fails", "function keylatch.admin_workspace_ids()"),
         ("warning", "object_extra", "table keylatch.notes"),
     ]
     run(database, "drop schema keylatch cascade")
-    subjects = {subject for _, _, subject in told(examined(database).findings)}
-    assert "schema keylatch" in subjects
-    assert not any(subject.partition(" ")[2].startswith("keylatch.") for subject in subjects)
+    finding = only(examined(database))
+    assert told([finding]) == [("error", "incomplete", "core of keylatch")]
+    assert "schema keylatch is missing" in finding.what
 
 
 @pytest.mark.one_server

@@ -3,14 +3,17 @@
 import dataclasses
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg
 import pytest
 
-from cli.doctor.patient import examined, only, run, told
+from cli.doctor.examining import examined, only, run, told
+from keylatch.errors import InvalidArgument
 from keylatch.models import Installation
 from keylatch_cli.doctor import identity
+from keylatch_cli.doctor.anchors import read_anchors
 from keylatch_cli.doctor.report import Report, Site
 from stack import Cluster, Database, Janitor, People, Server
 from stack.database import make_template
@@ -47,6 +50,8 @@ def test_a_copy_by_create_database_is_not_the_same(
         finding = only(against(database, copy.url))
         assert told([finding]) == [("error", "other_installation", "--against")]
         assert f"database {copy.name} of the same server" in finding.what
+        assert "keylatch installation renew" in finding.mend
+        assert "keylatch revocations apply" in finding.mend
 
 
 def test_another_installation_and_a_restored_copy_are_not_the_same(
@@ -60,6 +65,31 @@ def test_another_installation_and_a_restored_copy_are_not_the_same(
     assert site.installation is not None
     run(elsewhere, f"update keylatch_internal.installation set id = '{site.installation.id}'")
     assert "restored copy" in only(against(database, elsewhere.url)).what
+
+
+def test_a_database_that_is_older_than_its_last_anchor_is_rolled_back(
+    database: Database, people: People, tmp_path: Path
+) -> None:
+    with psycopg.connect(database.url, autocommit=True) as owner:
+        owner.execute("select keylatch.issue_key(%s, 'secret')", [people.a])
+        owner.execute("select keylatch.seal_events(1000)")
+        row = owner.execute(
+            "select number, encode(digest, 'hex'), now() from keylatch_internal"
+            ".key_event_checkpoints order by number desc limit 1"
+        ).fetchone()
+    assert row is not None
+    number, digest, at = row
+    kept = tmp_path / "anchors.csv"
+    for line, expected in (
+        (f"{number},{digest},{at}\n", []),
+        (f"{number + 1},{digest},{at}\n", [("error", "rolled_back", f"checkpoint {number + 1}")]),
+        (f"{number},{'0' * 64},{at}\n", [("error", "anchor_differs", f"checkpoint {number}")]),
+    ):
+        kept.write_text(line)
+        assert told(examined(database, anchors=read_anchors(kept)).findings) == expected
+    kept.write_text("no anchor\n")
+    with pytest.raises(InvalidArgument, match="cannot be read as anchors"):
+        read_anchors(kept)
 
 
 def test_an_address_without_keylatch_or_without_rights_is_said(

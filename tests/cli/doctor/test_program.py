@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cli.doctor.patient import run
+from cli.doctor.examining import run
 from cli.program import Program
 from stack import Database, People, Rest
 from stack.ports import free_port
@@ -26,7 +26,7 @@ def program(tmp_path: Path, database: Database, people: People) -> Program:
 def test_a_whole_installation_ends_with_zero(program: Program, rest: Rest) -> None:
     shown = program("doctor", "--url", rest.rest_url, "--token", rest.service_key)
     assert shown.err == ""
-    assert shown.out.rstrip().endswith("nothing to mend")
+    assert shown.out.startswith("Nothing to fix.\n")
     assert "unchecked" not in shown.out
 
 
@@ -39,8 +39,8 @@ def test_an_error_ends_with_one_and_names_what_why_and_the_mend(
     lines = [line.split(maxsplit=1) for line in shown.out.splitlines()]
     assert ["error", POLICY] in [[word.strip() for word in line] for line in lines]
     labels = [line[0] for line in lines if line]
-    assert {"database", "client", "what", "why", "mend", "unchecked"} <= set(labels)
-    assert shown.out.rstrip().endswith("1 error")
+    assert {"database", "what", "why", "fix", "unchecked"} <= set(labels)
+    assert shown.out.startswith("1 error\n")
 
 
 def test_warnings_and_notes_end_with_zero(program: Program, database: Database) -> None:
@@ -50,7 +50,30 @@ def test_warnings_and_notes_end_with_zero(program: Program, database: Database) 
         "create table keylatch.more ()",
         "comment on schema keylatch is null",
     )
-    assert program("doctor").out.rstrip().endswith("2 warnings, 1 note")
+    assert program("doctor").out.startswith("2 warnings, 1 note\n")
+
+
+def test_a_screen_is_enough_unless_all_of_it_is_asked_for(
+    program: Program, database: Database
+) -> None:
+    run(
+        database,
+        DAMAGE,
+        "drop function keylatch.issue_key",
+        "comment on schema keylatch is null",
+        "revoke all on keylatch_internal.keys from service_role",
+        "create table keylatch.notes ()",
+        "grant execute on function keylatch.list_keys to public",
+    )
+    found = json.loads(program("doctor", "--json", code=1).out)["findings"]
+    assert len(found) > 5
+    lines = program("doctor", code=1).out.splitlines()
+    assert len(lines) <= 23
+    assert lines[0] == "5 errors, 1 warning, 1 note"
+    assert "function keylatch.list_keys(uuid)" in lines[4], "what everybody may do comes first"
+    assert lines[-1].endswith("more findings: keylatch doctor --all")
+    everything = program("doctor", "--all", code=1).out
+    assert all(one["subject"].partition(" ")[2][:30] in everything for one in found)
 
 
 def test_everything_fits_eighty_columns(program: Program, database: Database, rest: Rest) -> None:
@@ -160,5 +183,14 @@ def test_what_stands_in_the_database_cannot_steer_the_terminal(
 def test_the_help_fits_and_names_every_option(program: Program) -> None:
     shown = program("doctor", "--help")
     assert max(map(len, shown.out.splitlines())) <= 80
-    for option in ("--db-url", "--url", "--key", "--token", "--against", "--json"):
+    for option in (
+        "--db-url",
+        "--url",
+        "--key",
+        "--token",
+        "--against",
+        "--anchors",
+        "--all",
+        "--json",
+    ):
         assert option in shown.out

@@ -7,7 +7,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from cli.doctor.patient import examined, only, run, told
+from cli.doctor.examining import examined, only, run, told
 from cli.install.test_own_tenancy import EXAMPLES, install
 from stack import Cluster, Database, People
 

@@ -22,10 +22,12 @@ PYTHON_CLIENT = ROOT / "python_client"
 # What keylatch_cli/sql holds, and where the repository has it.
 LINKS = {
     "adoption": ROOT / "sql/adoption",
+    "audit": ROOT / "sql/audit",
     "migrations": REPOSITORY,
     "modules.toml": ROOT / "sql/modules.toml",
     "platform": ROOT / "sql/platform",
     "tenancy": ROOT / "sql/tenancy",
+    "uninstall": ROOT / "sql/uninstall",
     "upgrades": ROOT / "sql/upgrades",
 }
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]

@@ -9,6 +9,7 @@ import pytest
 from cli.install.project import NEXT, OWN, Project, next_release
 from cli.program import Program
 from keylatch.errors import InvalidArgument, KeylatchError
+from keylatch_cli import writing
 from keylatch_cli.install import project as install
 from keylatch_cli.install.migrations import Choice, Tenancy, read_header, shipped
 
@@ -136,6 +137,7 @@ def test_programs_get_json(program: Program, project: Project) -> None:
         "adds": ["core", "usage"],
         "present": [],
         "written": [project.file(NAME).name],
+        "described": None,
         "exposed": False,
     }
     again = program.ok("install", project.path, "--expose")
@@ -239,7 +241,7 @@ def test_what_is_interrupted_leaves_no_file_behind(
     before = project.snapshot()
     plan = install.prepare(project.path, Choice(added=("usage",)), release=next_release())
     assert len(plan.new) == 2
-    module = install if step == "mkstemp" else os
+    module = writing if step == "mkstemp" else os
     original, calls = getattr(module, step), 0
 
     def interrupted(*arguments: object, **options: object) -> object:

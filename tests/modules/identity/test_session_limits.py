@@ -1,6 +1,7 @@
 """How many sessions a key opens in a minute, without anybody waiting for the counter."""
 
 import json
+import random
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -185,6 +186,96 @@ def test_a_time_of_a_wrong_clock_counts_for_nobody(world: World, page: str) -> N
         )
     assert open_(world, page).status_code == 200
     assert open_(world, page).status_code == 429
+
+
+def counted(owner: psycopg.Connection[Any], key_id: object, limit: int, after: str = "0 s") -> int:
+    """How many sessions the key opened, by the last few rows if these are as many as the limit."""
+    row = owner.execute(
+        "select number from keylatch_internal.count_opened(%s, clock_timestamp() + %s, %s)",
+        [key_id, after, limit],
+    ).fetchone()
+    assert row is not None
+    number: int = row[0]
+    return number
+
+
+def fetched(owner: psycopg.Connection[Any]) -> int:
+    """How many sessions this transaction has read so far."""
+    row = owner.execute(
+        "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables"
+        " where relid = 'keylatch_internal.sessions'::regclass"
+    ).fetchone()
+    assert row is not None
+    number: int = row[0]
+    return number
+
+
+def test_a_flood_is_refused_by_a_few_rows_however_many_sessions_there_are(
+    world: World, page: str
+) -> None:
+    key_id = world.keys["widget"].id
+    with visitor(world) as one:
+        for _ in range(100):
+            one.execute(OPEN, [page])
+    with world.database.connect(autocommit=False) as owner:
+        owner.execute("set enable_seqscan = off")
+        assert counted(owner, key_id, 100) == 100
+        assert fetched(owner) == 16
+        assert counted(owner, key_id, 101) == 100
+        assert fetched(owner) > 100
+        # The window passes on, or the clock was set back.
+        assert counted(owner, key_id, 1, after="61 s") == 0
+        assert counted(owner, key_id, 1, after="-61 s") == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_last_rows_never_tell_of_more_sessions_than_there_are(
+    world: World, page: str, seed: int
+) -> None:
+    """Visitors open sessions at random, commit late or roll back, and the minute moves on."""
+    choose = random.Random(seed)  # noqa: S311 - it only shuffles
+    key_id = world.keys["widget"].id
+    visitors = [impatient(world) for _ in range(4)]
+    owner = world.database.connect()
+    exact = 0
+    for _ in range(150):
+        one = choose.choice(visitors)
+        step = choose.choices(["open", "commit", "rollback", "pass"], [60, 30, 10, 3])[0]
+        if step == "open":
+            assert attempt(one, OPEN, [page]).word == "done"
+        elif step == "pass":
+            for each in visitors:
+                each.commit()
+            owner.execute(
+                "update keylatch_internal.sessions set created_at = created_at - interval '25 s',"
+                " counted_since = counted_since - interval '25 s'"
+            )
+        else:
+            getattr(one, step)()
+        everything = counted(owner, key_id, 1_000_000)
+        # With a limit of one, a few rows suffice.
+        told = counted(owner, key_id, 1)
+        assert told <= everything
+        exact += told == everything
+    assert exact > 60
+
+
+def test_a_limit_that_the_owner_changes_counts_at_once(world: World, page: str) -> None:
+    for limit, status in ((2, 200), (2, 200), (2, 429), (3, 200), (3, 429), (2, 429), (4, 200)):
+        set_limits(world, sessions_per_minute=limit)
+        assert open_(world, page).status_code == status
+
+
+def test_a_full_address_is_refused_without_reading_who_is_in_flight(
+    world: World, page: str
+) -> None:
+    set_limits(world, sessions_per_address=1, trusted_address_header="x-real-ip")
+    assert open_(world, page, **{"x-real-ip": "203.0.113.7"}).status_code == 200
+    with world.database.connect() as owner:
+        # Whoever would read it fails.
+        owner.execute("drop function keylatch_internal.count_in_flight")
+    assert open_(world, page, **{"x-real-ip": "203.0.113.7"}).status_code == 429
+    assert open_(world, page, **{"x-real-ip": "203.0.113.8"}).status_code == 404
 
 
 @pytest.mark.parametrize("trusted", [None, "x-real-ip", "x-forwarded-for"])

@@ -38,8 +38,6 @@ def log_refusal(reason: str, presented: Secret | None = None, key_id: UUID | Non
         presented: The key or token. Only its masked form and its fingerprint are logged.
         key_id: The key, if one was found.
     """
-    if not _log.isEnabledFor(logging.INFO):
-        return
     words = [reason]
     if key_id is not None:
         words.append(f"key_id {key_id}")

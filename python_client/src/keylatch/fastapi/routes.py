@@ -15,7 +15,7 @@ from starlette.types import Message, Receive
 
 from ..errors import InvalidArgument, KeylatchError, UnreadableRow
 from ..secret import Secret
-from .problems import Problem, ProblemBody, problem_of, unavailable
+from .problems import Problem, ProblemBody, problem_of
 
 _log = logging.getLogger("keylatch.fastapi")
 
@@ -52,9 +52,6 @@ class ProblemRoute(APIRoute):
                 response = self.unreadable(_sentence(error)).response()
             except KeylatchError as error:
                 response = problem_of(error).response()
-            # Python reads metadata that is nested too deep for it to write.
-            except RecursionError as error:
-                response = unavailable(error).response()
             response.headers["Cache-Control"] = "no-store"
             return response
 

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
-from typing import Any, Protocol, TypeVar
-
-from ..errors import UnexpectedAnswer
-from ..secret import Secret
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Generic, Protocol, TypeVar
 
 Rows = Sequence[Mapping[str, object]]
 
@@ -28,56 +15,41 @@ VIEWS = frozenset({"keys", "key_usage", "legacy_keys"})
 READS = VIEWS | {"explain_key", "list_keys", "resolve_key", "resolve_keys"}
 """What only reads: a replica may answer it, and its transaction has nothing to commit."""
 
-VOID = ("/declare_scheme",)
-"""How the addresses of functions end that return nothing."""
-
 T = TypeVar("T")
 
-# A text of JSON as a whole, or one of the marks between values.
-_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
-# What readers of every kind refuse; it stands for a value that Python cannot read.
-_UNREADABLE = object()
-# Members of an answer that are rows themselves.
-_ROWS = ("keys", "lines", "probes")
-
-
 # What each way takes.
-_WAYS: dict[str, tuple[str, ...]] = {
-    "Keylatch.from_supabase": ("supabase.Client",),
-    "AsyncKeylatch.from_supabase": ("supabase.AsyncClient",),
-    "Keylatch.from_postgrest": ("postgrest.SyncPostgrestClient",),
-    "AsyncKeylatch.from_postgrest": ("postgrest.AsyncPostgrestClient",),
-    "Keylatch.from_psycopg": ("psycopg.Connection", "psycopg_pool.ConnectionPool"),
-    "AsyncKeylatch.from_psycopg": ("psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"),
-    "Keylatch.from_sqlalchemy": (
-        "sqlalchemy.Engine",
-        "sqlalchemy.Connection",
-        "sqlalchemy.orm.Session",
-        "sqlalchemy.orm.scoped_session",
-    ),
-    "AsyncKeylatch.from_sqlalchemy": (
-        "sqlalchemy.ext.asyncio.AsyncEngine",
-        "sqlalchemy.ext.asyncio.AsyncConnection",
-        "sqlalchemy.ext.asyncio.AsyncSession",
-        "sqlalchemy.ext.asyncio.async_scoped_session",
-    ),
-    "AsyncKeylatch.from_asyncpg": (
-        "asyncpg.Pool",
-        "asyncpg.Connection",
-        "asyncpg.pool.PoolConnectionProxy",
-    ),
+_WAYS = {
+    "Keylatch.from_supabase": ["supabase.Client"],
+    "AsyncKeylatch.from_supabase": ["supabase.AsyncClient"],
+    "Keylatch.from_postgrest": ["postgrest.SyncPostgrestClient"],
+    "AsyncKeylatch.from_postgrest": ["postgrest.AsyncPostgrestClient"],
+    "Keylatch.from_psycopg": ["psycopg.Connection", "psycopg_pool.ConnectionPool"],
+    "AsyncKeylatch.from_psycopg": ["psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"],
+    "Keylatch.from_sqlalchemy": [
+        f"sqlalchemy.{kind}"
+        for kind in ("Engine", "Connection", "orm.Session", "orm.scoped_session")
+    ],
+    "AsyncKeylatch.from_sqlalchemy": [
+        f"sqlalchemy.ext.asyncio.{kind}"
+        for kind in ("AsyncEngine", "AsyncConnection", "AsyncSession", "async_scoped_session")
+    ],
+    "AsyncKeylatch.from_asyncpg": [
+        f"asyncpg.{kind}" for kind in ("Pool", "Connection", "pool.PoolConnectionProxy")
+    ],
 }
 # What is no way in, by what to use for it.
-_ADVICE: dict[str, tuple[str, ...]] = {
+_ADVICE = {
     "Keylatch.from_psycopg with a connection of psycopg 3 (pip install 'keylatch[psycopg]'): "
-    "psycopg2 writes keys into the text of statements": (
-        "psycopg2.extensions.connection",
-        "psycopg2.pool.AbstractConnectionPool",
-    ),
-    "Keylatch.from_psycopg(connection.connection), after connection.ensure_connection()": (
-        "django.db.backends.base.base.BaseDatabaseWrapper",
-        "django.utils.connection.ConnectionProxy",
-    ),
+    "psycopg2 writes keys into the text of statements": [
+        f"psycopg2.{kind}" for kind in ("extensions.connection", "pool.AbstractConnectionPool")
+    ],
+    "Keylatch.from_psycopg(connection.connection), after connection.ensure_connection()": [
+        f"django.{kind}"
+        for kind in (
+            "db.backends.base.base.BaseDatabaseWrapper",
+            "utils.connection.ConnectionProxy",
+        )
+    ],
 }
 
 
@@ -131,11 +103,20 @@ async def at_once(result: T) -> T:
     return result
 
 
-@asynccontextmanager
-async def entered_at_once(context: AbstractContextManager[T]) -> AsyncIterator[T]:
-    """Give a blocking context manager to a coroutine that enters it with `async with`."""
-    with context as value:
-        yield value
+class EnteredAtOnce(Generic[T]):
+    """Gives a blocking context manager to a coroutine that enters it with `async with`."""
+
+    def __init__(self, context: AbstractContextManager[T]) -> None:
+        """Take the context manager."""
+        self._context = context
+
+    async def __aenter__(self) -> T:
+        """Enter it."""
+        return self._context.__enter__()
+
+    async def __aexit__(self, *raised: Any) -> bool | None:
+        """Leave it."""
+        return self._context.__exit__(*raised)
 
 
 def as_it_is(waiting: T) -> T:
@@ -158,7 +139,7 @@ class Blocking(Calls):
     """Makes a blocking transport of `Calls`."""
 
     _wait = staticmethod(at_once)
-    _entered = staticmethod(entered_at_once)
+    _entered = EnteredAtOnce
 
     def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """As `Transport.call`."""
@@ -173,79 +154,6 @@ class Awaited(Calls):
     async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """As `Transport.call`."""
         return await self._call(function, arguments)
-
-
-def read_json(text: str) -> object:
-    """Read JSON, each value for itself where Python cannot read all: a number of 5,000 digits.
-
-    No reader of `rows` accepts what then stands for an unreadable value.
-    """
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise
-    except (ValueError, RecursionError):
-        return _read_rows(text)
-
-
-def _read_rows(text: str) -> object:
-    text = text.strip()
-    if text.startswith("["):
-        return [_read_rows(part) for part in _parts(text)]
-    if not text.startswith("{"):
-        return _UNREADABLE
-    row: dict[str, object] = {}
-    for member in _parts(text):
-        member = member.strip()
-        name, end = json.JSONDecoder().raw_decode(member)
-        value = member[end:].lstrip().removeprefix(":")
-        try:
-            row[name] = json.loads(value)
-        except (ValueError, RecursionError):
-            row[name] = _read_rows(value) if name in _ROWS else _UNREADABLE
-    return row
-
-
-def _parts(text: str) -> Iterator[str]:
-    """Give the members of a JSON list or object, by the commas of its first level."""
-    depth = start = 0
-    for token in _TOKEN.finditer(text):
-        mark = token[0]
-        if mark in ("[", "{"):
-            depth += 1
-            start = token.end() if depth == 1 else start
-        elif mark in ("]", "}"):
-            depth -= 1
-        if (depth == 1 and mark == ",") or depth == 0:
-            if text[start : token.start()].strip():
-                yield text[start : token.start()]
-            start = token.end()
-
-
-def as_rows(answer: object) -> Rows:
-    """Give any answer as rows, and hide a new key in it before anything can fail over it."""
-    rows: list[dict[str, object]] = []
-    for row in answer if isinstance(answer, list) else [answer]:
-        # A function that returns nothing answers with an empty text.
-        if row == "":
-            continue
-        if not isinstance(row, dict):
-            raise UnexpectedAnswer(detail="the answer is not made of JSON objects")
-        key, keys = row.get("key"), row.get("keys")
-        if isinstance(keys, list):
-            row = {**row, "keys": as_rows(keys)}
-        rows.append({**row, "key": Secret(key)} if isinstance(key, str) else row)
-    return rows
-
-
-def plain(value: object) -> object:
-    """Give an argument as the wire takes it: a `Secret` as its text, all else as it is."""
-    return value.reveal() if isinstance(value, Secret) else value
-
-
-def dump_json(value: object) -> str:
-    """Give a `Batch` or an object as JSON, with the text of each `Secret` in it."""
-    return json.dumps(value, default=plain, allow_nan=False)
 
 
 def is_one_of(value: object, *names: str) -> bool:

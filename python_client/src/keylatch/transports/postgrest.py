@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +9,8 @@ import httpx
 
 from ..errors import KeylatchError, Unavailable, UnexpectedAnswer, error_for
 from ..secret import mask_keys
-from . import VIEWS, VOID, Awaited, Blocking, Calls, Rows, as_rows, plain, read_json
+from . import VIEWS, Awaited, Blocking, Calls, Rows
+from .wire import VOID, as_rows, dump_json, read_json
 
 if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient, SyncPostgrestClient
@@ -58,7 +58,7 @@ class _Calls(Calls):
             except httpx.HTTPError as problem:
                 failure = _no_answer(problem)
             else:
-                page = _read(response)
+                page = _read(response, arguments)
                 rows += page
                 if not page or _is_all(response, len(rows)):
                     return rows
@@ -73,6 +73,9 @@ class PostgrestTransport(Blocking, _Calls):
 
 class AsyncPostgrestTransport(Awaited, _Calls):
     """As `PostgrestTransport`, over the async clients."""
+
+
+TRANSPORTS = (PostgrestTransport, AsyncPostgrestTransport)
 
 
 def _sending(
@@ -124,10 +127,10 @@ def _send_key_as_apikey(headers: httpx.Headers) -> None:
 def _body(function: str, arguments: Mapping[str, object]) -> bytes | None:
     if function in VIEWS:
         return None
-    return json.dumps(arguments, default=plain, allow_nan=False).encode()
+    return dump_json(arguments).encode()
 
 
-def _read(response: httpx.Response) -> Rows:
+def _read(response: httpx.Response, arguments: Mapping[str, object]) -> Rows:
     """Give the rows of a good answer; raise the error of a bad one."""
     if response.status_code == httpx.codes.NO_CONTENT and response.url.path.endswith(VOID):
         return []
@@ -154,6 +157,7 @@ def _read(response: httpx.Response) -> Rows:
         detail=_text(said, "details"),
         hint=_text(said, "hint"),
         status=response.status_code,
+        arguments=arguments,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..clock import steady_clock
 from ..errors import InvalidArgument, KeylatchError, Unavailable
-from . import READS, AsyncTransport, Awaited, Blocking, Calls, Rows, Transport
+from . import READS, Awaited, Blocking, Calls, Rows
 
 
 class _Freshness:
@@ -117,27 +117,7 @@ class AsyncReplicaTransport(Awaited, _Replicated):
     """Reads on a replica, over two async transports."""
 
 
-def reading(primary: Transport, replica: Transport | None, max_lag: timedelta | None) -> Transport:
-    """Give the transport for a primary and, where there is one, its replica."""
-    if replica is not None:
-        return ReplicaTransport(primary, replica, max_lag)
-    _refuse(max_lag)
-    return primary
-
-
-def async_reading(
-    primary: AsyncTransport, replica: AsyncTransport | None, max_lag: timedelta | None
-) -> AsyncTransport:
-    """As `reading`."""
-    if replica is not None:
-        return AsyncReplicaTransport(primary, replica, max_lag)
-    _refuse(max_lag)
-    return primary
-
-
-def _refuse(max_lag: timedelta | None) -> None:
-    if max_lag is not None:
-        raise InvalidArgument.of("max_lag", "is for reads of a replica", "give reads too")
+TRANSPORTS = (ReplicaTransport, AsyncReplicaTransport)
 
 
 def _position(rows: Rows) -> tuple[object, tuple[object, object], int | None]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
@@ -18,11 +17,19 @@ from ..connection import Options, database_only, open_database
 from ..output import Json
 
 if TYPE_CHECKING:
-    from .matrix import Audit, Try
+    from .report import Audit, Difference
 
 # How an outcome is shown where there is room for a mark alone.
-MARKS = {"yes": "●", "none": "○", "latch": "◆", "no": "·"}
-_NAME_WIDTH = 42
+MARKS = {"yes": "●", "stamp": "◐", "none": "○", "rule": "□", "latch": "◆", "no": "·"}
+_WIDTH = 80
+_NAME_WIDTH = 40
+# As many lines as an ordinary terminal shows.
+_SCREEN = 24
+_INDENT = " " * 5
+_OWN_TENANCY = (
+    "The tenancy is the application's own: its function was asked as a stranger, and the rest "
+    "tried with one workspace of the audit's own."
+)
 
 
 @database_only
@@ -32,18 +39,43 @@ def audit(
         Path | None,
         typer.Option(metavar="FILE", help="Also write a page of it.", show_default=False),
     ] = None,
+    evidence: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also write the answer to every question of sql/audit, as CSV with a manifest, "
+            "into an empty directory.",
+            show_default=False,
+        ),
+    ] = None,
+    show_all: Annotated[
+        bool,
+        typer.Option("--all", metavar="", help="Print all differences, and every try."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Try every operation as every kind of user: who can do what.
 
-    As the owner of keylatch, on a workspace of its own, in a transaction that is rolled back: on
-    a live database nothing is left of it, and nothing of anybody else is touched. The page also
-    has the policies in words, the keys over time, and what doctor found. Exit code 1 where
-    somebody could do more or less than expected.
-    """
+    As the owner of keylatch, who need not be a superuser. Every change is made on a workspace of
+    the audit's own, in a transaction that is rolled back: nothing is left, no lock is waited for
+    longer than 0.1 s, and no key in use is touched.
+
+    \b
+    Exit codes:
+      0  all is as expected
+      1  somebody can do more or less than expected, or a guard is missing
+      2  the command line is wrong, or a file cannot be written
+      3  the user is not the owner of keylatch, or cannot act as its roles
+      4  the database did not answer, or somebody else's lock was in the way
+      5  keylatch is not installed
+    """  # noqa: D301
     from .matrix import audit as try_all
 
     connection = open_database(options)
+    if evidence is not None:
+        from .evidence import require_empty
+
+        require_empty(evidence)
     with _progress() as done:
         found = try_all(connection, done=done)
     if html is not None:
@@ -55,10 +87,15 @@ def audit(
             raise KeylatchError(
                 "usage", detail=f"{html} cannot be written: {problem.strerror}"
             ) from None
+    if evidence is not None:
+        from .evidence import write
+
+        count = write(connection, evidence)
+        output.note(f"{count} answers are in {evidence}, described by manifest.json")
     if as_json:
-        output.print_json(found)
+        output.print_json({"is_clean": found.is_clean, **output.as_dict(found)})
     else:
-        _print(found)
+        _print(found, connection.info.dbname, show_all=show_all)
     if not found.is_clean:
         raise typer.Exit(output.REFUSED)
 
@@ -79,69 +116,84 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _print(found: Audit) -> None:
-    from .matrix import ACTORS, OUTCOMES
+def verdict(found: Audit) -> str:
+    """Sum an audit up in one line."""
+    number = len(found.differences)
+    tries = f"{found.count:,} tries as {_count_actors()} kinds of user"
+    if not number:
+        return f"As expected: {tries}, and no difference."
+    return f"Not as expected: {number:,} difference{'s' * (number != 1)} in {tries}."
 
-    out = output.console()
+
+def _count_actors() -> int:
+    from .report import ACTORS
+
+    return len(ACTORS)
+
+
+def _print(found: Audit, database: str, *, show_all: bool) -> None:
+    head = wrap(verdict(found), _WIDTH)
+    _line(output.printable(f"Audit of {database}"), "bold")
+    for line in head:
+        _line(line, "bold green" if found.is_clean else "bold red")
+    notes = wrap(_OWN_TENANCY, _WIDTH) if found.has_own_tenancy else []
+    for line in notes:
+        _line(line)
+    # What the heading and the last two lines leave of a screen.
+    left = _SCREEN - 1 - len(head) - len(notes) - 2
+    for number, one in enumerate(found.differences, 1):
+        block = _block(number, one)
+        left -= len(block) + 1
+        if left < 0 and number > 1 and not show_all:
+            hidden = len(found.differences) - number + 1
+            _line("")
+            _line(f"{hidden:,} more: run keylatch audit --all, or --html FILE for a page.")
+            break
+        _line("")
+        for line in block:
+            _line(line)
+    if show_all:
+        _print_tries(found)
+
+
+def _block(number: int, one: Difference) -> list[str]:
+    """Give the lines of a difference."""
+    texts = (f"{one.who}: {one.what}", f"expected {one.expected}; found {one.found}", one.why)
+    lines: list[str] = []
+    for text in texts:
+        # A name may hold what steers a terminal.
+        words = output.printable(" ".join(text.split()))
+        first = f"{number:>3}. " if not lines else _INDENT
+        lines += wrap(words, _WIDTH, initial_indent=first, subsequent_indent=_INDENT)
+    return lines
+
+
+def _print_tries(found: Audit) -> None:
+    from .report import ACTORS, OUTCOMES, by_heading, lines
+
+    _line("")
     for outcome, meaning in OUTCOMES.items():
-        out.print(f"{MARKS[outcome]}  {meaning}", markup=False, highlight=False)
-    out.print(f"by {', '.join(ACTORS)}; other administers another workspace", highlight=False)
+        _line(f"{MARKS[outcome]}  {meaning}")
     heads = "".join(f"{actor[:4]:>5}" for actor in ACTORS)
-    for name, tries in groupby(found.tries, key=heading):
+    for name, tries in by_heading(found.tries):
         rows = list(lines(tries))
         if rows:
-            out.print(f"\n{name:<{_NAME_WIDTH}}{heads}", markup=False, highlight=False)
-        for operation, columns, outcomes in rows:
+            _line("")
+            _line(f"{name:<{_NAME_WIDTH}}{heads}", "bold")
+        for operation, columns, outcomes, wanted in rows:
             text = f"{operation} {', '.join(columns)}".strip()
-            first, *more = wrap(text, _NAME_WIDTH - 4, subsequent_indent="  ")
-            cells = "".join(f"{MARKS[outcome]:>5}" for outcome in outcomes)
-            out.print(f"  {first:<{_NAME_WIDTH - 2}}{cells}", markup=False, highlight=False)
-            for line in more:
-                out.print(f"  {line}", markup=False, highlight=False)
-    out.print()
-    for one in found.differences:
-        for actor in one.differs:
-            wanted = one.expected.get(actor, "nothing is known of it")
-            out.print(
-                f"differs: {actor}: {one.name}: {one.found[actor]}, expected: {wanted}",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
+            first, *more = wrap(text, _NAME_WIDTH - 3, subsequent_indent="  ")
+            cells = "".join(
+                f"{MARKS[outcome] if outcome == hoped else MARKS[outcome] + '!':>5}"
+                for outcome, hoped in zip(outcomes, wanted, strict=True)
             )
-    for name in found.missing:
-        out.print(f"missing: {name}", markup=False, highlight=False, soft_wrap=True)
-    if found.has_own_tenancy:
-        output.note("The tenancy is your own: in its place stood one for the workspace tried on.")
-    count = len(found.tries) * len(ACTORS)
-    wrong = sum(len(one.differs) for one in found.differences) + len(found.missing)
-    output.note(f"{count:,} tries, {wrong:,} not as expected")
+            _line(f"  {first:<{_NAME_WIDTH - 2}}{cells}")
+            for line in more:
+                _line(f"  {line}")
+    _line("")
+    _line(f"Columns: {', '.join(ACTORS)}.")
+    _line("! is not as expected. What is refused to all but the owner is left out.")
 
 
-def heading(one: Try) -> str:
-    """Give the object, or for functions their schema."""
-    if one.operation in ("call", "execute"):
-        return f"functions of {one.object.split('.')[0]}"
-    return one.object
-
-
-def lines(tries: Iterable[Try]) -> Iterator[tuple[str, list[str], tuple[str, ...]]]:
-    """Put together what came out alike, and leave out what is refused to all.
-
-    Args:
-        tries: Those of one heading.
-
-    Yields:
-        The operation or function, the columns, and the outcomes in the order of the actors.
-    """
-    alike: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for one in tries:
-        outcomes = tuple(one.found.values())
-        if set(outcomes) == {"no"}:
-            continue
-        of_function = one.operation in ("call", "execute")
-        name = one.object.split(".")[1] if of_function else one.operation
-        columns = alike.setdefault((name, outcomes), [])
-        if one.column:
-            columns.append(one.column)
-    for (name, outcomes), columns in alike.items():
-        yield name, columns, outcomes
+def _line(text: str, style: str = "") -> None:
+    output.console().print(output.text((text, style)), soft_wrap=True)

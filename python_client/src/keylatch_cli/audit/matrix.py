@@ -8,43 +8,46 @@ a finding as well.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, LiteralString
-from uuid import UUID, uuid4
+from typing import Any
+from uuid import uuid4
 
 import psycopg
 from psycopg import sql
 
-from keylatch.errors import KeylatchError
+from keylatch.errors import KeylatchError, NotInstalled
 from keylatch.transports.psycopg import failure_of
 
-ACTORS: dict[str, str] = {
-    "anon": "anon",
-    "stranger": "authenticated",
-    "member": "authenticated",
-    "other": "authenticated",
-    "admin": "authenticated",
-    "service": "service_role",
-    "resolver": "keylatch_resolver",
-}
-"""Who tries, and by which role: nobody, signed in without a workspace, a member of the workspace
-who does not administer it, the admin of another one, its admin, and the two roles of services."""
-
-NO, NONE, YES, LATCH = "no", "none", "yes", "latch"
-OUTCOMES: dict[str, str] = {
-    NO: "refused, by a grant, a row policy, or because a view cannot be written",
-    NONE: "allowed, and reaches nothing of the workspace",
-    YES: "allowed",
-    LATCH: "refused by the latch, whoever asks",
-}
-"""What a try comes to."""
+from ..install.migrations import TENANCY
+from . import causes
+from .report import (
+    ACTORS,
+    LATCH,
+    NO,
+    NONE,
+    RULE,
+    STAMP,
+    YES,
+    Audit,
+    Difference,
+    Try,
+    differences_of,
+    name_of,
+    ranked,
+)
+from .stage import TAKE_ROLE, Stage, furnish, roles
+from .values import assignments, row_of
 
 _RELATIONS = """
 select n.nspname, c.relname,
   array(
-    select a.attname from pg_catalog.pg_attribute as a
+    select array[
+      a.attname, format_type(a.atttypid, null),
+      (c.relkind in ('r', 'p') and a.attnotnull and not a.atthasdef and a.attidentity = '')::text
+    ]
+    from pg_catalog.pg_attribute as a
     where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
     order by a.attnum
   ),
@@ -69,124 +72,41 @@ where n.nspname in ('keylatch', 'keylatch_internal')
   and p.prokind in ('f', 'p') and p.prorettype <> 'pg_catalog.trigger'::regtype
 order by n.nspname, p.proname, 3
 """
-# A workspace of its own with a member and an admin, and the admin of another one.
-_WORKSPACES = "insert into keylatch.workspaces (id, name) values (%s, 'audit'), (%s, 'audit')"
-_MEMBERS = """
-insert into keylatch.workspace_membership (workspace_id, user_id, role)
-values (%s, %s, 'admin'), (%s, %s, 'member'), (%s, %s, 'admin')
+_INSTALLED = "select array['core'] || modules from keylatch_internal.installation"
+_SETTINGS = """
+select pg_catalog.set_config(name, value, true) from (values
+  ('lock_timeout', '100ms'), ('statement_timeout', '5s'), ('search_path', ''),
+  ('row_security', 'on'), ('request.jwt.claim.sub', ''), ('request.jwt.claim', '')
+) as settings (name, value)
 """
-_REPLICATING = "select set_config('session_replication_role', %s, true)"
-_OWN_TENANCY = """
-create or replace function keylatch.admin_workspace_ids()
-returns setof uuid language plpgsql stable set search_path = pg_catalog, pg_temp as {body}
+_STRANGER = "select pg_catalog.count(*) from keylatch.admin_workspace_ids()"
+_EXECUTE = "select 1 where pg_catalog.has_function_privilege({}::regprocedure, 'execute')"
+_TRUNCATE = "select 1 where pg_catalog.has_table_privilege({}::regclass, 'truncate')"
+# 32 is the bit of "truncate", 2 that of "before".
+_TRUNCATE_HELD = """
+select 1 from pg_catalog.pg_trigger as t
+where t.tgrelid = {}::regclass and t.tgtype & 34 = 34 and t.tgenabled = 'A'
 """
-_ADMINISTERED = """
-select w.id from (values {values}) as w (user_id, id)
-where w.user_id::text = current_setting('request.jwt.claims', true)::jsonb ->> 'sub'
-"""
-_SELECT: LiteralString = "select {column} from {table} where {reach} limit 1"
-_UPDATE: LiteralString = "update {table} set {column} = default where {reach}"
-_DELETE: LiteralString = "delete from {table} where {reach}"
 # No privilege; a view, or a column of one, that cannot be written; a generated column.
 _REFUSED = ("42501", "55000", "0A000", "428C9")
-# A row of the workspace in each table of a module, so that it shows who reaches rows there.
-_ROWS: dict[str, LiteralString] = {
-    "usage": """
-with used as (
-  insert into keylatch_internal.key_usage (key_id, workspace_id, last_used_at, uses)
-  values (%(key_id)s, %(workspace)s, now(), 1)
-)
-insert into keylatch_internal.key_days (key_id, day, verdict, workspace_id, number)
-values (%(key_id)s, now()::date, 'valid', %(workspace)s, 1), (
-  %(key_id)s, now()::date, 'origin_denied', %(workspace)s, 1
-)
-""",
-    "sessions": """
-with settings as (
-  insert into keylatch.session_settings (workspace_id) values (%(workspace)s)
-),
-ended as (
-  insert into keylatch_internal.session_endings (workspace_id, key_id)
-  values (%(workspace)s, gen_random_uuid())
-)
-insert into keylatch_internal.sessions (
-  token_hash, workspace_id, key_id, origin, created_at, expires_at
-)
-values (
-  sha256(uuid_send(gen_random_uuid())), %(workspace)s, %(key_id)s, 'https://audit.example', now(),
-  now() + interval '1 minute'
-)
-""",
-    "legacy": """
-insert into keylatch_internal.legacy_keys (
-  key_id, workspace_id, scheme, import_id, seen_by, verifier, rounds
-)
-values (%(legacy_id)s, %(workspace)s, 'bcrypt', %(legacy_id)s, %(legacy_id)s, '', 1)
-""",
-}
-_INSTALLED = """
-select array['core'] || modules from keylatch_internal.installation
-"""
-_TAKE_ROLE = """
-select set_config('role', %s, true), set_config('request.jwt.claims', %s, true),
-  set_config('request.headers', '', true)
-"""
+_LATCHED, _UNKNOWN = "PT409", ("PT401", "PT404")
+# Somebody else's lock, or a time that ran out: nothing is known of the try.
+_UNTRIED = ("55P03", "57014", "40P01")
+_ASKED = ("execute", "truncate")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Try:
-    """An operation, and what came of it for each kind of user.
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """What is tried: statements of which each goes further than the one before it.
 
-    Attributes:
-        object: A table, view or function, with its schema; a function with its argument types.
-        operation: select, insert, update, delete, truncate, call; execute of what is not for
-            callers, which is asked of the catalog and not tried.
-        column: Which column is selected or updated; empty for the rest.
-        found: What came of it by actor: a key of `OUTCOMES`.
-        expected: What should have; empty where nothing is known of such an object.
+    After an update `was_taken` says whether the rows have the value that was given.
     """
 
     object: str
     operation: str
     column: str
-    found: dict[str, str]
-    expected: dict[str, str]
-
-    @property
-    def name(self) -> str:
-        """One text for all three."""
-        return _name(self.object, self.operation, self.column)
-
-    @property
-    def differs(self) -> tuple[str, ...]:
-        """The actors for whom it came out otherwise than expected."""
-        return tuple(actor for actor in ACTORS if self.found.get(actor) != self.expected.get(actor))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
-    """What was tried.
-
-    Attributes:
-        tries: All tries, in the order of their objects.
-        missing: What is expected and was not there to be tried.
-        has_own_tenancy: Whether the application says itself who administers what. Then its
-            function was replaced, within the transaction, by one for the throwaway workspace.
-    """
-
-    tries: tuple[Try, ...]
-    missing: tuple[str, ...]
-    has_own_tenancy: bool
-
-    @property
-    def differences(self) -> tuple[Try, ...]:
-        """The tries that came out otherwise than expected."""
-        return tuple(one for one in self.tries if one.differs)
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether all came out as expected."""
-        return not self.differences and not self.missing
+    statements: tuple[sql.Composed, ...]
+    was_taken: sql.Composed | None = None
 
 
 def expectations(parts: Collection[str] | None = None) -> dict[str, dict[str, str]]:
@@ -200,9 +120,9 @@ def expectations(parts: Collection[str] | None = None) -> dict[str, dict[str, st
     """
     text = (files(__package__) / "access.json").read_text(encoding="utf-8")
     return {
-        _name(*(where, operation, word) if "." in where else (f"{where}.{word}", operation, "")): (
-            dict(zip(ACTORS, outcomes.split(), strict=True))
-        )
+        name_of(
+            *(where, operation, word) if "." in where else (f"{where}.{word}", operation, "")
+        ): (dict(zip(ACTORS, outcomes.split(), strict=True)))
         for part, objects in json.loads(text).items()
         if parts is None or part in parts
         # By table or view the columns; by schema the functions.
@@ -218,8 +138,10 @@ def audit(
 ) -> Audit:
     """Try everything as everybody on a throwaway workspace, and undo all of it.
 
-    Nothing waits for a lock longer than 100 ms, and nothing is committed; numbers that a sequence
-    gave are the only thing not given back.
+    Nothing waits for a lock longer than 100 ms, and nothing is committed. It holds the locks of
+    ordinary reads and writes (access share, row share, row exclusive) on keylatch's tables and on
+    auth.users, row locks on nothing but rows of its own, and no lock that a key's use waits for.
+    Numbers that a sequence gave are the only thing not given back.
 
     Args:
         connection: Of the owner of keylatch, in no transaction.
@@ -233,167 +155,194 @@ def audit(
     """
     try:
         with connection.transaction(force_rollback=True):
-            connection.execute("select set_config('lock_timeout', '100ms', true)")
-            own_tenancy = _has_own_tenancy(connection)
-            parts = _parts(connection, own_tenancy=own_tenancy)
-            expected = expectations(parts)
-            workspace = uuid4()
-            claims, known = _furnish(connection, workspace, parts, own_tenancy=own_tenancy)
-            operations = list(_operations(connection, workspace, known))
-            tries = []
-            for number, (name, operation, column, statements) in enumerate(operations, 1):
-                found = {
-                    actor: _outcome(connection, role, claims.get(actor), operation, statements)
-                    for actor, role in ACTORS.items()
-                }
-                wanted = expected.pop(_name(name, operation, column), {})
-                tries.append(
-                    Try(
-                        object=name,
-                        operation=operation,
-                        column=column,
-                        found=found,
-                        expected=wanted,
-                    )
-                )
-                if done is not None:
-                    done(number, len(operations))
+            return _audit(connection, done or (lambda _done, _total: None))
     except (psycopg.Error, UnicodeError) as problem:
         failure: KeylatchError = failure_of(problem)
-    else:
-        return Audit(tries=tuple(tries), missing=tuple(expected), has_own_tenancy=own_tenancy)
     raise failure
 
 
-def _name(of: str, operation: str, column: str) -> str:
-    return f"{operation} {column} {of}" if column else f"{operation} {of}"
+def _audit(connection: psycopg.Connection[Any], done: Callable[[int, int], None]) -> Audit:
+    connection.execute(_SETTINGS)
+    found = causes.read(connection)
+    if found is None:
+        raise NotInstalled(
+            detail="The database has no schema keylatch.", hint="Run: keylatch install --help"
+        )
+    actors = roles(connection)
+    connection.execute("select pg_catalog.set_config('role', %s, true)", [actors["owner"]])
+    differences = list(found.differences)
+    tries: list[Try] = []
+    missing: list[str] = []
+    try:
+        # A transaction of its own, so that what the catalog said is kept if damage ends the tries.
+        with connection.transaction():
+            parts = _parts(connection, found.parts)
+            if found.has_own_tenancy:
+                differences += _asked_as_stranger(connection, actors["stranger"])
+            stage = furnish(connection, actors, parts, own_tenancy=found.has_own_tenancy)
+            tries, missing = _all_tries(connection, stage, expectations(parts), done)
+    except psycopg.Error as problem:
+        if not differences or problem.sqlstate is None or problem.sqlstate in _UNTRIED:
+            raise
+        differences.append(_not_tried(failure_of(problem)))
+    differences += differences_of(tries, missing)
+    return Audit(
+        differences=ranked(differences),
+        tries=tuple(tries),
+        has_own_tenancy=found.has_own_tenancy,
+    )
 
 
-def _has_own_tenancy(connection: psycopg.Connection[Any]) -> bool:
-    row = connection.execute("select to_regclass('keylatch.workspaces') is null").fetchone()
-    return row != (False,)
+def _all_tries(
+    connection: psycopg.Connection[Any],
+    stage: Stage,
+    expected: dict[str, dict[str, str]],
+    done: Callable[[int, int], None],
+) -> tuple[list[Try], list[str]]:
+    """Make all tries, and tell which are expected and could not be made."""
+    operations = list(_operations(connection, stage))
+    tries = []
+    for number, one in enumerate(operations, 1):
+        outcomes = {actor: _outcome(connection, actor, stage, one) for actor in ACTORS}
+        wanted = expected.pop(name_of(one.object, one.operation, one.column), {})
+        tries.append(
+            Try(
+                object=one.object,
+                operation=one.operation,
+                column=one.column,
+                found=outcomes,
+                expected=wanted,
+            )
+        )
+        done(number, len(operations))
+    return tries, list(expected)
 
 
-def _parts(connection: psycopg.Connection[Any], *, own_tenancy: bool) -> list[str]:
+def _parts(connection: psycopg.Connection[Any], parts: Collection[str]) -> list[str]:
     row = connection.execute(_INSTALLED.encode()).fetchone()
     if row is None:
         raise KeylatchError("installation_missing", detail="The installation has no row.")
-    return [*row[0], *([] if own_tenancy else ["tenancy"])]
+    return [*row[0], *({TENANCY} & set(parts))]
 
 
-def _furnish(
-    connection: psycopg.Connection[Any],
-    workspace: UUID,
-    parts: Collection[str],
-    *,
-    own_tenancy: bool,
-) -> tuple[dict[str, str], dict[str, object]]:
-    """Make the throwaway workspace, with a row in what is shown of it.
-
-    Returns:
-        The claims of each actor, and what to call with by the name of the argument.
-    """
-    elsewhere = uuid4()
-    people = {name: uuid4() for name in ("stranger", "member", "other", "admin")}
-    if own_tenancy:
-        rows = [(people["admin"], workspace), (people["other"], elsewhere)]
-        values = sql.SQL(", ").join(sql.SQL("({}, {}::uuid)").format(*row) for row in rows)
-        query = sql.SQL(_ADMINISTERED).format(values=values).as_string(connection)
-        body = sql.Literal(f"begin return query {query}; end")
-        connection.execute(sql.SQL(_OWN_TENANCY).format(body=body))
+def _asked_as_stranger(connection: psycopg.Connection[Any], role: str) -> Iterator[Difference]:
+    """Ask the application's own function as a user whom nobody knows."""
+    claims = json.dumps({"sub": str(uuid4()), "role": role, "aud": role})
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(TAKE_ROLE, [role, claims])
+            count = connection.execute(_STRANGER).fetchall()[0][0]
+    except psycopg.Error as problem:
+        if problem.sqlstate in _UNTRIED:
+            raise
+        found = f"an error: {failure_of(problem).detail or problem.sqlstate}"
+        why, rank = "Every call and every read of a signed-in user fails with that error.", 2
     else:
-        connection.execute(_WORKSPACES, [workspace, elsewhere])
-        # The people are nobody's users, and no trigger of the application's need hear of them.
-        with connection.transaction():
-            connection.execute(_REPLICATING, ["replica"])
-            connection.execute(
-                _MEMBERS,
-                [
-                    *(workspace, people["admin"]),
-                    *(workspace, people["member"]),
-                    *(elsewhere, people["other"]),
-                ],
-            )
-            connection.execute(_REPLICATING, ["origin"])
-    claims = {
-        name: json.dumps({"sub": str(user), "role": "authenticated", "aud": "authenticated"})
-        for name, user in people.items()
-    }
-    with connection.transaction():
-        connection.execute(_TAKE_ROLE, ["authenticated", claims["admin"]])
-        key, key_id = connection.execute(
-            "select key, id from keylatch.issue_key(%s, 'secret')", [workspace]
-        ).fetchall()[0]
-        connection.execute("select set_config('role', 'none', true)")
-    legacy_id = uuid4()
-    for part, statement in _ROWS.items():
-        if part in parts:
-            ids = {"workspace": workspace, "key_id": key_id, "legacy_id": legacy_id}
-            connection.execute(statement, ids)
-    known = {
-        "workspace_id": workspace,
-        "key": key,
-        "key_id": key_id,
-        "id": legacy_id,
-        "keys": [key],
-        "labels": ["audit"],
-    }
-    return claims, known
+        if not count:
+            return
+        found, rank = f"{count:,} workspaces", 0
+        why = "Every signed-in user sees, makes and revokes the keys of these workspaces."
+    yield Difference(
+        who=ACTORS["stranger"],
+        what="administers, says the application's keylatch.admin_workspace_ids()",
+        expected="no workspace",
+        found=found,
+        why=why,
+        rank=rank,
+        is_cause=True,
+    )
 
 
-def _operations(
-    connection: psycopg.Connection[Any], workspace: UUID, known: dict[str, object]
-) -> Iterator[tuple[str, str, str, tuple[sql.Composed, ...]]]:
+def _not_tried(problem: KeylatchError) -> Difference:
+    return Difference(
+        who="everybody",
+        what="what each kind of user can do",
+        expected="to be tried on a throwaway workspace",
+        found=f"could not be tried: {problem.detail or problem.slug}",
+        why="The damage above ends the tries. Repair it, then audit again.",
+        rank=1,
+        is_cause=False,
+    )
+
+
+def _operations(connection: psycopg.Connection[Any], stage: Stage) -> Iterator[_Operation]:
     """Give what there is to try: first whether at all, then on the rows of the workspace alone.
 
     So no row of anybody else is read, locked or changed, however many there are.
     """
-    for schema, name, columns, is_table in connection.execute(_RELATIONS).fetchall():
-        where, shown = sql.Identifier(schema, name), f"{schema}.{name}"
-        # Of a table without workspaces nothing but the grant is tried.
-        reach: sql.Composable = sql.SQL("false")
-        if "workspace_id" in columns or name == "workspaces":
-            column = "id" if name == "workspaces" else "workspace_id"
-            reach = sql.SQL("{} = {}").format(sql.Identifier(column), sql.Literal(workspace))
-        for column in columns:
-            names = {"table": where, "column": sql.Identifier(column)}
-            yield shown, "select", column, _twice(_SELECT, reach, names)
-        given = {"workspace_id": workspace, "kind": "secret"}
-        if given.keys() & set(columns):
-            some = [name for name in given if name in columns]
-            insert = sql.SQL("insert into {} ({}) values ({})").format(
-                where,
-                sql.SQL(", ").join(map(sql.Identifier, some)),
-                sql.SQL(", ").join(sql.Literal(given[name]) for name in some),
-            )
-        else:
-            insert = sql.SQL("insert into {} default values").format(where)
-        yield shown, "insert", "", (insert,)
-        for column in columns:
-            names = {"table": where, "column": sql.Identifier(column)}
-            yield shown, "update", column, _twice(_UPDATE, reach, names)
-        yield shown, "delete", "", _twice(_DELETE, reach, {"table": where})
-        if is_table:
-            yield shown, "truncate", "", (sql.SQL("truncate {}").format(where),)
+    for schema, name, described, is_table in connection.execute(_RELATIONS).fetchall():
+        columns = {column: kind for column, kind, _ in described}
+        required = [column for column, _, must in described if must == "true"]
+        yield from _of_relation(schema, name, columns, required, stage, is_table=is_table)
     for schema, name, signature, arguments in connection.execute(_FUNCTIONS).fetchall():
+        shown = f"{schema}.{name}"
         if schema == "keylatch":
-            call = _call(sql.Identifier(schema, name), arguments, known)
-            yield f"{schema}.{name}", "call", "", (call,)
+            call = _call(sql.Identifier(schema, name), arguments, stage.known)
+            yield _Operation(shown, "call", "", (call,))
         else:
-            asked = sql.SQL("select 1 where has_function_privilege({}::regprocedure, 'execute')")
-            yield f"{schema}.{name}", "execute", "", (asked.format(sql.Literal(signature)),)
+            asked = sql.SQL(_EXECUTE).format(sql.Literal(signature))
+            yield _Operation(shown, "execute", "", (asked,))
 
 
-def _twice(
-    statement: LiteralString, reach: sql.Composable, names: dict[str, sql.Identifier]
-) -> tuple[sql.Composed, ...]:
-    """Give a statement that reaches no row, and the same for those of the workspace."""
-    text = sql.SQL(statement)
-    return text.format(reach=sql.SQL("false"), **names), text.format(reach=reach, **names)
+def _of_relation(
+    schema: str,
+    name: str,
+    columns: Mapping[str, str],
+    required: list[str],
+    stage: Stage,
+    *,
+    is_table: bool,
+) -> Iterator[_Operation]:
+    where, shown = sql.Identifier(schema, name), f"{schema}.{name}"
+    reach = _reach(name, columns, stage)
+    # "false" first: a grant shows, even where the condition needs another one.
+    reaches = (sql.SQL("false"), reach)
+    for column in columns:
+        text = sql.SQL("select {} from {} where {} limit 1")
+        tried = tuple(text.format(sql.Identifier(column), where, one) for one in reaches)
+        yield _Operation(shown, "select", column, tried)
+    given = row_of(columns, required, stage, is_minted=name == "keys")
+    insert = sql.SQL("insert into {} default values").format(where)
+    if given:
+        insert = sql.SQL("insert into {} ({}) values ({})").format(
+            where,
+            sql.SQL(", ").join(map(sql.Identifier, given)),
+            sql.SQL(", ").join(given.values()),
+        )
+    yield _Operation(shown, "insert", "", (insert,))
+    if name == "workspace_membership":
+        # One row, so that the user of it can change.
+        reach = sql.SQL("{} and role = 'member'").format(reach)
+        reaches = (sql.SQL("false"), reach)
+    for column in columns:
+        pairs, value = assignments(column, columns, stage)
+        text = sql.SQL("update {} set {} where {}")
+        tried = tuple(text.format(where, pairs, one) for one in reaches)
+        taken = sql.SQL(
+            "select pg_catalog.bool_and({} is not distinct from {}) from {} where {}"
+        ).format(sql.Identifier(column), value, where, reach)
+        yield _Operation(shown, "update", column, tried, taken)
+    text = sql.SQL("delete from {} where {}")
+    yield _Operation(shown, "delete", "", tuple(text.format(where, one) for one in reaches))
+    if is_table:
+        # Asked, not tried: truncating locks the table for everybody.
+        literal = sql.Literal(shown)
+        asked = tuple(sql.SQL(text).format(literal) for text in (_TRUNCATE, _TRUNCATE_HELD))
+        yield _Operation(shown, "truncate", "", asked)
+
+
+def _reach(name: str, columns: Mapping[str, str], stage: Stage) -> sql.Composable:
+    """Give the condition for the rows of the workspace; of a table without any, for none."""
+    if name in ("keys", "active_keys"):
+        return sql.SQL("id = {}").format(sql.Literal(stage.publishable))
+    column = "id" if name == "workspaces" else "workspace_id"
+    if column not in columns:
+        return sql.SQL("false")
+    return sql.SQL("{} = {}").format(sql.Identifier(column), sql.Literal(stage.workspace))
 
 
 def _call(
-    name: sql.Identifier, arguments: list[list[str]], known: dict[str, object]
+    name: sql.Identifier, arguments: list[list[str]], known: Mapping[str, object]
 ) -> sql.Composed:
     """Call it for the throwaway workspace, and with nulls for what else it has to be told."""
     given = []
@@ -409,28 +358,44 @@ def _call(
     return sql.SQL("select * from {}({})").format(name, sql.SQL(", ").join(given))
 
 
-def _outcome(
-    connection: psycopg.Connection[Any],
-    role: str,
-    claims: str | None,
-    operation: str,
-    statements: tuple[sql.Composed, ...],
-) -> str:
-    """Try it as somebody, and undo it."""
+def _outcome(connection: psycopg.Connection[Any], actor: str, stage: Stage, one: _Operation) -> str:
+    """Try it as somebody, with all that a commit would check, and undo it."""
     came = NO
-    for statement in statements:
+    for statement in one.statements:
         try:
             with connection.transaction(force_rollback=True):
-                connection.execute(_TAKE_ROLE, [role, claims or json.dumps({"role": role})])
+                connection.execute(TAKE_ROLE, [stage.roles[actor], stage.claims[actor]])
                 rows = connection.execute(statement).rowcount
+                connection.execute("set constraints all immediate")
+                is_taken = rows > 0 and _is_taken(connection, stage.roles["owner"], one)
         except psycopg.Error as problem:
-            if problem.sqlstate in _REFUSED:
+            if problem.sqlstate is None or problem.sqlstate in _UNTRIED:
+                raise
+            return _refusal(problem.sqlstate, one.operation, came)
+        if one.operation in _ASKED:
+            if not rows:
                 return came
-            if operation != "call":
-                # It got as far as a value that was no good: whoever has a better one may do it.
-                return LATCH if problem.sqlstate == "PT409" else YES
-            return NONE if problem.sqlstate in ("PT401", "PT404") else YES
-        if operation == "execute":
-            return YES if rows else NO
-        came = YES if rows > 0 else NONE
+            # The second question is whether a guard refuses what the first one grants.
+            came = LATCH if came == YES else YES
+        elif rows > 0:
+            came = YES if is_taken else STAMP
+        else:
+            came = NONE
     return came
+
+
+def _is_taken(connection: psycopg.Connection[Any], owner: str, one: _Operation) -> bool:
+    """Tell whether an update has written the value that was given, or moved the row away."""
+    if one.was_taken is None:
+        return True
+    connection.execute(TAKE_ROLE, [owner, ""])
+    return bool(connection.execute(one.was_taken).fetchall()[0][0] is not False)
+
+
+def _refusal(sqlstate: str, operation: str, came: str) -> str:
+    if sqlstate in _REFUSED:
+        return came
+    if operation == "call":
+        # It got as far as a value that was no good: whoever has a better one may do it.
+        return NONE if sqlstate in _UNKNOWN else YES
+    return LATCH if sqlstate == _LATCHED else RULE

@@ -11,13 +11,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from keylatch import __version__
 
-from .command import MARKS, heading, lines
-from .matrix import ACTORS, OUTCOMES
+from .command import MARKS, verdict
+from .report import ACTORS, OUTCOMES, by_heading, lines
 
 if TYPE_CHECKING:
     import psycopg
 
-    from .matrix import Audit
+    from .report import Audit
 
 _POLICIES = """
 select
@@ -81,12 +81,7 @@ def page(connection: psycopg.Connection[Any], found: Audit) -> str:
 
     report = examine(connection)
     now = datetime.now(UTC)
-    differences = [
-        (actor, one.name, one.found[actor], one.expected.get(actor, "not known"))
-        for one in found.differences
-        for actor in one.differs
-    ] + [("", name, "not there", "there") for name in found.missing]
-    by_heading = ((name, list(lines(tries))) for name, tries in groupby(found.tries, key=heading))
+    matrix = ((name, list(lines(tries))) for name, tries in by_heading(found.tries))
     return _TEMPLATES.get_template("page.html").render(
         database=report.site.database,
         server_version=report.site.server_version,
@@ -95,10 +90,9 @@ def page(connection: psycopg.Connection[Any], found: Audit) -> str:
         actors=ACTORS,
         outcomes=OUTCOMES,
         marks=MARKS,
-        count=len(found.tries) * len(ACTORS),
-        wrong=len(differences),
-        differences=differences,
-        matrix=[(name, rows) for name, rows in by_heading if rows],
+        verdict=verdict(found),
+        audit=found,
+        matrix=[(name, rows) for name, rows in matrix if rows],
         policies=connection.execute(_POLICIES).fetchall(),
         chart=_chart_of(connection.execute(_CHANGES).fetchall(), now.date()),
         findings=[

@@ -36,6 +36,8 @@ order by 1
 """
 
 _EXPOSE = (
+    "-- The schema is installed, so expose it now: PostgREST 13 and later refuse every request\n"
+    "-- while an exposed schema is missing.\n"
     "-- hosted: add keylatch to the exposed schemas of the Data API, in the dashboard\n"
     "-- local: add it to [api] schemas in supabase/config.toml\n"
     "-- else: alter role authenticator set pgrst.db_schemas = 'public, keylatch';\n"

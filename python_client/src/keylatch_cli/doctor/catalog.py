@@ -10,7 +10,8 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg import sql
+from psycopg.rows import dict_row, tuple_row
 
 from ..install.migrations import CORE, TENANCY
 
@@ -92,10 +93,17 @@ class Manifest:
         schema_version: The version.
         parts: What each part makes or changes, in the order of installation: the core, the
             tenancy, and each module.
+        rows: How many rows each part writes into which tables.
     """
 
     schema_version: str
     parts: Mapping[str, Mapping[Name, Entry]]
+    rows: Mapping[str, Mapping[str, int]]
+
+    @property
+    def modules(self) -> frozenset[str]:
+        """The names of the modules."""
+        return frozenset(self.parts) - {CORE, TENANCY}
 
     def expected(self, parts: Collection[str]) -> Expected:
         """Give what has to be there where these parts are installed.
@@ -117,6 +125,20 @@ class Manifest:
                 made_by[key] = part
         return Expected(self.schema_version, entries, made_by)
 
+    def expected_rows(self, parts: Collection[str]) -> Mapping[str, int]:
+        """Give the number of rows that the migrations of these parts write into each table.
+
+        Args:
+            parts: Names of parts.
+
+        Returns:
+            The least number of rows by table; an application may add rows.
+        """
+        counts: Counter[str] = Counter()
+        for part in parts:
+            counts.update(self.rows[part])
+        return counts
+
     def installed(
         self, live: Mapping[Name, Entry], modules: Collection[str] | None
     ) -> tuple[str, ...]:
@@ -124,8 +146,8 @@ class Manifest:
 
         Args:
             live: What is there.
-            modules: What the database says of itself; `None` where it could not be asked. Then a
-                module is taken for installed where one of its own tables or functions is there.
+            modules: What the database says of itself; `None` where it could not be asked. A module
+                is taken for installed, too, where one of its own tables or functions is there.
 
         Returns:
             The parts, in order.
@@ -135,8 +157,8 @@ class Manifest:
         def is_there(part: str) -> bool:
             if part == CORE:
                 return True
-            if part != TENANCY and modules is not None:
-                return part in modules
+            if part in (modules or ()):
+                return True
             # Not what it only changes, or shares with another part.
             own = (key for key in self.parts[part] if makers[key] == 1)
             return any(key in live for key in own if key[0] in ("table", "function"))
@@ -187,7 +209,40 @@ def read_manifest() -> Manifest:
         part: {entry.key: entry for entry in map(_entry, objects)}
         for part, objects in read["parts"].items()
     }
-    return Manifest(read["schema_version"], parts)
+    return Manifest(read["schema_version"], parts, read["rows"])
+
+
+def count_rows(connection: psycopg.Connection[Any], tables: Collection[str]) -> dict[str, int]:
+    """Count rows, as far as this user may.
+
+    Args:
+        connection: Inside a transaction.
+        tables: Names of tables that are there.
+
+    Returns:
+        The number of rows of each table that shows this user all of its rows.
+
+    Raises:
+        psycopg.Error: A table cannot be read.
+    """
+    counts = {}
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        visible = cursor.execute(
+            # By number: to look up a name, one needs the schema.
+            "select c.relname, n.nspname from pg_catalog.pg_class as c "
+            "inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid "
+            "where n.nspname || '.' || c.relname = any(%s) "
+            "and pg_catalog.has_schema_privilege(n.oid, 'usage') "
+            "and pg_catalog.has_table_privilege(c.oid, 'select') "
+            "and not pg_catalog.row_security_active(c.oid)",
+            [list(tables)],
+        ).fetchall()
+        for table, schema in visible:
+            name = sql.Identifier(schema, table)
+            ((counts[f"{schema}.{table}"],),) = cursor.execute(
+                sql.SQL("select pg_catalog.count(*) from {}").format(name)
+            ).fetchall()
+    return counts
 
 
 def usual(kind: str) -> Mapping[str, Any]:

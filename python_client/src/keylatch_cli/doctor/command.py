@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,9 +28,11 @@ from ..settings import setting
 if TYPE_CHECKING:
     from postgrest import SyncPostgrestClient
 
-    from .report import Report, Site
+    from .report import Finding, Report, Site
 
 _MOST_LINES = 10
+# A terminal has 24: the last is the prompt.
+_SCREEN = 23
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 
 Against = Annotated[
@@ -40,6 +44,17 @@ Against = Annotated[
         show_default=False,
     ),
 ]
+AnchorFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Anchors that sql/ops/anchor_events.sql printed: is the database older than they are?",
+        show_default=False,
+    ),
+]
+All = Annotated[
+    bool, typer.Option("--all", metavar="", help="Print every finding, not only a screen.")
+]
 
 
 @database_only
@@ -49,6 +64,8 @@ def doctor(
     key: ApiKey = None,
     token: Token = None,
     against: Against = None,
+    anchors: AnchorFile = None,
+    show_all: All = False,
     as_json: Json = False,
 ) -> None:
     """Compare an installation with what was shipped.
@@ -60,14 +77,20 @@ def doctor(
     connection = open_database(options)
     rest = _project(options, Options(url=url, key=key, token=token))
     other = against or setting("KEYLATCH_AGAINST")
+    from .anchors import read_anchors
     from .examination import examine
     from .report import Level
 
-    report = examine(connection, rest=rest, against=open_url(other) if other else None)
+    report = examine(
+        connection,
+        rest=rest,
+        against=open_url(other) if other else None,
+        anchors=read_anchors(anchors) if anchors else (),
+    )
     if as_json:
         output.print_json(report)
     else:
-        _print(report)
+        _print(report, show_all)
     if report.count(Level.ERROR):
         raise typer.Exit(output.REFUSED)
 
@@ -81,31 +104,68 @@ def _project(options: Options, given: Options) -> SyncPostgrestClient | None:
     return open_project(target) if isinstance(target, Rest) else None
 
 
-def _print(report: Report) -> None:
+def _print(report: Report, show_all: bool) -> None:
+    """Print the sum, then the worst findings that fit a screen, or all of them."""
+    counts = Counter(one.level for one in report.findings)
+    told = [f"{number} {level}{'s' * (number > 1)}" for level, number in counts.items()]
+    output.console().print(", ".join(told) or "Nothing to fix.")
     output.details(
         {
             "database ": _named(report.site),
             "against": _named(report.against) if report.against else "",
             "client": f"keylatch {report.client_version}",
         }
+        if show_all
+        else {
+            "database ": _named(report.site, is_short=True),
+            "against": _named(report.against, is_short=True) if report.against else "",
+        }
     )
-    for one in report.findings:
-        output.console().print()
+    blocks = [_block(one) for one in report.findings]
+    unchecked = _unchecked(report, show_all)
+    left = _SCREEN - 4 - len(unchecked.splitlines()) - (2 if report.against else 0)
+    shown = 0
+    for block in blocks:
+        left -= len(block.splitlines())
+        # A line is kept for what is left out; the first finding is shown whatever its length.
+        if not show_all and shown and left < (0 if shown + 1 == len(blocks) else 2):
+            break
+        sys.stdout.write(block)
+        shown += 1
+    sys.stdout.write(unchecked)
+    if more := len(blocks) - shown:
+        findings = "finding" if more == 1 else "findings"
+        output.console().print(f"\n{more} more {findings}: keylatch doctor --all")
+
+
+def _block(finding: Finding) -> str:
+    console = output.console()
+    with console.capture() as captured:
+        console.print()
         output.details(
             {
-                f"{one.level:<9}": output.text((output.printable(one.subject), _STYLES[one.level])),
-                "what": one.what,
-                "why": one.why,
-                "mend": _cut(one.mend),
+                f"{finding.level:<9}": output.text(
+                    (output.printable(finding.subject), _STYLES[finding.level])
+                ),
+                "what": finding.what,
+                "why": finding.why,
+                "fix": _cut(finding.mend),
             }
         )
-    if report.unchecked:
-        output.console().print()
-        lines = (f"{one.subject}: {one.reason}" for one in report.unchecked)
+    return captured.get()
+
+
+def _unchecked(report: Report, show_all: bool) -> str:
+    if not report.unchecked:
+        return ""
+    lines = [f"{one.subject}: {one.reason}" for one in report.unchecked]
+    if not show_all and len(lines) > 1:
+        lines = [f"{', '.join(one.subject for one in report.unchecked)}; --all says why"]
+    console = output.console()
+    with console.capture() as captured:
+        console.print()
         output.details({"unchecked": "\n".join(lines)})
-    counts = Counter(one.level for one in report.findings)
-    told = [f"{number} {level}{'s' * (number > 1)}" for level, number in counts.items()]
-    output.console().print(f"\n{', '.join(told) or 'nothing to mend'}")
+    return captured.get()
 
 
 def _cut(mend: str) -> str:
@@ -116,7 +176,7 @@ def _cut(mend: str) -> str:
     return f"{lines[0]}\n-- and {len(lines) - 1} more lines, all of them in --json"
 
 
-def _named(site: Site) -> str:
+def _named(site: Site, *, is_short: bool = False) -> str:
     name = f"{site.database} on PostgreSQL {site.server_version}"
     found = site.installation
     if found is None:
@@ -124,6 +184,9 @@ def _named(site: Site) -> str:
     lag = found.replica_lag_seconds
     modules = ", ".join(("the core", *found.modules))
     behind = "" if lag is None else f" {lag:.1f} s behind"
+    if is_short:
+        role = f"replica{behind}" if found.is_replica else "primary"
+        return f"{name}, {role}\nkeylatch {found.schema_version}, installation {found.id}"
     return (
         f"{name}, {f'replica{behind}' if found.is_replica else 'primary'}\n"
         f"installation {found.id}\nkeylatch {found.schema_version} with {modules}\n"

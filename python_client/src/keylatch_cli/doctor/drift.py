@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from . import mending, tenancy
+from . import repair, tenancy
 from .catalog import Entry, Expected, Name
 from .report import Finding, Level
 
@@ -44,12 +45,29 @@ _WHY_COMMENT = "PostgREST shows comments as the documentation of the API."
 _LEVEL_OF_EXTRA = {"trigger": Level.ERROR, "rule": Level.ERROR, "index": Level.NOTE}
 _DIGESTS = ("body", "query")
 # Before the value of a property where that says by itself what it is.
-_VERBS = {"fires": "fires ", **dict.fromkeys(mending.ALTERABLE, "is ")}
+_VERBS = {"fires": "fires ", **dict.fromkeys(repair.ALTERABLE, "is ")}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What differs at one object, or at columns of one relation that differ alike.
+
+    Attributes:
+        finding: What to say if nothing else explains the difference.
+        entries: The objects: as they should be, or what is there and should not be.
+        changed: The properties that differ.
+        grants: The grants that are too many or too few.
+    """
+
+    finding: Finding
+    entries: tuple[Entry, ...]
+    changed: tuple[str, ...] = ()
+    grants: frozenset[str] = frozenset()
 
 
 def compare(
     expected: Expected, live: Mapping[Name, Entry], *, replaces_tenancy: bool
-) -> Iterator[Finding]:
+) -> Iterator[Difference]:
     """Compare a database with what this version installs.
 
     Args:
@@ -58,7 +76,7 @@ def compare(
         replaces_tenancy: Whether the application has replaced the function of the tenancy.
 
     Yields:
-        A finding for each difference. What an application may replace is left to `tenancy`.
+        Each difference. What an application may replace is left to `tenancy`.
     """
     owner = _owner_of_most(live.values())
     wholes_there = _wholes(live.values())
@@ -71,19 +89,20 @@ def compare(
         elif shipped.relation in (None, *wholes_there) and (
             shipped.kind == "schema" or shipped.schema in wholes_there
         ):
-            yield Finding(
+            missing = Finding(
                 _level(shipped),
                 "object_missing",
                 _subject(shipped),
                 "is missing",
                 _why(shipped),
-                mending.restore(shipped, part),
+                repair.restore(shipped, part),
             )
+            yield Difference(missing, (shipped,))
     yield from _compare_grants(expected.entries, live, owner)
     ours = _wholes(expected.entries.values())
     for key, entry in live.items():
         if key not in expected.entries and entry.relation in (None, *ours):
-            yield Finding(
+            extra = Finding(
                 _level_of_extra(entry),
                 "object_extra",
                 _subject(entry),
@@ -91,29 +110,31 @@ def compare(
                 _WHY_LATCH_TRIGGER
                 if _is_recipe(entry)
                 else _WHY_EXTRA.get(entry.kind, _WHY_EXTRA_ELSE),
-                mending.drop(entry),
+                repair.drop(entry),
             )
+            yield Difference(extra, (entry,), grants=entry.grants)
 
 
 def _compare_one(
     shipped: Entry, found: Entry, part: str, owner: str | None, *, is_replaced: bool
-) -> Iterator[Finding]:
+) -> Iterator[Difference]:
     subject, definition = _subject(shipped), shipped.definition
     properties: Iterable[str] = definition
     if is_replaced:
         properties = tenancy.KEPT
     elif shipped.comment != found.comment:
-        yield Finding(
+        comment = Finding(
             Level.NOTE,
             "comment_changed",
             subject,
             "has another comment",
             _WHY_COMMENT,
-            mending.comment(shipped),
+            repair.comment(shipped),
         )
+        yield Difference(comment, (shipped,))
     changed = [one for one in properties if found.definition.get(one) != definition[one]]
     if changed:
-        yield Finding(
+        change = Finding(
             _level(shipped),
             "object_changed",
             subject,
@@ -121,22 +142,24 @@ def _compare_one(
                 _difference(one, found.definition.get(one), definition[one]) for one in changed
             ),
             _WHY_OFF if "row level security" in changed else _why(shipped),
-            mending.restore(shipped, part, changed),
+            repair.restore(shipped, part, changed),
         )
+        yield Difference(change, (found,), tuple(changed))
     if shipped.kind != "column" and owner and found.owner not in (owner, None):
-        yield Finding(
+        other_owner = Finding(
             Level.ERROR,
             "owner_differs",
             subject,
             f"belongs to {found.owner}, and all else to {owner}",
             _WHY_OWNER,
-            mending.own(shipped, owner),
+            repair.own(shipped, owner),
         )
+        yield Difference(other_owner, (shipped,))
 
 
 def _compare_grants(
     expected: Mapping[Name, Entry], live: Mapping[Name, Entry], owner: str | None
-) -> Iterator[Finding]:
+) -> Iterator[Difference]:
     """Name the grants that are too many or too few, once for columns that differ alike."""
     differing: dict[tuple[str, bool, frozenset[str]], list[Entry]] = defaultdict(list)
     for key, shipped in expected.items():
@@ -150,14 +173,15 @@ def _compare_grants(
             if lines:
                 differing[place, take, lines].append(shipped)
     for (_, take, lines), entries in differing.items():
-        yield Finding(
+        grants = Finding(
             Level.ERROR,
             "grant_extra" if take else "grant_missing",
             _subject(*entries),
             ("also granted: " if take else "no longer granted: ") + _grants(lines),
             _WHY_MORE if take else _WHY_LESS,
-            mending.regrant(entries, lines, owner or "the owner", take=take),
+            repair.regrant(entries, lines, owner or "the owner", take=take),
         )
+        yield Difference(grants, tuple(entries), grants=lines)
 
 
 def _owner_of_most(entries: Iterable[Entry]) -> str | None:

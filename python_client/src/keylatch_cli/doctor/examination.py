@@ -15,7 +15,8 @@ from keylatch.errors import KeylatchError, NotInstalled
 from keylatch.secret import mask_keys
 from keylatch.transports.psycopg import failure_of
 
-from . import drift, identity, logs, platform, stock, tenancy
+from . import anchors as kept_anchors
+from . import causes, drift, identity, keys, logs, platform, replication, tenancy
 from .catalog import Entry, Manifest, Name, read_catalog, read_manifest
 from .report import Finding, Level, Report, Site, Unchecked
 
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
     from postgrest import SyncPostgrestClient
 
 _ORDER = list(Level)
+# Of one level: what everybody may do comes first, then what explains the rest.
+_FIRST = (
+    "open_to_everybody",
+    "not_installed",
+    "exposed_too_early",
+    "incomplete",
+    "restore_incomplete",
+    "role_missing",
+    "rolled_back",
+    "anchor_differs",
+)
 # Keys may be many, and whoever alters a table may be long about it; neither is waited for longer.
 _PATIENCE = (
     "select pg_catalog.set_config('statement_timeout', '30s', true), "
@@ -35,6 +47,7 @@ def examine(
     *,
     rest: SyncPostgrestClient | None = None,
     against: psycopg.Connection[Any] | None = None,
+    anchors: tuple[kept_anchors.Anchor, ...] = (),
 ) -> Report:
     """Look an installation over, and change nothing.
 
@@ -43,6 +56,7 @@ def examine(
             there is to see; for any other user the report says what could not be checked.
         rest: PostgREST, which should serve this database; left alone unless given.
         against: A second connection that should reach the same installation.
+        anchors: Anchors of the events that were kept elsewhere.
 
     Returns:
         What was found, the worst first.
@@ -52,7 +66,7 @@ def examine(
     """
     try:
         with _read_only(connection):
-            return _examine(connection, rest, against)
+            return _examine(connection, rest, against, anchors)
     except psycopg.Error as problem:
         failure = failure_of(problem)
     # Out of the except block, as everywhere: what a driver says may hold more than it should.
@@ -63,6 +77,7 @@ def _examine(
     connection: psycopg.Connection[Any],
     rest: SyncPostgrestClient | None,
     against: psycopg.Connection[Any] | None,
+    anchors: tuple[kept_anchors.Anchor, ...],
 ) -> Report:
     manifest = read_manifest()
     live = read_catalog(connection)
@@ -72,54 +87,78 @@ def _examine(
     if against is not None:
         with _read_only(against):
             other, other_silence = identity.read_site(against)
+            other_kind = platform.kind_of(against)
         if isinstance(other_silence, NotInstalled):
-            seen.add(identity.not_installed(other))
+            seen.add(identity.not_installed(other, other_kind))
         elif other_silence is not None:
             seen.add(Unchecked("--against", _reason(other_silence)))
 
     if not {("schema", "keylatch"), ("schema", "keylatch_internal")} & live.keys():
-        seen.add(identity.not_installed(site))
+        seen.add(identity.not_installed(site, platform.kind_of(connection)))
+        seen.run("exposed schemas", lambda: platform.check_early_exposure(connection))
     else:
         if silence is not None:
             reason = _reason(silence).replace(LOGIN, connection.info.user)
             seen.add(Unchecked("version and replica lag", reason))
         modules = site.installation.modules if site.installation else None
         parts = manifest.installed(live, modules)
-        seen.run("objects", lambda: _compare(manifest, parts, live, site))
-        seen.run("tenancy", lambda: tenancy.check(connection, manifest, live))
-        seen.run("keys", lambda: stock.check(connection, parts))
+        seen.run("objects", lambda: _compare(connection, manifest, parts, live, site))
         seen.run("replica", lambda: identity.check_lag("database", site.installation))
+        seen.run("subscriptions", lambda: replication.check(connection))
+        if causes.is_core_incomplete(seen.findings):
+            seen.add(Unchecked("keys, tenancy, API", "the core of keylatch is incomplete"))
+            rest = None
+        else:
+            seen.run("tenancy", lambda: tenancy.check(connection, manifest, live))
+            seen.run("keys", lambda: keys.check(connection, parts))
+            if anchors:
+                seen.run("anchors", lambda: kept_anchors.check(connection, anchors, parts))
         if other is not None:
             seen.run("--against", lambda: identity.check_against(site, other))
         seen.run("pgcrypto", lambda: platform.check_pgcrypto(connection))
         seen.run("roles", lambda: platform.check_roles(connection))
         seen.run("exposed schemas", lambda: platform.check_exposure(connection))
         seen.run("server log", lambda: logs.check(connection))
-        if rest is None:
+        if rest is None and not causes.is_core_incomplete(seen.findings):
             seen.add(Unchecked("API", "no project was named; give --url and --key"))
-        else:
+        elif rest is not None:
             from . import api
 
-            seen.run("API", lambda: api.check(rest, connection, site, live))
+            client = rest
+            seen.run("API", lambda: api.check(client, connection, site, live))
     return Report(
         client_version=__version__,
         schema_version=manifest.schema_version,
         site=site,
         against=other,
-        findings=tuple(sorted(seen.findings, key=lambda one: _ORDER.index(one.level))),
+        findings=tuple(sorted(seen.findings, key=_importance)),
         unchecked=tuple(seen.unchecked),
     )
 
 
+def _importance(finding: Finding) -> tuple[int, int]:
+    rank = _FIRST.index(finding.slug) if finding.slug in _FIRST else len(_FIRST)
+    return _ORDER.index(finding.level), rank
+
+
 def _compare(
-    manifest: Manifest, parts: Collection[str], live: Mapping[Name, Entry], site: Site
+    connection: psycopg.Connection[Any],
+    manifest: Manifest,
+    parts: Collection[str],
+    live: Mapping[Name, Entry],
+    site: Site,
 ) -> Iterator[Finding | Unchecked]:
-    other_version = list(identity.check_version(site, manifest))
-    yield from other_version or drift.compare(
-        manifest.expected(parts), live, replaces_tenancy=tenancy.is_replaced(live, manifest)
-    )
-    if other_version:
+    if other_version := list(identity.check_version(site, manifest)):
+        yield from other_version
         yield Unchecked("objects", "what this client could compare with is of another version")
+        return
+    expected = manifest.expected(parts)
+    modules = site.installation.modules if site.installation else None
+    state = causes.read_state(connection, manifest, parts, live, modules)
+    differences = drift.compare(
+        expected, live, replaces_tenancy=tenancy.is_replaced(live, manifest)
+    )
+    yield from causes.explain(differences, expected, live, state)
 
 
 def _reason(problem: KeylatchError) -> str:

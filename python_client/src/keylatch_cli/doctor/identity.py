@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -13,10 +14,20 @@ from keylatch.errors import KeylatchError
 from keylatch.models import Installation
 
 from .catalog import Manifest
+from .platform import Kind
 from .report import Finding, Level, Site
 
 # A person notices a key that is still accepted that long after its revocation.
 _SECONDS_BEHIND = 10
+
+
+_INSTALL = {
+    Kind.SUPABASE: "keylatch install . && supabase db push\n"
+    "# then, and not before: add keylatch to the exposed schemas",
+    Kind.PLAIN: "keylatch apply --platform  # as a superuser, once\n"
+    "keylatch apply --tenancy keylatch",
+    Kind.PREPARED: "keylatch apply --tenancy keylatch",
+}
 
 
 def read_site(connection: psycopg.Connection[Any]) -> tuple[Site, KeylatchError | None]:
@@ -69,11 +80,12 @@ def check_version(site: Site, manifest: Manifest) -> Iterator[Finding]:
     )
 
 
-def not_installed(site: Site) -> Finding:
+def not_installed(site: Site, kind: Kind) -> Finding:
     """Describe a database without keylatch.
 
     Args:
         site: The database.
+        kind: What kind of database it is.
 
     Returns:
         The finding.
@@ -84,7 +96,7 @@ def not_installed(site: Site) -> Finding:
         f"database {site.database}",
         "has no keylatch",
         "Every call fails. Perhaps this is not the database that you mean.",
-        "keylatch install . && supabase db push",
+        _INSTALL[kind],
     )
 
 
@@ -130,14 +142,20 @@ def check_against(site: Site, other: Site) -> Iterator[Finding]:
     if one is None or two is None:
         return
     if one.id != two.id:
-        what = f"has another installation, {two.id}"
-    elif one.system_identifier != two.system_identifier:
+        yield other_installation("--against", f"has another installation, {two.id}")
+        return
+    if one.system_identifier != two.system_identifier:
         what = "is a restored copy of the same installation, on another server"
     elif site.database_oid != other.database_oid:
         what = f"is a copy of the same installation, database {other.database} of the same server"
     else:
         return
-    yield other_installation("--against", what)
+    yield replace(
+        other_installation("--against", what),
+        why="Keys that one of them issues or revokes are not known to the other.",
+        mend="keylatch revocations apply FILE  # at the copy: revoke what it has forgotten\n"
+        "keylatch installation renew  # at the copy: an id of its own",
+    )
 
 
 def other_installation(where: str, what: str) -> Finding:

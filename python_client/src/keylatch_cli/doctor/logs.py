@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from .platform import Kind, kind_of
 from .report import Finding, Level, Unchecked
 
 _NAMES = (
@@ -43,6 +44,10 @@ where s.setrole <> 0
   and pg_catalog.split_part(c.setting, '=', 1) = any(%s)
 order by 1, 2, 3
 """
+_MAY_SET = """
+select pg_catalog.bool_and(pg_catalog.has_parameter_privilege(name, 'set'))
+from pg_catalog.unnest(%s::text[]) as name
+"""
 _MILLISECONDS = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -54,11 +59,13 @@ class _Leak:
         level: How bad it is.
         what: What it does.
         mend: The setting that ends it, and its value.
+        cause: The setting that logs the calls, off; a hosted project's owner can set it.
     """
 
     level: Level
     what: str
     mend: str
+    cause: str
 
 
 def check(connection: psycopg.Connection[Any]) -> Iterator[Finding | Unchecked]:
@@ -102,14 +109,26 @@ def _findings(
         return
     is_warning = any(one.level is Level.WARNING for one in leaks)
     how = alter.format(database=connection.info.dbname)
+    settings = sorted({one.mend for one in leaks})
+    remark = "  -- as a superuser"
+    if kind_of(connection) is Kind.SUPABASE and not _may_set(connection, settings):
+        settings = sorted({one.cause for one in leaks})
+        remark = "\n-- A hosted project refuses log_parameter_max_length, so log fewer statements."
     yield Finding(
         Level.WARNING if is_warning else Level.NOTE,
         "keys_logged",
         subject,
         "; ".join(sorted(one.what for one in leaks)),
         "Whoever reads the log, or what it is shipped to, has the keys that are presented.",
-        "\n".join(sorted({f"{how} {one.mend};" for one in leaks})) + "  -- as a superuser",
+        "\n".join(f"{how} {one};" for one in settings) + remark,
     )
+
+
+def _may_set(connection: psycopg.Connection[Any], settings: list[str]) -> bool:
+    names = [one.partition(" ")[0] for one in settings]
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        ((allowed,),) = cursor.execute(_MAY_SET, [names]).fetchall()
+    return bool(allowed)
 
 
 def _leaks(values: Mapping[str, str]) -> Iterator[_Leak]:
@@ -118,13 +137,17 @@ def _leaks(values: Mapping[str, str]) -> Iterator[_Leak]:
             Level.WARNING,
             "the arguments of a call that fails are logged",
             "log_parameter_max_length_on_error = 0",
+            "log_parameter_max_length_on_error = 0",
         )
     if values.get("log_parameter_max_length") != "0":
         mend = "log_parameter_max_length = 0"
         if values.get("log_statement") == "all":
-            yield _Leak(Level.WARNING, "log_statement = all logs every call", mend)
+            yield _Leak(
+                Level.WARNING, "log_statement = all logs every call", mend, "log_statement = none"
+            )
         if float(values.get("log_transaction_sample_rate", 0)) > 0:
-            yield _Leak(Level.WARNING, "log_transaction_sample_rate logs some calls", mend)
+            cause = "log_transaction_sample_rate = 0"
+            yield _Leak(Level.WARNING, "log_transaction_sample_rate logs some calls", mend, cause)
         yield from _slow(values, "log_min_duration_statement", mend)
         if float(values.get("log_statement_sample_rate", 0)) > 0:
             yield from _slow(values, "log_min_duration_sample", mend)
@@ -141,17 +164,21 @@ def _leaks(values: Mapping[str, str]) -> Iterator[_Leak]:
         values.get("pgaudit.log_parameter")
     ):
         yield _Leak(
-            Level.WARNING, "pgaudit.log_parameter logs calls", "pgaudit.log_parameter = off"
+            Level.WARNING,
+            "pgaudit.log_parameter logs calls",
+            "pgaudit.log_parameter = off",
+            "pgaudit.log_parameter = off",
         )
 
 
 def _slow(values: Mapping[str, str], name: str, mend: str) -> Iterator[_Leak]:
     milliseconds = _milliseconds(values.get(name, "-1"))
+    cause = f"{name} = -1"
     if milliseconds == 0:
-        yield _Leak(Level.WARNING, f"{name} = 0 logs every call", mend)
+        yield _Leak(Level.WARNING, f"{name} = 0 logs every call", mend, cause)
     elif milliseconds > 0:
         seconds = f"{milliseconds / 1000:g} s"
-        yield _Leak(Level.NOTE, f"{name} logs a call that takes longer than {seconds}", mend)
+        yield _Leak(Level.NOTE, f"{name} logs a call that takes longer than {seconds}", mend, cause)
 
 
 def _milliseconds(text: str) -> float:

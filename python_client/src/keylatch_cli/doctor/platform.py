@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import psycopg
 from psycopg.rows import scalar_row, tuple_row
 
 from .report import Finding, Level
+
+
+class Kind(Enum):
+    """What kind of database it is, which decides how keylatch gets there."""
+
+    SUPABASE = "Supabase"
+    """The Supabase CLI manages it."""
+    PREPARED = "prepared"
+    """A PostgreSQL with the roles and schemas of a Supabase project."""
+    PLAIN = "plain"
+    """A PostgreSQL without them."""
+
 
 HIDDEN_SCHEMAS = ("keylatch_internal",)
 """What must never be exposed."""
@@ -26,7 +40,6 @@ select exists (
     and d.deptype = 'e' and e.extname = 'pgcrypto'
 )
 """
-_NEEDED = {"authenticated", "service_role", "keylatch_resolver"}
 _ROLES = """
 select r.rolname, r.rolsuper or r.rolbypassrls
 from pg_catalog.pg_roles as r
@@ -58,6 +71,16 @@ select pg_catalog.pg_has_role(a.oid, r.oid, 'member')
 from pg_catalog.pg_roles as a, pg_catalog.pg_roles as r
 where a.rolname = 'authenticator' and r.rolname = 'keylatch_resolver'
 """
+# The CLI keeps its history in a schema; a hosted project has a role of the platform's.
+_IS_SUPABASE = """
+select pg_catalog.to_regnamespace('supabase_migrations') is not null
+  or pg_catalog.to_regrole('supabase_admin') is not null
+"""
+_IS_PREPARED = """
+select pg_catalog.to_regnamespace('auth') is not null
+  and pg_catalog.to_regnamespace('extensions') is not null
+  and pg_catalog.to_regrole('authenticator') is not null
+"""
 # As PostgREST reads it: what is set for the database wins.
 _EXPOSED = """
 select pg_catalog.split_part(c.setting, '=', 2)
@@ -70,6 +93,20 @@ where s.setrole = pg_catalog.to_regrole('authenticator')
 order by s.setdatabase desc
 limit 1
 """
+
+
+def kind_of(connection: psycopg.Connection[Any]) -> Kind:
+    """Tell a Supabase project from a plain PostgreSQL.
+
+    Args:
+        connection: Inside a transaction.
+
+    Returns:
+        The kind.
+    """
+    if not _one(connection, _IS_PREPARED):
+        return Kind.PLAIN
+    return Kind.SUPABASE if _one(connection, _IS_SUPABASE) else Kind.PREPARED
 
 
 def check_pgcrypto(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
@@ -103,15 +140,6 @@ def check_roles(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
         A finding for each role that has more or less.
     """
     roles = dict(_rows(connection, _ROLES))
-    for role in sorted(_NEEDED - roles.keys()):
-        yield Finding(
-            Level.ERROR,
-            "role_missing",
-            f"role {role}",
-            "is missing",
-            "A dump does not bring roles along; nobody can act as it, and its grants are gone.",
-            f"create role {role} nologin noinherit;  -- then the grants that are missing",
-        )
     for role, is_above in roles.items():
         if role == "service_role" and not is_above:
             yield Finding(
@@ -173,6 +201,27 @@ def check_exposure(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
     for schema in HIDDEN_SCHEMAS:
         if schema in exposed:
             yield _exposure("internal_exposed", schema, "is exposed", wanted)
+
+
+def check_early_exposure(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    """Look whether PostgREST is told to expose keylatch, which is not installed.
+
+    Args:
+        connection: Inside a transaction.
+
+    Yields:
+        A finding where it is.
+    """
+    exposed = [one.strip() for one in str(_one(connection, _EXPOSED) or "").split(",")]
+    if "keylatch" in exposed:
+        wanted = [one for one in exposed if one not in ("keylatch", *HIDDEN_SCHEMAS)]
+        finding = _exposure("exposed_too_early", "keylatch", "is exposed", wanted)
+        yield replace(
+            finding,
+            what="is exposed by pgrst.db_schemas of authenticator, and is not there",
+            why="PostgREST 13 and later refuse every request while an exposed schema is missing.",
+            mend=f"{finding.mend}\n-- install keylatch, and only then expose the schema again",
+        )
 
 
 def _exposure(slug: str, schema: str, what: str, wanted: list[str]) -> Finding:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
 
-from keylatch.errors import KeylatchError, NotInstalled, PermissionDenied, Unavailable, error_for
+from keylatch.errors import KeylatchError, NotInstalled, PermissionDenied
 from keylatch.secret import mask_keys
 
+from ..asking import own_error, own_errors
 from .migrations import (
     TENANCY,
     Choice,
@@ -77,6 +78,8 @@ _MISSED_BY = {
     "function auth.uid()": TENANCY,
     "table auth.users": TENANCY,
 }
+# In seconds: how long to wait before the next try where somebody uses what a migration has to lock.
+_PAUSES = (0.1, 0.2, 0.4, 0.8, *([1.0] * 28))
 # Somebody else installs at this moment: the schema, or the row of it in the catalog, is there.
 _AT_ONCE = (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateSchema)
 
@@ -94,7 +97,7 @@ def read_database(connection: psycopg.Connection[Any]) -> Installed | None:
         KeylatchError: `earlier_checkout` where keylatch is there in another form; else what the
             server says.
     """
-    with _own_errors(), connection.transaction():
+    with own_errors(), connection.transaction():
         return _read(_cursor(connection))
 
 
@@ -122,11 +125,17 @@ def apply(
     """
     release = shipped() if release is None else release
     choice = choice or Choice()
-    with _own_errors():
-        try:
-            return _apply(connection, release, choice, tenancy)
-        except _Failed as failed:
-            problem = failed
+    pauses = iter(_PAUSES)
+    while True:
+        with own_errors():
+            try:
+                return _apply(connection, release, choice, tenancy)
+            except _Failed as failed:
+                problem = failed
+        is_busy = isinstance(problem.reason, psycopg.errors.LockNotAvailable)
+        if (pause := next(pauses, None) if is_busy else None) is None:
+            break
+        time.sleep(pause)
     if isinstance(problem.reason, _AT_ONCE) and read_database(connection) is not None:
         # The other one was first; perhaps there is still something to add.
         return apply(connection, choice, tenancy, release=release)
@@ -146,7 +155,7 @@ def install_platform(connection: psycopg.Connection[Any]) -> bool:
         PermissionDenied: The user is no superuser.
         KeylatchError: What the server says.
     """
-    with _own_errors(), connection.transaction():
+    with own_errors(), connection.transaction():
         cursor = _cursor(connection)
         if not _missing(cursor):
             return False
@@ -172,7 +181,7 @@ def missing_platform(
     Returns:
         What is missing: `role anon`. Nothing in a Supabase project.
     """
-    with _own_errors():
+    with own_errors():
         return _missing(_cursor(connection), migrations)
 
 
@@ -253,36 +262,20 @@ def _missing(
     return [what for what in missing if what not in _MISSED_BY or _MISSED_BY[what] in parts]
 
 
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    try:
-        yield
-    except psycopg.Error as problem:
-        raise _failure(problem) from None
-
-
-def _failure(problem: psycopg.Error, migration: Migration | None = None) -> KeylatchError:
+def _failure(problem: psycopg.Error, migration: Migration) -> KeylatchError:
     """Say what the server said, and at which line."""
-    said = problem.diag
+    said, found = problem.diag, own_error(problem)
     if problem.sqlstate is None:
-        return Unavailable(
-            detail=mask_keys(str(problem)).partition("\n")[0],
-            hint="Run the command again; nothing happens where it was done.",
-        )
-    found = error_for(
-        message=said.message_primary,
-        code=problem.sqlstate,
-        detail=said.message_detail,
-        hint=said.message_hint,
-    )
-    if migration is None:
         return found
     where = migration.name
     if said.statement_position:
         end = int(said.statement_position) - 1
         where += f", line {migration.text.count(chr(10), 0, end) + 1}"
     hint = "Nothing was changed. Mend what is wrong, and run the command again."
-    if isinstance(problem, psycopg.errors.DuplicateSchema):
+    if isinstance(problem, psycopg.errors.LockNotAvailable):
+        hint = "A long transaction uses the table, and nothing was changed. Find it, and run the "
+        hint += "command again: select pid, xact_start, query from pg_stat_activity order by 2;"
+    elif isinstance(problem, psycopg.errors.DuplicateSchema):
         hint = "The schema belongs to somebody else: rename it, or drop it if nobody needs it."
     return type(found)(
         "migration_failed",

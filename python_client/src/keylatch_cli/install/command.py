@@ -97,7 +97,8 @@ def install(
     if not dry_run:
         # The question and what may be missing come before the first change.
         to_expose = not is_exposed and (expose or (expose is None and _may_expose(as_json)))
-        if to_expose and find_spec("tomlkit") is None:
+        to_list = plan.tree and plan.description and plan.tree.entry
+        if (to_expose or to_list) and find_spec("tomlkit") is None:
             raise output.missing_extra("tomlkit")
         files.write(project, plan)
         if to_expose:
@@ -106,14 +107,33 @@ def install(
     if as_json:
         report = _as_dict(plan.installed, plan.new.values(), plan.tenancy, dry_run)
         output.print_json(
-            report | {"present": plan.present, "written": list(plan.new), "exposed": is_exposed}
+            report
+            | {
+                "present": plan.present,
+                "written": list(plan.new),
+                "described": _described(project, plan),
+                "exposed": is_exposed,
+            }
         )
         return
-    _print_new(plan.new, "To be written:" if dry_run else "Written:")
-    if not plan.new:
+    described = _described(project, plan)
+    names = [*plan.new, *([described] if described else [])]
+    _print_new(names, "To be written:" if dry_run else "Written:")
+    _print_declarative(project, plan)
+    if not names:
         output.note(f"{_there(plan.installed)}: nothing to do.")
-    elif not dry_run:
-        output.note("\nNext: supabase db push, or locally supabase migration up.")
+    elif plan.new and not dry_run:
+        output.note(
+            "\nNext, in this order:\n"
+            "  1. Push: supabase db push, or locally supabase migration up.\n"
+            "  2. Expose the schema keylatch, where it is not yet. PostgREST fails every\n"
+            "     request while an exposed schema is missing."
+        )
+        if plan.installed is not None:
+            output.note(
+                "The push gives up and changes nothing if it would let readers of the keys wait "
+                "(lock timeout): push again."
+            )
     if plan.installed is None:
         _print_tenancy(plan.tenancy)
     if not is_exposed or plan.installed is None:
@@ -293,6 +313,32 @@ def _print_new(names: Iterable[str], heading: str) -> None:
         sys.stdout.flush()
 
 
+def _described(project: Path, plan: files.Plan) -> str | None:
+    """Give the file of the declarative schemas that is to be written, from the project on."""
+    if plan.tree is None or plan.description is None:
+        return None
+    return str(plan.tree.file.relative_to(project))
+
+
+def _print_declarative(project: Path, plan: files.Plan) -> None:
+    """Say what a project with declarative schemas has to know."""
+    tree = plan.tree
+    if tree is None:
+        return
+    if tree.exported:
+        where = tree.exported.relative_to(project)
+        output.note(
+            f"\nYour declarative schemas describe keylatch, in {where}: an export. After the push "
+            "export again, or the next sync takes back what is new: "
+            "supabase db schema declarative generate"
+        )
+    elif plan.description:
+        output.note(
+            f"\nYour project has declarative schemas. {tree.file.relative_to(project)} describes "
+            "keylatch there, so that a sync does not drop it. Commit it with the migration."
+        )
+
+
 def _print_tenancy(tenancy: Tenancy) -> None:
     if tenancy == "own":
         output.note(
@@ -310,8 +356,8 @@ def _print_exposure(project: Path, schemas: Iterable[str], is_exposed: bool) -> 
         f"\n  keylatch install {project} --expose"
     )
     output.note(
-        "Hosted, it is a setting: Integrations > Data API > Exposed schemas. Push the migration "
-        "first. Or in SQL, which wins over the setting from then on:\n"
+        "Hosted, after the push, it is a setting: Integrations > Data API > Exposed schemas. Or in "
+        "SQL, which wins over the setting from then on:\n"
     )
     _print_as_it_is(files.expose_statements(schemas))
 

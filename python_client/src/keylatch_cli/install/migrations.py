@@ -20,6 +20,9 @@ Tenancy = Literal["keylatch", "own"]
 CORE, TENANCY = "core", "tenancy"
 """The parts that are no modules: what every installation has, and keylatch's own workspaces."""
 
+NOTHING = "nothing"
+"""The version that a removal leads to."""
+
 DROP = (
     'psql "$DATABASE_URL" -c '
     "'drop schema if exists keylatch_hooks, keylatch_internal, keylatch cascade'"
@@ -32,11 +35,16 @@ _VERSION = re.compile(
     r"insert into keylatch_internal\.installation \(schema_version\) values \('(.+?)'\)"
 )
 _UPGRADE = re.compile(r"([0-9.]+)--([0-9.]+)\.sql")
+_PATIENCE = (
+    "-- Whoever resolves a key waits behind a lock that waits. Better to give up, change nothing,\n"
+    "-- and be run again.\n"
+    "set local lock_timeout = '30ms';\n"
+)
 _LAST = "update keylatch_internal.installation set schema_version = 'NEW';\n"
 _SECTION = re.compile(r"^-- module: (\w+) *\n", re.MULTILINE)
 # An exact number of lines: version control and the CLI may remove the empty line behind them.
 _HEADER = re.compile(
-    r"-- keylatch (?P<old>[0-9.]+?)(?: to (?P<new>[0-9.]+))?\s*\n"
+    r"-- keylatch (?P<old>[0-9.]+?)(?: to (?P<new>[0-9.]+|nothing))?\s*\n"
     r"-- contains: (?P<parts>[a-z_, ]+?)\s*\n"
     r"-- tenancy: (?P<tenancy>keylatch|own)\s*\n"
     r"-- sha256: (?P<checksum>[0-9a-f]{64})\s*\n"
@@ -105,7 +113,7 @@ class Header:
     """The first lines of a generated file.
 
     Attributes:
-        version: The version of the schema when the file has run.
+        version: The version of the schema when the file has run; `NOTHING` for a removal.
         upgrades: The version before, for an upgrade.
         parts: The parts that the file makes or changes.
         tenancy: Whose tenancy the installation has.
@@ -237,6 +245,18 @@ class Release:
             plan.append(self._add(new, installed))
         return tuple(plan)
 
+    def whole(self, installed: Installed) -> str:
+        """Give what makes an installation from nothing.
+
+        Args:
+            installed: Which modules and whose tenancy it has.
+
+        Returns:
+            The SQL, without a header.
+        """
+        parts = (CORE, *([TENANCY] if installed.tenancy == "keylatch" else []))
+        return self._join((*parts, *(name for name in self.modules if name in installed.modules)))
+
     def _chosen(self, choice: Choice, installed: Installed | None = None) -> tuple[str, ...]:
         if choice.all:
             return self.modules
@@ -264,7 +284,7 @@ class Release:
             modules,
             installed.tenancy,
             f"keylatch install . --with {','.join(modules)}",
-            f"{_guard(self.version, needs)}\n{self._join(modules)}",
+            f"{_PATIENCE}{_guard(self.version, needs)}\n{self._join(modules)}",
         )
 
     def _upgrade(self, installed: Installed) -> Migration:
@@ -284,7 +304,7 @@ class Release:
             parts,
             installed.tenancy,
             "keylatch install .",
-            "\n".join([_guard(old, modules), *steps, _LAST.replace("NEW", new)]),
+            "\n".join([_PATIENCE + _guard(old, modules), *steps, _LAST.replace("NEW", new)]),
         )
 
     def _way(self, version: str) -> Iterator[tuple[str, str]]:
@@ -395,6 +415,9 @@ def read_installed(headers: Iterable[Header]) -> Installed | None:
     """
     installed: Installed | None = None
     for one in headers:
+        if one.version == NOTHING:
+            installed = None
+            continue
         if CORE in one.parts and one.upgrades is None:
             if installed is not None:
                 raise KeylatchError(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import mkstemp
-from typing import BinaryIO
+from typing import Any
 
-from keylatch.errors import InvalidArgument, KeylatchError
+from keylatch.errors import InvalidArgument, KeylatchError, NotInstalled
 
+from ..uninstall.removal import migration as removal
+from ..writing import replacing
+from .declarative import Tree, describe, list_first
+from .declarative import find as find_tree
+from .declarative import write as write_description
 from .migrations import (
     Choice,
     Header,
@@ -48,12 +50,17 @@ class Plan:
         present: The names of the generated files that are there.
         new: What is to be written, by the names of the files.
         tenancy: Whose tenancy the project has or will have.
+        tree: The project's declarative schemas; `None` where it has none.
+        description: What has to stand there of keylatch; `None` where that is there already, or
+            an export describes keylatch.
     """
 
     installed: Installed | None
     present: tuple[str, ...]
     new: dict[str, Migration]
     tenancy: Tenancy
+    tree: Tree | None = None
+    description: str | None = None
 
 
 def prepare(
@@ -84,29 +91,46 @@ def prepare(
             `next_stamps`.
     """
     release = shipped() if release is None else release
-    _config(project)
-    newest, headers = "", dict[str, Header]()
-    for path in sorted(_directory(project).glob("*.sql")):
-        stamp, _ = split_name(path.name) or ("", "")
-        newest = max(newest, stamp)
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if (header := read_header(text)) is not None:
-            headers[path.name] = header
-        elif _MAKES_SCHEMA.search(text):
-            raise earlier_checkout(f"{path.name} makes the schema of")
-    if edited := [name for name, header in headers.items() if not header.is_intact]:
-        raise KeylatchError(
-            "migration_differs",
-            detail=f"Somebody edited {', '.join(edited)}.",
-            hint="Take the file back from version control. Put your changes into a migration of "
-            "your own.",
-        )
-    installed = read_installed(headers.values())
+    installed, newest, present = _read(project)
     migrations = release.plan(installed, choice or Choice(), tenancy)
-    stamps = next_stamps(newest, now or datetime.now(UTC), len(migrations))
-    new = {f"{stamp}_{one.name}.sql": one for stamp, one in zip(stamps, migrations, strict=True)}
     decided = installed.tenancy if installed else migrations[0].tenancy
-    return Plan(installed, tuple(headers), new, decided)
+    tree = find_tree(project / "supabase", _read_config(project))
+    description = None
+    if tree is not None:
+        _inside(project, tree.file)
+        added = {part for one in migrations for part in one.parts} & set(release.modules)
+        modules = (installed.modules if installed else frozenset()) | added
+        text = describe(release, Installed(release.version, modules, decided))
+        is_there = tree.file.exists() and tree.file.read_text(encoding="utf-8") == text
+        description = None if tree.exported or (is_there and not tree.entry) else text
+    return Plan(installed, present, _stamped(newest, migrations, now), decided, tree, description)
+
+
+def prepare_removal(project: Path, *, now: datetime | None = None) -> Plan:
+    """Say what removes keylatch from a project; nothing is written.
+
+    Args:
+        project: The directory with `supabase/config.toml`.
+        now: The time, in UTC; the clock's unless given.
+
+    Returns:
+        The plan, with one migration that removes.
+
+    Raises:
+        InvalidArgument: As `prepare`.
+        NotInstalled: The project has no keylatch, or removes it already.
+        KeylatchError: As `prepare`.
+    """
+    installed, newest, present = _read(project)
+    if installed is None:
+        raise NotInstalled(
+            detail="The migrations of this project install no keylatch, or remove it already.",
+            hint="For a database without such a project leave PROJECT out: "
+            "keylatch uninstall --db-url URL > remove.sql",
+        )
+    new = _stamped(newest, (removal(installed),), now)
+    tree = find_tree(project / "supabase", _read_config(project))
+    return Plan(installed, present, new, installed.tenancy, tree)
 
 
 def write(project: Path, plan: Plan) -> None:
@@ -125,9 +149,13 @@ def write(project: Path, plan: Plan) -> None:
     written: list[Path] = []
     try:
         for name, migration in plan.new.items():
-            with _replacing(directory / name, 0o644) as file:
+            with replacing(directory / name, 0o644) as file:
                 file.write(migration.text.encode())
             written.append(directory / name)
+        if plan.tree and plan.description:
+            write_description(plan.tree, plan.description)
+            if plan.tree.entry:
+                list_first(_config(project).resolve(), plan.tree.entry)
     except BaseException:
         for path in written:
             path.unlink(missing_ok=True)
@@ -147,18 +175,8 @@ def exposed_schemas(project: Path) -> tuple[str, ...]:
         InvalidArgument: The directory is no Supabase project, or leads out of itself.
         KeylatchError: `config_unreadable` where the file cannot be read.
     """
-    try:
-        found = tomllib.loads(_config(project).read_bytes().decode())
-        schemas = found.get("api", {}).get("schemas", _EXPOSED_BY_DEFAULT)
-        return tuple(map(str, schemas))
-    except (ValueError, AttributeError, TypeError) as problem:
-        if isinstance(problem, InvalidArgument):
-            raise
-        raise KeylatchError(
-            "config_unreadable",
-            detail=f"supabase/config.toml cannot be read: {problem}",
-            hint="Mend the file; `supabase init --force` shows what belongs in it.",
-        ) from None
+    schemas = _read_config(project).get("api", {}).get("schemas", _EXPOSED_BY_DEFAULT)
+    return tuple(map(str, schemas))
 
 
 def expose(project: Path) -> None:
@@ -184,7 +202,7 @@ def expose(project: Path) -> None:
         api["schemas"].append(SCHEMA)
     else:
         api["schemas"] = [*schemas, SCHEMA]
-    with _replacing(path, path.stat().st_mode & 0o7777) as file:
+    with replacing(path, path.stat().st_mode & 0o7777) as file:
         file.write(document.as_string().encode())
 
 
@@ -204,6 +222,57 @@ def expose_statements(schemas: Iterable[str]) -> str:
         "notify pgrst, 'reload config';\n"
         "notify pgrst, 'reload schema';"
     )
+
+
+def _read_config(project: Path) -> dict[str, Any]:
+    """Read config.toml; what keylatch asks of it has the type that the Supabase CLI wants."""
+    path = _config(project)
+    try:
+        found = tomllib.loads(path.read_bytes().decode())
+        for section in (("api",), ("db", "migrations"), ("experimental", "pgdelta")):
+            part: Any = found
+            for name in section:
+                part = part.get(name, {})
+            if not isinstance(part, dict):
+                raise TypeError(f"{'.'.join(section)} is no section")
+        list(map(str, found.get("api", {}).get("schemas", ())))
+        list(map(str, found.get("db", {}).get("migrations", {}).get("schema_paths", ())))
+    except (ValueError, AttributeError, TypeError) as problem:
+        raise KeylatchError(
+            "config_unreadable",
+            detail=f"supabase/config.toml cannot be read: {problem}",
+            hint="Mend the file; `supabase init --force` shows what belongs in it.",
+        ) from None
+    return found
+
+
+def _read(project: Path) -> tuple[Installed | None, str, tuple[str, ...]]:
+    """Give what the project has, its newest stamp, and the names of the generated files."""
+    _config(project)
+    newest, headers = "", dict[str, Header]()
+    for path in sorted(_directory(project).glob("*.sql")):
+        stamp, _ = split_name(path.name) or ("", "")
+        newest = max(newest, stamp)
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if (header := read_header(text)) is not None:
+            headers[path.name] = header
+        elif _MAKES_SCHEMA.search(text):
+            raise earlier_checkout(f"{path.name} makes the schema of")
+    if edited := [name for name, header in headers.items() if not header.is_intact]:
+        raise KeylatchError(
+            "migration_differs",
+            detail=f"Somebody edited {', '.join(edited)}.",
+            hint="Take the file back from version control. Put your changes into a migration of "
+            "your own.",
+        )
+    return read_installed(headers.values()), newest, tuple(headers)
+
+
+def _stamped(
+    newest: str, migrations: Sequence[Migration], now: datetime | None
+) -> dict[str, Migration]:
+    stamps = next_stamps(newest, now or datetime.now(UTC), len(migrations))
+    return {f"{stamp}_{one.name}.sql": one for stamp, one in zip(stamps, migrations, strict=True)}
 
 
 def _config(project: Path) -> Path:
@@ -230,19 +299,3 @@ def _inside(project: Path, path: Path) -> Path:
         f"is not safe to write to: {path.relative_to(project)} leads out of it.",
         "Replace the symbolic link by what it leads to.",
     )
-
-
-@contextmanager
-def _replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
-    """Give a new file of a random name, which takes this place when it is complete."""
-    # mkstemp follows no link: a file of that name must not be there.
-    number, name = mkstemp(prefix=".keylatch-", dir=path.parent)
-    try:
-        with os.fdopen(number, "wb") as file:
-            yield file
-            os.fchmod(file.fileno(), mode)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise

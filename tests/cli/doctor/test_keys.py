@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cli.doctor.patient import examined, only, run, told
+from cli.doctor.examining import examined, only, run, told
 from stack import Database, People
 
 IMPORT = """

@@ -1,4 +1,4 @@
-"""What the tests do to a database before and after the doctor looks at it."""
+"""How the tests of the doctor damage a database, examine it, and read the findings."""
 
 from collections.abc import Iterable
 from typing import Any

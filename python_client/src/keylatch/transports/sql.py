@@ -1,0 +1,244 @@
+"""Calls in SQL, whatever the driver: who makes them, the statement, and whose transaction it is."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import cache
+from typing import Any, ClassVar, NamedTuple
+from weakref import WeakValueDictionary
+
+from ..errors import InvalidArgument, KeylatchError, Unavailable
+from ..secret import mask_keys
+from . import VIEWS, Batch, Calls, Rows
+from .wire import as_rows, dump_json, plain, read_json
+
+BECOME = """
+select pg_catalog.set_config('request.jwt.claims', $1::pg_catalog.text, true),
+       pg_catalog.set_config('role', $2::pg_catalog.text, true)
+"""
+"""Takes an `Identity`, and sets it as PostgREST does: for the transaction."""
+# Gives what `BECOME` takes to become who called.
+_WHO = """
+select pg_catalog.current_setting('request.jwt.claims', true),
+       pg_catalog.current_setting('role')
+"""
+
+# The types of arguments that are texts or integers in a call of `calls`, where they are another
+# type in SQL. Every other text is text, and every other integer is integer.
+_TYPES = {
+    "after": "uuid",
+    "ends_at": "timestamptz",
+    "expires_at": "timestamptz",
+    "from_checkpoint": "int8",
+    "grace": "interval",
+    "id": "uuid",
+    "import_id": "uuid",
+    "key_id": "uuid",
+    "origins": "text[]",
+    "timeout": "interval",
+    "workspace_id": "uuid",
+}
+
+# A call switches the role within a transaction, so two threads or tasks must not interleave on
+# one connection. By its id, since several clients may share it, and what a pool of asyncpg lends
+# has no weak references. Each client holds its connection and the lock.
+_locks: WeakValueDictionary[int, Any] = WeakValueDictionary()
+
+Found = Sequence[Sequence[Any]]
+
+
+class Identity(NamedTuple):
+    """Who the calls are made as: the text of the claims, and their role."""
+
+    claims: str
+    role: str
+
+
+def identity_of(claims: Mapping[str, Any] | None) -> Identity | None:
+    """Read the claims that the caller gave.
+
+    Args:
+        claims: The claims of a token, or `None` for the connection's own user.
+
+    Returns:
+        Who to become, or `None`.
+
+    Raises:
+        InvalidArgument: The claims are not a JSON object, or their role is not a text.
+    """
+    if claims is None:
+        return None
+    # As PostgREST: a token without a role is anonymous.
+    role = claims.get("role", "anon")
+    if not isinstance(role, str):
+        raise InvalidArgument.of("claims", f"has a role that is {type(role).__name__}, not a text")
+    try:
+        text = json.dumps(dict(claims), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        text = ""
+    if not text:
+        raise InvalidArgument.of("claims", "has a value that JSON cannot hold")
+    return Identity(text, role)
+
+
+class Call(NamedTuple):
+    """A call as the transport got it: with the key as a `Secret`, which no traceback shows."""
+
+    function: str
+    arguments: Mapping[str, object]
+
+    def bound(self) -> tuple[str, list[object]]:
+        """Give the statement and its values, for the driver alone."""
+        types = tuple((name, type_of(name, value)) for name, value in self.arguments.items())
+        return _statement(self.function, types), [_text(one) for one in self.arguments.values()]
+
+
+class SqlCalls(Calls):
+    """The calls of every driver and of both forms, written once: see `finish`.
+
+    Inside the transaction that the caller has open, or that the connection opens by itself, a call
+    is a savepoint, so that the transaction stays usable whatever becomes of the call. Everywhere
+    else each call is a transaction of its own.
+    """
+
+    _errors: ClassVar[tuple[type[BaseException], ...]]
+    # What is no connection is a pool, of a library that need not be there.
+    _connections: ClassVar[tuple[Any, ...]]
+    _new_lock: Callable[[], Any]
+
+    def __init__(self, source: Any, claims: Mapping[str, Any] | None) -> None:
+        self._source = source
+        self._identity = identity_of(claims)
+        self._lock = _locks.setdefault(id(source), self._new_lock())
+
+    @abstractmethod
+    async def _borrowed(self, call: Call) -> Found:
+        """Make the call `_alone` on a connection of the pool."""
+
+    @abstractmethod
+    def _is_inside(self, connection: Any) -> bool:
+        """Tell whether the call is in a transaction of the caller's."""
+
+    @abstractmethod
+    async def _ask(self, connection: Any, query: str, values: Sequence[object] = ()) -> Found:
+        """Run a statement, its values bound on the server, and give its rows."""
+
+    @abstractmethod
+    def _block(self, connection: Any) -> AbstractAsyncContextManager[Any]:
+        """Hold a transaction, or a savepoint where there is one."""
+
+    @abstractmethod
+    def _failure(self, problem: Any, arguments: Mapping[str, object]) -> KeylatchError:
+        """Give the error of keylatch for one of `_errors`."""
+
+    async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        try:
+            found = await self._carry(Call(function, arguments))
+            return as_rows([read_json(row[0]) for row in found])
+        except self._errors as problem:
+            failure = self._failure(problem, arguments)
+        # Out of the except block: what the driver raised has frames and texts with the key.
+        raise failure
+
+    async def _carry(self, call: Call) -> Found:
+        if not isinstance(self._source, self._connections):
+            return await self._borrowed(call)
+        await self._wait(self._lock.acquire())
+        try:
+            is_inside = self._is_inside(self._source)
+            return await (self._within if is_inside else self._alone)(self._source, call)
+        finally:
+            self._lock.release()
+
+    async def _alone(self, connection: Any, call: Call) -> Found:
+        """Make a call that is a transaction of its own."""
+        # asyncpg always autocommits. A statement is a transaction then: BEGIN and COMMIT cost two
+        # round trips.
+        if self._identity is None and getattr(connection, "autocommit", True):
+            return await self._ask(connection, *call.bound())
+        async with self._block(connection):
+            if self._identity is not None:
+                await self._ask(connection, BECOME, self._identity)
+            return await self._ask(connection, *call.bound())
+
+    async def _within(self, connection: Any, call: Call) -> Found:
+        """Make a call in the caller's transaction."""
+        # Before the savepoint: with its first statement psycopg begins the transaction.
+        former = await self._ask(connection, _WHO)
+        async with self._block(connection):
+            if self._identity is None:
+                return await self._ask(connection, *call.bound())
+            await self._ask(connection, BECOME, self._identity)
+            found = await self._ask(connection, *call.bound())
+            # `set local` outlives a savepoint. After an error the rollback has undone it.
+            await self._ask(connection, BECOME, tuple(former[0]))
+        return found
+
+
+@cache
+def _statement(function: str, types: tuple[tuple[str, str], ...]) -> str:
+    """Ask for JSON as PostgREST does, and send each argument as a text that the server casts.
+
+    So nothing depends on what the caller's connection makes of times, arrays and JSON, and no
+    complaint of a driver repeats a value.
+    """
+    casts = {
+        f'"{name}"': f"${place}::pg_catalog.text{'[]' if kind == 'text[]' else ''}"
+        f"::pg_catalog.{kind}"
+        for place, (name, kind) in enumerate(types, 1)
+    }
+    # These are names of ours, and one of them is a word of SQL: limit.
+    if function in VIEWS:
+        conditions = " and ".join(f"r.{name} = {cast}" for name, cast in casts.items())
+        rows = f"keylatch.{function} as r where {conditions}"
+    else:
+        given = ", ".join(f"{name} => {cast}" for name, cast in casts.items())
+        rows = f"keylatch.{function}({given}) as r"
+    return f"select pg_catalog.to_jsonb(r)::pg_catalog.text from {rows}"  # noqa: S608
+
+
+def type_of(name: str, value: object) -> str:
+    """Give the type that an argument has in SQL."""
+    match value:
+        case bool():
+            return "bool"
+        case int():
+            return _TYPES.get(name, "int4")
+        case Batch() | dict():
+            return "jsonb"
+        case list():
+            return "text[]"
+    return _TYPES.get(name, "text")
+
+
+def _text(value: object) -> object:
+    match value:
+        case bool() | int():
+            return str(value)
+        case Batch() | dict():
+            return dump_json(value)
+        case list():
+            return [plain(one) for one in value]
+    return plain(value)
+
+
+def driver_failure(problem: BaseException, *no_answer: type[BaseException]) -> KeylatchError:
+    """Give the error of keylatch for what a driver says where the server said nothing.
+
+    Args:
+        problem: What it raised.
+        no_answer: Its classes that say that nothing answers.
+
+    Returns:
+        The error, to be raised outside of the except block.
+    """
+    said = mask_keys(str(problem)).partition("\n")[0]
+    detail = f"{type(problem).__name__}: {said}".removesuffix(": ")
+    if not isinstance(problem, no_answer):
+        return KeylatchError("driver_error", detail=detail)
+    return Unavailable(
+        detail=detail, hint="Check that the server runs and that the connection is open."
+    )

@@ -1,0 +1,182 @@
+"""The answers to the questions of sql/audit, written down for an auditor: CSV and a manifest."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from keylatch import __version__
+from keylatch.errors import KeylatchError
+from keylatch.secret import mask_keys
+from keylatch.transports.psycopg import failure_of
+
+_SITE = """
+select
+  pg_catalog.current_database(), pg_catalog.current_setting('server_version'), current_user,
+  i.id::text, i.modules || case
+    when pg_catalog.to_regclass('keylatch.workspaces') is null then '{}' else '{tenancy}'::text[]
+  end
+from keylatch_internal.installation as i
+"""
+_NEEDS = "-- Needs: "
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One file of sql/audit.
+
+    Attributes:
+        name: The name of the file.
+        text: Its first line: what it asks.
+        needs: The module that it asks about, or `tenancy`; `None` where the core is enough.
+        statement: All of it.
+    """
+
+    name: str
+    text: str
+    needs: str | None
+    statement: str
+
+
+def questions() -> list[Question]:
+    """Read the questions that this version brings, by name."""
+    directory = files("keylatch_cli").joinpath("sql", "audit")
+    found = sorted(
+        (one for one in directory.iterdir() if one.name.endswith(".sql")), key=lambda one: one.name
+    )
+    return [_question(one.name, one.read_text(encoding="utf-8")) for one in found]
+
+
+def _question(name: str, statement: str) -> Question:
+    lines = statement.splitlines()
+    needs = next((one[len(_NEEDS) :] for one in lines if one.startswith(_NEEDS)), None)
+    return Question(name, lines[0].removeprefix("--").strip(), needs, statement)
+
+
+def require_empty(directory: Path) -> None:
+    """Refuse a directory that has something in it: evidence of two times must not be mixed.
+
+    Args:
+        directory: It need not exist.
+
+    Raises:
+        KeylatchError: `usage`.
+    """
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise KeylatchError(
+            "usage",
+            detail=f"{directory} is not an empty directory",
+            hint="Name a directory that does not exist yet.",
+        )
+
+
+def write(connection: psycopg.Connection[Any], directory: Path) -> int:
+    """Ask every question in one snapshot that cannot write, and write the answers.
+
+    Args:
+        connection: Of the owner of keylatch, in no transaction.
+        directory: An empty directory, or none yet.
+
+    Returns:
+        How many questions were answered.
+
+    Raises:
+        KeylatchError: A question failed, or a file cannot be written.
+    """
+    require_empty(directory)
+    try:
+        with connection.transaction():
+            connection.execute("set transaction isolation level repeatable read, read only")
+            name, version, role, installation, modules = connection.execute(_SITE).fetchall()[0]
+            asked_at = datetime.now(UTC)
+            answers = [(one, _answer(connection, one, modules)) for one in questions()]
+    except psycopg.Error as problem:
+        failure: KeylatchError = failure_of(problem)
+    else:
+        entries = [_entry(one, answer) for one, answer in answers]
+        manifest = {
+            "database": name,
+            "server_version": version,
+            "installation_id": installation,
+            "keylatch_version": __version__,
+            "asked_at": asked_at.isoformat(timespec="seconds"),
+            "asked_by": role,
+            "modules": sorted(modules),
+            "answers": entries,
+        }
+        texts = {
+            f"{one.name[:-4]}.csv": answer[0]
+            for one, answer in answers
+            if isinstance(answer, tuple)
+        }
+        texts["manifest.json"] = json.dumps(manifest, indent=2) + "\n"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            for file, text in texts.items():
+                (directory / file).write_bytes(text.encode())
+        except OSError as problem:
+            raise KeylatchError(
+                "usage", detail=f"{directory} cannot be written: {problem.strerror}"
+            ) from None
+        return len(texts) - 1
+    raise failure
+
+
+def _answer(
+    connection: psycopg.Connection[Any], question: Question, modules: list[str]
+) -> tuple[str, int] | KeylatchError | None:
+    """Give the answer as CSV and its number of rows.
+
+    Returns:
+        `None` where what it needs is not there; the error of a question that failed.
+    """
+    if question.needs is not None and question.needs not in modules:
+        return None
+    try:
+        # A damaged database is when evidence is wanted most: the other questions are still asked.
+        with connection.transaction():
+            cursor = connection.execute(question.statement.encode())
+            rows = cursor.fetchall()
+    except psycopg.Error as problem:
+        if problem.sqlstate is None:
+            raise
+        return failure_of(problem)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.name for column in cursor.description or ())
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue(), len(rows)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, list):
+        return mask_keys(", ".join(map(str, value)))
+    # A label or a reason is somebody's own text.
+    return mask_keys(str(value))
+
+
+def _entry(question: Question, answer: tuple[str, int] | KeylatchError | None) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "question": question.text,
+        "asked_with": f"sql/audit/{question.name}",
+    }
+    if answer is None:
+        return {**entry, "file": None, "not_asked": f"{question.needs} is not installed"}
+    if isinstance(answer, KeylatchError):
+        return {**entry, "file": None, "failed": answer.detail or answer.slug}
+    text, count = answer
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return {**entry, "file": f"{question.name[:-4]}.csv", "rows": count, "sha256": digest}

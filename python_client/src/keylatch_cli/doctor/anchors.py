@@ -1,0 +1,109 @@
+"""Whether a database is older than the anchors of its events that were kept elsewhere."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from keylatch.errors import InvalidArgument
+
+from .report import Finding, Level, Unchecked
+
+_DIGESTS = """
+select c.number, pg_catalog.encode(c.digest, 'hex')
+from keylatch_internal.key_event_checkpoints as c
+where c.number = any(%s)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A line that `sql/ops/anchor_events.sql` has printed.
+
+    Attributes:
+        number: The checkpoint.
+        digest: Its digest, in hex.
+        anchored_at: When it was anchored, as the database wrote that.
+    """
+
+    number: int
+    digest: str
+    anchored_at: str
+
+
+def read_anchors(file: Path) -> tuple[Anchor, ...]:
+    """Read the anchors that were kept.
+
+    Args:
+        file: What `sql/ops/anchor_events.sql` has appended to.
+
+    Returns:
+        The anchors.
+
+    Raises:
+        InvalidArgument: The file cannot be read, or holds something else.
+    """
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            return tuple(
+                Anchor(int(number), digest, at) for number, digest, at in csv.reader(lines)
+            )
+    except (OSError, ValueError) as problem:
+        raise InvalidArgument(
+            "usage",
+            detail=f"{file} cannot be read as anchors: {problem}",
+            hint="Name the file that sql/ops/anchor_events.sql appends to.",
+        ) from None
+
+
+def check(
+    connection: psycopg.Connection[Any], anchors: tuple[Anchor, ...], parts: tuple[str, ...]
+) -> Iterator[Finding | Unchecked]:
+    """Compare the checkpoints with anchors.
+
+    Args:
+        connection: Inside a transaction, as the owner or as service_role.
+        anchors: What was kept elsewhere.
+        parts: What is installed.
+
+    Yields:
+        A finding where checkpoints are gone, and one where they are others.
+
+    Raises:
+        psycopg.Error: The checkpoints cannot be read.
+    """
+    if "events" not in parts:
+        yield Unchecked("anchors", "module events is not installed")
+        return
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        rows = cursor.execute(_DIGESTS, [[one.number for one in anchors]]).fetchall()
+    digests: dict[int, str] = dict(rows)
+    gone = [one for one in anchors if one.number not in digests]
+    if gone:
+        last = max(gone, key=lambda one: one.number)
+        yield Finding(
+            Level.ERROR,
+            "rolled_back",
+            f"checkpoint {last.number}",
+            f"is not in the database, and was anchored at {last.anchored_at}",
+            "The database is older than its last anchor: somebody restored a backup. Keys that "
+            "were revoked since the backup are active again.",
+            "keylatch revocations apply FILE  # the list that was exported before",
+        )
+    changed = [one for one in anchors if digests.get(one.number, one.digest) != one.digest]
+    if changed:
+        first = min(changed, key=lambda one: one.number)
+        yield Finding(
+            Level.ERROR,
+            "anchor_differs",
+            f"checkpoint {first.number}",
+            f"has another digest than was anchored at {first.anchored_at}",
+            "Somebody changed events of the past, or went on writing to a restored copy.",
+            "psql --no-psqlrc --file sql/ops/compare_anchors.sql < anchors.csv",
+        )

@@ -1,0 +1,1 @@
+"""`keylatch installation`: which installation a database holds, and a new id for a copy."""

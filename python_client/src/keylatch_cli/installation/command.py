@@ -1,0 +1,114 @@
+"""The command that tells which installation a database holds, and gives a copy its own id."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from keylatch.errors import KeylatchError, NotInstalled, PermissionDenied
+
+from .. import output
+from ..connection import Options, any_connection, connect, database_only, open_database
+from ..keys.command import Yes
+from ..output import Json
+
+if TYPE_CHECKING:
+    import psycopg
+
+installation = typer.Typer(name="installation", rich_markup_mode=None)
+
+# Only the owner updates the row: nobody else has a right on its table.
+_ASK = """
+select
+  i.id,
+  d.datname,
+  pg_catalog.pg_has_role(c.relowner, 'usage'),
+  pg_catalog.pg_is_in_recovery()
+from keylatch.installation() as i
+cross join pg_catalog.pg_class as c
+cross join pg_catalog.pg_database as d
+where
+  c.oid = pg_catalog.to_regclass('keylatch_internal.installation')
+  and d.datname = pg_catalog.current_database()
+"""
+_THERE = "select pg_catalog.to_regclass('keylatch_internal.installation') is not null"
+_RENEW = """
+update keylatch_internal.installation as i set id = pg_catalog.gen_random_uuid() returning i.id
+"""
+
+
+@installation.callback(invoke_without_command=True)
+@any_connection
+def show(options: Options, context: typer.Context, as_json: Json = False) -> None:
+    """Show which installation a database holds.
+
+    Compare what two services get: with an equal id, database oid and system identifier both use
+    the same database. A copy has the id of its original until `keylatch installation renew`.
+    """
+    if context.invoked_subcommand:
+        return
+    found = connect(options).installation()
+    if as_json:
+        output.print_json(found)
+        return
+    lag = found.replica_lag_seconds
+    behind = "" if lag is None else f", {lag:.1f} s behind"
+    output.details(
+        {
+            "installation": str(found.id),
+            "keylatch": f"{found.schema_version} with {', '.join(('the core', *found.modules))}",
+            "installed": output.when(found.installed_at),
+            "database": f"{found.database_name}, oid {found.database_oid}",
+            "server": f"replica{behind}" if found.is_replica else "primary",
+            "system": found.system_identifier,
+        }
+    )
+
+
+@installation.command("renew")
+@database_only
+def renew(options: Options, yes: Yes = False, as_json: Json = False) -> None:
+    """Give a copy of a database an id of its own.
+
+    For the copy, never for the original. After a restore first run `keylatch revocations apply`:
+    it refuses the list of another id. Needs the owner of keylatch.
+    """
+    connection = open_database(options)
+    # Only now: psycopg is loaded.
+    from ..asking import own_errors
+
+    with own_errors():
+        if not _first(connection, _THERE)[0]:
+            raise NotInstalled(
+                detail="The database has no keylatch.", hint="Check the database URL."
+            )
+        old, name, is_owner, is_replica = _first(connection, _ASK)
+        if not is_owner:
+            raise PermissionDenied(
+                detail="Only the owner of keylatch gives an installation a new id.",
+                hint="Name the owner in the database URL: postgres in a Supabase project.",
+            )
+        if is_replica:
+            raise KeylatchError(
+                "replica",
+                detail=f"The database {name} is a read replica: nothing can be changed here.",
+                hint="Promote the server first. A replica that follows keeps the id.",
+            )
+        if not yes and sys.stdin.isatty():
+            output.confirm(
+                f"Give the installation {old} in the database {name} a new id? Do this in a copy "
+                "only."
+            )
+        (new,) = _first(connection, _RENEW)
+    if as_json:
+        output.print_json({"old": old, "id": new})
+        return
+    sys.stdout.write(f"{new}\n")
+    sys.stdout.flush()
+    output.note(f"This copy was {old} before. A list of revocations of that id needs --force now.")
+
+
+def _first(connection: psycopg.Connection[Any], query: str) -> Any:
+    return connection.execute(query.encode()).fetchone()

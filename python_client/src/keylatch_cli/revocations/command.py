@@ -1,0 +1,184 @@
+"""The commands of the revocation list: revocations export and revocations apply."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import output
+from ..connection import Options, database_only, open_database
+from ..keys.times import parse_time
+from ..output import Json
+from ..writing import replacing
+from . import lists
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from .database import Outcome
+
+revocations = typer.Typer(
+    name="revocations",
+    help="List ended keys, and end them after a restore.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+_MOST_NAMES = 10
+_MEANING = {
+    "revoked": "revoked now",
+    "limited": "suspended, or expire earlier now",
+    "already": "were so already",
+    "changed": "changed after the list was written: look at each",
+    "unknown": "not in this database: issued after the backup",
+}
+_WOULD = {"revoked": "would be revoked", "limited": "would be suspended, or expire earlier"}
+
+
+@revocations.command("export")
+@database_only
+def export(
+    options: Options,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Only keys that changed from this time on: 2027-01-31T09:30Z.",
+            show_default=False,
+        ),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", metavar="FILE", help="Write here; else to stdout.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Write the list of the keys that a restored backup would revive.
+
+    It holds the id of each key that is revoked or suspended or that expires, when, and why. No
+    keys and no hashes. Run it from a timer, and keep the list where the database's backups are
+    not. A digest at the end shows a damaged list; it does not show who wrote the list. Needs a
+    user who reads every row: the owner of keylatch.
+    """
+    start = None if since is None else parse_time("since", since)
+    connection = open_database(options)
+    # Only now: psycopg is loaded.
+    from .database import exported
+
+    counts: Counter[str] = Counter()
+    with exported(connection, start) as (head, entries):
+        text = lists.lines(head, _counted(entries, counts))
+        if to is None:
+            sys.stdout.flush()
+            sys.stdout.buffer.writelines(text)
+            sys.stdout.buffer.flush()
+        else:
+            with replacing(to, 0o600) as file:
+                file.writelines(text)
+    output.note(
+        f"{counts.total():,} keys: {counts['revoked']:,} revoked, {counts['suspended']:,} "
+        f"suspended, {counts['expires']:,} with an expiry."
+    )
+
+
+@revocations.command("apply")
+@database_only
+def apply(
+    options: Options,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What revocations export wrote.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", metavar="", help="Only say what would happen.")
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", metavar="", help="Also where the list is of another installation."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """End the keys that a restored database has forgotten to end.
+
+    Revokes what the list says is revoked or has expired, suspends, and brings expiries nearer. It
+    never extends or revives a key, so it is safe to run again. A suspension or expiry that changed
+    in this database after the list was written is left as it is, and named. Scopes and origins are
+    not in the list. Run it before the restored database serves anybody. Exit code 1 if a key
+    was left for you to look at.
+    """
+    head, total = lists.read(file)
+    connection = open_database(options)
+    # Only now: psycopg is loaded.
+    from .database import apply as apply_list
+
+    with _progress(total) as done:
+        outcome = apply_list(
+            connection, head, lists.entries(file), dry_run=dry_run, force=force, done=done
+        )
+    if as_json:
+        output.print_json(
+            {
+                "dry_run": dry_run,
+                "exported_at": head.exported_at,
+                "is_behind": outcome.is_behind,
+                **{name: outcome.counts[name] for name in _MEANING},
+                "keys": outcome.named,
+            }
+        )
+    else:
+        _print(outcome, head, dry_run)
+    if outcome.counts["changed"]:
+        raise typer.Exit(output.REFUSED)
+
+
+def _counted(entries: Iterator[lists.Entry], counts: Counter[str]) -> Iterator[lists.Entry]:
+    for one in entries:
+        what = "revoked" if one.revoked_at else "suspended" if one.suspended_at else "expires"
+        counts[what] += 1
+        yield one
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    from rich.progress import Progress
+
+    console = output.err()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("keys", total=total)
+
+        def done(count: int) -> None:
+            progress.update(task, advance=count)
+
+        yield done
+
+
+def _print(outcome: Outcome, head: lists.Head, dry_run: bool) -> None:
+    meaning = _MEANING | _WOULD if dry_run else _MEANING
+    for name, words in meaning.items():
+        if count := outcome.counts[name]:
+            sys.stdout.write(f"{count:>7,} {words}\n")
+            _print_names(outcome.named.get(name, []))
+    if not outcome.counts:
+        sys.stdout.write("The list has no keys.\n")
+    sys.stdout.flush()
+    if outcome.is_behind:
+        number, _ = head.checkpoint or (0, "")
+        output.note(
+            f"The events of this database end before checkpoint {number} of the list, or differ: "
+            "it was restored to an earlier time."
+        )
+    output.note(
+        f"The list ends at {output.when(head.exported_at)}. What was revoked later is in none of "
+        "it: look into your tickets."
+    )
+
+
+def _print_names(ids: list[UUID]) -> None:
+    for key_id in ids[:_MOST_NAMES]:
+        sys.stdout.write(f"        {key_id}\n")
+    if len(ids) > _MOST_NAMES:
+        sys.stdout.write(f"        and {len(ids) - _MOST_NAMES:,} more, all of them in --json\n")

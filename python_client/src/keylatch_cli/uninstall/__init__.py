@@ -1,0 +1,1 @@
+"""`keylatch uninstall`: what still uses keylatch, and the migration that removes it."""

@@ -1,0 +1,151 @@
+"""The migration that removes keylatch, and what of an application still uses it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from ..install.migrations import CORE, NOTHING, TENANCY, Installed, Migration
+
+if TYPE_CHECKING:
+    import psycopg
+
+# No statement of a migration can name a table that may be missing.
+_HAS_JOBS = "select pg_catalog.to_regclass('cron.job') is not null"
+_JOBS = (
+    "select 'cron job' as kind, j.jobname || ': ' || j.command as thing from cron.job as j "
+    "where j.command ~ E'\\\\mkeylatch(_internal)?\\\\M'"
+)
+_KEPT = """
+select
+  (select pg_catalog.count(*) from keylatch_internal.keys),
+  pg_catalog.to_regclass('keylatch_internal.key_events') is not null
+"""
+_THERE = "select pg_catalog.to_regclass('keylatch_internal.keys') is not null"
+_GUARD = """\
+-- Removes keylatch with all its keys and events. Only a backup brings them back.
+--
+-- First the application must use keylatch no more, and the API must not expose it. Else this stops
+-- and changes nothing.
+do $$
+declare
+  v_found text[];
+begin
+  select pg_catalog.array_agg(d.kind || ' ' || d.thing) into v_found
+  from (
+{dependents}
+  ) as d;
+  if pg_catalog.to_regclass('cron.job') is not null then
+    execute $jobs$
+      select $1 || pg_catalog.array_agg(d.kind || ' ' || d.thing) from (
+        {jobs}
+      ) as d
+    $jobs$ into v_found using v_found;
+  end if;
+  if pg_catalog.cardinality(v_found) > 0 then
+    raise exception 'keylatch is still in use: %', pg_catalog.array_to_string(v_found, '; ')
+      using errcode = 'dependent_objects_still_exist',
+      hint = 'Take keylatch out of the exposed schemas and db-pre-request, and remove what uses it '
+      'in a migration before this one.';
+  end if;
+end $$;
+
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Something that uses keylatch.
+
+    Attributes:
+        kind: What it is: `policy`, `trigger`, `setting`.
+        thing: Which one.
+    """
+
+    kind: str
+    thing: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a database says before keylatch is removed from it.
+
+    Attributes:
+        uses: What still uses keylatch.
+        keys: How many keys would be deleted; `None` where there is no keylatch.
+        has_events: Whether events would be deleted.
+    """
+
+    uses: tuple[Use, ...]
+    keys: int | None
+    has_events: bool
+
+
+def look(connection: psycopg.Connection[Any]) -> Found:
+    """Find out what would be lost.
+
+    Args:
+        connection: In autocommit, as the owner of keylatch.
+
+    Returns:
+        What there is.
+
+    Raises:
+        KeylatchError: What the server says.
+    """
+    from ..asking import own_errors
+
+    with own_errors():
+        if not _first(connection, _THERE)[0]:
+            return Found((), None, False)
+        rows = connection.execute(_dependents().encode()).fetchall()
+        if _first(connection, _HAS_JOBS)[0]:
+            rows += connection.execute(_JOBS.encode()).fetchall()
+        keys, has_events = _first(connection, _KEPT)
+    return Found(tuple(Use(*row) for row in rows), keys, has_events)
+
+
+def migration(installed: Installed | None) -> Migration:
+    """Write the migration.
+
+    Args:
+        installed: What is there; `None` where nobody knows.
+
+    Returns:
+        The migration: it asks what uses keylatch, and stops if something does.
+    """
+    version = installed.version if installed else "0"
+    tenancy = installed.tenancy if installed else "keylatch"
+    parts = [CORE]
+    if installed:
+        parts += [TENANCY] if tenancy == "keylatch" else []
+        parts += sorted(installed.modules)
+    body = _GUARD.format(dependents=_indented(_dependents()), jobs=_JOBS) + _read("remove.sql")
+    return Migration(
+        "keylatch_removal",
+        f"{version} to {NOTHING}",
+        tuple(parts),
+        tenancy,
+        "keylatch uninstall .",
+        body,
+    )
+
+
+def _dependents() -> str:
+    """Give the question without its comment above and without the last semicolon."""
+    text = _read("dependents.sql")
+    return text[text.index("with homes as") :].rstrip().removesuffix(";")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" if line else "" for line in text.splitlines())
+
+
+def _read(name: str) -> str:
+    path = files("keylatch_cli").joinpath("sql", "uninstall", name)
+    return path.read_text(encoding="utf-8").replace("\r\n", "\n")
+
+
+def _first(connection: psycopg.Connection[Any], query: str) -> Any:
+    return connection.execute(query.encode()).fetchone()

@@ -1,0 +1,153 @@
+"""What real servers refuse: what is wrong, and the next step, as the client says them."""
+
+from collections.abc import Callable
+from typing import Any, cast
+from uuid import uuid4
+
+import httpx
+import psycopg
+import pytest
+import supabase
+from postgrest import SyncPostgrestClient
+
+from client.vectors import SECRET
+from client.world import Clients, World
+from keylatch import Keylatch
+from keylatch.cached import CachedResolver
+from keylatch.errors import (
+    InvalidArgument,
+    KeylatchError,
+    PermissionDenied,
+    UnexpectedAnswer,
+)
+from stack import Database, Tokens
+
+pytestmark = pytest.mark.one_server
+
+
+@pytest.mark.parametrize(
+    ("token", "detail", "hint"),
+    [
+        (lambda t: f'"{t.service_key}"', "the token is not a JWT", "without quotation marks"),
+        (
+            lambda t: f"{t.service_key.rpartition('.')[0]}.{'A' * 43}",
+            "the token is signed with another secret",
+            "JWT_SECRET",
+        ),
+        (lambda _: Tokens().service_key, "the token is signed with another secret", "JWT Keys"),
+        (lambda t: t.token("x", seconds=-3600), "the token has expired", "sign in again"),
+        (lambda t: t.token(role="nobody"), "the role nobody of the token", "keylatch_resolver"),
+        (lambda t: t.anon_key, "may not call list_keys", "a user who administers"),
+    ],
+)
+def test_each_wrong_token_has_its_own_message_and_next_step(
+    world: World, token: Callable[[Tokens], str], detail: str, hint: str
+) -> None:
+    with httpx.Client() as session:
+        client = SyncPostgrestClient(world.rest.rest_url, http_client=session)
+        client.auth(token(world.rest.tokens))
+        with pytest.raises(KeylatchError) as caught:
+            Keylatch.from_postgrest(client).list(world.people.a)
+    assert detail in str(caught.value.detail)
+    assert hint in str(caught.value.hint)
+
+
+def test_who_is_no_admin_is_told_how_to_become_one(world: World) -> None:
+    connection = world.database.connect("authenticated", world.claims("bob"))
+    with pytest.raises(PermissionDenied) as caught:
+        Keylatch.from_psycopg(connection).issue(world.people.a)
+    assert caught.value.detail == "the user does not administer the workspace"
+    assert "insert into keylatch.workspace_membership values" in str(caught.value.hint)
+
+
+def test_a_sub_that_is_no_uuid_names_what_works_and_that_works(
+    world: World, core: Database
+) -> None:
+    """Clerk, Auth0 and Firebase have subjects such as `user_2abc`."""
+    claims = {"sub": "user_2abc", "role": "authenticated"}
+    connection = world.database.connect("authenticated", claims)
+    with pytest.raises(InvalidArgument) as caught:
+        Keylatch.from_psycopg(connection).issue(world.people.a)
+    assert "the claim sub of the token is not a UUID" in str(caught.value.detail)
+    assert "Clerk, Auth0 or Firebase" in str(caught.value.hint)
+    # What the hint says, done.
+    core.connect().execute(
+        "create table public.members (user_id text, workspace_id uuid);"
+        f"insert into public.members values ('user_2abc', '{world.people.a}');"
+        "create or replace function keylatch.admin_workspace_ids() returns setof uuid"
+        " language sql stable set search_path = pg_catalog, pg_temp as $$"
+        " select m.workspace_id from public.members as m"
+        " where m.user_id = auth.jwt() ->> 'sub' $$"
+    )
+    kl = Keylatch.from_psycopg(core.connect("authenticated", claims))
+    issued = kl.issue(world.people.a, kind="secret")
+    assert kl.show(issued.id).created_by is None
+
+
+def test_a_sub_that_is_no_uuid_is_named_over_http_too(world: World) -> None:
+    with httpx.Client() as session:
+        client = SyncPostgrestClient(world.rest.rest_url, http_client=session)
+        client.auth(world.rest.tokens.token("user_2abc"))
+        with pytest.raises(InvalidArgument, match="claim sub of the token is not a UUID"):
+            Keylatch.from_postgrest(client).issue(world.people.a)
+
+
+def test_a_malformed_id_that_was_sent_is_named_and_is_no_bad_sub(clients: Clients) -> None:
+    """The client refuses it before; who calls the transport, or an older client, does not."""
+    transport = clients.act_as("alice")._transport
+    for function, arguments in (
+        ("revoke_key", {"key_id": "user_2abc", "reason": None, "cascade": False}),
+        ("list_keys", {"workspace_id": SECRET}),
+    ):
+        with pytest.raises(InvalidArgument) as caught:
+            transport.call(function, arguments)
+        field = next(iter(arguments))
+        assert caught.value.detail == f"{field} cannot be read as the type that it has"
+        assert caught.value.sqlstate == "22P02"
+        assert SECRET not in repr(caught.value)
+
+
+def test_a_login_without_the_grant_is_told_it_as_sql_that_helps(database: Database) -> None:
+    owner = database.connect(superuser=True)
+    login = f"shop_{uuid4().hex}"
+    owner.execute(f"create role {login} login password 'x'".encode())
+    url = database.url.replace(
+        f"//postgres:{database.server.passwords['postgres']}", f"//{login}:x"
+    )
+    try:
+        with psycopg.connect(url, autocommit=True) as connection:
+            kl = Keylatch.from_psycopg(connection)
+            acting = Keylatch.from_psycopg(connection, claims={"role": "keylatch_resolver"})
+            for client in (kl, acting):
+                with pytest.raises(PermissionDenied) as caught:
+                    client.resolve("x")
+                hint = str(caught.value.hint)
+                assert "grant keylatch_resolver to <login>;" in hint
+            owner.execute(hint.partition(": ")[2].replace("<login>", login).encode())
+            admin = Keylatch.from_psycopg(owner, claims={"role": "service_role"})
+            issued = admin.issue(uuid4(), kind="secret")
+            for client in (kl, acting):
+                found = client.resolve(issued.key)
+                assert found is not None
+                assert found.key_id == issued.id
+    finally:
+        owner.execute(f"drop role {login}".encode())
+
+
+def test_a_project_address_that_ends_in_rest_v1_is_named(world: World) -> None:
+    client = supabase.create_client(f"{world.rest.url}/rest/v1", world.rest.service_key)
+    with pytest.raises(UnexpectedAnswer) as caught:
+        Keylatch.from_supabase(client).list(world.people.a)
+    assert "ends in /rest/v1" in str(caught.value.detail)
+    with httpx.Client() as session:
+        bare = SyncPostgrestClient(world.rest.url, http_client=session)
+        with pytest.raises(UnexpectedAnswer, match="ends in /rest/v1"):
+            Keylatch.from_postgrest(bare).list(world.people.a)
+
+
+@pytest.mark.parametrize("url", ["postgresql+psycopg://u:hunter2@h/d", "postgresql://u:a%zz@h/d"])
+def test_a_cache_does_not_listen_at_what_is_no_address(url: str) -> None:
+    with pytest.raises(InvalidArgument, match="listen cannot be read") as caught:
+        CachedResolver(Keylatch(cast(Any, None)), listen=url)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__context__ is None

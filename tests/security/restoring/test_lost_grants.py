@@ -1,0 +1,111 @@
+"""A restore that lost the grants, and then the obvious repair: nothing stands open."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from security.restoring.ground import Ground, mend, psql, with_role
+from security.restoring.story import OPEN, Model, faults
+from security.restoring.ways import without_owner_and_privileges, without_role
+from stack import Database
+
+pytestmark = pytest.mark.one_server
+
+REPAIR = """
+grant usage on schema keylatch, keylatch_internal
+to anon, authenticated, service_role, keylatch_resolver;
+"""
+# Who may execute these learns or does nothing that everybody may not.
+HARMLESS = {
+    "keylatch_internal.refuse": "raises an error",
+    "keylatch_internal.describe_installation": "tells which database this is",
+    "keylatch_internal.find_key": "tells the holder of a key its id, which opens nothing",
+    "keylatch_internal.request_identity": "anon may call it: it reads the key of the request",
+    "keylatch_internal.start_session": "anon may call it: it opens a session for a page",
+    "keylatch_internal.read_position": "tells how far the server is",
+}
+# Triggers: attached elsewhere they say what they always say.
+HARMLESS_TRIGGERS = {
+    "keylatch_internal.notify_caches": "tells caches to ask again",
+    "keylatch_internal.check_session_key": "refuses",
+}
+DEFINERS = """
+select p.oid::regproc::text, p.oid::regprocedure::text,
+  array(select format_type(t, null) from unnest(p.proargtypes) as t)
+from pg_proc as p
+where p.pronamespace::regnamespace::text in ('keylatch', 'keylatch_internal') and p.prosecdef
+  and (p.prorettype = 'trigger'::regtype) = %s
+order by 1
+"""
+VALUES = {"jsonb": "'{}'", "text[]": "'{}'", "text": "'x'", "boolean": "true"}
+ATTACHED = {
+    "keylatch_internal.record_new_key": "after insert on theirs.keys for each row",
+    "keylatch_internal.record_change": "after insert on theirs.keys for each row",
+    "keylatch_internal.delete_session": "after insert on theirs.keys for each row",
+    "keylatch_internal.revoke_workspace_keys": "after delete on theirs.keys for each row",
+    "keylatch_internal.share_workspaces": "after insert on theirs.keys"
+    " referencing new table as new_keys for each statement",
+}
+
+
+@pytest.fixture(params=[without_role, without_owner_and_privileges], ids=lambda way: way.__name__)
+def opened(ground: Ground, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A restored database whose grants are lost, after the repair that everybody thinks of."""
+    with_role(ground.target, exists=request.param is not without_role)
+    with request.param(ground) as restored:
+        with_role_made = "create role keylatch_resolver;" if request.param is without_role else ""
+        psql(restored, with_role_made + REPAIR)
+        yield restored
+
+
+def test_nobody_resolves_a_secret_key(opened: Database, ground: Ground) -> None:
+    for role in ("anon", "authenticated"):
+        with opened.connect(role, superuser=True) as outsider, pytest.raises(psycopg.Error) as seen:
+            outsider.execute("select keylatch.resolve_key(%s)", [ground.story.keys["active"]])
+        assert seen.value.diag.message_primary == "restore_incomplete"
+        assert "after_restore.sql" in str(seen.value.diag.message_hint)
+
+
+def test_what_runs_with_the_rights_of_the_owner_answers_nobody(opened: Database) -> None:
+    with psycopg.connect(opened.superuser_url, autocommit=True) as connection:
+        functions = connection.execute(DEFINERS.encode(), [False]).fetchall()
+        names = {name for name, _, _ in functions}
+        assert set(HARMLESS) <= names
+        open_now = {row[0] for row in connection.execute(OPEN.encode()).fetchall()}
+        connection.execute("set role anon")
+        for name, signature, types in functions:
+            if name in HARMLESS or signature not in open_now:
+                continue
+            given = ", ".join(f"{VALUES.get(kind, 'null')}::{kind}" for kind in types)
+            given = given.replace("'{}'::jsonb", "'[]'::jsonb") if "import" in name else given
+            with pytest.raises(psycopg.Error) as refused:
+                connection.execute(f"select {name}({given})".encode())
+            assert refused.value.diag.message_primary == "restore_incomplete", name
+
+
+def test_no_trigger_works_on_the_table_of_a_stranger(opened: Database) -> None:
+    with psycopg.connect(opened.superuser_url, autocommit=True) as connection:
+        definers = {row[0] for row in connection.execute(DEFINERS.encode(), [True]).fetchall()}
+        assert definers == {*ATTACHED, *HARMLESS_TRIGGERS}
+        connection.execute("create schema theirs authorization authenticated")
+        connection.execute("create table theirs.keys as table keylatch_internal.keys with no data")
+        connection.execute("alter table theirs.keys owner to authenticated")
+        # In a cluster that lacked the role only what is granted to the role was lost.
+        for function in ATTACHED:
+            connection.execute(f"grant execute on function {function} to public".encode())
+        connection.execute("set role authenticated")
+        for function, how in ATTACHED.items():
+            with pytest.raises(psycopg.Error) as refused, connection.transaction():
+                connection.execute(f"create trigger t {how} execute function {function}()".encode())
+                connection.execute("insert into theirs.keys (id) values (gen_random_uuid())")
+                connection.execute("delete from theirs.keys")
+            assert refused.value.diag.message_primary == "restore_incomplete", function
+
+
+def test_after_restore_closes_everything_and_says_so(
+    opened: Database, ground: Ground, model: Model
+) -> None:
+    assert "open functions" in faults(opened, model, ground.story)
+    mend(opened)
+    assert faults(opened, model, ground.story) == []

@@ -1,0 +1,151 @@
+"""Whatever way a database was restored: what works by itself, and what after_restore.sql mends."""
+
+import psycopg
+import pytest
+
+from core.fingerprint import fingerprint
+from keylatch_cli.doctor.examination import examine
+from keylatch_cli.doctor.report import Level
+from security.restoring.ground import Ground, mend, psql, run, with_role
+from security.restoring.story import Model, connected, faults, rows, use_every_call
+from security.restoring.ways import WAYS, Way, clean, migrated, schema_only
+from stack import Database
+from stack.tools import ROOT
+
+pytestmark = pytest.mark.one_server
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.restore.__name__)
+def test_a_restored_database_is_whole_or_after_restore_makes_it_so(
+    ground: Ground, model: Model, way: Way
+) -> None:
+    with_role(ground.target, exists=way.has_role)
+    with way.restore(ground) as restored:
+        assert tuple(faults(restored, model, ground.story)) == way.lost
+        # Who may take the role is a matter of the cluster: the doctor does not call it an error.
+        assert bool(errors(restored)) == bool(set(way.lost) - {"members of the role"})
+        mend(restored, way.owner)
+        assert faults(restored, model, ground.story) == []
+        assert fingerprint(restored.superuser_url) == model.catalog
+        assert errors(restored) == []
+        # The rows that were there, and no others: no trigger wrote an event of a restored key.
+        found = rows(restored)
+        for name, before in ground.story.rows.items():
+            if name.startswith("keylatch"):
+                assert found[name] == before, name
+        use_every_call(restored, ground.story)
+
+
+def errors(database: Database) -> list[str]:
+    """What the doctor says is broken."""
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        found = examine(connection).findings
+    return [f"{one.slug} {one.subject}" for one in found if one.level is Level.ERROR]
+
+
+def test_a_script_that_finds_nothing_to_mend_changes_nothing(ground: Ground, model: Model) -> None:
+    with_role(ground.target, exists=True)
+    with migrated(ground) as database:
+        said = run(
+            "psql", database, "-q", "-f", ROOT / "sql/ops/after_restore.sql", user="postgres"
+        )
+        assert said == ""
+        assert fingerprint(database.superuser_url) == model.catalog
+
+
+def test_the_script_is_for_the_owner_and_for_its_own_release(ground: Ground) -> None:
+    with_role(ground.target, exists=True)
+    with migrated(ground) as database:
+        script = (ROOT / "sql/ops/after_restore.sql").read_bytes()
+        with (
+            database.connect("service_role") as stranger,
+            pytest.raises(psycopg.Error, match="is not the owner of keylatch"),
+        ):
+            stranger.execute(script)
+        with psycopg.connect(database.url) as owner:
+            owner.execute("update keylatch_internal.installation set schema_version = '9.0.0'")
+            with pytest.raises(psycopg.Error, match="another release"):
+                owner.execute(script)
+
+
+def test_yesterdays_dump_brings_back_what_was_revoked_today(ground: Ground) -> None:
+    with_role(ground.target, exists=True)
+    with clean(ground) as restored, connected(restored.superuser_url) as owner:
+        later = owner.execute(
+            "select * from keylatch.resolve_key(%s)", [ground.story.keys["later"]]
+        ).fetchone()
+        assert later, "if this holds one day, the guide and after_restore.sql say too much"
+
+
+def test_data_alone_in_ordinary_mode_is_refused_and_the_hint_names_the_mode(
+    ground: Ground,
+) -> None:
+    with_role(ground.target, exists=True)
+    data = ground.dump("--data-only", "--table=keylatch_internal.key_events")
+    with migrated(ground) as database, pytest.raises(AssertionError) as refused:
+        psql(database, data, user="postgres")
+    assert "events_are_kept" in str(refused.value)
+    assert "set session_replication_role = replica;" in str(refused.value)
+
+
+def test_a_copy_of_the_schema_alone_names_the_script_and_works_after_it(ground: Ground) -> None:
+    with_role(ground.target, exists=True)
+    with schema_only(ground) as copy:
+        with psycopg.connect(copy.url) as owner, pytest.raises(psycopg.Error) as refused:
+            owner.execute("select keylatch.installation()")
+        assert refused.value.diag.message_primary == "restore_incomplete"
+        assert "after_restore.sql" in str(refused.value.diag.message_hint)
+        mend(copy, "postgres")
+        with connected(copy.url) as owner:
+            row = owner.execute("select * from keylatch.installation()").fetchone()
+            assert row and set(row.modules) == set(_modules(ground))
+            sizes = {name: len(content) for name, content in rows(copy).items()}
+    for name in ("errors", "installation", "event_settings", "session_limits", "legacy_settings"):
+        table = f"keylatch_internal.{name}"
+        assert sizes[table] == len(ground.story.rows[table])
+
+
+def _modules(ground: Ground) -> list[str]:
+    with connected(ground.source.url) as owner:
+        row = owner.execute("select * from keylatch.installation()").fetchone()
+    assert row
+    return list(row.modules)
+
+
+def test_an_adoption_goes_on_after_a_restore_of_a_table_that_had_dropped_a_column(
+    ground: Ground,
+) -> None:
+    with Database(ground.source.server, "adopting") as first:
+        with connected(first.url) as owner:
+            owner.execute(
+                "create table public.tenants (gone text, id integer primary key, api_key text);"
+                "create index on public.tenants (api_key);"
+                "insert into public.tenants (id, api_key) select n, 'key ' || n"
+                " from generate_series(1, 300) as n;"
+                "alter table public.tenants drop column gone"
+            )
+            for path in sorted((ROOT / "sql" / "adoption").glob("[0-9]*.sql")):
+                owner.execute(path.read_bytes())
+            owner.execute("select keylatch_adoption.adopt_column('public.tenants', 'api_key')")
+        dump = ground.dump(source=first)
+    with ground.database() as restored:
+        psql(restored, dump, atomic=False)
+        names = ["public.tenants", "api_key"]
+        with connected(restored.url) as owner:
+            owner.execute("insert into public.tenants values (301, 'key 301')")
+            is_done = False
+            while not is_done:
+                [progress] = owner.execute(
+                    "select * from keylatch_adoption.hash_rows(%s, %s)", names
+                ).fetchall()
+                is_done = progress.is_done
+            for (statement,) in owner.execute(
+                "select keylatch_adoption.index_statements(%s, %s)", names
+            ).fetchall():
+                owner.execute(statement)
+            owner.execute("select keylatch_adoption.read_by_hash(%s, %s)", names)
+            found = owner.execute(
+                "select t.id from keylatch_adoption.adopted_rows("
+                "null::public.tenants, 'api_key', 'key 301') as t"
+            ).fetchone()
+            assert found and found.id == 301
