@@ -39,6 +39,7 @@ create table keylatch_adoption.adoptions (
   next_page bigint not null default 0,
   last_page bigint not null default 0,
   reads_before bigint not null default 0,
+  reading_since timestamptz,
   started_at timestamptz not null default pg_catalog.now(),
 
   constraint adoptions_pkey primary key (relation, key_column),
@@ -63,6 +64,7 @@ comment on column keylatch_adoption.adoptions.last_page is
   'Where the pass ends: the size of the table when the pass began.';
 comment on column keylatch_adoption.adoptions.reads_before is
   'Fallback reads up to the last read_by_hash. They no longer count.';
+comment on column keylatch_adoption.adoptions.reading_since is 'When read_by_hash was last called.';
 comment on column keylatch_adoption.adoptions.started_at is 'When phase 1 began.';
 
 alter table keylatch_adoption.adoptions enable row level security;

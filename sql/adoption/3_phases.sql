@@ -125,12 +125,13 @@ back. Errors: invalid_argument (400), adoption_not_ready (409).';
 create type keylatch_adoption.proof as (
   table_name text, key_column text, phase text, rows bigint, keys bigint, hashed bigint,
   missing bigint, wrong bigint, index_is_ready boolean, trigger_is_ready boolean,
-  fallback_reads bigint, last_fallback_at timestamptz, is_clean boolean
+  fallback_reads bigint, last_fallback_at timestamptz, is_clean boolean, reading_since timestamptz
 );
 comment on type keylatch_adoption.proof is
   'How many rows a table has, with a plaintext key, with a hash, with a key and no hash, with a hash
 that is not of the key; whether all indexes and the trigger are there; how many reads fell back to
-plaintext since read_by_hash; and whether all of this allows the next step.';
+plaintext since read_by_hash; whether all of this allows the next step; and when read_by_hash was last
+called.';
 
 create function keylatch_adoption.prove_column(table_name text, key_column text)
 returns keylatch_adoption.proof language plpgsql stable security invoker
@@ -158,6 +159,7 @@ begin
   v_proof.table_name := v_adoption.relation::text;
   v_proof.key_column := v_adoption.key_column;
   v_proof.phase := v_adoption.phase;
+  v_proof.reading_since := v_adoption.reading_since;
   select f.reads - v_adoption.reads_before,
     case when f.reads > v_adoption.reads_before then f.last_read_at end
   into v_proof.fallback_reads, v_proof.last_fallback_at
@@ -221,7 +223,7 @@ begin
     keylatch_adoption.prove_column(read_by_hash.table_name, read_by_hash.key_column)
   );
   update keylatch_adoption.adoptions as a
-  set phase = 'reading', reads_before = f.reads
+  set phase = 'reading', reads_before = f.reads, reading_since = clock_timestamp()
   from keylatch_adoption.fallbacks as f
   where (a.relation, a.key_column) = (v_adoption.relation, v_adoption.key_column)
     and (f.relation, f.key_column) = (a.relation, a.key_column);
@@ -365,7 +367,9 @@ comment on function keylatch_adoption.move_primary_key is
   'Makes the hash column part of the primary key in place of the plaintext column. PostgreSQL reads
 the whole table for that, once, to see that no hash is null.';
 
-create function keylatch_adoption.begin_emptying(p_adoption keylatch_adoption.adoptions)
+create function keylatch_adoption.begin_emptying(
+  p_adoption keylatch_adoption.adoptions, p_days integer
+)
 returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -382,6 +386,15 @@ begin
       'Find out which, then call read_by_hash to count anew: keylatch adopt read TABLE COLUMN'
     );
   end if;
+  if p_adoption.reading_since + make_interval(hours => 24 * p_days) > clock_timestamp() then
+    perform keylatch_adoption.refuse(
+      'adoption_not_ready',
+      format('Without a read that fell back to plaintext %s days are needed: %s are left.',
+        p_days, round(extract(epoch from p_adoption.reading_since - clock_timestamp())::numeric
+          / 86400 + p_days, 1)),
+      'Wait, or set fewer days: keylatch adopt drop TABLE COLUMN --days 1'
+    );
+  end if;
   perform keylatch_adoption.check_droppable(p_adoption);
   perform keylatch_adoption.check_unused(p_adoption);
   perform keylatch_adoption.lock_shortly(p_adoption.relation);
@@ -395,7 +408,10 @@ end $$;
 comment on function keylatch_adoption.begin_emptying is
   'Begins phase 3: from now on no plaintext key is stored.';
 
-create function keylatch_adoption.drop_plaintext(table_name text, key_column text, confirm text)
+create function keylatch_adoption.drop_plaintext(
+  table_name text, key_column text, confirm text, backup_taken boolean default false,
+  days integer default 7
+)
 returns keylatch_adoption.adoption language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -406,13 +422,23 @@ begin
       'invalid_argument', 'confirm must be: drop plaintext.',
       'There is no way back from this step. Make a backup, and say it in these words.'
     );
+  elsif drop_plaintext.backup_taken is distinct from true then
+    perform keylatch_adoption.refuse(
+      'invalid_argument', 'backup_taken must be true: there is no way back from this step.',
+      'Take a backup, try to restore it, and say so: --backup-taken'
+    );
+  elsif drop_plaintext.days is null or drop_plaintext.days not between 0 and 365 then
+    perform keylatch_adoption.refuse(
+      'invalid_argument', 'days must be from 0 to 365.',
+      'Leave it out for 7 days without a read that fell back to plaintext.'
+    );
   end if;
   v_adoption := keylatch_adoption.get_adoption(
     drop_plaintext.table_name, drop_plaintext.key_column,
     array['reading', 'emptying', 'dropped'], true
   );
   if v_adoption.phase = 'reading' then
-    perform keylatch_adoption.begin_emptying(v_adoption);
+    perform keylatch_adoption.begin_emptying(v_adoption, drop_plaintext.days);
     v_adoption.phase := 'emptying';
     v_adoption.next_page := 0;
   -- No key comes after this was seen: the trigger empties whatever is written.
@@ -436,9 +462,9 @@ end $$;
 comment on function keylatch_adoption.drop_plaintext is
   'Phase 3, with no way back: the plaintext keys are emptied, then their column is dropped.
 
-Call it with confirm ''drop plaintext'', then hash_rows until it is done, and drop_plaintext again:
-the phase is dropped then. It needs a clean proof, no read that fell back to plaintext since
-read_by_hash, a twin for each unique index, and nothing else that needs the column. Dead rows, WAL,
+Call it with confirm ''drop plaintext'' and backup_taken, then hash_rows until it is done, and
+drop_plaintext again: the phase is dropped then. It needs a clean proof, no read that fell back to
+plaintext since read_by_hash, which was so many days ago, a twin for each unique index, and nothing else that needs the column. Dead rows, WAL,
 backups, dumps and replicas'' snapshots may still hold the keys: vacuum full the table, and let the
 others expire. Errors: invalid_argument (400), adoption_not_ready (409).';
 

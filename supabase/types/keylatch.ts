@@ -853,7 +853,7 @@ export type Database = {
       "import_probe": {
         "position": number
         "verdict": Verdict
-        "key_id": string
+        "key_id": string | null
       }
       "import_report": {
         "imported": number

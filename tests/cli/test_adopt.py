@@ -19,6 +19,7 @@ from stack.cluster import SUPERUSER
 pytestmark = pytest.mark.one_server
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+READY = ("--backup-taken", "--days", "0")
 SESSIONS = ("public.sessions", "owner_api_key")
 ASSISTANTS = ("public.assistants", "owner_api_key")
 TABLES = """
@@ -90,13 +91,13 @@ def test_both_tables_of_the_report_lose_their_plaintext_keys(
     refused = adopt("adopt", "drop", *SESSIONS, code=2)
     assert "confirm must be: drop plaintext" in refused.err
     for table in (SESSIONS, ASSISTANTS):
-        dropped = adopt("adopt", "drop", *table, "--confirm", "drop plaintext")
+        dropped = adopt("adopt", "drop", *table, "--confirm", "drop plaintext", *READY)
         assert "phase   dropped" in dropped.out
         assert "Older copies may still hold them" in dropped.err
         assert (schemas(owner) == []) is (table is ASSISTANTS)
     for step in ("prove", "read", "revert"):
         assert "is not adopted" in adopt("adopt", step, *SESSIONS, code=1).err
-    again = adopt("adopt", "drop", *SESSIONS, "--confirm", "drop plaintext", code=1)
+    again = adopt("adopt", "drop", *SESSIONS, "--confirm", "drop plaintext", *READY, code=1)
     assert "After drop and revert nothing is left to do" in again.err
     assert owner.execute(COUNTED).fetchone() == (1000, 900, 97, 0)
     columns = "select * from public.sessions limit 0"
@@ -251,7 +252,7 @@ def test_killed_in_each_phase_and_run_again_nothing_is_lost_and_nothing_doubled(
     valid = "select count(*), bool_and(indisvalid) from pg_index where indrelid = %s::regclass"
     assert owner.execute(valid, [SESSIONS[0]]).fetchone() == (3, True)
     adopt("adopt", "read", *SESSIONS)
-    drop = ("drop", *SESSIONS, "--confirm", "drop plaintext")
+    drop = ("drop", *SESSIONS, "--confirm", "drop plaintext", *READY)
     kill_when(adopt, owner, drop, some(page.format("emptying")))
     left = "select count(owner_api_key) from public.sessions"
     assert 0 < owner.execute(left).fetchone()[0] < rows  # type: ignore[index]

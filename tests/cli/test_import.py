@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import bcrypt
 import psycopg
@@ -22,6 +22,7 @@ from stack.tools import ROOT, MissingTool
 pytestmark = pytest.mark.one_server
 
 A = str(People.a)
+UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS\n"
 
 
 @pytest.fixture
@@ -69,17 +70,21 @@ def test_a_csv_file_is_imported_and_its_bad_lines_are_named(
         "line 6: invalid_argument: workspace_id must be a UUID. "
         "(Give the workspace that the key will belong to. created_by may be left out.)",
     ]
-    assert done.err == "Lines: 1 imported, 3 refused\n"
+    assert done.err == f"Lines: 1 imported, 3 refused\n{UNPROVEN}"
     assert key not in done.out
     for origin in ("https://a.example", "https://b.example"):
         assert resolves(world, key, origin)
     again = service("import", "old.csv", "--json", code=1)
-    assert json.loads(again.out.splitlines()[-1]) == {
+    summary = json.loads(again.out.splitlines()[-1])
+    assert UUID(summary.pop("import_id"))
+    assert summary == {
         "imported": 0,
         "waiting": 0,
+        "changed": 0,
         "moved": 0,
         "exists": 1,
         "refused": 3,
+        "deleted": 0,
         "dry_run": False,
     }
 
@@ -91,7 +96,7 @@ def test_lines_come_from_stdin_with_fields_for_all_of_them(
     lines = jsonl({"key": keys[0]}, {"key": keys[1], "label": "own"}, {"key": keys[2]})
     options = ("--format", "jsonl", "--set", f"workspace_id={A}", "--set", "label=all")
     would = sql_owner("import", "-", *options, "--dry-run", stdin=lines)
-    assert would.err == "Lines of the dry run: 3 imported, 0 refused\n"
+    assert would.err == f"Lines of the dry run: 3 imported, 0 refused\n{UNPROVEN}"
     assert not resolves(world, keys[0])
     sql_owner("import", "-", *options, "--from-line", "2", stdin=lines)
     assert [resolves(world, key) for key in keys] == [False, True, True]
@@ -148,7 +153,7 @@ def test_a_line_that_moves_a_key_says_what_it_did(sql_owner: Program, world: Wor
 def test_a_wrong_file_is_told_before_all_of_it_is_read(sql_owner: Program) -> None:
     done = sql_owner("import", "-", "--format", "csv", stdin="name\n" + "x\n" * 20_000, code=1)
     assert "every line of the first batch was refused" in done.err
-    assert "5,000 refused" in done.err
+    assert "1,000 refused" in done.err
 
 
 @pytest.mark.parametrize(
@@ -341,7 +346,7 @@ def test_report_004_bcrypt_and_hex_become_one_hash_and_keep_status_and_expiry(
     hexed = lines_of(fresh, "stored_api_keys")
     assert sorted(verdicts(service, People.b, hexed)) == ["expired", "revoked", "valid"]
     done = service("import", "-", "--format", "jsonl", stdin=theirs)
-    assert done.err == "Lines: 0 imported, 3 waiting for their first use, 0 refused\n"
+    assert done.err == f"Lines: 0 imported, 3 waiting for their first use, 0 refused\n{UNPROVEN}"
     assert "3 imported" in service("import", "-", "--format", "jsonl", stdin=hexed).err
 
     # SHA-256 resolves at once, bcrypt from its first use on; inactive keys never.

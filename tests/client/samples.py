@@ -10,6 +10,7 @@ from keylatch.models import (
     EventVerification,
     Explanation,
     ImportOutcome,
+    ImportProbe,
     ImportReport,
     Installation,
     IssuedKey,
@@ -133,6 +134,11 @@ JSON: dict[type[Any], dict[str, object]] = {
         "key_id": None,
         "status": "waiting",
     },
+    ImportProbe: {
+        "position": 1,
+        "verdict": "valid",
+        "key_id": "00000000-0000-4000-8000-000000000009",
+    },
     ImportOutcome: {
         "position": 2,
         "outcome": "refused",
@@ -180,4 +186,7 @@ JSON[ImportReport] = {
     "existing": 1,
     "refused": 1,
     "lines": [JSON[ImportOutcome]],
+    "changed": 0,
+    "import_id": "00000000-0000-4000-8000-000000000008",
+    "probes": [JSON[ImportProbe]],
 }

@@ -123,7 +123,14 @@ def test_the_defaults_are_those_of_the_contract() -> None:
         "workspace_id": None,
         "origin": None,
     }
-    assert sent(lambda kl: kl.import_keys([])) == {"lines": [], "dry_run": False, "strict": False}
+    assert sent(lambda kl: kl.import_keys([])) == {
+        "lines": [],
+        "dry_run": False,
+        "strict": False,
+        "source": "",
+        "import_id": None,
+        "probes": [],
+    }
     assert sent(lambda kl: kl.resolve("k")) == {"key": "k", "origin": None}
     assert sent(lambda kl: kl.explain("k", origin="")) == {"key": "k", "origin": ""}
 

@@ -17,6 +17,7 @@ from keylatch import Secret, models
 from keylatch.errors import NotInstalled, UnexpectedAnswer
 from keylatch.models import (
     ImportOutcome,
+    ImportProbe,
     IssuedKey,
 )
 from keylatch.rows import read_one
@@ -39,6 +40,8 @@ def test_a_row_is_read_into_ids_aware_times_and_tuples(model: type[Any]) -> None
             assert value == UUID(str(told))
         elif name == "lines":
             assert value == (read_one(ImportOutcome, [JSON[ImportOutcome]]),)
+        elif name == "probes":
+            assert value == (read_one(ImportProbe, [JSON[ImportProbe]]),)
         elif isinstance(told, list):
             assert value == tuple(UUID(one) if name == "also_revoked" else one for one in told)
         else:
@@ -84,7 +87,7 @@ def test_a_missing_or_unreadable_field_is_named(model: type[Any], name: str) -> 
     row = {field: value for field, value in JSON[model].items() if field != name}
     with pytest.raises(NotInstalled, match=rf"schema_too_old: .* no {name}\b.*db push"):
         read_one(model, [row])
-    for wrong in (object(), -1j, [SECRET] if name == "lines" else [{SECRET: 1}]):
+    for wrong in (object(), -1j, [SECRET] if name in ("lines", "probes") else [{SECRET: 1}]):
         with pytest.raises(UnexpectedAnswer, match=rf"{name} of {model.__name__}") as caught:
             read_one(model, [{**row, name: wrong}])
         assert caught.value.__context__ is None

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any, cast
 from uuid import uuid4
 
@@ -32,6 +33,9 @@ CALLS: dict[str, Callable[[Keylatch], object]] = {
     "prune_sessions": lambda kl: kl.prune_sessions(),
     "end_sessions": lambda kl: kl.end_sessions(ID),
     "import_keys": lambda kl: kl.import_keys([]),
+    "declare_scheme": lambda kl: kl.declare_scheme("old", recipe={"digest": "md5"}),
+    "end_scheme": lambda kl: kl.end_scheme("old", ends_at=datetime(2099, 1, 1, tzinfo=UTC)),
+    "finish_import": lambda kl: kl.finish_import("old", import_id=ID),
     "upgrade_key": lambda kl: kl.upgrade_key("key"),
     "legacy_keys": lambda kl: kl.legacy_keys(ID),
     "revoke_legacy_key": lambda kl: kl.revoke_legacy_key(ID),

@@ -191,24 +191,25 @@ def _json(name: str, value: Mapping[str, Any]) -> object:
 _SENT = {
     name: (kind, wanted, send)
     for names, kind, wanted, send in (
-        ("after id key_id workspace_id", UUID | str, "a UUID", _uuid),
-        ("environment kind label prefix reason subject", str, "a text", _text),
+        ("after id key_id workspace_id import_id", UUID | str, "a UUID", _uuid),
+        ("environment kind label name prefix reason source subject", str, "a text", _text),
         ("key token", str | Secret, "a text", _presented),
         ("keys", Iterable, "a list of texts", _keys),
         ("origin", str, "a text", _sendable),
         ("origins", Iterable, "a list of texts", _origins),
         ("allowed_origins labels scopes", Iterable, "a list of texts", _texts),
         ("lines", Iterable, "a list of lines", _lines),
+        ("probes", Iterable, "a list of probes", _lines),
         ("batch from_checkpoint limit", int, "an int", _int),
         ("cascade dry_run extend strict wait_for_replicas", bool, "a bool", _as_it_is),
-        ("expires_at", datetime, "a datetime", _time),
+        ("ends_at expires_at", datetime, "a datetime", _time),
         ("grace timeout", timedelta, "a timedelta", _interval),
-        ("metadata", Mapping, "a JSON object", _json),
+        ("metadata recipe", Mapping, "a JSON object", _json),
     )
     for name in names.split()
 }
 # What `None` is sent as, where it may be given.
 _WITHOUT: Mapping[str, object] = {
-    **dict.fromkeys(("after", "expires_at", "origin", "origins", "reason")),
+    **dict.fromkeys(("after", "expires_at", "import_id", "origin", "origins", "reason")),
     "metadata": {},
 }

@@ -45,7 +45,10 @@ _CALLS_OF = {
     "sessions": (
         *("resolve_session", "close_session", "attach_subject", "prune_sessions", "end_sessions"),
     ),
-    "legacy": ("import_keys", "upgrade_key", "legacy_keys", "revoke_legacy_key"),
+    "legacy": (
+        *("import_keys", "declare_scheme", "end_scheme", "finish_import"),
+        *("upgrade_key", "legacy_keys", "revoke_legacy_key"),
+    ),
 }
 MODULE_OF = {name: module for module, names in _CALLS_OF.items() for name in names}
 """The module that brings a function or view; the core brings all others."""
@@ -535,7 +538,13 @@ def end_sessions(key_id: UUID | str, *, reason: str | None = None) -> Call[Sessi
 
 
 def import_keys(
-    lines: Iterable[Mapping[str, object]], *, dry_run: bool = False, strict: bool = False
+    lines: Iterable[Mapping[str, object]],
+    *,
+    dry_run: bool = False,
+    strict: bool = False,
+    source: str = "",
+    import_id: UUID | str | None = None,
+    probes: Iterable[Mapping[str, object]] = (),
 ) -> Call[ImportReport]:
     """Import keys of another system. For the service key.
 
@@ -547,6 +556,10 @@ def import_keys(
             with `alg`. The comment of the SQL function names the other fields.
         dry_run: Only say what would happen.
         strict: Import nothing if one line is refused.
+        source: Which table of which system this is, for `finish_import`.
+        import_id: Shared by the batches of one file; `None` for a new one.
+        probes: Up to 20 keys that are tried against the import, also in a dry run. Each has
+            `key`, and perhaps `workspace_id` and `origin`.
 
     Returns:
         What happened to each line. Source: SQL `keylatch.import_keys`.
@@ -556,6 +569,56 @@ def import_keys(
             `detail` names it, and nothing is imported.
     """
     return _call("import_keys", read_one, ImportReport, locals())
+
+
+def declare_scheme(name: str, *, recipe: Mapping[str, object]) -> Call[None]:
+    """Say how another system made its unsalted hashes. Again is safe. For the service key.
+
+    Args:
+        name: What a line of an import names it by.
+        recipe: What is done to a presented text. The comment of the SQL function names the words.
+
+    Returns:
+        Nothing. Source: SQL `keylatch.declare_scheme`.
+
+    Raises:
+        InvalidArgument: The recipe cannot work, or there are eight schemes already.
+    """
+    return Call("declare_scheme", sent(locals()), lambda _: None)
+
+
+def end_scheme(name: str, *, ends_at: datetime, limit: int = 10_000) -> Call[Retirement]:
+    """Let the keys of a scheme expire at a time, up to `limit` of them. For the service key.
+
+    Args:
+        name: The scheme.
+        ends_at: When its keys expire at the latest; it never moves to a later time.
+        limit: How many keys one call changes.
+
+    Returns:
+        How many keys got this end; call it until `is_done`. Source: SQL `keylatch.end_scheme`.
+
+    Raises:
+        InvalidArgument: There is no such scheme, or the time is past, or after its end.
+    """
+    return _call("end_scheme", read_one, Retirement, locals())
+
+
+def finish_import(source: str, *, import_id: UUID | str, limit: int = 10_000) -> Call[Retirement]:
+    """Revoke the keys of a source that an import did not name. For the service key.
+
+    Args:
+        source: As the batches of the import named it.
+        import_id: As the batches of the import had it.
+        limit: How many keys one call revokes.
+
+    Returns:
+        How many keys were revoked; call it until `is_done`. Source: SQL `keylatch.finish_import`.
+
+    Raises:
+        InvalidArgument: The import named no key of this source.
+    """
+    return _call("finish_import", read_one, Retirement, locals())
 
 
 def upgrade_key(

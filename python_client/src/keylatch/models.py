@@ -322,6 +322,15 @@ class ImportOutcome(Row):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImportProbe(Row):
+    """What a key that was tried with an import would get. Source: `import_keys`."""
+
+    position: int  #: The place of the key among the probes, from 1.
+    verdict: str  #: As `Explanation.verdict`.
+    key_id: UUID | None  #: The key that it is; `None` if it is none.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportReport(Row):
     """What happened to the lines of an import. Source: `import_keys`."""
 
@@ -331,3 +340,6 @@ class ImportReport(Row):
     existing: int  #: How many lines were known keys that stay as they are.
     refused: int  #: How many lines were refused.
     lines: tuple[ImportOutcome, ...]  #: What happened to each, in their order.
+    changed: int  #: How many lines changed the label or the scopes of a known key.
+    import_id: UUID  #: The import; batches of one file share it.
+    probes: tuple[ImportProbe, ...]  #: What each probe would get.

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from .errors import NotInstalled, UnexpectedAnswer
-from .models import ImportOutcome, ReadOnlyDict
+from .models import ImportOutcome, ImportProbe, ReadOnlyDict
 from .secret import Secret
 
 T = TypeVar("T")
@@ -110,4 +110,5 @@ _READERS: dict[str, tuple[Any, Callable[[Any], object]]] = {
     "datetime": (str, _time),
     "Mapping[str, Any]": (Mapping, ReadOnlyDict),
     "ImportOutcome": (Mapping, lambda value: _read(ImportOutcome, value, whole=False)),
+    "ImportProbe": (Mapping, lambda value: _read(ImportProbe, value, whole=False)),
 }

@@ -180,17 +180,17 @@ def test_a_table_goes_all_the_way_from_plaintext_to_hashes_alone(
     assert find(owner, "key 7") == [7]
     assert find(owner, str(kept("hex", "key 7"))) == []
     assert find(owner, "key") == find(owner, "") == find(owner, None) == []
-    assert call(owner, "drop_plaintext", "drop plaintext")["phase"] == "emptying"
+    assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "emptying"
     # An application that still writes keys loses nothing, and leaves none behind.
     owner.execute('insert into app."Odd ""T" values (0, \'a new one\', 1)')
     assert find(owner, "a new one") == [0]
-    assert call(owner, "drop_plaintext", "drop plaintext")["phase"] == "emptying"
+    assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "emptying"
     assert "in phase emptying" in refusal(owner, "revert_column")
     hash_all(owner)
     emptied = owner.execute('select count("the \'k"), count("the \'k_hash") from app."Odd ""T"')
     assert emptied.fetchone() == (0, COUNT + 1)
     for _ in range(2):
-        assert call(owner, "drop_plaintext", "drop plaintext")["phase"] == "dropped"
+        assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "dropped"
     assert rows(owner)[7] == (7, 0, None, kept(form, "key 7"))
     assert find(owner, "key 7") == [7]
     assert call(owner, "prove_column")["is_clean"]
@@ -245,7 +245,7 @@ def test_revert_leaves_the_table_as_it_was(owner: Connection, phase: str) -> Non
 def test_no_step_before_the_proof_is_clean(owner: Connection) -> None:
     call(owner, "adopt_column")
     assert "3000 have no hash and 0 a wrong one" in refusal(owner, "read_by_hash")
-    assert "in phase hashing" in refusal(owner, "drop_plaintext", "drop plaintext")
+    assert "in phase hashing" in refusal(owner, "drop_plaintext", "drop plaintext", True, 0)
     hash_all(owner)
     assert "the index is missing" in refusal(owner, "read_by_hash")
     make_indexes(owner)
@@ -259,10 +259,12 @@ def test_no_step_before_the_proof_is_clean(owner: Connection) -> None:
     for confirm in (None, "", "yes", "DROP PLAINTEXT"):
         assert "confirm must be" in refusal(owner, "drop_plaintext", confirm)
     owner.execute('create view app.seen as select "the \'k" from app."Odd ""T"')
-    assert "This needs the plaintext column" in refusal(owner, "drop_plaintext", "drop plaintext")
-    assert "view app.seen" in refusal(owner, "drop_plaintext", "drop plaintext")
+    assert "This needs the plaintext column" in refusal(
+        owner, "drop_plaintext", "drop plaintext", True, 0
+    )
+    assert "view app.seen" in refusal(owner, "drop_plaintext", "drop plaintext", True, 0)
     owner.execute("drop view app.seen")
-    assert call(owner, "drop_plaintext", "drop plaintext")["phase"] == "emptying"
+    assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "emptying"
 
 
 def test_reads_that_fall_back_to_plaintext_are_counted_and_keep_the_column(
@@ -280,9 +282,30 @@ def test_reads_that_fall_back_to_plaintext_are_counted_and_keep_the_column(
     assert proof["last_fallback_at"] is not None
     owner.execute(TRIGGER_ON)
     hash_all(owner)
-    assert "1 reads fell back to plaintext" in refusal(owner, "drop_plaintext", "drop plaintext")
+    assert "1 reads fell back to plaintext" in refusal(
+        owner, "drop_plaintext", "drop plaintext", True, 0
+    )
     call(owner, "read_by_hash")
-    assert call(owner, "drop_plaintext", "drop plaintext")["phase"] == "emptying"
+    assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "emptying"
+
+
+def test_the_last_step_wants_a_backup_and_days_without_a_fallback(owner: Connection) -> None:
+    """Report 003: a backup before what cannot be undone, and a week of watching before it."""
+    adopt(owner)
+    call(owner, "read_by_hash")
+    drop = ("drop_plaintext", "drop plaintext")
+    for more in ((), (False, 0), (None, 0)):
+        assert "backup_taken must be true" in refusal(owner, *drop, *more)
+    for days in (-1, 366, None):
+        assert "days must be from 0 to 365" in refusal(owner, *drop, True, days)
+    assert "7 days are needed: 7.0 are left" in refusal(owner, *drop, True)
+    owner.execute(
+        "update keylatch_adoption.adoptions set reading_since = now() - interval '60 hours'"
+    )
+    assert "7 days are needed: 4.5 are left" in refusal(owner, *drop, True)
+    assert "3 days are needed: 0.5 are left" in refusal(owner, *drop, True, 3)
+    assert call(owner, "prove_column")["phase"] == "reading"
+    assert call(owner, *drop, True, 2)["phase"] == "emptying"
 
 
 def test_a_read_that_cannot_count_or_would_have_to_wait_is_answered(
@@ -453,9 +476,11 @@ def whole_way(owner: Connection, table: str, column: str = "k") -> None:
     hash_all(owner, names)
     make_indexes(owner, names)
     call(owner, "read_by_hash", names=names)
-    call(owner, "drop_plaintext", "drop plaintext", names=names)
+    call(owner, "drop_plaintext", "drop plaintext", True, 0, names=names)
     hash_all(owner, names)
-    assert call(owner, "drop_plaintext", "drop plaintext", names=names)["phase"] == "dropped"
+    assert (
+        call(owner, "drop_plaintext", "drop plaintext", True, 0, names=names)["phase"] == "dropped"
+    )
     assert indexes(owner, names) == []
 
 
@@ -551,9 +576,9 @@ def test_what_would_be_lost_with_the_column_is_named_before(
     make_indexes(owner, names)
     call(owner, "read_by_hash", names=names)
     if said is None:
-        call(owner, "drop_plaintext", "drop plaintext", names=names)
+        call(owner, "drop_plaintext", "drop plaintext", True, 0, names=names)
         return
-    refused = refusal(owner, "drop_plaintext", "drop plaintext", names=names)
+    refused = refusal(owner, "drop_plaintext", "drop plaintext", True, 0, names=names)
     assert refused.startswith(
         "adoption_not_ready: This needs the plaintext column, or would be lost"
     )
@@ -570,16 +595,20 @@ def test_an_index_that_is_made_in_phase_2_or_3_needs_its_twin_before_the_column_
     make_indexes(owner, names)
     call(owner, "read_by_hash", names=names)
     owner.execute("create unique index late_one on app.late (tenant, k)")
-    assert "the index is missing" in refusal(owner, "drop_plaintext", "drop plaintext", names=names)
+    assert "the index is missing" in refusal(
+        owner, "drop_plaintext", "drop plaintext", True, 0, names=names
+    )
     # The first step again makes it, also in phase 2.
     assert call(owner, "adopt_column", names=names)["phase"] == "reading"
     make_indexes(owner, names)
-    call(owner, "drop_plaintext", "drop plaintext", names=names)
+    call(owner, "drop_plaintext", "drop plaintext", True, 0, names=names)
     owner.execute("create unique index late_two on app.late (k, tenant)")
-    refused = refusal(owner, "drop_plaintext", "drop plaintext", names=names)
+    refused = refusal(owner, "drop_plaintext", "drop plaintext", True, 0, names=names)
     assert "index app.late_two, which has no twin" in refused
     make_indexes(owner, names)
-    assert call(owner, "drop_plaintext", "drop plaintext", names=names)["phase"] == "dropped"
+    assert (
+        call(owner, "drop_plaintext", "drop plaintext", True, 0, names=names)["phase"] == "dropped"
+    )
 
 
 def test_a_primary_key_of_keys_becomes_one_of_hashes(owner: Connection) -> None:
@@ -589,15 +618,19 @@ def test_a_primary_key_of_keys_becomes_one_of_hashes(owner: Connection) -> None:
     with pytest.raises(psycopg.Error, match="adoption_not_ready"):
         whole_way(owner, "app.tokens", "key")
     names = ["app.tokens", "key"]
-    assert "uses_token_fkey" in refusal(owner, "drop_plaintext", "drop plaintext", names=names)
+    assert "uses_token_fkey" in refusal(
+        owner, "drop_plaintext", "drop plaintext", True, 0, names=names
+    )
     owner.execute("drop table app.uses")
     owner.execute("create view app.grouped as select key_hash from app.tokens group by key")
-    assert "view app.grouped" in refusal(owner, "drop_plaintext", "drop plaintext", names=names)
+    assert "view app.grouped" in refusal(
+        owner, "drop_plaintext", "drop plaintext", True, 0, names=names
+    )
     owner.execute("drop view app.grouped")
-    call(owner, "drop_plaintext", "drop plaintext", names=names)
+    call(owner, "drop_plaintext", "drop plaintext", True, 0, names=names)
     owner.execute("insert into app.tokens values ('token 10', 10)")
     hash_all(owner, names)
-    call(owner, "drop_plaintext", "drop plaintext", names=names)
+    call(owner, "drop_plaintext", "drop plaintext", True, 0, names=names)
     found = owner.execute(
         "select conname, pg_get_constraintdef(oid) from pg_constraint"
         " where conrelid = 'app.tokens'::regclass and contype = 'p'"
@@ -708,7 +741,7 @@ def test_nobody_but_the_owner_takes_a_step(owner: Connection, empty: Database, r
             ("hash_rows", ()),
             ("prove_column", ()),
             ("read_by_hash", ()),
-            ("drop_plaintext", ("drop plaintext",)),
+            ("drop_plaintext", ("drop plaintext", True, 0)),
             ("revert_column", ()),
         ):
             assert "permission denied" in refusal(other, step, *more)
@@ -871,7 +904,7 @@ def test_the_schema_is_not_taken_from_those_who_use_it(owner: Connection) -> Non
     grant_reads(owner)
     adopt(owner)
     call(owner, "read_by_hash")
-    for step, more in (("drop_plaintext", ("drop plaintext",)), ("revert_column", ())):
+    for step, more in (("drop_plaintext", ("drop plaintext", True, 0)), ("revert_column", ())):
         refused = refusal(owner, step, *more)
         assert "adopted_rows goes with this step, and service_role may still call it" in refused
     owner.execute("revoke execute on function keylatch_adoption.adopted_rows from service_role")
@@ -879,17 +912,17 @@ def test_the_schema_is_not_taken_from_those_who_use_it(owner: Connection) -> Non
         "create view app.seen as select id from keylatch_adoption.adopted_rows("
         """null::app."Odd ""T", 'the ''k', 'key 1')"""
     )
-    for step, more in (("drop_plaintext", ("drop plaintext",)), ("revert_column", ())):
+    for step, more in (("drop_plaintext", ("drop plaintext", True, 0)), ("revert_column", ())):
         refused = refusal(owner, step, *more)
         assert "The schema keylatch_adoption goes with this step, and needs it" in refused
         assert "view app.seen" in refused
     owner.execute("drop view app.seen")
-    assert call(owner, "drop_plaintext", "drop plaintext")["phase"] == "emptying"
+    assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "emptying"
     # Granted anew since: the last step refuses, too.
     grant_reads(owner)
     hash_all(owner)
     with pytest.raises(psycopg.Error, match="adoption_not_ready"), owner.transaction():
-        call(owner, "drop_plaintext", "drop plaintext")
+        call(owner, "drop_plaintext", "drop plaintext", True, 0)
         remove(owner)
     assert call(owner, "prove_column")["phase"] == "emptying"
 
@@ -897,12 +930,12 @@ def test_the_schema_is_not_taken_from_those_who_use_it(owner: Connection) -> Non
 def test_the_plaintext_column_is_not_dropped_while_the_trigger_is_off(owner: Connection) -> None:
     adopt(owner)
     call(owner, "read_by_hash")
-    call(owner, "drop_plaintext", "drop plaintext")
+    call(owner, "drop_plaintext", "drop plaintext", True, 0)
     hash_all(owner)
     owner.execute('alter table app."Odd ""T" disable trigger "zz_keylatch_hash_the \'k"')
-    assert call(owner, "drop_plaintext", "drop plaintext")["phase"] == "emptying"
+    assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "emptying"
     owner.execute(TRIGGER_ON)
-    assert call(owner, "drop_plaintext", "drop plaintext")["phase"] == "dropped"
+    assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "dropped"
 
 
 def test_every_object_of_the_schema_says_what_it_is_and_finds_nothing_planted(
@@ -997,8 +1030,8 @@ def test_an_adoption_goes_on_in_a_restored_dump(
             other.execute('insert into app."Odd ""T" (id, "the \'k") values (0, \'a new one\')')
             assert find(other, "a new one") == [0]
             assert call(other, "prove_column")["is_clean"]
-            call(other, "drop_plaintext", "drop plaintext")
+            call(other, "drop_plaintext", "drop plaintext", True, 0)
             hash_all(other)
-            assert call(other, "drop_plaintext", "drop plaintext")["phase"] == "dropped"
+            assert call(other, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "dropped"
             remove(other)
             assert left(other) == []

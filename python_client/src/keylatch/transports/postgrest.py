@@ -10,7 +10,7 @@ import httpx
 from ..errors import KeylatchError, Unavailable, UnexpectedAnswer, error_for
 from ..secret import mask_keys
 from . import VIEWS, Awaited, Blocking, Calls, Rows
-from .wire import as_rows, dump_json, read_json
+from .wire import VOID, as_rows, dump_json, read_json
 
 if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient, SyncPostgrestClient
@@ -132,6 +132,8 @@ def _body(function: str, arguments: Mapping[str, object]) -> bytes | None:
 
 def _read(response: httpx.Response, arguments: Mapping[str, object]) -> Rows:
     """Give the rows of a good answer; raise the error of a bad one."""
+    if response.status_code == httpx.codes.NO_CONTENT and response.url.path.endswith(VOID):
+        return []
     try:
         answer = read_json(response.text)
     except ValueError:

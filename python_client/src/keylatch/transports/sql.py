@@ -30,10 +30,12 @@ select pg_catalog.current_setting('request.jwt.claims', true),
 # type in SQL. Every other text is text, and every other integer is integer.
 _TYPES = {
     "after": "uuid",
+    "ends_at": "timestamptz",
     "expires_at": "timestamptz",
     "from_checkpoint": "int8",
     "grace": "interval",
     "id": "uuid",
+    "import_id": "uuid",
     "key_id": "uuid",
     "origins": "text[]",
     "timeout": "interval",

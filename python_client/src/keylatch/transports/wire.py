@@ -15,7 +15,9 @@ _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
 # What readers of every kind refuse; it stands for a value that Python cannot read.
 _UNREADABLE = object()
 # Members of an answer that are rows themselves.
-_ROWS = ("keys", "lines")
+_ROWS = ("keys", "lines", "probes")
+VOID = ("/declare_scheme",)
+"""How the addresses of functions end that return nothing."""
 
 
 def read_json(text: str) -> object:
@@ -68,6 +70,9 @@ def as_rows(answer: object) -> Rows:
     """Give any answer as rows, and hide a new key in it before anything can fail over it."""
     rows: list[dict[str, object]] = []
     for row in answer if isinstance(answer, list) else [answer]:
+        # A function that returns nothing answers with an empty text.
+        if row == "":
+            continue
         if not isinstance(row, dict):
             raise UnexpectedAnswer(detail="the answer is not made of JSON objects")
         key, keys = row.get("key"), row.get("keys")

@@ -73,6 +73,7 @@ class AdoptionProof:
         fallback_reads: Reads since the last step that fell back to plaintext; at least so many.
         last_fallback_at: When the last of them was, UTC, by the server's clock.
         is_clean: Whether the next step may be taken.
+        reading_since: When `read_by_hash` was last called, UTC; `None` for never.
     """
 
     table_name: str
@@ -88,6 +89,7 @@ class AdoptionProof:
     fallback_reads: int
     last_fallback_at: datetime | None
     is_clean: bool
+    reading_since: datetime | None
 
 
 _ADOPT = "select * from keylatch_adoption.adopt_column(%s, %s, %s, %s)"
@@ -95,7 +97,7 @@ _INDEXES = "select * from keylatch_adoption.index_statements(%s, %s)"
 _HASH = "select * from keylatch_adoption.hash_rows(%s, %s, %s)"
 _PROVE = "select * from keylatch_adoption.prove_column(%s, %s)"
 _READ = "select * from keylatch_adoption.read_by_hash(%s, %s)"
-_DROP = "select * from keylatch_adoption.drop_plaintext(%s, %s, %s)"
+_DROP = "select * from keylatch_adoption.drop_plaintext(%s, %s, %s, %s, %s)"
 _REVERT = "select * from keylatch_adoption.revert_column(%s, %s)"
 # The owner of the schema, whether that is the caller, whether the functions are loaded, and from
 # which files. An owner can be trusted with functions that this connection is about to run.
@@ -216,21 +218,25 @@ class Adoption:
         self._require_loaded()
         return self._ask(AdoptionProof, _READ)
 
-    def drop_plaintext(self, confirm: str) -> AdoptedColumn:
+    def drop_plaintext(
+        self, confirm: str, *, backup_taken: bool = False, days: int = 7
+    ) -> AdoptedColumn:
         """Begin phase 3, and end it when all rows are emptied; with the last one the schema goes.
 
         Args:
             confirm: `drop plaintext`, in these words.
+            backup_taken: Whether there is a backup, for there is no way back.
+            days: How long no read may have fallen back to plaintext, from 0 to 365.
 
         Returns:
             The column: in phase emptying, which is for `hash_rows` to do, or dropped.
 
         Raises:
-            InvalidArgument: It is not confirmed.
-            AdoptionNotReady: The proof is not clean, reads fell back, or something needs the
-                column or would be lost with it.
+            InvalidArgument: It is not confirmed, or no backup was taken.
+            AdoptionNotReady: The proof is not clean, reads fell back, days are left, or something
+                needs the column or would be lost with it.
         """
-        return self._ask_and_remove(_DROP, confirm)
+        return self._ask_and_remove(_DROP, confirm, backup_taken, days)
 
     def revert(self) -> AdoptedColumn:
         """Take phases 1 and 2 back; with the last adoption the schema goes.

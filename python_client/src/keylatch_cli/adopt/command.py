@@ -65,6 +65,14 @@ def adopt(
         str | None,
         typer.Option(metavar="TEXT", help=f"For drop: '{_CONFIRM}'.", show_default=False),
     ] = None,
+    backup_taken: Annotated[
+        bool,
+        typer.Option("--backup-taken", metavar="", help="For drop: you have a backup."),
+    ] = False,
+    days: Annotated[
+        int,
+        typer.Option(metavar="N", help="For drop: so long no read fell back to plaintext."),
+    ] = 7,
     as_json: Json = False,
 ) -> None:
     """Move a plaintext column of keys, of any table, to hashes.
@@ -82,7 +90,7 @@ def adopt(
     if step is Step.REVERT:
         _show_column(adoption.revert(), as_json)
     elif step is Step.DROP:
-        _drop(adoption, confirm or "", pause / 1000, as_json)
+        _drop(adoption, confirm or "", backup_taken, days, pause / 1000, as_json)
     else:
         if step is Step.HASH:
             _hash(adoption, hash_column, form, pause / 1000)
@@ -104,12 +112,14 @@ def _hash(adoption: Adoption, hash_column: str | None, form: Form, pause: float)
     adoption.make_indexes()
 
 
-def _drop(adoption: Adoption, confirm: str, pause: float, as_json: bool) -> None:
-    column = adoption.drop_plaintext(confirm)
+def _drop(
+    adoption: Adoption, confirm: str, backup_taken: bool, days: int, pause: float, as_json: bool
+) -> None:
+    column = adoption.drop_plaintext(confirm, backup_taken=backup_taken, days=days)
     while column.phase == "emptying":
         with _progress("emptying") as advance:
             adoption.hash_rows(pause=pause, done=advance)
-        column = adoption.drop_plaintext(confirm)
+        column = adoption.drop_plaintext(confirm, backup_taken=backup_taken, days=days)
     _show_column(column, as_json)
     output.note(_AFTERWARDS)
 
@@ -161,6 +171,7 @@ def _show_proof(proof: AdoptionProof, as_json: bool) -> None:
                 name.replace("_", " "): f"{shown[name]:,}"
                 for name in ("rows", "keys", "hashed", "missing", "wrong", "fallback_reads")
             },
+            "reading since": output.when(proof.reading_since) if proof.reading_since else "never",
             "index": "ready" if proof.index_is_ready else "missing",
             "trigger": "ready" if proof.trigger_is_ready else "missing or off",
             "clean": "yes" if proof.is_clean else "no",

@@ -88,12 +88,14 @@ def _keys(keylatch: Keylatch, workspace: UUID) -> Iterator[Named]:
 def _lines(
     workspace: UUID, file: str, form: str | None, defaults: list[str] | None
 ) -> Iterator[Named]:
-    from ..importing.batches import read_lines
+    from ..importing.lines import Reading, read_lines
+    from ..importing.rows import read_rows
     from .diagnosis import Finding, explain_old
 
     now = datetime.now(UTC)
     with opened(file) as (stream, _):
-        for line in read_lines(stream, form_of(file, form), defaults=defaults_of(defaults or [])):
+        rows = read_rows(stream, form_of(file, form))
+        for line in read_lines(rows, Reading(defaults=defaults_of(defaults or []))):
             if line.fields is None:
                 yield str(line.number), "", Finding("unreadable", line.problem, "Correct the line.")
             elif str(line.fields.get("workspace_id") or workspace).lower() == str(workspace):

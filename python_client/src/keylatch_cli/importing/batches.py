@@ -1,47 +1,28 @@
-"""Imports the keys of another system from a file of any length. For `keylatch import`."""
+"""Sends the lines of an import in batches, while the next ones are read. For `keylatch import`."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from uuid import UUID
 
-from keylatch.arguments import import_line
 from keylatch.client import Keylatch
-from keylatch.errors import InvalidArgument
-from keylatch.models import ImportOutcome, ImportReport
+from keylatch.errors import KeylatchError
+from keylatch.models import ImportOutcome
 from keylatch.transports import Batch
 
-BATCH = 5000
-"""How many lines go to the database at once, in one transaction."""
-# Cells of a CSV file that are more than their text.
-_CELLS: Mapping[str, Callable[[str], object]] = {
-    "allowed_origins": str.split,
-    "scopes": str.split,
-    "metadata": json.loads,
-}
+from .lines import Line
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """A line of the file.
-
-    Attributes:
-        number: Its place in the file, from 1; the last line of a CSV record that has several.
-        fields: What `import_keys` takes; `None` if the line cannot be read.
-        problem: Why it cannot be read.
-    """
-
-    number: int
-    fields: dict[str, object] | None = None
-    problem: str = ""
+LARGEST, FIRST = 5000, 1000
+"""How many lines go to the database at once, in one transaction; and how many at the start."""
+# Far below the 8 s that a statement may take on hosted Supabase.
+_SECONDS = 1.5
+_CANCELED = "57014"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,40 +38,26 @@ class Outcome:
     outcome: ImportOutcome
 
 
-def read_lines(
-    file: BinaryIO, form: str, *, defaults: Mapping[str, str] | None = None
-) -> Iterator[Line]:
-    """Read a file line by line.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """What the batches of one file share.
 
-    Args:
-        file: Its bytes, UTF-8.
-        form: `csv`, whose first line names the fields, or `jsonl`, one object a line. In CSV an
-            empty cell means that the field is missing, origins and scopes are separated by spaces,
-            and metadata is JSON.
-        defaults: Fields for the lines that do not have them, as a CSV file would write them.
-
-    Yields:
-        The lines, without the empty ones. A line that cannot be read says why.
+    Attributes:
+        source: Which table of which system the file is; empty if nobody said.
+        id: The import.
+        dry_run: Only say what would happen.
     """
-    given = {name: _cell(name, value) for name, value in (defaults or {}).items()}
-    for line in (_csv if form == "csv" else _jsonl)(file):
-        if line.fields is None:
-            yield line
-            continue
-        fields = {name: value for name, value in line.fields.items() if value is not None}
-        try:
-            sendable = import_line("line", {**given, **fields})
-        except InvalidArgument as problem:
-            yield Line(number=line.number, problem=str(problem.detail))
-        else:
-            yield Line(number=line.number, fields=sendable)
+
+    source: str
+    id: UUID
+    dry_run: bool = False
 
 
 def import_file(
     clients: Sequence[Keylatch],
     lines: Iterable[Line],
+    import_: Import,
     *,
-    dry_run: bool = False,
     done: Callable[[int, list[Outcome]], None],
 ) -> None:
     """Import lines in batches. While the database works on some, the next batch is read.
@@ -98,7 +65,7 @@ def import_file(
     Args:
         clients: Clients of the service role; each has one batch at a time.
         lines: As `read_lines` gives them.
-        dry_run: Only say what would happen.
+        import_: What the batches share.
         done: Called after each batch in its order, with the number of its last line and the
             outcome of each line.
 
@@ -108,21 +75,24 @@ def import_file(
     free: SimpleQueue[Keylatch] = SimpleQueue()
     for client in clients:
         free.put(client)
+    size = FIRST
 
-    def send(batch: list[Line]) -> ImportReport:
+    def send(batch: list[Line]) -> list[ImportOutcome]:
+        nonlocal size
         client = free.get()
+        began = time.monotonic()
         try:
-            return client.import_keys(
-                Batch(line.fields for line in batch if line.fields is not None), dry_run=dry_run
-            )
+            return _send(client, [line for line in batch if line.fields is not None], import_)
         finally:
+            taken = time.monotonic() - began
+            size = max(10, min(LARGEST, int(len(batch) * min(_SECONDS / taken, 4))))
             free.put(client)
 
     lines = iter(lines)
-    sent: deque[tuple[list[Line], Future[ImportReport]]] = deque()
+    sent: deque[tuple[list[Line], Future[list[ImportOutcome]]]] = deque()
     with ThreadPoolExecutor(len(clients), "keylatch-import") as sender:
         try:
-            while batch := list(islice(lines, BATCH)):
+            while batch := list(islice(lines, size)):
                 sent.append((batch, sender.submit(send, batch)))
                 if len(sent) > len(clients):
                     _tell(*sent.popleft(), done)
@@ -133,20 +103,52 @@ def import_file(
             raise
 
 
+def _send(client: Keylatch, lines: list[Line], import_: Import) -> list[ImportOutcome]:
+    try:
+        return list(
+            client.import_keys(
+                Batch(line.fields for line in lines),
+                dry_run=import_.dry_run,
+                source=import_.source,
+                import_id=import_.id,
+            ).lines
+        )
+    except KeylatchError as problem:
+        # It took longer than a statement may, and was undone.
+        if problem.sqlstate != _CANCELED or len(lines) == 1:
+            raise
+    half = len(lines) // 2
+    return [*_send(client, lines[:half], import_), *_send(client, lines[half:], import_)]
+
+
 def _tell(
-    batch: list[Line], report: Future[ImportReport], done: Callable[[int, list[Outcome]], None]
+    batch: list[Line],
+    outcomes: Future[list[ImportOutcome]],
+    done: Callable[[int, list[Outcome]], None],
 ) -> None:
-    answers = iter(report.result().lines)
+    answers = iter(outcomes.result())
     done(
         batch[-1].number,
         [
             Outcome(
                 number=line.number,
-                outcome=next(answers) if line.fields is not None else _unread(line.problem),
+                outcome=_named(line, next(answers))
+                if line.fields is not None
+                else _unread(line.problem),
             )
             for line in batch
         ],
     )
+
+
+def _named(line: Line, outcome: ImportOutcome) -> ImportOutcome:
+    """Name the file's own column, where the reason begins with the field of another name."""
+    if outcome.outcome == "refused" and outcome.detail:
+        word, _, rest = outcome.detail.partition(" ")
+        column = line.columns.get(word, word)
+        if column.lower() != word:
+            return replace(outcome, detail=f"{column}: {word} {rest}")
+    return outcome
 
 
 def _unread(problem: str) -> ImportOutcome:
@@ -158,61 +160,3 @@ def _unread(problem: str) -> ImportOutcome:
         detail=problem,
         hint=None,
     )
-
-
-def _jsonl(file: BinaryIO) -> Iterator[Line]:
-    for number, raw in enumerate(file, 1):
-        if not raw.strip():
-            continue
-        try:
-            fields: Any = json.loads(raw)
-        # The error repeats nothing of the line: it may hold a key.
-        except (ValueError, RecursionError):
-            yield Line(number=number, problem="the line is not JSON")
-            continue
-        if isinstance(fields, dict):
-            yield Line(number=number, fields=fields)
-        else:
-            yield Line(number=number, problem="the line is not a JSON object")
-
-
-def _csv(file: BinaryIO) -> Iterator[Line]:
-    # A byte that is not UTF-8 costs its own line only.
-    text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-    try:
-        yield from _records(csv.reader(text, strict=True))
-    finally:
-        # The file is the caller's to close.
-        text.detach()
-
-
-def _records(rows: Any) -> Iterator[Line]:
-    names: list[str] | None = None
-    while True:
-        try:
-            row = next(rows)
-        except StopIteration:
-            return
-        except csv.Error:
-            yield Line(number=rows.line_num, problem="the line is not CSV")
-            continue
-        if names is None:
-            names = [name.strip() for name in row]
-        elif len(row) > len(names):
-            yield Line(number=rows.line_num, problem="the line has more cells than the first one")
-        elif any(row):
-            yield _record(rows.line_num, dict(zip(names, row, strict=False)))
-
-
-def _record(number: int, row: Mapping[str, str]) -> Line:
-    fields: dict[str, object] = {}
-    for name, value in row.items():
-        try:
-            fields[name] = _cell(name, value)
-        except (ValueError, RecursionError):
-            return Line(number=number, problem=f"{name} is not JSON")
-    return Line(number=number, fields=fields)
-
-
-def _cell(name: str, value: str) -> object:
-    return _CELLS.get(name, str)(value) if value else None

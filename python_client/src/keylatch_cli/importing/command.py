@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
+from getpass import getpass
 from itertools import dropwhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
+from uuid import uuid4
 
 import typer
 
-from keylatch.errors import KeylatchError
+from keylatch.errors import InvalidArgument, KeylatchError
 
 from .. import output
 from ..connection import Options, any_connection, connect
 from ..output import Json
-from .files import Format, Set, defaults_of, form_of, opened
+from .files import Format, Set, defaults_of, form_of, opened, workspaces_of, zone_of
+from .telling import list_presets, progress, reported, say_outcome, summary
 
 if TYPE_CHECKING:
-    from .batches import Outcome
+    from keylatch.client import Keylatch
+
+    from .batches import Import, Outcome
+    from .lines import Line, Reading
+    from .presets import Preset
+    from .probing import Probe
 
 File = Annotated[
-    str, typer.Argument(metavar="FILE", help="A .csv or .jsonl file; - for stdin, see --format.")
+    str | None,
+    typer.Argument(
+        metavar="FILE|verify",
+        help="A .csv, .tsv or .jsonl file; - for stdin, see --format. Or verify: try KEYS.",
+        show_default=False,
+    ),
 ]
 
 # A batch keeps one core of the server busy. More connections would slow the server for others.
 _CONNECTIONS = 2
+_UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS"
 
 
 class _Unfit(Exception):
@@ -37,9 +51,63 @@ class _Unfit(Exception):
 @any_connection
 def import_(
     options: Options,
-    file: File,
+    file: File = None,
+    keys: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="KEYS", help="With verify: a file with a key a line.", show_default=False
+        ),
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="SYSTEM", help="What made the file; see --presets."),
+    ] = None,
+    presets: Annotated[
+        bool, typer.Option("--presets", metavar="", help="List the systems of --from.")
+    ] = False,
     form: Format = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="cp1252 or latin-1; else UTF-8 or UTF-16."),
+    ] = None,
+    zone: Annotated[
+        str | None,
+        typer.Option(metavar="ZONE", help="Of times that name none: Europe/Berlin."),
+    ] = None,
+    workspace_map: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="CSV: the old system's name, the workspace's id."),
+    ] = None,
+    secret: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The secret of the scheme, as Vault names it."),
+    ] = None,
     set_: Set = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD", help="Leave a field out: scopes. May be given again."),
+    ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEYS",
+            help="Keys that must resolve before a line is written; - to be asked for one.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The name of the table for --complete, else SYSTEM."),
+    ] = None,
+    complete: Annotated[
+        bool,
+        typer.Option(
+            "--complete", metavar="", help="This is the whole table: revoke keys it lacks."
+        ),
+    ] = False,
+    report: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write a CSV of what became of every line."),
+    ] = None,
     from_line: Annotated[
         int, typer.Option(metavar="NUMBER", min=1, help="Go on here after an interruption.")
     ] = 1,
@@ -58,98 +126,202 @@ def import_(
 ) -> None:
     """Import the keys of another system, plain or hashed.
 
-    For the service key. A line has workspace_id and key, or hash with alg (sha256,
-    pbkdf2_sha256, django, bcrypt), and further fields such as label, scopes, allowed_origins,
-    expires_at and revoked_at: see the comment of keylatch.import_keys. A bad line costs no
-    other. The same file again is safe: an import moves a key towards its end, and never away
-    from it. A salted key waits until upgrade_key sees it. Exit code 1 if a line was refused.
+    For the service key. With --from, FILE is a dump of that system's own table. Without it, a
+    line has workspace_id and key, or hash with alg (sha256, pbkdf2_sha256, django, bcrypt) or
+    scheme, and further fields such as label, scopes, allowed_origins, expires_at and revoked_at:
+    see the comment of keylatch.import_keys. A bad line costs no other. The same file again is
+    safe: an import moves a key towards its end, and never away from it. A salted key waits until
+    upgrade_key sees it. Exit code 1 if a line was refused, or a probe does not resolve.
     """
-    from .batches import import_file, read_lines
+    from .batches import Import
+    from .lines import Reading
+    from .presets import PLAIN, load
 
-    kind = form_of(file, form)
-    counts: Counter[str] = Counter()
-    last = from_line - 1
-    with opened(file) as (stream, size), _progress(stream, size) as advance:
-
-        def done(number: int, outcomes: list[Outcome]) -> None:
-            nonlocal last
-            first = not counts
-            for one in outcomes:
-                counts[one.outcome.outcome] += 1
-                if one.outcome.detail:
-                    _say(one, as_json)
-            last = number
-            advance(counts)
-            if first and counts["refused"] == len(outcomes) > 100:
-                raise _Unfit
-
-        defaults = defaults_of(set_ or []) | ({"force": force} if force else {})
-        lines = read_lines(stream, kind, defaults=defaults)
-        lines = dropwhile(lambda line: line.number < from_line, lines)
-        try:
-            clients = [connect(options) for _ in range(_CONNECTIONS)]
-            import_file(clients, lines, dry_run=dry_run, done=done)
-        except _Unfit:
-            output.note("Stopped: every line of the first batch was refused.")
-        except (KeylatchError, KeyboardInterrupt):
-            if last >= from_line and not dry_run:
-                output.note(f"All lines up to {last} are done: go on with --from-line {last + 1}")
-            raise
-    _summary(counts, dry_run, as_json)
+    if presets:
+        list_presets(as_json)
+        return
+    if file == "verify":
+        _verify(connect(options), _keys_of(keys or "-"), as_json)
+        return
+    if file is None:
+        raise KeylatchError("usage", detail="FILE is missing", hint="See: keylatch import --help")
+    preset = load(from_) if from_ else PLAIN
+    if preset.refused:
+        raise KeylatchError(
+            "not_importable",
+            detail=f"{preset.system}: {preset.refused}",
+            hint="Issue new keys, and let the old ones end by a date: keylatch issue",
+        )
+    import_ = Import(source=source or preset.name, id=uuid4(), dry_run=dry_run)
+    if complete and (not import_.source or from_line > 1):
+        raise KeylatchError(
+            "usage",
+            detail="--complete needs --source or --from, and the file from its first line",
+            hint="Name the table, the same every time: --source old-keys",
+        )
+    reading = Reading(
+        preset=preset,
+        defaults=defaults_of(set_ or []) | ({"force": force} if force else {}),
+        zone=zone_of(zone),
+        workspaces=workspaces_of(workspace_map),
+        without=frozenset(without or []),
+    )
+    run = _Run(options, file, form_of(file, form), encoding, reading, import_, from_line)
+    secret = secret or str(preset.recipe.get("secret", ""))
+    if preset.scheme:
+        recipe = {**preset.recipe, **({"secret": secret} if secret else {})}
+        _declare(connect(options), preset, recipe)
+    if probe is not None:
+        run.probe(_keys_of(probe), secret)
+    counts = run.write(report, as_json)
+    if complete and not counts["refused"] and not dry_run:
+        counts["deleted"] = _finish(connect(options), import_)
+    summary(counts, import_, as_json)
+    if complete and counts["refused"]:
+        output.note(
+            "Keys that the file lacks were not revoked: the keys of refused lines would be among "
+            "them. Correct the lines, and import the file again."
+        )
+    if probe is None and not as_json and counts["imported"] + counts["waiting"]:
+        output.note(_UNPROVEN)
     if counts["refused"]:
         raise typer.Exit(output.REFUSED)
 
 
-@contextmanager
-def _progress(stream: BinaryIO, size: int | None) -> Iterator[Callable[[Counter[str]], None]]:
-    """Show on a terminal how much of the file is read, and how many lines are done."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+class _Run:
+    """One file on its way into the database."""
 
-    columns = (
-        TextColumn("{task.fields[lines]:,} lines"),
-        BarColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(
-        *columns, console=output.err(), transient=True, disable=not output.err().is_terminal
-    ) as progress:
-        task = progress.add_task("", total=size, lines=0)
+    def __init__(
+        self,
+        options: Options,
+        file: str,
+        form: str,
+        encoding: str | None,
+        reading: Reading,
+        import_: Import,
+        from_line: int,
+    ) -> None:
+        self._options, self._file, self._form, self._encoding = options, file, form, encoding
+        self._reading, self._import, self._from_line = reading, import_, from_line
 
-        def advance(counts: Counter[str]) -> None:
-            place = stream.tell() if size else 0
-            progress.update(task, completed=place, lines=counts.total())
+    def _lines(self, stream: BinaryIO) -> Iterator[Line]:
+        from .lines import read_lines
+        from .rows import read_rows
 
-        yield advance
+        rows = read_rows(stream, self._form, self._encoding)
+        return dropwhile(
+            lambda line: line.number < self._from_line, read_lines(rows, self._reading)
+        )
+
+    def probe(self, probes: list[Probe], secret: str) -> None:
+        """Try keys, and end the command unless all of them resolve."""
+        from .probing import probe, say
+
+        if self._file == "-":
+            raise KeylatchError(
+                "usage", detail="--probe reads the file twice, and stdin cannot be read twice"
+            )
+        with opened(self._file) as (stream, _):
+            found = probe(connect(self._options), self._lines(stream), self._import, probes)
+        bad = [(place, one) for place, one in enumerate(found, 1) if one.verdict != "valid"]
+        for place, one in bad:
+            output.note(say(place, one, secret))
+        output.note(f"{len(found) - len(bad)} of {len(found)} keys resolve.")
+        if bad:
+            output.note("Nothing was imported.")
+            raise typer.Exit(output.REFUSED)
+
+    def write(self, report: str | None, as_json: bool) -> Counter[str]:
+        """Import the lines, and give how many had each outcome."""
+        from .batches import import_file
+
+        counts: Counter[str] = Counter()
+        last = self._from_line - 1
+        with ExitStack() as stack:
+            tell = stack.enter_context(reported(report))
+            stream, size = stack.enter_context(opened(self._file))
+            advance = stack.enter_context(progress(stream, size))
+
+            def done(number: int, outcomes: list[Outcome]) -> None:
+                nonlocal last
+                first = not counts
+                for one in outcomes:
+                    counts[one.outcome.outcome] += 1
+                    if one.outcome.detail:
+                        say_outcome(one, as_json)
+                tell(outcomes)
+                last = number
+                advance(counts)
+                if first and counts["refused"] == len(outcomes) > 100:
+                    raise _Unfit
+
+            try:
+                clients = [connect(self._options) for _ in range(_CONNECTIONS)]
+                import_file(clients, self._lines(stream), self._import, done=done)
+            except _Unfit:
+                output.note("Stopped: every line of the first batch was refused.")
+            except (KeylatchError, KeyboardInterrupt):
+                if last >= self._from_line and not self._import.dry_run:
+                    output.note(
+                        f"All lines up to {last} are done: go on with --from-line {last + 1}"
+                    )
+                raise
+        return counts
 
 
-def _say(one: Outcome, as_json: bool) -> None:
-    outcome = one.outcome
+def _declare(client: Keylatch, preset: Preset, recipe: dict[str, object]) -> None:
+    try:
+        client.declare_scheme(preset.scheme, recipe=recipe)
+    except InvalidArgument as problem:
+        if "secret" not in recipe or "no secret" not in (problem.detail or ""):
+            raise
+        raise InvalidArgument(
+            problem.slug,
+            sqlstate=problem.sqlstate,
+            detail=f"{preset.name} hashes with a secret, and there is none of the name "
+            f"{recipe['secret']}. {preset.about.rpartition('. ')[2]}.",
+            hint=problem.hint,
+        ) from None
+
+
+def _finish(client: Keylatch, import_: Import) -> int:
+    revoked = 0
+    while True:
+        done = client.finish_import(import_.source, import_id=import_.id)
+        revoked += done.revoked
+        if done.is_done:
+            return revoked
+
+
+def _keys_of(file: str) -> list[Probe]:
+    from .probing import MOST, read_probes
+
+    if file != "-":
+        probes = read_probes(Path(file).read_text("utf-8-sig").splitlines())
+    elif sys.stdin.isatty():
+        probes = read_probes([getpass("Key: ")])
+    else:
+        probes = read_probes(sys.stdin)
+    if not 1 <= len(probes) <= MOST:
+        raise KeylatchError(
+            "usage",
+            detail=f"there must be 1 to {MOST} keys to try, one a line",
+            hint="A salted key of which no part is known needs its workspace: KEY WORKSPACE_ID",
+        )
+    return probes
+
+
+def _verify(client: Keylatch, probes: list[Probe], as_json: bool) -> None:
+    """Say whether keys resolve; one that waits for its first use has it now."""
+    verdicts = []
+    for place, one in enumerate(probes, 1):
+        verdict = client.explain(one.key).verdict
+        if verdict != "valid" and client.upgrade_key(one.key, workspace_id=one.workspace_id):
+            verdict = "valid"
+        verdicts.append(verdict)
+        if not as_json:
+            sys.stdout.write(f"key {place}: {verdict}\n")
     if as_json:
-        fields = {"line": one.number, **output.as_dict(outcome)}
-        del fields["position"]
-        sys.stdout.write(json.dumps(fields, default=str) + "\n")
-        return
-    word = outcome.slug if outcome.outcome == "refused" else outcome.outcome
-    hint = f" ({outcome.hint})" if outcome.hint else ""
-    said = output.printable(f"{outcome.detail}{hint}")
-    sys.stdout.write(f"line {one.number}: {word}: {said}\n")
-
-
-def _summary(counts: Counter[str], dry_run: bool, as_json: bool) -> None:
-    names = {
-        "imported": "imported",
-        "waiting": "waiting for their first use",
-        "moved": "moved towards their end",
-        "exists": "unchanged",
-        "refused": "refused",
-    }
-    if as_json:
-        numbers = {name: counts[name] for name in names}
-        sys.stdout.write(json.dumps({**numbers, "dry_run": dry_run}) + "\n")
-        return
-    said = ", ".join(
-        f"{counts[name]:,} {words}"
-        for name, words in names.items()
-        if counts[name] or name in ("imported", "refused")
-    )
-    output.note(f"{'Lines of the dry run' if dry_run else 'Lines'}: {said}")
+        output.print_json(verdicts)
+    if verdicts.count("valid") < len(verdicts):
+        raise typer.Exit(output.REFUSED)

@@ -1,0 +1,184 @@
+"""What the cells of a dump mean: times, lists, hashes, and what a spreadsheet made of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
+
+TIMES = frozenset({"expires_at", "suspended_at", "revoked_at", "created_at", "last_used_at"})
+"""The fields that are times."""
+
+_TIME = re.compile(
+    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9}))?"
+    r" ?(Z|UTC|[+-]\d\d(?::?\d\d)?)?)?"
+)
+# What the database reads as it is.
+_GOOD_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z")
+_EPOCH = re.compile(r"(\d{9,10})(?:\.(\d{1,9}))?|(\d{12,13})|(\d{15,16})")
+# No time at all, as Go, MySQL and PostgreSQL write it.
+_NEVER = re.compile(r"0|0000-00-00.*|0001-01-01.*|infinity")
+_TRUE, _FALSE = frozenset({"t", "true", "1", "yes", "y"}), frozenset({"f", "false", "0", "no", "n"})
+_HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+# One digit and a sign, as spreadsheets write it: 13260e07 is hex.
+_SHORTENED = re.compile(r"[+-]?\d(?:[.,]\d+)?E[+-]\d+", re.IGNORECASE)
+_CURLY = re.compile("[\u201c-\u201f\u2018-\u201b\xab\xbb]")
+
+
+class Unfit(Exception):
+    """A cell that cannot be what its column says; the message is a whole sentence part."""
+
+
+def damage(text: str) -> str | None:
+    """Say what a spreadsheet did to a cell.
+
+    Args:
+        text: The cell.
+
+    Returns:
+        What is wrong, for after the name of the column; `None` for nothing.
+    """
+    if _SHORTENED.fullmatch(text):
+        return (
+            f"{text} is a number that a spreadsheet shortened. Export the table again, without "
+            "a spreadsheet"
+        )
+    if not text.isascii() and _CURLY.search(text):
+        return "has quotes that a text program curled. Export the table again"
+    return None
+
+
+def time(value: object, zone: tzinfo | None) -> str | None:
+    """Give a time as `import_keys` takes it.
+
+    Args:
+        value: ISO 8601 with up to 9 digits of a second, or seconds, milliseconds or microseconds
+            since 1970.
+        zone: Of a time that names none.
+
+    Returns:
+        ISO 8601 with a zone; `None` for what means no time.
+
+    Raises:
+        Unfit: It is no time, or has no zone.
+    """
+    text = str(value)
+    if _GOOD_TIME.fullmatch(text):
+        return text
+    if _NEVER.fullmatch(text):
+        return None
+    if epoch := _EPOCH.fullmatch(text):
+        seconds, part, milliseconds, microseconds = epoch.groups()
+        count = (
+            int(seconds) * 1_000_000 + int((part or "").ljust(6, "0")[:6])
+            if seconds
+            else int(milliseconds) * 1000
+            if milliseconds
+            else int(microseconds)
+        )
+        return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=count)).isoformat()
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise Unfit("is not a time: write 2027-01-31T09:30:00Z, or seconds since 1970")
+    day, clock, part, offset = found.groups()
+    written = f"{day}T{clock or '00:00'}"
+    if clock and clock.count(":") == 1:
+        written += ":00"
+    if part:
+        written += f".{part[:6]}"
+    if offset:
+        return written + ("Z" if offset == "UTC" else offset)
+    if clock is None and zone is None:
+        return day
+    if zone is None:
+        raise Unfit("has no time zone: say which with --zone, for example --zone UTC")
+    try:
+        return datetime.fromisoformat(written.ljust(10)).replace(tzinfo=zone).isoformat()
+    except ValueError:
+        raise Unfit("is not a time that exists") from None
+
+
+def state(value: object, zone: tzinfo | None, *, inverted: bool, now: str) -> str | None:
+    """Give since when a key is revoked or suspended, from a time or a yes or no.
+
+    Args:
+        value: The cell.
+        zone: As for `time`.
+        inverted: A yes means that it is not.
+        now: The time for a yes.
+
+    Returns:
+        The time; `None` if it is not.
+
+    Raises:
+        Unfit: It is neither a time nor a yes or no.
+    """
+    word = str(value).lower()
+    if word in _TRUE or word in _FALSE:
+        return now if (word in _TRUE) != inverted else None
+    return time(value, zone)
+
+
+def texts(value: object) -> list[Any]:
+    """Give a list, whether it is one of PostgreSQL, of JSON, or words with spaces or commas.
+
+    Raises:
+        Unfit: It is no list.
+    """
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, str):
+        raise Unfit("is not a list")
+    text = value.strip()
+    if text.startswith("["):
+        found = json_of(text)
+        if isinstance(found, list):
+            return found
+    if text.startswith("{") and text.endswith("}"):
+        inner = text[1:-1]
+        return next(csv.reader([inner], escapechar="\\", doublequote=False)) if inner else []
+    if text[:1] in "[{":
+        raise Unfit("is not a list")
+    return text.replace(",", " ").split()
+
+
+def json_of(value: object) -> Any:
+    """Give what a cell of JSON holds.
+
+    Raises:
+        Unfit: It is not JSON.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    # The error repeats nothing of the cell: it may hold a key.
+    except (ValueError, RecursionError):
+        raise Unfit("is not JSON") from None
+
+
+def hashed(text: str) -> tuple[str, str]:
+    r"""Tell how the bytes of a hash are written.
+
+    Args:
+        text: `\x` and hex as PostgreSQL writes bytes, hex, or any base64.
+
+    Returns:
+        The text without a mark, and `hex` or `base64`.
+    """
+    bare = text[2:] if text.startswith(("\\x", "0x")) else text
+    if _HEX.fullmatch(bare):
+        return bare, "hex"
+    return text, "base64" if _BASE64.fullmatch(text) else "hex"
+
+
+READERS: dict[str, Callable[[object], Any]] = {
+    "allowed_origins": texts,
+    "scopes": texts,
+    "metadata": json_of,
+}
+"""The fields that are more than their text."""

@@ -1,0 +1,236 @@
+"""The lines of an import, made of the rows of a dump by a preset."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
+
+from keylatch.arguments import import_line
+from keylatch.errors import InvalidArgument, KeylatchError
+
+from .cells import READERS, TIMES, Unfit, damage, hashed, state, time
+from .presets import PLAIN, Column, Form, Preset
+from .rows import Row
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+# These a person wrote; a number or a curled quote in them is meant.
+_FREE = frozenset({"label", "metadata", "revoke_reason", "force"})
+# Salted hashes whose text says by itself how it is written.
+_WHOLE = ("django", "bcrypt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line of an import.
+
+    Attributes:
+        number: Its place in the file, from 1; the last line of a CSV record that has several.
+        fields: What `import_keys` takes; `None` if the line cannot be read.
+        problem: Why it cannot be read.
+        columns: The columns of the file that the fields come from, by their names.
+    """
+
+    number: int
+    fields: dict[str, object] | None = None
+    problem: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How the rows of a file are read.
+
+    Attributes:
+        preset: The system that the file comes from.
+        defaults: Fields for the lines that do not have them, as a CSV file would write them.
+        zone: Of a time that names none; `None` for none, of a preset UTC.
+        workspaces: The workspaces by the names that the old system has for them; `None` for no
+            such list.
+        without: Fields that are left out.
+    """
+
+    preset: Preset = PLAIN
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    zone: tzinfo | None = None
+    workspaces: Mapping[str, str] | None = None
+    without: frozenset[str] = frozenset()
+
+
+def read_lines(rows: Iterable[Row], reading: Reading) -> Iterator[Line]:
+    """Make lines of rows.
+
+    Args:
+        rows: As `read_rows` gives them.
+        reading: How they are read.
+
+    Yields:
+        The lines. One that cannot be read says why, by the file's own column.
+
+    Raises:
+        KeylatchError: `usage` where the file lacks the column of the hashes.
+    """
+    reader = _Reader(reading)
+    for row in rows:
+        yield reader.read(row)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the fields stand in rows of the same columns."""
+
+    found: tuple[tuple[str, Column, tuple[str, ...]], ...]
+    columns: dict[str, str]
+
+
+class _Reader:
+    """Reads rows; what depends on the columns alone is found once."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading, self._preset = reading, reading.preset
+        self._zone = reading.zone or (UTC if reading.preset.name else None)
+        # A little ago, so that a server whose clock is behind does not take it for the future.
+        self._now = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
+        self._given = {
+            name: READERS[name](value) if name in READERS else value
+            for name, value in reading.defaults.items()
+        }
+        self._layouts: dict[tuple[str, ...], _Layout] = {}
+        self._layout = _Layout((), {})
+
+    def read(self, row: Row) -> Line:
+        if row.cells is None:
+            return Line(number=row.number, problem=row.problem)
+        names = tuple(row.cells)
+        if names not in self._layouts:
+            self._layouts[names] = self._find(names)
+        self._layout = self._layouts[names]
+        try:
+            fields = self._fields(row.cells)
+            sendable = import_line("line", fields)
+        except InvalidArgument as problem:
+            return Line(number=row.number, problem=str(problem.detail))
+        except Unfit as problem:
+            return Line(number=row.number, problem=str(problem))
+        return Line(number=row.number, fields=sendable, columns=self._layout.columns)
+
+    def _find(self, names: tuple[str, ...]) -> _Layout:
+        """Find the columns of the fields among those of the file, in whatever case."""
+        own = {name.lower(): name for name in reversed(names)}
+        wanted = self._preset.columns or {
+            name.lower(): Column(names=(name,)) for name in names if name
+        }
+        found = [
+            (word, column, tuple(own[name.lower()] for name in column.names if name.lower() in own))
+            for word, column in wanted.items()
+            if word not in self._reading.without and not (word == "owner" and self._has_workspace())
+        ]
+        columns = {word: " or ".join(those) for word, _, those in found if those}
+        if "owner" in columns:
+            columns |= dict.fromkeys(("workspace_id", "workspace"), columns["owner"])
+        if self._preset.name and not {"hash", "key"} & set(columns):
+            needed = [name for word in ("hash", "key") for name in self._names_of(word)]
+            raise KeylatchError(
+                "usage",
+                detail=f"the file has no column {' or '.join(needed)}, which {self._preset.name} "
+                f"needs. It has: {', '.join(names)}",
+                hint=f"Export the table {self._preset.table}, with its first line.",
+            )
+        return _Layout(tuple(one for one in found if one[2]), columns)
+
+    def _names_of(self, word: str) -> tuple[str, ...]:
+        column = self._preset.columns.get(word)
+        return column.names if column else ()
+
+    def _has_workspace(self) -> bool:
+        return bool({"workspace_id", "workspace"} & set(self._reading.defaults))
+
+    def _fields(self, cells: Mapping[str, Any]) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for word, column, names in self._layout.found:
+            for name in names:
+                value = cells[name]
+                if value is None or value == "" or value == "\\N":
+                    continue
+                try:
+                    read = self._value(word, column, value)
+                except Unfit as problem:
+                    raise Unfit(f"{name} {problem}") from None
+                if read is not None and read != "":
+                    fields[word] = read
+                break
+        if self._preset.name:
+            self._complete(fields)
+        else:
+            self._place(fields, fields.get("workspace_id"), "workspace_id")
+        fields = {**self._given, **fields}
+        text = fields.get("hash")
+        if (
+            isinstance(text, str)
+            and "hash_encoding" not in fields
+            and (fields.get("alg") not in _WHOLE)
+        ):
+            fields["hash"], fields["hash_encoding"] = hashed(text)
+        return fields
+
+    def _value(self, word: str, column: Column, value: Any) -> Any:
+        if isinstance(value, str) and word not in _FREE and (problem := damage(value)):
+            raise Unfit(problem)
+        if word in TIMES:
+            if word in ("revoked_at", "suspended_at"):
+                return state(value, self._zone, inverted=column.inverted, now=self._now)
+            return time(value, self._zone)
+        if word in READERS:
+            return READERS[word](value)
+        if column.after:
+            return str(value).partition(column.after)[2]
+        if column.before:
+            return str(value).partition(column.before)[0]
+        return value
+
+    def _complete(self, fields: dict[str, Any]) -> None:
+        """Add what the preset says of every line."""
+        preset = self._preset
+        if "owner" in fields:
+            owner = str(fields.pop("owner"))
+            self._place(fields, owner, self._layout.columns["owner"])
+        if "expires_in" in fields:
+            seconds = int(fields.pop("expires_in"))
+            if "created_at" in fields:
+                created = datetime.fromisoformat(fields["created_at"])
+                fields["expires_at"] = (created + timedelta(seconds=seconds)).isoformat()
+        if "hash" not in fields:
+            return
+        fields.pop("key", None)
+        text = str(fields["hash"])
+        form = next((one for one in preset.forms if text.startswith(one.begins)), None)
+        if preset.forms and form is None:
+            raise Unfit(f"{self._layout.columns['hash']} is no hash that {preset.name} knows")
+        fields.update(preset.fixed)
+        if form is not None:
+            self._take(fields, text, form)
+
+    def _take(self, fields: dict[str, Any], text: str, form: Form) -> None:
+        text = text if form.keep else text.removeprefix(form.begins)
+        fields.update(form.fields)
+        if form.plaintext:
+            del fields["hash"]
+            fields["key"] = text
+        else:
+            fields["hash"] = text
+
+    def _place(self, fields: dict[str, Any], owner: Any, column: str) -> None:
+        """Name the workspace of a line."""
+        if owner is None:
+            return
+        owner, map_ = str(owner), self._reading.workspaces
+        if map_ is not None and owner in map_:
+            fields["workspace_id"] = map_[owner]
+        elif map_ is not None and not _UUID.fullmatch(owner):
+            raise Unfit(f"{column}: {owner[:40]} is not in the workspace map")
+        elif _UUID.fullmatch(owner) or not self._preset.name:
+            fields["workspace_id"] = owner
+        else:
+            fields["workspace"] = owner

@@ -1,0 +1,198 @@
+"""Tries some real keys against a file before a line of it is written. For `keylatch import`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+
+from keylatch.client import Keylatch
+from keylatch.transports import Batch
+
+from .batches import Import
+from .lines import Line
+
+MOST = 20
+"""How many keys one call tries."""
+_BATCH = 2000
+_WORKSPACE = re.compile(r"(.+?)\s+([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})")
+# What systems take of a key before they hash it, in words.
+_PARTS: Mapping[str, Callable[[str], bytes | None]] = {
+    "the whole key": lambda key: key.encode(),
+    "what follows the first |": lambda key: _after(key, "|"),
+    "what follows the first _": lambda key: _after(key, "_"),
+    "what follows the last _": lambda key: key.rpartition("_")[2].encode(),
+    "what follows the first dot": lambda key: _after(key, "."),
+    "its last 128 characters": lambda key: key[-128:].encode(),
+    "the bytes that it is the base64 of": lambda key: _decoded(key),
+    "the bytes that it is the hex of": lambda key: _unhexed(key),
+}
+_DIGESTS = ("sha256", "sha512", "md5", "sha1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A key as its holder has it.
+
+    Attributes:
+        key: The key.
+        workspace_id: Its workspace, if it is known.
+    """
+
+    key: str
+    workspace_id: str | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Finding:
+    """What became of a probe.
+
+    Attributes:
+        verdict: As `explain` says it; `unknown` if no line is this key.
+        like: A line that begins or ends like the key.
+        otherwise: How another hash of the key was found in the file, in words.
+    """
+
+    verdict: str = "unknown"
+    like: int | None = None
+    otherwise: str = ""
+    hashes: dict[bytes, str] = field(default_factory=dict)
+
+
+def read_probes(lines: Iterable[str]) -> list[Probe]:
+    """Read the keys of a file: one a line, perhaps with the id of its workspace behind it."""
+    probes = []
+    for line in lines:
+        if text := line.strip():
+            found = _WORKSPACE.fullmatch(text)
+            probes.append(Probe(key=found[1], workspace_id=found[2]) if found else Probe(key=text))
+    return probes
+
+
+def probe(
+    client: Keylatch, lines: Iterator[Line], import_: Import, probes: list[Probe]
+) -> list[Finding]:
+    """Try keys against a file, in dry runs, until each of them was found or the file ends.
+
+    Args:
+        client: A client of the service role.
+        lines: As `read_lines` gives them.
+        import_: What the batches share.
+        probes: The keys, at most `MOST`.
+
+    Returns:
+        What became of each.
+
+    Raises:
+        KeylatchError: A batch failed as a whole.
+    """
+    findings = [Finding(hashes=_hashes(one.key)) for one in probes]
+    while batch := list(islice(lines, _BATCH)):
+        left = [place for place, one in enumerate(findings) if one.verdict == "unknown"]
+        if not left:
+            break
+        report = client.import_keys(
+            Batch(line.fields for line in batch if line.fields is not None),
+            dry_run=True,
+            source=import_.source,
+            import_id=import_.id,
+            probes=[
+                {
+                    "key": probes[place].key,
+                    **({"workspace_id": known} if (known := probes[place].workspace_id) else {}),
+                }
+                for place in left
+            ],
+        )
+        for place, one in zip(left, report.probes, strict=True):
+            if one.key_id is not None:
+                findings[place].verdict = one.verdict
+            else:
+                _look(findings[place], probes[place].key, batch)
+    return findings
+
+
+def say(place: int, finding: Finding, secret: str) -> str:
+    """Say what became of a probe that does not resolve.
+
+    Args:
+        place: Its place among the probes, from 1.
+        finding: What became of it.
+        secret: The name of the secret that the scheme takes; empty for none.
+
+    Returns:
+        A sentence.
+    """
+    if finding.verdict != "unknown":
+        return f"Key {place} is in the file, and {finding.verdict}."
+    if finding.otherwise:
+        return f"Key {place} is hashed another way: {finding.otherwise}."
+    if finding.like is not None and secret:
+        return (
+            f"Key {place} looks like line {finding.like}, but its hash is another: "
+            f"the secret {secret} is wrong."
+        )
+    if finding.like is not None:
+        return (
+            f"Key {place} looks like line {finding.like}, but its hash is another: "
+            "the scheme is wrong, or the key is."
+        )
+    if secret:
+        return f"No line is key {place}: the secret {secret} is wrong, or the file is."
+    return f"No line is key {place}."
+
+
+def _look(finding: Finding, key: str, batch: list[Line]) -> None:
+    for line in batch:
+        fields = line.fields or {}
+        begins, ends = fields.get("starts_with"), fields.get("ends_with")
+        # With fewer characters, others look the same by chance.
+        if finding.like is None and (
+            (isinstance(begins, str) and len(begins) > 3 and key.startswith(begins))
+            or (isinstance(ends, str) and len(ends) > 3 and key.endswith(ends))
+        ):
+            finding.like = line.number
+        kept = _kept(fields)
+        if kept is not None and (found := finding.hashes.get(kept)):
+            finding.otherwise = f"line {line.number} has the {found}"
+            return
+
+
+def _hashes(key: str) -> dict[bytes, str]:
+    return {
+        hashlib.new(digest, taken).digest(): f"{digest.upper()} of {part}"
+        for digest in _DIGESTS
+        for part, take in reversed(list(_PARTS.items()))
+        if (taken := take(key)) is not None
+    }
+
+
+def _kept(fields: Mapping[str, object]) -> bytes | None:
+    text = fields.get("hash")
+    if not isinstance(text, str):
+        return None
+    return _unhexed(text) if fields.get("hash_encoding") == "hex" else _decoded(text)
+
+
+def _after(key: str, mark: str) -> bytes | None:
+    _, found, rest = key.partition(mark)
+    return rest.encode() if found else None
+
+
+def _decoded(text: str) -> bytes | None:
+    bare = text.rstrip("=")
+    try:
+        return base64.b64decode(bare + "=" * (-len(bare) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _unhexed(text: str) -> bytes | None:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return None
