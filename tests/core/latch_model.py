@@ -253,7 +253,7 @@ class Story:
             self.world.deaths["resolves"] += resolved is not None
 
 
-def run(world: World, columns: Sequence[str] = ANY_COLUMN, *, examples: int = 60) -> str | None:
+def run(world: World, columns: Sequence[str] = ANY_COLUMN, *, examples: int = 250) -> str | None:
     """Tell stories until one goes wrong; give what went wrong.
 
     Args:
