@@ -21,7 +21,8 @@ set
 where e.user_id = :'user_id' and e.erased is null;
 select
   (
-    select count(*) from keylatch_internal.key_events as e where e.user_id = :'user_id'
+    select count(*) from keylatch_internal.key_events as e
+    where e.user_id = :'user_id'
   ) as events_left,
   (
     select count(*) from keylatch_internal.keys as k
