@@ -315,6 +315,7 @@ keylatch_internal.keep_events, keylatch_internal.clean_word,
 keylatch_internal.current_source, keylatch_internal.metadata_change,
 keylatch_internal.limit_growth, keylatch_internal.record_new_key, keylatch_internal.content_changes,
 keylatch_internal.record_change,
+keylatch_internal.personal_digest, keylatch_internal.is_erasure,
 keylatch_internal.event_digest, keylatch_internal.digest_events, keylatch_internal.seal_key_events,
 keylatch_internal.verify_checkpoints, keylatch.list_events, keylatch.seal_events,
 keylatch.verify_events

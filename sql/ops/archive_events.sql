@@ -14,7 +14,7 @@ set datestyle = 'ISO';
 \pset tuples_only on
 select
   e.id, e.workspace_id, e.key_id, e.event, e.occurred_at, e.user_id, e.role, e.login, e.address,
-  e.agent, e.reason, e.changes, e.checkpoint
+  e.agent, e.reason, e.changes, e.erased, e.checkpoint
 from keylatch_internal.key_events as e
 inner join keylatch_internal.key_event_checkpoints as c on e.checkpoint = c.number
 where c.sealed_at < :'before'::timestamptz and c.archived_at is null

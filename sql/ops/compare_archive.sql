@@ -43,7 +43,7 @@ from (
         keylatch_internal.event_digest(
           row(
             e.id, e.workspace_id, e.key_id, e.event, e.occurred_at, e.user_id, e.role, e.login,
-            e.address, e.agent, e.reason, e.changes, e.checkpoint
+            e.address, e.agent, e.reason, e.changes, e.erased, e.checkpoint
           )::keylatch_internal.key_events
         ),
         '' order by e.occurred_at, e.id

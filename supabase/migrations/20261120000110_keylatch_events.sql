@@ -33,6 +33,7 @@ create table keylatch_internal.key_events (
   agent text,
   reason text,
   changes jsonb not null,
+  erased bytea,
   checkpoint bigint,
 
   -- No other constraint: each would be judged at every revocation. No foreign key: its check would
@@ -66,6 +67,8 @@ comment on column keylatch_internal.key_events.changes is
   'Old and new value of each public field that changed: {"label": {"old": "a", "new": "b"}}. A
 missing old or new is null. Of metadata: the SHA-256 of old and new, and the names of the members
 that changed.';
+comment on column keylatch_internal.key_events.erased is
+  'The digest of user_id, address, agent, reason and changes, after the owner erased the five.';
 comment on column keylatch_internal.key_events.checkpoint is 'What seals the event; null at first.';
 comment on index keylatch_internal.key_events_workspace_id_occurred_at_idx is
   'Lists the events of one workspace, the newest first, and counts those of the last minute.';
@@ -134,7 +137,7 @@ comment on view keylatch.key_events is
   'What happened to the keys of the workspaces that you administer: never changed, never deleted.
 
 Filter by workspace_id, and order by occurred_at and id. verify_events tells whether sealed events
-were tampered with.';
+were tampered with. An event without user_id, reason and changes was erased by the owner.';
 -- The columns mean what they mean in the table, and PostgREST shows what they mean.
 do $$
 begin
@@ -145,8 +148,41 @@ begin
     ), ';')
     from pg_catalog.pg_attribute as a
     where a.attrelid = 'keylatch_internal.key_events'::regclass and a.attnum > 0
+      and a.attname <> 'erased'
   );
 end $$;
+
+create function keylatch_internal.personal_digest(p_event keylatch_internal.key_events)
+returns bytea language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  -- The id is random, so equal words of two events have two digests.
+  return sha256(convert_to(jsonb_build_array(
+    'keylatch event 1', p_event.id, p_event.user_id, p_event.address, p_event.agent,
+    p_event.reason, p_event.changes
+  )::text, 'UTF8'));
+end $$;
+comment on function keylatch_internal.personal_digest is
+  'SHA-256 over what an event says of a person, and what people wrote.';
+
+create function keylatch_internal.is_erasure(
+  p_old keylatch_internal.key_events, p_new keylatch_internal.key_events
+)
+returns boolean language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_expected keylatch_internal.key_events := p_old;
+begin
+  v_expected.user_id := null;
+  v_expected.address := null;
+  v_expected.agent := null;
+  v_expected.reason := null;
+  v_expected.changes := '{}';
+  v_expected.erased := keylatch_internal.personal_digest(p_old);
+  return p_old.erased is null and p_new is not distinct from v_expected;
+end $$;
+comment on function keylatch_internal.is_erasure is
+  'Whether a change of an event takes what it says of a person, leaves its digest, and no more.';
 
 create function keylatch_internal.keep_events()
 returns trigger language plpgsql volatile security invoker
@@ -164,6 +200,10 @@ begin
     ) then
       return old;
     end if;
+  elsif tg_op = 'UPDATE' and tg_relid = 'keylatch_internal.key_events'::regclass then
+    if keylatch_internal.is_erasure(old, new) then
+      return new;
+    end if;
   end if;
   perform keylatch_internal.refuse(
     'events_are_kept', 'Events and checkpoints are not changed, deleted or truncated.'
@@ -171,7 +211,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.keep_events is
-  'Refuses what its trigger names, and lets go of archived events.';
+  'Refuses what its trigger names, and lets go of archived events and of what is erased.';
 
 create trigger key_events_insert_keep
 before insert on keylatch_internal.key_events
@@ -192,11 +232,12 @@ when (
   or new.user_id is distinct from old.user_id or new.role is distinct from old.role
   or new.login is distinct from old.login or new.address is distinct from old.address
   or new.agent is distinct from old.agent or new.reason is distinct from old.reason
-  or new.changes is distinct from old.changes
+  or new.changes is distinct from old.changes or new.erased is distinct from old.erased
 ) execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_events enable always trigger key_events_update_keep;
 comment on trigger key_events_update_keep on keylatch_internal.key_events is
-  'An event never changes. It only gets its checkpoint, once.';
+  'An event never changes. It gets its checkpoint, once; the owner may erase what it says of a
+person (sql/ops/erase_person.sql).';
 
 create trigger key_events_delete_keep
 before delete on keylatch_internal.key_events for each row
@@ -537,11 +578,16 @@ returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   -- As JSON, no two events have the same text, whatever somebody writes into a label. The time is
-  -- in microseconds since 1970, which no setting writes differently.
+  -- in microseconds since 1970, which no setting writes differently. An erased event counts as the
+  -- digest that it left, and must say nothing else.
   return sha256(convert_to(jsonb_build_array(
     'keylatch event 1', p_event.id, p_event.workspace_id, p_event.key_id, p_event.event,
-    trunc(extract(epoch from p_event.occurred_at) * 1000000), p_event.user_id, p_event.role,
-    p_event.login, p_event.address, p_event.agent, p_event.reason, p_event.changes
+    trunc(extract(epoch from p_event.occurred_at) * 1000000), p_event.role, p_event.login,
+    encode(case
+      when p_event.erased is null then keylatch_internal.personal_digest(p_event)
+      when coalesce(p_event.user_id::text, p_event.address, p_event.agent, p_event.reason) is null
+        and p_event.changes = '{}' then p_event.erased
+    end, 'hex')
   )::text, 'UTF8'));
 end $$;
 comment on function keylatch_internal.event_digest is
@@ -765,6 +811,7 @@ keylatch_internal.keep_events, keylatch_internal.clean_word,
 keylatch_internal.current_source, keylatch_internal.metadata_change,
 keylatch_internal.limit_growth, keylatch_internal.record_new_key, keylatch_internal.content_changes,
 keylatch_internal.record_change,
+keylatch_internal.personal_digest, keylatch_internal.is_erasure,
 keylatch_internal.event_digest, keylatch_internal.digest_events, keylatch_internal.seal_key_events,
 keylatch_internal.verify_checkpoints, keylatch.list_events, keylatch.seal_events,
 keylatch.verify_events

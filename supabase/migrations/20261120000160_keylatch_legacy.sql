@@ -716,7 +716,8 @@ create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id 
 returns void language plpgsql volatile security definer
 -- definer because: a service that resolves keys reads no salted hash.
 -- A plan that was made while the tables were small would read all of them.
-set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+-- With that, reading a table that has no index looks so expensive that JIT would compile it.
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
   v_hash constant bytea := sha256(convert_to(p_key, 'UTF8'));
   v_similar keylatch_internal.legacy_keys[];

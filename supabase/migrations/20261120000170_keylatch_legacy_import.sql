@@ -752,7 +752,9 @@ create function keylatch_internal.take_import(
 returns keylatch.import_report language plpgsql volatile security definer
 -- definer because: an import brings hashes, and no role but the owner may name that column.
 -- A plan that was made while the tables were small would read all of them.
-set search_path = pg_catalog, pg_temp set timezone = 'UTC' set enable_seqscan = off as $$
+-- With that, reading a table that has no index looks so expensive that JIT would compile it.
+set search_path = pg_catalog, pg_temp set timezone = 'UTC'
+set enable_seqscan = off set jit = off as $$
 declare
   v_lines keylatch_internal.import_line[] := keylatch_internal.read_import(
     keylatch_internal.name_workspaces(p_lines)

@@ -34,10 +34,12 @@ PAGES = sorted({ROOT / "README.md", *GUIDES.glob("*.md")} - {GUIDES / name for n
 SUPABASE = """#!/bin/bash
 set -e
 {cli} "$@" --remote="$DATABASE_URL?sslmode=disable" --yes --agent no
-psql -qc "notify pgrst, 'reload schema'" "$DATABASE_URL"
 until curl -sf -X POST "$SUPABASE_URL/rest/v1/rpc/installation" -H 'Content-Profile: keylatch' \\
   -H "apikey: $SUPABASE_SECRET_KEY" >/dev/null
-do sleep 0.1; done
+do
+  psql -qc "notify pgrst, 'reload schema'" "$DATABASE_URL"
+  sleep 0.5
+done
 """
 # Who works on keylatch runs these; here only their names are checked.
 MAKE = """#!/bin/sh

@@ -28,7 +28,7 @@ from keylatch import Keylatch
 from stack import HANG_SECONDS, Cluster, Database, People, Rest, Server, until
 from stack.database import make_template
 from stack.modules import migrations
-from stack.tools import ROOT, MissingTool
+from stack.tools import MissingTool
 
 SUSPEND = "select id from keylatch.suspend_key(%s)"
 LABEL = "update keylatch.keys set label = %s where id = any (%s)"
@@ -461,9 +461,9 @@ def test_a_whole_dump_that_is_restored_keeps_events_seals_and_guards(
     world.owner.execute(SEAL)
     world.issue()
     url = world.database.superuser_url
-    _run("pg_dump", "--format=custom", f"--file={tmp_path / 'dump'}", url)
+    run_program("pg_dump", "--format=custom", f"--file={tmp_path / 'dump'}", url)
     with Database(server, f"{world.database.name}_restored") as restored:
-        _run(
+        run_program(
             "pg_restore", "--exit-on-error", f"--dbname={restored.superuser_url}", tmp_path / "dump"
         )
         owner = restored.connect()
@@ -488,14 +488,14 @@ def test_data_that_are_restored_in_replication_mode_make_no_event_anew(
     world.issue()
     data = tmp_path / "data.sql"
     tables = ("keys", "key_events", "key_event_checkpoints", "workspace_latches")
-    _run(
+    run_program(
         *("pg_dump", "--data-only", f"--file={data}", world.database.superuser_url),
         *(f"--table=keylatch_internal.{table}" for table in tables),
     )
     with Database(server, f"{world.database.name}_restored", template) as restored:
         psql = ("psql", "--no-psqlrc", "--quiet", "--single-transaction", "-vON_ERROR_STOP=1")
         mode = "--command=set session_replication_role = replica"
-        _run(*psql, mode, f"--file={data}", restored.superuser_url)
+        run_program(*psql, mode, f"--file={data}", restored.superuser_url)
         owner = restored.connect()
         assert everything(owner) == everything(world.owner)
         assert verified(owner) == (True, 1, 6, 1, None)
@@ -565,63 +565,8 @@ def _archive(owner: Connection) -> None:
     owner.execute("delete from keylatch_internal.key_events where checkpoint is not null")
 
 
-@pytest.mark.one_server
-def test_an_anchor_shows_a_chain_that_its_owner_sealed_anew(world: World) -> None:
-    world.issue()
-    key, _ = world.issue()
-    anchors = _psql(world, "anchor_events")
-    world.session().execute(REVOKE, [key, False])
-    anchors += _psql(world, "anchor_events")
-    assert len(anchors.splitlines()) == 2
-    assert _psql(world, "compare_anchors", text=anchors, tuples=True) == ""
-    for table in ("key_events", "key_event_checkpoints"):
-        world.owner.execute(f"alter table keylatch_internal.{table} disable trigger user".encode())
-    world.owner.execute("update keylatch_internal.key_events set user_id = null")
-    world.owner.execute("update keylatch_internal.key_events set checkpoint = null")
-    world.owner.execute("delete from keylatch_internal.key_event_checkpoints")
-    for _ in range(2):
-        world.owner.execute("select from keylatch.seal_events(2)")
-    assert verified(world.owner)[0]
-    found = _psql(world, "compare_anchors", text=anchors, tuples=True)
-    assert found.count("was made anew") == 2
-
-
-@pytest.mark.one_server
-def test_archived_events_leave_checkpoints_that_verify_the_archive(world: World) -> None:
-    world.owner.execute(MANY, [world.workspace, 2100])
-    world.owner.execute(LABEL, ['a "b", \\c', [world.issue()[0]]])
-    world.owner.execute(SEAL)
-    world.issue()
-    archive = _psql(world, "archive_events", "--set=before=2999-01-01")
-    assert len(archive.splitlines()) == 2102
-    assert _psql(world, "archive_events", "--set=before=2000-01-01") == ""
-    remove = "--set=remove=yes"
-    # What is not whole, or not what was sealed, removes nothing.
-    short, forged = archive.split("\n", 1)[1], archive.replace(",issued,", ",revoked,", 1)
-    assert "has not all of its events" in _psql(world, "compare_archive", remove, text=short)
-    assert "not what was sealed" in _psql(world, "compare_archive", remove, text=forged)
-    assert verified(world.owner) == (True, 3, 2102, 1, None)
-    assert _psql(world, "compare_archive", text=archive, tuples=True) == ""
-    assert verified(world.owner) == (True, 3, 2102, 1, None)
-    assert _psql(world, "compare_archive", remove, text=archive, tuples=True) == ""
-    assert verified(world.owner) == (True, 3, 0, 1, None)
-    assert events(world.owner) == ["issued"]
-    # The archive is verified by what stayed, for ever.
-    assert _psql(world, "compare_archive", text=archive, tuples=True) == ""
-    assert "not what was sealed" in _psql(world, "compare_archive", text=forged)
-    assert attempt(world.owner, SEAL).row == (4, 1, True)
-    assert verified(world.owner) == (True, 4, 1, 0, None)
-
-
-def _psql(
-    world: World, script: str, *options: str, text: str | None = None, tuples: bool = False
-) -> str:
-    form = ["-qtA"] if tuples else ["-q"]
-    file = f"--file={ROOT}/sql/ops/{script}.sql"
-    return _run("psql", "--no-psqlrc", *form, *options, file, world.database.url, text=text)
-
-
-def _run(name: str, *arguments: object, text: str | None = None) -> str:
+def run_program(name: str, *arguments: object, text: str | None = None) -> str:
+    """Run a program of PostgreSQL, and give what it prints."""
     program = shutil.which(name)
     if program is None:
         raise MissingTool(name)

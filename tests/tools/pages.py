@@ -39,10 +39,12 @@ _CHANGING = [
     (re.compile(r"\b[a-z][a-z0-9]{1,11}_(?:pk|sk)_(?:live|test)_(?:\w{36}|\.\.\.\w{4})"), "<key>"),
     (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<id>"),
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.]*(?:Z|[+-]\d\d(?::?\d\d)?)?"), "<time>"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "<time>"),
     (re.compile(r"\b\d{14}(?=_)"), "<stamp>"),
     (re.compile(r"\b[0-9a-f]{16,64}\b"), "<hash>"),
     (re.compile(r"\b[0-9a-f]{8}\b"), "<fingerprint>"),
     (re.compile(r"\b\d+(?:\.\d+)? m?s\b"), "<duration>"),
+    (re.compile(r"\b[\d,]+ tries"), "<number> tries"),
     (re.compile(r"\boid \d+"), "oid <number>"),
     (re.compile(r"\b\d{16,20}\b"), "<number>"),
     (re.compile(r"PostgreSQL \d+\.\d+"), "PostgreSQL <version>"),
@@ -182,8 +184,10 @@ class Reader:
         program = self._program(language)
         assert program.stdin is not None
         assert program.stdout is not None
-        end = f"\\echo '{_END}'" if language == "sql" else f"echo '{_END}' $?"
-        program.stdin.write(f"{text.rstrip()}\n{end}\n")
+        if language == "sql":
+            program.stdin.write(f"{text.rstrip()}\n\\echo '{_END}'\n")
+        else:  # a program that reads its input must not read the rest of the page
+            program.stdin.write(f"{{\n{text.rstrip()}\n}} </dev/null\necho '{_END}' $?\n")
         program.stdin.flush()
         printed = ""
         for line in program.stdout:

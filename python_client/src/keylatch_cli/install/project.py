@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 
 from keylatch.errors import InvalidArgument, KeylatchError, NotInstalled
 
-from ..uninstall.removal import migration as removal
 from ..writing import replacing
 from .declarative import Tree, describe, list_first
 from .declarative import find as find_tree
@@ -106,11 +105,17 @@ def prepare(
     return Plan(installed, present, _stamped(newest, migrations, now), decided, tree, description)
 
 
-def prepare_removal(project: Path, *, now: datetime | None = None) -> Plan:
+def prepare_removal(
+    project: Path,
+    removal: Callable[[Installed], Migration],
+    *,
+    now: datetime | None = None,
+) -> Plan:
     """Say what removes keylatch from a project; nothing is written.
 
     Args:
         project: The directory with `supabase/config.toml`.
+        removal: Writes the migration, for what is there.
         now: The time, in UTC; the clock's unless given.
 
     Returns:

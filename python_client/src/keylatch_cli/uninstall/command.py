@@ -43,7 +43,7 @@ def uninstall(
     asks the same again where it runs. First unexpose, then drop: PostgREST fails every request
     when an exposed schema is missing.
     """
-    plan = files.prepare_removal(project) if project else None
+    plan = files.prepare_removal(project, migration) if project else None
     found = None
     if options.db_url or setting("DATABASE_URL"):
         found = look(open_database(options))

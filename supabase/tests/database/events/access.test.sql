@@ -1,7 +1,7 @@
 -- Who reads the events, and that nobody writes, changes or removes them.
 begin;
 \ir ../people.psql
-select plan(115);
+select plan(116);
 
 select pg_temp.make('first');
 select pg_temp.manage('suspend_key', 'first');

@@ -82,13 +82,16 @@ select is(
   keylatch_internal.event_digest(row(
     '11111111-1111-4111-8111-111111111111', '22222222-2222-4222-8222-222222222222',
     '33333333-3333-4333-8333-333333333333', 'revoked', '2026-11-20 10:00:00.000001Z', null,
-    'service_role', 'authenticator', '192.0.2.1', null, 'naïve', '{"a": 1}', null
+    'service_role', 'authenticator', '192.0.2.1', null, 'naïve', '{"a": 1}', null, null
   )::keylatch_internal.key_events),
   sha256(convert_to(
     '["keylatch event 1", "11111111-1111-4111-8111-111111111111", '
     || '"22222222-2222-4222-8222-222222222222", "33333333-3333-4333-8333-333333333333", '
-    || '"revoked", 1795168800000001, null, "service_role", "authenticator", "192.0.2.1", null, '
-    || '"naïve", {"a": 1}]', 'UTF8'
+    || '"revoked", 1795168800000001, "service_role", "authenticator", "'
+    || encode(sha256(convert_to(
+      '["keylatch event 1", "11111111-1111-4111-8111-111111111111", null, "192.0.2.1", null, '
+      || '"naïve", {"a": 1}]', 'UTF8'
+    )), 'hex') || '"]', 'UTF8'
   )),
   'the digest of an event is over a text that is written down'
 );
@@ -133,7 +136,7 @@ from (values
       ) returning *
     ) insert into keylatch_internal.key_events
     select gen_random_uuid(), g.workspace_id, g.key_id, g.event, g.occurred_at, g.user_id, g.role,
-      g.login, g.address, g.agent, g.reason, g.changes, g.checkpoint from gone as g',
+      g.login, g.address, g.agent, g.reason, g.changes, g.erased, g.checkpoint from gone as g',
     'f 3 2100 0 4 An event, or the checkpoint, was changed.'
   ),
   (
