@@ -98,7 +98,7 @@ def test_batches_sessions_and_old_keys_leave_no_state_either(
     salted = bcrypt.hashpw(b"an old key", bcrypt.gensalt(4)).decode()
     old = {"workspace_id": str(world.people.a), "alg": "bcrypt", "hash": salted}
     assert service.import_keys([old]).waiting == 1
-    assert [key.status for key in admin.legacy_keys(world.people.a)][-1:] == ["waiting"]
+    assert "waiting" in {key.status for key in admin.legacy_keys(world.people.a)}
     upgraded = runtime.upgrade_key("an old key", workspace_id=world.people.a)
     assert upgraded == runtime.resolve("an old key")
     assert upgraded is not None
