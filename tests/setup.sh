@@ -36,6 +36,7 @@ missing_packages() {
   PATH=$PATH:/usr/sbin command -v pgbouncer >/dev/null || echo pgbouncer
   command -v make >/dev/null || echo make
   command -v npm >/dev/null || echo npm
+  command -v curl >/dev/null || echo curl
   [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
   # Where the distribution has none (Ubuntu's is a snap), the test asks for Chrome by name.
   if ! command -v chromium chromium-browser google-chrome >/dev/null; then

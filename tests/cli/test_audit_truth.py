@@ -91,28 +91,28 @@ DAMAGE: dict[str, tuple[str, str, str]] = {
         "create or replace function keylatch_internal.find_key(p_text text) returns uuid"
         " language sql stable security definer set search_path = pg_catalog, pg_temp"
         " as 'select id from keylatch_internal.keys limit 1'",
-        *("whoever calls it", "function keylatch_internal.find_key(text)"),
+        *("every caller", "function keylatch_internal.find_key(text)"),
     ),
     "definer function added": (
         f"create function keylatch.door() {DOOR} 'select k.* from keylatch.keys as k'",
-        *("whoever calls it", "function keylatch.door()"),
+        *("every caller", "function keylatch.door()"),
     ),
     "invoker made definer": (
         "alter function keylatch.list_keys security definer",
-        *("whoever calls it", "function keylatch.list_keys(uuid)"),
+        *("every caller", "function keylatch.list_keys(uuid)"),
     ),
     "search path reset": (
         "alter function keylatch.resolve_key reset search_path",
-        *("whoever calls it", "function keylatch.resolve_key(text,text)"),
+        *("every caller", "function keylatch.resolve_key(text,text)"),
     ),
     "latch function replaced": (
         "create or replace function keylatch_internal.hold_latch() returns trigger"
         " language plpgsql set search_path = pg_catalog, pg_temp as 'begin return new; end'",
-        *("whoever calls it", "function keylatch_internal.hold_latch()"),
+        *("every caller", "function keylatch_internal.hold_latch()"),
     ),
     "view without security_invoker": (
         "alter view keylatch.keys reset (security_invoker)",
-        *("whoever reads it", "view keylatch.keys"),
+        *("every reader", "view keylatch.keys"),
     ),
     "table owner changed": (
         f"alter table {KEYS} owner to service_role",

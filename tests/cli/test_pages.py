@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from cli.install.project import init
@@ -86,6 +87,7 @@ def begin(
             else:
                 database = opened.enter_context(Database(server, "app", template))
                 People.seed(database.url)
+            opened.callback(_forget_settings, database.superuser_url)
             rest = opened.enter_context(Rest(database, tokens, janitor=janitor))
             people = People(tokens)
             return reader(
@@ -117,6 +119,8 @@ def begin(
                 "LANG": "C.UTF-8",
                 "COLUMNS": "80",
                 "DATABASE_URL": url.partition("?")[0],
+                "SUPABASE_HOME": str(directory),
+                "SUPABASE_NO_UPDATE_NOTIFIER": "1",
                 "SUPABASE_TELEMETRY_DISABLED": "1",
                 "DO_NOT_TRACK": "1",
             }
@@ -128,6 +132,13 @@ def begin(
             return opened.enter_context(Reader(directory, environment, addresses))
 
         yield make
+
+
+def _forget_settings(url: str) -> None:
+    """Take back what a page told PostgREST: the databases of a server share its roles."""
+    with psycopg.connect(url) as superuser:
+        superuser.execute("alter role authenticator reset pgrst.db_pre_request")
+        superuser.execute("alter role authenticator reset pgrst.db_schemas")
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

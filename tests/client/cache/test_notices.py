@@ -210,17 +210,24 @@ def stuck(janitor: Janitor) -> Iterator[Database]:
         with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as owner:
             owner.execute("alter system set synchronous_standby_names = 'nobody'")
             owner.execute("select pg_reload_conf()")
+            ended = threading.Event()
             with psycopg.connect(database.superuser_url) as stranger:
-                stranger.execute("set synchronous_commit = on")
-                stranger.execute("notify something_else")
-                stranger.execute("select pg_logical_emit_message(true, '', '')")
-                thread = threading.Thread(target=stranger.commit)
+
+                def commit_until_one_waits() -> None:
+                    while not ended.is_set():  # the server reads its settings when it gets to it
+                        stranger.execute("set synchronous_commit = on")
+                        stranger.execute("notify something_else")
+                        stranger.execute("select pg_logical_emit_message(true, '', '')")
+                        stranger.commit()
+
+                thread = threading.Thread(target=commit_until_one_waits)
                 thread.start()
                 waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
                 until(lambda: owner.execute(waiting).fetchone() == (1,))
                 try:
                     yield database
                 finally:
+                    ended.set()
                     owner.execute("alter system reset synchronous_standby_names")
                     owner.execute("select pg_reload_conf()")
                     thread.join()

@@ -40,7 +40,7 @@ _WHY = {
     "trigger": "Triggers make the keys, hold the latch and write the events.",
     "function": "A guard is as good as its function; this one was not tested as it is now.",
     "view": "A view without security_invoker reads with its owner's rights, past the policies.",
-    "table": "Without row level security whoever has a grant reaches everybody's keys.",
+    "table": "Without row level security, a role with a grant reaches the keys of all workspaces.",
     "rule": "A rule does something else than the statement says.",
 }
 _WHY_DEFINER = "It runs with the rights of its owner, past the row policies, for all who call it."
@@ -51,8 +51,8 @@ _WHY_PASSED_ON = "The role may pass the right on to others, unseen."
 _PUBLIC = "everybody (public)"
 _WHO = {
     "trigger": "everybody who writes to the table",
-    "function": "whoever calls it",
-    "view": "whoever reads it",
+    "function": "every caller",
+    "view": "every reader",
     "table": "everybody with a grant on it",
     "rule": "everybody who writes to the table",
     "column": "everybody with a grant on it",

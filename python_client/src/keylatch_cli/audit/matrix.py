@@ -396,6 +396,6 @@ def _refusal(sqlstate: str, operation: str, came: str) -> str:
     if sqlstate in _REFUSED:
         return came
     if operation == "call":
-        # It got as far as a value that was no good: whoever has a better one may do it.
+        # Only the value was refused: with another value the role may do it.
         return NONE if sqlstate in _UNKNOWN else YES
     return LATCH if sqlstate == _LATCHED else RULE

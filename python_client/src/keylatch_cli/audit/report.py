@@ -25,7 +25,7 @@ OUTCOMES: dict[str, str] = {
     YES: "done: read, changed or called",
     STAMP: "accepted, and the database writes its own value instead",
     RULE: "refused by a rule for values",
-    LATCH: "refused by the latch, whoever asks",
+    LATCH: "refused by the latch, for every role",
 }
 """What a try comes to."""
 

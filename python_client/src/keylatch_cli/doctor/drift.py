@@ -21,7 +21,7 @@ _WHY = {
     "function": "The calls and the guards are functions, and were tested as shipped.",
 }
 _WHY_ELSE = "The calls and the guards were tested as shipped."
-_WHY_OFF = "Without row level security whoever has a grant sees and changes everybody's keys."
+_WHY_OFF = "Without row level security, a role with a grant sees and changes all keys."
 # The same for what was added.
 _WHY_EXTRA = {
     "policy": "Policies add up: a row that one of them shows is shown.",

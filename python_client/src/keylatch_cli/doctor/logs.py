@@ -119,7 +119,7 @@ def _findings(
         "keys_logged",
         subject,
         "; ".join(sorted(one.what for one in leaks)),
-        "Whoever reads the log, or what it is shipped to, has the keys that are presented.",
+        "Everybody who reads the log, or a copy of it, has the keys that are presented.",
         "\n".join(f"{how} {one};" for one in settings) + remark,
     )
 

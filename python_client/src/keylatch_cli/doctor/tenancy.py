@@ -171,7 +171,7 @@ def _ask(connection: psycopg.Connection[Any], own: bool) -> Iterator[Finding | U
                 "everybody_administers",
                 _SUBJECT,
                 "gives workspaces to a user who does not exist",
-                "Whoever is signed in, or says so in a token, has the keys of others.",
+                "Every signed-in user has the keys of others.",
                 _REPLACE,
             )
             return

@@ -36,8 +36,8 @@ _VERSION = re.compile(
 )
 _UPGRADE = re.compile(r"([0-9.]+)--([0-9.]+)\.sql")
 _PATIENCE = (
-    "-- Whoever resolves a key waits behind a lock that waits. Better to give up, change nothing,\n"
-    "-- and be run again.\n"
+    "-- A waiting lock makes every resolve behind it wait. So give up early, change nothing,\n"
+    "-- and run this file again.\n"
     "set local lock_timeout = '30ms';\n"
 )
 _LAST = "update keylatch_internal.installation set schema_version = 'NEW';\n"
