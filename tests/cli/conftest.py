@@ -1,4 +1,4 @@
-"""What the tests of the command line ask for by name: a world, and the program in it."""
+"""What the tests of the command line ask for by name: a system, and the program in it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 
 from cli.program import Program
-from cli.world import World
+from cli.system import System
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 
 @pytest.fixture(scope="session")
-def world(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
+def system(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[System]:
     """One migrated and seeded database with its API, for all tests here that need no other."""
     people = People(tokens)
     with Database(server, "cli", template) as database:
         people.seed(database.url)
         with Rest(database, tokens, janitor=janitor) as rest:
-            yield World(database, rest, people)
+            yield System(database, rest, people)
 
 
 @pytest.fixture
@@ -33,24 +33,24 @@ def connection(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def sql_alice(program: Program, world: World) -> Program:
+def sql_alice(program: Program, system: System) -> Program:
     """The program as alice over the faster connection, for what does not depend on it."""
-    return world.acting_as(program, "database", "alice")
+    return system.acting_as(program, "database", "alice")
 
 
 @pytest.fixture
-def sql_owner(program: Program, world: World) -> Program:
+def sql_owner(program: Program, system: System) -> Program:
     """The program as the owner of the database, over the faster connection."""
-    return world.acting_as(program, "database", "service")
+    return system.acting_as(program, "database", "service")
 
 
 @pytest.fixture
-def alice(program: Program, world: World, connection: str) -> Program:
+def alice(program: Program, system: System, connection: str) -> Program:
     """The program as alice, who administers workspace A."""
-    return world.acting_as(program, connection, "alice")
+    return system.acting_as(program, connection, "alice")
 
 
 @pytest.fixture
-def resolver(program: Program, world: World, connection: str) -> Program:
+def resolver(program: Program, system: System, connection: str) -> Program:
     """The program as a service that resolves."""
-    return world.acting_as(program, connection, "resolver")
+    return system.acting_as(program, connection, "resolver")

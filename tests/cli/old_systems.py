@@ -18,7 +18,7 @@ NOW, FIRST, NEVER = "resolves", "resolves after first use", "refused"
 
 
 @dataclass(frozen=True)
-class System:
+class OldSystem:
     """A row of a system's table, and the key as its holder has it.
 
     Attributes:
@@ -67,8 +67,8 @@ WORD = secrets.token_urlsafe(33)[:40]
 SEEN = "2026-03-01 09:30:00"
 
 
-def sanctum() -> System:
-    return System(
+def sanctum() -> OldSystem:
+    return OldSystem(
         key=f"12|{WORD}",
         row={
             "id": 12,
@@ -85,15 +85,15 @@ def sanctum() -> System:
     )
 
 
-def passport() -> System:
+def passport() -> OldSystem:
     row = {"id": 3, "user_id": 42, "name": "a client", "secret": crypted(WORD), "revoked": "f"}
-    return System(key=WORD, row=row, becomes=FIRST, needs_workspace=True)
+    return OldSystem(key=WORD, row=row, becomes=FIRST, needs_workspace=True)
 
 
-def knox() -> System:
+def knox() -> OldSystem:
     # knox/crypto.py: hashlib's SHA-512 of the bytes that the token is the hex of was version 3;
     # from 4 on of its characters.
-    return System(
+    return OldSystem(
         key=HEX,
         row={
             "digest": sha("sha512", HEX).hex(),
@@ -105,7 +105,7 @@ def knox() -> System:
     )
 
 
-def api_key(version: int) -> System:
+def api_key(version: int) -> OldSystem:
     prefix = secrets.token_hex(4)
     key = f"{prefix}.{secrets.token_hex(16)}"
     kept = f"sha512$${sha('sha512', key).hex()}" if version == 3 else django(key, "salt1", 1000)
@@ -118,10 +118,10 @@ def api_key(version: int) -> System:
         "hashed_key": kept,
         "prefix": prefix,
     }
-    return System(key=key, row=row, owner="", becomes=NOW if version == 3 else FIRST)
+    return OldSystem(key=key, row=row, owner="", becomes=NOW if version == 3 else FIRST)
 
 
-def gitea() -> System:
+def gitea() -> OldSystem:
     key, salt = secrets.token_hex(20), "sAlT012345"
     # models/auth/access_token.go: PBKDF2 of 50 bytes, 10,000 rounds.
     kept = hashlib.pbkdf2_hmac("sha256", key.encode(), salt.encode(), 10_000, 50).hex()
@@ -136,10 +136,10 @@ def gitea() -> System:
         "created_unix": 1772357400,
         "updated_unix": 1772357400,
     }
-    return System(key=key, row=row, becomes=FIRST)
+    return OldSystem(key=key, row=row, becomes=FIRST)
 
 
-def sentry() -> System:
+def sentry() -> OldSystem:
     key = f"sntryu_{HEX}"
     row = {
         "user_id": 42,
@@ -149,10 +149,10 @@ def sentry() -> System:
         "expires_at": "",
         "date_added": "2026-03-01 09:30:00.1234567+00",
     }
-    return System(key=key, row=row)
+    return OldSystem(key=key, row=row)
 
 
-def posthog(kept: str, key: str, becomes: str) -> System:
+def posthog(kept: str, key: str, becomes: str) -> OldSystem:
     row = {
         "user_id": 42,
         "label": "mine",
@@ -161,10 +161,10 @@ def posthog(kept: str, key: str, becomes: str) -> System:
         "scopes": "{feature_flag:read,*}",
         "created_at": "2026-03-01 09:30:00+00",
     }
-    return System(key=key, row=row, becomes=becomes)
+    return OldSystem(key=key, row=row, becomes=becomes)
 
 
-def strapi() -> System:
+def strapi() -> OldSystem:
     key = secrets.token_hex(128)
     kept = hmac.new(PEPPER.encode(), key.encode(), "sha512").hexdigest()
     row = {
@@ -175,10 +175,10 @@ def strapi() -> System:
         "expires_at": "",
         "created_at": 1772357400123,
     }
-    return System(key=key, row=row, secret="strapi", owner="")
+    return OldSystem(key=key, row=row, secret="strapi", owner="")
 
 
-def langfuse() -> System:
+def langfuse() -> OldSystem:
     key, pepper = f"sk-lf-{uuid4()}", sha("sha256", PEPPER).hex()
     row = {
         "id": "cl0",
@@ -189,10 +189,10 @@ def langfuse() -> System:
         "display_secret_key": f"{key[:6]}...{key[-4:]}",
         "project_id": "clproject0",
     }
-    return System(key=key, row=row, secret="langfuse", pepper=pepper, owner="clproject0")
+    return OldSystem(key=key, row=row, secret="langfuse", pepper=pepper, owner="clproject0")
 
 
-def phoenix() -> System:
+def phoenix() -> OldSystem:
     token = secrets.token_bytes(32)
     row = {
         "id": 1,
@@ -201,10 +201,10 @@ def phoenix() -> System:
         "context": "api-token",
         "inserted_at": SEEN,
     }
-    return System(key=url64(token), row=row)
+    return OldSystem(key=url64(token), row=row)
 
 
-def identityserver() -> System:
+def identityserver() -> OldSystem:
     handle = secrets.token_hex(32).upper()
     row = {
         "Key": b64(sha("sha256", f"{handle}:reference_token")),
@@ -213,16 +213,16 @@ def identityserver() -> System:
         "CreationTime": "2026-03-01 09:30:00.1234567",
         "Expiration": "2099-01-01 00:00:00.0000000",
     }
-    return System(key=handle, row=row)
+    return OldSystem(key=handle, row=row)
 
 
-def rails() -> System:
+def rails() -> OldSystem:
     kept = hmac.new(PEPPER.encode(), WORD.encode(), "sha256").hexdigest()
     row = {"id": 1, "bearer_id": 42, "token_digest": kept, "created_at": f"{SEEN}.123456"}
-    return System(key=WORD, row=row, secret="rails")
+    return OldSystem(key=WORD, row=row, secret="rails")
 
 
-def keyhippo() -> System:
+def keyhippo() -> OldSystem:
     part = sha("sha512", secrets.token_bytes(64)).hex()
     row = {
         "id": str(uuid4()),
@@ -232,25 +232,25 @@ def keyhippo() -> System:
         "expires_at": "2126-03-01 09:30:00+00",
         "key_hash": sha("sha512", part).hex(),
     }
-    return System(key=b64(secrets.token_bytes(24)) + part, row=row, owner="")
+    return OldSystem(key=b64(secrets.token_bytes(24)) + part, row=row, owner="")
 
 
-def simple(key: str, kept: object, **row: object) -> System:
-    return System(key=key, row={"hash": kept, "user_id": 42, **row})
+def simple(key: str, kept: object, **row: object) -> OldSystem:
+    return OldSystem(key=key, row={"hash": kept, "user_id": 42, **row})
 
 
-def systems() -> dict[str, Callable[[], System]]:
+def systems() -> dict[str, Callable[[], OldSystem]]:
     phx, mb, sk = f"phx_{WORD}", f"mb_{b64(sha('sha256', HEX))}", f"sk-{WORD[:22]}"
     gl, cal = f"glpat-{WORD[:20]}", f"cal_{HEX[:32]}"
     return {
         "laravel-sanctum": sanctum,
         "passport": passport,
         "django-rest-knox": knox,
-        "drf-authtoken": lambda: System(
+        "drf-authtoken": lambda: OldSystem(
             key=HEX[:40], row={"key": HEX[:40], "created": SEEN, "user_id": 42}
         ),
         "djangorestframework-api-key": lambda: api_key(3),
-        "unkey": lambda: System(
+        "unkey": lambda: OldSystem(
             key=f"uk_{WORD}",
             row={
                 "id": "key_1",
@@ -263,7 +263,7 @@ def systems() -> dict[str, Callable[[], System]]:
                 "deleted_at_m": "",
             },
         ),
-        "better-auth": lambda: System(
+        "better-auth": lambda: OldSystem(
             key=WORD,
             row={
                 "id": "1",
@@ -276,12 +276,12 @@ def systems() -> dict[str, Callable[[], System]]:
             },
         ),
         "gitea": gitea,
-        "grafana": lambda: System(key="glsa_x", row={"key": "00"}, becomes=NEVER),
+        "grafana": lambda: OldSystem(key="glsa_x", row={"key": "00"}, becomes=NEVER),
         "sentry": sentry,
         "posthog": lambda: posthog(f"sha256${sha('sha256', phx).hex()}", phx, NOW),
         "strapi": strapi,
         "langfuse": langfuse,
-        "litellm": lambda: System(
+        "litellm": lambda: OldSystem(
             key=sk,
             row={
                 "token": sha("sha256", sk).hex(),
@@ -292,7 +292,7 @@ def systems() -> dict[str, Callable[[], System]]:
                 "blocked": "",
             },
         ),
-        "cal.com": lambda: System(
+        "cal.com": lambda: OldSystem(
             key=cal,
             row={
                 "id": "c1",
@@ -303,7 +303,7 @@ def systems() -> dict[str, Callable[[], System]]:
                 "expiresAt": "",
             },
         ),
-        "plausible": lambda: System(
+        "plausible": lambda: OldSystem(
             key=WORD,
             row={
                 "id": 1,
@@ -320,13 +320,13 @@ def systems() -> dict[str, Callable[[], System]]:
         "identityserver": identityserver,
         "rails-hmac": rails,
         "supabase-digest": lambda: simple(WORD, f"\\x{sha('sha256', WORD).hex()}", is_active="t"),
-        "supabase-crypt": lambda: System(
+        "supabase-crypt": lambda: OldSystem(
             key=WORD,
             row={"key_hash": crypted(WORD), "key_prefix": WORD[:8], "user_id": 42},
             becomes=FIRST,
         ),
         "keyhippo": keyhippo,
-        "gitlab": lambda: System(
+        "gitlab": lambda: OldSystem(
             key=gl,
             row={
                 "user_id": 42,
@@ -337,11 +337,11 @@ def systems() -> dict[str, Callable[[], System]]:
             },
             secret="gitlab",
         ),
-        "discourse": lambda: System(
+        "discourse": lambda: OldSystem(
             key=HEX,
             row={"key_hash": sha("sha256", HEX).hex(), "truncated_key": HEX[:4], "user_id": 42},
         ),
-        "doorkeeper": lambda: System(
+        "doorkeeper": lambda: OldSystem(
             key=WORD,
             row={
                 "application_id": 42,
@@ -351,17 +351,17 @@ def systems() -> dict[str, Callable[[], System]]:
                 "created_at": SEEN,
             },
         ),
-        "metabase": lambda: System(
+        "metabase": lambda: OldSystem(
             key=mb,
             row={"id": 1, "user_id": 42, "key": crypted(mb), "key_prefix": mb[:7], "name": "n"},
             becomes=FIRST,
         ),
-        "documenso": lambda: System(
+        "documenso": lambda: OldSystem(
             key=f"api_{WORD[:16]}",
             row={"token": sha("sha512", f"api_{WORD[:16]}").hex(), "userId": 42, "name": "n"},
         ),
         "md5": lambda: simple(WORD, sha("md5", WORD).hex(), active=1),
-        "salted-sha256": lambda: System(
+        "salted-sha256": lambda: OldSystem(
             key=WORD,
             row={
                 "hash": sha("sha256", f"{WORD}pinch of salt").hex(),
@@ -371,11 +371,11 @@ def systems() -> dict[str, Callable[[], System]]:
             becomes=FIRST,
             needs_workspace=True,
         ),
-        "infisical": lambda: System(key="st.x.y", row={"secretHash": "$2b$"}, becomes=NEVER),
+        "infisical": lambda: OldSystem(key="st.x.y", row={"secretHash": "$2b$"}, becomes=NEVER),
     }
 
 
-OTHER_FORMS: dict[str, tuple[str, Callable[[], System]]] = {
+OTHER_FORMS: dict[str, tuple[str, Callable[[], OldSystem]]] = {
     "version 2": ("djangorestframework-api-key", lambda: api_key(2)),
     "before 2024": (
         "posthog",

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from cli.program import Program
-from cli.world import World
+from cli.system import System
 from keylatch_cli.audit.matrix import expectations
 from keylatch_cli.audit.report import ACTORS, OUTCOMES
 from keylatch_cli.install.apply import apply
@@ -25,21 +25,21 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 @pytest.fixture
-def world(server: Cluster, template: str, people: People, tmp_path: Path) -> Iterator[World]:
+def system(server: Cluster, template: str, people: People, tmp_path: Path) -> Iterator[System]:
     with Database(server, f"audit_{tmp_path.name}", template) as database:
         people.seed(database.url)
-        yield World(database, None, people)  # type: ignore[arg-type]
+        yield System(database, None, people)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def owner(world: World) -> Iterator[Connection]:
-    with psycopg.connect(world.database.url, autocommit=True) as owner:
+def owner(system: System) -> Iterator[Connection]:
+    with psycopg.connect(system.database.url, autocommit=True) as owner:
         yield owner
 
 
 @pytest.fixture
-def audit(world: World, program: Program) -> Program:
-    return program.having(DATABASE_URL=world.database.url)
+def audit(system: System, program: Program) -> Program:
+    return program.having(DATABASE_URL=system.database.url)
 
 
 def differences(audit: Program) -> set[str]:
@@ -153,7 +153,7 @@ def test_whatever_became_otherwise_is_named(
 
 @pytest.mark.one_server
 def test_nothing_is_left_on_a_live_database(
-    audit: Program, owner: Connection, world: World
+    audit: Program, owner: Connection, system: System
 ) -> None:
     owner.execute("select from keylatch.issue_key(%s, 'secret')", [People.a])
     tables = owner.execute(
@@ -170,12 +170,12 @@ def test_nothing_is_left_on_a_live_database(
     owner.execute("listen keylatch")
     audit("audit")
     assert everything() == before
-    assert told(owner, world.database.connect()) == []
+    assert told(owner, system.database.connect()) == []
 
 
 @pytest.mark.one_server
-def test_who_is_not_the_owner_is_told_so(audit: Program, world: World) -> None:
-    other = audit.having(DATABASE_URL=world.database.authenticator_url)
+def test_who_is_not_the_owner_is_told_so(audit: Program, system: System) -> None:
+    other = audit.having(DATABASE_URL=system.database.authenticator_url)
     said = other("audit", code=3).err
     assert "permission_denied: authenticator cannot act as postgres" in said
     assert "hint: Connect as postgres, who owns keylatch." in said

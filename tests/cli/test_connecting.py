@@ -3,7 +3,7 @@
 import pytest
 
 from cli.program import Program
-from cli.world import World
+from cli.system import System
 from client.answers import FixedServer
 from stack import Cluster, Tokens
 from stack.tools import ROOT
@@ -20,9 +20,9 @@ KEY_NAMES = [
 ]
 
 
-def lists(program: Program, world: World) -> bool:
-    """Whether the program reaches the world, and not that dead address that it is led to."""
-    result = program("list", world.people.a, "--json", code=None)
+def lists(program: Program, system: System) -> bool:
+    """Whether the program reaches the system, and not that dead address that it is led to."""
+    result = program("list", system.people.a, "--json", code=None)
     assert result.code in (0, 4), result
     return result.code == 0
 
@@ -34,23 +34,23 @@ def write_dotenv(program: Program, text: str) -> None:
 
 @pytest.mark.parametrize("name", KEY_NAMES)
 def test_every_usual_name_of_a_secret_key_is_known(
-    program: Program, world: World, name: str
+    program: Program, system: System, name: str
 ) -> None:
-    variables = {"SUPABASE_URL": world.rest.url, name: world.rest.service_key}
-    assert lists(program.having(**variables), world)
+    variables = {"SUPABASE_URL": system.rest.url, name: system.rest.service_key}
+    assert lists(program.having(**variables), system)
 
 
 def test_of_several_keys_the_first_in_the_documented_order_counts(
-    program: Program, world: World
+    program: Program, system: System
 ) -> None:
     names = [*KEY_NAMES, "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"]
-    token = {"KEYLATCH_TOKEN": world.people.token("alice")}
+    token = {"KEYLATCH_TOKEN": system.people.token("alice")}
     with FixedServer(200, b"[]") as server:
         for place, name in enumerate(names):
             there = program.having(
                 SUPABASE_URL=server.url, **token, **{one: f"of-{one}" for one in names[place:]}
             )
-            there("list", world.people.a)
+            there("list", system.people.a)
             assert server.requests[-1][2]["apikey"] == f"of-{name}"
     readme = (ROOT / "python_client" / "README.md").read_text("utf-8")
     listed = readme[readme.index(f"`{names[0]}`, ") :]
@@ -61,84 +61,86 @@ def test_of_several_keys_the_first_in_the_documented_order_counts(
 
 @pytest.mark.parametrize("name", ["SUPABASE_KEY", "SUPABASE_SECRET_KEY"])
 def test_a_secret_key_that_is_no_jwt_goes_into_apikey_alone(
-    program: Program, world: World, name: str
+    program: Program, system: System, name: str
 ) -> None:
-    variables = {"SUPABASE_URL": world.rest.url, name: world.rest.secret_key}
-    assert lists(program.having(**variables), world)
+    variables = {"SUPABASE_URL": system.rest.url, name: system.rest.secret_key}
+    assert lists(program.having(**variables), system)
     with FixedServer(200, b"[]") as server:
-        program.having(**variables | {"SUPABASE_URL": server.url})("list", world.people.a)
+        program.having(**variables | {"SUPABASE_URL": server.url})("list", system.people.a)
         ((_, _, headers, _),) = server.requests
-    assert headers["apikey"] == world.rest.secret_key
+    assert headers["apikey"] == system.rest.secret_key
     assert "authorization" not in headers
     assert "Mozilla" not in headers["user-agent"]
 
 
-def test_a_publishable_key_goes_beside_the_token_of_a_user(program: Program, world: World) -> None:
+def test_a_publishable_key_goes_beside_the_token_of_a_user(
+    program: Program, system: System
+) -> None:
     alice = program.having(
-        SUPABASE_URL=world.rest.url,
-        SUPABASE_PUBLISHABLE_KEY=world.rest.publishable_key,
-        KEYLATCH_TOKEN=world.people.token("alice"),
+        SUPABASE_URL=system.rest.url,
+        SUPABASE_PUBLISHABLE_KEY=system.rest.publishable_key,
+        KEYLATCH_TOKEN=system.people.token("alice"),
     )
-    assert lists(alice, world)
+    assert lists(alice, system)
 
 
-def test_a_public_key_counts_only_with_a_token(program: Program, world: World) -> None:
-    public = program.having(SUPABASE_URL=world.rest.url, SUPABASE_ANON_KEY=world.rest.anon_key)
-    refused = public("list", world.people.a, code=2)
+def test_a_public_key_counts_only_with_a_token(program: Program, system: System) -> None:
+    public = program.having(SUPABASE_URL=system.rest.url, SUPABASE_ANON_KEY=system.rest.anon_key)
+    refused = public("list", system.people.a, code=2)
     assert refused.err.startswith("usage: a project is given, but no key or token for it\n")
-    assert lists(public.having(DATABASE_URL=world.database.url), world)
-    assert lists(public.having(KEYLATCH_TOKEN=world.people.token("alice")), world)
+    assert lists(public.having(DATABASE_URL=system.database.url), system)
+    assert lists(public.having(KEYLATCH_TOKEN=system.people.token("alice")), system)
 
 
-def test_without_a_key_the_url_is_that_of_a_postgrest(program: Program, world: World) -> None:
-    bare = program.having(KEYLATCH_TOKEN=world.people.token("alice"))
-    assert lists(bare.having("--url", world.rest.rest_url), world)
-    mistaken = bare("list", world.people.a, "--url", world.rest.url, code=5)
+def test_without_a_key_the_url_is_that_of_a_postgrest(program: Program, system: System) -> None:
+    bare = program.having(KEYLATCH_TOKEN=system.people.token("alice"))
+    assert lists(bare.having("--url", system.rest.rest_url), system)
+    mistaken = bare("list", system.people.a, "--url", system.rest.url, code=5)
     assert mistaken.err.startswith("unexpected_answer: ")
 
 
 @pytest.mark.parametrize("end", ["", "/", "/rest/v1", "/rest/v1/"])
 def test_the_url_of_a_project_may_be_written_in_more_than_one_way(
-    program: Program, world: World, end: str
+    program: Program, system: System, end: str
 ) -> None:
-    there = program.having(SUPABASE_KEY=world.rest.service_key)
-    assert lists(there.having("--url", world.rest.url + end), world)
+    there = program.having(SUPABASE_KEY=system.rest.service_key)
+    assert lists(there.having("--url", system.rest.url + end), system)
 
 
-def test_an_option_wins_over_the_environment(program: Program, world: World) -> None:
-    rest = program.having(SUPABASE_URL=NOWHERE, SUPABASE_KEY=world.rest.service_key)
-    assert not lists(rest, world)
-    assert lists(rest.having("--url", world.rest.url), world)
-    assert lists(rest.having("--db-url", world.database.url), world)
+def test_an_option_wins_over_the_environment(program: Program, system: System) -> None:
+    rest = program.having(SUPABASE_URL=NOWHERE, SUPABASE_KEY=system.rest.service_key)
+    assert not lists(rest, system)
+    assert lists(rest.having("--url", system.rest.url), system)
+    assert lists(rest.having("--db-url", system.database.url), system)
     database = program.having(DATABASE_URL=NO_DATABASE)
-    assert not lists(database, world)
-    assert lists(database.having("--db-url", world.database.url), world)
+    assert not lists(database, system)
+    assert lists(database.having("--db-url", system.database.url), system)
 
 
-def test_the_environment_wins_over_dotenv(program: Program, world: World) -> None:
-    write_dotenv(program, f"SUPABASE_URL={NOWHERE}\nSUPABASE_KEY={world.rest.service_key}\n")
-    assert not lists(program, world)
-    assert lists(program.having(SUPABASE_URL=world.rest.url), world)
-    assert lists(program.having(DATABASE_URL=world.database.url), world)
+def test_the_environment_wins_over_dotenv(program: Program, system: System) -> None:
+    write_dotenv(program, f"SUPABASE_URL={NOWHERE}\nSUPABASE_KEY={system.rest.service_key}\n")
+    assert not lists(program, system)
+    assert lists(program.having(SUPABASE_URL=system.rest.url), system)
+    assert lists(program.having(DATABASE_URL=system.database.url), system)
 
 
-def test_the_project_wins_over_the_database(program: Program, world: World) -> None:
+def test_the_project_wins_over_the_database(program: Program, system: System) -> None:
     both = program.having(
-        SUPABASE_URL=world.rest.url,
-        SUPABASE_KEY=world.rest.service_key,
+        SUPABASE_URL=system.rest.url,
+        SUPABASE_KEY=system.rest.service_key,
         DATABASE_URL=NO_DATABASE,
     )
-    assert lists(both, world)
-    assert not lists(both.having("--as-user", str(world.people.alice)), world)
+    assert lists(both, system)
+    assert not lists(both.having("--as-user", str(system.people.alice)), system)
 
 
-def test_what_make_up_prints_is_a_dotenv_that_works(program: Program, world: World) -> None:
+def test_what_make_up_prints_is_a_dotenv_that_works(program: Program, system: System) -> None:
     write_dotenv(
         program,
-        f"SUPABASE_URL={world.rest.url}\nSUPABASE_ANON_KEY={world.rest.anon_key}\n"
-        f"SUPABASE_SERVICE_KEY={world.rest.service_key}\n"
-        f"KEYLATCH_ADMIN_TOKEN={world.people.token('alice')}\n"
-        f"KEYLATCH_WORKSPACE_ID={world.people.a}\nDATABASE_URL={world.database.url}\n",
+        f"SUPABASE_URL={system.rest.url}\nSUPABASE_ANON_KEY={system.rest.anon_key}\n"
+        f"SUPABASE_SERVICE_KEY={system.rest.service_key}\n"
+        f"KEYLATCH_ADMIN_TOKEN={system.people.token('alice')}\n"
+        f"KEYLATCH_WORKSPACE_ID={system.people.a}\nDATABASE_URL={system.database.url}\n",
     )
     issued = program.ok("issue", "--kind", "secret")
     assert program.ok("resolve", stdin=issued["key"])["key_id"] == issued["id"]
@@ -155,69 +157,69 @@ def test_what_make_up_prints_is_a_dotenv_that_works(program: Program, world: Wor
         f"DATABASE_URL={NO_DATABASE}\nDATABASE_URL={{}}",
     ],
 )
-def test_a_dotenv_is_read_as_usual(program: Program, world: World, line: str) -> None:
-    write_dotenv(program, line.format(world.database.url) + "\n")
-    assert lists(program, world)
+def test_a_dotenv_is_read_as_usual(program: Program, system: System, line: str) -> None:
+    write_dotenv(program, line.format(system.database.url) + "\n")
+    assert lists(program, system)
 
 
-def test_a_dotenv_that_is_no_text_or_no_file_is_none(program: Program, world: World) -> None:
+def test_a_dotenv_that_is_no_text_or_no_file_is_none(program: Program, system: System) -> None:
     (program.directory / ".env").write_bytes(b"DATABASE_URL=\xff\n")
-    program("list", world.people.a, code=2)
+    program("list", system.people.a, code=2)
     (program.directory / ".env").unlink()
     (program.directory / ".env").mkdir()
-    program("list", world.people.a, code=2)
+    program("list", system.people.a, code=2)
 
 
 def test_a_key_of_the_file_goes_to_an_address_of_the_environment(
-    program: Program, world: World
+    program: Program, system: System
 ) -> None:
-    write_dotenv(program, f"SUPABASE_KEY={world.rest.service_key}\n")
-    assert lists(program.having(SUPABASE_URL=world.rest.url), world)
+    write_dotenv(program, f"SUPABASE_KEY={system.rest.service_key}\n")
+    assert lists(program.having(SUPABASE_URL=system.rest.url), system)
 
 
 @pytest.mark.parametrize("name", ["KEYLATCH_TOKEN", *KEY_NAMES])
 def test_a_secret_of_the_environment_does_not_go_to_an_address_of_the_file(
-    program: Program, world: World, name: str
+    program: Program, system: System, name: str
 ) -> None:
     """Threat: a cloned repository brings a .env with an address of its own."""
     with FixedServer(200, b"[]") as server:
         write_dotenv(program, f"SUPABASE_URL={server.url}\nSUPABASE_KEY=x\n")
-        refused = program.having(**{name: "hunter2"})("list", world.people.a, code=2)
+        refused = program.having(**{name: "hunter2"})("list", system.people.a, code=2)
         assert refused.err.startswith("usage: SUPABASE_URL is from .env, but a key or token is not")
-        refused = program("list", world.people.a, "--token", "hunter2", code=2)
+        refused = program("list", system.people.a, "--token", "hunter2", code=2)
         assert refused.err.startswith("usage: SUPABASE_URL is from .env")
         assert server.requests == []
 
 
 def test_a_key_goes_over_http_to_this_machine_or_a_typed_address_alone(
-    program: Program, world: World
+    program: Program, system: System
 ) -> None:
     for url in ("http://project.example", "http://localhost.example", "HTTP://192.0.2.1:54321"):
         there = program.having(SUPABASE_URL=url, SUPABASE_KEY="hunter2")
-        refused = there("list", world.people.a, code=2)
+        refused = there("list", system.people.a, code=2)
         assert refused.err.startswith("usage: SUPABASE_URL is http, ")
         assert "hunter2" not in refused.err
     for url in ("http://localhost:9", "http://127.0.0.1:9", "http://[::1]:9"):
-        program.having(SUPABASE_URL=url, SUPABASE_KEY="x")("list", world.people.a, code=4)
+        program.having(SUPABASE_URL=url, SUPABASE_KEY="x")("list", system.people.a, code=4)
     typed = program.having("--url", "http://keylatch.invalid", SUPABASE_KEY="x")
-    typed("list", world.people.a, code=4)
+    typed("list", system.people.a, code=4)
 
 
-def test_acting_as_a_user_is_what_that_user_may(program: Program, world: World) -> None:
-    there = program.having(DATABASE_URL=world.database.authenticator_url)
-    alice = there.having("--as-user", str(world.people.alice))
-    issued = alice.ok("issue", world.people.a)
-    assert issued["created_by"] == str(world.people.alice)
-    for who in (world.people.bob, world.people.mia, world.people.stranger):
+def test_acting_as_a_user_is_what_that_user_may(program: Program, system: System) -> None:
+    there = program.having(DATABASE_URL=system.database.authenticator_url)
+    alice = there.having("--as-user", str(system.people.alice))
+    issued = alice.ok("issue", system.people.a)
+    assert issued["created_by"] == str(system.people.alice)
+    for who in (system.people.bob, system.people.mia, system.people.stranger):
         other = there.having("--as-user", str(who))
         assert other("show", issued["id"], code=1).err.startswith("key_not_found: ")
-        assert other("issue", world.people.a, code=3).err.startswith("permission_denied: ")
+        assert other("issue", system.people.a, code=3).err.startswith("permission_denied: ")
     assert there("show", issued["id"], code=3).out == ""
 
 
-def test_a_database_url_alone_acts_as_its_own_user(program: Program, world: World) -> None:
-    owner = program.having(DATABASE_URL=world.database.url)
-    assert owner.ok("issue", world.people.b)["created_by"] is None
+def test_a_database_url_alone_acts_as_its_own_user(program: Program, system: System) -> None:
+    owner = program.having(DATABASE_URL=system.database.url)
+    assert owner.ok("issue", system.people.b)["created_by"] is None
 
 
 @pytest.mark.parametrize(
@@ -243,16 +245,16 @@ def test_no_connection_at_all_is_a_mistake_that_says_what_to_set(
 
 
 def test_a_url_that_was_given_needs_its_key_whatever_else_is_set(
-    program: Program, world: World
+    program: Program, system: System
 ) -> None:
-    there = program.having(DATABASE_URL=world.database.url)
-    refused = there("list", world.people.a, "--url", world.rest.url, code=2)
+    there = program.having(DATABASE_URL=system.database.url)
+    refused = there("list", system.people.a, "--url", system.rest.url, code=2)
     assert refused.err.startswith("usage: a project is given, but no key or token for it")
 
 
-def test_a_user_who_is_no_uuid_is_refused(program: Program, world: World) -> None:
-    there = program.having(DATABASE_URL=world.database.authenticator_url)
-    refused = there("list", world.people.a, "--as-user", "alice", code=2)
+def test_a_user_who_is_no_uuid_is_refused(program: Program, system: System) -> None:
+    there = program.having(DATABASE_URL=system.database.authenticator_url)
+    refused = there("list", system.people.a, "--as-user", "alice", code=2)
     assert refused.err.startswith("invalid_argument: as-user is not a UUID\n")
 
 
@@ -276,53 +278,53 @@ def refused(program: Program, *arguments: object, code: int, detail: str, hint: 
 
 
 def test_a_key_that_was_copied_badly_is_named_by_its_variable(
-    program: Program, world: World
+    program: Program, system: System
 ) -> None:
-    key = world.rest.service_key
+    key = system.rest.service_key
     wrong: list[tuple[str, int, str, str]] = [
         (f'"{key}"', 2, "SUPABASE_KEY has quotation marks", "Remove the quotation marks."),
         (f"{key}\n", 2, "SUPABASE_KEY has a space, a line break", "Copy it again"),
         ("abc", 3, "SUPABASE_KEY is not a JWT", "Copy it again"),
         (Tokens().service_key, 3, "SUPABASE_KEY is signed with another", "PGRST_JWT_SECRET"),
         (
-            world.rest.token(role="service_role", seconds=-3600),
+            system.rest.token(role="service_role", seconds=-3600),
             3,
             "SUPABASE_KEY has expired",
             "copy",
         ),
     ]
     for value, code, detail, hint in wrong:
-        there = program.having(SUPABASE_URL=world.rest.url, SUPABASE_KEY=value)
-        refused(there, "list", world.people.a, code=code, detail=detail, hint=hint)
-    old = world.rest.token(world.people.alice, seconds=-3600)
-    there = program.having(SUPABASE_URL=world.rest.url, SUPABASE_ANON_KEY=world.rest.anon_key)
+        there = program.having(SUPABASE_URL=system.rest.url, SUPABASE_KEY=value)
+        refused(there, "list", system.people.a, code=code, detail=detail, hint=hint)
+    old = system.rest.token(system.people.alice, seconds=-3600)
+    there = program.having(SUPABASE_URL=system.rest.url, SUPABASE_ANON_KEY=system.rest.anon_key)
     for options, name in (((), "KEYLATCH_TOKEN"), (("--token", old), "--token")):
         with_token = there.having(KEYLATCH_TOKEN=old) if not options else there
         refused(
-            with_token, "list", world.people.a, *options,
+            with_token, "list", system.people.a, *options,
             code=3, detail=f"{name} has expired", hint="sign in again",
         )  # fmt: skip
 
 
 def test_the_key_of_another_project_is_named_before_it_is_sent(
-    program: Program, world: World
+    program: Program, system: System
 ) -> None:
-    key = world.rest.token(role="service_role", ref="a" * 20)
+    key = system.rest.token(role="service_role", ref="a" * 20)
     there = program.having(SUPABASE_URL=f"https://{'b' * 20}.supabase.co", SUPABASE_KEY=key)
     detail = f"SUPABASE_KEY is of the project {'a' * 20}, but the address is of {'b' * 20}"
-    refused(there, "list", world.people.a, code=2, detail=detail, hint="from the same project")
+    refused(there, "list", system.people.a, code=2, detail=detail, hint="from the same project")
     with FixedServer(401, b'{"message": "Invalid API key"}') as server:
-        there = program.having(SUPABASE_URL=server.url, SUPABASE_KEY=world.rest.service_key)
+        there = program.having(SUPABASE_URL=server.url, SUPABASE_KEY=system.rest.service_key)
         detail = "the gateway does not know SUPABASE_KEY: it is of another project"
-        refused(there, "issue", world.people.a, code=3, detail=detail, hint="Copy the key again")
+        refused(there, "issue", system.people.a, code=3, detail=detail, hint="Copy the key again")
 
 
 def test_a_database_url_says_what_is_wrong_with_it(
-    program: Program, world: World, server: Cluster
+    program: Program, system: System, server: Cluster
 ) -> None:
-    url, password = world.database.url, server.passwords["postgres"]
+    url, password = system.database.url, server.passwords["postgres"]
     wrong = [
-        (url.replace(f"/{world.database.name}?", "/nope?"), 4, "database nope does not", "psql"),
+        (url.replace(f"/{system.database.name}?", "/nope?"), 4, "database nope does not", "psql"),
         (url.replace("=disable", "=require"), 4, "the server has no SSL", "sslmode=disable"),
         (url.replace("ql://", "ql+psycopg://"), 2, "begins with postgresql+psycopg://", "alone"),
         ("http://127.0.0.1", 2, "is the address of a web server", "SUPABASE_URL"),
@@ -334,15 +336,15 @@ def test_a_database_url_says_what_is_wrong_with_it(
     ]
     for value, code, detail, hint in wrong:
         there = program.having(DATABASE_URL=value)
-        refused(there, "list", world.people.a, code=code, detail=detail, hint=hint)
+        refused(there, "list", system.people.a, code=code, detail=detail, hint=hint)
 
 
 def test_a_login_without_the_grant_is_told_the_sql_with_its_name(
-    program: Program, world: World, server: Cluster
+    program: Program, system: System, server: Cluster
 ) -> None:
-    owner = world.database.connect(superuser=True)
+    owner = system.database.connect(superuser=True)
     owner.execute("create role \"Shop 1\" login password 'x'")
-    login = world.database.url.replace(f"postgres:{server.passwords['postgres']}", "Shop%201:x")
+    login = system.database.url.replace(f"postgres:{server.passwords['postgres']}", "Shop%201:x")
     there = program.having(DATABASE_URL=login)
     said = there("resolve", stdin="x", code=3).err
     assert 'the login "Shop 1" has no rights in the schema keylatch' in said
@@ -352,11 +354,11 @@ def test_a_login_without_the_grant_is_told_the_sql_with_its_name(
 
 
 def test_a_dotenv_takes_nothing_of_the_environment_into_an_address(
-    program: Program, world: World
+    program: Program, system: System
 ) -> None:
     """Threat: a cloned repository sends what only the environment has to an address of its own."""
     with FixedServer(200, b"[]") as server:
         text = f"SUPABASE_URL={server.url}/${{HOUSE}}\nSUPABASE_KEY=$HOUSE\n"
         write_dotenv(program, text)
-        program.having(HOUSE="hunter2")("list", world.people.a, code=None)
+        program.having(HOUSE="hunter2")("list", system.people.a, code=None)
         assert "hunter2" not in str(server.requests)

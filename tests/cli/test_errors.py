@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from cli.program import Program, Result
-from cli.world import World
+from cli.system import System
 from stack import Cluster, Database, Janitor, Rest, Tokens
 
 pytestmark = pytest.mark.one_server
@@ -46,8 +46,8 @@ def test_what_is_no_id_is_refused_by_name(sql_alice: Program, command: str, text
     is_refused(sql_alice(command, text, code=USAGE), "invalid_argument", "key_id")
 
 
-def test_a_rotated_or_revoked_key_is_not_usable(sql_alice: Program, world: World) -> None:
-    issued = sql_alice.ok("issue", world.people.a)
+def test_a_rotated_or_revoked_key_is_not_usable(sql_alice: Program, system: System) -> None:
+    issued = sql_alice.ok("issue", system.people.a)
     sql_alice("rotate", issued["id"], "--grace", "1h")
     is_refused(sql_alice("rotate", issued["id"], code=REFUSED), "key_already_rotated")
     sql_alice("revoke", issued["id"])
@@ -74,14 +74,14 @@ def test_a_rotated_or_revoked_key_is_not_usable(sql_alice: Program, world: World
     ],
 )
 def test_issue_names_the_value_that_is_out_of_its_rule(
-    sql_alice: Program, world: World, options: tuple[str, ...], words: str
+    sql_alice: Program, system: System, options: tuple[str, ...], words: str
 ) -> None:
-    refused = sql_alice("issue", world.people.a, *options, code=USAGE)
+    refused = sql_alice("issue", system.people.a, *options, code=USAGE)
     is_refused(refused, "invalid_argument", words)
 
 
-def test_rotate_refuses_a_grace_that_is_none(sql_alice: Program, world: World) -> None:
-    issued = sql_alice.ok("issue", world.people.a)
+def test_rotate_refuses_a_grace_that_is_none(sql_alice: Program, system: System) -> None:
+    issued = sql_alice.ok("issue", system.people.a)
     for grace in ("31d", "1", "-1h", "", "999999999w"):
         refused = sql_alice("rotate", issued["id"], f"--grace={grace}", code=USAGE)
         is_refused(refused, "invalid_argument", "grace")
@@ -118,26 +118,26 @@ def test_no_key_at_all_is_a_mistake(sql_alice: Program, command: str) -> None:
 
 @pytest.mark.parametrize("who", ["bob", "mia", "stranger"])
 def test_who_is_no_admin_there_is_told_no(
-    alice: Program, program: Program, world: World, connection: str, who: str
+    alice: Program, program: Program, system: System, connection: str, who: str
 ) -> None:
-    other = world.acting_as(program, connection, who)
-    is_refused(other("issue", world.people.a, code=DENIED), "permission_denied")
+    other = system.acting_as(program, connection, who)
+    is_refused(other("issue", system.people.a, code=DENIED), "permission_denied")
     is_refused(other("resolve", stdin="x", code=DENIED), "permission_denied", "keylatch_resolver")
-    issued = alice.ok("issue", world.people.a)
+    issued = alice.ok("issue", system.people.a)
     is_refused(other("show", issued["id"], code=REFUSED), "key_not_found")
-    assert other.ok("list", world.people.a) == []
+    assert other.ok("list", system.people.a) == []
     unknown = other("explain", "--json", stdin=issued["key"], code=REFUSED)
     assert unknown.json["verdict"] == "unknown"
 
 
 def test_a_token_or_password_that_is_wrong_is_a_matter_of_permission(
-    program: Program, world: World, server: Cluster
+    program: Program, system: System, server: Cluster
 ) -> None:
-    token = program.having(SUPABASE_URL=world.rest.url, SUPABASE_KEY=world.rest.service_key + "x")
-    is_refused(token("list", world.people.a, code=DENIED), "permission_denied")
-    url = world.database.url.replace(server.passwords["postgres"], "hunter2")
+    token = program.having(SUPABASE_URL=system.rest.url, SUPABASE_KEY=system.rest.service_key + "x")
+    is_refused(token("list", system.people.a, code=DENIED), "permission_denied")
+    url = system.database.url.replace(server.passwords["postgres"], "hunter2")
     password = program.having(DATABASE_URL=url)
-    is_refused(password("list", world.people.a, code=DENIED), "permission_denied")
+    is_refused(password("list", system.people.a, code=DENIED), "permission_denied")
 
 
 @pytest.mark.parametrize(
@@ -177,12 +177,12 @@ def test_a_database_url_that_cannot_be_read_is_a_mistake(program: Program, url: 
     is_refused(program.having(DATABASE_URL=url)("list", uuid4(), code=USAGE), "usage")
 
 
-def test_a_full_disk_is_an_error_as_any_other(sql_alice: Program, world: World) -> None:
-    sql_alice("issue", world.people.a)
+def test_a_full_disk_is_an_error_as_any_other(sql_alice: Program, system: System) -> None:
+    sql_alice("issue", system.people.a)
     for form in ((), ("--json",)):
         with Path("/dev/full").open("wb") as full:
             done = subprocess.run(
-                sql_alice.command("list", world.people.a, *form),
+                sql_alice.command("list", system.people.a, *form),
                 **sql_alice.surroundings(),
                 stdout=full,
                 stderr=subprocess.PIPE,

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from cli.program import Program
-from cli.world import World
+from cli.system import System
 from stack import HANG_SECONDS, Cluster, Database, People, until
 from stack.tools import ROOT, MissingTool
 
@@ -26,19 +26,19 @@ UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import
 
 
 @pytest.fixture
-def fresh(server: Cluster, template: str, people: People, tmp_path: Path) -> Iterator[World]:
+def fresh(server: Cluster, template: str, people: People, tmp_path: Path) -> Iterator[System]:
     """A database of one's own, for what looks at all of its keys."""
     with Database(server, f"import_{tmp_path.name}", template) as database:
         people.seed(database.url)
-        yield World(database, None, people)  # type: ignore[arg-type]
+        yield System(database, None, people)  # type: ignore[arg-type]
 
 
-def owner(world: World) -> psycopg.Connection[Any]:
-    return psycopg.connect(world.database.url, autocommit=True)
+def owner(system: System) -> psycopg.Connection[Any]:
+    return psycopg.connect(system.database.url, autocommit=True)
 
 
-def resolves(world: World, key: str, origin: str | None = None) -> bool:
-    with owner(world) as connection:
+def resolves(system: System, key: str, origin: str | None = None) -> bool:
+    with owner(system) as connection:
         asked = "select key_id from keylatch.resolve_key(%s, %s)"
         return connection.execute(asked, [key, origin]).fetchone() is not None
 
@@ -49,9 +49,9 @@ def jsonl(*lines: object) -> str:
 
 @pytest.mark.parametrize("connection", ["rest", "database"])
 def test_a_csv_file_is_imported_and_its_bad_lines_are_named(
-    program: Program, world: World, connection: str
+    program: Program, system: System, connection: str
 ) -> None:
-    service = world.acting_as(program, connection, "service")
+    service = system.acting_as(program, connection, "service")
     key = f"wid_{uuid4().hex}"
     (program.directory / "old.csv").write_text(
         "\ufeffworkspace_id,key,kind,label,allowed_origins,scopes,metadata,expires_at\n"
@@ -73,7 +73,7 @@ def test_a_csv_file_is_imported_and_its_bad_lines_are_named(
     assert done.err == f"Lines: 1 imported, 3 refused\n{UNPROVEN}"
     assert key not in done.out
     for origin in ("https://a.example", "https://b.example"):
-        assert resolves(world, key, origin)
+        assert resolves(system, key, origin)
     again = service("import", "old.csv", "--json", code=1)
     summary = json.loads(again.out.splitlines()[-1])
     assert UUID(summary.pop("import_id"))
@@ -90,17 +90,17 @@ def test_a_csv_file_is_imported_and_its_bad_lines_are_named(
 
 
 def test_lines_come_from_stdin_with_fields_for_all_of_them(
-    sql_owner: Program, world: World
+    sql_owner: Program, system: System
 ) -> None:
     keys = [f"old key {uuid4()}" for _ in range(3)]
     lines = jsonl({"key": keys[0]}, {"key": keys[1], "label": "own"}, {"key": keys[2]})
     options = ("--format", "jsonl", "--set", f"workspace_id={A}", "--set", "label=all")
     would = sql_owner("import", "-", *options, "--dry-run", stdin=lines)
     assert would.err == f"Lines of the dry run: 3 imported, 0 refused\n{UNPROVEN}"
-    assert not resolves(world, keys[0])
+    assert not resolves(system, keys[0])
     sql_owner("import", "-", *options, "--from-line", "2", stdin=lines)
-    assert [resolves(world, key) for key in keys] == [False, True, True]
-    with owner(world) as connection:
+    assert [resolves(system, key) for key in keys] == [False, True, True]
+    with owner(system) as connection:
         found = connection.execute(
             "select label from keylatch.keys where label in ('all', 'own') order by label"
         ).fetchall()
@@ -129,7 +129,7 @@ def test_a_line_that_is_nothing_of_the_kind_is_refused_with_its_number(
 
 
 def test_a_weak_key_is_imported_with_force_and_the_reason_is_said(
-    sql_owner: Program, world: World
+    sql_owner: Program, system: System
 ) -> None:
     lines = jsonl({"workspace_id": A, "key": "undefined"})
     options = ("--format", "jsonl")
@@ -137,17 +137,17 @@ def test_a_weak_key_is_imported_with_force_and_the_reason_is_said(
     assert "placeholder" in refused.out
     forced = sql_owner("import", "-", *options, "--force", "a device in the field", stdin=lines)
     assert forced.out == "line 1: imported: Imported by force: a device in the field\n"
-    assert resolves(world, "undefined")
+    assert resolves(system, "undefined")
 
 
-def test_a_line_that_moves_a_key_says_what_it_did(sql_owner: Program, world: World) -> None:
+def test_a_line_that_moves_a_key_says_what_it_did(sql_owner: Program, system: System) -> None:
     key = f"old key {uuid4()}"
     given = ({"workspace_id": A, "key": key}, {"revoked_at": "2024-01-01"})
     sql_owner("import", "-", "--format", "jsonl", stdin=jsonl(given[0]))
     done = sql_owner("import", "-", "--format", "jsonl", stdin=jsonl(given[0] | given[1]))
     assert done.out == "line 1: moved: The key is revoked now.\n"
     assert done.err == "Lines: 0 imported, 1 moved towards their end, 0 refused\n"
-    assert not resolves(world, key)
+    assert not resolves(system, key)
 
 
 def test_a_wrong_file_is_told_before_all_of_it_is_read(sql_owner: Program) -> None:
@@ -184,7 +184,7 @@ def test_an_admin_may_not_import(sql_alice: Program) -> None:
 
 
 def test_killed_in_the_middle_and_run_again_nothing_is_lost_and_nothing_doubled(
-    fresh: World, program: Program
+    fresh: System, program: Program
 ) -> None:
     count = 40_000
     service = fresh.acting_as(program, "database", "service")
@@ -247,14 +247,14 @@ TABLES = """
 ORIGIN = "https://client.example"
 
 
-def lines_of(world: World, recipe: str) -> str:
+def lines_of(system: System, recipe: str) -> str:
     psql = shutil.which("psql")
     if psql is None:
         raise MissingTool("psql")
     form = ["--no-psqlrc", "-qtA", "--set=ON_ERROR_STOP=1"]
     file = ROOT / "sql" / "import" / f"{recipe}.sql"
     done = subprocess.run(
-        [psql, *form, f"--file={file}", world.database.url],
+        [psql, *form, f"--file={file}", system.database.url],
         capture_output=True,
         text=True,
         check=True,
@@ -269,7 +269,7 @@ def verdicts(program: Program, workspace: object, lines: str) -> list[str]:
 
 
 def test_report_000_keys_without_their_hash_or_with_a_wrong_one_validate_again(
-    fresh: World, program: Program
+    fresh: System, program: Program
 ) -> None:
     service = fresh.acting_as(program, "database", "service")
     keys = {state: f"wid_{uuid4().hex}" for state in ("missing", "wrong", "right")}
@@ -315,7 +315,7 @@ def test_report_000_keys_without_their_hash_or_with_a_wrong_one_validate_again(
 
 
 def test_report_004_bcrypt_and_hex_become_one_hash_and_keep_status_and_expiry(
-    fresh: World, program: Program
+    fresh: System, program: Program
 ) -> None:
     service = fresh.acting_as(program, "database", "service")
     names = ("live", "inactive", "expired")
@@ -368,7 +368,7 @@ def test_report_004_bcrypt_and_hex_become_one_hash_and_keep_status_and_expiry(
     assert row == ("2999-01-01",)
 
 
-def test_a_workspace_is_explained_key_by_key(sql_alice: Program, world: World) -> None:
+def test_a_workspace_is_explained_key_by_key(sql_alice: Program, system: System) -> None:
     issued = sql_alice.ok("issue", A, "--kind", "secret", "--label", "to explain")
     found = {
         one["id"]: one for one in sql_alice("explain", "--workspace", A, "--json", code=None).json

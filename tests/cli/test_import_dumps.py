@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from cli.program import Program
-from cli.world import World
+from cli.system import System
 from stack import People
 
 pytestmark = pytest.mark.one_server
@@ -25,22 +25,22 @@ def digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def ask(world: World, statement: str, *values: object) -> list[tuple[Any, ...]]:
-    with psycopg.connect(world.database.url, autocommit=True) as owner:
+def ask(system: System, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    with psycopg.connect(system.database.url, autocommit=True) as owner:
         return owner.execute(statement.encode(), values).fetchall()
 
 
-def row_of(world: World, key: str) -> dict[str, Any]:
+def row_of(system: System, key: str) -> dict[str, Any]:
     ((row,),) = ask(
-        world,
+        system,
         "select to_jsonb(k) from keylatch.keys as k where id = keylatch_internal.find_key(%s)",
         key,
     )
     return dict(row)
 
 
-def resolves(world: World, key: str) -> bool:
-    return bool(ask(world, "select from keylatch.resolve_key(%s)", key))
+def resolves(system: System, key: str) -> bool:
+    return bool(ask(system, "select from keylatch.resolve_key(%s)", key))
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -56,18 +56,18 @@ def resolves(world: World, key: str) -> bool:
     ],
 )
 def test_a_file_of_any_encoding_and_separator_is_read(
-    sql_owner: Program, world: World, separator: str, encoding: str, options: tuple[str, ...]
+    sql_owner: Program, system: System, separator: str, encoding: str, options: tuple[str, ...]
 ) -> None:
     key = f"old key {uuid4()}"
     text = separator.join(("Workspace_ID", "ALG", "Hash", "label")) + "\r\n"
     text += separator.join((A, "sha256", digest(key).hex(), "Büro")) + "\r\n"
     (sql_owner.directory / "old.csv").write_bytes(text.encode(encoding))
     sql_owner("import", "old.csv", *options)
-    assert row_of(world, key)["label"] == "Büro"
+    assert row_of(system, key)["label"] == "Büro"
 
 
 def test_a_byte_that_is_not_utf_8_costs_its_line_and_says_what_to_do(
-    sql_owner: Program, world: World
+    sql_owner: Program, system: System
 ) -> None:
     key = f"old key {uuid4()}"
     text = f"workspace_id,key,label\n{A},{key},fine\n{A},x{key},Büro\n"
@@ -76,7 +76,7 @@ def test_a_byte_that_is_not_utf_8_costs_its_line_and_says_what_to_do(
     assert done.out.startswith("line 3: invalid_argument: character ")
     assert "is not UTF-8 (byte fc)" in done.out
     assert "--encoding cp1252" in done.out
-    assert resolves(world, key)
+    assert resolves(system, key)
     (sql_owner.directory / "old.jsonl").write_bytes(b'{"label": "B\xfcro"}\n')
     assert "(byte fc)" in sql_owner("import", "old.jsonl", code=1).out
 
@@ -93,12 +93,12 @@ def test_a_byte_that_is_not_utf_8_costs_its_line_and_says_what_to_do(
     ],
 )
 def test_a_hash_is_read_however_its_bytes_are_written(
-    sql_owner: Program, world: World, write: Callable[[bytes], str]
+    sql_owner: Program, system: System, write: Callable[[bytes], str]
 ) -> None:
     key = f"old key {uuid4()}"
     line = {"workspace_id": A, "alg": "sha256", "hash": write(digest(key))}
     sql_owner("import", "-", "--format", "jsonl", stdin=json.dumps(line))
-    assert resolves(world, key)
+    assert resolves(system, key)
 
 
 TIMES = [
@@ -117,13 +117,13 @@ TIMES = [
 
 @pytest.mark.parametrize(("written", "options", "meant"), TIMES)
 def test_a_time_is_read_however_it_is_written(
-    sql_owner: Program, world: World, written: str, options: tuple[str, ...], meant: str
+    sql_owner: Program, system: System, written: str, options: tuple[str, ...], meant: str
 ) -> None:
     key = f"old key {uuid4()}"
     # In the past, whatever the clock of the machine says.
     line = {"workspace_id": A, "key": key, "expires_at": written}
     sql_owner("import", "-", "--format", "jsonl", *options, stdin=json.dumps(line))
-    assert row_of(world, key)["expires_at"] == meant
+    assert row_of(system, key)["expires_at"] == meant
 
 
 @pytest.mark.parametrize(
@@ -153,22 +153,22 @@ def test_what_is_wrong_with_a_cell_is_said_by_line_and_column(
     assert said in done.out
 
 
-def test_hex_that_looks_like_a_number_is_no_damage(sql_owner: Program, world: World) -> None:
+def test_hex_that_looks_like_a_number_is_no_damage(sql_owner: Program, system: System) -> None:
     key = f"13260e07.{uuid4()}"
     line = {"workspace_id": A, "alg": "sha256", "hash": digest(key).hex()}
     line |= {"starts_with": "13260e07"}
     sql_owner("import", "-", "--format", "jsonl", stdin=json.dumps(line))
-    assert resolves(world, key)
+    assert resolves(system, key)
 
 
 def test_lists_of_postgresql_of_json_and_plain_words_are_one(
-    sql_owner: Program, world: World
+    sql_owner: Program, system: System
 ) -> None:
     for written in ("{orders:read,write}", '["orders:read", "write"]', "orders:read write"):
         key = f"old key {uuid4()}"
         line = {"workspace_id": A, "key": key, "scopes": written}
         sql_owner("import", "-", "--format", "jsonl", stdin=json.dumps(line))
-        assert row_of(world, key)["scopes"] == ["orders:read", "write"]
+        assert row_of(system, key)["scopes"] == ["orders:read", "write"]
 
 
 def sanctum(directory: Path, *rows: Mapping[str, object]) -> None:
@@ -223,17 +223,17 @@ def test_errors_name_the_column_of_the_file_and_owners_that_are_not_in_the_map(
     assert "personal_access_tokens" in wrong.err
 
 
-def test_a_tenant_is_found_by_its_external_id(sql_owner: Program, world: World) -> None:
+def test_a_tenant_is_found_by_its_external_id(sql_owner: Program, system: System) -> None:
     tenant = f"tenant {uuid4()}"
-    with psycopg.connect(world.database.url, autocommit=True) as owner:
+    with psycopg.connect(system.database.url, autocommit=True) as owner:
         owner.execute("update keylatch.workspaces set external_id = %s where id = %s", [tenant, B])
     key = f"1|{uuid4()}"
     sanctum(sql_owner.directory, {"key": key, "owner": tenant})
     sql_owner("import", "tokens.csv", "--from", "laravel-sanctum")
-    assert row_of(world, key)["workspace_id"] == B
+    assert row_of(system, key)["workspace_id"] == B
 
 
-def test_the_same_file_every_night_until_the_cutover(service: Program, world: World) -> None:
+def test_the_same_file_every_night_until_the_cutover(service: Program, system: System) -> None:
     keys = [f"{number}|{uuid4()}" for number in range(4)]
     rows: list[dict[str, object]] = [{"key": key} for key in keys]
     sanctum(service.directory, *rows[:3])
@@ -259,14 +259,14 @@ def test_the_same_file_every_night_until_the_cutover(service: Program, world: Wo
         ("4", "imported"),
     ]
     assert all(UUID(row["key_id"]) for row in report)
-    assert [resolves(world, key) for key in keys] == [True, False, False, True]
+    assert [resolves(system, key) for key in keys] == [True, False, False, True]
     # Nothing lives again, though the old table says so.
     sanctum(service.directory, *rows)
     service(*FROM, *source)
-    assert [resolves(world, key) for key in keys] == [True, False, False, True]
+    assert [resolves(system, key) for key in keys] == [True, False, False, True]
 
 
-def test_a_file_with_refused_lines_is_not_the_whole_table(service: Program, world: World) -> None:
+def test_a_file_with_refused_lines_is_not_the_whole_table(service: Program, system: System) -> None:
     keys = [f"{number}|{uuid4()}" for number in range(2)]
     sanctum(service.directory, *[{"key": key} for key in keys])
     source = ("--source", f"nightly {uuid4()}", "--complete")
@@ -274,29 +274,29 @@ def test_a_file_with_refused_lines_is_not_the_whole_table(service: Program, worl
     sanctum(service.directory, {"key": keys[0]}, {"key": keys[1], "owner": 3})
     done = service(*FROM, *source, code=1)
     assert "Keys that the file lacks were not revoked" in done.err
-    assert [resolves(world, key) for key in keys] == [True, True]
+    assert [resolves(system, key) for key in keys] == [True, True]
     for wrong in (("--from-line", "3"),):
         assert "from its first line" in service(*FROM, *source, *wrong, code=2).err
     plain = ("import", "-", "--format", "jsonl", "--complete")
     assert "--complete needs --source" in service(*plain, code=2).err
 
 
-def count(world: World) -> int:
-    return int(ask(world, "select count(*) from keylatch_internal.keys")[0][0])
+def count(system: System) -> int:
+    return int(ask(system, "select count(*) from keylatch_internal.keys")[0][0])
 
 
-def test_real_keys_must_resolve_before_a_line_is_written(service: Program, world: World) -> None:
+def test_real_keys_must_resolve_before_a_line_is_written(service: Program, system: System) -> None:
     keys = [f"{number}|{uuid4()}" for number in range(3)]
     sanctum(service.directory, *[{"key": key} for key in keys])
     (service.directory / "keys.txt").write_text(f"{keys[0]}\n{keys[1]}x\n")
-    before = count(world)
+    before = count(system)
     refused = service(*FROM, "--probe", "keys.txt", code=1)
     assert refused.err.splitlines() == [
         "No line is key 2.",
         "1 of 2 keys resolve.",
         "Nothing was imported.",
     ]
-    assert count(world) == before
+    assert count(system) == before
     (service.directory / "keys.txt").write_text(f"{keys[0]}\n{keys[1]}\n")
     done = service(*FROM, "--probe", "keys.txt")
     assert "2 of 2 keys resolve." in done.err
@@ -309,13 +309,13 @@ def test_real_keys_must_resolve_before_a_line_is_written(service: Program, world
     assert service.having("--json")("import", "verify", stdin=keys[2]).json == ["valid"]
 
 
-def test_a_key_to_try_is_asked_for_without_echo(service: Program, world: World) -> None:
+def test_a_key_to_try_is_asked_for_without_echo(service: Program, system: System) -> None:
     key = f"1|{uuid4()}"
     sanctum(service.directory, {"key": key})
     done = service.at_a_terminal(*FROM, "--probe", "-", typed=key, prompt="Key: ")
     assert "1 of 1 keys resolve." in done.err
     assert key not in done.screen
-    assert resolves(world, key)
+    assert resolves(system, key)
 
 
 def test_a_probe_says_that_the_scheme_is_another(service: Program) -> None:
@@ -326,7 +326,7 @@ def test_a_probe_says_that_the_scheme_is_another(service: Program) -> None:
     assert "Key 1 is hashed another way: line 2 has the SHA256 of the whole key." in said
 
 
-def test_a_probe_says_that_the_secret_is_wrong(service: Program, world: World) -> None:
+def test_a_probe_says_that_the_secret_is_wrong(service: Program, system: System) -> None:
     key = uuid4().hex
     (service.directory / "api_keys.csv").write_text(
         f"user_id,key_prefix,key_hash\n1,{key[:6]},{digest('right' + key).hex()}\n"
@@ -339,7 +339,7 @@ def test_a_probe_says_that_the_secret_is_wrong(service: Program, world: World) -
     missing = service(*plausible, code=2).err
     assert "there is none of the name plausible" in missing
     assert "SECRET_KEY_BASE" in missing
-    with psycopg.connect(world.database.url, autocommit=True) as owner:
+    with psycopg.connect(system.database.url, autocommit=True) as owner:
         put = (
             "insert into keylatch_internal.legacy_secrets (name, secret) values ('plausible', %s)"
             " on conflict (name) do update set secret = excluded.secret"
@@ -350,11 +350,11 @@ def test_a_probe_says_that_the_secret_is_wrong(service: Program, world: World) -
         assert "the secret plausible is wrong" in said
         owner.execute(put, ["right"])
     assert "1 of 1 keys resolve." in service(*plausible).err
-    assert resolves(world, key)
+    assert resolves(system, key)
 
 
 def test_a_salted_key_of_which_no_part_is_known_is_tried_in_its_workspace(
-    service: Program, world: World
+    service: Program, system: System
 ) -> None:
     key, salt = f"old key {uuid4()}", uuid4().hex
     (service.directory / "old.csv").write_text(
@@ -363,19 +363,19 @@ def test_a_salted_key_of_which_no_part_is_known_is_tried_in_its_workspace(
     (service.directory / "keys.txt").write_text(f"{key} {B}\n")
     options = ("--from", "salted-sha256", "--workspace-map", "map.csv", "--probe", "keys.txt")
     assert "1 of 1 keys resolve." in service("import", "old.csv", *options).err
-    assert not resolves(world, key)
+    assert not resolves(system, key)
     assert service("import", "verify", "keys.txt").out == "key 1: valid\n"
-    assert resolves(world, key)
+    assert resolves(system, key)
 
 
-def test_a_scheme_is_declared_over_rest_as_well(program: Program, world: World) -> None:
-    service = world.acting_as(program, "rest", "service")
+def test_a_scheme_is_declared_over_rest_as_well(program: Program, system: System) -> None:
+    service = system.acting_as(program, "rest", "service")
     key = f"1|{uuid4()}"
     sanctum(service.directory, {"key": key})
     (service.directory / "keys.txt").write_text(key)
     (service.directory / "map.csv").write_text(f"1,{A}\n")
     service(*FROM, "--probe", "keys.txt", "--complete", "--source", f"rest {uuid4()}")
-    assert resolves(world, key)
+    assert resolves(system, key)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cli.old_systems import FIRST, NEVER, NOW, OTHER_FORMS, A, System, systems
+from cli.old_systems import FIRST, NEVER, NOW, OTHER_FORMS, A, OldSystem, systems
 from cli.program import Program
-from cli.world import World
+from cli.system import System
 from keylatch_cli.importing import presets
 from stack import HANG_SECONDS, Cluster, Database, People
 from stack.tools import ROOT
@@ -31,30 +31,30 @@ GUIDE = ROOT / "sql" / "docs" / "legacy_keys.md"
 
 
 @pytest.fixture
-def server_world(server: Cluster, template: str, people: People) -> Iterator[World]:
+def old_installation(server: Cluster, template: str, people: People) -> Iterator[System]:
     """A database of one's own: an installation has at most eight schemes."""
     with Database(server, f"system_{secrets.token_hex(4)}", template) as database:
         people.seed(database.url)
-        yield World(database, None, people)  # type: ignore[arg-type]
+        yield System(database, None, people)  # type: ignore[arg-type]
 
 
 @dataclass
 class Old:
-    """The world of one system: its secret is there, and its tenant is mapped."""
+    """One old system beside an installation: its secret is there, and its tenant is mapped."""
 
-    world: World
+    installed: System
     service: Program
     connection: psycopg.Connection[object]
-    system: System
+    system: OldSystem
     options: list[str] = field(default_factory=list)
 
 
 @pytest.fixture
-def old(server_world: World, program: Program) -> Iterator[Callable[[System], Old]]:
-    service = server_world.acting_as(program, "database", "service")
-    with psycopg.connect(server_world.database.url, autocommit=True) as connection:
+def old(old_installation: System, program: Program) -> Iterator[Callable[[OldSystem], Old]]:
+    service = old_installation.acting_as(program, "database", "service")
+    with psycopg.connect(old_installation.database.url, autocommit=True) as connection:
 
-        def begin(system: System) -> Old:
+        def begin(system: OldSystem) -> Old:
             if system.secret:
                 connection.execute(
                     "insert into keylatch_internal.legacy_secrets (name, secret) values (%s, %s)",
@@ -71,7 +71,7 @@ def old(server_world: World, program: Program) -> Iterator[Callable[[System], Ol
                 if system.owner
                 else ["--set", f"workspace_id={A}"]
             )
-            return Old(server_world, service, connection, system, options)
+            return Old(old_installation, service, connection, system, options)
 
         yield begin
 
@@ -106,13 +106,15 @@ def check(old: Old, name: str) -> None:
 
 @pytest.mark.parametrize("name", systems())
 def test_the_keys_of_a_system_come_over_by_its_preset(
-    old: Callable[[System], Old], name: str
+    old: Callable[[OldSystem], Old], name: str
 ) -> None:
     check(old(systems()[name]()), name)
 
 
 @pytest.mark.parametrize("form", OTHER_FORMS)
-def test_the_older_form_of_a_hash_comes_over_too(old: Callable[[System], Old], form: str) -> None:
+def test_the_older_form_of_a_hash_comes_over_too(
+    old: Callable[[OldSystem], Old], form: str
+) -> None:
     name, make = OTHER_FORMS[form]
     check(old(make()), name)
 
@@ -130,11 +132,11 @@ def made_by_django() -> dict[str, tuple[str, str]]:
     "name", ["django-rest-knox", "drf-authtoken", "djangorestframework-api-key"]
 )
 def test_a_dump_that_the_library_itself_made_comes_over(
-    old: Callable[[System], Old], made_by_django: Mapping[str, tuple[str, str]], name: str
+    old: Callable[[OldSystem], Old], made_by_django: Mapping[str, tuple[str, str]], name: str
 ) -> None:
     key, dump = made_by_django[name]
     (row,) = csv.DictReader(io.StringIO(dump))
-    check(old(System(key=key, row=row, owner="42" if "user_id" in row else "")), name)
+    check(old(OldSystem(key=key, row=row, owner="42" if "user_id" in row else "")), name)
 
 
 def test_every_preset_is_tried_here_and_told_in_80_columns(program: Program) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 
 from cli.program import Program
-from cli.world import World
+from cli.system import System
 from stack import Cluster
 
 pytestmark = pytest.mark.one_server
@@ -53,10 +53,10 @@ class Arguments:
 
 
 def test_no_key_is_in_the_arguments_of_a_process_or_in_a_log(
-    alice: Program, resolver: Program, world: World, server: Cluster
+    alice: Program, resolver: Program, system: System, server: Cluster
 ) -> None:
     with Arguments() as arguments:
-        old = alice("issue", world.people.a, "--kind", "secret", "--key-only").out.strip()
+        old = alice("issue", system.people.a, "--kind", "secret", "--key-only").out.strip()
         found = resolver.ok("resolve", stdin=old)
         new = alice("rotate", found["key_id"], "--key-only").out.strip()
         alice("explain", stdin=old, code=1)
@@ -65,18 +65,18 @@ def test_no_key_is_in_the_arguments_of_a_process_or_in_a_log(
         alice("revoke", found["key_id"])
     everything = b"\n".join(arguments.seen)
     assert b"resolve" in everything
-    logs = server.log() + world.rest.postgrest.log()
+    logs = server.log() + system.rest.postgrest.log()
     for key in (old, new):
         assert key.encode() not in everything
         assert key not in logs
 
 
 def test_no_command_but_the_one_that_makes_it_shows_a_secret_key(
-    sql_alice: Program, sql_owner: Program, world: World
+    sql_alice: Program, sql_owner: Program, system: System
 ) -> None:
-    issued = sql_alice.ok("issue", world.people.a, "--kind", "secret")
+    issued = sql_alice.ok("issue", system.people.a, "--kind", "secret")
     key, key_id = issued["key"], issued["id"]
-    for arguments in (("show", key_id), ("list", world.people.a), ("suspend", key_id)):
+    for arguments in (("show", key_id), ("list", system.people.a), ("suspend", key_id)):
         for form in ((), ("--json",)):
             shown = sql_alice(*arguments, *form)
             assert key not in shown.out + shown.err
@@ -110,12 +110,12 @@ def test_no_command_but_the_one_that_makes_it_shows_a_secret_key(
     ],
 )
 def test_a_key_in_the_wrong_place_is_not_repeated(
-    program: Program, world: World, arguments: tuple[str, ...]
+    program: Program, system: System, arguments: tuple[str, ...]
 ) -> None:
     key = "wk_sk_live_4fzYdSuGgPSPxSAXeyVp8jHDcFLHdfoK4Lbu"
     connected = program
     if not any(one.startswith("--") and one in ("--key", "--token") for one in arguments):
-        connected = program.having(DATABASE_URL=world.database.url)
+        connected = program.having(DATABASE_URL=system.database.url)
     refused = connected(*(one.format(key=key) for one in arguments), stdin="x", code=None)
     assert refused.code in (2, 4)
     assert refused.out == ""
@@ -124,10 +124,10 @@ def test_a_key_in_the_wrong_place_is_not_repeated(
 
 
 def test_a_key_of_keylatch_is_not_sent_as_that_of_the_project(
-    program: Program, world: World
+    program: Program, system: System
 ) -> None:
     key = "wk_sk_live_4fzYdSuGgPSPxSAXeyVp8jHDcFLHdfoK4Lbu"
-    refused = program("resolve", "--url", world.rest.url, "--key", key, stdin="x", code=2)
+    refused = program("resolve", "--url", system.rest.url, "--key", key, stdin="x", code=2)
     assert refused.err.startswith("usage: --key is the API key of the project")
 
 
@@ -137,40 +137,40 @@ def test_a_key_of_keylatch_is_not_sent_as_that_of_the_project(
     "password",
     ["pass@word", "pass/word", "pass?word", "pass#word", "pass:1%z", quote("pass@/word", safe="")],
 )
-def test_no_part_of_a_password_is_printed(program: Program, world: World, password: str) -> None:
-    for address in (f"127.0.0.1:{world.database.server.port}", "127.0.0.1:9", "127.0.0.1:port"):
-        url = f"postgresql://postgres:{password}@{address}/{world.database.name}"
-        refused = program("list", world.people.a, "--db-url", url, code=None)
+def test_no_part_of_a_password_is_printed(program: Program, system: System, password: str) -> None:
+    for address in (f"127.0.0.1:{system.database.server.port}", "127.0.0.1:9", "127.0.0.1:port"):
+        url = f"postgresql://postgres:{password}@{address}/{system.database.name}"
+        refused = program("list", system.people.a, "--db-url", url, code=None)
         assert refused.code in (2, 3, 4)
         # The words that speak of the matter.
         said = refused.err.lower().replace("password", "").replace("getpass", "")
         assert not [part for part in ("pass", "word", password) if part in said]
-    wrong = program("list", world.people.a, "--url", url, "--key", "x", code=2)
+    wrong = program("list", system.people.a, "--url", url, "--key", "x", code=2)
     assert "word" not in wrong.err
 
 
 @pytest.mark.parametrize("name", ["SUPABASE_KEY", "KEYLATCH_TOKEN"])
 @pytest.mark.parametrize("secret", ["hunter2", "hunter2\n", "hunter2\u2026", "hunter2\x1b[0m"])
 def test_no_api_key_or_token_is_printed(
-    program: Program, world: World, name: str, secret: str
+    program: Program, system: System, name: str, secret: str
 ) -> None:
-    for url in (world.rest.url, "http://127.0.0.1:9"):
+    for url in (system.rest.url, "http://127.0.0.1:9"):
         there = program.having(**{"SUPABASE_URL": url, name: secret})
-        refused = there("list", world.people.a, code=None)
+        refused = there("list", system.people.a, code=None)
         # No header can carry the odd ones, so nothing is sent.
         assert refused.code in ((3, 4, 5) if secret == "hunter2" else (2,))
         assert "hunter2" not in refused.out + refused.err
 
 
-def test_what_others_wrote_does_not_steer_the_terminal(sql_alice: Program, world: World) -> None:
+def test_what_others_wrote_does_not_steer_the_terminal(sql_alice: Program, system: System) -> None:
     # The database lets no label turn its direction; a reason may be any text.
     label = "\u200bevil \u200e"
     reason = "line one\nline two\t[bold] \u202eevil\u2066"
     issued = sql_alice.ok(
-        "issue", world.people.a, "--label", label, "--metadata", '{"a": "\\u001b[2J"}'
+        "issue", system.people.a, "--label", label, "--metadata", '{"a": "\\u001b[2J"}'
     )
     sql_alice("revoke", issued["id"], "--reason", reason)
-    for arguments in (("show", issued["id"]), ("list", world.people.a)):
+    for arguments in (("show", issued["id"]), ("list", system.people.a)):
         shown = sql_alice(*arguments).out
         assert not set(shown) & set("\x1b\u202e\u2066\u200b\u200e\t")
         assert "\\u200bevil" in shown
@@ -179,10 +179,10 @@ def test_what_others_wrote_does_not_steer_the_terminal(sql_alice: Program, world
     assert (found["label"], found["revoke_reason"]) == (label, reason)
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(sql_alice: Program, world: World) -> None:
+def test_a_reader_that_has_seen_enough_is_no_error(sql_alice: Program, system: System) -> None:
     for form in ((), ("--json",)):
         with subprocess.Popen(
-            sql_alice.command("list", world.people.a, *form),
+            sql_alice.command("list", system.people.a, *form),
             **sql_alice.surroundings(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

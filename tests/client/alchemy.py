@@ -9,7 +9,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from client.world import Blocking
+from client.system import Blocking
 from keylatch import AsyncKeylatch, Keylatch
 
 DRIVERS = ("psycopg", "psycopg-async", "asyncpg-async")

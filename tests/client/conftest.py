@@ -1,4 +1,4 @@
-"""What the client's tests ask for by name: the shared world, and clients over every transport."""
+"""What the client's tests ask for by name: the shared system, and clients over every transport."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -9,19 +9,19 @@ import httpx
 import postgrest
 import pytest
 
-from client.lines import Line, Open
-from client.world import VARIANTS, Blocking, Clients, World
+from client.connections import CallerConnection, Open
+from client.system import VARIANTS, Blocking, Clients, System
 from keylatch import AsyncKeylatch, Keylatch
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 
 @pytest.fixture(scope="session")
-def world(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
-    """One database and API for all tests that need no other; see `World`."""
+def system(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[System]:
+    """One database and API for all tests that need no other; see `System`."""
     with Database(server, "client", template) as database:
-        world = World(database, lambda: Rest(database, tokens, janitor=janitor), People(tokens))
-        with world.rest:
-            yield world
+        system = System(database, lambda: Rest(database, tokens, janitor=janitor), People(tokens))
+        with system.rest:
+            yield system
 
 
 # Of each way to the database one tells what another server answers; the others send the same.
@@ -35,9 +35,9 @@ _ON_EVERY_SERVER = ("postgrest-sync", "connection-async")
         for variant in VARIANTS
     ],
 )
-def clients(world: World, request: pytest.FixtureRequest) -> Iterator[Clients]:
+def clients(system: System, request: pytest.FixtureRequest) -> Iterator[Clients]:
     """The clients of one transport, sync or async; a test that asks for them runs over each."""
-    with Clients(world, request.param) as clients:
+    with Clients(system, request.param) as clients:
         yield clients
 
 
@@ -54,13 +54,13 @@ def kl(clients: Clients) -> Keylatch:
 
 
 @pytest.fixture(params=["sync", "async"])
-def line(request: pytest.FixtureRequest, world: World) -> Iterator[Open]:
+def line(request: pytest.FixtureRequest, system: System) -> Iterator[Open]:
     """Opens connections as `authenticator`, from where every role can be taken."""
     with ExitStack() as opened:
         runner = opened.enter_context(asyncio.Runner())
 
-        def make(url: str = world.database.authenticator_url, **options: Any) -> Line:
-            one = Line(url, is_async=request.param == "async", runner=runner, **options)
+        def make(url: str = system.database.authenticator_url, **options: Any) -> CallerConnection:
+            one = CallerConnection(url, is_async=request.param == "async", runner=runner, **options)
             opened.callback(lambda: one.wait(one.connection.close()))
             return one
 

@@ -10,8 +10,8 @@ import pytest
 import supabase
 from postgrest import SyncPostgrestClient
 
+from client.system import Clients, System
 from client.vectors import SECRET
-from client.world import Clients, World
 from keylatch import Keylatch
 from keylatch.cached import CachedResolver
 from keylatch.errors import (
@@ -41,55 +41,55 @@ pytestmark = pytest.mark.one_server
     ],
 )
 def test_each_wrong_token_has_its_own_message_and_next_step(
-    world: World, token: Callable[[Tokens], str], detail: str, hint: str
+    system: System, token: Callable[[Tokens], str], detail: str, hint: str
 ) -> None:
     with httpx.Client() as session:
-        client = SyncPostgrestClient(world.rest.rest_url, http_client=session)
-        client.auth(token(world.rest.tokens))
+        client = SyncPostgrestClient(system.rest.rest_url, http_client=session)
+        client.auth(token(system.rest.tokens))
         with pytest.raises(KeylatchError) as caught:
-            Keylatch.from_postgrest(client).list(world.people.a)
+            Keylatch.from_postgrest(client).list(system.people.a)
     assert detail in str(caught.value.detail)
     assert hint in str(caught.value.hint)
 
 
-def test_who_is_no_admin_is_told_how_to_become_one(world: World) -> None:
-    connection = world.database.connect("authenticated", world.claims("bob"))
+def test_who_is_no_admin_is_told_how_to_become_one(system: System) -> None:
+    connection = system.database.connect("authenticated", system.claims("bob"))
     with pytest.raises(PermissionDenied) as caught:
-        Keylatch.from_psycopg(connection).issue(world.people.a)
+        Keylatch.from_psycopg(connection).issue(system.people.a)
     assert caught.value.detail == "the user does not administer the workspace"
     assert "insert into keylatch.workspace_membership values" in str(caught.value.hint)
 
 
 def test_a_sub_that_is_no_uuid_names_what_works_and_that_works(
-    world: World, core: Database
+    system: System, core: Database
 ) -> None:
     """Clerk, Auth0 and Firebase have subjects such as `user_2abc`."""
     claims = {"sub": "user_2abc", "role": "authenticated"}
-    connection = world.database.connect("authenticated", claims)
+    connection = system.database.connect("authenticated", claims)
     with pytest.raises(InvalidArgument) as caught:
-        Keylatch.from_psycopg(connection).issue(world.people.a)
+        Keylatch.from_psycopg(connection).issue(system.people.a)
     assert "the claim sub of the token is not a UUID" in str(caught.value.detail)
     assert "Clerk, Auth0 or Firebase" in str(caught.value.hint)
     # What the hint says, done.
     core.connect().execute(
         "create table public.members (user_id text, workspace_id uuid);"
-        f"insert into public.members values ('user_2abc', '{world.people.a}');"
+        f"insert into public.members values ('user_2abc', '{system.people.a}');"
         "create or replace function keylatch.admin_workspace_ids() returns setof uuid"
         " language sql stable set search_path = pg_catalog, pg_temp as $$"
         " select m.workspace_id from public.members as m"
         " where m.user_id = auth.jwt() ->> 'sub' $$"
     )
     kl = Keylatch.from_psycopg(core.connect("authenticated", claims))
-    issued = kl.issue(world.people.a, kind="secret")
+    issued = kl.issue(system.people.a, kind="secret")
     assert kl.show(issued.id).created_by is None
 
 
-def test_a_sub_that_is_no_uuid_is_named_over_http_too(world: World) -> None:
+def test_a_sub_that_is_no_uuid_is_named_over_http_too(system: System) -> None:
     with httpx.Client() as session:
-        client = SyncPostgrestClient(world.rest.rest_url, http_client=session)
-        client.auth(world.rest.tokens.token("user_2abc"))
+        client = SyncPostgrestClient(system.rest.rest_url, http_client=session)
+        client.auth(system.rest.tokens.token("user_2abc"))
         with pytest.raises(InvalidArgument, match="claim sub of the token is not a UUID"):
-            Keylatch.from_postgrest(client).issue(world.people.a)
+            Keylatch.from_postgrest(client).issue(system.people.a)
 
 
 def test_a_malformed_id_that_was_sent_is_named_and_is_no_bad_sub(clients: Clients) -> None:
@@ -134,15 +134,15 @@ def test_a_login_without_the_grant_is_told_it_as_sql_that_helps(database: Databa
         owner.execute(f"drop role {login}".encode())
 
 
-def test_a_project_address_that_ends_in_rest_v1_is_named(world: World) -> None:
-    client = supabase.create_client(f"{world.rest.url}/rest/v1", world.rest.service_key)
+def test_a_project_address_that_ends_in_rest_v1_is_named(system: System) -> None:
+    client = supabase.create_client(f"{system.rest.url}/rest/v1", system.rest.service_key)
     with pytest.raises(UnexpectedAnswer) as caught:
-        Keylatch.from_supabase(client).list(world.people.a)
+        Keylatch.from_supabase(client).list(system.people.a)
     assert "ends in /rest/v1" in str(caught.value.detail)
     with httpx.Client() as session:
-        bare = SyncPostgrestClient(world.rest.url, http_client=session)
+        bare = SyncPostgrestClient(system.rest.url, http_client=session)
         with pytest.raises(UnexpectedAnswer, match="ends in /rest/v1"):
-            Keylatch.from_postgrest(bare).list(world.people.a)
+            Keylatch.from_postgrest(bare).list(system.people.a)
 
 
 @pytest.mark.parametrize("url", ["postgresql+psycopg://u:hunter2@h/d", "postgresql://u:a%zz@h/d"])

@@ -3,20 +3,20 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.system import System
 from client.vectors import KEYS, TEXTS
-from client.world import World
 from keylatch import hash_key, parse_key
 from keylatch.errors import (
     InvalidArgument,
 )
 
 
-def test_sql_and_python_agree_on_every_vector(world: World) -> None:
+def test_sql_and_python_agree_on_every_vector(system: System) -> None:
     for text, hashed, form in [
         *((vector["key"], vector["hash"], "valid") for vector in KEYS),
         *((vector["text"], vector["hash"], vector["form"]) for vector in TEXTS),
     ]:
-        row = world.owner.execute(
+        row = system.owner.execute(
             "select encode(keylatch.hash_key(%(text)s), 'hex'),"
             " keylatch_internal.key_form(%(text)s)",
             {"text": text},
@@ -44,8 +44,8 @@ NEARLY_KEYS = st.builds(
 
 
 @given(text=POSTGRES_TEXT | NEARLY_KEYS)
-def test_sql_and_python_agree_on_any_text(world: World, text: str) -> None:
-    row = world.owner.execute(
+def test_sql_and_python_agree_on_any_text(system: System, text: str) -> None:
+    row = system.owner.execute(
         "select keylatch.hash_key(%(text)s), keylatch_internal.key_form(%(text)s)", {"text": text}
     ).fetchone()
     assert row == (hash_key(text), form_of(text))

@@ -13,9 +13,9 @@ import psycopg2.pool
 import pytest
 import pytest_asyncio
 
+from client.system import System
 from client.vectors import SECRET
 from client.watched import Watched, watched_database
-from client.world import World
 from keylatch import AsyncKeylatch, Keylatch, calls
 from keylatch.errors import (
     InvalidArgument,
@@ -48,9 +48,9 @@ def watched(tokens: Tokens, janitor: Janitor) -> Iterator[Watched]:
 
 
 @pytest_asyncio.fixture
-async def connection(world: World) -> AsyncIterator[asyncpg.Connection]:
+async def connection(system: System) -> AsyncIterator[asyncpg.Connection]:
     """A connection as `authenticator`, from where every role can be taken."""
-    connection = await asyncpg.connect(world.database.authenticator_url)
+    connection = await asyncpg.connect(system.database.authenticator_url)
     yield connection
     await connection.close()
 
@@ -60,12 +60,12 @@ async def state(connection: Any) -> tuple[Any, ...]:
 
 
 async def test_a_call_on_a_connection_commits_by_itself(
-    connection: asyncpg.Connection, world: World
+    connection: asyncpg.Connection, system: System
 ) -> None:
-    issued = await AsyncKeylatch.from_asyncpg(connection, claims=world.claims("alice")).issue(
-        world.people.a, kind="secret"
+    issued = await AsyncKeylatch.from_asyncpg(connection, claims=system.claims("alice")).issue(
+        system.people.a, kind="secret"
     )
-    assert world.rows(issued.id)
+    assert system.rows(issued.id)
     found = await AsyncKeylatch.from_asyncpg(connection, claims=RESOLVER).resolve(issued.key)
     assert found is not None
     assert found.key_id == issued.id
@@ -80,74 +80,74 @@ async def test_a_call_on_a_connection_commits_by_itself(
 @pytest.mark.parametrize("begun_by", ["transaction", "statement"])
 @pytest.mark.parametrize("commits", [True, False])
 async def test_a_call_commits_and_rolls_back_with_the_transaction_of_the_caller(
-    connection: asyncpg.Connection, world: World, begun_by: str, commits: bool
+    connection: asyncpg.Connection, system: System, begun_by: str, commits: bool
 ) -> None:
     block = connection.transaction()
     await (block.start() if begun_by == "transaction" else connection.execute("begin"))
-    kl = AsyncKeylatch.from_asyncpg(connection, claims=world.claims("alice"))
-    first = await kl.issue(world.people.a)
-    for call in (kl.revoke(uuid.uuid4()), kl.issue(world.people.b)):
+    kl = AsyncKeylatch.from_asyncpg(connection, claims=system.claims("alice"))
+    first = await kl.issue(system.people.a)
+    for call in (kl.revoke(uuid.uuid4()), kl.issue(system.people.b)):
         with pytest.raises(KeylatchError):
             await call
         assert await state(connection) == UNTOUCHED
-    second = await kl.issue(world.people.a)
-    assert not world.rows(first.id, second.id), "nobody else sees it before the caller commits"
+    second = await kl.issue(system.people.a)
+    assert not system.rows(first.id, second.id), "nobody else sees it before the caller commits"
     if begun_by == "statement":
         await connection.execute("commit" if commits else "rollback")
     else:
         await (block.commit() if commits else block.rollback())
-    assert len(world.rows(first.id, second.id)) == (2 if commits else 0)
+    assert len(system.rows(first.id, second.id)) == (2 if commits else 0)
 
 
 @pytest.mark.parametrize("is_local", [True, False])
 async def test_role_and_claims_of_the_caller_come_back_within_the_transaction(
-    connection: asyncpg.Connection, world: World, is_local: bool
+    connection: asyncpg.Connection, system: System, is_local: bool
 ) -> None:
     async with connection.transaction():
         await connection.fetch("select set_config('role', 'service_role', $1)", is_local)
         await connection.fetch(
             "select set_config('request.jwt.claims', '{\"a\": 2}', $1)", is_local
         )
-        kl = AsyncKeylatch.from_asyncpg(connection, claims=world.claims("alice"))
-        assert (await kl.issue(world.people.a)).created_by == world.people.alice
+        kl = AsyncKeylatch.from_asyncpg(connection, claims=system.claims("alice"))
+        assert (await kl.issue(system.people.a)).created_by == system.people.alice
         assert await state(connection) == ("service_role", "service_role", '{"a": 2}')
 
 
-async def test_a_pool_lends_its_connections_and_gets_them_back(world: World) -> None:
+async def test_a_pool_lends_its_connections_and_gets_them_back(system: System) -> None:
     async with asyncpg.create_pool(
-        world.database.authenticator_url, min_size=1, max_size=1
+        system.database.authenticator_url, min_size=1, max_size=1
     ) as pool:
-        kl = AsyncKeylatch.from_asyncpg(pool, claims=world.claims("alice"))
-        keys = await asyncio.gather(*(kl.issue(world.people.a) for _ in range(4)))
-        assert len(world.rows(*(key.id for key in keys))) == 4
+        kl = AsyncKeylatch.from_asyncpg(pool, claims=system.claims("alice"))
+        keys = await asyncio.gather(*(kl.issue(system.people.a) for _ in range(4)))
+        assert len(system.rows(*(key.id for key in keys))) == 4
         with pytest.raises(KeyNotFound):
             await kl.revoke(uuid.uuid4())
         async with pool.acquire() as lent:
             assert await state(lent) == UNTOUCHED
             block = lent.transaction()
             await block.start()
-            inside = AsyncKeylatch.from_asyncpg(lent, claims=world.claims("alice"))
-            undone = await inside.issue(world.people.a)
+            inside = AsyncKeylatch.from_asyncpg(lent, claims=system.claims("alice"))
+            undone = await inside.issue(system.people.a)
             await block.rollback()
-            assert not world.rows(undone.id)
+            assert not system.rows(undone.id)
     with pytest.raises(Unavailable):
         await kl.installation()
 
 
 async def test_calls_of_two_clients_on_one_connection_take_turns(
-    connection: asyncpg.Connection, world: World
+    connection: asyncpg.Connection, system: System
 ) -> None:
-    alice = AsyncKeylatch.from_asyncpg(connection, claims=world.claims("alice"))
-    bob = AsyncKeylatch.from_asyncpg(connection, claims=world.claims("bob"))
+    alice = AsyncKeylatch.from_asyncpg(connection, claims=system.claims("alice"))
+    bob = AsyncKeylatch.from_asyncpg(connection, claims=system.claims("bob"))
     issued = await asyncio.gather(
-        *(kl.issue(place) for kl, place in ((alice, world.people.a), (bob, world.people.b)) * 4)
+        *(kl.issue(place) for kl, place in ((alice, system.people.a), (bob, system.people.b)) * 4)
     )
-    assert {key.created_by for key in issued[::2]} == {world.people.alice}
-    assert {key.created_by for key in issued[1::2]} == {world.people.bob}
+    assert {key.created_by for key in issued[::2]} == {system.people.alice}
+    assert {key.created_by for key in issued[1::2]} == {system.people.bob}
 
 
 async def test_codecs_of_the_caller_change_nothing(
-    connection: asyncpg.Connection, world: World
+    connection: asyncpg.Connection, system: System
 ) -> None:
     for name in ("json", "jsonb"):
         await connection.set_type_codec(
@@ -158,10 +158,10 @@ async def test_codecs_of_the_caller_change_nothing(
             name, encoder=lambda _: 1 / 0, decoder=lambda _: 1 / 0, schema="pg_catalog"
         )
     await connection.execute("set datestyle = 'german'; set timezone = 'Asia/Kathmandu'")
-    kl = AsyncKeylatch.from_asyncpg(connection, claims=world.claims("alice"))
+    kl = AsyncKeylatch.from_asyncpg(connection, claims=system.claims("alice"))
     ends = datetime.now(UTC) + timedelta(days=9)
     issued = await kl.issue(
-        world.people.a,
+        system.people.a,
         metadata={"a": [1, {"ü": None}]},
         scopes=["x", 'y"z'.replace('"', ".")],
         expires_at=ends,
@@ -171,15 +171,15 @@ async def test_codecs_of_the_caller_change_nothing(
     assert issued.scopes == ("x", "y.z")
     assert issued.label == "100 % {} $1 'quoted'"
     successor = await kl.rotate(issued.id, grace=timedelta(minutes=5))
-    assert (await kl.list(world.people.a))[0].id == successor.id
+    assert (await kl.list(system.people.a))[0].id == successor.id
 
 
 async def test_a_cancelled_call_leaves_the_connection_usable(
-    connection: asyncpg.Connection, world: World
+    connection: asyncpg.Connection, system: System
 ) -> None:
-    kl = AsyncKeylatch.from_asyncpg(connection, claims=world.claims("alice"))
-    issued = await kl.issue(world.people.a)
-    with world.database.connect() as holder, holder.transaction():
+    kl = AsyncKeylatch.from_asyncpg(connection, claims=system.claims("alice"))
+    issued = await kl.issue(system.people.a)
+    with system.database.connect() as holder, holder.transaction():
         holder.execute("select 1 from keylatch_internal.keys where id = %s for update", [issued.id])
         for begins in (False, True):
             if begins:
@@ -193,10 +193,10 @@ async def test_a_cancelled_call_leaves_the_connection_usable(
     assert (await kl.revoke(issued.id)).already_revoked is False
 
 
-async def test_what_does_not_answer_is_unavailable(world: World) -> None:
-    url, claims = world.database.authenticator_url, world.claims("alice")
+async def test_what_does_not_answer_is_unavailable(system: System) -> None:
+    url, claims = system.database.authenticator_url, system.claims("alice")
     ended = await asyncpg.connect(url)
-    with world.database.connect(superuser=True) as killer:
+    with system.database.connect(superuser=True) as killer:
         killer.execute("select pg_terminate_backend(%s)", [ended.get_server_pid()])
     closed = await asyncpg.connect(url)
     await closed.close()
@@ -209,8 +209,8 @@ async def test_what_does_not_answer_is_unavailable(world: World) -> None:
                     await AsyncKeylatch.from_asyncpg(source, claims=one).resolve(SECRET)
                 assert (caught.value.__cause__, caught.value.__context__) == (None, None)
                 assert SECRET not in repr(caught.value)
-    issued = await AsyncKeylatch.from_asyncpg(slow, claims=claims).issue(world.people.a)
-    with world.database.connect() as holder, holder.transaction():
+    issued = await AsyncKeylatch.from_asyncpg(slow, claims=claims).issue(system.people.a)
+    with system.database.connect() as holder, holder.transaction():
         holder.execute("select 1 from keylatch_internal.keys where id = %s for update", [issued.id])
         with pytest.raises(Unavailable, match="TimeoutError"):
             await AsyncKeylatch.from_asyncpg(slow, claims=claims).revoke(issued.id)
@@ -227,15 +227,15 @@ async def test_a_database_without_the_schema_is_not_installed(server: Cluster) -
 
 
 async def test_behind_a_pooler_in_transaction_mode_every_call_works(
-    world: World, server: Cluster, janitor: Janitor
+    system: System, server: Cluster, janitor: Janitor
 ) -> None:
     with Pooler(server, janitor=janitor) as pooler:
-        url = pooler.url(world.database.authenticator_url)
+        url = pooler.url(system.database.authenticator_url)
         async with asyncpg.create_pool(url, min_size=2, max_size=2, statement_cache_size=0) as pool:
-            kl = AsyncKeylatch.from_asyncpg(pool, claims=world.claims("alice"))
+            kl = AsyncKeylatch.from_asyncpg(pool, claims=system.claims("alice"))
             runtime = AsyncKeylatch.from_asyncpg(pool, claims=RESOLVER)
             keys = await asyncio.gather(
-                *(kl.issue(world.people.a, kind="secret") for _ in range(4))
+                *(kl.issue(system.people.a, kind="secret") for _ in range(4))
             )
             found = await asyncio.gather(*(runtime.resolve(key.key) for key in keys))
             assert [one.key_id for one in found if one is not None] == [key.id for key in keys]
@@ -299,19 +299,19 @@ def _sent() -> Iterator[calls.Call[Any]]:
     yield calls.revoke_legacy_key(some)
 
 
-def test_every_argument_is_cast_to_the_type_that_the_database_has(world: World) -> None:
+def test_every_argument_is_cast_to_the_type_that_the_database_has(system: System) -> None:
     sent = list(_sent())
     methods = {name for name in vars(AsyncKeylatch) if not name.startswith(("_", "from_"))}
     assert len(sent) == len(methods)
     for call in sent:
         if call.function in VIEWS:
-            rows = world.owner.execute(
+            rows = system.owner.execute(
                 "select attname, format_type(atttypid, null) from pg_attribute"
                 " where attrelid = ('keylatch.' || %s)::regclass",
                 [call.function],
             )
         else:
-            rows = world.owner.execute(
+            rows = system.owner.execute(
                 "select name, format_type(type, null) from pg_proc,"
                 " unnest(proargnames, proargtypes::oid[]) as a (name, type)"
                 " where pronamespace = 'keylatch'::regnamespace and proname = %s",
@@ -319,15 +319,15 @@ def test_every_argument_is_cast_to_the_type_that_the_database_has(world: World) 
             )
         types: dict[str, str] = dict(rows.fetchall())
         for name, value in call.arguments.items():
-            (cast,) = world.owner.execute(
+            (cast,) = system.owner.execute(
                 "select format_type(%s::regtype, null)", [f"pg_catalog.{type_of(name, value)}"]
             ).fetchone() or ("",)
             assert types[name] == cast, (call.function, name)
 
 
-def test_a_connection_of_another_library_is_refused_with_the_way_to_use(world: World) -> None:
-    old = psycopg2.connect(world.database.authenticator_url)
-    pool = psycopg2.pool.SimpleConnectionPool(0, 1, world.database.authenticator_url)
+def test_a_connection_of_another_library_is_refused_with_the_way_to_use(system: System) -> None:
+    old = psycopg2.connect(system.database.authenticator_url)
+    pool = psycopg2.pool.SimpleConnectionPool(0, 1, system.database.authenticator_url)
     makers: list[Callable[[Any], object]] = [
         getattr(kind, name)
         for kind in (Keylatch, AsyncKeylatch)
@@ -341,15 +341,15 @@ def test_a_connection_of_another_library_is_refused_with_the_way_to_use(world: W
                 make(given)
     old.close()
     with pytest.raises(TypeError, match=r"use Keylatch\.from_psycopg"):
-        AsyncKeylatch.from_asyncpg(world.owner)
+        AsyncKeylatch.from_asyncpg(system.owner)
 
 
 async def test_what_is_no_pool_or_connection_of_asyncpg_is_refused(
-    connection: asyncpg.Connection, world: World
+    connection: asyncpg.Connection, system: System
 ) -> None:
     with pytest.raises(TypeError, match=r"use AsyncKeylatch\.from_asyncpg"):
         AsyncKeylatch.from_psycopg(connection)
     with pytest.raises(TypeError, match=r"expected asyncpg\.Pool or .*, not builtins\.str"):
-        AsyncKeylatch.from_asyncpg(world.database.url)
+        AsyncKeylatch.from_asyncpg(system.database.url)
     with pytest.raises(InvalidArgument):
         AsyncKeylatch.from_asyncpg(connection, claims={"role": 5})

@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from client.system import Clients, System
 from client.vectors import mistyped
-from client.world import Clients, World
 from keylatch import Keylatch, Secret, fingerprint, hash_key, parse_key
 from keylatch.errors import KeyNotFound, UnexpectedAnswer, UnreadableRow
 from keylatch.models import Key
@@ -21,10 +21,10 @@ def soon(**how_far: float) -> datetime:
     return datetime.now(UTC) + timedelta(**how_far)
 
 
-def test_issue_gives_the_key_and_all_its_fields(kl: Keylatch, world: World) -> None:
+def test_issue_gives_the_key_and_all_its_fields(kl: Keylatch, system: System) -> None:
     ends, before = soon(days=30), soon()
     issued = kl.issue(
-        str(world.people.a),
+        str(system.people.a),
         kind="publishable",
         label="Bücher & “Läden”",
         allowed_origins=[SITE, "https://*.client.example"],
@@ -43,34 +43,34 @@ def test_issue_gives_the_key_and_all_its_fields(kl: Keylatch, world: World) -> N
     assert issued.scopes == ("orders:read", "a.b-c_d:*")
     assert (issued.kind, issued.environment, issued.expires_at) == ("publishable", "test", ends)
     assert issued.metadata == {"tier": 3, "tags": ["a", None, {"b": 1.5}], "quote": "'\"\\%s"}
-    assert (issued.workspace_id, issued.created_by) == (world.people.a, world.people.alice)
+    assert (issued.workspace_id, issued.created_by) == (system.people.a, system.people.alice)
     assert issued.rotated_from is None
     assert before <= issued.created_at <= datetime.now(UTC)
-    row = world.rows(issued.id)[issued.id]
+    row = system.rows(issued.id)[issued.id]
     assert row["key_hash"] == "\\x" + hash_key(issued.key).hex()
     assert row["public_key"] == issued.key.reveal()
 
 
-def test_issue_needs_nothing_but_the_workspace(kl: Keylatch, world: World) -> None:
-    issued = kl.issue(world.people.a)
+def test_issue_needs_nothing_but_the_workspace(kl: Keylatch, system: System) -> None:
+    issued = kl.issue(system.people.a)
     assert parse_key(issued.key).prefix == "wk"
     assert (issued.kind, issued.environment, issued.label) == ("publishable", "live", "")
     assert (issued.allowed_origins, issued.scopes, issued.metadata) == ((), (), {})
     assert issued.expires_at is None
 
 
-def test_a_secret_key_is_kept_nowhere_but_in_the_answer(kl: Keylatch, world: World) -> None:
-    issued = kl.issue(world.people.a, kind="secret")
-    assert issued.key.reveal() not in str(world.rows(issued.id))
-    (listed,) = [key for key in kl.list(world.people.a) if key.id == issued.id]
+def test_a_secret_key_is_kept_nowhere_but_in_the_answer(kl: Keylatch, system: System) -> None:
+    issued = kl.issue(system.people.a, kind="secret")
+    assert issued.key.reveal() not in str(system.rows(issued.id))
+    (listed,) = [key for key in kl.list(system.people.a) if key.id == issued.id]
     assert listed.public_key is None
 
 
 def test_rotate_with_grace_leaves_both_keys_resolving(
-    kl: Keylatch, act_as: ActAs, world: World
+    kl: Keylatch, act_as: ActAs, system: System
 ) -> None:
     service = act_as("service_role")
-    old = kl.issue(world.people.a, kind="secret", scopes=["read"], metadata={"a": 1}, label="x")
+    old = kl.issue(system.people.a, kind="secret", scopes=["read"], metadata={"a": 1}, label="x")
     before = soon(hours=24)
     new = kl.rotate(old.id, grace=timedelta(hours=24), expires_at=soon(days=90))
     assert new.rotated_from == old.id
@@ -88,41 +88,41 @@ def test_rotate_with_grace_leaves_both_keys_resolving(
 
 
 def test_rotate_without_grace_ends_the_old_key_and_copies_its_expiry(
-    kl: Keylatch, act_as: ActAs, world: World
+    kl: Keylatch, act_as: ActAs, system: System
 ) -> None:
-    old = kl.issue(world.people.a, kind="secret", expires_at=soon(days=3))
+    old = kl.issue(system.people.a, kind="secret", expires_at=soon(days=3))
     new = kl.rotate(str(old.id))
     assert new.expires_at == old.expires_at
     assert act_as("service_role").resolve(old.key) is None
     assert kl.explain(old.key).verdict == "revoked"
 
 
-def test_revoke_is_final_and_may_be_repeated(kl: Keylatch, act_as: ActAs, world: World) -> None:
-    issued = kl.issue(world.people.a, kind="secret")
+def test_revoke_is_final_and_may_be_repeated(kl: Keylatch, act_as: ActAs, system: System) -> None:
+    issued = kl.issue(system.people.a, kind="secret")
     first = kl.revoke(issued.id, reason="leaked; löschen")
     again = kl.revoke(issued.id, reason="another reason", cascade=True)
     assert (first.id, first.already_revoked, first.also_revoked) == (issued.id, False, ())
     assert (again.revoked_at, again.already_revoked) == (first.revoked_at, True)
-    assert world.rows(issued.id)[issued.id]["revoke_reason"] == "leaked; löschen"
+    assert system.rows(issued.id)[issued.id]["revoke_reason"] == "leaked; löschen"
     assert act_as("service_role").resolve(issued.key) is None
 
 
-def test_revoke_with_cascade_names_the_others_that_it_ended(kl: Keylatch, world: World) -> None:
-    first = kl.issue(world.people.a)
+def test_revoke_with_cascade_names_the_others_that_it_ended(kl: Keylatch, system: System) -> None:
+    first = kl.issue(system.people.a)
     second = kl.rotate(first.id, grace=timedelta(hours=1))
     third = kl.rotate(second.id, grace=timedelta(hours=1))
     done = kl.revoke(second.id, cascade=True)
     assert done.id == second.id
     assert set(done.also_revoked) == {first.id, third.id}
     assert all(isinstance(one, UUID) for one in done.also_revoked)
-    assert all(row["revoked_at"] for row in world.rows(first.id, second.id, third.id).values())
+    assert all(row["revoked_at"] for row in system.rows(first.id, second.id, third.id).values())
 
 
 def test_suspend_and_unsuspend_give_the_key_as_it_then_is(
-    kl: Keylatch, act_as: ActAs, world: World
+    kl: Keylatch, act_as: ActAs, system: System
 ) -> None:
     service = act_as("service_role")
-    issued = kl.issue(world.people.a, kind="secret")
+    issued = kl.issue(system.people.a, kind="secret")
     suspended = kl.suspend(issued.id)
     assert isinstance(suspended, Key)
     assert (suspended.id, suspended.status) == (issued.id, "suspended")
@@ -134,8 +134,8 @@ def test_suspend_and_unsuspend_give_the_key_as_it_then_is(
     assert service.resolve(issued.key) is not None
 
 
-def test_show_gives_one_key_of_ones_own(kl: Keylatch, act_as: ActAs, world: World) -> None:
-    issued = kl.issue(world.people.a, label="shown")
+def test_show_gives_one_key_of_ones_own(kl: Keylatch, act_as: ActAs, system: System) -> None:
+    issued = kl.issue(system.people.a, label="shown")
     shown = kl.show(str(issued.id))
     assert (shown.id, shown.label, shown.status) == (issued.id, "shown", "active")
     assert shown.public_key == issued.key.reveal()
@@ -145,35 +145,35 @@ def test_show_gives_one_key_of_ones_own(kl: Keylatch, act_as: ActAs, world: Worl
             client.show(id_)
 
 
-def test_list_gives_the_keys_of_a_workspace_the_newest_first(kl: Keylatch, world: World) -> None:
-    made = [kl.issue(world.people.a, label=f"{number}") for number in range(3)]
+def test_list_gives_the_keys_of_a_workspace_the_newest_first(kl: Keylatch, system: System) -> None:
+    made = [kl.issue(system.people.a, label=f"{number}") for number in range(3)]
     kl.revoke(made[0].id, reason="revoked keys are listed, too")
-    listed = kl.list(str(world.people.a))
+    listed = kl.list(str(system.people.a))
     assert isinstance(listed, tuple)
     ids = {issued.id for issued in made}
     assert [key.id for key in listed if key.id in ids] == [issued.id for issued in reversed(made)]
     (dead,) = [key for key in listed if key.id == made[0].id]
     assert (dead.status, dead.revoke_reason) == ("revoked", "revoked keys are listed, too")
-    assert dead.revoked_by == world.people.alice
+    assert dead.revoked_by == system.people.alice
     assert dead.public_key == made[0].key.reveal()
-    assert {key.workspace_id for key in listed} == {world.people.a}
+    assert {key.workspace_id for key in listed} == {system.people.a}
 
 
 def test_list_gives_nothing_of_a_workspace_of_others(
-    kl: Keylatch, act_as: ActAs, world: World
+    kl: Keylatch, act_as: ActAs, system: System
 ) -> None:
-    act_as("bob").issue(world.people.b)
-    assert kl.list(world.people.b) == ()
+    act_as("bob").issue(system.people.b)
+    assert kl.list(system.people.b) == ()
     assert kl.list(uuid4()) == ()
 
 
 @pytest.mark.parametrize("role", ["service_role", "keylatch_resolver"])
 def test_resolve_gives_what_a_service_needs_to_know(
-    kl: Keylatch, act_as: ActAs, world: World, role: str
+    kl: Keylatch, act_as: ActAs, system: System, role: str
 ) -> None:
     ends = soon(days=1)
     issued = kl.issue(
-        world.people.a,
+        system.people.a,
         allowed_origins=[SITE],
         scopes=["read"],
         metadata={"tier": 1},
@@ -184,7 +184,7 @@ def test_resolve_gives_what_a_service_needs_to_know(
     for key in (issued.key, issued.key.reveal()):
         found = service.resolve(key, origin=SITE)
         assert found is not None
-        assert (found.key_id, found.workspace_id) == (issued.id, world.people.a)
+        assert (found.key_id, found.workspace_id) == (issued.id, system.people.a)
         assert (found.kind, found.environment) == ("publishable", "test")
         assert (found.scopes, found.metadata, found.expires_at) == (("read",), {"tier": 1}, ends)
     for origin in (None, "", "null", "https://client.example.evil.example", SITE + "/", "\x00"):
@@ -215,8 +215,10 @@ def test_any_text_is_resolved_to_nothing_and_explained_as_malformed(
     assert (explained.verdict, explained.key_id) == ("malformed", None)
 
 
-def test_a_key_with_anything_around_it_is_no_key(kl: Keylatch, act_as: ActAs, world: World) -> None:
-    issued = kl.issue(world.people.a, kind="secret")
+def test_a_key_with_anything_around_it_is_no_key(
+    kl: Keylatch, act_as: ActAs, system: System
+) -> None:
+    issued = kl.issue(system.people.a, kind="secret")
     key, service = issued.key.reveal(), act_as("service_role")
     for text in (f" {key}", f"{key} ", f"{key}\n", f"{key}\x00", f"\ufeff{key}", key + "x" * 9000):
         assert service.resolve(text) is None
@@ -227,10 +229,10 @@ def test_a_key_with_anything_around_it_is_no_key(kl: Keylatch, act_as: ActAs, wo
 
 
 def test_explain_gives_a_verdict_why_and_what_to_do(
-    kl: Keylatch, act_as: ActAs, world: World
+    kl: Keylatch, act_as: ActAs, system: System
 ) -> None:
-    issued = kl.issue(world.people.a, allowed_origins=[SITE], expires_at=soon(days=1))
-    secret = kl.issue(world.people.a, kind="secret")
+    issued = kl.issue(system.people.a, allowed_origins=[SITE], expires_at=soon(days=1))
+    secret = kl.issue(system.people.a, kind="secret")
     key = issued.key.reveal()
     verdicts = {
         "valid": kl.explain(issued.key, origin=SITE),
@@ -258,9 +260,9 @@ def test_explain_gives_a_verdict_why_and_what_to_do(
 
 
 def test_a_service_learns_the_verdict_and_nothing_that_an_admin_wrote(
-    kl: Keylatch, act_as: ActAs, world: World
+    kl: Keylatch, act_as: ActAs, system: System
 ) -> None:
-    issued = kl.issue(world.people.a, kind="secret")
+    issued = kl.issue(system.people.a, kind="secret")
     kl.revoke(issued.id, reason="leaked by Bob")
     explained = act_as("keylatch_resolver").explain(issued.key)
     assert (explained.verdict, explained.key_id) == ("revoked", issued.id)
@@ -269,9 +271,9 @@ def test_a_service_learns_the_verdict_and_nothing_that_an_admin_wrote(
 
 
 def test_installation_is_the_same_over_every_transport_and_for_everybody(
-    clients: Clients, world: World
+    clients: Clients, system: System
 ) -> None:
-    row, oid = world.owner.execute(
+    row, oid = system.owner.execute(
         """
         select to_jsonb(i), d.oid
         from keylatch_internal.installation as i, pg_database as d
@@ -284,14 +286,14 @@ def test_installation_is_the_same_over_every_transport_and_for_everybody(
         assert found.schema_version == row["schema_version"]
         assert found.installed_at == datetime.fromisoformat(row["installed_at"])
         assert found.system_identifier.isdecimal()
-        assert found.database_name == world.owner.info.dbname
+        assert found.database_name == system.owner.info.dbname
         assert found.database_oid == int(oid)
         assert list(found.modules) == row["modules"]
         assert (found.is_replica, found.replica_lag_seconds) == (False, 0.0)
 
 
 def test_retire_workspace_revokes_a_bounded_number_of_keys_until_none_is_left(
-    act_as: ActAs, world: World
+    act_as: ActAs, system: System
 ) -> None:
     service, workspace = act_as("service_role"), uuid4()
     made = [issued.id for issued in service.issue_many(workspace, labels=["a", "b", "c"])]
@@ -299,7 +301,7 @@ def test_retire_workspace_revokes_a_bounded_number_of_keys_until_none_is_left(
     assert (first.revoked, first.is_done) == (2, False)
     second = service.retire_workspace(str(workspace), limit=2)
     assert (second.revoked, second.is_done) == (1, True)
-    assert all(row["revoked_at"] for row in world.rows(*made).values())
+    assert all(row["revoked_at"] for row in system.rows(*made).values())
 
 
 # Python 3.13 reads 10,000 lists within each other, PostgreSQL holds a few thousand more.
@@ -307,13 +309,13 @@ def test_retire_workspace_revokes_a_bounded_number_of_keys_until_none_is_left(
     "value", ["[" * 11_000 + "]" * 11_000, "9" * 5000], ids=["nested", "digits"]
 )
 def test_a_row_that_python_cannot_read_is_the_trouble_of_that_row_alone(
-    act_as: ActAs, world: World, value: str
+    act_as: ActAs, system: System, value: str
 ) -> None:
     """The database takes such metadata from its owner alone; a batch holds another's key, too."""
     service, workspace = act_as("service_role"), uuid4()
     good = service.issue(workspace, kind="secret", metadata={"a": 1})
     id_ = uuid4()
-    world.owner.execute(
+    system.owner.execute(
         """
         insert into keylatch_internal.keys
           (id, workspace_id, kind, key_hash, masked_key, metadata, created_at, updated_at)

@@ -12,9 +12,9 @@ import psycopg_pool
 import pytest
 from psycopg.pq import TransactionStatus
 
-from client.lines import Line, Open
+from client.connections import CallerConnection, Open
+from client.system import System
 from client.vectors import SECRET
-from client.world import World
 from keylatch import AsyncKeylatch, Keylatch
 from keylatch.errors import (
     InvalidArgument,
@@ -33,7 +33,7 @@ select current_user::text, current_setting('role'),
 """
 
 
-def test_a_key_never_stands_in_the_text_of_a_statement(line: Open, world: World) -> None:
+def test_a_key_never_stands_in_the_text_of_a_statement(line: Open, system: System) -> None:
     """A cursor that binds in the client would put it there, for pg_stat_activity and logs."""
     one = line()
     is_sync = isinstance(one.connection, psycopg.Connection)
@@ -42,13 +42,13 @@ def test_a_key_never_stands_in_the_text_of_a_statement(line: Open, world: World)
     one.wait(one.connection.set_autocommit(True))
     with pytest.raises(PermissionDenied):
         one.client().resolve(SECRET)
-    assert "resolve_key" in last_statement(one, world)
-    assert SECRET not in last_statement(one, world)
+    assert "resolve_key" in last_statement(one, system)
+    assert SECRET not in last_statement(one, system)
 
 
-def last_statement(one: Line, world: World) -> str:
+def last_statement(one: CallerConnection, system: System) -> str:
     """What pg_stat_activity shows of a connection."""
-    with world.database.connect(superuser=True) as watcher:
+    with system.database.connect(superuser=True) as watcher:
         (text,) = watcher.execute(
             "select query from pg_stat_activity where pid = %s", [one.connection.info.backend_pid]
         ).fetchone() or ("",)
@@ -57,12 +57,12 @@ def last_statement(one: Line, world: World) -> str:
 
 @pytest.mark.parametrize("autocommit", [True, False])
 def test_a_server_that_ends_the_connection_is_unavailable(
-    line: Open, world: World, autocommit: bool
+    line: Open, system: System, autocommit: bool
 ) -> None:
     one = line(autocommit=autocommit)
-    kl = one.client(world.claims("alice"))
-    kl.issue(world.people.a)
-    with world.database.connect(superuser=True) as killer:
+    kl = one.client(system.claims("alice"))
+    kl.issue(system.people.a)
+    with system.database.connect(superuser=True) as killer:
         killer.execute("select pg_terminate_backend(%s)", [one.connection.info.backend_pid])
     for _ in range(2):
         with pytest.raises(Unavailable) as caught:
@@ -71,43 +71,43 @@ def test_a_server_that_ends_the_connection_is_unavailable(
         assert SECRET not in str(caught.value)
 
 
-def test_a_closed_connection_is_unavailable(line: Open, world: World) -> None:
+def test_a_closed_connection_is_unavailable(line: Open, system: System) -> None:
     for options in ({}, {"autocommit": True}):
         one = line(**options)
         one.wait(one.connection.close())
-        for claims in (None, world.claims("alice")):
+        for claims in (None, system.claims("alice")):
             with pytest.raises(Unavailable, match="closed"):
-                one.client(claims).list(world.people.a)
+                one.client(claims).list(system.people.a)
 
 
-def test_a_statement_that_takes_too_long_is_unavailable(line: Open, world: World) -> None:
+def test_a_statement_that_takes_too_long_is_unavailable(line: Open, system: System) -> None:
     one = line()
-    with world.database.connect() as holder, holder.transaction():
-        issued = one.client(world.claims("alice")).issue(world.people.a)
+    with system.database.connect() as holder, holder.transaction():
+        issued = one.client(system.claims("alice")).issue(system.people.a)
         one.wait(one.connection.commit())
         holder.execute("select 1 from keylatch_internal.keys where id = %s for update", [issued.id])
         one.ask("set statement_timeout = '100ms'")
         one.wait(one.connection.commit())
         with pytest.raises(Unavailable) as caught:
-            one.client(world.claims("alice")).revoke(issued.id)
+            one.client(system.claims("alice")).revoke(issued.id)
         assert caught.value.sqlstate == "57014"
         one.ask("set statement_timeout = 0")
         one.ask("set lock_timeout = '50ms'")
         one.wait(one.connection.commit())
         with pytest.raises(Unavailable) as caught:
-            one.client(world.claims("alice")).revoke(issued.id)
+            one.client(system.claims("alice")).revoke(issued.id)
         assert caught.value.sqlstate == "55P03"
 
 
-def test_a_replica_reads_and_says_that_it_does_not_write(line: Open, world: World) -> None:
+def test_a_replica_reads_and_says_that_it_does_not_write(line: Open, system: System) -> None:
     issued = (
-        line(autocommit=True).client(world.claims("alice")).issue(world.people.a, kind="secret")
+        line(autocommit=True).client(system.claims("alice")).issue(system.people.a, kind="secret")
     )
     one = line(options="-c default_transaction_read_only=on")
     assert one.client({"role": "keylatch_resolver"}).resolve(issued.key) is not None
-    assert one.client(world.claims("alice")).explain(issued.key).verdict == "valid"
+    assert one.client(system.claims("alice")).explain(issued.key).verdict == "valid"
     with pytest.raises(Unavailable, match="primary") as caught:
-        one.client(world.claims("alice")).revoke(issued.id)
+        one.client(system.claims("alice")).revoke(issued.id)
     assert caught.value.sqlstate == "25006"
 
 
@@ -123,62 +123,64 @@ def test_a_database_without_the_schema_is_not_installed(line: Open, server: Clus
         one.wait(one.connection.close())
 
 
-def test_results_are_in_utc_whatever_the_zone_of_the_session(line: Open, world: World) -> None:
+def test_results_are_in_utc_whatever_the_zone_of_the_session(line: Open, system: System) -> None:
     one = line(options="-c timezone=Asia/Kathmandu -c datestyle=german,dmy")
-    issued = one.client(world.claims("alice")).issue(world.people.a)
+    issued = one.client(system.claims("alice")).issue(system.people.a)
     assert issued.created_at.tzinfo is UTC
     (listed,) = [
-        key for key in one.client(world.claims("alice")).list(world.people.a) if key.id == issued.id
+        key
+        for key in one.client(system.claims("alice")).list(system.people.a)
+        if key.id == issued.id
     ]
     assert listed.created_at == issued.created_at
 
 
 def test_a_text_that_the_encoding_of_the_connection_lacks_is_refused_without_it(
-    line: Open, world: World
+    line: Open, system: System
 ) -> None:
     one = line(client_encoding="latin1")
-    kl = one.client(world.claims("alice"))
-    count = world.count()
+    kl = one.client(system.claims("alice"))
+    count = system.count()
     for call in (
         lambda: kl.explain(SECRET + "🔑"),
-        lambda: kl.issue(world.people.a, label="🔑"),
+        lambda: kl.issue(system.people.a, label="🔑"),
     ):
         with pytest.raises(InvalidArgument, match="client_encoding=utf8") as caught:
             call()
         assert (caught.value.__cause__, caught.value.__context__) == (None, None)
         assert one.status is TransactionStatus.INTRANS
     one.wait(one.connection.commit())
-    assert world.count() == count, "what could not be told was not done"
-    assert kl.issue(world.people.a).masked_key.isascii(), "what can be told in it is told"
+    assert system.count() == count, "what could not be told was not done"
+    assert kl.issue(system.people.a).masked_key.isascii(), "what can be told in it is told"
 
 
 @pytest.mark.parametrize("prepare_threshold", [None, 0])
 def test_calls_are_made_prepared_or_not_as_the_caller_set(
-    line: Open, world: World, prepare_threshold: int | None
+    line: Open, system: System, prepare_threshold: int | None
 ) -> None:
     one = line(prepare_threshold=prepare_threshold)
-    kl = one.client(world.claims("alice"))
+    kl = one.client(system.claims("alice"))
     for _ in range(8):
-        kl.issue(world.people.a)
+        kl.issue(system.people.a)
     (count,) = one.ask("select count(*) from pg_prepared_statements")
     assert (count > 0) is (prepare_threshold == 0)
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
 async def test_a_cancelled_call_leaves_the_connection_usable(
-    world: World, autocommit: bool
+    system: System, autocommit: bool
 ) -> None:
     async with await psycopg.AsyncConnection.connect(
-        world.database.authenticator_url, autocommit=autocommit
+        system.database.authenticator_url, autocommit=autocommit
     ) as connection:
-        kl = AsyncKeylatch.from_psycopg(connection, claims=world.claims("alice"))
-        issued = await kl.issue(world.people.a)
+        kl = AsyncKeylatch.from_psycopg(connection, claims=system.claims("alice"))
+        issued = await kl.issue(system.people.a)
         before = connection.info.transaction_status
         await connection.commit()
-        with world.database.connect() as holder, holder.transaction():
+        with system.database.connect() as holder, holder.transaction():
             # Neither to be changed nor to be read.
             holder.execute("lock table keylatch_internal.keys in access exclusive mode")
-            for call in (kl.revoke(issued.id), kl.list(world.people.a)):
+            for call in (kl.revoke(issued.id), kl.list(system.people.a)):
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.2):
                         await call
@@ -187,7 +189,7 @@ async def test_a_cancelled_call_leaves_the_connection_usable(
         assert (await kl.revoke(issued.id)).already_revoked is False
 
 
-async def test_a_pool_without_a_connection_in_time_is_unavailable(world: World) -> None:
+async def test_a_pool_without_a_connection_in_time_is_unavailable(system: System) -> None:
     nowhere = "postgresql://nobody@127.0.0.1:1/x"
     options: dict[str, Any] = {"min_size": 0, "max_size": 1, "open": False, "timeout": 0.2}
     with closing(psycopg_pool.ConnectionPool(nowhere, **options)) as pool:
@@ -201,12 +203,12 @@ async def test_a_pool_without_a_connection_in_time_is_unavailable(world: World) 
             await AsyncKeylatch.from_psycopg(async_pool).installation()
 
 
-def test_a_pool_gets_its_connections_back_whatever_becomes_of_a_call(world: World) -> None:
-    url = world.database.authenticator_url
+def test_a_pool_gets_its_connections_back_whatever_becomes_of_a_call(system: System) -> None:
+    url = system.database.authenticator_url
     with psycopg_pool.ConnectionPool(url, min_size=1, max_size=1, open=True) as pool:
-        kl = Keylatch.from_psycopg(pool, claims=world.claims("alice"))
+        kl = Keylatch.from_psycopg(pool, claims=system.claims("alice"))
         for _ in range(3):
-            kl.issue(world.people.a)
+            kl.issue(system.people.a)
             with pytest.raises(KeyNotFound):
                 kl.revoke(uuid.uuid4())
         with pool.connection() as connection:
@@ -214,20 +216,20 @@ def test_a_pool_gets_its_connections_back_whatever_becomes_of_a_call(world: Worl
 
 
 async def test_the_connection_of_the_other_kind_is_refused_with_the_one_to_use(
-    world: World,
+    system: System,
 ) -> None:
-    url = world.database.authenticator_url
+    url = system.database.authenticator_url
     sync_pool = psycopg_pool.ConnectionPool(url, open=False)
     async_pool = psycopg_pool.AsyncConnectionPool(url, open=False)
     async_one = await psycopg.AsyncConnection.connect(url)
     attempts: list[tuple[Callable[[Any], object], object, str]] = [
         (Keylatch.from_psycopg, async_one, r"use AsyncKeylatch\.from_psycopg"),
         (Keylatch.from_psycopg, async_pool, r"use AsyncKeylatch\.from_psycopg"),
-        (AsyncKeylatch.from_psycopg, world.owner, r"use Keylatch\.from_psycopg"),
+        (AsyncKeylatch.from_psycopg, system.owner, r"use Keylatch\.from_psycopg"),
         (AsyncKeylatch.from_psycopg, sync_pool, r"use Keylatch\.from_psycopg"),
         (
             Keylatch.from_psycopg,
-            world.owner.cursor(),
+            system.owner.cursor(),
             "expected psycopg.Connection or psycopg_pool",
         ),
         (Keylatch.from_psycopg, url, "not builtins.str"),

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from client.world import Clients, World
+from client.system import Clients, System
 from keylatch import Keylatch
 
 LAST = datetime(9998, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
@@ -60,33 +60,35 @@ class Written:
         return next(iter(self.values.get("allowed_origins", [])), None)
 
 
-def by_issue(service: Keylatch, world: World, workspace: UUID, values: dict[str, Any]) -> Written:
+def by_issue(service: Keylatch, system: System, workspace: UUID, values: dict[str, Any]) -> Written:
     issued = service.issue(workspace, **{"kind": "secret", **values})
     return Written(workspace, issued.id, issued.key.reveal(), values)
 
 
 def by_rotation(
-    service: Keylatch, world: World, workspace: UUID, values: dict[str, Any]
+    service: Keylatch, system: System, workspace: UUID, values: dict[str, Any]
 ) -> Written:
-    first = by_issue(service, world, workspace, values)
+    first = by_issue(service, system, workspace, values)
     issued = service.rotate(first.id)
     return Written(workspace, issued.id, issued.key.reveal(), values)
 
 
-def by_patch(service: Keylatch, world: World, workspace: UUID, values: dict[str, Any]) -> Written:
+def by_patch(service: Keylatch, system: System, workspace: UUID, values: dict[str, Any]) -> Written:
     changes = {name: value for name, value in values.items() if name != "kind"}
     issued = service.issue(workspace, kind=values.get("kind", "secret"))
-    answer = world.rest.request(
+    answer = system.rest.request(
         "PATCH",
         f"keys?id=eq.{issued.id}",
-        token=world.token("service_role"),
+        token=system.token("service_role"),
         json=json.loads(json.dumps(changes, default=str)),
     )
     assert answer.status_code == 204, answer.text
     return Written(workspace, issued.id, issued.key.reveal(), values)
 
 
-def by_import(service: Keylatch, world: World, workspace: UUID, values: dict[str, Any]) -> Written:
+def by_import(
+    service: Keylatch, system: System, workspace: UUID, values: dict[str, Any]
+) -> Written:
     key = f"Imported-{uuid4()}"
     line = {"workspace_id": workspace, "key": key, "kind": "secret", **values}
     (outcome,) = service.import_keys([line]).lines
@@ -95,7 +97,7 @@ def by_import(service: Keylatch, world: World, workspace: UUID, values: dict[str
     return Written(workspace, outcome.key_id, key, values)
 
 
-PATHS: dict[str, Callable[[Keylatch, World, UUID, dict[str, Any]], Written]] = {
+PATHS: dict[str, Callable[[Keylatch, System, UUID, dict[str, Any]], Written]] = {
     "issue": by_issue,
     "rotate": by_rotation,
     "patch": by_patch,
@@ -104,12 +106,12 @@ PATHS: dict[str, Callable[[Keylatch, World, UUID, dict[str, Any]], Written]] = {
 
 
 @pytest.fixture(scope="module")
-def written(world: World) -> Iterator[dict[str, list[Written]]]:
+def written(system: System) -> Iterator[dict[str, list[Written]]]:
     """Each extreme by each path, all paths of one extreme in a workspace."""
-    with psycopg.connect(world.database.authenticator_url, autocommit=True) as connection:
-        service = Keylatch.from_psycopg(connection, claims=world.claims("service_role"))
+    with psycopg.connect(system.database.authenticator_url, autocommit=True) as connection:
+        service = Keylatch.from_psycopg(connection, claims=system.claims("service_role"))
         yield {
-            name: [path(service, world, workspace, values) for path in PATHS.values()]
+            name: [path(service, system, workspace, values) for path in PATHS.values()]
             for name, values in VALUES.items()
             for workspace in [uuid4()]
         }
@@ -130,10 +132,10 @@ def is_as_written(row: Any, values: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("name", VALUES)
 def test_an_extreme_is_read_as_it_was_written_alone_and_beside_another_tenant(
-    clients: Clients, world: World, written: dict[str, list[Written]], name: str
+    clients: Clients, system: System, written: dict[str, list[Written]], name: str
 ) -> None:
     service = clients.act_as("service_role")
-    other = service.issue(world.people.b, kind="secret")
+    other = service.issue(system.people.b, kind="secret")
     keys = written[name]
     for one in keys:
         found = service.resolve(one.key, origin=one.origin)
@@ -151,21 +153,21 @@ def test_an_extreme_is_read_as_it_was_written_alone_and_beside_another_tenant(
     assert {event.key_id for event in service.events(keys[0].workspace)} == set(listed)
 
 
-def test_the_longest_reason_is_read_as_it_was_written(clients: Clients, world: World) -> None:
+def test_the_longest_reason_is_read_as_it_was_written(clients: Clients, system: System) -> None:
     service = clients.act_as("service_role")
-    issued = service.issue(world.people.b, kind="secret")
+    issued = service.issue(system.people.b, kind="secret")
     service.revoke(issued.id, reason=WIDE * 500)
     assert service.show(issued.id).revoke_reason == WIDE * 500
-    assert WIDE * 500 in [event.reason for event in service.events(world.people.b)]
+    assert WIDE * 500 in [event.reason for event in service.events(system.people.b)]
 
 
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12"])
 def test_the_last_expiry_is_read_in_every_time_zone(
-    world: World, written: dict[str, list[Written]], zone: str
+    system: System, written: dict[str, list[Written]], zone: str
 ) -> None:
-    with psycopg.connect(world.database.authenticator_url, autocommit=True) as connection:
+    with psycopg.connect(system.database.authenticator_url, autocommit=True) as connection:
         connection.execute("select set_config('TimeZone', %s, false)", [zone])
-        service = Keylatch.from_psycopg(connection, claims=world.claims("service_role"))
+        service = Keylatch.from_psycopg(connection, claims=system.claims("service_role"))
         for one in written["the last expiry"]:
             assert service.show(one.id).expires_at == LAST
             found = service.resolve(one.key)
@@ -175,12 +177,12 @@ def test_the_last_expiry_is_read_in_every_time_zone(
 
 @pytest.mark.parametrize("moment", ["9999-01-01T00:00:00Z", "9999-12-31T23:30:00Z"])
 def test_an_expiry_that_a_client_may_not_be_able_to_read_is_refused_by_every_path(
-    world: World, moment: str
+    system: System, moment: str
 ) -> None:
     """East of Greenwich the last one is in the year 10000, which Python cannot name."""
     issue = "select id from keylatch.issue_key(%(workspace)s, 'secret', expires_at => %(moment)s)"
-    with psycopg.connect(world.database.url, autocommit=True) as owner:
-        values = {"workspace": world.people.b, "moment": "2999-01-01T00:00:00Z"}
+    with psycopg.connect(system.database.url, autocommit=True) as owner:
+        values = {"workspace": system.people.b, "moment": "2999-01-01T00:00:00Z"}
         (values["key"],) = owner.execute(issue, values).fetchone() or (None,)
         values["moment"] = moment
         patch = "update keylatch.keys set expires_at = %(moment)s where id = %(key)s"
@@ -194,7 +196,7 @@ def test_an_expiry_that_a_client_may_not_be_able_to_read_is_refused_by_every_pat
             assert caught.value.diag.message_detail == (
                 "expires_at must be in the future and before the year 9999."
             )
-    with psycopg.connect(world.database.superuser_url, autocommit=True) as applying:
+    with psycopg.connect(system.database.superuser_url, autocommit=True) as applying:
         applying.execute("set session_replication_role = replica")
         with pytest.raises(psycopg.errors.CheckViolation):
             applying.execute(patch, {**values, "moment": "9999-12-31T23:30:00Z"})

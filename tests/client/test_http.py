@@ -17,8 +17,8 @@ import supabase
 from supabase_auth.types import Session, User
 
 from client.answers import FixedServer
+from client.system import System
 from client.vectors import SECRET
-from client.world import World
 from keylatch import AsyncKeylatch, Keylatch, Secret
 from keylatch.errors import (
     InvalidArgument,
@@ -143,16 +143,16 @@ def test_a_database_that_is_gone_is_unavailable(
 
 
 def test_a_token_that_does_not_hold_is_denied(
-    connect: Connect, world: World, tokens: Tokens
+    connect: Connect, system: System, tokens: Tokens
 ) -> None:
-    ended = tokens.token(world.people.alice, seconds=-3600)
-    foreign = Tokens().token(world.people.alice)
+    ended = tokens.token(system.people.alice, seconds=-3600)
+    foreign = Tokens().token(system.people.alice)
     for token in (ended, foreign, "not.a.token", "nonsense"):
-        error = failure(partial(connect(world.rest.rest_url, token).list, world.people.a))
+        error = failure(partial(connect(system.rest.rest_url, token).list, system.people.a))
         assert type(error) is PermissionDenied
         assert token not in str(error)
     # What h11 says of such a header repeats it.
-    error = failure(partial(connect(world.rest.rest_url, "hunter2\n").list, world.people.a))
+    error = failure(partial(connect(system.rest.rest_url, "hunter2\n").list, system.people.a))
     assert type(error) is Unavailable
     assert "hunter2" not in str(error)
 
@@ -239,80 +239,80 @@ def session_of(token: str) -> Session:
     )
 
 
-def test_a_sign_in_and_a_refreshed_token_are_followed(world: World) -> None:
-    client = supabase.create_client(world.rest.url, world.rest.anon_key)
+def test_a_sign_in_and_a_refreshed_token_are_followed(system: System) -> None:
+    client = supabase.create_client(system.rest.url, system.rest.anon_key)
     kl = Keylatch.from_supabase(client)
     with pytest.raises(PermissionDenied):
-        kl.list(world.people.a)
-    client.auth._notify_all_subscribers("SIGNED_IN", session_of(world.token("alice")))
-    assert kl.issue(world.people.a).created_by == world.people.alice
-    client.auth._notify_all_subscribers("TOKEN_REFRESHED", session_of(world.token("bob")))
-    assert kl.issue(world.people.b).created_by == world.people.bob
+        kl.list(system.people.a)
+    client.auth._notify_all_subscribers("SIGNED_IN", session_of(system.token("alice")))
+    assert kl.issue(system.people.a).created_by == system.people.alice
+    client.auth._notify_all_subscribers("TOKEN_REFRESHED", session_of(system.token("bob")))
+    assert kl.issue(system.people.b).created_by == system.people.bob
     client.auth._notify_all_subscribers("SIGNED_OUT", None)
     with pytest.raises(PermissionDenied):
-        kl.list(world.people.a)
+        kl.list(system.people.a)
 
 
-async def test_a_sign_in_of_the_async_client_is_followed(world: World) -> None:
-    client = await supabase.create_async_client(world.rest.url, world.rest.anon_key)
+async def test_a_sign_in_of_the_async_client_is_followed(system: System) -> None:
+    client = await supabase.create_async_client(system.rest.url, system.rest.anon_key)
     kl = AsyncKeylatch.from_supabase(client)
     with pytest.raises(PermissionDenied):
-        await kl.list(world.people.a)
-    client.auth._notify_all_subscribers("SIGNED_IN", session_of(world.token("alice")))
-    assert (await kl.issue(world.people.a)).created_by == world.people.alice
+        await kl.list(system.people.a)
+    client.auth._notify_all_subscribers("SIGNED_IN", session_of(system.token("alice")))
+    assert (await kl.issue(system.people.a)).created_by == system.people.alice
 
 
 def test_a_later_token_of_postgrest_is_followed_and_the_client_stays_as_it_was(
-    world: World,
+    system: System,
 ) -> None:
     with httpx.Client() as session:
         client = postgrest.SyncPostgrestClient(
-            world.rest.rest_url, schema="public", http_client=session
+            system.rest.rest_url, schema="public", http_client=session
         )
         kl = Keylatch.from_postgrest(client)
         with pytest.raises(PermissionDenied):
-            kl.list(world.people.a)
-        client.auth(world.token("alice"))
-        kl.issue(world.people.a)
+            kl.list(system.people.a)
+        client.auth(system.token("alice"))
+        kl.issue(system.people.a)
         assert client.headers["Content-Profile"] == "public"
         assert not session.is_closed
 
 
-def test_a_session_that_signs_by_itself_is_let_sign(world: World) -> None:
+def test_a_session_that_signs_by_itself_is_let_sign(system: System) -> None:
     class Bearer(httpx.Auth):
         def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
-            request.headers["Authorization"] = f"Bearer {world.token('alice')}"
+            request.headers["Authorization"] = f"Bearer {system.token('alice')}"
             yield request
 
     with httpx.Client(auth=Bearer()) as session:
-        client = postgrest.SyncPostgrestClient(world.rest.rest_url, http_client=session)
-        assert Keylatch.from_postgrest(client).issue(world.people.a).created_by
-        client.auth(world.token("bob"))
+        client = postgrest.SyncPostgrestClient(system.rest.rest_url, http_client=session)
+        assert Keylatch.from_postgrest(client).issue(system.people.a).created_by
+        client.auth(system.token("bob"))
         with pytest.raises(PermissionDenied):
-            Keylatch.from_postgrest(client).issue(world.people.a)
+            Keylatch.from_postgrest(client).issue(system.people.a)
 
 
-async def test_a_closed_session_is_unavailable(world: World) -> None:
-    client = postgrest.SyncPostgrestClient(world.rest.rest_url)
+async def test_a_closed_session_is_unavailable(system: System) -> None:
+    client = postgrest.SyncPostgrestClient(system.rest.rest_url)
     client.aclose()
-    async_client = postgrest.AsyncPostgrestClient(world.rest.rest_url)
+    async_client = postgrest.AsyncPostgrestClient(system.rest.rest_url)
     await async_client.aclose()
     with pytest.raises(Unavailable, match="closed"):
-        Keylatch.from_postgrest(client).list(world.people.a)
+        Keylatch.from_postgrest(client).list(system.people.a)
     with pytest.raises(Unavailable, match="closed"):
-        await AsyncKeylatch.from_postgrest(async_client).list(world.people.a)
+        await AsyncKeylatch.from_postgrest(async_client).list(system.people.a)
 
 
-async def test_twenty_calls_at_once_share_one_async_client(world: World) -> None:
+async def test_twenty_calls_at_once_share_one_async_client(system: System) -> None:
     async with httpx.AsyncClient() as session:
-        client = postgrest.AsyncPostgrestClient(world.rest.rest_url, http_client=session)
-        kl = AsyncKeylatch.from_postgrest(client.auth(world.token("alice")))
-        made = await asyncio.gather(*(kl.issue(world.people.a) for _ in range(20)))
+        client = postgrest.AsyncPostgrestClient(system.rest.rest_url, http_client=session)
+        kl = AsyncKeylatch.from_postgrest(client.auth(system.token("alice")))
+        made = await asyncio.gather(*(kl.issue(system.people.a) for _ in range(20)))
     assert len({issued.key for issued in made}) == 20
 
 
-async def test_the_client_of_the_other_kind_is_refused_with_the_one_to_use(world: World) -> None:
-    url, key = world.rest.url, world.rest.anon_key
+async def test_the_client_of_the_other_kind_is_refused_with_the_one_to_use(system: System) -> None:
+    url, key = system.rest.url, system.rest.anon_key
     sync_one, async_one = (
         supabase.create_client(url, key),
         await supabase.create_async_client(url, key),

@@ -9,8 +9,8 @@ import bcrypt
 import psycopg
 import pytest
 
-from client.lines import Line, Open
-from client.world import World
+from client.connections import CallerConnection, Open
+from client.system import System
 from keylatch.errors import KeyNotFound, PermissionDenied
 from keylatch.models import KeyUsage
 from stack import Cluster, Janitor
@@ -34,20 +34,20 @@ def pooler(server: Cluster, janitor: Janitor) -> Iterator[Pooler]:
         yield pooler
 
 
-def pooled(line: Open, world: World, pooler: Pooler, **options: Any) -> Line:
+def pooled(line: Open, system: System, pooler: Pooler, **options: Any) -> CallerConnection:
     """A connection by way of the pooler, as its documentation asks for."""
-    url = pooler.url(world.database.authenticator_url)
+    url = pooler.url(system.database.authenticator_url)
     return line(url, prepare_threshold=None, **options)
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
 def test_every_call_works_and_leaves_no_state_on_the_session(
-    line: Open, world: World, pooler: Pooler, autocommit: bool
+    line: Open, system: System, pooler: Pooler, autocommit: bool
 ) -> None:
-    one = pooled(line, world, pooler, autocommit=autocommit)
-    admin = one.client(world.claims("alice"))
+    one = pooled(line, system, pooler, autocommit=autocommit)
+    admin = one.client(system.claims("alice"))
     runtime = one.client({"role": "keylatch_resolver"})
-    watcher = pooled(line, world, pooler, autocommit=True)
+    watcher = pooled(line, system, pooler, autocommit=True)
     clean = watcher.ask(LEFT)
 
     def left() -> object:
@@ -57,7 +57,7 @@ def test_every_call_works_and_leaves_no_state_on_the_session(
 
     assert clean[:6] == ("authenticator", "none", "", 0, 0, 0)
 
-    issued = admin.issue(world.people.a, allowed_origins=[ORIGIN])
+    issued = admin.issue(system.people.a, allowed_origins=[ORIGIN])
     assert left() == clean
     assert runtime.resolve(issued.key, origin=ORIGIN) is not None
     assert left() == clean
@@ -67,7 +67,7 @@ def test_every_call_works_and_leaves_no_state_on_the_session(
     assert admin.unsuspend(issued.id).status == "active"
     successor = admin.rotate(issued.id, grace=timedelta(hours=1))
     assert admin.show(successor.id).rotated_from == issued.id
-    assert successor.id in {key.id for key in admin.list(world.people.a)}
+    assert successor.id in {key.id for key in admin.list(system.people.a)}
     assert admin.revoke(successor.id, cascade=True).also_revoked == (issued.id,)
     assert runtime.resolve(successor.key, origin=ORIGIN) is None
     assert admin.installation().is_replica is False
@@ -78,16 +78,16 @@ def test_every_call_works_and_leaves_no_state_on_the_session(
 
 
 def test_batches_sessions_and_old_keys_leave_no_state_either(
-    line: Open, world: World, pooler: Pooler
+    line: Open, system: System, pooler: Pooler
 ) -> None:
-    one = pooled(line, world, pooler, autocommit=True)
-    admin = one.client(world.claims("alice"))
+    one = pooled(line, system, pooler, autocommit=True)
+    admin = one.client(system.claims("alice"))
     service = one.client({"role": "service_role"})
     runtime = one.client({"role": "keylatch_resolver"})
-    watcher = pooled(line, world, pooler, autocommit=True)
+    watcher = pooled(line, system, pooler, autocommit=True)
     clean = watcher.ask(LEFT)
 
-    keys = [one.key for one in admin.issue_many(world.people.a, labels=["one", "two"])]
+    keys = [one.key for one in admin.issue_many(system.people.a, labels=["one", "two"])]
     found = runtime.resolve_many([*keys, "none"])
     assert [one is not None for one in found] == [True, True, False]
     first = found[0]
@@ -96,52 +96,52 @@ def test_batches_sessions_and_old_keys_leave_no_state_either(
     assert runtime.record_usage([use]) == frozenset()
     assert admin.usage(first.key_id) is not None
     salted = bcrypt.hashpw(b"an old key", bcrypt.gensalt(4)).decode()
-    old = {"workspace_id": str(world.people.a), "alg": "bcrypt", "hash": salted}
+    old = {"workspace_id": str(system.people.a), "alg": "bcrypt", "hash": salted}
     assert service.import_keys([old]).waiting == 1
-    assert "waiting" in {key.status for key in admin.legacy_keys(world.people.a)}
-    upgraded = runtime.upgrade_key("an old key", workspace_id=world.people.a)
+    assert "waiting" in {key.status for key in admin.legacy_keys(system.people.a)}
+    upgraded = runtime.upgrade_key("an old key", workspace_id=system.people.a)
     assert upgraded == runtime.resolve("an old key")
     assert upgraded is not None
     assert runtime.resolve_session("no token") is None
     assert service.prune_sessions().pruned == 0
-    assert {"issued", "imported"} <= {one.event for one in admin.events(world.people.a)}
+    assert {"issued", "imported"} <= {one.event for one in admin.events(system.people.a)}
     assert watcher.ask(LEFT) == clean
 
 
 def test_who_comes_next_on_the_session_is_not_who_was_before(
-    line: Open, world: World, pooler: Pooler
+    line: Open, system: System, pooler: Pooler
 ) -> None:
-    alice = pooled(line, world, pooler, autocommit=True).client(world.claims("alice"))
-    bob = pooled(line, world, pooler, autocommit=True).client(world.claims("bob"))
-    mia = pooled(line, world, pooler, autocommit=True).client(world.claims("mia"))
-    plain = pooled(line, world, pooler, autocommit=True).client()
+    alice = pooled(line, system, pooler, autocommit=True).client(system.claims("alice"))
+    bob = pooled(line, system, pooler, autocommit=True).client(system.claims("bob"))
+    mia = pooled(line, system, pooler, autocommit=True).client(system.claims("mia"))
+    plain = pooled(line, system, pooler, autocommit=True).client()
     for _ in range(3):
-        issued = alice.issue(world.people.a)
+        issued = alice.issue(system.people.a)
         for other in (bob, mia):
             with pytest.raises(KeyNotFound):
                 other.revoke(issued.id)
         with pytest.raises(PermissionDenied):
-            plain.list(world.people.a)
+            plain.list(system.people.a)
         assert alice.show(issued.id).status == "active"
 
 
 async def test_a_hundred_at_once_share_one_session_and_none_acts_as_another(
-    world: World, pooler: Pooler
+    system: System, pooler: Pooler
 ) -> None:
     from keylatch import AsyncKeylatch
 
-    url = pooler.url(world.database.authenticator_url)
+    url = pooler.url(system.database.authenticator_url)
 
     async def one(who: str, own: Any, other: Any) -> None:
         async with await psycopg.AsyncConnection.connect(url, prepare_threshold=None) as line:
-            kl = AsyncKeylatch.from_psycopg(line, claims=world.claims(who))
+            kl = AsyncKeylatch.from_psycopg(line, claims=system.claims(who))
             issued = await kl.issue(own)
             assert issued.workspace_id == own
             with pytest.raises(PermissionDenied):
                 await kl.issue(other)
             assert await kl.list(other) == ()
 
-    people = world.people
+    people = system.people
     await asyncio.gather(
         *(one("alice", people.a, people.b) for _ in range(50)),
         *(one("bob", people.b, people.a) for _ in range(50)),

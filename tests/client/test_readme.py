@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from client.system import System
 from client.vectors import SECRET
-from client.world import World
 from keylatch import Keylatch
 from stack import People
 
@@ -18,12 +18,12 @@ README = (Path(__file__).parents[2] / "python_client" / "README.md").read_text()
 
 
 def test_the_python_of_the_readme_runs_as_it_stands(
-    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    system: System, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SUPABASE_URL", world.rest.url)
-    monkeypatch.setenv("SUPABASE_KEY", world.rest.service_key)
+    monkeypatch.setenv("SUPABASE_URL", system.rest.url)
+    monkeypatch.setenv("SUPABASE_KEY", system.rest.service_key)
     monkeypatch.setenv("KEYLATCH_WORKSPACE_ID", str(People.a))
-    monkeypatch.setenv("DATABASE_URL", world.database.authenticator_url)
+    monkeypatch.setenv("DATABASE_URL", system.database.authenticator_url)
     names: dict[str, Any] = {}
     quickstart, service, cached = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(quickstart, names)  # noqa: S102
@@ -37,7 +37,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     # What the quickstart issued is revoked at its end, the rotated key and its successor.
     assert asyncio.run(asks(names["presented"], "https://client.example")) == "401"
     assert asyncio.run(asks(SECRET, None)) == "401"
-    admin = Keylatch.from_psycopg(world.owner, claims=world.claims("alice"))
+    admin = Keylatch.from_psycopg(system.owner, claims=system.claims("alice"))
     living = admin.issue(People.a, kind="secret", scopes=["orders:read"])
     found = asyncio.run(asks(living.key.reveal(), None))
     assert found == f"workspace {People.a} with ('orders:read',)"

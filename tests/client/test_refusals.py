@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from client.printing import everything_about
+from client.system import Clients, System
 from client.vectors import KEYS, SECRET
-from client.world import Clients, World
 from keylatch import Keylatch, Secret
 from keylatch.errors import (
     InvalidArgument,
@@ -32,7 +32,7 @@ CHANGES: dict[str, Callable[[Keylatch, UUID], object]] = {
 
 
 def refused(
-    world: World,
+    system: System,
     call: Callable[[], object],
     kind: type[KeylatchError],
     slug: str,
@@ -40,7 +40,7 @@ def refused(
     *ids: UUID,
 ) -> KeylatchError:
     """Make a call that must be refused like this, and must leave these rows, and their number."""
-    before = world.rows(*ids), world.count()
+    before = system.rows(*ids), system.count()
     with pytest.raises(KeylatchError) as caught:
         call()
     error = caught.value
@@ -49,14 +49,14 @@ def refused(
     assert (error.__cause__, error.__context__) == (None, None), (
         "no error of a library in the chain"
     )
-    assert (world.rows(*ids), world.count()) == before
+    assert (system.rows(*ids), system.count()) == before
     return error
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_key_that_is_not_there_is_not_found(kl: Keylatch, world: World, change: str) -> None:
+def test_a_key_that_is_not_there_is_not_found(kl: Keylatch, system: System, change: str) -> None:
     error = refused(
-        world, lambda: CHANGES[change](kl, uuid4()), KeyNotFound, "key_not_found", "PT404"
+        system, lambda: CHANGES[change](kl, uuid4()), KeyNotFound, "key_not_found", "PT404"
     )
     assert error.hint
 
@@ -64,11 +64,11 @@ def test_a_key_that_is_not_there_is_not_found(kl: Keylatch, world: World, change
 @pytest.mark.parametrize("who", ["bob", "mia", "stranger"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_key_of_others_is_not_found_in_the_same_words(
-    kl: Keylatch, act_as: ActAs, world: World, change: str, who: str
+    kl: Keylatch, act_as: ActAs, system: System, change: str, who: str
 ) -> None:
-    issued, other = kl.issue(world.people.a), act_as(who)
+    issued, other = kl.issue(system.people.a), act_as(who)
     seen = refused(
-        world,
+        system,
         lambda: CHANGES[change](other, issued.id),
         KeyNotFound,
         "key_not_found",
@@ -82,24 +82,24 @@ def test_a_key_of_others_is_not_found_in_the_same_words(
 
 @pytest.mark.parametrize("change", ["rotate", "suspend", "unsuspend"])
 def test_a_revoked_or_expired_key_is_not_usable_and_the_reason_says_why(
-    kl: Keylatch, world: World, change: str
+    kl: Keylatch, system: System, change: str
 ) -> None:
-    revoked = kl.issue(world.people.a)
+    revoked = kl.issue(system.people.a)
     kl.revoke(revoked.id)
-    expired = world.expired_key(world.people.a)
+    expired = system.expired_key(system.people.a)
     for id_, slug in [(revoked.id, "key_revoked"), (expired, "key_expired")]:
-        error = refused(world, partial(CHANGES[change], kl, id_), KeyNotUsable, slug, "PT409", id_)
+        error = refused(system, partial(CHANGES[change], kl, id_), KeyNotUsable, slug, "PT409", id_)
         assert isinstance(error, KeyNotUsable)
         assert error.reason == slug
 
 
-def test_a_key_is_rotated_once(kl: Keylatch, world: World) -> None:
-    with_grace, without = kl.issue(world.people.a), kl.issue(world.people.a)
+def test_a_key_is_rotated_once(kl: Keylatch, system: System) -> None:
+    with_grace, without = kl.issue(system.people.a), kl.issue(system.people.a)
     kl.rotate(with_grace.id, grace=HOUR)
     kl.rotate(without.id)
     for issued in (with_grace, without):
         refused(
-            world,
+            system,
             partial(kl.rotate, issued.id),
             KeyNotUsable,
             "key_already_rotated",
@@ -108,11 +108,11 @@ def test_a_key_is_rotated_once(kl: Keylatch, world: World) -> None:
         )
 
 
-def test_a_suspended_key_is_not_rotated_with_grace(kl: Keylatch, world: World) -> None:
-    issued = kl.issue(world.people.a)
+def test_a_suspended_key_is_not_rotated_with_grace(kl: Keylatch, system: System) -> None:
+    issued = kl.issue(system.people.a)
     kl.suspend(issued.id)
     refused(
-        world,
+        system,
         lambda: kl.rotate(issued.id, grace=HOUR),
         KeyNotUsable,
         "key_suspended",
@@ -145,13 +145,13 @@ def as_owner(client: Keylatch, statement: str) -> None:
 
 
 @pytest.mark.parametrize("statement", LATCHED)
-def test_the_latch_is_named_when_it_holds(kl: Keylatch, world: World, statement: str) -> None:
+def test_the_latch_is_named_when_it_holds(kl: Keylatch, system: System, statement: str) -> None:
     slug, prepare = LATCHED[statement]
-    issued = kl.issue(world.people.a)
+    issued = kl.issue(system.people.a)
     if prepare is not None:
         prepare(kl, issued.id)
     refused(
-        world,
+        system,
         lambda: as_owner(kl, statement.format(issued.id)),
         LatchViolation,
         slug,
@@ -160,11 +160,11 @@ def test_the_latch_is_named_when_it_holds(kl: Keylatch, world: World, statement:
     )
 
 
-def test_the_latch_is_named_when_the_key_is_past_its_end(kl: Keylatch, world: World) -> None:
-    id_ = world.expired_key(world.people.a)
+def test_the_latch_is_named_when_the_key_is_past_its_end(kl: Keylatch, system: System) -> None:
+    id_ = system.expired_key(system.people.a)
     statement = f"update keylatch_internal.keys set expires_at = null where id = '{id_}'"
     refused(
-        world, lambda: as_owner(kl, statement), LatchViolation, "expired_is_final", "PT409", id_
+        system, lambda: as_owner(kl, statement), LatchViolation, "expired_is_final", "PT409", id_
     )
 
 
@@ -203,10 +203,10 @@ OUT_OF_RULE: list[tuple[str, Callable[[Keylatch, UUID], object]]] = [
 
 @pytest.mark.parametrize(("field", "call"), OUT_OF_RULE)
 def test_a_new_key_out_of_rule_is_not_made_and_the_field_is_named(
-    kl: Keylatch, world: World, field: str, call: Callable[[Keylatch, UUID], object]
+    kl: Keylatch, system: System, field: str, call: Callable[[Keylatch, UUID], object]
 ) -> None:
     error = refused(
-        world, lambda: call(kl, world.people.a), InvalidArgument, "invalid_argument", "PT400"
+        system, lambda: call(kl, system.people.a), InvalidArgument, "invalid_argument", "PT400"
     )
     assert field in str(error.detail)
     assert error.hint
@@ -227,46 +227,48 @@ ROTATED_OUT_OF_RULE: list[tuple[str, Callable[[Keylatch, UUID], object]]] = [
 
 @pytest.mark.parametrize(("field", "call"), ROTATED_OUT_OF_RULE)
 def test_a_change_out_of_rule_leaves_the_key_as_it_was_and_the_field_is_named(
-    kl: Keylatch, world: World, field: str, call: Callable[[Keylatch, UUID], object]
+    kl: Keylatch, system: System, field: str, call: Callable[[Keylatch, UUID], object]
 ) -> None:
-    issued = kl.issue(world.people.a)
+    issued = kl.issue(system.people.a)
     error = refused(
-        world, lambda: call(kl, issued.id), InvalidArgument, "invalid_argument", "PT400", issued.id
+        system, lambda: call(kl, issued.id), InvalidArgument, "invalid_argument", "PT400", issued.id
     )
     assert field in str(error.detail)
 
 
 @pytest.mark.parametrize("who", ["mia", "stranger", "bob", "anon", "keylatch_resolver"])
 def test_who_does_not_administer_the_workspace_issues_nothing_there(
-    clients: Clients, world: World, who: str
+    clients: Clients, system: System, who: str
 ) -> None:
     kl = clients.act_as(who)
-    refused(world, lambda: kl.issue(world.people.a), PermissionDenied, "permission_denied", "42501")
+    refused(
+        system, lambda: kl.issue(system.people.a), PermissionDenied, "permission_denied", "42501"
+    )
 
 
-DENIED: dict[str, Callable[[Keylatch, World], object]] = {
-    "anon list": lambda kl, world: kl.list(world.people.a),
-    "anon rotate": lambda kl, world: kl.rotate(uuid4()),
-    "anon explain": lambda kl, world: kl.explain(SECRET),
-    "anon resolve": lambda kl, world: kl.resolve(SECRET),
-    "anon installation": lambda kl, world: kl.installation(),
-    "alice resolve": lambda kl, world: kl.resolve(SECRET),
-    "keylatch_resolver list": lambda kl, world: kl.list(world.people.a),
-    "keylatch_resolver revoke": lambda kl, world: kl.revoke(uuid4()),
+DENIED: dict[str, Callable[[Keylatch, System], object]] = {
+    "anon list": lambda kl, system: kl.list(system.people.a),
+    "anon rotate": lambda kl, system: kl.rotate(uuid4()),
+    "anon explain": lambda kl, system: kl.explain(SECRET),
+    "anon resolve": lambda kl, system: kl.resolve(SECRET),
+    "anon installation": lambda kl, system: kl.installation(),
+    "alice resolve": lambda kl, system: kl.resolve(SECRET),
+    "keylatch_resolver list": lambda kl, system: kl.list(system.people.a),
+    "keylatch_resolver revoke": lambda kl, system: kl.revoke(uuid4()),
 }
 
 
 @pytest.mark.parametrize("name", DENIED)
-def test_a_role_without_the_grant_is_denied(clients: Clients, world: World, name: str) -> None:
+def test_a_role_without_the_grant_is_denied(clients: Clients, system: System, name: str) -> None:
     kl = clients.act_as(name.split()[0])
     error = refused(
-        world, lambda: DENIED[name](kl, world), PermissionDenied, "permission_denied", "42501"
+        system, lambda: DENIED[name](kl, system), PermissionDenied, "permission_denied", "42501"
     )
     assert SECRET not in str(error)
 
 
 def test_a_trigger_of_the_application_is_heard_over_every_transport(
-    kl: Keylatch, world: World
+    kl: Keylatch, system: System
 ) -> None:
     for raised, kind, slug, state in [
         (
@@ -293,16 +295,16 @@ def test_a_trigger_of_the_application_is_heard_over_every_transport(
 
 
 def test_a_refused_call_leaves_the_key_in_no_log_of_a_server(
-    clients: Clients, world: World
+    clients: Clients, system: System
 ) -> None:
     # Another one than above, where a statement of the test itself holds a key.
     key = KEYS[-1]["key"]
     with pytest.raises(PermissionDenied):
         clients.act_as("alice").resolve(key)
     with pytest.raises(InvalidArgument):
-        clients.act_as("alice").issue(world.people.a, kind=key)
-    assert "permission denied for function resolve_key" in world.database.server.log()
-    for log in (world.database.server.log(), world.rest.postgrest.log()):
+        clients.act_as("alice").issue(system.people.a, kind=key)
+    assert "permission denied for function resolve_key" in system.database.server.log()
+    for log in (system.database.server.log(), system.rest.postgrest.log()):
         assert key not in log
 
 

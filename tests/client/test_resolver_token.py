@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from client.world import World
+from client.system import System
 from keylatch import Keylatch
 from keylatch.errors import PermissionDenied
 from stack import Janitor, People, Rest, Tokens
@@ -45,18 +45,18 @@ def shell(text: str) -> str:
 
 
 @contextmanager
-def served(world: World, tokens: Tokens, janitor: Janitor, key: dict[str, Any]) -> Iterator[Rest]:
+def served(system: System, tokens: Tokens, janitor: Janitor, key: dict[str, Any]) -> Iterator[Rest]:
     """An API that trusts the public half of a signing key, and the legacy secret."""
     public = {name: value for name, value in key.items() if name != "d"} | {"key_ops": ["verify"]}
     legacy = base64.urlsafe_b64encode(tokens.secret.encode()).decode().rstrip("=")
     trusted = [public, {"kty": "oct", "alg": "HS256", "k": legacy}]
     settings = {"JWT_SECRET": json.dumps({"keys": trusted})}
-    with Rest(world.database, tokens, janitor=janitor, settings=settings) as rest:
+    with Rest(system.database, tokens, janitor=janitor, settings=settings) as rest:
         yield rest
 
 
 def test_every_block_of_the_guide_runs(
-    world: World,
+    system: System,
     tokens: Tokens,
     janitor: Janitor,
     blocks: dict[str, list[str]],
@@ -66,11 +66,11 @@ def test_every_block_of_the_guide_runs(
     asymmetric, legacy, over_postgrest, over_supabase = blocks["python"]
     assert shell(make_key) == ""
     key = json.loads(Path("signing_key.json").read_text("utf-8"))
-    issued = Keylatch.from_psycopg(world.owner, claims=world.claims("alice")).issue(
+    issued = Keylatch.from_psycopg(system.owner, claims=system.claims("alice")).issue(
         People.a, kind="secret"
     )
     monkeypatch.setenv("SUPABASE_JWT_SECRET", tokens.secret)
-    with served(world, tokens, janitor, key) as rest:
+    with served(system, tokens, janitor, key) as rest:
         monkeypatch.setenv("SUPABASE_URL", rest.url)
         monkeypatch.setenv("SUPABASE_PUBLISHABLE_KEY", rest.publishable_key)
         signed: list[dict[str, Any]] = [{"token": shell(sign)}, {}, {}]
@@ -88,7 +88,7 @@ def test_every_block_of_the_guide_runs(
 
 
 def test_a_token_of_a_key_that_the_project_does_not_know_is_denied(
-    world: World,
+    system: System,
     tokens: Tokens,
     janitor: Janitor,
     blocks: dict[str, list[str]],
@@ -98,7 +98,7 @@ def test_a_token_of_a_key_that_the_project_does_not_know_is_denied(
     known = json.loads(Path("signing_key.json").read_text("utf-8"))
     shell(blocks["sh"][0])
     monkeypatch.setenv("SUPABASE_JWT_SECRET", Tokens().secret)
-    with served(world, tokens, janitor, known) as rest:
+    with served(system, tokens, janitor, known) as rest:
         monkeypatch.setenv("SUPABASE_URL", rest.url)
         monkeypatch.setenv("SUPABASE_PUBLISHABLE_KEY", rest.publishable_key)
         for make in blocks["python"][:2]:

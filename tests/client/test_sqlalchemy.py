@@ -19,9 +19,9 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from client.alchemy import DRIVERS, Alchemy, url_for
+from client.system import System
 from client.vectors import SECRET
 from client.watched import Watched, watched_database
-from client.world import World
 from keylatch import AsyncKeylatch, Keylatch
 from keylatch.errors import (
     InvalidArgument,
@@ -46,12 +46,12 @@ Make = Callable[..., Alchemy]
 
 
 @pytest.fixture(params=DRIVERS)
-def alchemy(request: pytest.FixtureRequest, world: World) -> Iterator[Make]:
+def alchemy(request: pytest.FixtureRequest, system: System) -> Iterator[Make]:
     """Makes engines as `authenticator`; takes a URL, and what `create_engine` takes."""
     with ExitStack() as opened:
         runner = opened.enter_context(asyncio.Runner())
 
-        def make(url: str = world.database.authenticator_url, **options: Any) -> Alchemy:
+        def make(url: str = system.database.authenticator_url, **options: Any) -> Alchemy:
             one = Alchemy(url, request.param, runner, **options)
             opened.callback(lambda: one.wait(one.engine.dispose()))
             return one
@@ -66,12 +66,14 @@ def watched(tokens: Tokens, janitor: Janitor) -> Iterator[Watched]:
         yield watched
 
 
-def test_over_an_engine_each_call_is_a_transaction_of_its_own(alchemy: Make, world: World) -> None:
+def test_over_an_engine_each_call_is_a_transaction_of_its_own(
+    alchemy: Make, system: System
+) -> None:
     one = alchemy(pool_size=1, max_overflow=0)
-    admin = one.client(one.engine, world.claims("alice"))
+    admin = one.client(one.engine, system.claims("alice"))
     for _ in range(2):
-        issued = admin.issue(world.people.a, kind="secret")
-        assert world.rows(issued.id), "another connection sees it"
+        issued = admin.issue(system.people.a, kind="secret")
+        assert system.rows(issued.id), "another connection sees it"
         with pytest.raises(KeyNotFound) as caught:
             admin.revoke(uuid.uuid4())
         assert (caught.value.slug, caught.value.sqlstate) == ("key_not_found", "PT404")
@@ -94,150 +96,150 @@ def test_over_an_engine_each_call_is_a_transaction_of_its_own(alchemy: Make, wor
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("commits", [True, False])
 def test_a_call_commits_and_rolls_back_with_the_transaction_of_the_caller(
-    alchemy: Make, world: World, kind: str, is_first: bool, commits: bool
+    alchemy: Make, system: System, kind: str, is_first: bool, commits: bool
 ) -> None:
     one = alchemy()
     source = one.open(kind)
     if not is_first:
         one.ask(source, "select 1")
-    kl = one.client(source, world.claims("alice"))
-    issued = [kl.issue(world.people.a), kl.issue(world.people.a)]
+    kl = one.client(source, system.claims("alice"))
+    issued = [kl.issue(system.people.a), kl.issue(system.people.a)]
     assert one.ask(source, STATE) == UNTOUCHED
     ids = [key.id for key in issued]
-    assert not world.rows(*ids), "nobody else sees it before the caller commits"
+    assert not system.rows(*ids), "nobody else sees it before the caller commits"
     one.wait(source.commit() if commits else source.rollback())
-    assert len(world.rows(*ids)) == (2 if commits else 0)
+    assert len(system.rows(*ids)) == (2 if commits else 0)
     one.wait(source.close())
 
 
 @pytest.mark.parametrize("kind", ["connection", "session"])
 def test_what_is_closed_without_a_commit_leaves_no_key(
-    alchemy: Make, world: World, kind: str
+    alchemy: Make, system: System, kind: str
 ) -> None:
     one = alchemy()
     source = one.open(kind)
-    issued = one.client(source, world.claims("alice")).issue(world.people.a)
+    issued = one.client(source, system.claims("alice")).issue(system.people.a)
     one.wait(source.close())
-    assert not world.rows(issued.id)
+    assert not system.rows(issued.id)
 
 
 @pytest.mark.parametrize("kind", ["connection", "session"])
 def test_a_refused_call_leaves_the_transaction_of_the_caller_usable(
-    alchemy: Make, world: World, kind: str
+    alchemy: Make, system: System, kind: str
 ) -> None:
     one = alchemy()
     source = one.open(kind)
-    kl = one.client(source, world.claims("alice"))
-    first = kl.issue(world.people.a)
-    for call in (lambda: kl.revoke(uuid.uuid4()), lambda: kl.issue(world.people.b)):
+    kl = one.client(source, system.claims("alice"))
+    first = kl.issue(system.people.a)
+    for call in (lambda: kl.revoke(uuid.uuid4()), lambda: kl.issue(system.people.b)):
         with pytest.raises(KeylatchError):
             call()
         assert one.ask(source, STATE) == UNTOUCHED
-    second = kl.issue(world.people.a)
+    second = kl.issue(system.people.a)
     one.wait(source.commit())
-    assert len(world.rows(first.id, second.id)) == 2
+    assert len(system.rows(first.id, second.id)) == 2
     one.wait(source.close())
 
 
-def test_a_savepoint_of_the_caller_takes_its_calls_back(alchemy: Make, world: World) -> None:
+def test_a_savepoint_of_the_caller_takes_its_calls_back(alchemy: Make, system: System) -> None:
     one = alchemy()
     session = one.open("session")
-    kl = one.client(session, world.claims("alice"))
-    kept = kl.issue(world.people.a)
+    kl = one.client(session, system.claims("alice"))
+    kept = kl.issue(system.people.a)
     nested = session.begin_nested()
     one.wait(nested.start() if one.is_async else None)
-    undone = kl.issue(world.people.a)
+    undone = kl.issue(system.people.a)
     one.wait(nested.rollback())
     one.wait(session.commit())
-    assert set(world.rows(kept.id, undone.id)) == {kept.id}
+    assert set(system.rows(kept.id, undone.id)) == {kept.id}
     one.wait(session.close())
 
 
-def test_a_connection_that_autocommits_commits_each_call(alchemy: Make, world: World) -> None:
+def test_a_connection_that_autocommits_commits_each_call(alchemy: Make, system: System) -> None:
     one = alchemy(isolation_level="AUTOCOMMIT")
     connection = one.open("connection")
-    issued = one.client(connection, world.claims("alice")).issue(world.people.a)
-    assert world.rows(issued.id)
+    issued = one.client(connection, system.claims("alice")).issue(system.people.a)
+    assert system.rows(issued.id)
     one.wait(connection.rollback())
-    assert world.rows(issued.id)
+    assert system.rows(issued.id)
     one.wait(connection.close())
 
 
-def test_a_scoped_session_is_the_one_of_the_thread(world: World) -> None:
-    engine = sqlalchemy.create_engine(url_for(world.database.authenticator_url, "psycopg"))
+def test_a_scoped_session_is_the_one_of_the_thread(system: System) -> None:
+    engine = sqlalchemy.create_engine(url_for(system.database.authenticator_url, "psycopg"))
     scoped = scoped_session(sessionmaker(engine))
-    kl = Keylatch.from_sqlalchemy(scoped, claims=world.claims("alice"))
-    undone = kl.issue(world.people.a)
+    kl = Keylatch.from_sqlalchemy(scoped, claims=system.claims("alice"))
+    undone = kl.issue(system.people.a)
     scoped.rollback()
-    kept = kl.issue(world.people.a)
+    kept = kl.issue(system.people.a)
     scoped.commit()
     scoped.remove()
-    assert set(world.rows(undone.id, kept.id)) == {kept.id}
+    assert set(system.rows(undone.id, kept.id)) == {kept.id}
     engine.dispose()
 
 
-async def test_an_async_scoped_session_is_the_one_of_the_task(world: World) -> None:
-    url = url_for(world.database.authenticator_url, "asyncpg-async")
+async def test_an_async_scoped_session_is_the_one_of_the_task(system: System) -> None:
+    url = url_for(system.database.authenticator_url, "asyncpg-async")
     engine = create_async_engine(url)
     scoped = async_scoped_session(async_sessionmaker(engine), asyncio.current_task)
-    kl = AsyncKeylatch.from_sqlalchemy(scoped, claims=world.claims("alice"))
-    undone = await kl.issue(world.people.a)
+    kl = AsyncKeylatch.from_sqlalchemy(scoped, claims=system.claims("alice"))
+    undone = await kl.issue(system.people.a)
     await scoped.rollback()
-    kept = await kl.issue(world.people.a)
+    kept = await kl.issue(system.people.a)
     await scoped.commit()
     await scoped.remove()
-    assert set(world.rows(undone.id, kept.id)) == {kept.id}
+    assert set(system.rows(undone.id, kept.id)) == {kept.id}
     await engine.dispose()
 
 
 def test_an_engine_lends_no_connection_that_the_server_has_ended(
-    alchemy: Make, world: World
+    alchemy: Make, system: System
 ) -> None:
     one = alchemy(pool_size=1, max_overflow=0)
-    kl = one.client(one.engine, world.claims("alice"))
-    kl.issue(world.people.a)
+    kl = one.client(one.engine, system.claims("alice"))
+    kl.issue(system.people.a)
     connection = one.open("connection")
     (pid,) = one.ask(connection, "select pg_backend_pid()")
     one.wait(connection.close())
-    with world.database.connect(superuser=True) as killer:
+    with system.database.connect(superuser=True) as killer:
         killer.execute("select pg_terminate_backend(%s)", [pid])
     with pytest.raises(Unavailable) as caught:
-        kl.issue(world.people.a)
+        kl.issue(system.people.a)
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
-    assert kl.issue(world.people.a), "the next call gets another connection"
+    assert kl.issue(system.people.a), "the next call gets another connection"
 
 
 @pytest.mark.parametrize("kind", ["connection", "session"])
 def test_a_transaction_whose_connection_is_lost_is_over(
-    alchemy: Make, world: World, kind: str
+    alchemy: Make, system: System, kind: str
 ) -> None:
     one = alchemy()
     source = one.open(kind)
-    kl = one.client(source, world.claims("alice"))
-    lost = kl.issue(world.people.a)
+    kl = one.client(source, system.claims("alice"))
+    lost = kl.issue(system.people.a)
     (pid,) = one.ask(source, "select pg_backend_pid()")
-    with world.database.connect(superuser=True) as killer:
+    with system.database.connect(superuser=True) as killer:
         killer.execute("select pg_terminate_backend(%s)", [pid])
     with pytest.raises(Unavailable):
-        kl.issue(world.people.a)
+        kl.issue(system.people.a)
     with pytest.raises(KeylatchError):
-        kl.issue(world.people.a)
+        kl.issue(system.people.a)
     one.wait(source.rollback())
-    kept = kl.issue(world.people.a)
+    kept = kl.issue(system.people.a)
     one.wait(source.commit())
-    assert set(world.rows(lost.id, kept.id)) == {kept.id}
+    assert set(system.rows(lost.id, kept.id)) == {kept.id}
     one.wait(source.close())
 
 
 @pytest.mark.parametrize("kind", ["connection", "session"])
 def test_a_connection_that_was_lost_before_the_first_statement_is_unavailable(
-    alchemy: Make, world: World, kind: str
+    alchemy: Make, system: System, kind: str
 ) -> None:
     one = alchemy()
     source = one.open(kind)
     (pid,) = one.ask(source, "select pg_backend_pid()")
     one.wait(source.rollback())
-    with world.database.connect(superuser=True) as killer:
+    with system.database.connect(superuser=True) as killer:
         killer.execute("select pg_terminate_backend(%s)", [pid])
     with pytest.raises(Unavailable) as caught:
         one.client(source).resolve(SECRET)
@@ -246,16 +248,16 @@ def test_a_connection_that_was_lost_before_the_first_statement_is_unavailable(
 
 
 def test_a_login_that_the_server_refuses_is_no_error_of_a_library(
-    alchemy: Make, world: World
+    alchemy: Make, system: System
 ) -> None:
-    password = world.database.server.passwords["authenticator"]
-    one = alchemy(world.database.authenticator_url.replace(password, "wrong"))
+    password = system.database.server.passwords["authenticator"]
+    one = alchemy(system.database.authenticator_url.replace(password, "wrong"))
     with pytest.raises(KeylatchError, match="password authentication failed") as caught:
         one.client(one.engine).installation()
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
-def test_no_connection_to_be_had_is_unavailable(alchemy: Make, world: World) -> None:
+def test_no_connection_to_be_had_is_unavailable(alchemy: Make, system: System) -> None:
     one = alchemy(pool_size=1, max_overflow=0, pool_timeout=0.1)
     held = one.open("connection")
     with pytest.raises(Unavailable, match="QueuePool limit"):
@@ -270,9 +272,9 @@ def test_no_connection_to_be_had_is_unavailable(alchemy: Make, world: World) -> 
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
 
 
-def test_reads_go_to_the_engine_of_the_replica(alchemy: Make, world: World) -> None:
+def test_reads_go_to_the_engine_of_the_replica(alchemy: Make, system: System) -> None:
     one, nowhere = alchemy(), alchemy("postgresql://nobody@127.0.0.1:1/x")
-    key = one.client(one.engine, world.claims("alice")).issue(world.people.a, kind="secret").key
+    key = one.client(one.engine, system.claims("alice")).issue(system.people.a, kind="secret").key
     kl = one.client(nowhere.engine, RESOLVER, reads=one.engine)
     assert kl.resolve(key) is not None
     with pytest.raises(Unavailable):
@@ -306,8 +308,8 @@ def test_no_log_event_or_statement_has_a_key(
     assert [key for key in keys if key in shown or key[11:-6] in shown] == []
 
 
-def test_another_driver_is_refused_with_the_url_to_use(world: World) -> None:
-    engine = sqlalchemy.create_engine(url_for(world.database.authenticator_url, "psycopg2"))
+def test_another_driver_is_refused_with_the_url_to_use(system: System) -> None:
+    engine = sqlalchemy.create_engine(url_for(system.database.authenticator_url, "psycopg2"))
     with pytest.raises(InvalidArgument, match=r"postgresql\+psycopg://") as caught:
         Keylatch.from_sqlalchemy(engine)
     assert "does not work over postgresql+psycopg2" in str(caught.value)
@@ -322,14 +324,14 @@ def test_another_driver_is_refused_with_the_url_to_use(world: World) -> None:
         Keylatch.from_sqlalchemy(sqlalchemy.create_engine("sqlite://"))
 
 
-def test_what_is_of_the_other_kind_is_refused_with_the_way_to_use(world: World) -> None:
-    engine = sqlalchemy.create_engine(url_for(world.database.authenticator_url, "psycopg"))
-    url = url_for(world.database.authenticator_url, "asyncpg-async")
+def test_what_is_of_the_other_kind_is_refused_with_the_way_to_use(system: System) -> None:
+    engine = sqlalchemy.create_engine(url_for(system.database.authenticator_url, "psycopg"))
+    url = url_for(system.database.authenticator_url, "asyncpg-async")
     async_engine: Any = create_async_engine(url)
     attempts: list[tuple[Callable[[Any], object], object, str]] = [
         (Keylatch.from_sqlalchemy, async_engine, r"use AsyncKeylatch\.from_sqlalchemy"),
         (Keylatch.from_sqlalchemy, AsyncSession(async_engine), r"use AsyncKeylatch\.from_sql"),
-        (Keylatch.from_sqlalchemy, world.owner, r"use Keylatch\.from_psycopg"),
+        (Keylatch.from_sqlalchemy, system.owner, r"use Keylatch\.from_psycopg"),
         (Keylatch.from_sqlalchemy, Session, "expected sqlalchemy.Engine or .*, not builtins.type"),
         (AsyncKeylatch.from_sqlalchemy, Session(engine), r"use Keylatch\.from_sqlalchemy"),
         (Keylatch.from_psycopg, engine, r"use Keylatch\.from_sqlalchemy"),

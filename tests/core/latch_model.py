@@ -62,7 +62,7 @@ class Found(Exception):
     """A violation was found, and ends the search."""
 
 
-class World:
+class System:
     """A database, a session of every role in it, and what each statement came to."""
 
     def __init__(self, database: Database, people: People) -> None:
@@ -88,15 +88,15 @@ class World:
 class Story:
     """Two new workspaces, their keys, and what has been seen of them."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    def __init__(self, system: System) -> None:
+        self.system = system
         self.a, self.b = uuid4(), uuid4()
         self.rows: dict[UUID, Row] = {}
         self.texts: dict[UUID, str] = {}
         self.deleted: set[str] = set()
         self.seen_at = 0.0
         self.said: list[str] = []
-        owner = world.sessions["postgres"]
+        owner = system.sessions["postgres"]
         owner.execute(
             "insert into keylatch.workspaces (id, name) values (%s, 'A'), (%s, 'B')",
             [self.a, self.b],
@@ -104,7 +104,7 @@ class Story:
         owner.execute(
             "insert into keylatch.workspace_membership (workspace_id, user_id, role) "
             "values (%s, %s, 'admin'), (%s, %s, 'admin')",
-            [self.a, world.people.alice, self.b, world.people.bob],
+            [self.a, system.people.alice, self.b, system.people.bob],
         )
         self.observe("postgres")
         # Something of every kind to begin with: two, one that expires soon, and a superseded one.
@@ -125,7 +125,7 @@ class Story:
 
     def play(self, step: Step) -> None:
         """Run a statement, whatever comes of it, and look at the keys."""
-        session = self.world.sessions[step.actor]
+        session = self.system.sessions[step.actor]
         ids = list(self.rows) or [uuid4()]
         parameters = {
             "key": ids[step.key % len(ids)],
@@ -152,7 +152,7 @@ class Story:
             state = str(error.sqlstate)
             said = str(error.diag.message_primary) if state.startswith("PT") else state
             self.said.append(f"  {state} {error.diag.message_primary}")
-            self.world.errors[said] += 1
+            self.system.errors[said] += 1
             if not state.startswith(("PT4", "22", "23", "42501", "0A000")):
                 self.fail(f"SQLSTATE {state} is none that a caller expects")
             return
@@ -178,7 +178,7 @@ class Story:
 
     def observe(self, actor: str | None) -> None:
         """Compare all keys with what was seen before; `actor` wrote since then, if anybody did."""
-        seen = self.world.eye.execute(ROWS, [self.a, self.b, list(self.rows)]).fetchone()
+        seen = self.system.eye.execute(ROWS, [self.a, self.b, list(self.rows)]).fetchone()
         found, now = seen or ([], 0)
         rows = {UUID(row["id"]): row for row in found}
         if lost := set(self.rows) - set(rows):
@@ -207,12 +207,12 @@ class Story:
         if old["revoked_at"] is not None and bad:
             self.fail(f"{bad} of a revoked key changed")
         if old["revoked_at"] is not None or expired:
-            self.world.deaths["expired" if old["revoked_at"] is None else "revoked"] += 1
+            self.system.deaths["expired" if old["revoked_at"] is None else "revoked"] += 1
             final = {"expires_at", "superseded_at", "suspended_at", "scopes"}
             if bad := moved & final:
                 self.fail(f"{bad} of a revoked or expired key changed")
         if old["superseded_at"] is not None:
-            self.world.deaths["superseded"] += 1
+            self.system.deaths["superseded"] += 1
             if "superseded_at" in moved:
                 self.fail("superseded_at changed")
             if new["expires_at"] is None or new["expires_at"] > old["expires_at"]:
@@ -226,7 +226,7 @@ class Story:
         for name in {"revoked_at", "superseded_at", "suspended_at"} & moved:
             if new[name] is not None and new[name] < self.seen_at:
                 self.fail(f"{name} is not of the server's clock")
-        by = getattr(self.world.people, actor) if actor in ("alice", "bob") else None
+        by = getattr(self.system.people, actor) if actor in ("alice", "bob") else None
         if "revoked_at" in moved and new["revoked_by"] != (by and str(by)):
             self.fail("revoked_by is not who revoked it")
 
@@ -234,7 +234,7 @@ class Story:
         """The keys that resolve are those that are active, no more and no fewer."""
         ids = [key for key in self.texts if key in self.rows]
         keys = [self.texts[key] for key in ids]
-        found = self.world.eye.execute(RESOLVED, [ids, keys, [None, *ORIGINS]])
+        found = self.system.eye.execute(RESOLVED, [ids, keys, [None, *ORIGINS]])
         for key, origin, resolved, after in found:
             row = self.rows[key]
             ends = row["expires_at"]
@@ -250,16 +250,16 @@ class Story:
                 self.fail(f"{row['kind']} key {key} resolves from {origin}")
             if resolved is None and active and (ends is None or ends > after):
                 self.fail(f"{row['kind']} key {key} does not resolve from {origin}")
-            self.world.deaths["resolves"] += resolved is not None
+            self.system.deaths["resolves"] += resolved is not None
 
 
 def run(
-    world: World, columns: Sequence[str] = ANY_COLUMN, *, examples: int = 60, beginnings: int = 6
+    system: System, columns: Sequence[str] = ANY_COLUMN, *, examples: int = 60, beginnings: int = 6
 ) -> str | None:
     """Tell stories until one goes wrong; give what went wrong.
 
     Args:
-        world: Where they are told.
+        system: Where they are told.
         columns: What the updates in them write.
         examples: How many of them at the most, for each beginning.
         beginnings: How many seeds they are drawn from.
@@ -279,7 +279,7 @@ def run(
     def tell(steps: list[Step]) -> None:
         if not wrong:
             try:
-                story = Story(world)
+                story = Story(system)
                 for step in steps:
                     story.play(step)
             except Violation as violation:

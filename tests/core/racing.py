@@ -88,7 +88,7 @@ class Waiting:
         return self._future.result(timeout=HANG_SECONDS)
 
 
-class World:
+class System:
     """Alice's sessions on one database, and what is true of its keys."""
 
     def __init__(self, database: Database, people: People) -> None:

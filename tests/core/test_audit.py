@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from core.racing import ISSUE, REVOKE, World
+from core.racing import ISSUE, REVOKE, System
 from stack import Cluster, Database, People, run_supabase
 from stack.tools import ROOT, MissingTool
 from tools import audit
@@ -18,20 +18,20 @@ QUESTIONS = {question.path.stem: question for question in audit.questions()}
 
 
 @pytest.fixture
-def world(database: Database, people: People) -> World:
-    return World(database, people)
+def system(database: Database, people: People) -> System:
+    return System(database, people)
 
 
-def ask(world: World, name: str) -> list[dict[str, Any]]:
+def ask(system: System, name: str) -> list[dict[str, Any]]:
     """The answer of one question, in a transaction that cannot write."""
-    with psycopg.connect(world.database.url, row_factory=psycopg.rows.dict_row) as owner:
+    with psycopg.connect(system.database.url, row_factory=psycopg.rows.dict_row) as owner:
         owner.read_only = True
         return owner.execute(QUESTIONS[name].statement.encode()).fetchall()
 
 
-def damage(world: World, *statements: str) -> None:
+def damage(system: System, *statements: str) -> None:
     """Do what only the owner of the tables can: change rows with the triggers off."""
-    with psycopg.connect(world.database.url, autocommit=True) as owner:
+    with psycopg.connect(system.database.url, autocommit=True) as owner:
         for table in ("keys", "key_events"):
             owner.execute(f"alter table keylatch_internal.{table} disable trigger user".encode())
         for statement in statements:
@@ -82,20 +82,20 @@ def test_in_an_own_tenancy_the_trigger_that_revokes_is_listed_or_missing(
 
 
 @pytest.mark.one_server
-def test_an_auditor_without_any_right_on_keylatch_asks_the_catalog(world: World) -> None:
+def test_an_auditor_without_any_right_on_keylatch_asks_the_catalog(system: System) -> None:
     everything = sorted(QUESTIONS.keys() - {"events"})
-    world.issue()
-    admin = world.database.connect(superuser=True)
+    system.issue()
+    admin = system.database.connect(superuser=True)
     admin.execute("create role plain_auditor")
     admin.execute("create role reading_auditor bypassrls in role pg_read_all_data")
     try:
         for role, names in (("plain_auditor", CATALOG), ("reading_auditor", everything)):
-            auditor = world.database.connect(superuser=True)
+            auditor = system.database.connect(superuser=True)
             auditor.execute(f"set role {role}".encode())
             for name in names:
                 rows = auditor.execute(QUESTIONS[name].statement.encode()).fetchall()
                 assert [list(row) for row in rows] == [
-                    list(row.values()) for row in ask(world, name)
+                    list(row.values()) for row in ask(system, name)
                 ], name
             auditor.close()
     finally:
@@ -140,50 +140,50 @@ def test_an_auditor_without_any_right_on_keylatch_asks_the_catalog(world: World)
     ids=["function", "column", "policy", "row security", "trigger", "search path"],
 )
 def test_what_was_opened_shows_and_did_not_before(
-    world: World, statement: str, name: str, row: dict[str, Any]
+    system: System, statement: str, name: str, row: dict[str, Any]
 ) -> None:
     def is_there() -> bool:
-        return any(row.items() <= one.items() for one in ask(world, name))
+        return any(row.items() <= one.items() for one in ask(system, name))
 
     assert not is_there()
-    world.owner.execute(statement.encode())
+    system.owner.execute(statement.encode())
     assert is_there()
 
 
-def test_each_first_line_asks_and_every_column_is_explained(world: World) -> None:
+def test_each_first_line_asks_and_every_column_is_explained(system: System) -> None:
     for question in QUESTIONS.values():
         assert question.text.endswith("?")
-        cursor = world.owner.execute(question.statement.encode())
+        cursor = system.owner.execute(question.statement.encode())
         assert cursor.description is not None
         columns = sorted(column.name for column in cursor.description)
         assert columns == sorted(question.columns), question.path
 
 
 @pytest.mark.one_server
-def test_psql_and_the_supabase_cli_and_a_driver_answer_alike(world: World) -> None:
-    key, _ = world.issue()
-    world.issue()
-    world.session().execute(REVOKE, [key, False])
+def test_psql_and_the_supabase_cli_and_a_driver_answer_alike(system: System) -> None:
+    key, _ = system.issue()
+    system.issue()
+    system.session().execute(REVOKE, [key, False])
     psql = shutil.which("psql")
     if psql is None:
         raise MissingTool("psql")
     for name, question in QUESTIONS.items():
-        count = len(ask(world, name))
+        count = len(ask(system, name))
         form = ["--no-psqlrc", "-qtA", "--record-separator=\x1e", f"--file={question.path}"]
         done = subprocess.run(
-            [psql, *form, world.database.url], capture_output=True, text=True, check=True
+            [psql, *form, system.database.url], capture_output=True, text=True, check=True
         )
         assert done.stderr == ""
         assert len([row for row in done.stdout.split("\x1e") if row.strip()]) == count, name
         arguments = ["db", "query", "--read-only", "--file", str(question.path)]
-        said = run_supabase([*arguments, "--output-format", "json"], world.database.url)
+        said = run_supabase([*arguments, "--output-format", "json"], system.database.url)
         assert len(json.loads(said.split("\n", 1)[1])) == count, name
 
 
-def test_a_sound_database_answers_that_it_is(world: World) -> None:
-    key, _ = world.issue()
-    world.session().execute(REVOKE, [key, False])
-    world.issue()
+def test_a_sound_database_answers_that_it_is(system: System) -> None:
+    key, _ = system.issue()
+    system.session().execute(REVOKE, [key, False])
+    system.issue()
     for name in (
         "integrity",
         "event_integrity",
@@ -191,22 +191,22 @@ def test_a_sound_database_answers_that_it_is(world: World) -> None:
         "workspaces_without_admin",
         "unused_secrets",
     ):
-        assert ask(world, name) == []
-    states = {row["state"] for row in ask(world, "triggers")}
+        assert ask(system, name) == []
+    states = {row["state"] for row in ask(system, "triggers")}
     assert states == {"always", "origin", "replication mode"}
-    assert {row["is_intact"] for row in ask(world, "events")} == {True}
-    assert {row["role_name"] for row in ask(world, "executables")} == {
+    assert {row["is_intact"] for row in ask(system, "events")} == {True}
+    assert {row["role_name"] for row in ask(system, "executables")} == {
         "anon",
         "authenticated",
         "service_role",
         "keylatch_resolver",
     }
-    assert not any(row["passed_on"] for row in ask(world, "grants"))
-    assert not any("off" in row["table_name"] for row in ask(world, "policies"))
+    assert not any(row["passed_on"] for row in ask(system, "grants"))
+    assert not any("off" in row["table_name"] for row in ask(system, "policies"))
 
 
-def test_each_definer_function_has_the_reason_of_its_migration(world: World) -> None:
-    found = {row["function_name"]: row["because"] for row in ask(world, "definer_functions")}
+def test_each_definer_function_has_the_reason_of_its_migration(system: System) -> None:
+    found = {row["function_name"]: row["because"] for row in ask(system, "definer_functions")}
     shipped = set()
     for path in sorted((ROOT / "supabase" / "migrations").glob("*.sql")):
         head = re.compile(r"create (?:or replace )?function ([\w.]+)|-- definer because")
@@ -219,13 +219,13 @@ def test_each_definer_function_has_the_reason_of_its_migration(world: World) -> 
     assert "IT WAS NOT SHIPPED WITH KEYLATCH" not in found.values()
 
 
-def test_a_definer_function_that_somebody_added_stands_out(world: World) -> None:
-    world.owner.execute(
+def test_a_definer_function_that_somebody_added_stands_out(system: System) -> None:
+    system.owner.execute(
         "create function keylatch.door() returns int language sql security definer"
         " set search_path = '' return 1"
     )
     (door,) = (
-        row for row in ask(world, "definer_functions") if row["function_name"][-4:] == "door"
+        row for row in ask(system, "definer_functions") if row["function_name"][-4:] == "door"
     )
     assert (door["because"], door["executable"]) == ("IT WAS NOT SHIPPED WITH KEYLATCH", "public")
 
@@ -240,15 +240,15 @@ def test_a_definer_function_that_somebody_added_stands_out(world: World) -> None
     ],
 )
 def test_every_guarding_trigger_that_does_not_fire_shows(
-    world: World, statement: str, state: str
+    system: System, statement: str, state: str
 ) -> None:
-    guards = [row for row in ask(world, "triggers") if row["state"] == "always"]
+    guards = [row for row in ask(system, "triggers") if row["state"] == "always"]
     guards = [row for row in guards if row["table_name"].startswith("keylatch_internal.")]
     assert len(guards) == 17
     for row in guards:
         text = statement.format(table=row["table_name"], trigger=row["trigger_name"])
-        world.owner.execute(text.encode())
-    states = {row["trigger_name"]: row["state"] for row in ask(world, "triggers")}
+        system.owner.execute(text.encode())
+    states = {row["trigger_name"]: row["state"] for row in ask(system, "triggers")}
     assert {states[row["trigger_name"]] for row in guards} == {state}
 
 
@@ -299,69 +299,69 @@ def test_every_guarding_trigger_that_does_not_fire_shows(
     ],
 )
 def test_what_only_the_owner_can_have_broken_shows(
-    world: World, statement: str, problem: str
+    system: System, statement: str, problem: str
 ) -> None:
-    alice = world.session()
+    alice = system.session()
     issue = "select id from keylatch.issue_key(%s, %s, %s)"
     for kind, label in (("secret", "first"), ("secret", "second"), ("publishable", "third")):
-        key = alice.execute(issue, [world.workspace, kind, label]).fetchone()
+        key = alice.execute(issue, [system.workspace, kind, label]).fetchone()
     assert key is not None
     alice.execute(REVOKE, [key[0], False])
-    damage(world, *statement.split(";"))
+    damage(system, *statement.split(";"))
     assert problem in {
-        row["problem"] for name in ("integrity", "event_integrity") for row in ask(world, name)
+        row["problem"] for name in ("integrity", "event_integrity") for row in ask(system, name)
     }
 
 
-def test_events_that_were_changed_after_they_were_sealed_show(world: World) -> None:
+def test_events_that_were_changed_after_they_were_sealed_show(system: System) -> None:
     for size in (2, 1):
         for _ in range(size):
-            world.issue()
-        world.owner.execute("select from keylatch.seal_events()")
-    world.issue()
-    (row,) = ask(world, "events")
+            system.issue()
+        system.owner.execute("select from keylatch.seal_events()")
+    system.issue()
+    (row,) = ask(system, "events")
     assert (row["is_intact"], row["checkpoints"], row["events"], row["unsealed"]) == (True, 2, 3, 1)
-    damage(world, "update keylatch_internal.key_events set user_id = null where checkpoint = 1")
-    broken, rest = ask(world, "events")
+    damage(system, "update keylatch_internal.key_events set user_id = null where checkpoint = 1")
+    broken, rest = ask(system, "events")
     assert (broken["broken_checkpoint"], broken["events"]) == (1, 0)
     assert broken["problem"] == "An event, or the checkpoint, was changed."
     assert (rest["from_checkpoint"], rest["is_intact"], rest["events"]) == (2, True, 1)
 
 
-def test_what_needs_somebody_to_act_shows(world: World) -> None:
-    old, _ = world.issue()
-    superseded, _ = world.issue()
-    world.issue()
-    world.session().execute("select keylatch.rotate_key(%s, '1 day')", [superseded])
+def test_what_needs_somebody_to_act_shows(system: System) -> None:
+    old, _ = system.issue()
+    superseded, _ = system.issue()
+    system.issue()
+    system.session().execute("select keylatch.rotate_key(%s, '1 day')", [superseded])
     damage(
-        world,
+        system,
         f"update keylatch_internal.keys set created_at = now() - interval '2 years'"
         f" where id = '{old}'",
         f"update keylatch_internal.keys set superseded_at = now() - interval '5 hours'"
         f" where id = '{superseded}'",
         "insert into keylatch_internal.key_usage (key_id, workspace_id, last_used_at, uses)"
-        f" values ('{superseded}', '{world.workspace}', now(), 1)",
+        f" values ('{superseded}', '{system.workspace}', now(), 1)",
     )
-    assert [row["key_id"] for row in ask(world, "unused_secrets")] == [old]
-    assert {row["key_id"] for row in ask(world, "overdue_rotations")} == {old, superseded}
-    assert len(ask(world, "endless_keys")) == 3
-    world.owner.execute("update keylatch.workspace_membership set role = 'member'")
-    (row,) = ask(world, "workspaces_without_admin")
+    assert [row["key_id"] for row in ask(system, "unused_secrets")] == [old]
+    assert {row["key_id"] for row in ask(system, "overdue_rotations")} == {old, superseded}
+    assert len(ask(system, "endless_keys")) == 3
+    system.owner.execute("update keylatch.workspace_membership set role = 'member'")
+    (row,) = ask(system, "workspaces_without_admin")
     assert (row["active_keys"], row["members"]) == (4, 2)
-    world.owner.execute("alter table keylatch.workspaces disable trigger user")
-    world.owner.execute("delete from keylatch.workspaces")
-    assert len(ask(world, "orphaned_keys")) == 4
+    system.owner.execute("alter table keylatch.workspaces disable trigger user")
+    system.owner.execute("delete from keylatch.workspaces")
+    assert len(ask(system, "orphaned_keys")) == 4
 
 
-def test_a_revocation_shows_with_who_and_why(world: World) -> None:
-    key, _ = world.issue()
-    world.session().execute(REVOKE, [key, False])
-    (row,) = ask(world, "revocations")
+def test_a_revocation_shows_with_who_and_why(system: System) -> None:
+    key, _ = system.issue()
+    system.session().execute(REVOKE, [key, False])
+    (row,) = ask(system, "revocations")
     assert (row["key_id"], row["revoked_by"], row["reason"]) == (key, People.alice, "leaked")
 
 
-def test_keys_are_counted_by_status(world: World) -> None:
+def test_keys_are_counted_by_status(system: System) -> None:
     for _ in range(3):
-        world.owner.execute(ISSUE, [world.workspace])
-    (row,) = ask(world, "keys_by_status")
+        system.owner.execute(ISSUE, [system.workspace])
+    (row,) = ask(system, "keys_by_status")
     assert (row["status"], row["how_many"], row["workspaces"]) == ("active", 3, 1)

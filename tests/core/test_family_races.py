@@ -6,7 +6,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from core.racing import REVOKE, ROTATE, Connection, Outcome, World, attempt, together
+from core.racing import REVOKE, ROTATE, Connection, Outcome, System, attempt, together
 from stack import HANG_SECONDS, Database, People
 
 PATCH = "update keylatch.keys set revoked_at = now(), revoke_reason = 'leaked' where id = %s"
@@ -36,14 +36,14 @@ GRACES = pytest.mark.parametrize("grace", ["0", "1 hour"])
 
 
 @pytest.fixture
-def world(database: Database, people: People) -> World:
-    return World(database, people)
+def system(database: Database, people: People) -> System:
+    return System(database, people)
 
 
-def family(world: World, *, size: int, active: int) -> tuple[UUID, UUID]:
+def family(system: System, *, size: int, active: int) -> tuple[UUID, UUID]:
     """The oldest and the youngest key of a family, made by the owner as an import would."""
-    given = {"workspace": world.workspace, "size": size, "active": active}
-    with psycopg.connect(world.database.url, autocommit=True) as owner:
+    given = {"workspace": system.workspace, "size": size, "active": active}
+    with psycopg.connect(system.database.url, autocommit=True) as owner:
         (oldest,), (youngest,) = owner.execute(FAMILY, given).fetchall()
         owner.execute("analyze keylatch_internal.keys")
     return oldest, youngest
@@ -62,11 +62,11 @@ def rotate_on(session: Connection, key: UUID, grace: str, texts: list[str]) -> O
 
 @GRACES
 def test_a_family_that_goes_on_rotating_does_not_outlive_a_cascade(
-    world: World, grace: str
+    system: System, grace: str
 ) -> None:
     # So many take longer to look through than a rotation takes.
-    oldest, youngest = family(world, size=600, active=1)
-    rotator, revoker = world.session(), world.session()
+    oldest, youngest = family(system, size=600, active=1)
+    rotator, revoker = system.session(), system.session()
     texts: list[str] = []
     revoker.execute("select set_config('statement_timeout', %s, false)", [f"{HANG_SECONDS}s"])
     rotated, revoked = together(
@@ -76,22 +76,22 @@ def test_a_family_that_goes_on_rotating_does_not_outlive_a_cascade(
         ]
     )
     assert (rotated.word, revoked.word) == ("key_revoked", "done")
-    assert set(world.statuses()) == {"revoked"}
-    assert not any(world.resolves(text) for text in texts)
+    assert set(system.statuses()) == {"revoked"}
+    assert not any(system.resolves(text) for text in texts)
 
 
-def test_a_cascade_over_a_long_family_reads_each_key_a_few_times(world: World) -> None:
+def test_a_cascade_over_a_long_family_reads_each_key_a_few_times(system: System) -> None:
     """Threat: work that grows with the square of the family outlasts the time of a request."""
     read = (
         "select seq_tup_read + idx_tup_fetch from pg_stat_xact_all_tables"
         " where relid = 'keylatch_internal.keys'::regclass"
     )
-    _, youngest = family(world, size=800, active=400)
-    revoker = world.session(autocommit=False)
+    _, youngest = family(system, size=800, active=400)
+    revoker = system.session(autocommit=False)
     assert attempt(revoker, REVOKE, [youngest, True]).word == "done"
     rows = revoker.execute(read).fetchone()
     revoker.commit()
-    assert set(world.statuses()) == {"revoked"}
+    assert set(system.statuses()) == {"revoked"}
     assert rows is not None
     assert rows[0] < 20 * 800
 
@@ -99,31 +99,31 @@ def test_a_cascade_over_a_long_family_reads_each_key_a_few_times(world: World) -
 @GRACES
 @pytest.mark.parametrize("ending", ["commit", "rollback"])
 def test_a_patch_that_waits_for_a_rotation_revokes_or_hears_that_the_key_is_revoked(
-    world: World, grace: str, ending: str
+    system: System, grace: str, ending: str
 ) -> None:
-    key, text = world.issue()
-    rotator = world.session(autocommit=False)
+    key, text = system.issue()
+    rotator = system.session(autocommit=False)
     made = attempt(rotator, ROTATE, [key, grace])
-    patch = world.waiting(PATCH, [key], waits_for=rotator)
+    patch = system.waiting(PATCH, [key], waits_for=rotator)
     getattr(rotator, ending)()
     rotated = ending == "commit"
     # A rotation without a grace has revoked it for a reason of its own, which stays.
     expected = "revoked_is_final" if rotated and grace == "0" else "done"
     assert patch.outcome().word == expected
-    assert world.statuses() == ["revoked", *(["active"] if rotated else [])]
-    assert not world.resolves(text)
-    assert world.resolves(made.row[1]) == rotated
+    assert system.statuses() == ["revoked", *(["active"] if rotated else [])]
+    assert not system.resolves(text)
+    assert system.resolves(made.row[1]) == rotated
 
 
 @GRACES
 def test_a_rotation_that_waits_for_a_patch_makes_no_successor_of_a_revoked_key(
-    world: World, grace: str
+    system: System, grace: str
 ) -> None:
-    key, text = world.issue()
-    patcher = world.session(autocommit=False)
+    key, text = system.issue()
+    patcher = system.session(autocommit=False)
     assert attempt(patcher, PATCH, [key]).word == "done"
-    rotation = world.waiting(ROTATE, [key, grace], waits_for=patcher)
+    rotation = system.waiting(ROTATE, [key, grace], waits_for=patcher)
     patcher.commit()
     assert rotation.outcome().word == "key_revoked"
-    assert world.statuses() == ["revoked"]
-    assert not world.resolves(text)
+    assert system.statuses() == ["revoked"]
+    assert not system.resolves(text)

@@ -6,20 +6,20 @@ from typing import LiteralString
 import psycopg
 import pytest
 
-from core.latch_model import NEVER_CHANGE, World, run
+from core.latch_model import NEVER_CHANGE, System, run
 from stack import Database, People
 
 
 def test_no_statement_of_any_role_turns_the_latch_back(database: Database, people: People) -> None:
-    world = World(database, people)
-    wrong = run(world, examples=100, beginnings=1)
+    system = System(database, people)
+    wrong = run(system, examples=100, beginnings=1)
     assert wrong is None, wrong
     for slug in ("revoked_is_final", "expired_is_final", "superseded_is_final"):
-        assert world.errors[slug], f"never tried: {slug} in {world.errors}"
+        assert system.errors[slug], f"never tried: {slug} in {system.errors}"
     for slug in ("column_is_immutable", "keys_are_kept", "key_revoked", "42501", "0A000"):
-        assert world.errors[slug], f"never tried: {slug} in {world.errors}"
+        assert system.errors[slug], f"never tried: {slug} in {system.errors}"
     for state in ("revoked", "expired", "superseded", "resolves"):
-        assert world.deaths[state] > 100, f"seldom seen: {state} in {world.deaths}"
+        assert system.deaths[state] > 100, f"seldom seen: {state} in {system.deaths}"
 
 
 TABLE = "alter table keylatch_internal.keys"
@@ -113,7 +113,7 @@ def test_the_stories_find_a_guard_that_is_switched_off(
 ) -> None:
     with psycopg.connect(database.url) as owner:
         owner.execute(statement)
-    found = run(World(database, people), columns.split())
+    found = run(System(database, people), columns.split())
     assert found is not None
     assert re.search(violation, found.splitlines()[0]), found
 
@@ -132,7 +132,7 @@ def test_the_stories_find_a_line_that_is_missing_from_a_condition(
         owner.execute(f"drop trigger {trigger} on keylatch_internal.keys".encode())
         owner.execute(row[0].replace(line, "false", 1))
         owner.execute(f"{TABLE} enable always trigger {trigger}".encode())
-    found = run(World(database, people), columns.split())
+    found = run(System(database, people), columns.split())
     assert found is not None
     assert re.search(violation, found.splitlines()[0]), found
 
@@ -153,6 +153,6 @@ def test_the_stories_find_a_line_that_is_missing_from_the_code(
         assert row is not None
         assert line in row[0]
         owner.execute(row[0].replace(line, instead, 1))
-    found = run(World(database, people), columns.split())
+    found = run(System(database, people), columns.split())
     assert found is not None
     assert re.search(violation, found.splitlines()[0]), found

@@ -20,7 +20,7 @@ from core.racing import (
     ROTATE,
     Connection,
     Outcome,
-    World,
+    System,
     attempt,
     together,
 )
@@ -42,8 +42,8 @@ FORGE = (
 
 
 @pytest.fixture
-def world(database: Database, people: People) -> World:
-    return World(database, people)
+def system(database: Database, people: People) -> System:
+    return System(database, people)
 
 
 def verified(connection: Connection) -> tuple[Any, ...]:
@@ -68,43 +68,45 @@ def everything(connection: Connection) -> list[tuple[Any, ...]]:
 # Writing.
 
 
-def test_what_is_rolled_back_leaves_no_event(world: World) -> None:
-    key, _ = world.issue()
-    with world.session(autocommit=False) as alice:
+def test_what_is_rolled_back_leaves_no_event(system: System) -> None:
+    key, _ = system.issue()
+    with system.session(autocommit=False) as alice:
         alice.execute(REVOKE, [key, False])
         alice.rollback()
         alice.execute("savepoint before")
         alice.execute(SUSPEND, [key])
         alice.execute("rollback to savepoint before")
         alice.execute(LABEL, ["kept", [key]])
-    assert events(world.owner) == ["issued", "changed"]
+    assert events(system.owner) == ["issued", "changed"]
 
 
-def test_no_event_waits_for_another_transaction(world: World) -> None:
-    keys = [world.issue()[0] for _ in range(3)]
-    first = world.session(autocommit=False)
-    first.execute(ISSUE, [world.workspace])
+def test_no_event_waits_for_another_transaction(system: System) -> None:
+    keys = [system.issue()[0] for _ in range(3)]
+    first = system.session(autocommit=False)
+    first.execute(ISSUE, [system.workspace])
     first.execute(REVOKE, [keys[0], False])
-    second = world.session()
+    second = system.session()
     second.execute("set lock_timeout = '1ms'")
-    assert attempt(second, ISSUE, [world.workspace]).word == "done"
+    assert attempt(second, ISSUE, [system.workspace]).word == "done"
     assert attempt(second, ROTATE, [keys[1], "0"]).word == "done"
     assert attempt(second, REVOKE, [keys[2], False]).word == "done"
     first.commit()
-    assert len(events(world.owner)) == 3 + 2 + 4
+    assert len(events(system.owner)) == 3 + 2 + 4
 
 
-def test_changes_of_the_same_keys_in_another_order_do_not_meet_in_a_deadlock(world: World) -> None:
-    one, other = world.issue()[0], world.issue()[0]
-    first, second = world.session(autocommit=False), world.session(autocommit=False)
+def test_changes_of_the_same_keys_in_another_order_do_not_meet_in_a_deadlock(
+    system: System,
+) -> None:
+    one, other = system.issue()[0], system.issue()[0]
+    first, second = system.session(autocommit=False), system.session(autocommit=False)
     first.execute(REVOKE, [one, False])
     second.execute(SUSPEND, [other])
     # The first now waits for the row that the second has; the second commits past the first.
-    waiting = world.waiting(REVOKE, [other, False], waits_for=second, session=first)
+    waiting = system.waiting(REVOKE, [other, False], waits_for=second, session=first)
     second.commit()
     assert waiting.outcome().word == "done"
     first.commit()
-    assert sorted(events(world.owner)[2:]) == ["revoked", "revoked", "suspended"]
+    assert sorted(events(system.owner)[2:]) == ["revoked", "revoked", "suspended"]
 
 
 def test_each_event_of_a_transaction_names_who_made_its_change(
@@ -121,18 +123,18 @@ def test_each_event_of_a_transaction_names_who_made_its_change(
     }
 
 
-def test_a_plan_that_was_made_for_one_key_serves_a_hundred_thousand(world: World) -> None:
-    owner = world.owner
+def test_a_plan_that_was_made_for_one_key_serves_a_hundred_thousand(system: System) -> None:
+    owner = system.owner
     for _ in range(2):
-        owner.execute(REVOKE, [world.issue()[0], False])
+        owner.execute(REVOKE, [system.issue()[0], False])
     owner.execute(
         "insert into keylatch_internal.keys (workspace_id, kind)"
         " select %s, 'secret' from generate_series(1, 100000)",
-        [world.workspace],
+        [system.workspace],
     )
     # A nested loop would take hours.
     owner.execute(f"set statement_timeout = '{HANG_SECONDS}s'".encode())
-    owner.execute("delete from keylatch.workspaces where id = %s", [world.workspace])
+    owner.execute("delete from keylatch.workspaces where id = %s", [system.workspace])
     row = owner.execute(
         "select count(*), count(distinct key_id) from keylatch.key_events"
         " where reason = 'workspace deleted'"
@@ -144,24 +146,24 @@ def test_the_events_need_no_other_module(server: Cluster, people: People) -> Non
     name = make_template(server, "only_events", migrations("events", tenancy=True))
     with Database(server, "events_alone", name) as database:
         people.seed(database.url)
-        world = World(database, people)
-        key, _ = world.issue()
-        world.owner.execute(REVOKE, [key, False])
-        world.owner.execute(SEAL)
-        assert verified(world.owner) == (True, 1, 2, 0, None)
+        system = System(database, people)
+        key, _ = system.issue()
+        system.owner.execute(REVOKE, [key, False])
+        system.owner.execute(SEAL)
+        assert verified(system.owner) == (True, 1, 2, 0, None)
 
 
 # Limits.
 
 
 @pytest.fixture
-def limited(world: World) -> World:
-    """A world where a user makes up to three changes a minute."""
-    world.owner.execute("update keylatch_internal.event_settings set changes_per_minute = 3")
-    return world
+def limited(system: System) -> System:
+    """A system where a user makes up to three changes a minute."""
+    system.owner.execute("update keylatch_internal.event_settings set changes_per_minute = 3")
+    return system
 
 
-def test_nobody_waits_for_the_count_of_changes(limited: World) -> None:
+def test_nobody_waits_for_the_count_of_changes(limited: System) -> None:
     # The first key of a workspace is waited for; this one is the owner's.
     assert attempt(limited.owner, ISSUE, [limited.workspace]).word == "done"
     slow, other = limited.session(autocommit=False), limited.session()
@@ -177,7 +179,7 @@ def test_nobody_waits_for_the_count_of_changes(limited: World) -> None:
     assert attempt(other, SUSPEND, [mine[1].row[0]]).word == "done"
 
 
-def test_what_is_rolled_back_does_not_count(limited: World) -> None:
+def test_what_is_rolled_back_does_not_count(limited: System) -> None:
     alice = limited.session(autocommit=False)
     for _ in range(3):
         assert attempt(alice, ISSUE, [limited.workspace]).word == "done"
@@ -186,37 +188,37 @@ def test_what_is_rolled_back_does_not_count(limited: World) -> None:
     assert attempt(alice, ISSUE, [limited.workspace]).word == "done"
 
 
-def test_many_sessions_make_as_many_keys_as_the_limit_and_those_in_flight(world: World) -> None:
-    world.owner.execute("update keylatch_internal.event_settings set keys_per_workspace = 10")
+def test_many_sessions_make_as_many_keys_as_the_limit_and_those_in_flight(system: System) -> None:
+    system.owner.execute("update keylatch_internal.event_settings set keys_per_workspace = 10")
 
     def issue() -> Outcome:
-        alice = world.session()
+        alice = system.session()
         for _ in range(14):
-            outcome = attempt(alice, ISSUE, [world.workspace])
+            outcome = attempt(alice, ISSUE, [system.workspace])
         return outcome
 
     assert {one.word for one in together([issue] * 4)} == {"too_many_keys"}
-    assert 10 <= len(world.statuses()) <= 10 + 3
+    assert 10 <= len(system.statuses()) <= 10 + 3
 
 
-def test_a_large_limit_stops_one_statement_that_changes_many_keys(world: World) -> None:
-    world.owner.execute("update keylatch_internal.event_settings set changes_per_minute = 500")
-    world.owner.execute(
+def test_a_large_limit_stops_one_statement_that_changes_many_keys(system: System) -> None:
+    system.owner.execute("update keylatch_internal.event_settings set changes_per_minute = 500")
+    system.owner.execute(
         "insert into keylatch_internal.keys (workspace_id, kind)"
         " select %s, 'secret' from generate_series(1, 5000)",
-        [world.workspace],
+        [system.workspace],
     )
-    alice = world.session()
+    alice = system.session()
     relabel = "update keylatch.keys set label = 'x' where workspace_id = %s"
     # One change in 25 counts them: that none of 4,500 does so, nobody will see.
-    assert attempt(alice, relabel, [world.workspace]).word == "too_many_requests"
+    assert attempt(alice, relabel, [system.workspace]).word == "too_many_requests"
     revoke = "update keylatch.keys set revoked_at = now() where workspace_id = %s"
-    assert attempt(alice, revoke, [world.workspace]).word == "done"
-    assert set(world.statuses()) == {"revoked"}
+    assert attempt(alice, revoke, [system.workspace]).word == "done"
+    assert set(system.statuses()) == {"revoked"}
 
 
 def test_a_user_who_made_too_many_changes_hears_over_http_when_to_go_on(
-    limited: World, people: People, rest: Rest
+    limited: System, people: People, rest: Rest
 ) -> None:
     headers = {"Authorization": f"Bearer {people.token('alice')}", "Content-Profile": "keylatch"}
     key, _ = limited.issue()
@@ -232,9 +234,9 @@ def test_a_user_who_made_too_many_changes_hears_over_http_when_to_go_on(
 # Nobody but the triggers writes.
 
 
-def test_an_owner_cannot_forge_an_event_even_by_copy(world: World) -> None:
-    assert attempt(world.owner, FORGE).word == "events_are_kept"
-    superuser = world.database.connect(superuser=True)
+def test_an_owner_cannot_forge_an_event_even_by_copy(system: System) -> None:
+    assert attempt(system.owner, FORGE).word == "events_are_kept"
+    superuser = system.database.connect(superuser=True)
     assert attempt(superuser, FORGE).word == "events_are_kept"
     with (
         pytest.raises(psycopg.Error, match="events_are_kept"),
@@ -246,30 +248,30 @@ def test_an_owner_cannot_forge_an_event_even_by_copy(world: World) -> None:
 # Sealing.
 
 
-def test_two_sealers_take_turns_and_seal_each_event_once(world: World) -> None:
-    world.owner.execute(MANY, [world.workspace, 1500])
-    first = world.database.connect("service_role", autocommit=False)
+def test_two_sealers_take_turns_and_seal_each_event_once(system: System) -> None:
+    system.owner.execute(MANY, [system.workspace, 1500])
+    first = system.database.connect("service_role", autocommit=False)
     assert attempt(first, SEAL) == Outcome("done", (2, 1500, True))
-    world.owner.execute(MANY, [world.workspace, 10])
-    second = world.waiting(
-        SEAL, [], waits_for=first, session=world.database.connect("service_role")
+    system.owner.execute(MANY, [system.workspace, 10])
+    second = system.waiting(
+        SEAL, [], waits_for=first, session=system.database.connect("service_role")
     )
     first.commit()
     assert second.outcome() == Outcome("done", (3, 10, True))
-    assert verified(world.owner) == (True, 3, 1510, 0, None)
+    assert verified(system.owner) == (True, 3, 1510, 0, None)
 
 
-def test_many_sealers_and_writers_at_once_leave_one_chain(world: World) -> None:
+def test_many_sealers_and_writers_at_once_leave_one_chain(system: System) -> None:
     def seal() -> Outcome:
-        service = world.database.connect("service_role")
+        service = system.database.connect("service_role")
         for _ in range(10):
             outcome = attempt(service, "select from keylatch.seal_events(25)")
         return outcome
 
     def write() -> Outcome:
-        alice = world.session()
+        alice = system.session()
         for turn in range(15):
-            key, _ = attempt(alice, ISSUE, [world.workspace]).row
+            key, _ = attempt(alice, ISSUE, [system.workspace]).row
             with alice.transaction() as change:
                 alice.execute(LABEL, ["x", [key]])
                 outcome = attempt(alice, REVOKE, [key, False])
@@ -279,58 +281,58 @@ def test_many_sealers_and_writers_at_once_leave_one_chain(world: World) -> None:
 
     calls = [seal, write] * 3
     assert {one.word for one in together(calls)} == {"done"}
-    world.owner.execute(SEAL)
-    assert verified(world.owner)[0::2] == (True, 3 * (15 + 10 * 2), None)
-    assert verified(world.owner)[3] == 0
+    system.owner.execute(SEAL)
+    assert verified(system.owner)[0::2] == (True, 3 * (15 + 10 * 2), None)
+    assert verified(system.owner)[3] == 0
 
 
-def test_a_sealer_that_does_not_end_holds_up_no_change_of_a_key(world: World) -> None:
-    keys = [world.issue()[0] for _ in range(3)]
-    sealer = world.database.connect(autocommit=False)
+def test_a_sealer_that_does_not_end_holds_up_no_change_of_a_key(system: System) -> None:
+    keys = [system.issue()[0] for _ in range(3)]
+    sealer = system.database.connect(autocommit=False)
     assert attempt(sealer, SEAL).word == "done"
-    alice = world.session()
+    alice = system.session()
     alice.execute("set lock_timeout = '1ms'")
     assert attempt(alice, REVOKE, [keys[0], False]).word == "done"
     assert attempt(alice, ROTATE, [keys[1], "1 hour"]).word == "done"
     assert attempt(alice, SUSPEND, [keys[2]]).word == "done"
     assert attempt(alice, "select from keylatch.verify_events()").word == "done"
     sealer.rollback()
-    assert verified(world.owner) == (True, 0, 0, 7, None)
+    assert verified(system.owner) == (True, 0, 0, 7, None)
 
 
 def test_an_event_that_is_older_than_a_checkpoint_is_sealed_once_it_is_committed(
-    world: World,
+    system: System,
 ) -> None:
-    key, _ = world.issue()
-    slow = world.session(autocommit=False)
+    key, _ = system.issue()
+    slow = system.session(autocommit=False)
     slow.execute(REVOKE, [key, False])
-    world.issue()
-    assert attempt(world.owner, SEAL).row == (1, 2, True)
+    system.issue()
+    assert attempt(system.owner, SEAL).row == (1, 2, True)
     slow.commit()
-    assert verified(world.owner) == (True, 1, 2, 1, None)
-    assert attempt(world.owner, SEAL).row == (2, 1, True)
-    assert verified(world.owner) == (True, 2, 3, 0, None)
-    rows = world.owner.execute(
+    assert verified(system.owner) == (True, 1, 2, 1, None)
+    assert attempt(system.owner, SEAL).row == (2, 1, True)
+    assert verified(system.owner) == (True, 2, 3, 0, None)
+    rows = system.owner.execute(
         "select event, checkpoint from keylatch.key_events order by occurred_at"
     )
     assert rows.fetchall() == [("issued", 1), ("revoked", 2), ("issued", 1)]
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-def test_no_older_snapshot_seals(world: World, level: str) -> None:
-    sealer = world.database.connect("service_role", autocommit=False)
+def test_no_older_snapshot_seals(system: System, level: str) -> None:
+    sealer = system.database.connect("service_role", autocommit=False)
     sealer.execute(f"set transaction isolation level {level}".encode())
     assert attempt(sealer, SEAL).word == "0A000"
 
 
 def test_a_checkpoint_that_is_made_while_another_session_verifies_looks_like_no_gap(
-    world: World,
+    system: System,
 ) -> None:
-    world.owner.execute(MANY, [world.workspace, 3000])
-    world.owner.execute("select from keylatch.seal_events(2000)")
+    system.owner.execute(MANY, [system.workspace, 3000])
+    system.owner.execute("select from keylatch.seal_events(2000)")
 
     def verify() -> Outcome:
-        auditor = world.session()
+        auditor = system.session()
         for _ in range(20):
             outcome = attempt(auditor, "select is_intact from keylatch.verify_events()")
             if outcome.row != (True,):
@@ -339,7 +341,7 @@ def test_a_checkpoint_that_is_made_while_another_session_verifies_looks_like_no_
 
     def seal() -> Outcome:
         for _ in range(20):
-            outcome = attempt(world.owner, "select true from keylatch.seal_events(50)")
+            outcome = attempt(system.owner, "select true from keylatch.seal_events(50)")
         return outcome
 
     assert together([verify, seal]) == [Outcome("done", (True,))] * 2
@@ -387,20 +389,20 @@ def _again(database: Database) -> Connection:
     return found[0]
 
 
-def test_the_plans_of_a_small_log_serve_a_large_one(world: World) -> None:
-    service = world.database.connect("service_role")
+def test_the_plans_of_a_small_log_serve_a_large_one(system: System) -> None:
+    service = system.database.connect("service_role")
     verify = "select is_intact from keylatch.verify_events()"
     for _ in range(2):
         for _ in range(8):  # more often than a plan is made for its values
-            world.issue()
+            system.issue()
             service.execute(SEAL)
             service.execute(verify)
-        world.owner.execute("vacuum analyze keylatch_internal.key_events")
+        system.owner.execute("vacuum analyze keylatch_internal.key_events")
     for _ in range(8):
-        world.issue()
+        system.issue()
         service.execute(SEAL)
         service.execute(verify)
-    world.owner.execute(MANY, [world.workspace, 3000])
+    system.owner.execute(MANY, [system.workspace, 3000])
     read = (
         "select seq_tup_read from pg_stat_xact_user_tables"
         " where relid = 'keylatch_internal.key_events'::regclass"
@@ -454,50 +456,50 @@ def test_admins_and_services_read_seal_and_verify_over_http(
 
 @pytest.mark.one_server
 def test_a_whole_dump_that_is_restored_keeps_events_seals_and_guards(
-    world: World, server: Cluster, tmp_path: Path
+    system: System, server: Cluster, tmp_path: Path
 ) -> None:
-    key, _ = world.issue()
-    world.session().execute(REVOKE, [key, False])
-    world.owner.execute(SEAL)
-    world.issue()
-    url = world.database.superuser_url
+    key, _ = system.issue()
+    system.session().execute(REVOKE, [key, False])
+    system.owner.execute(SEAL)
+    system.issue()
+    url = system.database.superuser_url
     run_program("pg_dump", "--format=custom", f"--file={tmp_path / 'dump'}", url)
-    with Database(server, f"{world.database.name}_restored") as restored:
+    with Database(server, f"{system.database.name}_restored") as restored:
         run_program(
             "pg_restore", "--exit-on-error", f"--dbname={restored.superuser_url}", tmp_path / "dump"
         )
         owner = restored.connect()
-        assert everything(owner) == everything(world.owner)
+        assert everything(owner) == everything(system.owner)
         assert verified(owner) == (True, 1, 2, 1, None)
         for statement in ("delete from keylatch_internal.key_events", FORGE):
             assert attempt(owner, statement).word == "events_are_kept"
-        assert attempt(owner, ISSUE, [world.workspace]).word == "done"
+        assert attempt(owner, ISSUE, [system.workspace]).word == "done"
         assert attempt(owner, SEAL).row == (2, 2, True)
         assert verified(owner) == (True, 2, 4, 0, None)
 
 
 @pytest.mark.one_server
 def test_data_that_are_restored_in_replication_mode_make_no_event_anew(
-    world: World, server: Cluster, template: str, tmp_path: Path
+    system: System, server: Cluster, template: str, tmp_path: Path
 ) -> None:
     """As Supabase's backups are restored: the schema first, then the data alone, in one go."""
-    keys = [world.issue()[0] for _ in range(3)]
-    world.session().execute(REVOKE, [keys[0], False])
-    world.session().execute(ROTATE, [keys[1], "1 hour"])
-    world.owner.execute(SEAL)
-    world.issue()
+    keys = [system.issue()[0] for _ in range(3)]
+    system.session().execute(REVOKE, [keys[0], False])
+    system.session().execute(ROTATE, [keys[1], "1 hour"])
+    system.owner.execute(SEAL)
+    system.issue()
     data = tmp_path / "data.sql"
     tables = ("keys", "key_events", "key_event_checkpoints", "workspace_latches")
     run_program(
-        *("pg_dump", "--data-only", f"--file={data}", world.database.superuser_url),
+        *("pg_dump", "--data-only", f"--file={data}", system.database.superuser_url),
         *(f"--table=keylatch_internal.{table}" for table in tables),
     )
-    with Database(server, f"{world.database.name}_restored", template) as restored:
+    with Database(server, f"{system.database.name}_restored", template) as restored:
         psql = ("psql", "--no-psqlrc", "--quiet", "--single-transaction", "-vON_ERROR_STOP=1")
         mode = "--command=set session_replication_role = replica"
         run_program(*psql, mode, f"--file={data}", restored.superuser_url)
         owner = restored.connect()
-        assert everything(owner) == everything(world.owner)
+        assert everything(owner) == everything(system.owner)
         assert verified(owner) == (True, 1, 6, 1, None)
         assert attempt(owner, REVOKE, [keys[2], False]).word == "done"
         assert attempt(owner, SEAL).row == (2, 2, True)
@@ -507,7 +509,7 @@ def test_data_that_are_restored_in_replication_mode_make_no_event_anew(
 def test_a_logical_replica_has_the_events_and_seals_of_its_publisher(
     server: Cluster, template: str, database: Database, people: People
 ) -> None:
-    world = World(database, people)
+    system = System(database, people)
     tables = sql.SQL("keylatch_internal.") + sql.SQL(", keylatch_internal.").join(
         map(sql.Identifier, ("keys", "key_events", "key_event_checkpoints"))
     )
@@ -517,7 +519,7 @@ def test_a_logical_replica_has_the_events_and_seals_of_its_publisher(
         publisher.execute(
             "select pg_create_logical_replication_slot(%s, 'pgoutput')", [replica.name]
         )
-        before, _ = world.issue()
+        before, _ = system.issue()
         subscriber = replica.connect(superuser=True)
         subscriber.execute(
             sql.SQL(
@@ -526,15 +528,15 @@ def test_a_logical_replica_has_the_events_and_seals_of_its_publisher(
             ).format(sql.Literal(database.inner_url), sql.Identifier(replica.name))
         )
         try:
-            world.session().execute(REVOKE, [before, False])
-            world.issue()
-            world.owner.execute(SEAL)
-            world.issue()
-            _wait_until_equal(subscriber, world.owner)
+            system.session().execute(REVOKE, [before, False])
+            system.issue()
+            system.owner.execute(SEAL)
+            system.issue()
+            _wait_until_equal(subscriber, system.owner)
             assert verified(subscriber) == (True, 1, 3, 1, None)
             assert attempt(replica.connect(), SEAL).word == "sealed_at_publisher"
-            _archive(world.owner)
-            _wait_until_equal(subscriber, world.owner)
+            _archive(system.owner)
+            _wait_until_equal(subscriber, system.owner)
             assert verified(subscriber) == (True, 1, 0, 1, None)
         finally:
             subscriber.execute("drop subscription events")

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from postgrest import SyncPostgrestClient
 
-from core.racing import Connection, World, attempt
+from core.racing import Connection, System, attempt
 from keylatch import Keylatch
 from keylatch.errors import InvalidArgument, PermissionDenied
 from stack import Database, People, Rest, Tokens
@@ -131,13 +131,13 @@ STRONG = [
 
 
 @pytest.fixture
-def world(database: Database, people: People) -> World:
-    return World(database, people)
+def system(database: Database, people: People) -> System:
+    return System(database, people)
 
 
 @pytest.fixture
-def service(world: World) -> Connection:
-    return world.database.connect("service_role")
+def service(system: System) -> Connection:
+    return system.database.connect("service_role")
 
 
 def import_(connection: Connection, *lines: object, dry_run: bool = False) -> Any:
@@ -153,15 +153,15 @@ def line(**fields: object) -> dict[str, object]:
     return {"workspace_id": str(People.a), **fields}
 
 
-def resolves(world: World, key: str, origin: str | None = None) -> UUID | None:
-    row = world.owner.execute(
+def resolves(system: System, key: str, origin: str | None = None) -> UUID | None:
+    row = system.owner.execute(
         "select key_id from keylatch.resolve_key(%s, %s)", [key, origin]
     ).fetchone()
     return row[0] if row else None
 
 
 def test_a_bad_line_is_refused_with_its_reason_and_costs_no_other(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     lines: list[object] = []
     for n, (given, _) in enumerate(REFUSED):
@@ -183,7 +183,7 @@ def test_a_bad_line_is_refused_with_its_reason_and_costs_no_other(
         assert words in bad["detail"], given
         assert bad["hint"]
         assert good["outcome"] == "imported"
-        assert resolves(world, f"an old key of number {n}") == UUID(good["key_id"])
+        assert resolves(system, f"an old key of number {n}") == UUID(good["key_id"])
     assert OLD not in json.dumps(report)
     assert HEX not in json.dumps(report)
 
@@ -201,20 +201,22 @@ def test_a_bad_line_is_refused_with_its_reason_and_costs_no_other(
     ids=["plaintext", "hex", "HEX", "base64", "both"],
 )
 def test_a_key_in_plaintext_or_under_sha256_resolves_at_once(
-    world: World, service: Connection, form: dict[str, object]
+    system: System, service: Connection, form: dict[str, object]
 ) -> None:
     (came,) = import_(service, line(**form))["lines"]
     assert came["outcome"] == "imported"
-    assert resolves(world, OLD) == UUID(came["key_id"])
+    assert resolves(system, OLD) == UUID(came["key_id"])
     (again,) = import_(service, line(**form))["lines"]
     assert (again["outcome"], again["key_id"]) == ("exists", came["key_id"])
-    assert world.owner.execute("select count(*) from keylatch.keys").fetchone() == (1,)
+    assert system.owner.execute("select count(*) from keylatch.keys").fetchone() == (1,)
     # What is stored is never a key: neither the hash nor its text resolves.
-    assert resolves(world, HEX) is None
-    assert resolves(world, BASE64) is None
+    assert resolves(system, HEX) is None
+    assert resolves(system, BASE64) is None
 
 
-def test_owner_label_scopes_origins_and_dates_come_along(world: World, service: Connection) -> None:
+def test_owner_label_scopes_origins_and_dates_come_along(
+    system: System, service: Connection
+) -> None:
     user = uuid4()
     report = import_(
         service,
@@ -230,7 +232,7 @@ def test_owner_label_scopes_origins_and_dates_come_along(world: World, service: 
             created_by=str(user),
         ),
     )
-    (key,) = Keylatch.from_psycopg(world.session()).list(People.a)
+    (key,) = Keylatch.from_psycopg(system.session()).list(People.a)
     assert str(key.id) == report["lines"][0]["key_id"]
     assert (key.public_key, key.label, key.scopes, key.metadata, key.created_by) == (
         OLD,
@@ -243,12 +245,12 @@ def test_owner_label_scopes_origins_and_dates_come_along(world: World, service: 
     assert key.created_at == datetime(2024, 2, 3, 2, 5, 6, 789000, tzinfo=UTC)
     assert key.masked_key == "...VO90"
     assert key.imported_at is not None
-    assert resolves(world, OLD, "https://client.example") == key.id
-    assert resolves(world, OLD) is None
+    assert resolves(system, OLD, "https://client.example") == key.id
+    assert resolves(system, OLD) is None
 
 
 def test_a_text_that_is_hardly_a_key_is_refused_unless_it_is_forced(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     """Threat: placeholders, nulls, hash texts, invisible characters imported as keys."""
     for key, words in WEAK:
@@ -256,11 +258,11 @@ def test_a_text_that_is_hardly_a_key_is_refused_unless_it_is_forced(
         assert (refused["outcome"], refused["slug"]) == ("refused", "invalid_argument"), key
         assert words in refused["detail"], key
         assert key not in refused["detail"].split()
-        assert resolves(world, key) is None
+        assert resolves(system, key) is None
         (forced,) = import_(service, line(key=key, force="one device in the field"))["lines"]
         assert forced["outcome"] == "imported", key
         assert "one device in the field" in forced["detail"]
-        assert resolves(world, key) == UUID(forced["key_id"])
+        assert resolves(system, key) == UUID(forced["key_id"])
 
 
 def test_a_key_that_only_resembles_a_placeholder_is_imported(service: Connection) -> None:
@@ -269,7 +271,7 @@ def test_a_key_that_only_resembles_a_placeholder_is_imported(service: Connection
 
 
 def test_the_masked_key_hides_two_thirds_of_an_imported_key(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     """Threat: a masked key that shows the key."""
     for key in (
@@ -281,7 +283,7 @@ def test_the_masked_key_hides_two_thirds_of_an_imported_key(
         "k" + "0123456789abcdef" * 8,
     ):
         (came,) = import_(service, line(key=key))["lines"]
-        row = world.owner.execute(
+        row = system.owner.execute(
             "select masked_key from keylatch.keys where id = %s", [came["key_id"]]
         ).fetchone()
         assert row is not None
@@ -295,29 +297,29 @@ def test_the_masked_key_hides_two_thirds_of_an_imported_key(
 
 
 def test_the_masked_key_of_a_text_that_is_seen_is_made_here(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     whole = "abcdefgh-ijklmnop-qrstuvwx-1234"
     import_(service, line(key=whole, masked_key=whole), line(key="a-key-of-16-char"))
     import_(service, line(**NATIVE, masked_key="the one of the shop"))
-    rows = world.owner.execute("select masked_key from keylatch.keys order by masked_key")
+    rows = system.owner.execute("select masked_key from keylatch.keys order by masked_key")
     assert {row[0] for row in rows} == {"...", "...1234", "the one of the shop"}
 
 
-def test_what_was_inactive_is_recognised_and_stays_so(world: World, service: Connection) -> None:
+def test_what_was_inactive_is_recognised_and_stays_so(system: System, service: Connection) -> None:
     import_(
         service,
         line(key="revoked long ago, key 1", revoked_at="2024-01-01", revoke_reason="leaked"),
         line(key="expired long ago, key 2", expires_at="2024-01-01"),
         line(key="suspended a while, key 3", suspended_at="2024-01-01"),
     )
-    alice = world.session()
+    alice = system.session()
     for key, verdict in (
         ("revoked long ago, key 1", "revoked"),
         ("expired long ago, key 2", "expired"),
         ("suspended a while, key 3", "suspended"),
     ):
-        assert resolves(world, key) is None
+        assert resolves(system, key) is None
         explained = alice.execute(
             "select verdict, key_id from keylatch.explain_key(%s)", [key]
         ).fetchone()
@@ -329,7 +331,7 @@ def test_what_was_inactive_is_recognised_and_stays_so(world: World, service: Con
         # Active again under the same text is what an importer must not do by mistake.
         (again,) = import_(service, line(key=key))["lines"]
         assert again["outcome"] == "exists"
-        assert resolves(world, key) is None
+        assert resolves(system, key) is None
 
 
 PAST, SOON, LATER = "2024-01-01", "2098-01-01", "2099-01-01"
@@ -359,7 +361,7 @@ MOVES: list[tuple[dict[str, str], dict[str, str], str, str]] = [
 
 @pytest.mark.parametrize("waits", [False, True], ids=["a key", "a waiting key"])
 def test_an_import_moves_a_key_towards_its_end_and_never_away_from_it(
-    world: World, service: Connection, waits: bool
+    system: System, service: Connection, waits: bool
 ) -> None:
     """Threat: an inactive imported key is active again by a second import."""
     table = "legacy_keys" if waits else "keys"
@@ -374,7 +376,7 @@ def test_an_import_moves_a_key_towards_its_end_and_never_away_from_it(
         assert (second["outcome"], second["key_id"]) == (outcome, first["key_id"]), (before, given)
         assert report[{"exists": "existing"}.get(outcome, outcome)] == 1
         assert (second["detail"] is None) == (outcome == "exists")
-        row = world.owner.execute(
+        row = system.owner.execute(
             "select concat_ws(' ', status, revoke_reason, expires_at at time zone 'UTC')"
             f" from keylatch.{table} where id = %s",
             [first["key_id"]],
@@ -384,7 +386,7 @@ def test_an_import_moves_a_key_towards_its_end_and_never_away_from_it(
 
 
 def test_a_key_of_another_workspace_is_refused_and_a_double_line_is_known(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     import_(service, line(key=OLD))
     report = import_(
@@ -401,7 +403,7 @@ def test_a_key_of_another_workspace_is_refused_and_a_double_line_is_known(
     assert words[3] == ("exists", None)
 
 
-def test_a_dry_run_says_the_same_and_leaves_nothing(world: World, service: Connection) -> None:
+def test_a_dry_run_says_the_same_and_leaves_nothing(system: System, service: Connection) -> None:
     known = "an old key that is there"
     import_(service, line(key=known))
     lines = [
@@ -412,11 +414,11 @@ def test_a_dry_run_says_the_same_and_leaves_nothing(world: World, service: Conne
         line(key=known),
     ]
     would = import_(service, *lines, dry_run=True)
-    assert world.owner.execute(
+    assert system.owner.execute(
         "select (select count(*) from keylatch_internal.keys),"
         " (select count(*) from keylatch_internal.legacy_keys)"
     ).fetchone() == (1, 1)
-    assert resolves(world, known)
+    assert resolves(system, known)
     did = import_(service, *lines)
     assert [one["outcome"] for one in did["lines"]] == [
         "imported",
@@ -430,19 +432,19 @@ def test_a_dry_run_says_the_same_and_leaves_nothing(world: World, service: Conne
         assert (one["key_id"] is None) == (one["outcome"] not in ("moved", "exists"))
 
 
-def test_a_strict_import_writes_all_lines_or_none(world: World, service: Connection) -> None:
+def test_a_strict_import_writes_all_lines_or_none(system: System, service: Connection) -> None:
     keylatch = Keylatch.from_psycopg(service)
     lines = [line(key=OLD), line(key="")]
     with pytest.raises(InvalidArgument, match="Line 2") as caught:
         keylatch.import_keys(lines, strict=True)
     assert caught.value.slug == "invalid_argument"
-    assert resolves(world, OLD) is None
+    assert resolves(system, OLD) is None
     assert keylatch.import_keys(lines[:1], strict=True).imported == 1
-    assert resolves(world, OLD)
+    assert resolves(system, OLD)
 
 
 def test_no_setting_of_the_caller_changes_what_a_line_means(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     for setting in (
         "timezone = 'Asia/Kathmandu'",
@@ -459,7 +461,7 @@ def test_no_setting_of_the_caller_changes_what_a_line_means(
         line(**{**PBKDF2, "iter": 3, "hash": RFC_3_ROUNDS.hex(), "starts_with": "an old key"}),
     )
     asked = "select expires_at, created_at from keylatch.keys where expires_at is not null"
-    row = world.owner.execute(asked).fetchone()
+    row = system.owner.execute(asked).fetchone()
     assert row == (
         datetime(2099, 3, 4, tzinfo=UTC),
         datetime(2024, 3, 4, 5, 6, 7, tzinfo=UTC),
@@ -523,31 +525,31 @@ def test_both_ways_of_the_client_import(
                 keylatch.import_keys(["a text"])  # type: ignore[list-item]
 
 
-def test_an_import_and_the_deletion_of_its_workspace_leave_no_active_key(world: World) -> None:
-    service = world.database.connect("service_role", autocommit=False)
+def test_an_import_and_the_deletion_of_its_workspace_leave_no_active_key(system: System) -> None:
+    service = system.database.connect("service_role", autocommit=False)
     import_(service, line(key=OLD), line(**PBKDF2))
-    deletion = world.waiting(
+    deletion = system.waiting(
         "delete from keylatch.workspaces where id = %s returning id",
         [People.a],
         waits_for=service,
-        session=world.database.connect("service_role"),
+        session=system.database.connect("service_role"),
     )
     service.commit()
     assert deletion.outcome().word == "done"
-    assert resolves(world, OLD) is None
-    rows = world.owner.execute("select status, revoke_reason from keylatch.legacy_keys").fetchall()
+    assert resolves(system, OLD) is None
+    rows = system.owner.execute("select status, revoke_reason from keylatch.legacy_keys").fetchall()
     assert rows == [("revoked", "workspace deleted")]
-    (late,) = import_(world.database.connect("service_role"), line(key=f"{OLD}, late"))["lines"]
+    (late,) = import_(system.database.connect("service_role"), line(key=f"{OLD}, late"))["lines"]
     assert (late["outcome"], late["slug"]) == ("refused", "invalid_argument")
     assert "workspace was deleted" in late["detail"]
 
 
 def test_the_events_of_an_import_name_each_key_and_no_hash(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     """Threat: a key or secret shows up in an event row."""
     import_(service, line(key=OLD, revoked_at="2024-01-01", revoke_reason="old"), line(**PBKDF2))
-    rows = world.owner.execute(
+    rows = system.owner.execute(
         "select event, to_jsonb(e)::text from keylatch.key_events as e order by occurred_at"
     ).fetchall()
     assert [row[0] for row in rows] == ["imported", "imported"]
@@ -567,7 +569,7 @@ def test_no_error_of_an_import_shows_a_key_or_a_hash(service: Connection) -> Non
         assert "Failing row" not in said
 
 
-def test_a_key_with_quotes_and_braces_is_sent_as_it_is(world: World) -> None:
-    keylatch = Keylatch.from_psycopg(world.database.connect("service_role"))
+def test_a_key_with_quotes_and_braces_is_sent_as_it_is(system: System) -> None:
+    keylatch = Keylatch.from_psycopg(system.database.connect("service_role"))
     report = keylatch.import_keys([{"workspace_id": People.a, "key": 'a "quoted", {old} key'}])
-    assert resolves(world, 'a "quoted", {old} key') == report.lines[0].key_id
+    assert resolves(system, 'a "quoted", {old} key') == report.lines[0].key_id

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from core.racing import Connection, World, attempt
+from core.racing import Connection, System, attempt
 from modules.test_import import import_, line, resolves
 from modules.test_upgrade import REVOKE, UPGRADE, pbkdf2, salted, upgrade
 from stack import Database, People
@@ -70,18 +70,18 @@ DECLARE = "select keylatch.declare_scheme(%s, %s)"
 
 
 @pytest.fixture
-def world(database: Database, people: People) -> World:
-    world = World(database, people)
-    world.owner.execute(
+def system(database: Database, people: People) -> System:
+    system = System(database, people)
+    system.owner.execute(
         "insert into keylatch_internal.legacy_secrets (name, secret) values ('pepper', %s)",
         [SECRET],
     )
-    return world
+    return system
 
 
 @pytest.fixture
-def service(world: World) -> Connection:
-    return world.database.connect("service_role")
+def service(system: System) -> Connection:
+    return system.database.connect("service_role")
 
 
 def declare(connection: Connection, name: str, **recipe: object) -> None:
@@ -103,70 +103,70 @@ def sanctum(service: Connection, text: str = TEXT, **fields: object) -> UUID:
 
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_key_under_a_scheme_resolves_at_once_and_its_near_misses_do_not(
-    world: World, service: Connection, name: str
+    system: System, service: Connection, name: str
 ) -> None:
     recipe, text, kept = SCHEMES[name]
     declare(service, name, **recipe)
     declare(service, name, **recipe)  # again is no error
     (came,) = import_(service, under(name, kept))["lines"]
     assert came["outcome"] == "imported"
-    assert resolves(world, text) == UUID(came["key_id"])
+    assert resolves(system, text) == UUID(came["key_id"])
     (again,) = import_(service, under(name, kept))["lines"]
     assert (again["outcome"], again["key_id"]) == ("exists", came["key_id"])
     wrong = [text[1:-1], text.swapcase(), kept.hex(), presented(kept), "|", "", "|" * 5000]
     if name != "hex":  # in which case means nothing
-        assert [resolves(world, one) for one in wrong] == [None] * len(wrong)
-    assert resolves(world, text, "https://a.example") is None
+        assert [resolves(system, one) for one in wrong] == [None] * len(wrong)
+    assert resolves(system, text, "https://a.example") is None
 
 
-def test_a_key_under_a_scheme_resolves_on_every_path(world: World, service: Connection) -> None:
+def test_a_key_under_a_scheme_resolves_on_every_path(system: System, service: Connection) -> None:
     key_id = sanctum(service, scopes=["orders:read"])
-    resolver = world.database.connect("keylatch_resolver")
+    resolver = system.database.connect("keylatch_resolver")
     rows = resolver.execute(
         'select "position", key_id from keylatch.resolve_keys(%s) order by 1',
         [["a wrong one", TEXT, "another"]],
     ).fetchall()
     assert rows == [(1, None), (2, key_id), (3, None)]
-    for session in (resolver, world.session()):
+    for session in (resolver, system.session()):
         asked = "select verdict, key_id from keylatch.explain_key(%s)"
         assert session.execute(asked, [TEXT]).fetchone() == ("valid", key_id)
-    page = world.database.connect("anon", autocommit=False)
+    page = system.database.connect("anon", autocommit=False)
     headers = json.dumps({"x-api-key": TEXT})
     page.execute("select set_config('request.headers', %s, true)", [headers])
     identity = "select keylatch.current_workspace_id(), keylatch.has_scope('orders:read')"
     assert page.execute(identity).fetchone() == (People.a, True)
-    reading = world.database.connect("keylatch_resolver")
+    reading = system.database.connect("keylatch_resolver")
     reading.execute("set default_transaction_read_only = on")
     assert reading.execute("select key_id from keylatch.resolve_key(%s)", [TEXT]).fetchone()
 
 
-def test_a_key_under_a_scheme_is_managed_as_any_other(world: World, service: Connection) -> None:
+def test_a_key_under_a_scheme_is_managed_as_any_other(system: System, service: Connection) -> None:
     key_id = sanctum(service, label="shop")
-    alice = world.session()
+    alice = system.session()
     alice.execute("select keylatch.suspend_key(%s)", [key_id])
-    assert resolves(world, TEXT) is None
+    assert resolves(system, TEXT) is None
     alice.execute("select keylatch.unsuspend_key(%s)", [key_id])
-    assert resolves(world, TEXT) == key_id
+    assert resolves(system, TEXT) == key_id
     row = alice.execute("select key from keylatch.rotate_key(%s)", [key_id]).fetchone()
     assert row is not None
-    assert resolves(world, row[0])
-    assert resolves(world, TEXT) is None
+    assert resolves(system, row[0])
+    assert resolves(system, TEXT) is None
     explained = alice.execute("select verdict from keylatch.explain_key(%s)", [TEXT]).fetchone()
     assert explained == ("revoked",)
     (again,) = import_(service, under("sanctum", digest("sha256")(PART)))["lines"]
     assert again["outcome"] == "exists"
-    assert resolves(world, TEXT) is None
+    assert resolves(system, TEXT) is None
 
 
-def test_what_the_old_table_had_never_resolves(world: World, service: Connection) -> None:
+def test_what_the_old_table_had_never_resolves(system: System, service: Connection) -> None:
     """Threat: a stored hash, or its hex, presented as a key authenticates."""
     # An MD5 of letters alone: a text whose bytes are what the old table stored.
     declare(service, "old", digest="md5")
     stored = b"sixteen letters!"
     import_(service, under("old", stored))
     for text in (stored.decode(), stored.hex(), f"old{stored.decode()}"):
-        assert resolves(world, text) is None
-    rows = world.owner.execute("select key_hash from keylatch_internal.keys").fetchall()
+        assert resolves(system, text) is None
+    rows = system.owner.execute("select key_hash from keylatch_internal.keys").fetchall()
     assert rows == [(hashlib.sha256(b"\xffold\xff" + stored).digest(),)]
 
 
@@ -179,7 +179,7 @@ INACTIVE: list[tuple[str, dict[str, object]]] = [
 
 @pytest.mark.parametrize(("verdict", "fields"), INACTIVE)
 def test_a_text_that_is_inactive_under_one_hash_is_inactive(
-    world: World, service: Connection, verdict: str, fields: dict[str, object]
+    system: System, service: Connection, verdict: str, fields: dict[str, object]
 ) -> None:
     """Threat: a dead imported key that lives again by a second import."""
     declare(service, "one", digest="sha512")
@@ -198,13 +198,13 @@ def test_a_text_that_is_inactive_under_one_hash_is_inactive(
     (plain,) = import_(service, line(key=other))["lines"]
     assert plain["outcome"] == "exists"
     for text in (TEXT, other):
-        assert resolves(world, text) is None
+        assert resolves(system, text) is None
         assert upgrade(service, text) is None
-        assert world.session().execute(asked, [text]).fetchone() == (verdict,)
+        assert system.session().execute(asked, [text]).fetchone() == (verdict,)
 
 
 def test_a_hash_that_may_be_a_salted_key_waits_for_its_text(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     declare(service, "sanctum", after="|", digest="sha256")
     dead = salted(service, TEXT, revoked_at="2024-01-01")
@@ -214,21 +214,21 @@ def test_a_hash_that_may_be_a_salted_key_waits_for_its_text(
         under("sanctum", digest("sha256")("of another key")),
     )
     assert [one["outcome"] for one in report["lines"]] == ["waiting", "waiting"]
-    assert resolves(world, TEXT) is None
+    assert resolves(system, TEXT) is None
     assert upgrade(service, TEXT) is None
-    row = world.owner.execute("select keylatch_internal.find_key(%s)", [TEXT]).fetchone()
+    row = system.owner.execute("select keylatch_internal.find_key(%s)", [TEXT]).fetchone()
     assert row == (dead,)
     assert upgrade(service, "8|of another key") == UUID(report["lines"][1]["key_id"])
-    assert resolves(world, "8|of another key")
+    assert resolves(system, "8|of another key")
 
 
 def test_the_keys_of_a_scheme_end_with_it_and_are_listed_before(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     first = sanctum(service, label="shop", last_used_at="2024-05-01T00:00:00Z")
     second = sanctum(service, "13|another key", expires_at="2098-01-01")
     nearer = sanctum(service, "14|a key that ends first", expires_at="2026-12-31T00:00:00Z")
-    listed = world.session().execute(
+    listed = system.session().execute(
         "select key_id, scheme, last_used_at from keylatch.imported_keys"
         " where last_used_at is not null"
     )
@@ -238,7 +238,7 @@ def test_the_keys_of_a_scheme_end_with_it_and_are_listed_before(
     assert service.execute(ending, ["sanctum", end, 1]).fetchone() == (1, False)
     assert service.execute(ending, ["sanctum", end, 1]).fetchone() == (1, True)
     third = sanctum(service, "15|a key that comes late")
-    ends = dict(world.owner.execute("select id, expires_at from keylatch.keys").fetchall())
+    ends = dict(system.owner.execute("select id, expires_at from keylatch.keys").fetchall())
     assert {ends[first], ends[second], ends[third]} == {end}
     assert ends[nearer] < end
     # Never later, nor in the past; and a scheme that is not there has no end.
@@ -252,9 +252,9 @@ def test_the_keys_of_a_scheme_end_with_it_and_are_listed_before(
     soon = "select keylatch.end_scheme('sanctum', clock_timestamp() + interval '50 ms')"
     service.execute(soon)
     service.execute("select pg_sleep(0.06)")
-    assert resolves(world, TEXT) is None
+    assert resolves(system, TEXT) is None
     asked = "select verdict from keylatch.explain_key(%s)"
-    assert world.session().execute(asked, [TEXT]).fetchone() == ("expired",)
+    assert system.session().execute(asked, [TEXT]).fetchone() == ("expired",)
 
 
 REFUSED: list[tuple[str | None, object, str]] = [
@@ -296,7 +296,7 @@ def test_a_scheme_that_cannot_work_is_refused(
         service.execute(DECLARE, [name, json.dumps(recipe)])
 
 
-def test_a_ninth_scheme_and_another_recipe_are_refused(world: World, service: Connection) -> None:
+def test_a_ninth_scheme_and_another_recipe_are_refused(system: System, service: Connection) -> None:
     for number in range(8):
         declare(service, f"scheme{number}", digest="md5", prepend=str(number))
     for name, recipe in (("ninth", {"digest": "md5"}), ("scheme7", {"digest": "sha1"})):
@@ -304,7 +304,7 @@ def test_a_ninth_scheme_and_another_recipe_are_refused(world: World, service: Co
     declare(service, "scheme7", digest="md5", prepend="7")
     kept = digest("md5")(f"7{TEXT}")
     assert import_(service, under("scheme7", kept))["imported"] == 1
-    assert resolves(world, TEXT)
+    assert resolves(system, TEXT)
 
 
 def test_a_line_of_a_scheme_is_judged_as_any_other(service: Connection) -> None:
@@ -325,23 +325,23 @@ def test_a_line_of_a_scheme_is_judged_as_any_other(service: Connection) -> None:
 
 
 def test_a_secret_that_is_gone_ends_its_keys_and_no_other(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     for name in ("langfuse", "rails"):
         recipe, _, kept = SCHEMES[name]
         declare(service, name, **recipe)
         import_(service, under(name, kept))
     other = sanctum(service)
-    world.owner.execute("delete from keylatch_internal.legacy_secrets")
-    assert resolves(world, PART) is None
-    assert resolves(world, TEXT) == other
+    system.owner.execute("delete from keylatch_internal.legacy_secrets")
+    assert resolves(system, PART) is None
+    assert resolves(system, TEXT) == other
 
 
 def test_a_secret_comes_from_the_vault_of_a_superuser_alone(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     """Threat: a schema named vault whose view runs with the rights of keylatch's owner."""
-    superuser = world.database.connect(superuser=True)
+    superuser = system.database.connect(superuser=True)
     superuser.execute("create schema vault; grant usage on schema vault to public")
     superuser.execute(
         "create view vault.decrypted_secrets as"
@@ -351,14 +351,14 @@ def test_a_secret_comes_from_the_vault_of_a_superuser_alone(
     declare(service, "old", digest="hmac-sha256", secret="vaulted")
     kept = hmac.new(b"a secret of the vault", TEXT.encode(), "sha256").digest()
     import_(service, under("old", kept))
-    assert resolves(world, TEXT)
+    assert resolves(system, TEXT)
     superuser.execute("alter view vault.decrypted_secrets owner to authenticated")
-    assert resolves(world, TEXT) is None
+    assert resolves(system, TEXT) is None
 
 
 @pytest.mark.parametrize("who", ["anon", "alice", "keylatch_resolver"])
-def test_nobody_but_a_service_declares_or_ends_a_scheme(world: World, who: str) -> None:
-    session = world.session() if who == "alice" else world.database.connect(who)
+def test_nobody_but_a_service_declares_or_ends_a_scheme(system: System, who: str) -> None:
+    session = system.session() if who == "alice" else system.database.connect(who)
     for statement in (
         "select keylatch.declare_scheme('old', '{\"digest\": \"md5\"}')",
         "select keylatch.end_scheme('old', now() + interval '1 day')",
@@ -370,7 +370,7 @@ def test_nobody_but_a_service_declares_or_ends_a_scheme(world: World, who: str) 
         assert attempt(session, statement).word == "42501", statement
 
 
-def test_a_salted_key_is_found_by_what_it_ends_with(world: World, service: Connection) -> None:
+def test_a_salted_key_is_found_by_what_it_ends_with(system: System, service: Connection) -> None:
     """Gitea keeps the last eight characters, and 50 bytes of PBKDF2."""
     keys = [digest("sha1")(str(number)).hex() for number in range(20)]
     lines = [
@@ -390,7 +390,7 @@ def test_a_salted_key_is_found_by_what_it_ends_with(world: World, service: Conne
     found = [upgrade(service, key, None) for key in keys[:3]]
     assert found == [UUID(one["key_id"]) for one in report["lines"][:3]]
     assert upgrade(service, f"x{keys[3]}", None) is None
-    assert resolves(world, keys[0]) == found[0]
+    assert resolves(system, keys[0]) == found[0]
 
 
 SALTED: Mapping[str, dict[str, object]] = {
@@ -417,17 +417,17 @@ SALTED: Mapping[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("form", SALTED)
 def test_other_salted_hashes_are_found_at_the_first_use(
-    world: World, service: Connection, form: str
+    system: System, service: Connection, form: str
 ) -> None:
     salt = {"hash_encoding": "hex", "salt": "salt", "salt_encoding": "text"}
     (came,) = import_(service, line(**SALTED[form], **salt))["lines"]
     assert came["outcome"] == "waiting"
     assert upgrade(service, TEXT * 4) is None
     assert upgrade(service, TEXT * 5) == UUID(came["key_id"])
-    assert resolves(world, TEXT * 5) == UUID(came["key_id"])
+    assert resolves(system, TEXT * 5) == UUID(came["key_id"])
 
 
-def test_label_and_scopes_follow_the_old_system(world: World, service: Connection) -> None:
+def test_label_and_scopes_follow_the_old_system(system: System, service: Connection) -> None:
     (came,) = import_(service, line(key=TEXT, label="shop", scopes=["a"]))["lines"]
     for fields, outcome, detail, kept in (
         ({}, "exists", None, ("shop", ["a"])),
@@ -447,7 +447,7 @@ def test_label_and_scopes_follow_the_old_system(world: World, service: Connectio
         (one,) = report["lines"]
         assert (one["outcome"], one["detail"], one["key_id"]) == (outcome, detail, came["key_id"])
         assert report["changed"] == (outcome == "changed")
-        row = world.owner.execute("select label, scopes from keylatch.keys").fetchone()
+        row = system.owner.execute("select label, scopes from keylatch.keys").fetchone()
         assert row == kept
 
 
@@ -460,7 +460,7 @@ def run(service: Connection, source: str, *lines: object, import_id: UUID) -> An
     return row[0]
 
 
-def test_what_the_whole_table_no_longer_has_is_revoked(world: World, service: Connection) -> None:
+def test_what_the_whole_table_no_longer_has_is_revoked(system: System, service: Connection) -> None:
     night, next_night = uuid4(), uuid4()
     keys = [f"key number {number} of the old system" for number in range(5)]
     waiting = line(**pbkdf2("a salted key of it", "hex", "hex"), workspace_id=str(People.b))
@@ -475,14 +475,14 @@ def test_what_the_whole_table_no_longer_has_is_revoked(world: World, service: Co
     run(service, "old", *(line(key=key) for key in keys[:3]), import_id=next_night)
     assert service.execute(finish, ["old", next_night, 2]).fetchone() == (2, False)
     assert service.execute(finish, ["old", next_night, 2]).fetchone() == (1, True)
-    assert [resolves(world, key) is None for key in keys] == [False] * 3 + [True] * 2
+    assert [resolves(system, key) is None for key in keys] == [False] * 3 + [True] * 2
     assert upgrade(service, "a salted key of it", People.b) is None
-    assert resolves(world, "a key of another source")
-    reason = world.owner.execute("select distinct revoke_reason from keylatch.keys").fetchall()
+    assert resolves(system, "a key of another source")
+    reason = system.owner.execute("select distinct revoke_reason from keylatch.keys").fetchall()
     assert set(reason) == {(None,), ("deleted in old",)}
 
 
-def test_lines_name_workspaces_as_the_old_system_does(world: World, service: Connection) -> None:
+def test_lines_name_workspaces_as_the_old_system_does(system: System, service: Connection) -> None:
     service.execute(
         "update keylatch.workspaces set external_id = 'tenant-7' where id = %s", [People.a]
     )
@@ -495,11 +495,11 @@ def test_lines_name_workspaces_as_the_old_system_does(world: World, service: Con
     assert [one["outcome"] for one in report["lines"]] == ["imported", "refused", "refused"]
     assert "workspace_id" in report["lines"][1]["detail"]
     assert "workspace must be" in report["lines"][2]["detail"]
-    assert world.owner.execute("select workspace_id from keylatch.keys").fetchone() == (People.a,)
+    assert system.owner.execute("select workspace_id from keylatch.keys").fetchone() == (People.a,)
 
 
 def test_a_probe_tells_before_a_line_is_written_whether_keys_work(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     declare(service, "sanctum", after="|", digest="sha256")
     lines = [
@@ -520,20 +520,20 @@ def test_a_probe_tells_before_a_line_is_written_whether_keys_work(
     assert row is not None
     verdicts = [one["verdict"] for one in row[0]]
     assert verdicts == ["valid", "valid", "malformed", "secret_in_browser"]
-    assert world.owner.execute("select count(*) from keylatch.keys").fetchone() == (0,)
+    assert system.owner.execute("select count(*) from keylatch.keys").fetchone() == (0,)
     for wrong in ('{"key": "x"}', "[7]", '[{"key": 7}]', '[{"key": "x", "workspace_id": "7"}]'):
         statement = "select keylatch.import_keys('[]', probes => %s)"
         assert attempt(service, statement, [wrong]).word == "invalid_argument", wrong
 
 
 def test_a_revoked_waiting_key_is_revoked_without_a_wait_for_an_import(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     """Threat: an import that names a key holds up its revocation."""
     key_id = salted(service, TEXT)
-    importing = world.database.connect("service_role", autocommit=False)
+    importing = system.database.connect("service_role", autocommit=False)
     import_(importing, line(key="a key beside it"))
-    alice = world.session()
+    alice = system.session()
     alice.execute("set lock_timeout = '10ms'")
     assert attempt(alice, REVOKE, [key_id]).word == "done"
     importing.commit()

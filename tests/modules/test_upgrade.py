@@ -16,7 +16,7 @@ import pytest
 from django.conf import settings
 from django.contrib.auth.hashers import PBKDF2PasswordHasher
 
-from core.racing import Connection, World, attempt, together
+from core.racing import Connection, System, attempt, together
 from keylatch import Keylatch
 from modules.test_import import import_, line, resolves
 from stack import Database, People, Rest, Tokens
@@ -30,20 +30,20 @@ VECTORS = 200
 
 
 @pytest.fixture
-def world(database: Database, people: People) -> World:
-    world = World(database, people)
+def system(database: Database, people: People) -> System:
+    system = System(database, people)
     # The limit has tests of its own; here many more calls are made in a minute.
-    limit(world, 100_000)
-    return world
+    limit(system, 100_000)
+    return system
 
 
 @pytest.fixture
-def service(world: World) -> Connection:
-    return world.database.connect("service_role")
+def service(system: System) -> Connection:
+    return system.database.connect("service_role")
 
 
-def limit(world: World, upgrades: int) -> None:
-    world.owner.execute(
+def limit(system: System, upgrades: int) -> None:
+    system.owner.execute(
         "update keylatch_internal.legacy_settings set upgrades_per_minute = %s", [upgrades]
     )
 
@@ -100,9 +100,9 @@ def salted(service: Connection, key: str, **fields: object) -> UUID:
     return UUID(came["key_id"])
 
 
-def state(world: World, key: str) -> tuple[Any, ...] | None:
+def state(system: System, key: str) -> tuple[Any, ...] | None:
     """The id, the status and the reason of the row that a text has among the keys."""
-    return world.owner.execute(
+    return system.owner.execute(
         "select v.id, v.status, v.revoke_reason from keylatch_internal.keys as k"
         " join keylatch.keys as v on v.id = k.id where k.id = keylatch_internal.find_key(%s)",
         [key],
@@ -111,7 +111,7 @@ def state(world: World, key: str) -> tuple[Any, ...] | None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_vectors_of_the_libraries_are_upgraded_and_near_misses_are_not(
-    world: World, service: Connection, form: str
+    system: System, service: Connection, form: str
 ) -> None:
     # The same count for each library: those of one are spread over its forms.
     count = VECTORS // {"django": 1}.get(form, 3) + 1
@@ -120,25 +120,25 @@ def test_vectors_of_the_libraries_are_upgraded_and_near_misses_are_not(
     report = import_(service, *lines)
     assert report["waiting"] == count, report
     for key, came in zip(keys, report["lines"], strict=True):
-        assert resolves(world, key) is None
+        assert resolves(system, key) is None
         for miss in (key[:-1], key + "x", key.swapcase(), key[:20] + " " + key[20:]):
             assert upgrade(service, miss) is None
         assert upgrade(service, key, People.b) is None
         assert upgrade(service, key) == UUID(came["key_id"])
-        assert resolves(world, key) == UUID(came["key_id"])
-    left = world.owner.execute("select distinct status from keylatch.legacy_keys").fetchall()
+        assert resolves(system, key) == UUID(came["key_id"])
+    left = system.owner.execute("select distinct status from keylatch.legacy_keys").fetchall()
     assert left == [("upgraded",)]
 
 
 def test_an_upgraded_key_is_as_any_other_and_a_second_import_finds_it(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     key = "old_key_that_is_upgraded"
     form = pbkdf2(key, "hex", "hex")
     given = {"label": "shop", "scopes": ["a:b"], "metadata": {"n": 1}, "expires_at": "2999-01-31"}
     (came,) = import_(service, line(**form, **given))["lines"]
     assert upgrade(service, key) == UUID(came["key_id"])
-    (row,) = Keylatch.from_psycopg(world.session()).list(People.a)
+    (row,) = Keylatch.from_psycopg(system.session()).list(People.a)
     assert (row.label, row.scopes, row.metadata) == ("shop", ("a:b",), {"n": 1})
     assert row.expires_at is not None
     assert row.expires_at.year == 2999
@@ -147,7 +147,7 @@ def test_an_upgraded_key_is_as_any_other_and_a_second_import_finds_it(
     assert (again["outcome"], again["key_id"]) == ("exists", came["key_id"])
     (again,) = import_(service, line(**form, revoked_at="2024-01-01"))["lines"]
     assert (again["outcome"], again["key_id"]) == ("moved", came["key_id"])
-    assert resolves(world, key) is None
+    assert resolves(system, key) is None
     assert upgrade(service, key) is None
     (again,) = import_(service, line(**form))["lines"]
     assert again["outcome"] == "exists"
@@ -155,7 +155,7 @@ def test_an_upgraded_key_is_as_any_other_and_a_second_import_finds_it(
 
 
 def test_bcrypt_ignores_what_follows_72_bytes_so_a_longer_key_never_matches(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     cut = "x" * 72
     import_(service, line(**blowfish(cut)))
@@ -165,21 +165,21 @@ def test_bcrypt_ignores_what_follows_72_bytes_so_a_longer_key_never_matches(
 
 @pytest.mark.parametrize("dead", ["revoked", "expired", "revoked since", "suspended"])
 def test_an_inactive_key_is_upgraded_to_an_inactive_one(
-    world: World, service: Connection, dead: str
+    system: System, service: Connection, dead: str
 ) -> None:
     key = "old_key_that_is_dead"
     column = {"revoked": "revoked_at", "expired": "expires_at", "suspended": "suspended_at"}
     fields = {column[dead]: "2024-01-01"} if dead in column else {}
     key_id = salted(service, key, **fields)
     if dead == "revoked since":
-        world.session().execute(REVOKE, [key_id])
+        system.session().execute(REVOKE, [key_id])
     assert upgrade(service, key) is None
-    assert resolves(world, key) is None
-    row = state(world, key)
+    assert resolves(system, key) is None
+    row = state(system, key)
     assert row is not None
     assert row[:2] == (key_id, dead.split()[0])
     if dead == "suspended":
-        world.session().execute("select keylatch.unsuspend_key(%s)", [key_id])
+        system.session().execute("select keylatch.unsuspend_key(%s)", [key_id])
         assert upgrade(service, key) == key_id
 
 
@@ -194,44 +194,44 @@ SALTS: Mapping[str, Callable[[str], dict[str, object]]] = {
 @pytest.mark.parametrize("again", SALTS)
 @pytest.mark.parametrize("dead", ["revoked", "revoked since", "used", "expired", "suspended"])
 def test_a_key_that_is_inactive_is_inactive_under_every_salt(
-    world: World, service: Connection, dead: str, again: str
+    system: System, service: Connection, dead: str, again: str
 ) -> None:
     """Threat: a dead imported key that lives again by a second import."""
     key = "the-legacy-secret-of-a-customer"
     column = {"revoked": "revoked_at", "expired": "expires_at", "suspended": "suspended_at"}
     key_id = salted(service, key, **({column[dead]: "2024-01-01"} if dead in column else {}))
     if dead in ("revoked since", "used"):
-        world.session().execute(REVOKE, [key_id])
+        system.session().execute(REVOKE, [key_id])
     if dead == "used":
         assert upgrade(service, key) is None
     import_(service, line(**SALTS[again](key)))
-    assert resolves(world, key) is None
+    assert resolves(system, key) is None
     assert upgrade(service, key) is None
-    assert resolves(world, key) is None
-    row = state(world, key)
+    assert resolves(system, key) is None
+    row = state(system, key)
     assert row is not None
     assert row[:2] == (key_id, "revoked" if dead == "used" else dead.split()[0])
 
 
 def test_revoking_one_of_two_rows_of_a_text_revokes_the_text(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     key = "old_key_under_two_salts"
     first, second = salted(service, key), salted(service, key)
     key_id = upgrade(service, key)
     assert key_id in (first, second)
-    alice = world.session()
+    alice = system.session()
     (other,) = {first, second} - {key_id}
     revoked = alice.execute(
         "select id, already_revoked from keylatch.revoke_legacy_key(%s, 'leaked')", [other]
     ).fetchone()
     assert revoked == (other, False)
-    assert state(world, key) == (other, "revoked", "leaked")
-    assert resolves(world, key) is None
+    assert state(system, key) == (other, "revoked", "leaked")
+    assert resolves(system, key) is None
 
 
 def test_one_call_computes_no_more_rounds_than_it_says_and_reaches_each_key(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     budget = 1_200_000
     # As in report 004, and as Django 5.2 hashes: one fits, a second would never be reached.
@@ -244,14 +244,14 @@ def test_one_call_computes_no_more_rounds_than_it_says_and_reaches_each_key(
     assert "upgrade_key" in refused["detail"]
     (came,) = import_(service, line(**django("old_key", 2), starts_with="old_"))["lines"]
     assert came["outcome"] == "refused"
-    with world.database.connect(superuser=True) as counted:
+    with system.database.connect(superuser=True) as counted:
         counted.execute("set track_functions = 'all'")
         counted.execute("select pg_stat_reset()")
         assert upgrade(counted, "a wrong key") is None
         counted.execute("select pg_stat_force_next_flush()")
     calls = "select calls from pg_stat_user_functions where funcname = 'derive_pbkdf2'"
-    assert world.database.connect().execute(calls).fetchone() == (3,)
-    total = world.owner.execute("select sum(rounds) from keylatch_internal.legacy_keys").fetchone()
+    assert system.database.connect().execute(calls).fetchone() == (3,)
+    total = system.owner.execute("select sum(rounds) from keylatch_internal.legacy_keys").fetchone()
     assert total == (budget,)
     for key in keys[:3]:
         assert upgrade(service, key) is not None
@@ -259,7 +259,7 @@ def test_one_call_computes_no_more_rounds_than_it_says_and_reaches_each_key(
 
 
 def test_without_a_workspace_only_keys_with_a_known_beginning_are_tried(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     salted(service, "old_key_without_a_beginning")
     known = salted(service, "old_key_with_a_beginning", starts_with="old_key_with_")
@@ -276,7 +276,7 @@ def test_without_a_workspace_only_keys_with_a_known_beginning_are_tried(
 
 @pytest.mark.parametrize("given", ["plaintext", "sha256"])
 def test_a_key_that_may_be_a_waiting_one_waits_until_its_text_is_seen(
-    world: World, service: Connection, given: str
+    system: System, service: Connection, given: str
 ) -> None:
     salted(service, "old_key_of_somebody", starts_with="old_key_")
     keys = ["old_key_of_another", "new_key_of_another"]
@@ -286,15 +286,15 @@ def test_a_key_that_may_be_a_waiting_one_waits_until_its_text_is_seen(
     assert [one["outcome"] for one in report["lines"]] == outcomes
     (told,) = import_(service, line(**sha256("a key of one more"), starts_with="a key"))["lines"]
     assert told["outcome"] == "imported"
-    assert resolves(world, keys[0]) is None
+    assert resolves(system, keys[0]) is None
     assert upgrade(service, keys[0]) == UUID(report["lines"][0]["key_id"])
-    assert resolves(world, keys[0]) == UUID(report["lines"][0]["key_id"])
+    assert resolves(system, keys[0]) == UUID(report["lines"][0]["key_id"])
     # The others of the workspace are as they were.
     assert upgrade(service, "old_key_of_somebody")
 
 
 def test_an_upgrade_says_nothing_of_other_workspaces_and_heeds_origins(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     key = "old_publishable_key_in_a_page"
     import_(
@@ -311,7 +311,7 @@ def test_an_upgrade_says_nothing_of_other_workspaces_and_heeds_origins(
     assert service.execute(asked, [key, People.a, "https://client.example"]).fetchone()
     assert service.execute(asked, [key, People.b, "https://client.example"]).fetchone() is None
     # Its row is from before its text was known, and never changes.
-    row = world.owner.execute("select public_key from keylatch.keys").fetchone()
+    row = system.owner.execute("select public_key from keylatch.keys").fetchone()
     assert row == (None,)
 
 
@@ -322,28 +322,28 @@ def test_nothing_that_is_no_key_is_upgraded(service: Connection, key: str | None
     assert service.execute(UPGRADE, ["old_key_of_somebody", None]).fetchone() is None
 
 
-def test_two_upgrades_at_once_make_one_key(world: World, service: Connection) -> None:
+def test_two_upgrades_at_once_make_one_key(system: System, service: Connection) -> None:
     keys = [f"old_key_used_twice_{n:03d}" for n in range(100)]
     lines = [line(**pbkdf2(key, "hex", "hex"), starts_with=key) for key in keys]
     assert import_(service, *lines)["waiting"] == 100
-    sessions = [world.database.connect("keylatch_resolver") for _ in range(2)]
+    sessions = [system.database.connect("keylatch_resolver") for _ in range(2)]
     for key in keys:
         came = together([partial(attempt, one, UPGRADE, [key, People.a]) for one in sessions])
         assert {one.word for one in came} == {"done"}
         assert len({one.row for one in came}) == 1
         assert came[0].row
-    count = world.owner.execute("select count(*) from keylatch_internal.keys").fetchone()
+    count = system.owner.execute("select count(*) from keylatch_internal.keys").fetchone()
     assert count == (100,)
 
 
 def test_a_revocation_at_the_same_moment_wins_over_an_upgrade(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     """Threat: upgrade racing revoke."""
     keys = [f"old_key_revoked_meanwhile_{n:03d}" for n in range(100)]
     lines = [line(**pbkdf2(key, "hex", "hex"), starts_with=key) for key in keys]
     ids = [UUID(one["key_id"]) for one in import_(service, *lines)["lines"]]
-    resolver, alice = world.database.connect("keylatch_resolver"), world.session()
+    resolver, alice = system.database.connect("keylatch_resolver"), system.session()
     for key, key_id in zip(keys, ids, strict=True):
         came = together(
             [
@@ -353,17 +353,19 @@ def test_a_revocation_at_the_same_moment_wins_over_an_upgrade(
         )
         assert [one.word for one in came] == ["done", "done"]
         # Whatever the upgrade answered: it came before the revocation, or it found nothing.
-        assert resolves(world, key) is None
+        assert resolves(system, key) is None
         assert upgrade(resolver, key) is None
 
 
 @pytest.mark.parametrize("first", ["upgrade", "revocation"])
-def test_neither_a_first_use_nor_a_revocation_waits_for_the_other(world: World, first: str) -> None:
+def test_neither_a_first_use_nor_a_revocation_waits_for_the_other(
+    system: System, first: str
+) -> None:
     """Threat: a resolver that is slow keeps an admin from revoking."""
     key = "old_key_in_a_race"
-    resolver = world.database.connect("keylatch_resolver", autocommit=False)
-    alice = world.session(autocommit=False)
-    key_id = salted(world.database.connect("service_role"), key)
+    resolver = system.database.connect("keylatch_resolver", autocommit=False)
+    alice = system.session(autocommit=False)
+    key_id = salted(system.database.connect("service_role"), key)
     ways: list[tuple[Connection, str, list[object]]] = [
         (resolver, UPGRADE, [key, People.a]),
         (alice, REVOKE, [key_id]),
@@ -374,17 +376,17 @@ def test_neither_a_first_use_nor_a_revocation_waits_for_the_other(world: World, 
     # The one that began first ends last.
     (resolver if first == "revocation" else alice).commit()
     (alice if first == "revocation" else resolver).commit()
-    assert state(world, key) == (key_id, "revoked", "leaked")
-    assert resolves(world, key) is None
+    assert state(system, key) == (key_id, "revoked", "leaked")
+    assert resolves(system, key) is None
 
 
 def test_a_revoked_key_stays_so_if_it_is_used_and_imported_at_once(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     keys = [f"old_key_imported_meanwhile_{n:03d}" for n in range(50)]
     lines = [line(**pbkdf2(key, "hex", "hex"), revoked_at="2024-01-01") for key in keys]
     assert import_(service, *lines)["waiting"] == 50
-    resolver = world.database.connect("keylatch_resolver")
+    resolver = system.database.connect("keylatch_resolver")
     imports = "select (keylatch.import_keys(%s)).imported"
     for key in keys:
         came = together(
@@ -394,33 +396,33 @@ def test_a_revoked_key_stays_so_if_it_is_used_and_imported_at_once(
             ]
         )
         assert [one.word for one in came] == ["done", "done"]
-        row = state(world, key)
+        row = state(system, key)
         assert row is not None
         assert row[1] == "revoked"
 
 
-def test_the_same_key_under_two_salts_has_one_answer(world: World, service: Connection) -> None:
+def test_the_same_key_under_two_salts_has_one_answer(system: System, service: Connection) -> None:
     key = "old_key_kept_twice"
     lines = [line(**pbkdf2(key, "hex", "hex")) for _ in range(2)]
     assert import_(service, *lines)["waiting"] == 2
-    sessions = [world.database.connect("keylatch_resolver") for _ in range(4)]
+    sessions = [system.database.connect("keylatch_resolver") for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         found = set(pool.map(lambda session: upgrade(session, key), sessions))
     assert len(found) == 1
     assert found != {None}
-    rows = world.owner.execute("select key_id, status from keylatch.legacy_keys").fetchall()
+    rows = system.owner.execute("select key_id, status from keylatch.legacy_keys").fetchall()
     assert {status for _, status in rows} == {"upgraded"}
     assert found < {key_id for key_id, _ in rows}
 
 
 def test_a_limit_counts_calls_that_are_rolled_back_or_cancelled(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     """Threat: a counter that is undone with the work it counts."""
     # Two minutes have room for six; the clock may be at the end of one.
-    limit(world, 3)
+    limit(system, 3)
     salted(service, "old_key", iter=1_200_000, hash="ab" * 32)
-    hasty = world.database.connect("service_role")
+    hasty = system.database.connect("service_role")
     hasty.execute("set statement_timeout = '20ms'")
     words = [attempt(hasty, UPGRADE, [f"wrong {n}", People.a]).word for n in range(7)]
     assert set(words) == {"57014", "too_many_requests"}
@@ -428,12 +430,12 @@ def test_a_limit_counts_calls_that_are_rolled_back_or_cancelled(
 
 
 def test_nobody_waits_for_the_counter_and_a_key_with_a_row_is_not_counted(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     # Two minutes have room for six; the clock may be at the end of one.
-    limit(world, 3)
+    limit(system, 3)
     salted(service, "old_key_of_somebody")
-    held = world.database.connect("service_role", autocommit=False)
+    held = system.database.connect("service_role", autocommit=False)
     assert upgrade(held, "wrong 0") is None
     # The call above is still open: others go on, and it counts.
     words = [attempt(service, UPGRADE, [f"wrong {n}", People.a]).word for n in range(6)]
@@ -448,14 +450,14 @@ def test_nobody_waits_for_the_counter_and_a_key_with_a_row_is_not_counted(
 
 
 def test_a_window_that_a_wrong_clock_opened_closes_by_itself(
-    world: World, service: Connection
+    system: System, service: Connection
 ) -> None:
     """Threat: a clock that was a year ahead refuses everybody for a year."""
-    limit(world, 3)
+    limit(system, 3)
     salted(service, "old_key_of_somebody")
     for years in (1, -1):
         moment = f"extract(epoch from now() + interval '{years} year')::bigint"
-        world.owner.execute(
+        system.owner.execute(
             "select setval('keylatch_internal.legacy_attempts_seq',"
             f" {moment} / 60 * 1000000 + 999999)"
         )
@@ -463,9 +465,9 @@ def test_a_window_that_a_wrong_clock_opened_closes_by_itself(
 
 
 def test_over_http_a_refused_call_says_when_to_come_back(
-    world: World, service: Connection, rest: Rest, tokens: Tokens
+    system: System, service: Connection, rest: Rest, tokens: Tokens
 ) -> None:
-    limit(world, 1)
+    limit(system, 1)
     salted(service, "old_key_of_somebody")
     headers = {"Authorization": f"Bearer {tokens.service_key}", "Content-Profile": "keylatch"}
     # The third at the latest: the clock may be at the end of a minute.
@@ -483,28 +485,28 @@ def test_over_http_a_refused_call_says_when_to_come_back(
 
 
 def test_an_admin_sees_what_waits_and_nobody_reads_a_salted_hash(
-    world: World, service: Connection, people: People
+    system: System, service: Connection, people: People
 ) -> None:
     key_id = salted(service, "old_key_that_waits")
     asked = "select id, scheme, status from keylatch.legacy_keys"
     waiting = (key_id, "pbkdf2_sha256", "waiting")
-    assert world.session().execute(asked).fetchall() == [waiting]
+    assert system.session().execute(asked).fetchall() == [waiting]
     for who in ("bob", "mia", "stranger"):
-        other = world.database.connect("authenticated", people.claims(who))
+        other = system.database.connect("authenticated", people.claims(who))
         assert other.execute(asked).fetchall() == []
     for role in ("anon", "authenticated", "service_role", "keylatch_resolver"):
-        session = world.database.connect(role)
+        session = system.database.connect(role)
         for column in ("verifier", "clear_part", "*"):
             read = f"select {column} from keylatch_internal.legacy_keys"
             assert attempt(session, read).word == "42501"
-    world.session().execute(REVOKE, [key_id])
+    system.session().execute(REVOKE, [key_id])
     revoked = (key_id, "pbkdf2_sha256", "revoked")
-    assert world.session().execute(asked).fetchall() == [revoked]
+    assert system.session().execute(asked).fetchall() == [revoked]
 
 
-def test_pbkdf2_is_what_the_library_computes(world: World) -> None:
+def test_pbkdf2_is_what_the_library_computes(system: System) -> None:
     for rounds, salt, key in ((1, b"\x00", "k"), (2, b"s" * 100, "x" * 65), (1000, b"salt", "é")):
-        row = world.owner.execute(
+        row = system.owner.execute(
             "select keylatch_internal.derive_pbkdf2(%s, %s, %s)", [key, salt, rounds]
         ).fetchone()
         assert row == (hashlib.pbkdf2_hmac("sha256", key.encode(), salt, rounds),)

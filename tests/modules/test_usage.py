@@ -20,7 +20,7 @@ from stack import HANG_SECONDS, Database, People, until
 RUNTIME = {"role": "keylatch_resolver"}
 
 
-class World:
+class System:
     """An admin, a runtime and a key."""
 
     def __init__(self, database: Database, people: People) -> None:
@@ -52,114 +52,114 @@ class World:
 
 
 @pytest.fixture
-def world(database: Database, people: People) -> World:
-    return World(database, people)
+def system(database: Database, people: People) -> System:
+    return System(database, people)
 
 
-def test_reports_add_up_and_no_time_moves_back(world: World) -> None:
+def test_reports_add_up_and_no_time_moves_back(system: System) -> None:
     now = datetime.now(UTC)
     before = now - timedelta(days=2)
-    assert world.admin.usage(world.key.id) is None
-    assert world.report(3, now) == frozenset()
-    world.report(4, before)
-    world.report(5, now + timedelta(days=9))
-    found = world.admin.usage(world.key.id)
+    assert system.admin.usage(system.key.id) is None
+    assert system.report(3, now) == frozenset()
+    system.report(4, before)
+    system.report(5, now + timedelta(days=9))
+    found = system.admin.usage(system.key.id)
     assert found is not None
     assert found.uses == 12
     assert now <= found.last_used_at <= datetime.now(UTC)
-    assert world.days() == [(before.date(), 4), (now.date(), 8)]
+    assert system.days() == [(before.date(), 4), (now.date(), 8)]
 
 
-def test_a_key_that_is_reported_twice_at_once_is_refused(world: World) -> None:
-    one = KeyUsage(key_id=world.key.id, uses=2, last_used_at=datetime.now(UTC))
+def test_a_key_that_is_reported_twice_at_once_is_refused(system: System) -> None:
+    one = KeyUsage(key_id=system.key.id, uses=2, last_used_at=datetime.now(UTC))
     with pytest.raises(InvalidArgument, match="twice"):
-        world.runtime.record_usage([one, one])
+        system.runtime.record_usage([one, one])
 
 
-def test_ids_that_name_no_key_are_left_out(world: World) -> None:
-    assert world.report(1, datetime.now(UTC), uuid4()) == frozenset()
-    assert world.runtime.record_usage([]) == frozenset()
-    owner = world.database.connect()
+def test_ids_that_name_no_key_are_left_out(system: System) -> None:
+    assert system.report(1, datetime.now(UTC), uuid4()) == frozenset()
+    assert system.runtime.record_usage([]) == frozenset()
+    owner = system.database.connect()
     assert owner.execute("select count(*) from keylatch_internal.key_usage").fetchone() == (0,)
 
 
-def test_refusals_are_counted_by_day_and_reason_and_are_no_use(world: World) -> None:
+def test_refusals_are_counted_by_day_and_reason_and_are_no_use(system: System) -> None:
     now = datetime.now(UTC)
-    other = world.admin.issue(People.a, kind="secret")
-    one = KeyUsage(key_id=world.key.id, uses=1, last_used_at=now)
-    world.runtime.record_usage(
-        [one], refusals={world.key.id: {"revoked": 2}, other.id: {"origin_denied": 3}}
+    other = system.admin.issue(People.a, kind="secret")
+    one = KeyUsage(key_id=system.key.id, uses=1, last_used_at=now)
+    system.runtime.record_usage(
+        [one], refusals={system.key.id: {"revoked": 2}, other.id: {"origin_denied": 3}}
     )
-    world.runtime.record_usage(refusals={world.key.id: {"revoked": 1}})
-    assert world.refusals() == {(world.key.id, "revoked"): 3, (other.id, "origin_denied"): 3}
-    assert world.admin.usage(other.id) is None
+    system.runtime.record_usage(refusals={system.key.id: {"revoked": 1}})
+    assert system.refusals() == {(system.key.id, "revoked"): 3, (other.id, "origin_denied"): 3}
+    assert system.admin.usage(other.id) is None
     with pytest.raises(InvalidArgument, match="batch"):
-        world.runtime.record_usage(refusals={world.key.id: {"unknown": 1}})
+        system.runtime.record_usage(refusals={system.key.id: {"unknown": 1}})
 
 
-def test_what_another_report_is_counting_is_named_and_nobody_waits(world: World) -> None:
+def test_what_another_report_is_counting_is_named_and_nobody_waits(system: System) -> None:
     now = datetime.now(UTC)
-    world.report(1, now)
-    other = world.admin.issue(People.a, kind="secret")
-    writer = world.database.connect("service_role", autocommit=False)
-    batch = {str(world.key.id): {"uses": 10, "last_used_at": now.isoformat()}}
+    system.report(1, now)
+    other = system.admin.issue(People.a, kind="secret")
+    writer = system.database.connect("service_role", autocommit=False)
+    batch = {str(system.key.id): {"uses": 10, "last_used_at": now.isoformat()}}
     writer.execute("select keylatch.record_usage(%s)", [json.dumps(batch)])
-    again = world.runtime.record_usage(
-        [KeyUsage(key_id=key_id, uses=1, last_used_at=now) for key_id in (world.key.id, other.id)]
+    again = system.runtime.record_usage(
+        [KeyUsage(key_id=key_id, uses=1, last_used_at=now) for key_id in (system.key.id, other.id)]
     )
-    assert again == {world.key.id}
+    assert again == {system.key.id}
     writer.commit()
-    assert [world.admin.usage(one).uses for one in (world.key.id, other.id)] == [11, 1]  # type: ignore[union-attr]
+    assert [system.admin.usage(one).uses for one in (system.key.id, other.id)] == [11, 1]  # type: ignore[union-attr]
 
 
-def test_who_makes_the_first_row_of_a_key_makes_nobody_wait(world: World) -> None:
+def test_who_makes_the_first_row_of_a_key_makes_nobody_wait(system: System) -> None:
     """The other report is not committed, so that nobody else sees its row or can make one."""
     now = datetime.now(UTC)
-    other = world.admin.issue(People.a, kind="secret")
-    writer = world.database.connect("service_role", autocommit=False)
-    batch = {str(world.key.id): {"uses": 10, "last_used_at": now.isoformat()}}
+    other = system.admin.issue(People.a, kind="secret")
+    writer = system.database.connect("service_role", autocommit=False)
+    batch = {str(system.key.id): {"uses": 10, "last_used_at": now.isoformat()}}
     writer.execute("select keylatch.record_usage(%s)", [json.dumps(batch)])
-    world.report(1, now, other.id)
-    world.session.execute("set statement_timeout = '60s'")
-    again = world.runtime.record_usage(
-        [KeyUsage(key_id=key_id, uses=1, last_used_at=now) for key_id in (world.key.id, other.id)]
+    system.report(1, now, other.id)
+    system.session.execute("set statement_timeout = '60s'")
+    again = system.runtime.record_usage(
+        [KeyUsage(key_id=key_id, uses=1, last_used_at=now) for key_id in (system.key.id, other.id)]
     )
-    assert again == {world.key.id}
+    assert again == {system.key.id}
     writer.commit()
-    assert world.report(1, now) == frozenset()
-    assert [world.admin.usage(one).uses for one in (world.key.id, other.id)] == [11, 2]  # type: ignore[union-attr]
+    assert system.report(1, now) == frozenset()
+    assert [system.admin.usage(one).uses for one in (system.key.id, other.id)] == [11, 2]  # type: ignore[union-attr]
 
 
-def test_two_transactions_that_report_crosswise_do_not_deadlock(world: World) -> None:
-    other = world.admin.issue(People.a, kind="secret")
-    reports = [json.dumps({str(key_id): {"uses": 1}}) for key_id in (world.key.id, other.id)]
-    one, two = (world.database.connect("service_role", autocommit=False) for _ in range(2))
+def test_two_transactions_that_report_crosswise_do_not_deadlock(system: System) -> None:
+    other = system.admin.issue(People.a, kind="secret")
+    reports = [json.dumps({str(key_id): {"uses": 1}}) for key_id in (system.key.id, other.id)]
+    one, two = (system.database.connect("service_role", autocommit=False) for _ in range(2))
     for session, report in ((one, reports[0]), (two, reports[1]), (one, reports[1])):
         session.execute("select keylatch.record_usage(%s)", [report])
     two.execute("select keylatch.record_usage(%s)", [reports[0]])
     one.commit()
     two.commit()
-    assert [world.admin.usage(key).uses for key in (world.key.id, other.id)] == [1, 1]  # type: ignore[union-attr]
+    assert [system.admin.usage(key).uses for key in (system.key.id, other.id)] == [1, 1]  # type: ignore[union-attr]
 
 
-def test_a_report_takes_no_lock_on_a_key(world: World) -> None:
-    writer = world.database.connect("service_role", autocommit=False)
-    batch = {str(world.key.id): {"uses": 1, "last_used_at": "2999-01-01T00:00:00Z"}}
+def test_a_report_takes_no_lock_on_a_key(system: System) -> None:
+    writer = system.database.connect("service_role", autocommit=False)
+    batch = {str(system.key.id): {"uses": 1, "last_used_at": "2999-01-01T00:00:00Z"}}
     writer.execute("select keylatch.record_usage(%s)", [json.dumps(batch)])
-    alice = world.database.connect("authenticated", world.people.claims("alice"))
+    alice = system.database.connect("authenticated", system.people.claims("alice"))
     alice.execute("set lock_timeout = '60s'")
-    alice.execute("select keylatch.rotate_key(%s)", [world.key.id])
-    alice.execute("select keylatch.revoke_key(%s, 'x', true)", [world.key.id])
+    alice.execute("select keylatch.rotate_key(%s)", [system.key.id])
+    alice.execute("select keylatch.revoke_key(%s, 'x', true)", [system.key.id])
     writer.commit()
 
 
-def test_an_update_touches_no_index(world: World) -> None:
+def test_an_update_touches_no_index(system: System) -> None:
     for _ in range(20):
-        world.report(1, datetime.now(UTC))
+        system.report(1, datetime.now(UTC))
     # Only what is flushed is seen by others, and else that takes ten seconds.
-    world.session.execute("select pg_stat_force_next_flush()")
+    system.session.execute("select pg_stat_force_next_flush()")
     row = (
-        world.database.connect()
+        system.database.connect()
         .execute(
             "select n_tup_upd, n_tup_hot_upd from pg_stat_user_tables where relname = 'key_usage'"
         )
@@ -170,37 +170,37 @@ def test_an_update_touches_no_index(world: World) -> None:
     assert row[0] == row[1]
 
 
-def test_only_the_admins_of_the_workspace_see_the_use(world: World) -> None:
-    world.runtime.record_usage(
-        [KeyUsage(key_id=world.key.id, uses=1, last_used_at=datetime.now(UTC))],
-        refusals={world.key.id: {"suspended": 1}},
+def test_only_the_admins_of_the_workspace_see_the_use(system: System) -> None:
+    system.runtime.record_usage(
+        [KeyUsage(key_id=system.key.id, uses=1, last_used_at=datetime.now(UTC))],
+        refusals={system.key.id: {"suspended": 1}},
     )
     for who in ("mia", "bob", "stranger"):
-        other = world.database.connect("authenticated", world.people.claims(who))
+        other = system.database.connect("authenticated", system.people.claims(who))
         for view in ("key_usage", "key_usage_days", "key_refusals"):
             assert other.execute(f"select * from keylatch.{view}".encode()).fetchall() == []
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 other.execute(f"update keylatch.{view} set workspace_id = null".encode())
     for role in ("anon", "keylatch_resolver"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            world.database.connect(role).execute("select * from keylatch.key_usage")
+            system.database.connect(role).execute("select * from keylatch.key_usage")
 
 
-def test_a_recorder_reports_on_a_timer_on_size_and_at_its_end(world: World) -> None:
-    found = world.runtime.resolve(world.key.key)
+def test_a_recorder_reports_on_a_timer_on_size_and_at_its_end(system: System) -> None:
+    found = system.runtime.resolve(system.key.key)
     assert found is not None
-    others = [one.id for one in world.admin.issue_many(People.a, labels=["a", "b", "c"])]
+    others = [one.id for one in system.admin.issue_many(People.a, labels=["a", "b", "c"])]
 
     def uses() -> int:
-        seen = world.admin.usage(world.key.id)
+        seen = system.admin.usage(system.key.id)
         return seen.uses if seen else 0
 
-    with UsageRecorder(world.runtime, every=timedelta(milliseconds=50)) as recorder:
+    with UsageRecorder(system.runtime, every=timedelta(milliseconds=50)) as recorder:
         for _ in range(5):
             recorder.record(found)
         until(lambda: uses() == 5)
-    with UsageRecorder(world.runtime, every=timedelta(hours=1), size=4) as recorder:
-        for key_id in (world.key.id, *others):
+    with UsageRecorder(system.runtime, every=timedelta(hours=1), size=4) as recorder:
+        for key_id in (system.key.id, *others):
             recorder.record(key_id)
         until(lambda: uses() == 6)
         recorder.record(found)
@@ -208,58 +208,60 @@ def test_a_recorder_reports_on_a_timer_on_size_and_at_its_end(world: World) -> N
     assert uses() == 7
 
 
-def test_a_recorder_counts_refusals_of_known_keys(world: World) -> None:
-    text = world.key.key
-    with UsageRecorder(world.runtime, every=timedelta(hours=1)) as recorder:
-        recorder.record_refusal(world.runtime.explain(text))  # It is valid.
-        recorder.record_refusal(world.runtime.explain("wk_sk_live_nobody"))
+def test_a_recorder_counts_refusals_of_known_keys(system: System) -> None:
+    text = system.key.key
+    with UsageRecorder(system.runtime, every=timedelta(hours=1)) as recorder:
+        recorder.record_refusal(system.runtime.explain(text))  # It is valid.
+        recorder.record_refusal(system.runtime.explain("wk_sk_live_nobody"))
         for _ in range(2):
-            recorder.record_refusal(world.runtime.explain(text, origin="https://page.example"))
-        world.admin.revoke(world.key.id)
-        recorder.record_refusal(world.runtime.explain(text))
-        recorder.record(world.key.id)
-    assert world.refusals() == {
-        (world.key.id, "secret_in_browser"): 2,
-        (world.key.id, "revoked"): 1,
+            recorder.record_refusal(system.runtime.explain(text, origin="https://page.example"))
+        system.admin.revoke(system.key.id)
+        recorder.record_refusal(system.runtime.explain(text))
+        recorder.record(system.key.id)
+    assert system.refusals() == {
+        (system.key.id, "secret_in_browser"): 2,
+        (system.key.id, "revoked"): 1,
     }
-    found = world.admin.usage(world.key.id)
+    found = system.admin.usage(system.key.id)
     assert found is not None
     assert found.uses == 1
 
 
-def test_threads_lose_no_count(world: World) -> None:
+def test_threads_lose_no_count(system: System) -> None:
     for round_ in range(1, 11):
-        with UsageRecorder(world.runtime, every=timedelta(milliseconds=10)) as recorder:
+        with UsageRecorder(system.runtime, every=timedelta(milliseconds=10)) as recorder:
 
             def count(recorder: UsageRecorder = recorder) -> None:
                 for _ in range(500):
-                    recorder.record(world.key.id)
+                    recorder.record(system.key.id)
 
             threads = [threading.Thread(target=count) for _ in range(4)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
-        found = world.admin.usage(world.key.id)
+        found = system.admin.usage(system.key.id)
         assert found is not None
         assert found.uses == round_ * 2000
 
 
-def test_what_could_not_be_reported_is_kept(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    url = world.database.authenticator_url
+def test_what_could_not_be_reported_is_kept(
+    system: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = system.database.authenticator_url
     broken = psycopg.connect(url, autocommit=True)
     recorder = UsageRecorder(Keylatch.from_psycopg(broken, claims=RUNTIME), every=timedelta(0.01))
     broken.close()
-    recorder.record(world.key.id)
+    recorder.record(system.key.id)
     with caplog.at_level(logging.WARNING), recorder:
         pass
     assert "kept for the next report" in caplog.text
-    recorder.record(world.key.id)
-    recorder.record_refusal(world.runtime.explain(world.key.key, origin="https://a.example"))
-    recorder._keylatch = world.runtime
+    recorder.record(system.key.id)
+    recorder.record_refusal(system.runtime.explain(system.key.key, origin="https://a.example"))
+    recorder._keylatch = system.runtime
     assert recorder.flush() == 0
-    assert world.refusals() == {(world.key.id, "secret_in_browser"): 1}
-    found = world.admin.usage(world.key.id)
+    assert system.refusals() == {(system.key.id, "secret_in_browser"): 1}
+    found = system.admin.usage(system.key.id)
     assert found is not None
     assert found.uses == 2
 
@@ -267,40 +269,40 @@ def test_what_could_not_be_reported_is_kept(world: World, caplog: pytest.LogCapt
 @pytest.mark.parametrize(
     "given", [{"every": timedelta(0)}, {"size": 0}, {"size": 10_001}, {"size": True}]
 )
-def test_a_setting_out_of_its_rule_is_named(world: World, given: dict[str, Any]) -> None:
+def test_a_setting_out_of_its_rule_is_named(system: System, given: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument, match=next(iter(given))):
-        UsageRecorder(world.runtime, **given)
+        UsageRecorder(system.runtime, **given)
 
 
-async def test_the_async_recorder_does_the_same(world: World) -> None:
+async def test_the_async_recorder_does_the_same(system: System) -> None:
     async with await psycopg.AsyncConnection.connect(
-        world.database.authenticator_url, autocommit=True
+        system.database.authenticator_url, autocommit=True
     ) as connection:
         runtime = AsyncKeylatch.from_psycopg(connection, claims=RUNTIME)
         async with AsyncUsageRecorder(runtime, every=timedelta(hours=1), size=1) as recorder:
-            recorder.record(world.key.id)
+            recorder.record(system.key.id)
             async with asyncio.timeout(HANG_SECONDS):
-                while await asyncio.to_thread(world.admin.usage, world.key.id) is None:
+                while await asyncio.to_thread(system.admin.usage, system.key.id) is None:
                     await asyncio.sleep(0.01)
         async with AsyncUsageRecorder(runtime, every=timedelta(hours=1), size=10) as recorder:
-            recorder.record(world.key.id)
-            recorder.record_refusal(await runtime.explain(world.key.key, origin=""))
-    found = world.admin.usage(world.key.id)
+            recorder.record(system.key.id)
+            recorder.record_refusal(await runtime.explain(system.key.key, origin=""))
+    found = system.admin.usage(system.key.id)
     assert found is not None
     assert found.uses == 2
-    assert world.refusals() == {(world.key.id, "secret_in_browser"): 1}
+    assert system.refusals() == {(system.key.id, "secret_in_browser"): 1}
 
 
 async def test_what_the_async_recorder_could_not_report_is_kept(
-    world: World, caplog: pytest.LogCaptureFixture
+    system: System, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = world.database.authenticator_url
+    url = system.database.authenticator_url
     broken = await psycopg.AsyncConnection.connect(url, autocommit=True)
     recorder = AsyncUsageRecorder(
         AsyncKeylatch.from_psycopg(broken, claims=RUNTIME), every=timedelta(hours=1)
     )
     await broken.close()
-    recorder.record(world.key.id)
+    recorder.record(system.key.id)
     with caplog.at_level(logging.WARNING):
         async with recorder:
             pass
@@ -308,6 +310,6 @@ async def test_what_the_async_recorder_could_not_report_is_kept(
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         recorder._keylatch = AsyncKeylatch.from_psycopg(connection, claims=RUNTIME)
         assert await recorder.flush() == 0
-    found = world.admin.usage(world.key.id)
+    found = system.admin.usage(system.key.id)
     assert found is not None
     assert found.uses == 1

@@ -1,4 +1,4 @@
-"""One world for all tests of a file that leave it as it was, and answers that can be compared."""
+"""One system for all tests of a file that leave it as it was, and answers that can be compared."""
 
 import contextlib
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from security.world import World, make_world
+from security.system import System, make_system
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 NOWHERE = "00000000-0000-4000-8000-000000000000"
@@ -19,14 +19,14 @@ TELLING_HEADERS = ("content-range", "content-type", "location", "preference-appl
 
 
 @contextlib.contextmanager
-def open_world(
+def open_system(
     server: Cluster, template: str, tokens: Tokens, janitor: Janitor, name: str
-) -> Iterator[World]:
+) -> Iterator[System]:
     """A database of that name with keys in every state, and its API, for a whole file."""
     with Database(server, name, template) as database:
         People.seed(database.url)
         with Rest(database, tokens, janitor=janitor) as rest:
-            yield make_world(database, rest, People(tokens))
+            yield make_system(database, rest, People(tokens))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from security.world import World, sqlstate
+from security.system import System, sqlstate
 
 DEFINERS = """
 select p.oid::regprocedure::text as name, p.prosrc, p.prorettype = 'trigger'::regtype as is_trigger
@@ -63,12 +63,12 @@ create function pg_temp.current_setting(pg_catalog.text) returns pg_catalog.text
 """
 
 
-def test_shadowing_names_change_nothing(world: World) -> None:
+def test_shadowing_names_change_nothing(system: System) -> None:
     """Threat: temp tables or functions shadowing names (`search_path`, `pg_temp`)."""
-    living, revoked = world.keys["living"], world.keys["revoked"]
+    living, revoked = system.keys["living"], system.keys["revoked"]
     for path in ("pg_temp, public", "pg_temp, keylatch, keylatch_internal, pg_catalog"):
-        with world.connect("service_role") as service:
-            with world.nothing_changes():
+        with system.connect("service_role") as service:
+            with system.nothing_changes():
                 service.execute(SHADOWS)
                 service.execute(f"set search_path = {path}")
                 resolve = "select key_id from keylatch.resolve_key(%s)"
@@ -83,20 +83,20 @@ def test_shadowing_names_change_nothing(world: World) -> None:
                     == "PT409"
                 )
                 row = service.execute("select (keylatch.installation()).id").fetchone()
-            with world.database.connect() as owner:
+            with system.database.connect() as owner:
                 assert owner.execute("select (keylatch.installation()).id").fetchone() == row
             service.execute("set search_path = ''")
     # The deletion runs a definer function, as the service role with its shadows.
-    with world.connect("service_role") as service:
+    with system.connect("service_role") as service:
         service.execute(SHADOWS)
         service.execute("set search_path = pg_temp, pg_catalog")
-        service.execute("delete from keylatch.workspaces where id = %s", [world.people.a])
-    assert not world.resolves(living.key)
+        service.execute("delete from keylatch.workspaces where id = %s", [system.people.a])
+    assert not system.resolves(living.key)
 
 
-def test_no_routine_is_for_public_and_only_the_listed_ones_for_anon(world: World) -> None:
+def test_no_routine_is_for_public_and_only_the_listed_ones_for_anon(system: System) -> None:
     """Threat: every routine in both schemas executable by public or anon that is not listed."""
-    with world.database.connect() as owner:
+    with system.database.connect() as owner:
         found = owner.execute(
             """
             select p.oid::regprocedure::text, exists (
@@ -124,9 +124,9 @@ def test_no_routine_is_for_public_and_only_the_listed_ones_for_anon(world: World
 
 
 @pytest.mark.parametrize("who", ["anon", "stranger", "alice", "service_role", "keylatch_resolver"])
-def test_a_definer_function_does_nothing_for_an_unexpected_caller(world: World, who: str) -> None:
+def test_a_definer_function_does_nothing_for_an_unexpected_caller(system: System, who: str) -> None:
     """Threat: a definer function reachable with arguments its author did not expect."""
-    with world.nothing_changes(), world.connect(who) as caller:
+    with system.nothing_changes(), system.connect(who) as caller:
         if who != "anon":
             caller.execute("create temporary table mine (id uuid)")
         for trigger in ("revoke_workspace_keys", "share_workspaces"):
@@ -152,9 +152,9 @@ def test_a_definer_function_does_nothing_for_an_unexpected_caller(world: World, 
                     assert found in ([], [(None,)])
 
 
-def test_the_definer_functions_are_the_known_ones(world: World) -> None:
+def test_the_definer_functions_are_the_known_ones(system: System) -> None:
     """Threat: a definer function that nobody reviewed."""
-    with world.database.connect() as owner:
+    with system.database.connect() as owner:
         found = owner.execute(DEFINERS).fetchall()
     assert {name for name, _, _ in found} == {
         "keylatch.resolve_key(text,text)",
@@ -167,11 +167,11 @@ def test_the_definer_functions_are_the_known_ones(world: World) -> None:
     }
 
 
-def test_a_domain_that_is_named_like_a_type_does_not_loosen_the_latch(world: World) -> None:
+def test_a_domain_that_is_named_like_a_type_does_not_loosen_the_latch(system: System) -> None:
     """Threat: temporary types shadowing names: as a date, the clock is last midnight."""
-    expired = world.keys["expired"].id
+    expired = system.keys["expired"].id
     for who in ("alice", "service_role"):
-        with world.nothing_changes(), world.connect(who) as writer:
+        with system.nothing_changes(), system.connect(who) as writer:
             for name in ("timestamptz", "text", "uuid", "bytea", "jsonb"):
                 writer.execute(f"create domain pg_temp.{name} as pg_catalog.date")
             update = "update keylatch.keys set expires_at = '2099-01-01' where id = %s"
@@ -179,7 +179,7 @@ def test_a_domain_that_is_named_like_a_type_does_not_loosen_the_latch(world: Wor
             assert sqlstate(writer, "select keylatch.suspend_key(%s)", expired) == "PT409"
 
 
-def test_the_one_function_without_a_search_path_names_everything_in_full(world: World) -> None:
+def test_the_one_function_without_a_search_path_names_everything_in_full(system: System) -> None:
     """Threat: as above; the planner looks inside of list_keys, so it can have no search_path."""
     shadows = """
     create type pg_temp.keys as (id integer);
@@ -188,20 +188,20 @@ def test_the_one_function_without_a_search_path_names_everything_in_full(world: 
     create operator mine.= (leftarg = pg_catalog.uuid, rightarg = pg_catalog.uuid,
       function = pg_temp.always)
     """
-    with world.database.connect(superuser=True) as root:
+    with system.database.connect(superuser=True) as root:
         root.execute("create schema mine; grant all on schema mine to authenticated")
-    with world.connect("alice") as alice:
+    with system.connect("alice") as alice:
         alice.execute(shadows.encode())
         alice.execute("set search_path = mine, pg_temp, pg_catalog")
-        listed = alice.execute("select id from keylatch.list_keys(%s)", [world.people.b])
+        listed = alice.execute("select id from keylatch.list_keys(%s)", [system.people.b])
         assert listed.fetchall() == []
-        listed = alice.execute("select id from keylatch.list_keys(%s)", [world.people.a])
-        assert {row.id for row in listed.fetchall()} >= {made.id for made in world.keys.values()}
+        listed = alice.execute("select id from keylatch.list_keys(%s)", [system.people.a])
+        assert {row.id for row in listed.fetchall()} >= {made.id for made in system.keys.values()}
 
 
-def test_a_tenancy_whose_policies_ask_keylatch_in_turn_ends_in_an_error(world: World) -> None:
+def test_a_tenancy_whose_policies_ask_keylatch_in_turn_ends_in_an_error(system: System) -> None:
     """Threat: a user's policy subquery that recurses."""
-    with world.database.connect() as owner:
+    with system.database.connect() as owner:
         owner.execute(
             """
             create table public.teams (id uuid primary key);
@@ -215,17 +215,17 @@ def test_a_tenancy_whose_policies_ask_keylatch_in_turn_ends_in_an_error(world: W
               as 'select id from public.teams';
             """
         )
-    with world.nothing_changes():
-        with world.connect("alice") as alice:
+    with system.nothing_changes():
+        with system.connect("alice") as alice:
             assert sqlstate(alice, "select * from keylatch.keys") in ("42P17", "54001")
-        response = world.rest.request("GET", "keys", token=world.token("alice"))
+        response = system.rest.request("GET", "keys", token=system.token("alice"))
         assert response.status_code >= 400
-        assert world.keys["living"].key not in response.text
+        assert system.keys["living"].key not in response.text
     # The runtime does not ask who administers what.
-    assert world.resolves(world.keys["living"].key)
+    assert system.resolves(system.keys["living"].key)
 
 
-def test_the_migrations_call_nothing_outside_of_the_database(world: World) -> None:
+def test_the_migrations_call_nothing_outside_of_the_database(system: System) -> None:
     """Threat: an install script that calls out of the database."""
     folder = Path(__file__).parents[2] / "supabase" / "migrations"
     for file in sorted(folder.glob("*.sql")):
@@ -244,6 +244,6 @@ def test_the_migrations_call_nothing_outside_of_the_database(world: World) -> No
             "pg_execute",
         ):
             assert word not in text, (file.name, word)
-    with world.database.connect() as owner:
+    with system.database.connect() as owner:
         names = {row[0] for row in owner.execute("select extname from pg_extension")}
     assert names <= {"plpgsql", "pgcrypto", "pgtap"}

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from security.shared import NOWHERE, open_world
-from security.world import World
+from security.shared import NOWHERE, open_system
+from security.system import System
 from stack import Cluster, Janitor, Tokens
 
 pytestmark = pytest.mark.one_server
@@ -94,9 +94,9 @@ BODIES: tuple[bytes, ...] = (
 
 
 @pytest.fixture(scope="module")
-def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
-    with open_world(server, template, tokens, janitor, "fuzz") as world:
-        yield world
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[System]:
+    with open_system(server, template, tokens, janitor, "fuzz") as system:
+        yield system
 
 
 def in_url(value: Any) -> str:
@@ -107,10 +107,10 @@ def in_url(value: Any) -> str:
 class Fuzz:
     """Draws requests from a seed; those of an admin name no key that they could change."""
 
-    def __init__(self, world: World, seed: int, ids: list[str]) -> None:
+    def __init__(self, system: System, seed: int, ids: list[str]) -> None:
         """Take what may be named in them."""
         self._draw = random.Random(seed)  # noqa: S311
-        self._world = world
+        self._system = system
         self._ids = ids
 
     def value(self) -> Any:
@@ -161,13 +161,13 @@ class Fuzz:
         method, path, more = self.call() if self._draw.random() < 0.55 else self.row()
         more["headers"] = self._draw.choice(HEADERS) if self._draw.random() < 0.5 else {}
         told = f"{who}: {method} {path} {str(more)[:600]}"
-        return told, self._world.rest.request(method, path, token=self._world.token(who), **more)
+        return told, self._system.rest.request(method, path, token=self._system.token(who), **more)
 
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("who", ["anon", "stranger", "mia", "bob", "keylatch_resolver"])
 def test_no_odd_request_of_an_outsider_fails_the_server_or_shows_or_changes_a_key(
-    shared: World, who: str, seed: int
+    shared: System, who: str, seed: int
 ) -> None:
     """Threat: malformed input is never a 500; anon, mia, bob read and write nothing of A."""
     ids = [str(made.id) for made in shared.keys.values()] + [str(shared.people.a), NOWHERE]
@@ -189,7 +189,7 @@ def test_no_odd_request_of_an_outsider_fails_the_server_or_shows_or_changes_a_ke
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("who", ["alice", "service_role"])
 def test_no_odd_request_of_an_admin_fails_the_server_or_turns_a_key_back(
-    shared: World, who: str, seed: int
+    shared: System, who: str, seed: int
 ) -> None:
     """Threat: malformed input is never a 500, and a dead row is the same afterwards."""
     dead = [str(shared.keys[label].id) for label in ("revoked", "expired")]
@@ -232,7 +232,7 @@ def test_no_odd_request_of_an_admin_fails_the_server_or_turns_a_key_back(
     ],
 )
 def test_headers_that_come_twice_fail_no_server(
-    shared: World, headers: list[tuple[str, str]]
+    shared: System, headers: list[tuple[str, str]]
 ) -> None:
     """Threat: two values of Origin, and of every header that PostgREST reads."""
     base = [("Authorization", f"Bearer {shared.token('bob')}"), ("Content-Profile", "keylatch")]

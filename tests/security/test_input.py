@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from security.world import World, slug
+from security.system import System, slug
 
 pytestmark = pytest.mark.one_server
 
@@ -53,18 +53,18 @@ GRACES = (
 
 
 @pytest.fixture
-def world(kept_world: World) -> World:
-    return kept_world
+def system(kept_system: System) -> System:
+    return kept_system
 
 
 @pytest.mark.parametrize("what", BAD_VALUES)
 def test_a_value_out_of_its_rule_is_refused_by_the_call_and_by_patch(
-    world: World, what: str
+    system: System, what: str
 ) -> None:
     """Threat: infinity times, deep or huge JSON, a thousand origins, control characters."""
     values = BAD_VALUES[what]
-    with world.nothing_changes():
-        refused = world.call("alice", "issue_key", workspace_id=str(world.people.a), **values)
+    with system.nothing_changes():
+        refused = system.call("alice", "issue_key", workspace_id=str(system.people.a), **values)
         assert refused.status_code in (400, 413), refused.text
         if refused.status_code == 400:
             assert slug(refused) == "invalid_argument", refused.text
@@ -74,18 +74,18 @@ def test_a_value_out_of_its_rule_is_refused_by_the_call_and_by_patch(
         if not values:
             return
         label = "living" if "kind" in values and len(values) > 1 else "widget"
-        path = f"keys?id=eq.{world.keys[label].id}"
-        refused = world.request("alice", "PATCH", path, json=values)
+        path = f"keys?id=eq.{system.keys[label].id}"
+        refused = system.request("alice", "PATCH", path, json=values)
         assert refused.status_code in (400, 409, 413)
         assert slug(refused) in ("invalid_argument", "column_is_immutable")
 
 
 @pytest.mark.parametrize("grace", GRACES)
-def test_a_grace_out_of_its_rule_is_refused(world: World, grace: str) -> None:
+def test_a_grace_out_of_its_rule_is_refused(system: System, grace: str) -> None:
     """Threat: negative or year-long grace."""
-    with world.nothing_changes():
-        refused = world.call(
-            "alice", "rotate_key", key_id=str(world.keys["living"].id), grace=grace
+    with system.nothing_changes():
+        refused = system.call(
+            "alice", "rotate_key", key_id=str(system.keys["living"].id), grace=grace
         )
         assert refused.status_code == 400
         # PostgreSQL 15 and 16 know no infinite interval and say so themselves.
@@ -95,29 +95,29 @@ def test_a_grace_out_of_its_rule_is_refused(world: World, grace: str) -> None:
 @pytest.mark.parametrize(
     "malformed", ["x", "", "1", "wk_sk_live_x", "'", "0" * 500, "\u202e", None]
 )
-def test_a_malformed_uuid_is_an_error_of_the_caller(world: World, malformed: str | None) -> None:
+def test_a_malformed_uuid_is_an_error_of_the_caller(system: System, malformed: str | None) -> None:
     """Threat: malformed uuid: 400 or 404, never 500."""
-    with world.nothing_changes():
+    with system.nothing_changes():
         for function in ("rotate_key", "revoke_key", "suspend_key", "unsuspend_key"):
-            refused = world.call("alice", function, key_id=malformed)
+            refused = system.call("alice", function, key_id=malformed)
             assert refused.status_code in (400, 404)
-        assert world.call("alice", "issue_key", workspace_id=malformed).status_code == 400
-        refused = world.request("alice", "GET", f"keys?id=eq.{malformed}")
+        assert system.call("alice", "issue_key", workspace_id=malformed).status_code == 400
+        refused = system.request("alice", "GET", f"keys?id=eq.{malformed}")
         assert refused.status_code == 400
-        refused = world.request("alice", "PATCH", f"keys?id=eq.{malformed}", json={"label": "x"})
+        refused = system.request("alice", "PATCH", f"keys?id=eq.{malformed}", json={"label": "x"})
         assert refused.status_code == 400
 
 
-def test_names_with_quotes_are_kept_as_they_are(world: World) -> None:
+def test_names_with_quotes_are_kept_as_they_are(system: System) -> None:
     """Threat: names with quotes."""
     label = 'Robert\'); drop table "keys";-- \\ $$ %s {} <b>'
-    issued = world.call("alice", "issue_key", workspace_id=str(world.people.a), label=label)
+    issued = system.call("alice", "issue_key", workspace_id=str(system.people.a), label=label)
     assert issued.json()["label"] == label
     path = f"keys?id=eq.{issued.json()['id']}"
-    assert world.request("alice", "PATCH", path, json={"label": label * 2}).status_code == 204
-    assert world.request("alice", "GET", path).json()[0]["label"] == label * 2
+    assert system.request("alice", "PATCH", path, json={"label": label * 2}).status_code == 204
+    assert system.request("alice", "GET", path).json()[0]["label"] == label * 2
     assert (
-        world.call("alice", "revoke_key", key_id=issued.json()["id"], reason=label).status_code
+        system.call("alice", "revoke_key", key_id=issued.json()["id"], reason=label).status_code
         == 200
     )
 
@@ -125,7 +125,7 @@ def test_names_with_quotes_are_kept_as_they_are(world: World) -> None:
 @pytest.mark.parametrize(
     "function", ["issue_key", "rotate_key", "revoke_key", "suspend_key", "list_keys", "explain_key"]
 )
-def test_no_body_makes_a_call_fail_as_a_server(world: World, function: str) -> None:
+def test_no_body_makes_a_call_fail_as_a_server(system: System, function: str) -> None:
     """Threat: 4xx for whatever is sent, never a 500."""
     odd: tuple[Any, ...] = (None, True, 0, -1.5, 1e400, "", "x", [], [[]], {}, {"a": {}}, [None])
     names = (
@@ -145,8 +145,8 @@ def test_no_body_makes_a_call_fail_as_a_server(world: World, function: str) -> N
         "origin",
         "nobody",
     )
-    living = str(world.keys["living"].id)
-    with world.nothing_changes():
+    living = str(system.keys["living"].id)
+    with system.nothing_changes():
         for value in odd:
             for name in names:
                 body = {"workspace_id": NOWHERE, "key_id": NOWHERE, "key": "x", name: value}
@@ -160,7 +160,7 @@ def test_no_body_makes_a_call_fail_as_a_server(world: World, function: str) -> N
                 }.get(function, {"key_id"}) | {"nobody"} & {name}
                 try:
                     sent = {one: body[one] for one in body if one in known}
-                    response = world.call("alice", function, **sent)
+                    response = system.call("alice", function, **sent)
                 except ValueError:
                     continue  # JSON has no infinity: it cannot be sent.
                 assert response.status_code < 500
@@ -177,7 +177,7 @@ def test_no_body_makes_a_call_fail_as_a_server(world: World, function: str) -> N
             {"Prefer": "handling=strict, nonsense=1"},
         ):
             path = f"rpc/{function}"
-            world.request("alice", "POST", path, json={"key_id": NOWHERE}, headers=headers)
-            world.request("alice", "POST", path, content=b"\xff" * 1000, headers=headers)
+            system.request("alice", "POST", path, json={"key_id": NOWHERE}, headers=headers)
+            system.request("alice", "POST", path, content=b"\xff" * 1000, headers=headers)
         for method in ("PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"):
-            world.request("alice", method, f"rpc/{function}?key_id={living}")
+            system.request("alice", method, f"rpc/{function}?key_id={living}")

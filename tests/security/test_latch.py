@@ -6,32 +6,32 @@ from typing import Any
 import psycopg
 import pytest
 
-from security.world import World, slug, sqlstate
+from security.system import System, slug, sqlstate
 
 FINAL = {"revoked": "revoked_is_final", "expired": "expired_is_final"}
 
 
-def as_writer(world: World, who: str) -> psycopg.Connection[Any]:
+def as_writer(system: System, who: str) -> psycopg.Connection[Any]:
     """A connection of one that can write rows; the owner and the superuser among them."""
     if who == "owner":
-        return world.database.connect()
+        return system.database.connect()
     if who in ("superuser", "replica"):
-        connection = world.database.connect(superuser=True)
+        connection = system.database.connect(superuser=True)
         if who == "replica":
             connection.execute("set session_replication_role = replica")
         return connection
-    return world.connect(who)
+    return system.connect(who)
 
 
 WRITERS = ("alice", "service_role", "owner", "superuser", "replica")
 
 
 @pytest.mark.parametrize("who", WRITERS)
-def test_no_writer_revives_a_dead_key(world: World, who: str) -> None:
+def test_no_writer_revives_a_dead_key(system: System, who: str) -> None:
     """Threat: clearing or moving revoked_at, extending an expired key, by whatever statement."""
-    with world.nothing_changes(), as_writer(world, who) as writer:
+    with system.nothing_changes(), as_writer(system, who) as writer:
         for label in ("revoked", "expired"):
-            key_id = world.keys[label].id
+            key_id = system.keys[label].id
             for change in (
                 "revoked_at = null",
                 "revoked_at = null, revoked_by = null, revoke_reason = null",
@@ -51,7 +51,7 @@ def test_no_writer_revives_a_dead_key(world: World, who: str) -> None:
                 "insert into keylatch_internal.keys (id, workspace_id) values (%s, %s)"
                 " on conflict (id) do update set revoked_at = null, expires_at = null"
             )
-            assert sqlstate(writer, insert, key_id, world.people.a) in ("PT400", "23502", "PT409")
+            assert sqlstate(writer, insert, key_id, system.people.a) in ("PT400", "23502", "PT409")
             merge = (
                 "merge into keylatch.keys as k using (select %s::uuid as id) as v on k.id = v.id"
                 " when matched then update set revoked_at = null, expires_at = null"
@@ -74,54 +74,54 @@ def test_no_writer_revives_a_dead_key(world: World, who: str) -> None:
             "truncate keylatch.workspaces cascade",
         ):
             assert sqlstate(writer, truncate) in ("PT409", "42501")
-    assert not world.resolves(world.keys["revoked"].key)
-    assert not world.resolves(world.keys["expired"].key)
+    assert not system.resolves(system.keys["revoked"].key)
+    assert not system.resolves(system.keys["expired"].key)
 
 
 @pytest.mark.parametrize("who", ["alice", "service_role"])
 @pytest.mark.parametrize("label", FINAL)
-def test_no_patch_revives_a_dead_key(world: World, who: str, label: str) -> None:
+def test_no_patch_revives_a_dead_key(system: System, who: str, label: str) -> None:
     """Threat: clearing or moving revoked_at by PATCH; extending an expired key."""
-    path = f"keys?id=eq.{world.keys[label].id}"
+    path = f"keys?id=eq.{system.keys[label].id}"
     bodies: list[dict[str, Any]] = [{"expires_at": None}, {"expires_at": "2099-01-01T00:00:00Z"}]
     if label == "revoked":
         bodies += [{"revoked_at": None}, {"revoked_at": "2001-01-01T00:00:00Z"}]
         bodies += [{"revoke_reason": "nothing"}, {"revoked_by": None}]
-    with world.nothing_changes():
+    with system.nothing_changes():
         for body in bodies:
-            refused = world.request(who, "PATCH", path, json=body)
+            refused = system.request(who, "PATCH", path, json=body)
             assert (refused.status_code, slug(refused)) == (409, FINAL[label])
-        assert world.request(who, "DELETE", path).status_code == 403
+        assert system.request(who, "DELETE", path).status_code == 403
 
 
 @pytest.mark.parametrize("who", ["alice", "service_role"])
 def test_a_stale_object_that_writes_back_every_column_revives_nothing(
-    world: World, who: str
+    system: System, who: str
 ) -> None:
     """Threat: a stale ORM object that writes back every column."""
-    path = f"keys?id=eq.{world.keys['living'].id}"
-    stale = world.request(who, "GET", path).json()[0]
+    path = f"keys?id=eq.{system.keys['living'].id}"
+    stale = system.request(who, "GET", path).json()[0]
     del stale["status"], stale["fingerprint"]
-    world.call("alice", "revoke_key", key_id=stale["id"], reason="leaked")
-    with world.nothing_changes():
-        refused = world.request(who, "PATCH", path, json=stale)
+    system.call("alice", "revoke_key", key_id=stale["id"], reason="leaked")
+    with system.nothing_changes():
+        refused = system.request(who, "PATCH", path, json=stale)
         assert (refused.status_code, slug(refused)) == (409, "revoked_is_final")
-        with world.connect(who) as client:
+        with system.connect(who) as client:
             settings = ", ".join(f"{name} = r.{name}" for name in stale)
             update = (
                 f"update keylatch.keys as k set {settings}"
                 " from json_populate_record(null::keylatch.keys, %s) as r where k.id = r.id"
             )
             assert sqlstate(client, update, json.dumps(stale)) == "PT409"
-    assert not world.resolves(world.keys["living"].key)
+    assert not system.resolves(system.keys["living"].key)
 
 
 def test_a_failed_attempt_in_a_savepoint_or_an_exception_block_leaves_no_trace(
-    world: World,
+    system: System,
 ) -> None:
     """Threat: the latch is turned back inside a block that catches its refusal."""
-    key_id = world.keys["revoked"].id
-    with world.nothing_changes(), world.database.connect() as owner:
+    key_id = system.keys["revoked"].id
+    with system.nothing_changes(), system.database.connect() as owner:
         owner.execute(
             f"""
             do $$ begin
@@ -137,13 +137,13 @@ def test_a_failed_attempt_in_a_savepoint_or_an_exception_block_leaves_no_trace(
             owner.execute("set constraints all deferred")
 
 
-def test_deferring_or_switching_off_row_security_helps_nobody(world: World) -> None:
+def test_deferring_or_switching_off_row_security_helps_nobody(system: System) -> None:
     """Threat: settings of a session that loosen what guards a row."""
-    key_id = world.keys["revoked"].id
+    key_id = system.keys["revoked"].id
     update = f"update keylatch.keys set revoked_at = null where id = '{key_id}'"
-    with world.nothing_changes():
+    with system.nothing_changes():
         for who in ("alice", "service_role"):
-            with world.connect(who) as client:
+            with system.connect(who) as client:
                 for setting in (
                     "set session_replication_role = replica",
                     f"alter role {who if who != 'alice' else 'authenticated'}"
@@ -155,10 +155,10 @@ def test_deferring_or_switching_off_row_security_helps_nobody(world: World) -> N
 
 
 @pytest.mark.parametrize("who", WRITERS)
-def test_a_grace_only_gets_shorter(world: World, who: str) -> None:
+def test_a_grace_only_gets_shorter(system: System, who: str) -> None:
     """Threat: extending a superseded key's grace."""
-    key_id = world.keys["superseded"].id
-    with world.nothing_changes(), as_writer(world, who) as writer:
+    key_id = system.keys["superseded"].id
+    with system.nothing_changes(), as_writer(system, who) as writer:
         for change in (
             "expires_at = null",
             "expires_at = expires_at + interval '1 second'",
@@ -168,69 +168,69 @@ def test_a_grace_only_gets_shorter(world: World, who: str) -> None:
         ):
             update = f"update keylatch.keys set {change} where id = '{key_id}'"
             assert sqlstate(writer, update) == "PT409", change
-    with world.nothing_changes():
-        again = world.call("alice", "rotate_key", key_id=str(key_id), grace="30 days")
+    with system.nothing_changes():
+        again = system.call("alice", "rotate_key", key_id=str(key_id), grace="30 days")
         assert (again.status_code, slug(again)) == (409, "key_already_rotated")
 
 
-def test_a_restored_workspace_brings_no_key_back(world: World) -> None:
+def test_a_restored_workspace_brings_no_key_back(system: System) -> None:
     """Threat: by restoring a deleted workspace."""
-    with world.connect("service_role") as service:
-        service.execute("delete from keylatch.workspaces where id = %s", [world.people.a])
-        service.execute("insert into keylatch.workspaces values (%s, 'A')", [world.people.a])
+    with system.connect("service_role") as service:
+        service.execute("delete from keylatch.workspaces where id = %s", [system.people.a])
+        service.execute("insert into keylatch.workspaces values (%s, 'A')", [system.people.a])
         service.execute(
             "insert into keylatch.workspace_membership values (%s, %s, 'admin')",
-            [world.people.a, world.people.alice],
+            [system.people.a, system.people.alice],
         )
-    with world.nothing_changes():
-        for made in world.keys.values():
-            assert not world.resolves(made.key, None)
+    with system.nothing_changes():
+        for made in system.keys.values():
+            assert not system.resolves(made.key, None)
             path = f"keys?id=eq.{made.id}"
-            refused = world.request("alice", "PATCH", path, json={"revoked_at": None})
+            refused = system.request("alice", "PATCH", path, json={"revoked_at": None})
             assert slug(refused) == "revoked_is_final"
 
 
-def test_a_rotation_neither_lengthens_a_life_nor_drops_an_expiry(world: World) -> None:
+def test_a_rotation_neither_lengthens_a_life_nor_drops_an_expiry(system: System) -> None:
     """Threat: rotation that lengthens a life or drops an expiry."""
-    issued = world.call(
+    issued = system.call(
         "alice",
         "issue_key",
-        workspace_id=str(world.people.a),
+        workspace_id=str(system.people.a),
         kind="secret",
         expires_at="2030-01-01T00:00:00+00:00",
     ).json()
-    successor = world.call("alice", "rotate_key", key_id=issued["id"], grace="30 days").json()
+    successor = system.call("alice", "rotate_key", key_id=issued["id"], grace="30 days").json()
     assert successor["expires_at"] == issued["expires_at"]
-    old = world.request("alice", "GET", f"keys?id=eq.{issued['id']}").json()[0]
+    old = system.request("alice", "GET", f"keys?id=eq.{issued['id']}").json()[0]
     assert old["expires_at"] < issued["expires_at"]
-    short = world.call(
+    short = system.call(
         "alice",
         "issue_key",
-        workspace_id=str(world.people.a),
+        workspace_id=str(system.people.a),
         kind="secret",
         expires_at=old["expires_at"],
     ).json()
-    world.call("alice", "rotate_key", key_id=short["id"], grace="30 days")
-    kept = world.request("alice", "GET", f"keys?id=eq.{short['id']}").json()[0]
+    system.call("alice", "rotate_key", key_id=short["id"], grace="30 days")
+    kept = system.request("alice", "GET", f"keys?id=eq.{short['id']}").json()[0]
     assert kept["expires_at"] <= short["expires_at"]
 
 
-def test_a_revoked_key_mints_nothing(world: World) -> None:
+def test_a_revoked_key_mints_nothing(system: System) -> None:
     """Threat: no second secret appears."""
     for label, reason in (
         ("revoked", "key_revoked"),
         ("expired", "key_expired"),
         ("superseded", "key_already_rotated"),
     ):
-        target = str(world.keys[label].id)
-        with world.nothing_changes():
+        target = str(system.keys[label].id)
+        with system.nothing_changes():
             for grace in ("0", "1 hour"):
-                refused = world.call("alice", "rotate_key", key_id=target, grace=grace)
+                refused = system.call("alice", "rotate_key", key_id=target, grace=grace)
                 assert (refused.status_code, slug(refused)) == (409, reason)
             for who in ("alice", "service_role"):
                 body = {
-                    "workspace_id": str(world.people.a),
+                    "workspace_id": str(system.people.a),
                     "kind": "secret",
                     "rotated_from": target,
                 }
-                assert world.request(who, "POST", "keys", json=body).status_code in (400, 409)
+                assert system.request(who, "POST", "keys", json=body).status_code in (400, 409)

@@ -7,8 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from security.shared import open_world
-from security.world import World, slug, sqlstate
+from security.shared import open_system
+from security.system import System, slug, sqlstate
 from stack import Cluster, Janitor, Tokens, until
 
 # All but the fingerprint, which nobody writes.
@@ -70,26 +70,26 @@ WRITERS = ("owner", "superuser", "replica", "service_role", "alice")
 
 
 @pytest.fixture(scope="module")
-def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
-    with open_world(server, template, tokens, janitor, "latch_paths") as world:
-        yield world
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[System]:
+    with open_system(server, template, tokens, janitor, "latch_paths") as system:
+        yield system
 
 
-def writer(world: World, who: str) -> psycopg.Connection[Any]:
+def writer(system: System, who: str) -> psycopg.Connection[Any]:
     """A connection of somebody who can write rows."""
     if who == "owner":
-        return world.database.connect()
+        return system.database.connect()
     if who in ("superuser", "replica"):
-        connection = world.database.connect(superuser=True)
+        connection = system.database.connect(superuser=True)
         if who == "replica":
             connection.execute("set session_replication_role = replica")
         return connection
-    return world.connect(who)
+    return system.connect(who)
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_path_reaches_a_living_key_and_turns_no_dead_one_back(
-    shared: World, path: str
+    shared: System, path: str
 ) -> None:
     """Threat: by service_role, by the owner, in replication mode, by on conflict, by merge."""
     reached = 0
@@ -117,7 +117,7 @@ def test_every_path_reaches_a_living_key_and_turns_no_dead_one_back(
     assert reached >= 3
 
 
-def test_a_row_that_was_revoked_cannot_be_brought_again_under_another_name(shared: World) -> None:
+def test_a_row_that_was_revoked_cannot_be_brought_again_under_another_name(shared: System) -> None:
     """Threat: by delete and insert: the hash of a dead key is taken for good."""
     revoked = shared.keys["revoked"]
     columns = "workspace_id, kind, environment, key_hash, masked_key, label, created_at, updated_at"
@@ -143,7 +143,7 @@ def test_a_row_that_was_revoked_cannot_be_brought_again_under_another_name(share
     assert not shared.resolves(revoked.key)
 
 
-def test_a_copy_of_the_table_brings_no_dead_key_back(shared: World) -> None:
+def test_a_copy_of_the_table_brings_no_dead_key_back(shared: System) -> None:
     """Threat: by a restore: rows that are copied in are new ones or none."""
     with shared.nothing_changes(), shared.database.connect() as owner, owner.cursor() as cursor:
         with cursor.copy(f"copy keylatch_internal.keys ({ALL}) to stdout") as out:
@@ -156,7 +156,7 @@ def test_a_copy_of_the_table_brings_no_dead_key_back(shared: World) -> None:
             back.write(rows)
 
 
-def test_blocks_that_go_on_after_a_refusal_commit_nothing_of_it(shared: World) -> None:
+def test_blocks_that_go_on_after_a_refusal_commit_nothing_of_it(shared: System) -> None:
     """Threat: savepoints and exception blocks around a latch that held."""
     with shared.nothing_changes(), shared.connect("alice") as alice:
         alice.execute(
@@ -182,7 +182,7 @@ def test_blocks_that_go_on_after_a_refusal_commit_nothing_of_it(shared: World) -
 
 
 @pytest.mark.parametrize("label", ["revoked", "expired", "superseded"])
-def test_no_upsert_over_http_reaches_a_row(shared: World, label: str) -> None:
+def test_no_upsert_over_http_reaches_a_row(shared: System, label: str) -> None:
     """Threat: by `on conflict do update` through PostgREST, on every unique column of the view."""
     made = shared.keys[label]
     merge = {"Prefer": "resolution=merge-duplicates,return=representation"}
@@ -215,14 +215,14 @@ def test_no_upsert_over_http_reaches_a_row(shared: World, label: str) -> None:
     ],
 )
 def test_no_caller_names_the_key_that_a_new_one_was_rotated_from(
-    world: World, ending: dict[str, Any]
+    system: System, ending: dict[str, Any]
 ) -> None:
     """Threat: a caller sets rotated_from; a key that is revoked mints nothing."""
-    key_id = str(world.keys["living"].id)
-    assert world.request("alice", "PATCH", f"keys?id=eq.{key_id}", json=ending).status_code == 204
-    body = {"workspace_id": str(world.people.a), "kind": "secret", "rotated_from": key_id}
-    with world.nothing_changes():
-        refused = world.request("alice", "POST", "keys", json=body)
+    key_id = str(system.keys["living"].id)
+    assert system.request("alice", "PATCH", f"keys?id=eq.{key_id}", json=ending).status_code == 204
+    body = {"workspace_id": str(system.people.a), "kind": "secret", "rotated_from": key_id}
+    with system.nothing_changes():
+        refused = system.request("alice", "POST", "keys", json=body)
         assert refused.status_code in (400, 409)
 
 
@@ -233,14 +233,14 @@ def is_past(connection: psycopg.Connection[Any], time: datetime) -> bool:
 
 
 def extended_while_it_lives(
-    world: World, alice: psycopg.Connection[Any], patient: psycopg.Connection[Any], *then: str
+    system: System, alice: psycopg.Connection[Any], patient: psycopg.Connection[Any], *then: str
 ) -> Any:
     """A key that `patient` has extended before its end, in a transaction that is still open."""
     for seconds in (0.3, 1, 4, 16, 64):  # the machine may be too busy for the first
         row = alice.execute(
             "select id, key, expires_at from keylatch.issue_key(%s, 'secret',"
             " expires_at => clock_timestamp() + %s * interval '1 second')",
-            [world.people.a, seconds],
+            [system.people.a, seconds],
         ).fetchone()
         assert row is not None
         patient.execute("begin")
@@ -256,29 +256,29 @@ def extended_while_it_lives(
     raise AssertionError("no key lived long enough")
 
 
-def test_an_extension_that_is_committed_after_the_expiry_revives_nothing(world: World) -> None:
+def test_an_extension_that_is_committed_after_the_expiry_revives_nothing(system: System) -> None:
     """Threat: extending an expired key, by a transaction that was opened while it lived."""
-    with world.connect("alice") as alice, world.connect("alice") as patient:
-        row = extended_while_it_lives(world, alice, patient)
+    with system.connect("alice") as alice, system.connect("alice") as patient:
+        row = extended_while_it_lives(system, alice, patient)
         until(lambda: is_past(alice, row.expires_at))
-        assert not world.resolves(row.key)
+        assert not system.resolves(row.key)
         explained = alice.execute("select verdict from keylatch.explain_key(%s)", [row.key])
         assert explained.fetchone() == ("expired",)
         sqlstate(patient, "commit")
-        assert not world.resolves(row.key)
+        assert not system.resolves(row.key)
 
 
-def test_an_extension_that_was_checked_early_is_not_checked_again(world: World) -> None:
+def test_an_extension_that_was_checked_early_is_not_checked_again(system: System) -> None:
     """The limit: `set constraints` in SQL asks the deferred check before the expiry, not after.
 
     Who does it could have extended the key in that moment anyway; over HTTP nobody can.
     """
-    with world.connect("alice") as alice, world.connect("alice") as patient:
-        row = extended_while_it_lives(world, alice, patient, "set constraints all immediate")
+    with system.connect("alice") as alice, system.connect("alice") as patient:
+        row = extended_while_it_lives(system, alice, patient, "set constraints all immediate")
         until(lambda: is_past(alice, row.expires_at))
-        assert not world.resolves(row.key)
+        assert not system.resolves(row.key)
         patient.execute("commit")
-        assert world.resolves(row.key)
+        assert system.resolves(row.key)
 
 
 @pytest.mark.parametrize(
@@ -292,12 +292,12 @@ def test_an_extension_that_was_checked_early_is_not_checked_again(world: World) 
     ],
 )
 def test_a_revoked_key_mints_nothing_in_sql_whatever_its_reason_says(
-    world: World, mint: str
+    system: System, mint: str
 ) -> None:
     """Threat: no second secret appears; a caller sets rotated_from, in SQL."""
-    key_id = world.keys["living"].id
-    with world.connect("alice") as alice:
+    key_id = system.keys["living"].id
+    with system.connect("alice") as alice:
         alice.execute("select keylatch.revoke_key(%s, 'rotated')", [key_id])
-        with world.nothing_changes():
-            statement = mint.format(a=world.people.a, id=key_id)
+        with system.nothing_changes():
+            statement = mint.format(a=system.people.a, id=key_id)
             assert sqlstate(alice, statement) in ("PT400", "PT409", "42501")

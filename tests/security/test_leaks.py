@@ -9,7 +9,7 @@ import pytest
 
 from keylatch import Keylatch
 from keylatch.errors import KeylatchError
-from security.world import ORIGIN
+from security.system import ORIGIN
 from stack import Database, Janitor, People, Rest, Server, Tokens
 
 # Not in containers: an image may need libraries of its own, which the ones below would replace.

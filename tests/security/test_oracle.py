@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from security.shared import NOWHERE, Target, answer, open_world, outcome
-from security.world import ORIGIN, World
+from security.shared import NOWHERE, Target, answer, open_system, outcome
+from security.system import ORIGIN, System
 from stack import Cluster, Janitor, Tokens
 
 pytestmark = pytest.mark.one_server
@@ -77,26 +77,27 @@ STATEMENTS = (
 
 
 @pytest.fixture(scope="module")
-def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
-    with open_world(server, template, tokens, janitor, "oracle") as world:
-        yield world
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[System]:
+    with open_system(server, template, tokens, janitor, "oracle") as system:
+        yield system
 
 
-def targets(world: World) -> list[Target]:
+def targets(system: System) -> list[Target]:
     """The keys of workspace A, and at the end one that does not exist."""
-    with world.database.connect() as owner:
+    with system.database.connect() as owner:
         masked = dict(owner.execute("select id, masked_key from keylatch.keys").fetchall())
         row = owner.execute("select keylatch_internal.complete_key('wk_sk_live_')")
         unknown = row.fetchone()[0]  # type: ignore[index]
     known = [
-        Target(str(made.id), made.key, masked[made.id], label) for label, made in world.keys.items()
+        Target(str(made.id), made.key, masked[made.id], label)
+        for label, made in system.keys.items()
     ]
     return [*known, Target(NOWHERE, unknown, **UNKNOWN)]
 
 
-def filled(world: World, text: str, target: Target) -> str:
+def filled(system: System, text: str, target: Target) -> str:
     """A path or statement with what is known of a key put in."""
-    people = world.people
+    people = system.people
     return text.format(
         id=target.id, key=target.key, masked_key=target.masked_key, label=target.label,
         nowhere=ELSEWHERE,
@@ -112,7 +113,7 @@ def all_alike(targets: list[Target], ask: Callable[[Target], Any]) -> None:
 
 
 @pytest.mark.parametrize("who", WHO)
-def test_no_filter_order_or_count_tells_that_a_key_exists(shared: World, who: str) -> None:
+def test_no_filter_order_or_count_tells_that_a_key_exists(shared: System, who: str) -> None:
     """Threat: error texts or list_keys tell bob that A's key exists: reading over HTTP."""
     every = targets(shared)
 
@@ -130,7 +131,7 @@ def test_no_filter_order_or_count_tells_that_a_key_exists(shared: World, who: st
 
 
 @pytest.mark.parametrize("who", WHO)
-def test_no_write_over_http_tells_that_a_key_exists(shared: World, who: str) -> None:
+def test_no_write_over_http_tells_that_a_key_exists(shared: System, who: str) -> None:
     """Threat: the same by PATCH, PUT, DELETE, upserts on every unique column, and rotated_from."""
     b = str(shared.people.b if who == "bob" else shared.people.a)
 
@@ -173,7 +174,7 @@ def test_no_write_over_http_tells_that_a_key_exists(shared: World, who: str) -> 
 
 
 @pytest.mark.parametrize("who", [*WHO, "anon", "keylatch_resolver"])
-def test_no_statement_tells_that_a_key_exists(shared: World, who: str) -> None:
+def test_no_statement_tells_that_a_key_exists(shared: System, who: str) -> None:
     """Threat: the same in SQL, by rows, row counts, messages, details, hints and contexts."""
     every = targets(shared)
     with shared.nothing_changes(), shared.connect(who) as outsider:
@@ -190,7 +191,7 @@ def test_no_statement_tells_that_a_key_exists(shared: World, who: str) -> None:
 
 
 def test_an_explanation_takes_the_same_steps_for_a_foreign_and_an_unknown_key(
-    shared: World,
+    shared: System,
 ) -> None:
     """Threat: timing classes: the functions that run, and how often, are the same."""
     claims = f'{{"sub": "{shared.people.bob}"}}'
@@ -210,7 +211,7 @@ def test_an_explanation_takes_the_same_steps_for_a_foreign_and_an_unknown_key(
 
 
 @pytest.mark.parametrize("cast", ["uuid", "integer", "timestamptz", "json"])
-def test_a_cast_that_fails_shows_rows_of_the_caller_alone(shared: World, cast: str) -> None:
+def test_a_cast_that_fails_shows_rows_of_the_caller_alone(shared: System, cast: str) -> None:
     """Threat: an error that a caller provokes over HTTP quotes a row that they do not see."""
     shown = shared.request("bob", "GET", f"keys?select=label::{cast}").text
     assert "of bob" in shown or "Token" in shown

@@ -6,8 +6,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from security.shared import open_world
-from security.world import ORIGIN, World, sqlstate
+from security.shared import open_system
+from security.system import ORIGIN, System, sqlstate
 from stack import Cluster, Janitor, Tokens
 
 # As a hosted project has them: with casts that name no schema, and no search path of their own.
@@ -38,17 +38,17 @@ SPIED = ("uuid", "jsonb", "text", "timestamptz", "bytea", "json")
 
 
 @pytest.fixture(scope="module")
-def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
-    with open_world(server, template, tokens, janitor, "owners_rights") as world:
-        with world.database.connect(superuser=True) as root:
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[System]:
+    with open_system(server, template, tokens, janitor, "owners_rights") as system:
+        with system.database.connect(superuser=True) as root:
             root.execute(HOSTED_AUTH.encode())
-        yield world
+        yield system
 
 
-def users_who_ran_it(world: World, who: str, name: str, statements: list[str]) -> set[str]:
+def users_who_ran_it(system: System, who: str, name: str, statements: list[str]) -> set[str]:
     """As whom a type of the caller's own, named like that, ran its check in these statements."""
     heard: set[str] = set()
-    with world.connect(who) as caller:
+    with system.connect(who) as caller:
         caller.add_notice_handler(lambda said: heard.add(str(said.message_primary)))
         caller.execute(SPY.format(name=name).encode())
         caller.autocommit = False
@@ -65,22 +65,22 @@ def users_who_ran_it(world: World, who: str, name: str, statements: list[str]) -
     return {line.removeprefix("ran as ") for line in heard if line.startswith("ran as ")}
 
 
-def calls(world: World) -> list[str]:
+def calls(system: System) -> list[str]:
     """Every way to the functions, for somebody who may use all of them."""
-    living, b = world.keys["living"], world.people.b
+    living, b = system.keys["living"], system.people.b
     return [
-        f"select keylatch.issue_key('{world.people.a}', 'secret', expires_at => '2090-01-01')",
-        f"insert into keylatch.keys (workspace_id) values ('{world.people.a}')",
+        f"select keylatch.issue_key('{system.people.a}', 'secret', expires_at => '2090-01-01')",
+        f"insert into keylatch.keys (workspace_id) values ('{system.people.a}')",
         f"select keylatch.rotate_key('{living.id}', '1 hour')",
         f"select keylatch.revoke_key('{living.id}', 'x', true)",
         f"select keylatch.suspend_key('{living.id}')",
-        f"select keylatch.unsuspend_key('{world.keys['suspended'].id}')",
+        f"select keylatch.unsuspend_key('{system.keys['suspended'].id}')",
         f"update keylatch.keys set label = 'x', expires_at = '2090-01-01' where id = '{living.id}'",
-        f"select keylatch.list_keys('{world.people.a}')",
+        f"select keylatch.list_keys('{system.people.a}')",
         f"select keylatch.explain_key('{living.key}')",
-        f"select keylatch.explain_key('{world.keys['widget'].key}', '{ORIGIN}')",
+        f"select keylatch.explain_key('{system.keys['widget'].key}', '{ORIGIN}')",
         f"select * from keylatch.resolve_key('{living.key}')",
-        f"select * from keylatch.resolve_key('{world.keys['widget'].key}', '{ORIGIN}')",
+        f"select * from keylatch.resolve_key('{system.keys['widget'].key}', '{ORIGIN}')",
         f"delete from keylatch.workspaces where id = '{b}'",
         f"update keylatch.workspaces set id = gen_random_uuid() where id = '{b}'",
         "select keylatch.installation()",
@@ -93,7 +93,7 @@ def calls(world: World) -> list[str]:
 @pytest.mark.parametrize("name", SPIED)
 @pytest.mark.parametrize("who", ["alice", "bob", "keylatch_resolver", "anon"])
 def test_no_call_of_a_user_runs_their_code_with_other_rights(
-    shared: World, who: str, name: str
+    shared: System, who: str, name: str
 ) -> None:
     """Threat: temp tables or functions shadowing names; here types, beneath `auth` as hosted."""
     role = who if who in ("keylatch_resolver", "anon") else "authenticated"
@@ -103,14 +103,14 @@ def test_no_call_of_a_user_runs_their_code_with_other_rights(
 
 @pytest.mark.parametrize("name", SPIED)
 def test_no_call_of_the_service_role_runs_its_code_with_other_rights(
-    shared: World, name: str
+    shared: System, name: str
 ) -> None:
     """Threat: the same; `service_role` may delete a workspace, which runs a definer function."""
     with shared.nothing_changes():
         assert users_who_ran_it(shared, "service_role", name, calls(shared)) <= {"service_role"}
 
 
-def test_the_spy_hears_what_runs_with_the_owners_rights(shared: World) -> None:
+def test_the_spy_hears_what_runs_with_the_owners_rights(shared: System) -> None:
     """The tests above can fail: a definer function that names a type by itself is heard."""
     with shared.database.connect() as owner:
         owner.execute(
@@ -133,10 +133,10 @@ def test_the_spy_hears_what_runs_with_the_owners_rights(shared: World) -> None:
     ],
 )
 def test_a_trigger_of_the_application_that_makes_a_key_does_not_swallow_the_callers(
-    world: World, when: str, inner: str
+    system: System, when: str, inner: str
 ) -> None:
     """Threat: report 000 again: the caller gets the key of the row, or an error and no row."""
-    with world.database.connect() as owner:
+    with system.database.connect() as owner:
         owner.execute(
             f"""
             create function public.companion() returns trigger
@@ -149,18 +149,18 @@ def test_a_trigger_of_the_application_that_makes_a_key_does_not_swallow_the_call
             for each row execute function public.companion()
             """.encode()
         )
-    before = world.rows()
-    with world.connect("alice") as alice:
+    before = system.rows()
+    with system.connect("alice") as alice:
         try:
             issue = "select key, masked_key from keylatch.issue_key(%s, 'secret', 'main')"
-            row = alice.execute(issue, [world.people.a]).fetchone()
+            row = alice.execute(issue, [system.people.a]).fetchone()
         except psycopg.Error:
-            assert world.rows() == before
+            assert system.rows() == before
         else:
             assert row is not None
             assert row.key.startswith("wk_sk_live_")
             assert row.key[-4:] == row.masked_key[-4:]
-            assert world.resolves(row.key)
+            assert system.resolves(row.key)
 
 
 ATTACHMENTS = (
@@ -175,12 +175,12 @@ ATTACHMENTS = (
 
 @pytest.mark.parametrize("attachment", ATTACHMENTS)
 def test_an_application_that_attaches_the_trigger_wrongly_hears_of_it(
-    world: World, attachment: str
+    system: System, attachment: str
 ) -> None:
     """Threat: a definer function reachable with arguments its author did not expect: `tg_argv`."""
-    with world.database.connect() as owner:
+    with system.database.connect() as owner:
         owner.execute("create table public.teams (id uuid primary key, title text)")
-        owner.execute("insert into public.teams values (%s, 'A')", [world.people.a])
+        owner.execute("insert into public.teams values (%s, 'A')", [system.people.a])
         function = "keylatch_internal.revoke_workspace_keys"
         refused = sqlstate(owner, f"create trigger t {attachment.format(function=function)}")
         refused = refused or sqlstate(owner, "delete from public.teams")
@@ -189,15 +189,15 @@ def test_an_application_that_attaches_the_trigger_wrongly_hears_of_it(
         assert left == (1,)
     else:
         assert left == (0,)
-        assert not world.resolves(world.keys["living"].key)
+        assert not system.resolves(system.keys["living"].key)
 
 
 def test_a_workspace_table_of_somebody_else_runs_no_code_of_theirs_with_our_rights(
-    world: World,
+    system: System,
 ) -> None:
     """Threat: a cast of a table's owner that runs as keylatch's owner, when a row is deleted."""
     heard: list[str] = []
-    with world.database.connect(superuser=True) as root:
+    with system.database.connect(superuser=True) as root:
         root.add_notice_handler(lambda said: heard.append(str(said.message_primary)))
         root.execute(
             """
@@ -221,7 +221,7 @@ def test_a_workspace_table_of_somebody_else_runs_no_code_of_theirs_with_our_righ
             reset role;
             """
         )
-        root.execute("insert into public.teams values (%s, row('x'))", [world.people.a])
+        root.execute("insert into public.teams values (%s, row('x'))", [system.people.a])
         # An id of such a type is refused, and not read.
         assert sqlstate(root, "update public.teams set mood = row('y')") == "55000"
         root.execute("select mood::text, to_jsonb(t) from public.teams as t")
@@ -230,7 +230,7 @@ def test_a_workspace_table_of_somebody_else_runs_no_code_of_theirs_with_our_righ
         root.execute("delete from public.teams")
         assert heard == []
         root.execute("drop owned by tenant_owner cascade; drop role tenant_owner")
-    assert not world.resolves(world.keys["living"].key)
+    assert not system.resolves(system.keys["living"].key)
 
 
 EVERYBODY_SIGNED_IN = ("authenticated", "keylatch_resolver", "service_role")
@@ -260,7 +260,7 @@ CALLABLE = {
 }
 
 
-def test_who_may_call_what_runs_with_the_owners_rights_is_written_down(shared: World) -> None:
+def test_who_may_call_what_runs_with_the_owners_rights_is_written_down(shared: System) -> None:
     """Threat: every routine executable by `public` that is not on the list: extensions, public."""
     with shared.database.connect() as owner:
         found = owner.execute(

@@ -5,7 +5,7 @@ import hashlib
 import psycopg
 import pytest
 
-from security.world import ORIGIN, OUTSIDERS, World, slug, sqlstate
+from security.system import ORIGIN, OUTSIDERS, System, slug, sqlstate
 
 HASH_READS = (
     "select key_hash from keylatch_internal.keys",
@@ -24,15 +24,15 @@ HASH_READS = (
 
 
 @pytest.fixture
-def world(kept_world: World) -> World:
-    return kept_world
+def system(kept_system: System) -> System:
+    return kept_system
 
 
 @pytest.mark.parametrize("who", OUTSIDERS)
-def test_outsiders_read_no_key_of_another_workspace(world: World, who: str) -> None:
+def test_outsiders_read_no_key_of_another_workspace(system: System, who: str) -> None:
     """Threat: anon, mia, bob read A's keys, memberships."""
-    with world.nothing_changes(), world.connect(who) as outsider:
-        for made in world.keys.values():
+    with system.nothing_changes(), system.connect(who) as outsider:
+        for made in system.keys.values():
             for relation in ("keylatch.keys", "keylatch_internal.keys"):
                 try:
                     found = outsider.execute(f"select id from {relation} where id = %s", [made.id])
@@ -40,53 +40,57 @@ def test_outsiders_read_no_key_of_another_workspace(world: World, who: str) -> N
                     outsider.rollback()
                 else:
                     assert found.fetchall() == []
-        for path in ("keys", "keys?select=id,public_key", f"keys?workspace_id=eq.{world.people.a}"):
-            response = world.request(who, "GET", path, headers={"Prefer": "count=exact"})
+        for path in (
+            "keys",
+            "keys?select=id,public_key",
+            f"keys?workspace_id=eq.{system.people.a}",
+        ):
+            response = system.request(who, "GET", path, headers={"Prefer": "count=exact"})
             shown = response.text
-            for made in world.keys.values():
+            for made in system.keys.values():
                 assert str(made.id) not in shown
                 assert made.key not in shown
-        listed = world.call(who, "list_keys", workspace_id=str(world.people.a))
+        listed = system.call(who, "list_keys", workspace_id=str(system.people.a))
         assert listed.text == "[]" or listed.status_code in (401, 403)
 
 
 @pytest.mark.parametrize("who", OUTSIDERS)
-def test_outsiders_read_no_event_of_another_workspace(world: World, who: str) -> None:
+def test_outsiders_read_no_event_of_another_workspace(system: System, who: str) -> None:
     """Threat: anon, mia, bob read A's events."""
-    with world.nothing_changes(), world.connect(who) as outsider:
+    with system.nothing_changes(), system.connect(who) as outsider:
         for relation in ("keylatch.key_events", "keylatch_internal.key_events"):
             try:
                 found = outsider.execute(
-                    f"select * from {relation} where workspace_id = %s", [world.people.a]
+                    f"select * from {relation} where workspace_id = %s", [system.people.a]
                 )
             except psycopg.errors.InsufficientPrivilege:
                 outsider.rollback()
             else:
                 assert found.fetchall() == []
-    listed = world.call(who, "list_events", workspace_id=str(world.people.a))
+    listed = system.call(who, "list_events", workspace_id=str(system.people.a))
     if listed.status_code == 200:
         assert listed.json() == []
     else:
         assert listed.status_code in (401, 403)
-    shown = world.request(who, "GET", "key_events").text
-    assert not any(str(made.id) in shown for made in world.keys.values())
+    shown = system.request(who, "GET", "key_events").text
+    assert not any(str(made.id) in shown for made in system.keys.values())
 
 
 @pytest.mark.parametrize("who", [*OUTSIDERS, "alice"])
-def test_a_user_sees_their_own_memberships_alone(world: World, who: str) -> None:
+def test_a_user_sees_their_own_memberships_alone(system: System, who: str) -> None:
     """Threat: anon, mia, bob read A's memberships."""
-    response = world.request(who, "GET", "workspace_membership")
+    response = system.request(who, "GET", "workspace_membership")
     if response.status_code == 200:
-        mine = {str(getattr(world.people, who))}
+        mine = {str(getattr(system.people, who))}
         assert {row["user_id"] for row in response.json()} <= mine
     else:
         assert response.status_code in (401, 403)
 
 
 @pytest.mark.parametrize("who", [*OUTSIDERS, "alice", "service_role"])
-def test_nobody_but_the_owner_reads_a_hash(world: World, who: str) -> None:
+def test_nobody_but_the_owner_reads_a_hash(system: System, who: str) -> None:
     """Threat: anyone but the owner reads `key_hash`."""
-    with world.nothing_changes(), world.connect(who) as reader:
+    with system.nothing_changes(), system.connect(who) as reader:
         for statement in HASH_READS:
             assert sqlstate(reader, statement) in ("42501", "42P01"), statement
         found = reader.execute(
@@ -94,15 +98,15 @@ def test_nobody_but_the_owner_reads_a_hash(world: World, who: str) -> None:
         )
         assert found.fetchall() == []
     for path in ("keys?select=key_hash", "keys?order=key_hash", "keys?key_hash=not.is.null"):
-        assert world.request(who, "GET", path).status_code in (400, 401, 403)
+        assert system.request(who, "GET", path).status_code in (400, 401, 403)
     for profile in ("keylatch_internal",):
-        response = world.request(who, "GET", "keys", headers={"Accept-Profile": profile})
+        response = system.request(who, "GET", "keys", headers={"Accept-Profile": profile})
         assert response.status_code == 406
 
 
-def test_an_error_of_a_client_quotes_no_hash_and_no_row(world: World) -> None:
+def test_an_error_of_a_client_quotes_no_hash_and_no_row(system: System) -> None:
     """Threat: a key or hash shows up in an exception."""
-    with world.connect("service_role") as service:
+    with system.connect("service_role") as service:
         for statement in (
             "update keylatch.keys set label = repeat('x', 300)",
             "update keylatch.keys set public_key = 'x' where kind = 'publishable'",
@@ -118,58 +122,58 @@ def test_an_error_of_a_client_quotes_no_hash_and_no_row(world: World) -> None:
 
 
 @pytest.mark.parametrize("label", ["living", "widget"])
-def test_a_stored_hash_presented_as_a_key_resolves_to_nothing(world: World, label: str) -> None:
+def test_a_stored_hash_presented_as_a_key_resolves_to_nothing(system: System, label: str) -> None:
     """Threat: a stored hash, or its hex, presented as a key authenticates."""
-    key = world.keys[label].key
+    key = system.keys[label].key
     origin = ORIGIN if label == "widget" else None
-    assert world.resolves(key, origin)
+    assert system.resolves(key, origin)
     digest = hashlib.sha256(key.encode()).digest()
     for presented in (
         digest.hex(),
         "\\x" + digest.hex(),
         digest.decode("latin-1").replace("\0", ""),
     ):
-        assert not world.resolves(presented, origin)
-        with world.connect("alice") as alice:
+        assert not system.resolves(presented, origin)
+        with system.connect("alice") as alice:
             found = alice.execute("select keylatch_internal.find_key(%s)", [presented]).fetchone()
             assert found == (None,)
 
 
 @pytest.mark.parametrize("who", ["bob", "mia", "stranger"])
-def test_a_foreign_key_and_an_unknown_one_get_the_same_answers(world: World, who: str) -> None:
+def test_a_foreign_key_and_an_unknown_one_get_the_same_answers(system: System, who: str) -> None:
     """Threat: error texts, masked_key, explain_key or list_keys tell bob that A's key exists."""
-    with world.connect("service_role") as service:
+    with system.connect("service_role") as service:
         row = service.execute("select keylatch_internal.complete_key('wk_sk_live_')")
         unknown_key = row.fetchone()[0]  # type: ignore[index]
     unknown_id = "00000000-0000-4000-8000-000000000000"
-    own = world.people.b if who == "bob" else world.people.a
+    own = system.people.b if who == "bob" else system.people.a
 
     def answers(key_id: object, key: str) -> list[tuple[int, str]]:
         target = str(key_id)
         tries = [
-            world.call(who, "explain_key", key=key),
-            world.call(who, "explain_key", key=key, origin=ORIGIN),
-            world.call(who, "rotate_key", key_id=target),
-            world.call(who, "rotate_key", key_id=target, grace="1 hour"),
-            world.call(who, "rotate_key", key_id=target, grace="-1 hour"),
-            world.call(who, "revoke_key", key_id=target),
-            world.call(who, "revoke_key", key_id=target, cascade=True),
-            world.call(who, "suspend_key", key_id=target),
-            world.call(who, "unsuspend_key", key_id=target),
-            world.request(who, "GET", f"keys?id=eq.{target}", headers={"Prefer": "count=exact"}),
-            world.request(
+            system.call(who, "explain_key", key=key),
+            system.call(who, "explain_key", key=key, origin=ORIGIN),
+            system.call(who, "rotate_key", key_id=target),
+            system.call(who, "rotate_key", key_id=target, grace="1 hour"),
+            system.call(who, "rotate_key", key_id=target, grace="-1 hour"),
+            system.call(who, "revoke_key", key_id=target),
+            system.call(who, "revoke_key", key_id=target, cascade=True),
+            system.call(who, "suspend_key", key_id=target),
+            system.call(who, "unsuspend_key", key_id=target),
+            system.request(who, "GET", f"keys?id=eq.{target}", headers={"Prefer": "count=exact"}),
+            system.request(
                 who,
                 "PATCH",
                 f"keys?id=eq.{target}",
                 json={"label": "x"},
                 headers={"Prefer": "return=representation,count=exact"},
             ),
-            world.request(who, "PATCH", f"keys?id=eq.{target}", json={"label": "x" * 300}),
-            world.request(who, "DELETE", f"keys?id=eq.{target}"),
-            world.request(
+            system.request(who, "PATCH", f"keys?id=eq.{target}", json={"label": "x" * 300}),
+            system.request(who, "DELETE", f"keys?id=eq.{target}"),
+            system.request(
                 who, "POST", "keys", json={"workspace_id": str(own), "rotated_from": target}
             ),
-            world.request(
+            system.request(
                 who,
                 "POST",
                 "keys",
@@ -184,14 +188,14 @@ def test_a_foreign_key_and_an_unknown_one_get_the_same_answers(world: World, who
             for one in tries
         ]
 
-    with world.nothing_changes():
-        for label, made in world.keys.items():
+    with system.nothing_changes():
+        for label, made in system.keys.items():
             assert answers(made.id, made.key) == answers(unknown_id, unknown_key), label
 
 
-def test_a_filter_of_the_caller_runs_after_the_row_policies(world: World) -> None:
+def test_a_filter_of_the_caller_runs_after_the_row_policies(system: System) -> None:
     """Threat: a cheap, leaky function in a filter reports rows before the policy hides them."""
-    with world.connect("bob") as bob:
+    with system.connect("bob") as bob:
         bob.execute(
             "create function pg_temp.leak(text) returns boolean language plpgsql cost 0.0001"
             " as $$ begin raise notice 'leaked %', $1; return true; end $$"
@@ -205,10 +209,10 @@ def test_a_filter_of_the_caller_runs_after_the_row_policies(world: World) -> Non
         assert sqlstate(bob, "select 1 / (length(label) - 7) from keylatch.keys") is None
 
 
-def test_the_openapi_page_of_anon_names_no_call(world: World) -> None:
+def test_the_openapi_page_of_anon_names_no_call(system: System) -> None:
     """Threat: what anon may not use is not even described to it."""
-    response = world.request("anon", "GET", "")
+    response = system.request("anon", "GET", "")
     assert response.status_code in (200, 401, 403)
     assert "rotate_key" not in response.text
-    assert "/rpc/resolve_key" not in world.request("alice", "GET", "").text
-    assert slug(world.call("anon", "resolve_key", key="x")) is not None
+    assert "/rpc/resolve_key" not in system.request("alice", "GET", "").text
+    assert slug(system.call("anon", "resolve_key", key="x")) is not None

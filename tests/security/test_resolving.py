@@ -2,7 +2,7 @@
 
 import pytest
 
-from security.world import ORIGIN, World, sqlstate
+from security.system import ORIGIN, System, sqlstate
 from stack import until
 
 FOREIGN_ORIGINS = (
@@ -50,33 +50,33 @@ WRONG_ENTRIES = (
 
 
 @pytest.fixture
-def world(kept_world: World) -> World:
-    return kept_world
+def system(kept_system: System) -> System:
+    return kept_system
 
 
 @pytest.mark.parametrize("who", ["anon", "stranger", "mia", "bob", "alice"])
-def test_only_the_runtime_resolves(world: World, who: str) -> None:
+def test_only_the_runtime_resolves(system: System, who: str) -> None:
     """Threat: anon or authenticated call resolve_key."""
-    key = world.keys["living"].key
-    refused = world.call(who, "resolve_key", key=key)
+    key = system.keys["living"].key
+    refused = system.call(who, "resolve_key", key=key)
     assert refused.status_code in (401, 403)
-    refused = world.request(who, "GET", f"rpc/resolve_key?key={key}")
+    refused = system.request(who, "GET", f"rpc/resolve_key?key={key}")
     assert refused.status_code in (401, 403)
-    with world.connect(who) as client:
+    with system.connect(who) as client:
         assert sqlstate(client, "select * from keylatch.resolve_key(%s)", key) == "42501"
 
 
-def test_every_refusal_looks_alike(world: World) -> None:
+def test_every_refusal_looks_alike(system: System) -> None:
     """Threat: an answer tells an unknown key from a dead or a foreign one."""
     answers = {
-        world.call("keylatch_resolver", "resolve_key", key=key, origin=origin).text
+        system.call("keylatch_resolver", "resolve_key", key=key, origin=origin).text
         for key, origin in [
             *(
-                (world.keys[name].key, None)
+                (system.keys[name].key, None)
                 for name in ("revoked", "expired", "suspended", "widget")
             ),
-            (world.keys["widget"].key, "https://evil.example"),
-            (world.keys["living"].key, ORIGIN),
+            (system.keys["widget"].key, "https://evil.example"),
+            (system.keys["living"].key, ORIGIN),
             ("wk_sk_live_" + "1" * 36, None),
             ("no key", None),
         ]
@@ -84,25 +84,25 @@ def test_every_refusal_looks_alike(world: World) -> None:
     assert answers == {"[]"}
 
 
-def test_no_foreign_origin_is_taken_for_the_allowed_one(world: World) -> None:
+def test_no_foreign_origin_is_taken_for_the_allowed_one(system: System) -> None:
     """Threat: origins: look-alikes, case, slash, port, userinfo, null, two values, 100 kB."""
-    key = world.keys["widget"].key
-    assert world.resolves(key, ORIGIN)
-    assert not world.resolves(key, None)
+    key = system.keys["widget"].key
+    assert system.resolves(key, ORIGIN)
+    assert not system.resolves(key, None)
     for origin in FOREIGN_ORIGINS:
-        assert not world.resolves(key, origin), origin[:60]
+        assert not system.resolves(key, origin), origin[:60]
 
 
-def test_a_star_never_matches_the_apex_nor_beyond(world: World) -> None:
+def test_a_star_never_matches_the_apex_nor_beyond(system: System) -> None:
     """Threat: a star that matches the apex."""
-    issued = world.call(
+    issued = system.call(
         "alice",
         "issue_key",
-        workspace_id=str(world.people.a),
+        workspace_id=str(system.people.a),
         allowed_origins=["https://*.shop.example"],
     ).json()
-    assert world.resolves(issued["key"], "https://a.shop.example")
-    assert world.resolves(issued["key"], "https://a.b.shop.example")
+    assert system.resolves(issued["key"], "https://a.shop.example")
+    assert system.resolves(issued["key"], "https://a.b.shop.example")
     for origin in (
         "https://shop.example",
         "https://.shop.example",
@@ -116,25 +116,25 @@ def test_a_star_never_matches_the_apex_nor_beyond(world: World) -> None:
         "https://a@b.shop.example",
         "https://A.shop.example",
     ):
-        assert not world.resolves(issued["key"], origin), origin
+        assert not system.resolves(issued["key"], origin), origin
 
 
 @pytest.mark.parametrize("entry", WRONG_ENTRIES)
-def test_a_wrong_entry_is_refused_when_it_is_saved(world: World, entry: str) -> None:
+def test_a_wrong_entry_is_refused_when_it_is_saved(system: System, entry: str) -> None:
     """Threat: an origin list entry with a path, %, _, regex characters."""
-    with world.nothing_changes():
-        refused = world.call(
-            "alice", "issue_key", workspace_id=str(world.people.a), allowed_origins=[entry]
+    with system.nothing_changes():
+        refused = system.call(
+            "alice", "issue_key", workspace_id=str(system.people.a), allowed_origins=[entry]
         )
         assert (refused.status_code, refused.json()["message"]) == (400, "invalid_argument")
-        path = f"keys?id=eq.{world.keys['widget'].id}"
-        refused = world.request("alice", "PATCH", path, json={"allowed_origins": [ORIGIN, entry]})
+        path = f"keys?id=eq.{system.keys['widget'].id}"
+        refused = system.request("alice", "PATCH", path, json={"allowed_origins": [ORIGIN, entry]})
         assert (refused.status_code, refused.json()["message"]) == (400, "invalid_argument")
 
 
-def test_no_text_is_taken_for_a_key(world: World) -> None:
+def test_no_text_is_taken_for_a_key(system: System) -> None:
     """Threat: keys: empty, 1 MB, right-to-left marks, spaces, a prefix that is another key."""
-    key = world.keys["living"].key
+    key = system.keys["living"].key
     for text in (
         "",
         " ",
@@ -155,12 +155,12 @@ def test_no_text_is_taken_for_a_key(world: World) -> None:
         key.replace("wk", "wk\u0301"),
         "' or true --",
     ):
-        assert not world.resolves(text), text[:60]
-    assert world.resolves(key)
+        assert not system.resolves(text), text[:60]
+    assert system.resolves(key)
 
 
 def test_a_text_that_cannot_be_one_is_an_error_of_the_caller_and_never_of_the_server(
-    world: World,
+    system: System,
 ) -> None:
     """Threat: keys: NUL, invalid UTF-8, a lone surrogate."""
     for content in (
@@ -179,7 +179,7 @@ def test_a_text_that_cannot_be_one_is_an_error_of_the_caller_and_never_of_the_se
         b'{"origin": "x"}',
         b'{"key": "a", "other": 1}',
     ):
-        response = world.request(
+        response = system.request(
             "service_role",
             "POST",
             "rpc/resolve_key",
@@ -190,15 +190,15 @@ def test_a_text_that_cannot_be_one_is_an_error_of_the_caller_and_never_of_the_se
         assert response.status_code >= 400 or response.json() == []
 
 
-def test_an_expiry_counts_inside_an_open_transaction(world: World) -> None:
+def test_an_expiry_counts_inside_an_open_transaction(system: System) -> None:
     """Threat: a key accepted past its expiry because the transaction began before it."""
-    with world.connect("alice") as alice, world.connect("service_role") as runtime:
+    with system.connect("alice") as alice, system.connect("service_role") as runtime:
         resolve = "select * from keylatch.resolve_key(%s)"
         for seconds in (0.5, 2, 8, 32):  # the machine may be too busy for the first
             row = alice.execute(
                 "select key from keylatch.issue_key(%s, 'secret',"
                 " expires_at => clock_timestamp() + %s * interval '1 second')",
-                [world.people.a, seconds],
+                [system.people.a, seconds],
             ).fetchone()
             runtime.execute("begin isolation level read committed")
             if runtime.execute(resolve, row).fetchone() is not None:

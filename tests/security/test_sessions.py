@@ -10,8 +10,8 @@ import jwt
 import psycopg
 import pytest
 
-from security.shared import open_world
-from security.world import World, sqlstate
+from security.shared import open_system
+from security.system import System, sqlstate
 from stack import Cluster, Janitor, Tokens
 
 NOT_CLAIMS = ("{", "[]", "null", '"x"', "5", "{}", '{"sub": null}', '{"sub": ["a"]}', '{"sub": {}}',
@@ -25,12 +25,12 @@ TABLES = ("keylatch_internal.keys", "keylatch.keys", "keylatch.workspaces",
 
 
 @pytest.fixture(scope="module")
-def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
-    with open_world(server, template, tokens, janitor, "sessions") as world:
-        yield world
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[System]:
+    with open_system(server, template, tokens, janitor, "sessions") as system:
+        yield system
 
 
-def test_a_connection_that_goes_from_user_to_user_keeps_nothing_of_the_last(shared: World) -> None:
+def test_a_connection_that_goes_from_user_to_user_keeps_nothing_of_the_last(shared: System) -> None:
     """Threat: bob reads A's keys: through plans that a pooled session prepared for alice."""
     with psycopg.connect(shared.database.authenticator_url, autocommit=True) as pooled:
         pooled.prepare_threshold = 0
@@ -62,7 +62,7 @@ def test_a_connection_that_goes_from_user_to_user_keeps_nothing_of_the_last(shar
 
 
 @pytest.mark.parametrize("claims", NOT_CLAIMS, ids=lambda claims: claims[:20])
-def test_claims_that_name_nobody_open_nothing(shared: World, claims: str) -> None:
+def test_claims_that_name_nobody_open_nothing(shared: System, claims: str) -> None:
     """Threat: `request.jwt.claims` is malformed: an error of the caller or no rows."""
     living = shared.keys["living"].id
     with shared.nothing_changes(), shared.connect("bob") as caller:
@@ -89,7 +89,7 @@ def test_claims_that_name_nobody_open_nothing(shared: World, claims: str) -> Non
         assert runtime.execute(resolve, [shared.keys["living"].key]).fetchone() == (living,)
 
 
-def tampered(shared: World) -> dict[str, str]:
+def tampered(shared: System) -> dict[str, str]:
     """Tokens that nobody issued."""
     alice = {"sub": str(shared.people.alice), "role": "authenticated", "exp": int(time.time()) + 99}
     secret = shared.rest.tokens.secret
@@ -119,7 +119,7 @@ def tampered(shared: World) -> dict[str, str]:
      "no token", "a key", "the owner", "a superuser", "the login", "an unknown role",
      "a role with a quote"],
 )  # fmt: skip
-def test_a_token_that_nobody_issued_opens_nothing(shared: World, what: str) -> None:
+def test_a_token_that_nobody_issued_opens_nothing(shared: System, what: str) -> None:
     """Threat: anon reads or writes A's keys, with a token of its own making."""
     token = tampered(shared)[what]
     living = shared.keys["living"]
@@ -137,20 +137,20 @@ def test_a_token_that_nobody_issued_opens_nothing(shared: World, what: str) -> N
             assert str(living.id) not in refused.text
 
 
-def test_nothing_of_a_key_is_left_in_a_session_when_its_transaction_is_over(world: World) -> None:
+def test_nothing_of_a_key_is_left_in_a_session_when_its_transaction_is_over(system: System) -> None:
     """Threat: a caller sets `keylatch.handoff`: for the session, before somebody else's insert."""
-    with psycopg.connect(world.database.authenticator_url, autocommit=True) as pooled:
+    with psycopg.connect(system.database.authenticator_url, autocommit=True) as pooled:
         pooled.execute("select set_config('keylatch.handoff', 'prefix:evil', false)")
         made = []
         for secret in (True, False):
             with pooled.transaction():
                 pooled.execute("set local role authenticated")
-                claims = json.dumps(world.people.claims("alice"))
+                claims = json.dumps(system.people.claims("alice"))
                 pooled.execute("select set_config('request.jwt.claims', %s, true)", [claims])
                 insert = "insert into keylatch.keys (workspace_id, kind) values (%s, %s)"
-                pooled.execute(insert, [world.people.a, "secret" if secret else "publishable"])
+                pooled.execute(insert, [system.people.a, "secret" if secret else "publishable"])
                 issue = "select key from keylatch.issue_key(%s, 'secret')"
-                row = pooled.execute(issue, [world.people.a]).fetchone()
+                row = pooled.execute(issue, [system.people.a]).fetchone()
                 made.append(row[0])  # type: ignore[index]
                 left = pooled.execute("select current_setting('keylatch.handoff')").fetchone()
                 assert row[0] not in str(left), "it is read once"  # type: ignore[index]
@@ -160,10 +160,10 @@ def test_nothing_of_a_key_is_left_in_a_session_when_its_transaction_is_over(worl
     for key in made:
         assert key.startswith("wk_sk_live_")
         assert key not in settings
-        assert world.resolves(key)
+        assert system.resolves(key)
 
 
-def test_a_refused_issue_leaves_no_key_in_the_transaction(shared: World) -> None:
+def test_a_refused_issue_leaves_no_key_in_the_transaction(shared: System) -> None:
     """Threat: the same, when the insert fails and the caller goes on in an exception block."""
     with shared.nothing_changes(), shared.connect("bob") as bob, bob.transaction():
         for _ in range(3):
@@ -174,34 +174,36 @@ def test_a_refused_issue_leaves_no_key_in_the_transaction(shared: World) -> None
 
 
 def test_a_user_who_was_deleted_or_demoted_administers_nothing_with_an_old_token(
-    world: World,
+    system: System,
 ) -> None:
     """Threat: mia writes in A: an admin until a moment ago, whose token is still good."""
-    with world.database.connect() as owner:
+    with system.database.connect() as owner:
         owner.execute(
             "update keylatch.workspace_membership set role = 'member' where user_id = %s",
-            [world.people.alice],
+            [system.people.alice],
         )
-        owner.execute("delete from auth.users where id = %s", [world.people.bob])
-    with world.nothing_changes():
-        for who, workspace in (("alice", world.people.a), ("bob", world.people.b)):
-            assert world.request(who, "GET", "keys").json() == []
-            issued = world.call(who, "issue_key", workspace_id=str(workspace))
+        owner.execute("delete from auth.users where id = %s", [system.people.bob])
+    with system.nothing_changes():
+        for who, workspace in (("alice", system.people.a), ("bob", system.people.b)):
+            assert system.request(who, "GET", "keys").json() == []
+            issued = system.call(who, "issue_key", workspace_id=str(workspace))
             assert issued.status_code == 403
             body = {"workspace_id": str(workspace)}
             minimal = {"Prefer": "return=minimal"}
-            assert world.request(who, "POST", "keys", json=body, headers=minimal).status_code == 403
+            assert (
+                system.request(who, "POST", "keys", json=body, headers=minimal).status_code == 403
+            )
             # Without returning, which would ask the policy for select as well.
-            with world.connect(who) as caller:
+            with system.connect(who) as caller:
                 insert = "insert into keylatch.keys (workspace_id) values (%s)"
                 assert sqlstate(caller, insert, workspace) == "42501"
-            revoked = world.call(who, "revoke_key", key_id=str(world.keys["living"].id))
+            revoked = system.call(who, "revoke_key", key_id=str(system.keys["living"].id))
             assert revoked.status_code == 404
 
 
 @pytest.mark.parametrize("who", ["anon", "stranger", "mia", "bob", "alice", "keylatch_resolver"])
 def test_no_signed_in_session_holds_up_others_with_a_lock_on_the_tables(
-    shared: World, who: str
+    shared: System, who: str
 ) -> None:
     """Threat: mia or bob suspends A's keys, by a lock that nobody gets past."""
     with shared.nothing_changes(), shared.connect(who) as outsider:
@@ -221,7 +223,7 @@ def test_no_signed_in_session_holds_up_others_with_a_lock_on_the_tables(
                 assert rows == []
 
 
-def test_there_is_nothing_else_in_the_schemas_that_a_session_could_use(shared: World) -> None:
+def test_there_is_nothing_else_in_the_schemas_that_a_session_could_use(shared: System) -> None:
     """Threat: sequences, rules, SQL that is put together, and ways out of the database."""
     ours = "nspname in ('keylatch', 'keylatch_internal')"
     roles = "rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from security.shared import open_world
-from security.world import World, sqlstate
+from security.shared import open_system
+from security.system import System, sqlstate
 from stack import Cluster, Database, Janitor, People, Rest, Tokens, chosen_cluster
 
 # auto_explain with everything: the plan and the parameters of each statement, nested ones included.
@@ -33,9 +33,9 @@ def planned(janitor: Janitor) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="module")
-def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
-    with open_world(server, template, tokens, janitor, "traces") as world:
-        yield world
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[System]:
+    with open_system(server, template, tokens, janitor, "traces") as system:
+        yield system
 
 
 def test_a_new_secret_is_in_no_plan_and_no_parameter_of_a_nested_statement(
@@ -82,7 +82,7 @@ REFUSED = (
 
 @pytest.mark.parametrize("statement", REFUSED)
 def test_a_refusal_does_not_quote_a_key_that_was_given_by_mistake(
-    shared: World, statement: str
+    shared: System, statement: str
 ) -> None:
     """Threat: a key or secret shows up in an exception: pasted into the wrong argument."""
     made = shared.keys["living"]
@@ -100,7 +100,7 @@ def test_a_refusal_does_not_quote_a_key_that_was_given_by_mistake(
             assert made.key[11:-6] not in str(told)
 
 
-def test_a_key_where_an_id_belongs_is_quoted_by_the_type_itself(shared: World) -> None:
+def test_a_key_where_an_id_belongs_is_quoted_by_the_type_itself(shared: System) -> None:
     """The limit: PostgreSQL's own complaint about a uuid repeats the text, and logs it."""
     key = "wk_sk_live_pasted"
     with shared.nothing_changes():
@@ -111,7 +111,7 @@ def test_a_key_where_an_id_belongs_is_quoted_by_the_type_itself(shared: World) -
         assert key in shared.database.server.log()
 
 
-def test_the_log_of_an_ordinary_server_has_no_key_after_refused_calls(shared: World) -> None:
+def test_the_log_of_an_ordinary_server_has_no_key_after_refused_calls(shared: System) -> None:
     """Threat: server logs: errors are logged by default, with the statement that failed."""
     key = shared.keys["successor"].key  # no other test writes it into a statement
     with shared.nothing_changes():
@@ -133,7 +133,7 @@ def test_the_log_of_an_ordinary_server_has_no_key_after_refused_calls(shared: Wo
     assert key[11:-6] not in written
 
 
-def test_a_second_session_sees_no_key_of_a_call_that_is_under_way(shared: World) -> None:
+def test_a_second_session_sees_no_key_of_a_call_that_is_under_way(shared: System) -> None:
     """Threat: `pg_stat_activity` and locks, while a call waits."""
     key, key_id = shared.keys["living"].key, shared.keys["superseded"].id
     with (

@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from core.interleavings import CALLS, CLAIMS, HEADERS, make_scene
-from security.shared import open_world
-from security.world import World
+from security.shared import open_system
+from security.system import System
 from stack import Cluster, Database, Janitor, People, Tokens
 
 ADVISORY = """
@@ -42,27 +42,27 @@ HELD = {
 
 
 @pytest.fixture(scope="module")
-def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[World]:
-    with open_world(server, template, tokens, janitor, "waiting") as world:
-        with world.database.connect(superuser=True) as superuser:
+def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[System]:
+    with open_system(server, template, tokens, janitor, "waiting") as system:
+        with system.database.connect(superuser=True) as superuser:
             superuser.execute("create role nobody_waits nologin")
-        yield world
-        with world.database.connect(superuser=True) as superuser:
+        yield system
+        with system.database.connect(superuser=True) as superuser:
             superuser.execute("drop role nobody_waits")
 
 
-def connect(world: World, who: str) -> psycopg.Connection[Any]:
+def connect(system: System, who: str) -> psycopg.Connection[Any]:
     """A session of somebody; `nobody` is a login without a single right."""
     if who != "nobody":
-        return world.connect(who)
-    session = world.database.connect(superuser=True)
+        return system.connect(who)
+    session = system.database.connect(superuser=True)
     session.execute("set session authorization nobody_waits")
     return session
 
 
 @pytest.mark.parametrize("what", HELD)
 @pytest.mark.parametrize("who", STRANGERS)
-def test_what_a_stranger_holds_delays_no_revocation(shared: World, who: str, what: str) -> None:
+def test_what_a_stranger_holds_delays_no_revocation(shared: System, who: str, what: str) -> None:
     """Threat: a login without a right, a reader with a long query, advisory locks by number."""
     with connect(shared, who) as stranger, shared.connect("alice") as alice:
         (key_id,) = alice.execute(

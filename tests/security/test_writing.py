@@ -2,7 +2,7 @@
 
 import pytest
 
-from security.world import OUTSIDERS, REFUSALS, World, slug, sqlstate
+from security.system import OUTSIDERS, REFUSALS, System, slug, sqlstate
 
 STAMPED = {
     "created_by": "b0b00000-0000-4000-8000-000000000002",
@@ -18,75 +18,75 @@ STAMPED = {
 
 
 @pytest.fixture
-def world(kept_world: World) -> World:
-    return kept_world
+def system(kept_system: System) -> System:
+    return kept_system
 
 
 @pytest.mark.parametrize("who", OUTSIDERS)
-def test_outsiders_write_nothing_in_another_workspace(world: World, who: str) -> None:
+def test_outsiders_write_nothing_in_another_workspace(system: System, who: str) -> None:
     """Threat: mia or bob issues, rotates, revokes, suspends, re-labels in A."""
-    living = world.keys["living"].id
+    living = system.keys["living"].id
     calls = [
-        f"select keylatch.issue_key('{world.people.a}')",
+        f"select keylatch.issue_key('{system.people.a}')",
         f"select keylatch.rotate_key('{living}')",
         f"select keylatch.rotate_key('{living}', '1 hour')",
         f"select keylatch.revoke_key('{living}', 'x', true)",
         f"select keylatch.suspend_key('{living}')",
-        f"select keylatch.unsuspend_key('{world.keys['suspended'].id}')",
-        f"insert into keylatch.keys (workspace_id) values ('{world.people.a}')",
-        f"insert into keylatch_internal.keys (workspace_id) values ('{world.people.a}')",
+        f"select keylatch.unsuspend_key('{system.keys['suspended'].id}')",
+        f"insert into keylatch.keys (workspace_id) values ('{system.people.a}')",
+        f"insert into keylatch_internal.keys (workspace_id) values ('{system.people.a}')",
         "delete from keylatch.keys",
         "truncate keylatch_internal.keys",
-        f"delete from keylatch.workspaces where id = '{world.people.a}'",
+        f"delete from keylatch.workspaces where id = '{system.people.a}'",
         "insert into keylatch.workspaces (name) values ('mine')",
         "update keylatch.workspace_membership set role = 'admin'",
         "insert into keylatch.workspace_membership"
-        f" values ('{world.people.a}', auth.uid(), 'admin')",
+        f" values ('{system.people.a}', auth.uid(), 'admin')",
         "alter table keylatch_internal.keys disable trigger all",
         "drop trigger keys_update_revoked_is_final on keylatch_internal.keys",
         "create policy mine on keylatch_internal.keys using (true)",
         "create or replace function keylatch.admin_workspace_ids() returns setof uuid"
         " language sql as 'select id from keylatch.workspaces'",
     ]
-    with world.nothing_changes():
-        with world.connect(who) as outsider:
+    with system.nothing_changes():
+        with system.connect(who) as outsider:
             for statement in calls:
                 assert sqlstate(outsider, statement) in REFUSALS, statement
             # Nobody names that column, so this is refused before the key is looked for.
             successor = (
                 f"insert into keylatch.keys (workspace_id, rotated_from)"
-                f" values ('{world.people.b}', '{living}')"
+                f" values ('{system.people.b}', '{living}')"
             )
             assert sqlstate(outsider, successor) in REFUSALS | {"PT400"}
             for relation in ("keylatch.keys", "keylatch_internal.keys"):
                 update = f"update {relation} set label = 'mine' where id = '{living}'"
                 assert sqlstate(outsider, update) in (None, "42501")
         for function, arguments in (
-            ("issue_key", {"workspace_id": str(world.people.a)}),
+            ("issue_key", {"workspace_id": str(system.people.a)}),
             ("rotate_key", {"key_id": str(living)}),
             ("revoke_key", {"key_id": str(living)}),
             ("suspend_key", {"key_id": str(living)}),
         ):
-            assert world.call(who, function, **arguments).status_code in (401, 403, 404)
-        world.request(who, "PATCH", f"keys?id=eq.{living}", json={"label": "mine"})
-        everything = f"keys?workspace_id=eq.{world.people.a}"
-        world.request(who, "PATCH", everything, json={"revoked_at": "now"})
-        made = world.request(who, "POST", "keys", json={"workspace_id": str(world.people.a)})
+            assert system.call(who, function, **arguments).status_code in (401, 403, 404)
+        system.request(who, "PATCH", f"keys?id=eq.{living}", json={"label": "mine"})
+        everything = f"keys?workspace_id=eq.{system.people.a}"
+        system.request(who, "PATCH", everything, json={"revoked_at": "now"})
+        made = system.request(who, "POST", "keys", json={"workspace_id": str(system.people.a)})
         assert made.status_code in (401, 403)
 
 
-def test_an_admin_moves_no_key_and_makes_none_elsewhere(world: World) -> None:
+def test_an_admin_moves_no_key_and_makes_none_elsewhere(system: System) -> None:
     """Threat: alice moves a key to B, or makes one "in" B."""
-    living, b = world.keys["living"].id, str(world.people.b)
-    with world.nothing_changes():
-        moved = world.request("alice", "PATCH", f"keys?id=eq.{living}", json={"workspace_id": b})
+    living, b = system.keys["living"].id, str(system.people.b)
+    with system.nothing_changes():
+        moved = system.request("alice", "PATCH", f"keys?id=eq.{living}", json={"workspace_id": b})
         assert (moved.status_code, slug(moved)) == (409, "column_is_immutable")
-        made = world.request("alice", "POST", "keys", json={"workspace_id": b})
+        made = system.request("alice", "POST", "keys", json={"workspace_id": b})
         assert made.status_code == 403
-        both = [{"workspace_id": str(world.people.a)}, {"workspace_id": b}]
-        assert world.request("alice", "POST", "keys", json=both).status_code == 403
-        assert world.call("alice", "issue_key", workspace_id=b).status_code == 403
-        with world.connect("alice") as alice:
+        both = [{"workspace_id": str(system.people.a)}, {"workspace_id": b}]
+        assert system.request("alice", "POST", "keys", json=both).status_code == 403
+        assert system.call("alice", "issue_key", workspace_id=b).status_code == 403
+        with system.connect("alice") as alice:
             # Without returning, which would also ask the policy for select.
             insert = f"insert into keylatch.keys (workspace_id) values ('{b}')"
             assert sqlstate(alice, insert) == "42501"
@@ -96,84 +96,84 @@ def test_an_admin_moves_no_key_and_makes_none_elsewhere(world: World) -> None:
 
 @pytest.mark.parametrize("who", ["alice", "service_role"])
 @pytest.mark.parametrize("column", STAMPED)
-def test_no_caller_chooses_what_the_database_stamps(world: World, who: str, column: str) -> None:
+def test_no_caller_chooses_what_the_database_stamps(system: System, who: str, column: str) -> None:
     """Threat: a caller sets created_by, revoked_by, id, masked_key, or plants revoked_at."""
-    planted = {"workspace_id": str(world.people.a), column: STAMPED[column]}
-    with world.nothing_changes():
-        refused = world.request(who, "POST", "keys", json=planted)
+    planted = {"workspace_id": str(system.people.a), column: STAMPED[column]}
+    with system.nothing_changes():
+        refused = system.request(who, "POST", "keys", json=planted)
         assert (refused.status_code, slug(refused)) == (400, "invalid_argument")
         assert column in refused.json()["details"]
         upsert = {"Prefer": "resolution=merge-duplicates"}
-        refused = world.request(who, "POST", "keys", json=planted, headers=upsert)
+        refused = system.request(who, "POST", "keys", json=planted, headers=upsert)
         assert refused.status_code == 400
-        with world.connect(who) as client:
+        with system.connect(who) as client:
             insert = f"insert into keylatch.keys (workspace_id, {column}) values (%s, %s)"
-            assert sqlstate(client, insert, world.people.a, STAMPED[column]) == "PT400"
+            assert sqlstate(client, insert, system.people.a, STAMPED[column]) == "PT400"
             direct = insert.replace("keylatch.keys", "keylatch_internal.keys")
-            assert sqlstate(client, direct, world.people.a, STAMPED[column]) == "PT400"
+            assert sqlstate(client, direct, system.people.a, STAMPED[column]) == "PT400"
 
 
 @pytest.mark.parametrize("column", ["created_by", "created_at", "id", "masked_key", "public_key"])
-def test_no_caller_changes_what_the_database_stamped(world: World, column: str) -> None:
+def test_no_caller_changes_what_the_database_stamped(system: System, column: str) -> None:
     """Threat: a caller sets created_by, created_at, id, masked_key, rotated_from afterwards."""
-    path = f"keys?id=eq.{world.keys['living'].id}"
+    path = f"keys?id=eq.{system.keys['living'].id}"
     for who in ("alice", "service_role"):
-        with world.nothing_changes():
-            refused = world.request(who, "PATCH", path, json={column: STAMPED[column]})
+        with system.nothing_changes():
+            refused = system.request(who, "PATCH", path, json={column: STAMPED[column]})
             assert (refused.status_code, slug(refused)) == (409, "column_is_immutable")
 
 
-def test_a_planted_time_of_revocation_is_replaced_by_the_clock(fresh_world: World) -> None:
+def test_a_planted_time_of_revocation_is_replaced_by_the_clock(fresh_system: System) -> None:
     """Threat: a caller plants revoked_at in the past or future, or names another as revoked_by."""
     for label, when in (("living", "2001-01-01T00:00:00Z"), ("successor", "2099-01-01T00:00:00Z")):
-        path = f"keys?id=eq.{fresh_world.keys[label].id}"
+        path = f"keys?id=eq.{fresh_system.keys[label].id}"
         body = {
             "revoked_at": when,
-            "revoked_by": str(fresh_world.people.bob),
+            "revoked_by": str(fresh_system.people.bob),
             "revoke_reason": "mine",
         }
-        changed = fresh_world.request(
+        changed = fresh_system.request(
             "alice", "PATCH", path, json=body, headers={"Prefer": "return=representation"}
         ).json()[0]
-        with fresh_world.connect("service_role") as service:
+        with fresh_system.connect("service_role") as service:
             now = service.execute("select now()").fetchone()[0]  # type: ignore[index]
             row = service.execute("select * from keylatch.keys where id = %s", [changed["id"]])
             key = row.fetchone()
         assert abs((key.revoked_at - now).total_seconds()) < 60  # type: ignore[union-attr]
-        assert key.revoked_by == fresh_world.people.alice  # type: ignore[union-attr]
+        assert key.revoked_by == fresh_system.people.alice  # type: ignore[union-attr]
 
 
-def test_no_client_brings_a_hash(world: World) -> None:
+def test_no_client_brings_a_hash(system: System) -> None:
     """Threat: insert of a key with a hash of one's own choosing through REST."""
     digest = "\\x" + "ab" * 32
     for who in ("alice", "service_role"):
-        with world.nothing_changes():
-            body = {"workspace_id": str(world.people.a), "key_hash": digest}
-            assert world.request(who, "POST", "keys", json=body).status_code == 400
-            with world.connect(who) as client:
+        with system.nothing_changes():
+            body = {"workspace_id": str(system.people.a), "key_hash": digest}
+            assert system.request(who, "POST", "keys", json=body).status_code == 400
+            with system.connect(who) as client:
                 insert = (
                     "insert into keylatch_internal.keys (workspace_id, key_hash) values (%s, %s)"
                 )
-                assert sqlstate(client, insert, world.people.a, digest) == "42501"
+                assert sqlstate(client, insert, system.people.a, digest) == "42501"
 
 
 def test_a_hand_off_setting_that_a_caller_plants_gives_them_only_their_own_key(
-    world: World,
+    system: System,
 ) -> None:
     """Threat: a definer function, or a trigger, reachable with arguments nobody expected."""
-    with world.connect("alice") as alice, alice.transaction():
+    with system.connect("alice") as alice, alice.transaction():
         alice.execute("select set_config('keylatch.handoff', 'key:wk_sk_live_planted', true)")
         alice.execute(
-            "insert into keylatch.keys (workspace_id, label) values (%s, 'a')", [world.people.a]
+            "insert into keylatch.keys (workspace_id, label) values (%s, 'a')", [system.people.a]
         )
         left = alice.execute("select current_setting('keylatch.handoff')").fetchone()
         assert left == ("key:wk_sk_live_planted",)
         alice.execute("select set_config('keylatch.handoff', 'prefix:X Y', true)")
         with alice.transaction(force_rollback=True):
             insert = "insert into keylatch.keys (workspace_id) values (%s)"
-            assert sqlstate_inside(alice, insert, world.people.a) == "PT400"
+            assert sqlstate_inside(alice, insert, system.people.a) == "PT400"
         issued = alice.execute(
-            "select key, masked_key from keylatch.issue_key(%s)", [world.people.a]
+            "select key, masked_key from keylatch.issue_key(%s)", [system.people.a]
         )
         row = issued.fetchone()
         assert row is not None and row.key.startswith("wk_pk_live_")

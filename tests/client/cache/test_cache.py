@@ -34,7 +34,7 @@ HERE = ReplayPosition(system_identifier="7", timeline=1, is_replica=False, posit
 DATABASE = 16384
 
 
-class World:
+class System:
     """A cache with a bound of 1 second, a time to live of 10, and three entries."""
 
     def __init__(self) -> None:
@@ -71,228 +71,232 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def system() -> System:
+    return System()
 
 
-def test_an_answer_is_remembered_for_its_origin_alone(world: World) -> None:
+def test_an_answer_is_remembered_for_its_origin_alone(system: System) -> None:
     found = key()
-    world.learn(QUESTION, found)
-    assert world.cache.answer(QUESTION) == (found,)
-    assert world.cache.answer((QUESTION[0], None)) is None
-    assert world.cache.answer((QUESTION[0], "")) is None
+    system.learn(QUESTION, found)
+    assert system.cache.answer(QUESTION) == (found,)
+    assert system.cache.answer((QUESTION[0], None)) is None
+    assert system.cache.answer((QUESTION[0], "")) is None
 
 
-def test_memory_is_closed_when_no_heartbeat_was_answered_within_the_bound(world: World) -> None:
-    world.learn(QUESTION, key())
-    world.learn(OTHER, None)
-    world.pass_(0.99, beating=False)
-    assert world.cache.answer(QUESTION) is not None
-    world.pass_(0.02, beating=False)
-    assert world.cache.answer(QUESTION) is None
-    assert world.cache.answer(OTHER) is None
-    assert world.cache.stats().stale_avoided == 1
+def test_memory_is_closed_when_no_heartbeat_was_answered_within_the_bound(system: System) -> None:
+    system.learn(QUESTION, key())
+    system.learn(OTHER, None)
+    system.pass_(0.99, beating=False)
+    assert system.cache.answer(QUESTION) is not None
+    system.pass_(0.02, beating=False)
+    assert system.cache.answer(QUESTION) is None
+    assert system.cache.answer(OTHER) is None
+    assert system.cache.stats().stale_avoided == 1
     # It opens again without loss: the server has told everything before it answered.
-    world.pass_(0)
-    assert world.cache.answer(QUESTION) is not None
+    system.pass_(0)
+    assert system.cache.answer(QUESTION) is not None
 
 
-def test_the_bound_counts_from_the_sending_of_a_heartbeat_not_from_its_answer(world: World) -> None:
-    world.learn(QUESTION, key())
-    sent = world.now
-    world.now += 0.9
-    world.prove()
-    world.cache.beat(sent, Heartbeat(START, 1, "7 1 16384", None))
-    assert world.cache.answer(QUESTION) is not None
-    world.now += 0.2
-    assert world.cache.answer(QUESTION) is None
+def test_the_bound_counts_from_the_sending_of_a_heartbeat_not_from_its_answer(
+    system: System,
+) -> None:
+    system.learn(QUESTION, key())
+    sent = system.now
+    system.now += 0.9
+    system.prove()
+    system.cache.beat(sent, Heartbeat(START, 1, "7 1 16384", None))
+    assert system.cache.answer(QUESTION) is not None
+    system.now += 0.2
+    assert system.cache.answer(QUESTION) is None
 
 
-def test_a_change_forgets_its_key_and_no_other(world: World) -> None:
+def test_a_change_forgets_its_key_and_no_other(system: System) -> None:
     changed, other = key(), key()
-    world.learn(QUESTION, changed)
-    world.learn((QUESTION[0], None), changed)
-    world.learn(OTHER, other)
-    world.cache.heard(mark_of(changed.key_id))
-    assert world.cache.answer(QUESTION) is None
-    assert world.cache.answer((QUESTION[0], None)) is None
-    assert world.cache.answer(OTHER) == (other,)
+    system.learn(QUESTION, changed)
+    system.learn((QUESTION[0], None), changed)
+    system.learn(OTHER, other)
+    system.cache.heard(mark_of(changed.key_id))
+    assert system.cache.answer(QUESTION) is None
+    assert system.cache.answer((QUESTION[0], None)) is None
+    assert system.cache.answer(OTHER) == (other,)
 
 
-def test_an_answer_that_was_asked_for_before_a_change_was_heard_is_not_kept(world: World) -> None:
+def test_an_answer_that_was_asked_for_before_a_change_was_heard_is_not_kept(system: System) -> None:
     found = key()
-    flight = world.cache.begin(QUESTION)
-    world.cache.heard(mark_of(found.key_id))
-    world.cache.end(flight, found)
-    assert world.cache.answer(QUESTION) is None
+    flight = system.cache.begin(QUESTION)
+    system.cache.heard(mark_of(found.key_id))
+    system.cache.end(flight, found)
+    assert system.cache.answer(QUESTION) is None
     # The change of another key is none of its business.
-    flight = world.cache.begin(QUESTION)
-    world.cache.heard(mark_of(uuid4()))
-    world.cache.end(flight, found)
-    assert world.cache.answer(QUESTION) == (found,)
+    flight = system.cache.begin(QUESTION)
+    system.cache.heard(mark_of(uuid4()))
+    system.cache.end(flight, found)
+    assert system.cache.answer(QUESTION) == (found,)
 
 
-def test_that_there_is_no_key_is_forgotten_at_any_change_and_after_the_bound(world: World) -> None:
-    world.learn(QUESTION, None)
-    assert world.cache.answer(QUESTION) == (None,)
-    world.cache.heard(mark_of(uuid4()))
-    assert world.cache.answer(QUESTION) is None
-    flight = world.cache.begin(QUESTION)
-    world.cache.heard(mark_of(uuid4()))
-    world.cache.end(flight, None)
-    assert world.cache.answer(QUESTION) is None
-    world.learn(QUESTION, None)
-    world.pass_(1.01)
-    assert world.cache.answer(QUESTION) is None
+def test_that_there_is_no_key_is_forgotten_at_any_change_and_after_the_bound(
+    system: System,
+) -> None:
+    system.learn(QUESTION, None)
+    assert system.cache.answer(QUESTION) == (None,)
+    system.cache.heard(mark_of(uuid4()))
+    assert system.cache.answer(QUESTION) is None
+    flight = system.cache.begin(QUESTION)
+    system.cache.heard(mark_of(uuid4()))
+    system.cache.end(flight, None)
+    assert system.cache.answer(QUESTION) is None
+    system.learn(QUESTION, None)
+    system.pass_(1.01)
+    assert system.cache.answer(QUESTION) is None
 
 
 @pytest.mark.parametrize("when", ["before the question", "while it is asked"])
-def test_nothing_survives_a_lost_connection(world: World, when: str) -> None:
-    flight = world.cache.begin(QUESTION)
-    world.learn(OTHER, key())
-    world.cache.lost()
+def test_nothing_survives_a_lost_connection(system: System, when: str) -> None:
+    flight = system.cache.begin(QUESTION)
+    system.learn(OTHER, key())
+    system.cache.lost()
     if when == "before the question":
-        flight = world.cache.begin(QUESTION)
-    world.connect()
-    world.cache.end(flight, key())
-    assert world.cache.answer(QUESTION) is None
-    assert world.cache.answer(OTHER) is None
-    assert world.cache.stats().entries == 0
+        flight = system.cache.begin(QUESTION)
+    system.connect()
+    system.cache.end(flight, key())
+    assert system.cache.answer(QUESTION) is None
+    assert system.cache.answer(OTHER) is None
+    assert system.cache.stats().entries == 0
 
 
-def test_a_key_is_asked_for_again_after_its_time_to_live(world: World) -> None:
-    world.learn(QUESTION, key())
+def test_a_key_is_asked_for_again_after_its_time_to_live(system: System) -> None:
+    system.learn(QUESTION, key())
     for _ in range(9):
-        world.pass_(1)
-    assert world.cache.answer(QUESTION) is not None
-    world.pass_(1)
-    assert world.cache.answer(QUESTION) is None
+        system.pass_(1)
+    assert system.cache.answer(QUESTION) is not None
+    system.pass_(1)
+    assert system.cache.answer(QUESTION) is None
 
 
-def test_a_key_ends_in_memory_when_the_servers_clock_says_so(world: World) -> None:
+def test_a_key_ends_in_memory_when_the_servers_clock_says_so(system: System) -> None:
     # A minute ahead of ours, and nobody looks at ours.
-    world.cache.lost()
-    world.cache.listening()
-    world.beat(server_ahead=60)
-    world.prove()
-    world.learn(QUESTION, key(expires_at=START + timedelta(seconds=62)))
+    system.cache.lost()
+    system.cache.listening()
+    system.beat(server_ahead=60)
+    system.prove()
+    system.learn(QUESTION, key(expires_at=START + timedelta(seconds=62)))
     for seconds, known in ((1.9, True), (0.2, False)):
-        world.now += seconds
-        world.beat(server_ahead=60)
-        world.prove()
-        assert (world.cache.answer(QUESTION) is not None) is known
+        system.now += seconds
+        system.beat(server_ahead=60)
+        system.prove()
+        assert (system.cache.answer(QUESTION) is not None) is known
 
 
 @pytest.mark.parametrize("jump", [-3600, 3600])
 def test_when_the_servers_clock_is_moved_everything_is_asked_for_again(
-    world: World, jump: int
+    system: System, jump: int
 ) -> None:
-    world.learn(QUESTION, key(expires_at=START + timedelta(hours=2)))
-    world.beat(server_ahead=jump)
-    world.prove()
-    assert world.cache.answer(QUESTION) is None
+    system.learn(QUESTION, key(expires_at=START + timedelta(hours=2)))
+    system.beat(server_ahead=jump)
+    system.prove()
+    assert system.cache.answer(QUESTION) is None
 
 
-def test_only_so_many_are_kept_and_those_that_were_not_asked_for_go_first(world: World) -> None:
+def test_only_so_many_are_kept_and_those_that_were_not_asked_for_go_first(system: System) -> None:
     questions: list[Question] = [(bytes([n]) * 32, None) for n in range(5)]
     for question in questions[:3]:
-        world.learn(question, key())
-    world.cache.answer(questions[0])
+        system.learn(question, key())
+    system.cache.answer(questions[0])
     for question in questions[3:]:
-        world.learn(question, key())
-    known = [question for question in questions if world.cache.answer(question)]
+        system.learn(question, key())
+    known = [question for question in questions if system.cache.answer(question)]
     assert known == [questions[0], *questions[3:]]
 
 
-def test_guessing_drives_no_key_out(world: World) -> None:
-    world.learn(QUESTION, key())
+def test_guessing_drives_no_key_out(system: System) -> None:
+    system.learn(QUESTION, key())
     for n in range(100):
-        world.learn((bytes([n]) * 32, None), None)
-    assert world.cache.answer(QUESTION) is not None
-    remembered = [n for n in range(100) if world.cache.answer((bytes([n]) * 32, None))]
+        system.learn((bytes([n]) * 32, None), None)
+    assert system.cache.answer(QUESTION) is not None
+    remembered = [n for n in range(100) if system.cache.answer((bytes([n]) * 32, None))]
     assert remembered == [97, 98, 99]
 
 
-def test_when_any_key_may_have_changed_everything_is_forgotten(world: World) -> None:
+def test_when_any_key_may_have_changed_everything_is_forgotten(system: System) -> None:
     found = key()
-    world.learn(OTHER, found)
-    flight = world.cache.begin(QUESTION)
-    world.cache.heard(ANY_KEY)
-    world.cache.end(flight, found)
-    assert world.cache.answer(QUESTION) is None
-    assert world.cache.answer(OTHER) is None
-    assert world.cache.stats().entries == 0
-    world.learn(OTHER, found)
-    assert world.cache.answer(OTHER) == (found,)
+    system.learn(OTHER, found)
+    flight = system.cache.begin(QUESTION)
+    system.cache.heard(ANY_KEY)
+    system.cache.end(flight, found)
+    assert system.cache.answer(QUESTION) is None
+    assert system.cache.answer(OTHER) is None
+    assert system.cache.stats().entries == 0
+    system.learn(OTHER, found)
+    assert system.cache.answer(OTHER) == (found,)
 
 
-def test_a_change_that_nobody_was_told_of_makes_memory_forget_everything(world: World) -> None:
-    world.learn(QUESTION, key())
-    flight = world.cache.begin(OTHER)
-    world.left_out += 1
-    world.pass_(0.1)
-    assert world.cache.answer(QUESTION) is None
+def test_a_change_that_nobody_was_told_of_makes_memory_forget_everything(system: System) -> None:
+    system.learn(QUESTION, key())
+    flight = system.cache.begin(OTHER)
+    system.left_out += 1
+    system.pass_(0.1)
+    assert system.cache.answer(QUESTION) is None
     # The next heartbeat asks who may still have to commit such a change: nobody.
-    world.pass_(0.1)
-    world.cache.end(flight, key())
-    assert world.cache.answer(OTHER) is None
-    world.learn(QUESTION, key())
-    assert world.cache.answer(QUESTION) is not None
+    system.pass_(0.1)
+    system.cache.end(flight, key())
+    assert system.cache.answer(OTHER) is None
+    system.learn(QUESTION, key())
+    assert system.cache.answer(QUESTION) is not None
 
 
 @pytest.mark.parametrize("when", ["while it listens", "before it listened"])
-def test_memory_stays_closed_until_who_told_nobody_has_committed(world: World, when: str) -> None:
-    world.writers = {"3/7", "4/2"}
-    world.left_out += 1
+def test_memory_stays_closed_until_who_told_nobody_has_committed(system: System, when: str) -> None:
+    system.writers = {"3/7", "4/2"}
+    system.left_out += 1
     if when == "before it listened":
-        world.cache.lost()
-        world.connect()
+        system.cache.lost()
+        system.connect()
     else:
-        world.pass_(0.1)
-        world.pass_(0.1)
-    flight = world.cache.begin(QUESTION)
+        system.pass_(0.1)
+        system.pass_(0.1)
+    flight = system.cache.begin(QUESTION)
     for gone, come in (("3/7", "5/1"), ("4/2", "6/1")):
-        world.learn(OTHER, key())
-        assert world.cache.answer(OTHER) is None
-        world.writers = world.writers - {gone} | {come}
-        world.pass_(0.1)
+        system.learn(OTHER, key())
+        assert system.cache.answer(OTHER) is None
+        system.writers = system.writers - {gone} | {come}
+        system.pass_(0.1)
     # What was asked before that commit may be older.
-    world.cache.end(flight, key())
-    assert world.cache.answer(QUESTION) is None
+    system.cache.end(flight, key())
+    assert system.cache.answer(QUESTION) is None
     # Who began to write since then tells what is to be told.
-    world.learn(OTHER, key())
-    assert world.cache.answer(OTHER) is not None
+    system.learn(OTHER, key())
+    assert system.cache.answer(OTHER) is not None
 
 
 def test_memory_is_closed_when_the_other_connection_was_not_asked_within_the_bound(
-    world: World,
+    system: System,
 ) -> None:
-    world.learn(QUESTION, key())
+    system.learn(QUESTION, key())
     for _ in range(9):
-        world.now += 0.11
-        world.beat()
-    assert world.cache.answer(QUESTION) is not None
-    world.now += 0.11
-    world.beat()
-    assert world.cache.answer(QUESTION) is None
-    assert world.cache.stats().is_listening
-    world.prove()
-    assert world.cache.answer(QUESTION) is not None
+        system.now += 0.11
+        system.beat()
+    assert system.cache.answer(QUESTION) is not None
+    system.now += 0.11
+    system.beat()
+    assert system.cache.answer(QUESTION) is None
+    assert system.cache.stats().is_listening
+    system.prove()
+    assert system.cache.answer(QUESTION) is not None
 
 
 def test_one_caller_asks_where_the_other_connection_is_twice_in_the_bound(
-    world: World,
+    system: System,
 ) -> None:
-    world.pass_(0.51)
-    assert world.cache.begin_proof() is None
-    world.now += 0.49
-    assert world.cache.begin_proof() is None
-    world.beat()
-    world.now += 0.02
-    assert world.cache.begin_proof() == world.now
+    system.pass_(0.51)
+    assert system.cache.begin_proof() is None
+    system.now += 0.49
+    assert system.cache.begin_proof() is None
+    system.beat()
+    system.now += 0.02
+    assert system.cache.begin_proof() == system.now
     # While nothing is heard, it would be of no use.
-    world.now += 5
-    assert world.cache.begin_proof() is None
+    system.now += 5
+    assert system.cache.begin_proof() is None
 
 
 @pytest.mark.parametrize(
@@ -306,25 +310,25 @@ def test_one_caller_asks_where_the_other_connection_is_twice_in_the_bound(
     ],
 )
 def test_memory_forgets_when_the_other_connection_is_somewhere_else(
-    world: World, at: ReplayPosition, database: int
+    system: System, at: ReplayPosition, database: int
 ) -> None:
-    world.learn(QUESTION, key())
-    assert not world.cache.is_misplaced
-    world.cache.proven(world.now, at, database)
-    assert world.cache.is_misplaced
-    assert world.cache.answer(QUESTION) is None
-    world.connect()
-    assert not world.cache.is_misplaced
-    assert world.cache.answer(QUESTION) is None
+    system.learn(QUESTION, key())
+    assert not system.cache.is_misplaced
+    system.cache.proven(system.now, at, database)
+    assert system.cache.is_misplaced
+    assert system.cache.answer(QUESTION) is None
+    system.connect()
+    assert not system.cache.is_misplaced
+    assert system.cache.answer(QUESTION) is None
 
 
-def test_refusals_that_are_over_leave_memory_by_themselves(world: World) -> None:
+def test_refusals_that_are_over_leave_memory_by_themselves(system: System) -> None:
     for n in range(3):
-        world.learn((bytes([n]) * 32, None), None)
-        world.pass_(0.4)
-    assert len(world.cache._negative) == 2
-    world.pass_(2)
-    assert len(world.cache._negative) == 0
+        system.learn((bytes([n]) * 32, None), None)
+        system.pass_(0.4)
+    assert len(system.cache._negative) == 2
+    system.pass_(2)
+    assert len(system.cache._negative) == 0
 
 
 def test_time_passes_while_the_machine_sleeps() -> None:

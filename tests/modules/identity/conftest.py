@@ -1,4 +1,4 @@
-"""The shop that is shared by the tests which leave it as it was, and a world with a page."""
+"""The shop that is shared by the tests which leave it as it was, and a system with a page."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import pytest
 
 from keylatch import Keylatch
 from modules.identity.shop import Shop, open_shop
-from security.world import World, make_world
+from security.system import System, make_system
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 
@@ -25,18 +25,18 @@ def shop(
 
 
 @pytest.fixture
-def world(database: Database, people: People, rest: Rest) -> World:
+def system(database: Database, people: People, rest: Rest) -> System:
     """A database with keys in every state, and its API."""
-    return make_world(database, rest, people)
+    return make_system(database, rest, people)
 
 
 @pytest.fixture
-def page(world: World) -> str:
+def page(system: System) -> str:
     """The key of the page."""
-    return world.keys["widget"].key
+    return system.keys["widget"].key
 
 
 @pytest.fixture
-def service(world: World) -> Keylatch:
+def service(system: System) -> Keylatch:
     """The client of a service that resolves."""
-    return Keylatch.from_psycopg(world.database.connect("keylatch_resolver"))
+    return Keylatch.from_psycopg(system.database.connect("keylatch_resolver"))

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import httpx
 
-from security.world import ORIGIN, World, make_world
+from security.system import ORIGIN, System, make_system
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 RECIPES = Path(__file__).parents[3] / "sql" / "recipes"
@@ -24,10 +24,10 @@ insert into public.news values ('We are open');
 
 @dataclass(frozen=True)
 class Shop:
-    """The world with the orders of workspace A and B, and keys for them.
+    """The system with the orders of workspace A and B, and keys for them.
 
     Attributes:
-        world: The database, its API, its people and keys in every state.
+        system: The database, its API, its people and keys in every state.
         reader: A secret key of A that may read.
         writer: A secret key of A that may read and write.
         blind: A secret key of A that may write and not read.
@@ -36,7 +36,7 @@ class Shop:
         page_id: Its id.
     """
 
-    world: World
+    system: System
     reader: str
     writer: str
     blind: str
@@ -56,12 +56,12 @@ class Shop:
         headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
     ) -> httpx.Response:
         """Send a request with a key, through the gateway, to schema `public`."""
-        sent = [("apikey", self.world.rest.anon_key), *dict(headers).items()]
+        sent = [("apikey", self.system.rest.anon_key), *dict(headers).items()]
         sent += [("x-api-key", key)] if key is not None else []
         sent += [("Origin", origin)] if origin is not None else []
-        token = self.world.token(who)
+        token = self.system.token(who)
         sent += [("Authorization", f"Bearer {token}")] if token else []
-        url = f"{self.world.rest.url}/rest/v1/{path}"
+        url = f"{self.system.rest.url}/rest/v1/{path}"
         encoded = [(name.encode(), value.encode()) for name, value in sent]
         return httpx.request(method, url, json=json, headers=encoded)
 
@@ -83,8 +83,8 @@ def open_application(
     name: str,
     recipe: str,
     more: str = "",
-) -> Iterator[World]:
-    """A world of that name with tables by a recipe, which its API knows from the start."""
+) -> Iterator[System]:
+    """A system of that name with tables by a recipe, which its API knows from the start."""
     with Database(server, name, template) as database:
         People.seed(database.url)
         with database.connect() as owner:
@@ -92,7 +92,7 @@ def open_application(
             if more:
                 owner.execute(more.encode())
         with Rest(database, tokens, janitor=janitor) as rest:
-            yield make_world(database, rest, People(tokens))
+            yield make_system(database, rest, People(tokens))
 
 
 @contextmanager
@@ -102,14 +102,14 @@ def open_shop(
     """A database of that name with the application, and its API, for a whole file."""
     with open_application(
         server, template, tokens, janitor, name, "api_key_policies", APPLICATION
-    ) as world:
-        with world.database.connect() as owner:
+    ) as system:
+        with system.database.connect() as owner:
             owner.execute(
                 "insert into public.orders (workspace_id, item)"
                 " values (%(a)s, 'apples'), (%(a)s, 'pears'), (%(b)s, 'of bob')",
-                {"a": world.people.a, "b": world.people.b},
+                {"a": system.people.a, "b": system.people.b},
             )
-        with world.connect("service_role") as issuer:
+        with system.connect("service_role") as issuer:
 
             def issue(workspace: UUID, kind: str, scopes: str) -> tuple[str, UUID]:
                 row = issuer.execute(
@@ -119,14 +119,14 @@ def open_shop(
                 ).fetchone()
                 return row.key, row.id  # type: ignore[union-attr]
 
-            a, both = world.people.a, "{orders:read,orders:write}"
+            a, both = system.people.a, "{orders:read,orders:write}"
             page, page_id = issue(a, "publishable", "{orders:read}")
             yield Shop(
-                world=world,
+                system=system,
                 reader=issue(a, "secret", "{orders:read}")[0],
                 writer=issue(a, "secret", both)[0],
                 blind=issue(a, "secret", "{orders:write}")[0],
-                of_b=issue(world.people.b, "secret", both)[0],
+                of_b=issue(system.people.b, "secret", both)[0],
                 page=page,
                 page_id=page_id,
             )

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from modules.identity.page import build, open_browser, serve, write
 from modules.identity.shop import open_application
-from security.world import World
+from security.system import System
 from stack import Cluster, Janitor, Rest, Tokens, until
 
 pytestmark = pytest.mark.one_server
@@ -27,7 +27,7 @@ class Site:
     """The example page and its application.
 
     Attributes:
-        world: The database and its API.
+        system: The database and its API.
         browser: What visitors come with.
         folder: Where the pages are.
         shop: The origin that keys are issued for.
@@ -35,7 +35,7 @@ class Site:
         visitors: Who has come, to be sent home.
     """
 
-    world: World
+    system: System
     browser: Browser
     folder: Path
     shop: str
@@ -47,9 +47,9 @@ class Site:
         key_id, key = self.ask(
             "alice",
             "select id, key from keylatch.issue_key(%s, %s, %s, allowed_origins => %s)",
-            *(self.world.people.a, kind, name, [self.shop] if kind == "publishable" else []),
+            *(self.system.people.a, kind, name, [self.shop] if kind == "publishable" else []),
         )
-        self.publish(name, str(key), rest or self.world.rest)
+        self.publish(name, str(key), rest or self.system.rest)
         assert isinstance(key_id, UUID)
         return key_id
 
@@ -59,7 +59,7 @@ class Site:
 
     def ask(self, who: str, statement: str, *values: object) -> tuple[object, ...]:
         """The one row of a statement."""
-        with self.world.connect(who) as connection:
+        with self.system.connect(who) as connection:
             row = connection.execute(statement.encode(), values).fetchone()
         assert row is not None
         return tuple(row)
@@ -74,7 +74,7 @@ class Site:
 
     def notes(self) -> list[tuple[object, ...]]:
         """What visitors wrote, as the owner sees it."""
-        with self.world.database.connect() as owner:
+        with self.system.database.connect() as owner:
             return owner.execute(
                 "select note, workspace_id, session_id from public.notes order by id"
             ).fetchall()
@@ -91,18 +91,18 @@ def application(
     """The site of all tests of this file, each with a page of its own."""
     folder = build(tmp_path_factory.mktemp("site"))
     with (
-        open_application(server, template, tokens, janitor, "page", "session_policies") as world,
+        open_application(server, template, tokens, janitor, "page", "session_policies") as system,
         open_browser() as browser,
         serve(folder) as shop,
         serve(folder) as foreign,
     ):
-        yield Site(world, browser, folder, shop, foreign)
+        yield Site(system, browser, folder, shop, foreign)
 
 
 @pytest.fixture
 def site(application: Site, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     """The same; at the end it leaves a picture of what each visitor sees."""
-    with application.world.database.connect() as owner:
+    with application.system.database.connect() as owner:
         owner.execute("truncate public.notes")
     yield application
     for number, visitor in enumerate(application.visitors):
@@ -150,7 +150,7 @@ def test_a_page_on_an_allowed_origin_has_a_session_and_its_visitors_their_own_no
     shown(one, "Good morning", "Anybody here?")
     assert one.get_by_role("status").text_content() == before
     notes = site.notes()
-    assert {workspace for _, workspace, _ in notes} == {site.world.people.a}
+    assert {workspace for _, workspace, _ in notes} == {site.system.people.a}
     assert len({session for _, _, session in notes}) == 2
 
 
@@ -197,7 +197,7 @@ def test_a_key_that_is_rotated_under_an_open_page_disturbs_no_visitor(site: Site
     page = site.visit("cached")
     status(page, SESSION)
     (key,) = site.ask("alice", "select key from keylatch.rotate_key(%s, '1 hour')", key_id)
-    site.publish("rotated", str(key), site.world.rest)
+    site.publish("rotated", str(key), site.system.rest)
     for name in ("rotated", "cached"):
         status(site.visit(name), SESSION)
     # The grace is over.
@@ -247,10 +247,10 @@ def test_a_secret_key_in_a_page_is_refused_and_explain_key_says_why(site: Site) 
 def test_where_the_gateway_allows_one_origin_a_browser_asks_for_no_other(
     site: Site, janitor: Janitor
 ) -> None:
-    world = site.world
+    system = site.system
     with Rest(
-        world.database,
-        world.rest.tokens,
+        system.database,
+        system.rest.tokens,
         janitor=janitor,
         settings={"SERVER_CORS_ALLOWED_ORIGINS": site.shop},
     ) as rest:
@@ -266,7 +266,7 @@ def test_where_the_gateway_allows_one_origin_a_browser_asks_for_no_other(
 def test_a_preflight_is_allowed_the_headers_that_a_page_sends(site: Site) -> None:
     asked = "apikey,content-profile,content-type,x-api-key,x-session-token"
     answer = httpx.options(
-        f"{site.world.rest.url}/rest/v1/rpc/open_session",
+        f"{site.system.rest.url}/rest/v1/rpc/open_session",
         headers={
             "Origin": site.shop,
             "Access-Control-Request-Method": "POST",

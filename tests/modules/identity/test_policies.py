@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from modules.identity.shop import Shop
-from security.world import ORIGIN, World, sqlstate
+from security.system import ORIGIN, System, sqlstate
 from stack import Janitor, Rest
 
 REFUSED = "401 invalid_api_key"
@@ -17,7 +17,7 @@ EVERYBODY = ("anon", "stranger", "mia", "bob", "alice", "service_role", "keylatc
 
 
 def test_a_key_reads_the_rows_of_its_workspace_as_far_as_its_scopes_go(shop: Shop) -> None:
-    keys = shop.world.keys
+    keys = shop.system.keys
     assert shop.items(shop.reader) == ["apples", "pears"]
     assert shop.items(shop.of_b) == ["of bob"]
     assert shop.items(shop.blind) == []
@@ -33,7 +33,7 @@ def test_without_a_key_nobody_sees_a_row(shop: Shop) -> None:
 
 @pytest.mark.parametrize("name", ["revoked", "suspended", "expired"])
 def test_a_dead_key_is_refused_and_does_not_become_nobody(shop: Shop, name: str) -> None:
-    assert shop.items(shop.world.keys[name].key) == REFUSED
+    assert shop.items(shop.system.keys[name].key) == REFUSED
 
 
 @pytest.mark.parametrize("key", ["", "null", "wk_sk_live_", "é" * 20, "x" * 20_000, "' or 1"])
@@ -54,8 +54,8 @@ def test_a_publishable_key_is_refused_from_elsewhere(shop: Shop, origin: str | N
 
 
 def test_of_two_headers_the_last_counts_and_joined_to_one_they_are_no_key(shop: Shop) -> None:
-    url, anon = f"{shop.world.rest.url}/rest/v1/orders?select=item", shop.world.rest.anon_key
-    dead = shop.world.keys["revoked"].key
+    url, anon = f"{shop.system.rest.url}/rest/v1/orders?select=item", shop.system.rest.anon_key
+    dead = shop.system.keys["revoked"].key
 
     def answer(*keys: str) -> int:
         sent = [("apikey", anon), *(("x-api-key", key) for key in keys)]
@@ -71,7 +71,7 @@ def test_of_two_headers_the_last_counts_and_joined_to_one_they_are_no_key(shop: 
 
 def test_two_origins_are_none_that_a_key_allows(shop: Shop) -> None:
     headers = [("x-api-key", shop.page), ("Origin", ORIGIN), ("Origin", "https://evil.example")]
-    url = f"{shop.world.rest.rest_url}/orders?select=item"
+    url = f"{shop.system.rest.rest_url}/orders?select=item"
     assert httpx.get(url, headers=headers).status_code == 401
 
 
@@ -81,12 +81,12 @@ def test_a_key_writes_what_its_scopes_and_its_workspace_allow(shop: Shop) -> Non
         answer = response.json() if response.content else {}
         return response.status_code if response.is_success else f"401 {answer['code']}"
 
-    b = str(shop.world.people.b)
+    b = str(shop.system.people.b)
     assert write(shop.reader, item="plums") == DENIED
     assert write(shop.writer, item="plums", workspace_id=b) == DENIED
     assert write(shop.writer, item="plums", created_by_key=str(shop.page_id)) == DENIED
     assert shop.send(method="POST", path="orders", json={"item": "plums"}).status_code == 401
-    revoked = shop.world.keys["revoked"].key
+    revoked = shop.system.keys["revoked"].key
     assert write(revoked, item="plums") == "401 PT401"
     assert shop.items(shop.writer) == ["apples", "pears"]
 
@@ -112,19 +112,19 @@ def test_a_key_writes_what_its_scopes_and_its_workspace_allow(shop: Shop) -> Non
 
 
 def test_a_key_gets_no_right_that_no_policy_stops(shop: Shop) -> None:
-    with shop.world.database.connect("anon") as key:
+    with shop.system.database.connect("anon") as key:
         assert sqlstate(key, "truncate public.orders") == "42501"
 
 
 def test_a_user_is_a_user_and_with_a_key_nobody(shop: Shop) -> None:
-    dead = shop.world.keys["revoked"].key
+    dead = shop.system.keys["revoked"].key
     assert shop.items(who="alice") == ["apples", "pears"]
     for who in ("alice", "bob", "mia", "stranger"):
         for key in (shop.reader, shop.of_b, dead, "mistyped"):
             # Neither the user's rows nor the key's.
             assert shop.items(key, who=who) == TWO
     # The key for browsers is a token too, and it names nobody.
-    anon = {"Authorization": f"Bearer {shop.world.rest.anon_key}"}
+    anon = {"Authorization": f"Bearer {shop.system.rest.anon_key}"}
     assert shop.items(shop.reader, headers=anon) == ["apples", "pears"]
     # A backend may pass on the key of its caller; no row policy applies to it.
     assert shop.items(dead, who="service_role") == ["apples", "of bob", "pears"]
@@ -142,7 +142,7 @@ def test_the_functions_can_be_asked_by_who_holds_the_key(shop: Shop, who: str) -
             headers={"Content-Profile": "keylatch"},
         ).json()
 
-    assert ask("current_workspace_id", shop.reader) == str(shop.world.people.a)
+    assert ask("current_workspace_id", shop.reader) == str(shop.system.people.a)
     assert ask("has_scope", shop.reader, scope="orders:read") is True
     assert ask("has_scope", shop.reader, scope="orders:write") is False
     assert ask("key_metadata", shop.reader) == {}
@@ -156,13 +156,13 @@ def test_the_functions_can_be_asked_by_who_holds_the_key(shop: Shop, who: str) -
 
 
 def test_each_function_of_a_policy_runs_once_a_statement(shop: Shop) -> None:
-    with shop.world.database.connect(superuser=True) as root:
+    with shop.system.database.connect(superuser=True) as root:
         root.autocommit = False
         root.execute("set local track_functions = 'all'")
         root.execute(
             "insert into public.orders (workspace_id, item, created_by_key)"
             " select %s, n, null from generate_series(1, 20000) as n",
-            [shop.world.people.a],
+            [shop.system.people.a],
         )
         root.execute("set local role anon")
         root.execute(
@@ -201,7 +201,7 @@ def test_a_key_in_the_url_or_under_another_name_is_not_a_key(shop: Shop) -> None
 
 def test_a_session_of_psycopg_without_headers_is_nobody(shop: Shop) -> None:
     for role in ("anon", "authenticated", "service_role"):
-        with shop.world.database.connect(role) as session:
+        with shop.system.database.connect(role) as session:
             row = session.execute(
                 "select keylatch.current_workspace_id(), keylatch.current_key_id(),"
                 " keylatch.has_scope('orders:read'), keylatch.key_metadata(),"
@@ -220,8 +220,8 @@ PRE_REQUESTS = {
 def test_as_pre_request_it_refuses_a_bad_key_before_anything_else(
     shop: Shop, janitor: Janitor, setting: str
 ) -> None:
-    world = shop.world
-    with world.database.connect() as owner:
+    system = shop.system
+    with system.database.connect() as owner:
         owner.execute(
             """
             create or replace function public.before_each_request() returns void
@@ -236,10 +236,10 @@ def test_as_pre_request_it_refuses_a_bad_key_before_anything_else(
             "create policy asks on public.empty using ((select keylatch.check_request()))"
         )
         owner.execute("notify pgrst, 'reload schema'")
-    dead = world.keys["revoked"].key
+    dead = system.keys["revoked"].key
     # No policy of the one table asks for a key, and the other has no row to ask about.
     assert shop.send(dead, path="news").status_code == 200
-    with world.connect("anon") as anon:
+    with system.connect("anon") as anon:
         assert anon.execute(
             "select set_config('request.headers', json_build_object('x-api-key', %s::text)::text,"
             " false)",
@@ -247,13 +247,13 @@ def test_as_pre_request_it_refuses_a_bad_key_before_anything_else(
         )
         assert anon.execute("select * from public.empty").fetchall() == []
     with Rest(
-        world.database,
-        world.rest.tokens,
+        system.database,
+        system.rest.tokens,
         janitor=janitor,
         settings={"DB_PRE_REQUEST": setting},
     ) as rest:
         guarded = Shop(
-            World(world.database, rest, world.people, world.keys),
+            System(system.database, rest, system.people, system.keys),
             *(shop.reader, shop.writer, shop.blind, shop.of_b, shop.page, shop.page_id),
         )
         for path in ("news", "empty", "", "rpc/before_each_request"):
@@ -270,8 +270,8 @@ def test_as_pre_request_it_refuses_a_bad_key_before_anything_else(
 
 def test_a_recipe_without_its_guards_would_let_a_dead_key_through(shop: Shop) -> None:
     """The restrictive policy can fail: without it a row that is open to all hides the refusal."""
-    dead = shop.world.keys["revoked"].key
-    with shop.world.database.connect(autocommit=False) as owner:
+    dead = shop.system.keys["revoked"].key
+    with shop.system.database.connect(autocommit=False) as owner:
         owner.execute("create policy open on public.orders for select to anon using (true)")
         owner.execute("set local role anon")
         owner.execute(
@@ -291,15 +291,20 @@ def test_a_recipe_without_its_guards_would_let_a_dead_key_through(shop: Shop) ->
 
 def test_no_log_has_the_key_of_a_request(shop: Shop) -> None:
     """Threat: a key shows up in server logs; here it comes with every request."""
-    keys = [shop.reader, shop.of_b, shop.world.keys["revoked"].key, shop.world.keys["expired"].key]
+    keys = [
+        shop.reader,
+        shop.of_b,
+        shop.system.keys["revoked"].key,
+        shop.system.keys["expired"].key,
+    ]
     for key in keys:
         for who in ("anon", "alice", "service_role"):
             shop.items(key, who=who)
             shop.send(key, who=who, method="POST", path="orders", json={"item": "of no workspace"})
-    with shop.world.database.connect() as owner:
+    with shop.system.database.connect() as owner:
         owner.execute("delete from public.orders where item = 'of no workspace'")
         busy = str(owner.execute("select query from pg_stat_activity").fetchall())
-    written = shop.world.database.server.log() + shop.world.rest.postgrest.log()
+    written = shop.system.database.server.log() + shop.system.rest.postgrest.log()
     # The watch is awake: it has seen a refusal.
     assert "invalid_api_key" in written
     assert [key[:15] for key in keys if key[11:-6] in written + busy] == []

@@ -13,7 +13,7 @@ from core.racing import Waiting, attempt
 from keylatch import AsyncKeylatch, Keylatch
 from keylatch.errors import InvalidArgument, LatchViolation, PermissionDenied, SessionNotFound
 from modules.identity.visitors import open_, token
-from security.world import ORIGIN, World, slug
+from security.system import ORIGIN, System, slug
 
 HOUR = timedelta(hours=1)
 USERS = ("anon", "stranger", "mia", "bob", "alice")
@@ -29,9 +29,9 @@ ATTACH = "select subject from keylatch.attach_subject(%s, %s)"
 
 
 def test_a_page_opens_a_session_and_learns_a_token_and_its_end_and_nothing_else(
-    world: World, page: str, service: Keylatch
+    system: System, page: str, service: Keylatch
 ) -> None:
-    opened = open_(world, page).json()
+    opened = open_(system, page).json()
     assert sorted(opened) == ["expires_at", "token"]
     assert opened["token"].startswith("wk_st_")
     assert len(opened["token"]) == len("wk_st_") + 36
@@ -40,53 +40,53 @@ def test_a_page_opens_a_session_and_learns_a_token_and_its_end_and_nothing_else(
     found = service.resolve_session(opened["token"])
     assert found is not None
     assert (found.workspace_id, found.key_id, found.origin, found.subject) == (
-        world.people.a,
-        world.keys["widget"].id,
+        system.people.a,
+        system.keys["widget"].id,
         ORIGIN,
         None,
     )
 
 
-def test_every_reason_not_to_open_one_has_the_same_answer(world: World, page: str) -> None:
-    living = world.keys["living"].key
+def test_every_reason_not_to_open_one_has_the_same_answer(system: System, page: str) -> None:
+    living = system.keys["living"].key
     answers = [
-        open_(world, page, origin)
+        open_(system, page, origin)
         for origin in (None, "", "null", "https://evil.example", ORIGIN.upper(), f"{ORIGIN}/")
     ]
-    answers += [open_(world, key) for key in (living, "", "x", page[:-1], page + "1", "\u202e")]
-    answers += [open_(world, living, None), open_(world, "wk_st_" + "a" * 36)]
-    with world.connect("alice") as alice:
-        alice.execute("select keylatch.revoke_key(%s)", [world.keys["widget"].id])
-    answers.append(open_(world, page))
+    answers += [open_(system, key) for key in (living, "", "x", page[:-1], page + "1", "\u202e")]
+    answers += [open_(system, living, None), open_(system, "wk_st_" + "a" * 36)]
+    with system.connect("alice") as alice:
+        alice.execute("select keylatch.revoke_key(%s)", [system.keys["widget"].id])
+    answers.append(open_(system, page))
     assert {answer.status_code for answer in answers} == {401}
     assert len({answer.text for answer in answers}) == 1
     assert slug(answers[0]) == "session_refused"
 
 
-def test_the_origin_is_that_of_the_request_and_not_an_argument(world: World, page: str) -> None:
+def test_the_origin_is_that_of_the_request_and_not_an_argument(system: System, page: str) -> None:
     for who in USERS:
-        refused = world.call(who, "open_session", key=page, origin=ORIGIN)
+        refused = system.call(who, "open_session", key=page, origin=ORIGIN)
         assert refused.status_code == 404
-        with world.connect(who) as client:
+        with system.connect(who) as client:
             assert attempt(client, "select keylatch.open_session(%s)", [page]).word == (
                 "session_refused"
             )
-        get = world.request(
+        get = system.request(
             "anon", "GET", f"rpc/open_session?key={page}", headers={"Origin": ORIGIN}
         )
         assert get.status_code == 405
 
 
-def test_nobody_but_a_service_resolves_closes_attaches_or_prunes(world: World, page: str) -> None:
+def test_nobody_but_a_service_resolves_closes_attaches_or_prunes(system: System, page: str) -> None:
     for who in USERS:
-        text = token(world, page)
+        text = token(system, page)
         calls: list[dict[str, Any]] = [{"function": "resolve_session", "token": text}]
         calls += [{"function": "resolve_session", "token": text, "extend": True}]
         calls += [{"function": "close_session", "token": text}, {"function": "prune_sessions"}]
         calls += [{"function": "attach_subject", "token": text, "subject": "x"}]
         for call in calls:
-            assert world.call(who, **call).status_code in (401, 403)
-        with world.connect(who) as client:
+            assert system.call(who, **call).status_code in (401, 403)
+        with system.connect(who) as client:
             for read in ("token_hash", "*"):
                 outcome = attempt(client, f"select {read} from keylatch_internal.sessions")
                 assert outcome.word == "42501"
@@ -96,39 +96,39 @@ def test_nobody_but_a_service_resolves_closes_attaches_or_prunes(world: World, p
 
 
 def test_an_admin_sees_the_sessions_of_their_workspaces_and_ends_them(
-    world: World, page: str, service: Keylatch
+    system: System, page: str, service: Keylatch
 ) -> None:
-    text = token(world, page)
+    text = token(system, page)
     for who, count in (("alice", 1), ("bob", 0), ("mia", 0), ("stranger", 0)):
-        rows = world.request(who, "GET", "sessions").json()
+        rows = system.request(who, "GET", "sessions").json()
         assert len(rows) == count
         assert not any("token" in name for row in rows for name in row)
         if who != "alice":
-            world.request(who, "DELETE", "sessions?id=not.is.null")
-    assert world.request("anon", "GET", "sessions").status_code == 401
+            system.request(who, "DELETE", "sessions?id=not.is.null")
+    assert system.request("anon", "GET", "sessions").status_code == 401
     assert service.resolve_session(text) is not None
-    assert world.request("alice", "DELETE", "sessions?id=not.is.null").status_code == 204
+    assert system.request("alice", "DELETE", "sessions?id=not.is.null").status_code == 204
     assert service.resolve_session(text) is None
 
 
 def test_the_workspace_says_how_long_and_only_extend_moves_the_expiry(
-    world: World, page: str, service: Keylatch
+    system: System, page: str, service: Keylatch
 ) -> None:
-    setting = {"workspace_id": str(world.people.a), "lifetime": "2 hours"}
+    setting = {"workspace_id": str(system.people.a), "lifetime": "2 hours"}
     for who in ("bob", "mia", "stranger", "anon"):
-        assert world.request(who, "POST", "session_settings", json=setting).status_code in (
+        assert system.request(who, "POST", "session_settings", json=setting).status_code in (
             401,
             403,
         )
-    assert world.request("alice", "POST", "session_settings", json=setting).status_code == 201
+    assert system.request("alice", "POST", "session_settings", json=setting).status_code == 201
     for bad in ("30 seconds", "91 days", "-1 day", "soon"):
-        path = f"session_settings?workspace_id=eq.{world.people.a}"
-        assert world.request("alice", "PATCH", path, json={"lifetime": bad}).status_code == 400
-    text = token(world, page)
+        path = f"session_settings?workspace_id=eq.{system.people.a}"
+        assert system.request("alice", "PATCH", path, json={"lifetime": bad}).status_code == 400
+    text = token(system, page)
     found = service.resolve_session(text)
     assert found is not None
     assert HOUR < found.expires_at - datetime.now(UTC) < 2 * HOUR
-    with world.database.connect() as owner:
+    with system.database.connect() as owner:
         owner.execute("update keylatch_internal.sessions set expires_at = now() + interval '1 min'")
     read = service.resolve_session(text)
     assert read is not None
@@ -140,11 +140,11 @@ def test_the_workspace_says_how_long_and_only_extend_moves_the_expiry(
 
 
 def test_an_expired_or_closed_session_is_over_for_good(
-    world: World, page: str, service: Keylatch
+    system: System, page: str, service: Keylatch
 ) -> None:
-    expired, closed = token(world, page), token(world, page)
+    expired, closed = token(system, page), token(system, page)
     assert service.close_session(closed).origin == ORIGIN
-    with world.database.connect() as owner:
+    with system.database.connect() as owner:
         owner.execute(
             "update keylatch_internal.sessions set created_at = now() - interval '1 day',"
             " expires_at = clock_timestamp()"
@@ -159,11 +159,18 @@ def test_an_expired_or_closed_session_is_over_for_good(
 
 
 def test_what_is_no_token_is_no_session_and_no_failure(
-    world: World, page: str, service: Keylatch
+    system: System, page: str, service: Keylatch
 ) -> None:
     for wrong in WRONG:
-        text = token(world, page)
-        for other in (wrong(text), page, world.keys["living"].key, "\x00", "\ud800", "x" * 100_000):
+        text = token(system, page)
+        for other in (
+            wrong(text),
+            page,
+            system.keys["living"].key,
+            "\x00",
+            "\ud800",
+            "x" * 100_000,
+        ):
             assert service.resolve_session(other) is None
             with pytest.raises(SessionNotFound):
                 service.close_session(other)
@@ -172,18 +179,18 @@ def test_what_is_no_token_is_no_session_and_no_failure(
         assert service.resolve(text) is None
 
 
-def test_a_session_is_resolved_where_nothing_can_be_written(world: World, page: str) -> None:
-    text = token(world, page)
+def test_a_session_is_resolved_where_nothing_can_be_written(system: System, page: str) -> None:
+    text = token(system, page)
     headers = json.dumps({"origin": ORIGIN, "x-session-token": text})
     asked: tuple[tuple[str, str, list[str]], ...] = (
         ("keylatch_resolver", "select workspace_id from keylatch.resolve_session(%s)", [text]),
         ("anon", "select keylatch.current_workspace_id()", []),
     )
     for who, statement, values in asked:
-        reader = world.database.connect(who, autocommit=False)
+        reader = system.database.connect(who, autocommit=False)
         reader.execute("set transaction read only")
         reader.execute("select set_config('request.headers', %s, true)", [headers])
-        assert reader.execute(statement.encode(), values).fetchone() == (world.people.a,)
+        assert reader.execute(statement.encode(), values).fetchone() == (system.people.a,)
         # A standby has nothing in its unlogged tables, and fails where they are read.
         assert (
             reader.execute(
@@ -193,14 +200,14 @@ def test_a_session_is_resolved_where_nothing_can_be_written(world: World, page: 
             == []
         )
         reader.rollback()
-    with world.database.connect("keylatch_resolver") as reader:
+    with system.database.connect("keylatch_resolver") as reader:
         reader.execute("set default_transaction_read_only = on")
         extended = attempt(reader, "select keylatch.resolve_session(%s, true)", [text])
     assert extended.word == "25006"
 
 
-def test_a_subject_is_attached_once(world: World, page: str, service: Keylatch) -> None:
-    text = token(world, page)
+def test_a_subject_is_attached_once(system: System, page: str, service: Keylatch) -> None:
+    text = token(system, page)
     assert service.attach_subject(text, subject="visitor 7").subject == "visitor 7"
     assert service.attach_subject(text, subject="visitor 7").subject == "visitor 7"
     with pytest.raises(LatchViolation, match="subject_is_final"):
@@ -213,9 +220,9 @@ def test_a_subject_is_attached_once(world: World, page: str, service: Keylatch) 
             service.attach_subject(text, subject=bad)
 
 
-def test_of_two_subjects_at_once_one_is_attached(world: World, page: str) -> None:
-    text = token(world, page)
-    sessions = [world.database.connect("keylatch_resolver") for _ in range(2)]
+def test_of_two_subjects_at_once_one_is_attached(system: System, page: str) -> None:
+    text = token(system, page)
+    sessions = [system.database.connect("keylatch_resolver") for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         came = list(
             pool.map(
@@ -227,24 +234,24 @@ def test_of_two_subjects_at_once_one_is_attached(world: World, page: str) -> Non
 
 
 def test_pruning_deletes_what_is_over_in_batches_and_passes_by_what_is_in_hand(
-    world: World, page: str
+    system: System, page: str
 ) -> None:
-    texts = [token(world, page) for _ in range(5)]
-    with world.database.connect() as owner:
+    texts = [token(system, page) for _ in range(5)]
+    with system.database.connect() as owner:
         owner.execute(
             "update keylatch_internal.sessions set created_at = now() - interval '1 day',"
             " expires_at = now() where token_hash <> sha256(%s)",
             [texts[0].encode()],
         )
-    service = Keylatch.from_psycopg(world.database.connect("service_role"))
-    with world.database.connect(autocommit=False) as other:
+    service = Keylatch.from_psycopg(system.database.connect("service_role"))
+    with system.database.connect(autocommit=False) as other:
         other.execute(
             "select 1 from keylatch_internal.sessions where expires_at <= now() limit 1 for update"
         )
         assert service.prune_sessions(batch=2).pruned == 2
         assert service.prune_sessions().pruned == 1
         # An open session is opened meanwhile, and waits for nobody.
-        token(world, page)
+        token(system, page)
     assert service.prune_sessions().pruned == 1
     assert service.prune_sessions().pruned == 0
     assert service.resolve_session(texts[0]) is not None
@@ -253,9 +260,9 @@ def test_pruning_deletes_what_is_over_in_batches_and_passes_by_what_is_in_hand(
             service.prune_sessions(batch=bad)
 
 
-async def test_the_async_client_knows_sessions(world: World, page: str) -> None:
-    text = token(world, page)
-    connection = await psycopg.AsyncConnection.connect(world.database.url, autocommit=True)
+async def test_the_async_client_knows_sessions(system: System, page: str) -> None:
+    text = token(system, page)
+    connection = await psycopg.AsyncConnection.connect(system.database.url, autocommit=True)
     async with connection:
         service = AsyncKeylatch.from_psycopg(connection)
         found = await service.resolve_session(text, extend=True)
@@ -282,13 +289,13 @@ def test_a_service_key_is_needed_to_prune(service: Keylatch) -> None:
     ],
 )
 def test_a_lifetime_is_compared_as_time_and_never_breaks_a_page(
-    world: World, page: str, lifetime: str | None
+    system: System, page: str, lifetime: str | None
 ) -> None:
-    setting = {"workspace_id": str(world.people.a), "lifetime": lifetime}
-    refused = world.request("alice", "POST", "session_settings", json=setting)
+    setting = {"workspace_id": str(system.people.a), "lifetime": lifetime}
+    refused = system.request("alice", "POST", "session_settings", json=setting)
     assert (refused.status_code, slug(refused)) == (400, "invalid_argument")
     assert "lifetime" in refused.json()["details"]
-    opened = open_(world, page)
+    opened = open_(system, page)
     assert opened.status_code == 200
     expires_at = datetime.fromisoformat(opened.json()["expires_at"])
     assert expires_at < datetime.now(UTC) + 25 * HOUR
@@ -296,12 +303,12 @@ def test_a_lifetime_is_compared_as_time_and_never_breaks_a_page(
 
 @pytest.mark.parametrize("lifetime", ["1 month", "90 days", "1 month -1 day"])
 def test_no_accepted_lifetime_makes_a_session_longer_than_90_days(
-    world: World, page: str, service: Keylatch, lifetime: str
+    system: System, page: str, service: Keylatch, lifetime: str
 ) -> None:
-    setting = {"workspace_id": str(world.people.a), "lifetime": lifetime}
-    assert world.request("alice", "POST", "session_settings", json=setting).status_code == 201
-    text = token(world, page)
-    with world.database.connect() as owner:
+    setting = {"workspace_id": str(system.people.a), "lifetime": lifetime}
+    assert system.request("alice", "POST", "session_settings", json=setting).status_code == 201
+    text = token(system, page)
+    with system.database.connect() as owner:
         owner.execute(
             "update keylatch_internal.sessions set created_at = now() - interval '2159 hours',"
             " expires_at = now() + interval '1 min'"
@@ -312,14 +319,14 @@ def test_no_accepted_lifetime_makes_a_session_longer_than_90_days(
 
 
 def test_a_session_that_expires_while_an_extension_waits_stays_expired(
-    world: World, page: str, service: Keylatch
+    system: System, page: str, service: Keylatch
 ) -> None:
-    text = token(world, page)
+    text = token(system, page)
     extend = "select expires_at from keylatch.resolve_session(%s, true)"
-    with world.database.connect(autocommit=False) as holder:
+    with system.database.connect(autocommit=False) as holder:
         holder.execute("select from keylatch_internal.sessions for update")
-        resolver = world.database.connect("keylatch_resolver")
-        waiting = Waiting(world.database, resolver, extend, [text], waits_for=holder)
+        resolver = system.database.connect("keylatch_resolver")
+        waiting = Waiting(system.database, resolver, extend, [text], waits_for=holder)
         # What expires meanwhile: the holder's own change stands for the time that passes.
         holder.execute("update keylatch_internal.sessions set expires_at = clock_timestamp()")
         holder.commit()

@@ -9,7 +9,7 @@ from core.racing import attempt
 from keylatch import Keylatch
 from keylatch.errors import KeyNotFound
 from modules.identity.visitors import OPEN, open_, slow_visitors, token, visitor
-from security.world import ORIGIN, World, slug
+from security.system import ORIGIN, System, slug
 
 END = "select ended from keylatch.end_sessions(%s, 'abused')"
 REVOKE = "select id from keylatch.revoke_key(%s, 'leaked')"
@@ -19,82 +19,87 @@ EARLY = "set constraints all immediate"
 TRIES = 10
 
 
-def impatient(world: World, who: str = "alice") -> psycopg.Connection[tuple[object, ...]]:
+def impatient(system: System, who: str = "alice") -> psycopg.Connection[tuple[object, ...]]:
     """An admin's connection that fails as soon as it would wait for a lock."""
-    connection = world.connect(who)
+    connection = system.connect(who)
     connection.execute(IMPATIENT)
     return connection
 
 
-def widget(world: World) -> UUID:
-    return world.keys["widget"].id
+def widget(system: System) -> UUID:
+    return system.keys["widget"].id
 
 
 def test_a_session_outlives_its_key_until_somebody_ends_it(
-    world: World, page: str, service: Keylatch
+    system: System, page: str, service: Keylatch
 ) -> None:
-    first, second = token(world, page), token(world, page)
-    with world.connect("alice") as connection:
+    first, second = token(system, page), token(system, page)
+    with system.connect("alice") as connection:
         alice = Keylatch.from_psycopg(connection)
-        alice.revoke(widget(world), reason="leaked")
+        alice.revoke(widget(system), reason="leaked")
         for text in (first, second):
             assert service.resolve_session(text, extend=True) is not None
-        assert slug(open_(world, page)) == "session_refused"
+        assert slug(open_(system, page)) == "session_refused"
         # It turns out later that the key was abused.
-        ended = alice.end_sessions(widget(world), reason="abused")
+        ended = alice.end_sessions(widget(system), reason="abused")
         assert (ended.already_revoked, ended.ended) == (True, 2)
-        assert alice.end_sessions(widget(world)).ended == 0
+        assert alice.end_sessions(widget(system)).ended == 0
     assert service.resolve_session(first) is service.resolve_session(second) is None
 
 
 def test_end_sessions_revokes_an_active_key_and_no_other(
-    world: World, page: str, service: Keylatch
+    system: System, page: str, service: Keylatch
 ) -> None:
-    with world.connect("alice") as connection:
+    with system.connect("alice") as connection:
         alice = Keylatch.from_psycopg(connection)
-        other = alice.issue(world.people.a, allowed_origins=[ORIGIN])
-        spared, text = token(world, other.key.reveal()), token(world, page)
-        ended = alice.end_sessions(widget(world), reason="abused")
-    assert (ended.id, ended.already_revoked, ended.ended) == (widget(world), False, 1)
-    assert not world.resolves(page, ORIGIN)
+        other = alice.issue(system.people.a, allowed_origins=[ORIGIN])
+        spared, text = token(system, other.key.reveal()), token(system, page)
+        ended = alice.end_sessions(widget(system), reason="abused")
+    assert (ended.id, ended.already_revoked, ended.ended) == (widget(system), False, 1)
+    assert not system.resolves(page, ORIGIN)
     assert service.resolve_session(text) is None
     assert service.resolve_session(spared) is not None
-    assert open_(world, other.key.reveal()).status_code == 200
+    assert open_(system, other.key.reveal()).status_code == 200
 
 
 def test_nobody_ends_sessions_of_another_workspace(
-    world: World, page: str, service: Keylatch
+    system: System, page: str, service: Keylatch
 ) -> None:
-    text = token(world, page)
+    text = token(system, page)
     for who in ("bob", "mia", "stranger"):
-        refused = world.call(who, "end_sessions", key_id=str(widget(world)))
+        refused = system.call(who, "end_sessions", key_id=str(widget(system)))
         assert (refused.status_code, slug(refused)) == (404, "key_not_found")
-        with world.connect(who) as connection, pytest.raises(KeyNotFound):
-            Keylatch.from_psycopg(connection).end_sessions(widget(world))
+        with system.connect(who) as connection, pytest.raises(KeyNotFound):
+            Keylatch.from_psycopg(connection).end_sessions(widget(system))
     for who in ("anon", "keylatch_resolver"):
-        assert world.call(who, "end_sessions", key_id=str(widget(world))).status_code in (401, 403)
+        assert system.call(who, "end_sessions", key_id=str(widget(system))).status_code in (
+            401,
+            403,
+        )
     assert service.resolve_session(text) is not None
-    assert world.resolves(page, ORIGIN)
+    assert system.resolves(page, ORIGIN)
 
 
-def test_a_refused_revocation_ends_no_session(world: World, page: str, service: Keylatch) -> None:
-    text = token(world, page)
-    with world.connect("alice") as alice:
-        refused = attempt(alice, "select keylatch.end_sessions(%s, %s)", [widget(world), "x" * 501])
+def test_a_refused_revocation_ends_no_session(system: System, page: str, service: Keylatch) -> None:
+    text = token(system, page)
+    with system.connect("alice") as alice:
+        refused = attempt(
+            alice, "select keylatch.end_sessions(%s, %s)", [widget(system), "x" * 501]
+        )
     assert refused.word == "invalid_argument"
     assert service.resolve_session(text) is not None
 
 
-def test_a_deleted_workspace_has_no_sessions(world: World, page: str, service: Keylatch) -> None:
-    text = token(world, page)
-    with world.connect("alice") as alice:
+def test_a_deleted_workspace_has_no_sessions(system: System, page: str, service: Keylatch) -> None:
+    text = token(system, page)
+    with system.connect("alice") as alice:
         # Revoked before: the deletion finds no key to revoke.
         alice.execute("select keylatch.revoke_key(id) from keylatch.keys where status <> 'revoked'")
-    with world.connect("service_role") as trusted:
-        trusted.execute("delete from keylatch.workspaces where id = %s", [world.people.a])
+    with system.connect("service_role") as trusted:
+        trusted.execute("delete from keylatch.workspaces where id = %s", [system.people.a])
         assert trusted.execute("select id from keylatch.sessions").fetchall() == []
     assert service.resolve_session(text) is None
-    with pytest.raises(psycopg.Error, match="invalid_session"), world.connect("anon") as page_:
+    with pytest.raises(psycopg.Error, match="invalid_session"), system.connect("anon") as page_:
         page_.execute(
             "select set_config('request.headers', json_build_object('origin', %s::text,"
             " 'x-session-token', %s::text)::text, false)",
@@ -105,19 +110,19 @@ def test_a_deleted_workspace_has_no_sessions(world: World, page: str, service: K
 
 @pytest.mark.parametrize("ending", ["end_sessions", "workspace"])
 def test_a_session_that_is_committed_after_the_ending_is_over(
-    world: World, page: str, service: Keylatch, ending: str
+    system: System, page: str, service: Keylatch, ending: str
 ) -> None:
-    slow = visitor(world)
+    slow = visitor(system)
     # A visitor in SQL may have the check of the commit early, and commit as late as they like.
     slow.execute(EARLY)
     text = slow.execute(OPEN, [page]).fetchone()[0]  # type: ignore[index]
     if ending == "workspace":
-        with impatient(world, "service_role") as trusted:
-            trusted.execute("delete from keylatch.workspaces where id = %s", [world.people.a])
+        with impatient(system, "service_role") as trusted:
+            trusted.execute("delete from keylatch.workspaces where id = %s", [system.people.a])
     else:
-        with impatient(world) as alice:
+        with impatient(system) as alice:
             # The session is not there yet, so it is not counted.
-            assert attempt(alice, END, [widget(world)]) == ("done", (0,))
+            assert attempt(alice, END, [widget(system)]) == ("done", (0,))
     slow.commit()
     assert service.resolve_session(text) is None
     assert service.resolve_session(text, extend=True) is None
@@ -125,16 +130,16 @@ def test_a_session_that_is_committed_after_the_ending_is_over(
 
 @pytest.mark.parametrize("call", [END, REVOKE, "select id from keylatch.suspend_key(%s)"])
 def test_a_request_that_outlasts_the_end_of_its_key_opens_nothing(
-    world: World, page: str, call: str
+    system: System, page: str, call: str
 ) -> None:
-    slow = visitor(world)
+    slow = visitor(system)
     text = slow.execute(OPEN, [page]).fetchone()[0]  # type: ignore[index]
-    with impatient(world) as alice:
-        assert attempt(alice, call, [widget(world)]).word == "done"
+    with impatient(system) as alice:
+        assert attempt(alice, call, [widget(system)]).word == "done"
     with pytest.raises(psycopg.Error, match="session_refused") as refused:
         slow.commit()
     assert refused.value.sqlstate == "PT401"
-    with world.database.connect() as owner:
+    with system.database.connect() as owner:
         kept = owner.execute(
             "select from keylatch_internal.sessions where token_hash = sha256(%s)", [text.encode()]
         )
@@ -143,41 +148,41 @@ def test_a_request_that_outlasts_the_end_of_its_key_opens_nothing(
 
 @pytest.mark.parametrize("call", ["end_sessions", "revoke_key", "suspend_key", "rotate_key"])
 def test_no_slow_visitor_holds_up_an_admin_or_another_visitor(
-    world: World, page: str, call: str
+    system: System, page: str, call: str
 ) -> None:
     revoke = f"select id from keylatch.{call}(%s)"
-    quick = visitor(world)
+    quick = visitor(system)
     quick.execute(IMPATIENT)
     quick.commit()
-    with impatient(world) as alice:
+    with impatient(system) as alice:
         for _ in range(TRIES):
-            with slow_visitors(world, page, 6) as busy:
+            with slow_visitors(system, page, 6) as busy:
                 before = busy()
                 alice.execute("begin")
                 # Visitors come and go meanwhile, and wait for none of the slow ones either.
                 assert attempt(quick, OPEN, [page]).word == "done"
                 quick.commit()
-                assert attempt(alice, revoke, [widget(world)]).word == "done"
+                assert attempt(alice, revoke, [widget(system)]).word == "done"
                 is_meanwhile = busy() == before
                 # While each of the slow ones still held whatever it holds, or it proves nothing.
                 alice.execute("commit" if is_meanwhile else "rollback")
             if is_meanwhile:
                 break
         assert is_meanwhile
-    assert not world.resolves(page, ORIGIN)
+    assert not system.resolves(page, ORIGIN)
 
 
-def test_no_signed_in_slow_visitor_holds_up_an_admin(world: World, page: str) -> None:
-    with impatient(world) as alice, slow_visitors(world, page, 3, "stranger") as busy:
+def test_no_signed_in_slow_visitor_holds_up_an_admin(system: System, page: str) -> None:
+    with impatient(system) as alice, slow_visitors(system, page, 3, "stranger") as busy:
         before = busy()
-        assert attempt(alice, REVOKE, [widget(world)]).word == "done"
+        assert attempt(alice, REVOKE, [widget(system)]).word == "done"
         assert busy() == before
 
 
-def test_opening_a_session_takes_no_lock_that_anybody_waits_for(world: World, page: str) -> None:
-    slow = visitor(world)
+def test_opening_a_session_takes_no_lock_that_anybody_waits_for(system: System, page: str) -> None:
+    slow = visitor(system)
     slow.execute(OPEN, [page])
-    with psycopg.connect(world.database.superuser_url) as watcher:
+    with psycopg.connect(system.database.superuser_url) as watcher:
         locks = watcher.execute(
             "select locktype, mode, relation::regclass::text from pg_locks where pid = %s"
             " and (locktype in ('advisory', 'tuple') or relation = any (%s::regclass[]))",
@@ -188,7 +193,7 @@ def test_opening_a_session_takes_no_lock_that_anybody_waits_for(world: World, pa
         ).fetchall()
         # Whoever locks a row leaves a mark in it.
         marked = watcher.execute(
-            "select from keylatch_internal.keys where id = %s and xmax <> 0", [widget(world)]
+            "select from keylatch_internal.keys where id = %s and xmax <> 0", [widget(system)]
         ).fetchall()
         watcher.rollback()
     slow.rollback()

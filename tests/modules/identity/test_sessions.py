@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from modules.identity.shop import open_application
-from security.world import ORIGIN, World
+from security.system import ORIGIN, System
 from stack import Cluster, Janitor, Tokens
 
 READS = "{notes:read}"
@@ -24,12 +24,12 @@ class Board:
     """A table of notes, and keys of workspace A.
 
     Attributes:
-        world: The database, its API and its people.
+        system: The database, its API and its people.
         page: A publishable key that has, by mistake, the scope of the server's.
         server: A secret key with it.
     """
 
-    world: World
+    system: System
     page: str
     server: str
 
@@ -38,15 +38,15 @@ class Board:
     ) -> httpx.Response:
         """Send a request for notes with the headers that are named, `_` for `-`."""
         headers = {name.replace("_", "-"): value for name, value in sent.items()}
-        headers |= {"apikey": self.world.rest.anon_key}
-        if token := self.world.token(who):
+        headers |= {"apikey": self.system.rest.anon_key}
+        if token := self.system.token(who):
             headers["Authorization"] = f"Bearer {token}"
-        url = f"{self.world.rest.url}/rest/v1/notes"
+        url = f"{self.system.rest.url}/rest/v1/notes"
         return httpx.request(method, f"{url}?order=id", json=json, headers=headers)
 
     def visit(self, origin: str = ORIGIN) -> dict[str, str]:
         """Open a session, and give the headers of its requests."""
-        answer = self.world.request(
+        answer = self.system.request(
             "anon", "POST", "rpc/open_session", json={"key": self.page}, headers={"Origin": origin}
         )
         return {"x_session_token": answer.json()["token"], "origin": origin}
@@ -64,24 +64,24 @@ class Board:
 def board(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[Board]:
     with open_application(
         server, template, tokens, janitor, "board", "session_policies", APPLICATION
-    ) as world:
-        with world.database.connect() as owner:
+    ) as system:
+        with system.database.connect() as owner:
             # A table without rows asks no policy.
             owner.execute(
                 "insert into public.notes (workspace_id, session_id, note)"
                 " values (%s, gen_random_uuid(), 'of bob''s visitor')",
-                [world.people.b],
+                [system.people.b],
             )
-        with world.connect("alice") as alice:
+        with system.connect("alice") as alice:
             keys = [
                 alice.execute(
                     "select key from keylatch.issue_key(%s, %s, scopes => %s,"
                     " allowed_origins => %s)",
-                    [world.people.a, kind, READS, origins],
+                    [system.people.a, kind, READS, origins],
                 ).fetchone()[0]  # type: ignore[index]
                 for kind, origins in (("publishable", [ORIGIN]), ("secret", []))
             ]
-        yield Board(world, *keys)
+        yield Board(system, *keys)
 
 
 def test_a_visitor_has_their_own_notes_and_the_workspaces_server_all(board: Board) -> None:
@@ -91,14 +91,14 @@ def test_a_visitor_has_their_own_notes_and_the_workspaces_server_all(board: Boar
     assert board.sees(**one) == ["of one"]
     assert board.sees(**two) == ["of two"]
     assert board.sees(x_api_key=board.server) == ["of one", "of two"]
-    living = board.world.keys["living"].key
+    living = board.system.keys["living"].key
     assert board.sees(x_api_key=living) == []
     assert board.sees() == board.sees(origin=ORIGIN) == []
 
 
 @pytest.mark.parametrize("field", ["session_id", "workspace_id", "id"])
 def test_a_visitor_writes_in_nobody_elses_name(board: Board, field: str) -> None:
-    row = {"note": "forged", field: str(board.world.people.b)}
+    row = {"note": "forged", field: str(board.system.people.b)}
     refused = board.send("POST", json=row, **board.visit())
     # 428C9: the number is always the table's own.
     assert refused.json()["code"] in ("42501", "428C9")
@@ -118,7 +118,7 @@ def test_only_a_session_writes(board: Board) -> None:
 def test_one_request_has_one_identity(board: Board) -> None:
     visitor, two = board.visit(), "400 invalid_argument"
     assert board.sees(**visitor) != two
-    for key in (board.page, board.server, board.world.keys["revoked"].key, ""):
+    for key in (board.page, board.server, board.system.keys["revoked"].key, ""):
         assert board.sees(x_api_key=key, **visitor) == two
     for who in ("alice", "mia", "bob", "stranger"):
         assert board.sees(who=who, **visitor) == two

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from security.world import ORIGIN, World
+from security.system import ORIGIN, System
 from stack import HANG_SECONDS, until
 
 OPEN = "select (keylatch.open_session(%s)).token"
@@ -17,31 +17,31 @@ OPEN = "select (keylatch.open_session(%s)).token"
 SLOW = "rpc/open_session?select=token&token=match.^" + "(.%2B)" * 10 + r"\10\9\8\7\6\5\4\3\2\1$"
 
 
-def open_(world: World, key: str, origin: str | None = ORIGIN, **headers: str) -> httpx.Response:
+def open_(system: System, key: str, origin: str | None = ORIGIN, **headers: str) -> httpx.Response:
     """What a page gets."""
     sent = {**headers, **({} if origin is None else {"Origin": origin})}
-    return world.request("anon", "POST", "rpc/open_session", json={"key": key}, headers=sent)
+    return system.request("anon", "POST", "rpc/open_session", json={"key": key}, headers=sent)
 
 
-def token(world: World, key: str) -> str:
+def token(system: System, key: str) -> str:
     """Open a session."""
-    answer = open_(world, key)
+    answer = open_(system, key)
     assert answer.status_code == 200, answer.text
     text: str = answer.json()["token"]
     return text
 
 
-def set_limits(world: World, **limits: object) -> None:
+def set_limits(system: System, **limits: object) -> None:
     """Change the limits, as their owner."""
-    with world.database.connect() as owner:
+    with system.database.connect() as owner:
         for name, value in limits.items():
             statement = f"update keylatch_internal.session_limits set {name} = %s"
             owner.execute(statement.encode(), [value])
 
 
-def visitor(world: World) -> psycopg.Connection[Any]:
+def visitor(system: System) -> psycopg.Connection[Any]:
     """A page's visitor in SQL, whose request lasts until they commit."""
-    connection = world.database.connect("anon", autocommit=False)
+    connection = system.database.connect("anon", autocommit=False)
     headers = json.dumps({"origin": ORIGIN})
     connection.execute("select set_config('request.headers', %s, false)", [headers])
     connection.commit()
@@ -50,7 +50,7 @@ def visitor(world: World) -> psycopg.Connection[Any]:
 
 @contextmanager
 def slow_visitors(
-    world: World, key: str, count: int, who: str = "anon"
+    system: System, key: str, count: int, who: str = "anon"
 ) -> Iterator[Callable[[], set[int]]]:
     """So many requests that have opened a session and are kept busy by a filter on the answer.
 
@@ -63,12 +63,12 @@ def slow_visitors(
     )
 
     def ask() -> httpx.Response:
-        bearer = world.token(who) or world.rest.anon_key
+        bearer = system.token(who) or system.rest.anon_key
         return httpx.post(
-            f"{world.rest.url}/rest/v1/{SLOW}",
+            f"{system.rest.url}/rest/v1/{SLOW}",
             json={"key": key},
             headers={
-                "apikey": world.rest.anon_key,
+                "apikey": system.rest.anon_key,
                 "Authorization": f"Bearer {bearer}",
                 "Content-Profile": "keylatch",
                 "Origin": ORIGIN,
@@ -77,12 +77,12 @@ def slow_visitors(
         )
 
     with (
-        psycopg.connect(world.database.superuser_url, autocommit=True) as watcher,
+        psycopg.connect(system.database.superuser_url, autocommit=True) as watcher,
         ThreadPoolExecutor(count) as pool,
     ):
 
         def pids() -> set[int]:
-            return {row[0] for row in watcher.execute(busy, [world.database.name])}
+            return {row[0] for row in watcher.execute(busy, [system.database.name])}
 
         asked: list[Future[httpx.Response]] = [pool.submit(ask) for _ in range(count)]
         # Each has written its session by then: the filter is what takes the time.

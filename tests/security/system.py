@@ -28,7 +28,7 @@ class Made:
 
 
 @dataclass
-class World:
+class System:
     """The database, its API, and the keys of workspace A by their label."""
 
     database: Database
@@ -111,16 +111,16 @@ def slug(response: httpx.Response) -> str | None:
     return answer.get("message") if isinstance(answer, dict) else None
 
 
-def make_world(database: Database, rest: Rest, people: People) -> World:
+def make_system(database: Database, rest: Rest, people: People) -> System:
     """Fill the database: keys in every state in A, one in B."""
-    world = World(database, rest, people)
-    with world.connect("alice") as alice:
+    system = System(database, rest, people)
+    with system.connect("alice") as alice:
 
         def issue(label: str, **arguments: Any) -> None:
             arguments = {"workspace_id": people.a, "label": label} | arguments
             named = ", ".join(f"{name} => %({name})s" for name in arguments)
             row = alice.execute(f"select id, key from keylatch.issue_key({named})", arguments)
-            world.keys[label] = Made(*row.fetchone())  # type: ignore[misc]
+            system.keys[label] = Made(*row.fetchone())  # type: ignore[misc]
 
         issue("widget", allowed_origins=[ORIGIN])
         for label in ("living", "revoked", "superseded", "suspended"):
@@ -128,24 +128,24 @@ def make_world(database: Database, rest: Rest, people: People) -> World:
         issue("expired", kind="secret")
         alice.execute(
             "update keylatch.keys set expires_at = '2090-01-01' where id = %s",
-            [world.keys["revoked"].id],
+            [system.keys["revoked"].id],
         )
-        alice.execute("select keylatch.revoke_key(%s, 'leaked')", [world.keys["revoked"].id])
-        alice.execute("select keylatch.suspend_key(%s)", [world.keys["suspended"].id])
+        alice.execute("select keylatch.revoke_key(%s, 'leaked')", [system.keys["revoked"].id])
+        alice.execute("select keylatch.suspend_key(%s)", [system.keys["suspended"].id])
         row = alice.execute(
-            "select id, key from keylatch.rotate_key(%s, '1 hour')", [world.keys["superseded"].id]
+            "select id, key from keylatch.rotate_key(%s, '1 hour')", [system.keys["superseded"].id]
         )
-        world.keys["successor"] = Made(*row.fetchone())  # type: ignore[misc]
+        system.keys["successor"] = Made(*row.fetchone())  # type: ignore[misc]
         for seconds in (0.02, 0.2, 2, 20):
             # On a busy machine the time may be over before the server looks at it.
             with contextlib.suppress(psycopg.Error):
                 alice.execute(
                     "update keylatch.keys set expires_at = clock_timestamp() + %s * interval '1 s'"
                     " where id = %s",
-                    [seconds, world.keys["expired"].id],
+                    [seconds, system.keys["expired"].id],
                 )
                 alice.execute("select pg_sleep(%s)", [seconds + 0.01])
                 break
-    with world.connect("bob") as bob:
+    with system.connect("bob") as bob:
         bob.execute("select keylatch.issue_key(%s, 'secret', 'of bob')", [people.b])
-    return world
+    return system

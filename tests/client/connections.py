@@ -7,11 +7,11 @@ from typing import Any, cast
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from client.world import Blocking
+from client.system import Blocking
 from keylatch import AsyncKeylatch, Keylatch
 
 
-class Line:
+class CallerConnection:
     """A connection of the caller, sync or async, and clients over it.
 
     Attributes:
@@ -51,5 +51,5 @@ async def _as_coroutine(awaitable: Any) -> Any:
     return await awaitable
 
 
-Open = Callable[..., Line]
+Open = Callable[..., CallerConnection]
 """Opens one; takes a URL, and what `psycopg.connect` takes."""

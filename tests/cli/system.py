@@ -6,7 +6,7 @@ from stack import Database, People, Rest
 _ROLES = {"service": "service_role", "resolver": "keylatch_resolver"}
 
 
-class World:
+class System:
     """One database with its API, for tests that leave each other's rows alone.
 
     Attributes:

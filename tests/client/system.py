@@ -36,7 +36,7 @@ grant execute on function keylatch.run_as_owner(text) to authenticated, service_
 """
 
 
-class World:
+class System:
     """One migrated and seeded database with its API, for tests that leave each other's rows alone.
 
     Attributes:
@@ -101,9 +101,9 @@ class Clients:
     The async ones are driven from the outside, so that one test serves both forms.
     """
 
-    def __init__(self, world: World, variant: str) -> None:
+    def __init__(self, system: System, variant: str) -> None:
         """Take a variant of `VARIANTS`."""
-        self.world = world
+        self.system = system
         self.library, _, form = variant.partition("-")
         self.is_async = form == "async"
         self.is_http = self.library in ("supabase", "postgrest")
@@ -127,8 +127,8 @@ class Clients:
         return self._made[who]
 
     def _supabase(self, who: str) -> object:
-        headers = {"Authorization": f"Bearer {self.world.token(who)}"}
-        url, key = self.world.rest.url, self.world.rest.anon_key
+        headers = {"Authorization": f"Bearer {self.system.token(who)}"}
+        url, key = self.system.rest.url, self.system.rest.anon_key
         if not self.is_async:
             client = supabase.create_client(url, key, supabase.ClientOptions(headers=headers))
             self._open.callback(client.postgrest.aclose)
@@ -139,7 +139,7 @@ class Clients:
         return Blocking(AsyncKeylatch.from_supabase(async_client), self.runner)
 
     def _postgrest(self, who: str) -> object:
-        url, token = self.world.rest.rest_url, self.world.token(who)
+        url, token = self.system.rest.rest_url, self.system.token(who)
         if not self.is_async:
             client = postgrest.SyncPostgrestClient(url, http_client=httpx.Client())
             self._open.callback(client.aclose)
@@ -149,7 +149,7 @@ class Clients:
         return Blocking(AsyncKeylatch.from_postgrest(async_client.auth(token)), self.runner)
 
     def _connection(self, who: str) -> object:
-        url, claims = self.world.database.authenticator_url, self.world.claims(who)
+        url, claims = self.system.database.authenticator_url, self.system.claims(who)
         if not self.is_async:
             connection = self._open.enter_context(psycopg.connect(url, autocommit=True))
             return Keylatch.from_psycopg(connection, claims=claims)
@@ -158,7 +158,7 @@ class Clients:
         return Blocking(AsyncKeylatch.from_psycopg(async_connection, claims=claims), self.runner)
 
     def _pool(self, who: str) -> object:
-        url, claims = self.world.database.authenticator_url, self.world.claims(who)
+        url, claims = self.system.database.authenticator_url, self.system.claims(who)
         # Autocommit above and not here, so that both are tried with every call.
         size: dict[str, Any] = {"min_size": 1, "max_size": 2}
         if not self.is_async:
@@ -171,10 +171,10 @@ class Clients:
 
     def _asyncpg(self, who: str) -> object:
         # Two, so that a call may wait for another.
-        make = asyncpg.create_pool(self.world.database.authenticator_url, min_size=1, max_size=2)
+        make = asyncpg.create_pool(self.system.database.authenticator_url, min_size=1, max_size=2)
         pool = self._wait(make)
         self._open.callback(lambda: self._wait(pool.close()))
-        kl = AsyncKeylatch.from_asyncpg(pool, claims=self.world.claims(who))
+        kl = AsyncKeylatch.from_asyncpg(pool, claims=self.system.claims(who))
         return Blocking(kl, self.runner)
 
     def _wait(self, awaitable: Awaitable[Any]) -> Any:
