@@ -197,6 +197,14 @@ def test_every_path_that_a_page_names_is_there() -> None:
     assert missing == []
 
 
+def test_a_page_is_short() -> None:
+    # One that is made from the database is as long as what it lists.
+    pages = [path for path in GUIDES.glob("*.md") if "<!-- systems -->" not in path.read_text()]
+    long = {path.name: len(path.read_text().splitlines()) for path in pages}
+    assert {name: lines for name, lines in long.items() if lines > 120} == {}
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
 @pytest.mark.parametrize("index", ["README.md", "llms.txt"])
 def test_every_guide_is_in_the_index(index: str) -> None:
     text = (GUIDES / index).read_text("utf-8")
