@@ -197,6 +197,19 @@ def test_every_path_that_a_page_names_is_there() -> None:
     assert missing == []
 
 
+def test_each_hint_names_the_row_of_its_error(database: Database) -> None:
+    page = (GUIDES / "errors.md").read_text()
+    with database.connect() as owner:
+        slugs = [slug for (slug,) in owner.execute("select slug from keylatch_internal.errors")]
+        assert len(slugs) > 20
+        for slug in slugs:
+            with pytest.raises(psycopg.Error) as refused:
+                owner.execute("select keylatch_internal.refuse(%s, 'A sentence.')", [slug])
+            path, _, anchor = str(refused.value.diag.message_hint).rpartition(" ")[2].partition("#")
+            assert (ROOT / path) == GUIDES / "errors.md"
+            assert f'<a id="{anchor}"></a>`{slug}`' in page
+
+
 def test_a_page_is_short() -> None:
     # One that is made from the database is as long as what it lists.
     pages = [path for path in GUIDES.glob("*.md") if "<!-- systems -->" not in path.read_text()]

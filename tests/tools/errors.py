@@ -21,7 +21,8 @@ HEAD = """<!-- begins with: nothing -->
 
 `make generate` makes this page from the table `keylatch_internal.errors`. Only the causes are
 written by hand. Programs match on the slug: it is the message in SQL, and the field `message` over
-REST. The detail of an error names the value. The hint is the next step below, or a more exact one.
+REST. The detail of an error names the value. The hint is the next step below with a link to its row
+here, or a more exact one.
 """
 FOOT = """
 What PostgreSQL, PostgREST and a gateway say themselves has no slug. See
