@@ -181,7 +181,7 @@ def test_a_block_that_fails_is_seen(begin: Callable[[str], Reader]) -> None:
     for block in ("```sh\nfalse\n```\n", "```sql\nselect 1/0;\n```\n", "```python\n1 / 0\n```\n"):
         with pytest.raises((AssertionError, ZeroDivisionError)):
             reader.read(block)
-    page = "```psql\n=> select 1 as one;\n one \n-----\n   2\n(1 row)\n\n```\n"
+    page = "```psql\n=> select 1 as one;\n one \n-----\n   2\n(1 row)\n```\n"
     assert form(reader.read(page)) != form(page)
     assert form(reader.read(page)) == form(page.replace("2", "1"))
 

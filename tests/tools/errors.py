@@ -39,8 +39,8 @@ def page(connection: psycopg.Connection[DictRow]) -> str:
     ).fetchall()
     lines = [
         HEAD,
-        "| slug | HTTP, SQLSTATE | Python | cause | next step |",
-        "|---|---|---|---|---|",
+        "| slug | HTTP, SQLSTATE, Python | cause | next step |",
+        "|---|---|---|---|",
     ]
     for row in rows:
         slug, code = row["slug"], row["code"]
@@ -48,5 +48,5 @@ def page(connection: psycopg.Connection[DictRow]) -> str:
         status = code[2:] if code.startswith("PT") else "401 or 403" if code == "42501" else "400"
         cause, kind = causes.get(slug, MISSING), CLASS_BY_SLUG[slug].__name__
         name = f'<a id="{slug}"></a>`{slug}`'
-        lines.append(f"| {name} | {status}, `{code}` | `{kind}` | {cause} | {row['hint']} |")
+        lines.append(f"| {name} | {status}, `{code}`, `{kind}` | {cause} | {row['hint']} |")
     return "\n".join(lines) + "\n" + FOOT

@@ -263,13 +263,15 @@ def build_twice(epoch: int) -> None:
 
 def build(source: Path, epoch: int) -> dict[str, bytes]:
     """Build the wheel and the sdist, and give their bytes by name."""
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--directory", source / PACKAGES.name],
         cwd=source,
         env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)},
-        check=True,
-        stdout=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
+    if done.returncode:
+        raise Refused(f"The packages are not built: {done.stderr}")
     return {path.name: path.read_bytes() for path in (source / PACKAGES.name).iterdir()}
 
 
@@ -289,7 +291,9 @@ def main() -> int:
         console.print(f"No release: {reason}", markup=False)
         return 1
     console.print(
-        f"v{version} is tagged; its packages and their SBOM are in python_client/dist. Push both."
+        f"v{version} is tagged. In python_client/dist are its packages, which were built twice "
+        "to the same bytes, and their SBOM. Push all of it.",
+        soft_wrap=True,
     )
     return 0
 
