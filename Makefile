@@ -107,7 +107,7 @@ mutations: setup ## take each guard of the database away, and see a test go red 
 audit: setup ## ask the running stack, or $DATABASE_URL, every question of sql/audit
 	@$(RUN) tools.audit
 
-release: setup ## check, prove the upgrade, build and tag VERSION; nothing is published
+release: setup ## check, prove the upgrade, build twice, write the SBOM, tag VERSION; publish nothing
 	@$(RUN) tools.release $(VERSION)
 
 clean: down ## stop that stack, and remove all that setup and the tests made

@@ -34,6 +34,7 @@ missing_packages() {
   command -v psql >/dev/null || echo postgresql-client
   command -v pg_prove >/dev/null || echo libtap-parser-sourcehandler-pgtap-perl
   PATH=$PATH:/usr/sbin command -v pgbouncer >/dev/null || echo pgbouncer
+  command -v git >/dev/null || echo git
   command -v make >/dev/null || echo make
   command -v npm >/dev/null || echo npm
   command -v curl >/dev/null || echo curl

@@ -69,15 +69,14 @@ create table keylatch_internal.errors (
 comment on table keylatch_internal.errors is
   'Every error that keylatch raises. Each file adds the errors of its own functions.';
 comment on column keylatch_internal.errors.slug is 'The message; programs match on it.';
-comment on column keylatch_internal.errors.code is
-  'The SQLSTATE. PostgREST answers PTxyz with the HTTP status xyz.';
+comment on column keylatch_internal.errors.code is 'The SQLSTATE; PTxyz is the HTTP status xyz.';
 comment on column keylatch_internal.errors.hint is
   'The next step, where the place that raises the error knows no better one.';
 alter table keylatch_internal.errors enable row level security;
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('invalid_argument', 'PT400', 'Correct the argument that the detail names.'),
-('read_committed_required', '0A000', 'Run: set transaction isolation level read committed;'),
+('read_committed_required', '0A000', 'Run "set transaction isolation level read committed" first.'),
 ('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.'),
 ('restore_incomplete', 'PT500', 'Let the owner of keylatch run sql/ops/after_restore.sql.');
 
@@ -94,7 +93,8 @@ declare
     || case when p_retry_at is null then '' else format(' Try again in %s s.', v_seconds) end;
 begin
   select e.* into v_error from keylatch_internal.errors as e where e.slug = p_slug;
-  v_error.hint := coalesce(p_hint, v_error.hint, 'Run sql/ops/after_restore.sql first.');
+  v_error.hint := coalesce(p_hint, v_error.hint || ' See sql/docs/errors.md#' || p_slug,
+    'Run sql/ops/after_restore.sql first.');
   if p_retry_at is not null and coalesce(current_setting('request.method', true), '') <> '' then
     -- PostgREST's own form of an error: the only one that adds a header.
     raise sqlstate 'PGRST' using message = jsonb_build_object(

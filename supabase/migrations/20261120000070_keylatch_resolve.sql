@@ -14,8 +14,8 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_hash is
-  'The key_hash of a text that is stored under another hash than its own. Resolving asks after a miss.
-For the empty text, which is no key: null if no text has another hash, so a batch asks once.
+  'The key_hash of a text that is stored under another hash than its own. Resolving asks on a miss.
+Of the empty text, which no key has: null if no text has another hash, so that a batch asks once.
 A module that brings other hashes replaces this function.';
 
 create function keylatch.resolve_key(key text, origin text default null)

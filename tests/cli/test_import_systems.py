@@ -27,7 +27,7 @@ from stack.tools import ROOT
 
 pytestmark = pytest.mark.one_server
 
-GUIDE = ROOT / "sql" / "docs" / "legacy_keys.md"
+GUIDE = ROOT / "sql" / "docs" / "legacy_systems.md"
 
 
 @pytest.fixture

@@ -181,7 +181,7 @@ def test_a_block_that_fails_is_seen(begin: Callable[[str], Reader]) -> None:
     for block in ("```sh\nfalse\n```\n", "```sql\nselect 1/0;\n```\n", "```python\n1 / 0\n```\n"):
         with pytest.raises((AssertionError, ZeroDivisionError)):
             reader.read(block)
-    page = "```psql\n=> select 1 as one;\n one \n-----\n   2\n(1 row)\n\n```\n"
+    page = "```psql\n=> select 1 as one;\n one \n-----\n   2\n(1 row)\n```\n"
     assert form(reader.read(page)) != form(page)
     assert form(reader.read(page)) == form(page.replace("2", "1"))
 
@@ -195,6 +195,25 @@ def test_every_path_that_a_page_names_is_there() -> None:
         named += [ROOT / name for name in path.findall(text)]
         missing += [f"{page.name}: {one}" for one in named if not one.exists()]
     assert missing == []
+
+
+def test_each_hint_names_the_row_of_its_error(database: Database) -> None:
+    page = (GUIDES / "errors.md").read_text()
+    with database.connect() as owner:
+        slugs = [slug for (slug,) in owner.execute("select slug from keylatch_internal.errors")]
+        assert len(slugs) > 20
+        for slug in slugs:
+            with pytest.raises(psycopg.Error) as refused:
+                owner.execute("select keylatch_internal.refuse(%s, 'A sentence.')", [slug])
+            path, _, anchor = str(refused.value.diag.message_hint).rpartition(" ")[2].partition("#")
+            assert (ROOT / path) == GUIDES / "errors.md"
+            assert f'<a id="{anchor}"></a>`{slug}`' in page
+
+
+def test_a_page_is_short() -> None:
+    lines = {path.name: len(path.read_text().splitlines()) for path in GUIDES.glob("*.md")}
+    assert {name: number for name, number in lines.items() if number > 120} == {}
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
 @pytest.mark.parametrize("index", ["README.md", "llms.txt"])

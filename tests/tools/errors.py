@@ -21,7 +21,8 @@ HEAD = """<!-- begins with: nothing -->
 
 `make generate` makes this page from the table `keylatch_internal.errors`. Only the causes are
 written by hand. Programs match on the slug: it is the message in SQL, and the field `message` over
-REST. The detail of an error names the value. The hint is the next step below, or a more exact one.
+REST. The detail of an error names the value. The hint is the next step below with a link to its row
+here, or a more exact one.
 """
 FOOT = """
 What PostgreSQL, PostgREST and a gateway say themselves has no slug. See
@@ -38,8 +39,8 @@ def page(connection: psycopg.Connection[DictRow]) -> str:
     ).fetchall()
     lines = [
         HEAD,
-        "| slug | HTTP, SQLSTATE | Python | cause | next step |",
-        "|---|---|---|---|---|",
+        "| slug | HTTP, SQLSTATE, Python | cause | next step |",
+        "|---|---|---|---|",
     ]
     for row in rows:
         slug, code = row["slug"], row["code"]
@@ -47,5 +48,5 @@ def page(connection: psycopg.Connection[DictRow]) -> str:
         status = code[2:] if code.startswith("PT") else "401 or 403" if code == "42501" else "400"
         cause, kind = causes.get(slug, MISSING), CLASS_BY_SLUG[slug].__name__
         name = f'<a id="{slug}"></a>`{slug}`'
-        lines.append(f"| {name} | {status}, `{code}` | `{kind}` | {cause} | {row['hint']} |")
+        lines.append(f"| {name} | {status}, `{code}`, `{kind}` | {cause} | {row['hint']} |")
     return "\n".join(lines) + "\n" + FOOT

@@ -177,7 +177,8 @@ class Reader:
         for statement in _statements(block.text, prompt):
             printed, _ = self._tell(language, self._real(statement))
             told.append(f"{prompt}{statement}\n{self._shown(printed)}")
-        return "".join(told)
+        # psql ends a table with an empty line, which nobody misses at the end of a block.
+        return "".join(told).rstrip("\n") + "\n"
 
     def _tell(self, language: str, text: str) -> tuple[str, bool]:
         """Give the shell or psql a text; what it printed, and whether it failed."""

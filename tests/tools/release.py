@@ -1,8 +1,9 @@
 """`make release VERSION=…`: check all that a release promises, write what it needs, and tag it.
 
 It refuses on a tree that is not committed, on a red test, on a released upgrade that was changed,
-and on an upgrade that does not end where a fresh installation does. Nothing leaves the machine:
-look at the commit, the tag and the packages, and push them yourself.
+on an upgrade that does not end where a fresh installation does, and on packages that hold more or
+other bytes than the commit gives. Nothing leaves the machine: look at the commit, the tag and the
+packages, and push them yourself.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from keylatch_cli.install.apply import apply
 from keylatch_cli.install.migrations import Choice, Tenancy, shipped
 from stack import Database, Janitor, People, Server
 from stack.tools import ROOT
+from tools.bill import Unlocked, write_bill
 
 UPGRADES = "sql/upgrades"
 # What makes the schema: where it changes, the schema has a new version, and an upgrade leads there.
@@ -72,9 +74,15 @@ class Refused(Exception):
     """Why there is no release, in a sentence."""
 
 
-def git(*arguments: str) -> str:
+def git(*arguments: str, **variables: str) -> str:
     """What git says of this tree."""
-    done = subprocess.run([GIT, "-C", ROOT, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [GIT, "-C", ROOT, *arguments],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.strip()
 
 
@@ -223,21 +231,48 @@ def client_knows_an_old_schema(database: Database) -> None:
 
 def write(version: str) -> None:
     """Write the version and the changelog's heading; build; commit and tag."""
-    today = f"{datetime.now(UTC):%Y-%m-%d}"
+    now = datetime.now(UTC)
     text = CHANGELOG.read_text()
-    CHANGELOG.write_text(text.replace(UNRELEASED, f"{UNRELEASED}\n## {version} - {today}\n", 1))
+    CHANGELOG.write_text(
+        text.replace(UNRELEASED, f"{UNRELEASED}\n## {version} - {now:%Y-%m-%d}\n", 1)
+    )
     INIT.write_text(
         re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', INIT.read_text(), count=1)
     )
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "--directory", PACKAGES],
-        cwd=ROOT / "python_client",
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
     git("add", "--all")
-    git("commit", "--message", f"Release {version}")
+    epoch = int(now.timestamp())
+    build_twice(epoch)
+    # Whoever builds the tag with the time of its commit gets the same packages.
+    git("commit", "--message", f"Release {version}", GIT_COMMITTER_DATE=f"{epoch} +0000")
     git("tag", "--annotate", f"v{version}", "--message", f"keylatch {version}")
+
+
+def build_twice(epoch: int) -> None:
+    """Build here and from the files of the commit alone, and refuse packages that differ."""
+    shutil.rmtree(PACKAGES, ignore_errors=True)
+    with TemporaryDirectory() as directory:
+        git("checkout-index", "--all", f"--prefix={directory}/")
+        clean = build(Path(directory) / "python_client", epoch)
+        ours = build(PACKAGES.parent, epoch)
+        for name in sorted(ours | clean):
+            if ours.get(name) != clean.get(name):
+                raise Refused(f"{name} is another one when it is built from the commit alone.")
+    wheel, sdist = (PACKAGES / name for name in sorted(ours))
+    write_bill(wheel, sdist, epoch)
+
+
+def build(source: Path, epoch: int) -> dict[str, bytes]:
+    """Build the wheel and the sdist, and give their bytes by name."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--directory", source / PACKAGES.name],
+        cwd=source,
+        env={**os.environ, "SOURCE_DATE_EPOCH": str(epoch)},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise Refused(f"The packages are not built: {done.stderr}")
+    return {path.name: path.read_bytes() for path in (source / PACKAGES.name).iterdir()}
 
 
 def main() -> int:
@@ -252,10 +287,14 @@ def main() -> int:
             raise Refused("A test is red.")
         console.print(prove_upgrade())
         write(version)
-    except (Refused, KeylatchError) as reason:
+    except (Refused, Unlocked, KeylatchError) as reason:
         console.print(f"No release: {reason}", markup=False)
         return 1
-    console.print(f"v{version} is tagged; its packages are in python_client/dist. Push both.")
+    console.print(
+        f"v{version} is tagged. In python_client/dist are its packages, which were built twice "
+        "to the same bytes, and their SBOM. Push all of it.",
+        soft_wrap=True,
+    )
     return 0
 
 

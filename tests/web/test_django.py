@@ -138,13 +138,12 @@ def write_project(directory: Path) -> list[str]:
     for language, text in BLOCK.findall(GUIDE.read_text("utf-8")):
         if language == "sql":
             statements.append(text)
-        elif language == "python":
+        else:
+            assert language == "python"
             name = text.splitlines()[0].removeprefix("# ")
             files.append(name)
             with (directory / name).open("a", encoding="utf-8") as file:
                 file.write(text)
-        else:
-            assert text == 'pip install "keylatch[psycopg]"\n'
     assert files == ["shop/keys.py", "shop/middleware.py", "shop/settings.py", "shop/views.py"]
     return statements
 

@@ -1,12 +1,17 @@
 """`make release`, simulated: what it refuses and writes, and the upgrade after it."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import cyclonedx.schema
+import jsonschema_rs
 import pytest
 
 from keylatch_cli.install.migrations import shipped
@@ -16,16 +21,12 @@ from tools.release import changed_upgrades
 pytestmark = pytest.mark.one_server
 
 GIT = shutil.which("git") or "git"
+CYCLONEDX = Path(cyclonedx.schema.__file__).parent / "_res"
 # What the next release adds to the core.
 NOTE = """
 alter table keylatch_internal.keys add column note text;
 comment on column keylatch_internal.keys.note is 'A note.';
 """
-# A waiting key has the columns of the keys: a new installation copies them.
-BOTH_NOTES = f"""-- module: legacy
-alter table keylatch_internal.legacy_keys add column note text;
-comment on column keylatch_internal.legacy_keys.note is 'A note.';
--- module: core{NOTE}"""
 UPGRADE = "sql/upgrades/0.1.0--0.2.0.sql"
 
 
@@ -39,7 +40,7 @@ class Tree:
             (directory / name).symlink_to(ROOT / name)
         self.git("config", "user.name", "A founder")
         self.git("config", "user.email", "founder@example.com")
-        (directory / ".git" / "info" / "exclude").write_text(".venv\nnode_modules\ndist\n")
+        (directory / ".git" / "info" / "exclude").write_text(".venv\nnode_modules\ndist\n_*.py\n")
         self.tests("true")
 
     def git(self, *arguments: str) -> str:
@@ -61,8 +62,11 @@ class Tree:
         self.write("Makefile", f"test:\n\t@{command}\n")
 
     def release(self, version: str) -> tuple[int, str]:
+        return self.python("-m", "tools.release", version)
+
+    def python(self, *arguments: str) -> tuple[int, str]:
         done = subprocess.run(
-            [sys.executable, "-m", "tools.release", version],
+            [sys.executable, *arguments],
             cwd=self.directory,
             capture_output=True,
             text=True,
@@ -106,14 +110,68 @@ def test_it_refuses_what_is_not_ready(tree: Tree) -> None:
     assert tree.git("tag") == ""
 
 
-def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree) -> None:
+def packages_of(tree: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (tree / "python_client" / "dist").iterdir()}
+
+
+def built_from_the_tag(tree: Tree, tag: str, directory: Path) -> dict[str, bytes]:
+    """What somebody gets who builds the tag, as CONTRIBUTING.md says."""
+    tree.git("clone", "--quiet", "--branch", tag, str(tree.directory), str(directory))
+    epoch = tree.git("log", "-1", "--format=%ct", tag).strip()
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build"],
+        cwd=directory / "python_client",
+        env={**os.environ, "SOURCE_DATE_EPOCH": epoch},
+        capture_output=True,
+        check=True,
+    )
+    return packages_of(directory)
+
+
+def assert_bill_is_of(bill: Any, packages: dict[str, bytes]) -> None:
+    """The bill is valid CycloneDX, and has the packages and what their extras bring."""
+
+    def schema(name: str) -> Any:
+        return json.loads((CYCLONEDX / name.rpartition("/")[2]).read_text())
+
+    jsonschema_rs.validator_for(schema("bom-1.6.SNAPSHOT.schema.json"), retriever=schema).validate(
+        bill
+    )
+    product = bill["metadata"]["component"]
+    assert product["purl"] == "pkg:pypi/keylatch@0.1.0"
+    assert {one["name"]: one["hashes"][0]["content"] for one in product["components"]} == {
+        name: sha256(text).hexdigest() for name, text in packages.items()
+    }
+    scopes = {one["name"]: one["scope"] for one in bill["components"]}
+    assert set(scopes.values()) == {"optional"}
+    # Of an extra, and of an extra of a library.
+    assert {"psycopg", "psycopg-binary", "supabase", "fastapi", "typer"} <= scopes.keys()
+    assert "pytest" not in scopes
+
+
+def test_a_file_that_the_commit_lacks_is_not_released(tree: Tree) -> None:
+    build = ("-c", "from tools.release import build_twice; build_twice(1800000000)")
+    code, said = tree.python(*build)
+    assert code == 0, said
+    first = packages_of(tree.directory)
+    assert tree.python(*build)[0] == 0
+    assert packages_of(tree.directory) == first
+    # git ignores it, and the program that builds does not know.
+    (tree.directory / "python_client/src/keylatch/_left.py").write_text("")
+    assert "keylatch-0.1.0-py3-none-any.whl is another one" in tree.python(*build)[1]
+
+
+def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree, tmp_path: Path) -> None:
     code, said = tree.release("0.1.0")
     assert code == 0, said
     assert "v0.1.0 is tagged" in said
     assert tree.git("tag") == "v0.1.0\n"
     assert tree.git("status", "--porcelain") == ""
-    files = {path.name for path in (tree.directory / "python_client" / "dist").iterdir()}
-    assert files == {"keylatch-0.1.0.tar.gz", "keylatch-0.1.0-py3-none-any.whl"}
+    packages = packages_of(tree.directory)
+    bill = json.loads(packages.pop("keylatch-0.1.0.cdx.json"))
+    assert set(packages) == {"keylatch-0.1.0.tar.gz", "keylatch-0.1.0-py3-none-any.whl"}
+    assert built_from_the_tag(tree, "v0.1.0", tmp_path / "tag") == packages
+    assert_bill_is_of(bill, packages)
     assert "## Unreleased\n\n## 0.1.0 - 20" in tree.read("CHANGELOG.md")
     assert "is not newer than v0.1.0" in tree.release("0.1.0")[1]
 
@@ -136,9 +194,9 @@ def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree) -> None:
     tree.write(manifest, text.replace('"schema_version": "0.1.0"', '"schema_version": "0.2.0"'))
     assert "no_upgrade" in tree.release("0.2.0")[1]
     # The upgrade forgets the comment.
-    tree.write(UPGRADE, BOTH_NOTES.rpartition("comment")[0])
+    tree.write(UPGRADE, NOTE.rpartition("comment")[0])
     assert "An upgrade from v0.1.0 ends elsewhere: comment" in tree.release("0.2.0")[1]
-    tree.write(UPGRADE, BOTH_NOTES)
+    tree.write(UPGRADE, NOTE)
     code, said = tree.release("0.2.0")
     assert code == 0, said
     assert said.count("upgraded from v0.1.0: the same, every key kept, its client works") == 2
@@ -146,5 +204,5 @@ def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree) -> None:
 
     # What was released is what databases have run.
     tree.write("CHANGELOG.md", changelog.replace("Unreleased\n", "Unreleased\n\n- More.\n", 1))
-    tree.write(UPGRADE, f"{BOTH_NOTES}\n")
+    tree.write(UPGRADE, f"{NOTE}\n")
     assert f"Released upgrades were changed: {UPGRADE}" in tree.release("0.3.0")[1]

@@ -164,6 +164,8 @@ def install_platform(connection: psycopg.Connection[Any]) -> bool:
                 detail="Only a superuser can make the roles and schemas of a Supabase project.",
                 hint="Name a superuser in the database URL, this once.",
             )
+        # A role that another database of the server has already is no news.
+        cursor.execute("set local client_min_messages = warning")
         for text in platform():
             cursor.execute(text.encode())
         return True

@@ -86,7 +86,8 @@ select is(
 select is(
   pg_temp.words('alice', 'select keylatch.issue_key(pg_temp.a())'),
   'The workspace is deleted, so no key is made there. '
-  || 'Make a workspace with a new id, and issue the key there.',
+  || 'Make a workspace with a new id, and issue the key there. '
+  || 'See sql/docs/errors.md#workspace_deleted',
   'and the refusal says so'
 );
 select is(
@@ -173,7 +174,7 @@ from (values
 select is(
   (select array_agg(e.code || ' ' || e.hint) from keylatch_internal.errors as e
     where e.slug = 'read_committed_required'),
-  array['0A000 Run: set transaction isolation level read committed;'],
+  array['0A000 Run "set transaction isolation level read committed" first.'],
   'a deletion needs READ COMMITTED, and says how to get it'
 );
 

@@ -65,7 +65,7 @@ from (values
 select matches(
   pg_temp.words('alice', 'select keylatch.issue_key(pg_temp.a())'),
   '^You made more than 6 changes in the workspace in the last minute. Try again in [1-6]?[0-9] s. '
-  'Wait for the number of seconds in Retry-After.$',
+  'Wait for the number of seconds in Retry-After.*#too_many_requests$',
   'the refusal says how long to wait'
 );
 -- In the last minute: what is older, or in the future by a wrong clock, does not count.

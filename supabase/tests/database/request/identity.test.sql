@@ -175,7 +175,7 @@ from (values
 select is(
   pg_temp.words('anon', 'select keylatch.check_request()'),
   'The x-api-key of this request is mistyped, not active, or not for this origin. '
-  || 'Ask an admin of the workspace to call explain_key.',
+  || 'Ask an admin of the workspace to call explain_key. See sql/docs/errors.md#invalid_api_key',
   'the refusal does not say which of the reasons it is'
 );
 

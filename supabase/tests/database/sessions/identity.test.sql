@@ -117,7 +117,7 @@ from (values
 select is(
   pg_temp.words('anon', 'select keylatch.check_request()'),
   'The x-session-token of this request is mistyped, expired, ended, or of another origin. '
-  || 'Let the page open a new session.',
+  || 'Let the page open a new session. See sql/docs/errors.md#invalid_session',
   'the refusal does not say which of the reasons it is'
 );
 select is(

@@ -49,7 +49,7 @@ select pg_temp.taken(3, '20 s');
 select matches(
   pg_temp.words('anon', format('select keylatch.open_session(%L)', pg_temp.key('page'))),
   '^The key opened 3 sessions in the last minute. Try again in (3[0-9]|40) s. '
-  || 'Wait for the number of seconds in Retry-After.$',
+  || 'Wait for the number of seconds in Retry-After.*#too_many_requests$',
   'the refusal says when the next session fits'
 );
 select pg_temp.make('other page', $$ 'publishable', allowed_origins => '{https://a.example}' $$);

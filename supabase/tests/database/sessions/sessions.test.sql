@@ -25,7 +25,7 @@ from (values ('service_role'), ('keylatch_resolver')) as v (role);
 select is(
   pg_temp.words('anon', 'select keylatch.open_session(null)'),
   'The key is mistyped, not active, not publishable, or not for this origin. '
-  || 'Ask an admin of the workspace to call explain_key.',
+  || 'Ask an admin of the workspace to call explain_key. See sql/docs/errors.md#session_refused',
   'the refusal does not say which of the reasons it is'
 );
 
