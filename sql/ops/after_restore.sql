@@ -131,20 +131,20 @@ on conflict do nothing;
     raise notice 'Mended rows of keylatch_internal.installation, %', v_rows;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
-('workspace_deleted', 'PT409', 'Make a workspace with a new id, and issue the key there.'),
-('keys_are_kept', 'PT409', 'Revoke the key instead.')
+('workspace_deleted', 'PT409', 'Create a workspace with a new id, and issue the key there.'),
+('keys_are_kept', 'PT409', 'Call revoke_key instead.')
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
     raise notice 'Mended rows of keylatch_internal.errors, %', v_rows;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
-('column_is_immutable', 'PT409', 'Issue or rotate a key instead.'),
-('revoked_is_final', 'PT409', 'Issue a new key.'),
-('expired_is_final', 'PT409', 'Issue a new key.'),
+('column_is_immutable', 'PT409', 'Call issue_key or rotate_key instead.'),
+('revoked_is_final', 'PT409', 'Call issue_key for a new key.'),
+('expired_is_final', 'PT409', 'Call issue_key for a new key.'),
 (
   'superseded_is_final', 'PT409',
-  'Move expires_at nearer, revoke the key, or give the caller its successor.'
+  'Set an earlier expires_at, or let the caller use the successor of the key.'
 )
 on conflict do nothing;
   get diagnostics v_rows = row_count;
@@ -153,10 +153,10 @@ on conflict do nothing;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
 ('key_not_found', 'PT404', 'List the keys of the workspace with list_keys.'),
-('key_already_rotated', 'PT409', 'Rotate the successor: the key whose rotated_from is this id.'),
-('key_revoked', 'PT409', 'A revoked key stays revoked: issue a new one.'),
-('key_expired', 'PT409', 'An expired key stays expired: issue a new one.'),
-('key_suspended', 'PT409', 'Rotate it with grace 0, or call unsuspend_key first.')
+('key_already_rotated', 'PT409', 'Rotate its successor: the key whose rotated_from is this id.'),
+('key_revoked', 'PT409', 'A revoked key stays revoked. Call issue_key for a new key.'),
+('key_expired', 'PT409', 'An expired key stays expired. Call issue_key for a new key.'),
+('key_suspended', 'PT409', 'Call unsuspend_key first, or call rotate_key with grace 0.')
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
@@ -363,7 +363,7 @@ begin
     return;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
-('replicas_behind', 'PT504', 'What was committed stays. Call wait_for_replicas again.')
+('replicas_behind', 'PT504', 'The change is committed. Call wait_for_replicas again.')
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then

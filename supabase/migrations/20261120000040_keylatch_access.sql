@@ -50,8 +50,8 @@ comment on function keylatch_internal.current_user_id is
   'The signed-in user, for the stamps created_by and revoked_by; null without one.';
 
 insert into keylatch_internal.errors (slug, code, hint) values
-('workspace_deleted', 'PT409', 'Make a workspace with a new id, and issue the key there.'),
-('keys_are_kept', 'PT409', 'Revoke the key instead.');
+('workspace_deleted', 'PT409', 'Create a workspace with a new id, and issue the key there.'),
+('keys_are_kept', 'PT409', 'Call revoke_key instead.');
 
 create table keylatch_internal.workspace_latches (
   workspace_id uuid not null,
@@ -91,7 +91,7 @@ begin
     ) as shared
   ) < (select count(distinct n.workspace_id) from new_keys as n) then
     perform keylatch_internal.refuse(
-      'workspace_deleted', 'The workspace is deleted, so no key is made there.'
+      'workspace_deleted', 'The workspace is deleted, so it cannot get a new key.'
     );
   end if;
   return null;
@@ -177,8 +177,8 @@ begin
     raise object_not_in_prerequisite_state using
       message = format('trigger %s on %s is attached wrongly', tg_name, tg_table_name),
       detail = 'The keys of a deleted workspace would stay active.',
-      hint = 'Make it "after delete or update of <id column> … for each row". Pass the name of '
-        || 'the id column if it is not "id"; its type must be uuid, text or varchar.';
+      hint = 'Create it "after delete or update of <id column> … for each row". Pass the name of '
+        || 'the id column if that is not "id". The column must be uuid, text or varchar.';
   end if;
   execute format('select ($1).%I::text', v_column) into v_old using old;
   if tg_op = 'UPDATE' then

@@ -5,12 +5,12 @@
 -- in replication mode. The owner's DDL (disable trigger) is outside of the latch.
 
 insert into keylatch_internal.errors (slug, code, hint) values
-('column_is_immutable', 'PT409', 'Issue or rotate a key instead.'),
-('revoked_is_final', 'PT409', 'Issue a new key.'),
-('expired_is_final', 'PT409', 'Issue a new key.'),
+('column_is_immutable', 'PT409', 'Call issue_key or rotate_key instead.'),
+('revoked_is_final', 'PT409', 'Call issue_key for a new key.'),
+('expired_is_final', 'PT409', 'Call issue_key for a new key.'),
 (
   'superseded_is_final', 'PT409',
-  'Move expires_at nearer, revoke the key, or give the caller its successor.'
+  'Set an earlier expires_at, or let the caller use the successor of the key.'
 );
 
 create function keylatch_internal.is_apply_worker()
@@ -36,14 +36,14 @@ declare
 begin
   perform keylatch_internal.refuse(tg_argv[0], case tg_argv[0]
     when 'keys_are_kept' then
-      'Keys are not deleted, so that a revoked key stays known as revoked.'
+      'Keys cannot be deleted: a revoked key must stay on record as revoked.'
     when 'column_is_immutable' then format('%s of a key never changes.', v_columns)
     when 'revoked_is_final' then format(
       'The key was revoked at %s; its %s can no longer change.', old.revoked_at, v_columns)
     when 'expired_is_final' then format(
       'The key expired at %s; its %s can no longer change.', old.expires_at, v_columns)
     else format(
-      'The key was superseded at %s and expires at %s; its %s can no longer change that way.',
+      'The key was superseded at %s and expires at %s. This change of %s is not allowed.',
       old.superseded_at, old.expires_at, v_columns)
   end);
   return null;
@@ -210,17 +210,17 @@ begin
     when p_metadata is null or jsonb_typeof(p_metadata) <> 'object'
       or octet_length(p_metadata::text) > 8192 then array[
       'metadata must be a JSON object of up to 8 kB.',
-      'Keep larger data in a table of your own, by the id of the key.']
+      'Keep larger data in a table of your own, together with the key id.']
     -- The level of the object itself is 0.
     when jsonb_path_exists(p_metadata, 'strict $.**{16}.*')
       or jsonb_path_exists(p_metadata, 'strict $.**{16}[*]') then array[
-      'metadata has more than 16 levels.', 'Use fewer objects and lists inside each other.']
+      'metadata has more than 16 levels.', 'Nest fewer objects and lists in each other.']
     when exists (
       select from jsonb_path_query(p_metadata, 'strict $.** ? (@.type() == "number")') as n (value)
       where length(n.value::text) > 400 or abs(n.value::numeric) > 1.7976931348623157e308
     ) then array[
       'metadata has a number that a 64-bit float or integer cannot hold.',
-      'Write the number as a text.']
+      'Write the number as a string.']
   end;
 end $$;
 comment on function keylatch_internal.check_metadata is
@@ -237,7 +237,7 @@ begin
         from unnest(p_scopes) as s (scope) where s.scope ~ '^[a-z0-9_.:*-]{1,64}$'
       ) then array[
       'scopes must be up to 64 different words of 1 to 64 characters from a-z 0-9 _ . : * -',
-      'For example ["orders:read", "orders:write"].']
+      'Pass for example ["orders:read", "orders:write"].']
   end;
 end $$;
 comment on function keylatch_internal.check_scopes is
@@ -253,25 +253,25 @@ begin
     case
       when p_new.kind is null or p_new.kind not in ('publishable', 'secret') then array[
         'kind must be publishable or secret.',
-        'publishable for what stands in a page, secret for what a server keeps.']
+        'Use publishable for a web page, and secret for a server.']
       when p_new.environment is null or p_new.environment not in ('live', 'test') then array[
-        'environment must be live or test.', 'test keys may allow * and http://localhost:*.']
+        'environment must be live or test.', 'Use test to allow * or http://localhost:*.']
       when p_new.expires_at is distinct from p_old.expires_at
         and not (p_new.expires_at > clock_timestamp() and p_new.expires_at < '9999-01-01 00:00Z')
         then array[
         'expires_at must be in the future and before the year 9999.',
-        'Pass null for a key that does not expire. To end a key now, revoke it.']
+        'Pass null for a key that never expires. To disable a key now, call revoke_key.']
       when p_new.superseded_at is not null and p_new.expires_at is null then array[
-        'superseded_at needs an expires_at.', 'Call rotate_key with a grace: it sets both.']
+        'superseded_at needs an expires_at.', 'Call rotate_key with a grace. It sets both.']
       when p_new.revoked_at is null and num_nonnulls(p_new.revoked_by, p_new.revoke_reason) > 0
         then array[
         case when p_new.revoke_reason is null then 'revoked_by' else 'revoke_reason' end
-        || ' belongs to a revoked key.',
+        || ' can only be set on a revoked key.',
         'Call revoke_key, or set revoked_at together with revoke_reason.']
       when length(p_new.revoke_reason) > 500
         or p_new.revoke_reason ~ E'[\\x01-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f]' then array[
         'revoke_reason must be a text of up to 500 characters without control characters.',
-        'Say in one sentence why the key was revoked, and keep the rest in your ticket.']
+        'Pass a short reason, for example "leaked in a public repository".']
       when p_new.label is null or p_new.label <> coalesce(p_old.label, '') and (
         length(p_new.label) > 200
         or p_new.label ~ E'[\\x01-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]'
@@ -281,7 +281,7 @@ begin
       when (p_new.label, p_new.metadata) is distinct from (p_old.label, p_old.metadata)
         and concat(p_new.label, ' ', p_new.metadata)
         ~ '[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[1-9A-HJ-NP-Za-km-z]{36}' then array[
-        'label or metadata contains a key.', 'Name the key by its id or its masked key.']
+        'label or metadata contains a key.', 'Write the key id or the masked key instead.']
     end,
     -- The usual values are seen to be good without a call.
     case when p_new.metadata is distinct from coalesce(p_old.metadata, '{}')

@@ -5,10 +5,10 @@
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('key_not_found', 'PT404', 'List the keys of the workspace with list_keys.'),
-('key_already_rotated', 'PT409', 'Rotate the successor: the key whose rotated_from is this id.'),
-('key_revoked', 'PT409', 'A revoked key stays revoked: issue a new one.'),
-('key_expired', 'PT409', 'An expired key stays expired: issue a new one.'),
-('key_suspended', 'PT409', 'Rotate it with grace 0, or call unsuspend_key first.');
+('key_already_rotated', 'PT409', 'Rotate its successor: the key whose rotated_from is this id.'),
+('key_revoked', 'PT409', 'A revoked key stays revoked. Call issue_key for a new key.'),
+('key_expired', 'PT409', 'An expired key stays expired. Call issue_key for a new key.'),
+('key_suspended', 'PT409', 'Call unsuspend_key first, or call rotate_key with grace 0.');
 
 create function keylatch_internal.require_unrevoked(p_key keylatch.keys)
 returns void language plpgsql volatile security invoker
@@ -38,19 +38,19 @@ begin
   select k.* into v_old from keylatch.keys as k where k.id = p_successor.rotated_from for update;
   if not found then
     perform keylatch_internal.refuse(
-      'key_not_found', 'rotated_from names no key of a workspace that you administer.'
+      'key_not_found', 'rotated_from is not the id of a key that you administer.'
     );
   elsif (v_old.workspace_id, v_old.kind, v_old.environment)
     is distinct from (p_successor.workspace_id, p_successor.kind, p_successor.environment)
   then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'rotated_from names a key of another workspace, kind or environment.',
-      'Call rotate_key: it copies all three.'
+      'invalid_argument', 'The key rotated_from has another workspace_id, kind or environment.',
+      'Call rotate_key. It copies all three.'
     );
   elsif v_old.superseded_at is not null
     or exists (select from keylatch.keys as k where k.rotated_from = v_old.id) then
     perform keylatch_internal.refuse(
-      'key_already_rotated', 'The key has a successor already, or was superseded by hand.'
+      'key_already_rotated', 'The key already has a successor, or superseded_at was set by hand.'
     );
   end if;
   perform keylatch_internal.require_unrevoked(v_old);
@@ -79,13 +79,13 @@ declare
   );
   v_problem constant text[] := case
     when v_given is not null then array[
-      v_given || ' is made by the database and cannot be given for a new key.',
-      'Leave it out. To change an existing key, PATCH it instead of an upsert.']
+      v_given || ' is set by the database, so it cannot be passed for a new key.',
+      'Leave this column out. To change an existing key, send a PATCH, not an upsert.']
     when new.workspace_id is null then array[
       'workspace_id must be given.', 'Pass the id of a workspace that you administer.']
     when v_prefix !~ '^[a-z][a-z0-9]{1,11}$' then array[
       'prefix must be 2 to 12 lower-case letters and digits and begin with a letter.',
-      'Use a short name of your product, for example "acme".']
+      'Pass a short name of your product, for example "acme".']
     else keylatch_internal.check_key(null, new)
   end;
 begin
@@ -157,8 +157,8 @@ begin
   v_outer := set_config('keylatch.handoff', v_outer, true);
   if right(v_key, 4) is distinct from right(v_row.masked_key, 4) then
     raise object_not_in_prerequisite_state using
-      message = 'a trigger on the keys inserted a row of its own and took the key of this one',
-      hint = 'Let the trigger call issue_key instead of a plain insert.';
+      message = 'a trigger on the table of keys inserted a row and took the key of this row',
+      hint = 'Call issue_key in the trigger, not a plain insert.';
   end if;
   return row(
     v_key, v_row.id, v_row.workspace_id, v_row.kind, v_row.environment, v_row.masked_key,
@@ -210,7 +210,7 @@ begin
   if issue_keys.labels is null or cardinality(issue_keys.labels) > 100000 then
     perform keylatch_internal.refuse(
       'invalid_argument', 'labels must be a list of up to 100000 labels, one for each key.',
-      'Name what each key is for, for example the numbers of the devices.'
+      'Pass one label for each key, for example the number of the device.'
     );
   end if;
   foreach v_label in array issue_keys.labels loop
@@ -270,7 +270,7 @@ begin
     where k.id = v_old.id;
   elsif v_old.suspended_at is not null then
     perform keylatch_internal.refuse(
-      'key_suspended', 'A suspended key has no grace: nobody may use it in the meantime.'
+      'key_suspended', 'A suspended key can be rotated with grace 0 only.'
     );
   else
     update keylatch.keys as k
@@ -364,7 +364,7 @@ declare
 begin
   if retire_workspace."limit" is null or retire_workspace."limit" not between 1 and 100000 then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'limit must be from 1 to 100000.', 'Leave it out for 10000.'
+      'invalid_argument', 'limit must be from 1 to 100000.', 'Leave limit out for 10000.'
     );
   end if;
   with locked as materialized (

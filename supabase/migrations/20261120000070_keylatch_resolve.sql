@@ -76,8 +76,8 @@ begin
   then
     perform keylatch_internal.refuse(
       'invalid_argument',
-      'keys must be a list of up to 1000, and origins null or a list of the same length.',
-      'Put null into origins where a request had no Origin header.'
+      'keys must be a list of up to 1000 keys, and origins null or a list of the same length.',
+      'Write null in origins for a request without an Origin header.'
     );
   end if;
   return query
@@ -154,27 +154,27 @@ begin
   select format(c.detail, p_key.revoked_at, p_key.expires_at, p_key.suspended_at), c.hint
   into v_result.detail, v_result.hint
   from (values
-    ('malformed', 'This is not a key: a key is <prefix>_<pk|sk>_<live|test>_ and 36 letters and '
-      'digits.', 'Copy the whole key again, without spaces or quotes.'),
-    ('checksum_failed', 'The text has the form of a key, but its check characters are wrong: it '
-      'was mistyped or cut.', 'Copy the whole key again, without spaces or quotes.'),
+    ('malformed', 'This text is not a key. A key is <prefix>_<pk|sk>_<live|test>_ and 36 letters '
+      'and digits.', 'Copy the whole key again, without spaces or quotes.'),
+    ('checksum_failed', 'The check characters of the key are wrong: the key was mistyped or cut '
+      'off.', 'Copy the whole key again, without spaces or quotes.'),
     ('unknown', 'No workspace that you administer has this key.', 'Compare installation() of both '
-      'services: they may use different databases. If the key is of another workspace, ask its '
+      'services: they may use different databases. If another workspace has the key, ask its '
       'admin.'),
-    ('revoked', 'The key was revoked at %1$s.', 'A revoked key stays revoked: issue a new one.'),
+    ('revoked', 'The key was revoked at %1$s.', 'A revoked key stays revoked. Issue a new key.'),
     ('rotated', 'The key was revoked at %1$s.', 'Use its successor.'),
-    ('expired', 'The key expired at %2$s.', 'An expired key stays expired: issue a new one.'),
+    ('expired', 'The key expired at %2$s.', 'An expired key stays expired. Issue a new key.'),
     ('replaced', 'The key expired at %2$s.', 'Use its successor.'),
     ('suspended', 'The key has been suspended since %3$s.', 'Call unsuspend_key.'),
-    ('secret_in_browser', 'A secret key came with an Origin: a page sends it, so its visitors can '
-      'read it.', 'Rotate it with grace 0, and give the page a publishable key.'),
-    ('origin_required', 'A publishable key needs the Origin of the page; none was given.',
+    ('secret_in_browser', 'This secret key came with an Origin: a web page sends it, so visitors '
+      'can read it.', 'Call rotate_key with grace 0, and use a publishable key in the page.'),
+    ('origin_required', 'A publishable key needs the Origin of the page, and the request has none.',
       'Pass on the Origin header of the request, or use a secret key between servers.'),
     ('origin_denied', 'The key does not allow this origin.', 'Add the origin to allowed_origins, '
       'exactly as location.origin shows it in the page.'),
     ('valid', 'The key resolves.', 'There is nothing to do.'),
-    ('superseded', 'The key resolves until %2$s: it was superseded.', 'Give the caller its '
-      'successor before then.')
+    ('superseded', 'The key was superseded and resolves until %2$s.', 'Use its successor before '
+      'then.')
   ) as c (name, detail, hint) where c.name = v_case;
   v_result.detail := v_result.detail || coalesce(' Reason: ' || p_key.revoke_reason, '')
     || case when p_key.kind = 'publishable' and p_key.allowed_origins = '{}'

@@ -143,8 +143,8 @@ exception
   when data_exception then
     perform keylatch_internal.refuse(
       'invalid_argument',
-      'batch must have up to 10000 entries by the UUID of a key, each with uses or refusals, whole '
-      'numbers from 1 to 1000000000, and last_used_at, a time with a zone of the last 30 days.',
+      'batch must map up to 10000 key ids to objects with uses or refusals, whole numbers from 1 '
+      'to 1000000000. last_used_at must be a time with a zone, in the last 30 days.',
       'For example {"<key id>": {"uses": 3, "last_used_at": "2026-01-31T09:30:00Z", "refusals": '
       '{"origin_denied": 2}}}.'
     );

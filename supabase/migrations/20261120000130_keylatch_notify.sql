@@ -5,7 +5,7 @@
 -- user of SQL may listen, and must not learn ids. The notice * stands for any key.
 
 insert into keylatch_internal.errors (slug, code, hint) values
-('replicas_behind', 'PT504', 'What was committed stays. Call wait_for_replicas again.');
+('replicas_behind', 'PT504', 'The change is committed. Call wait_for_replicas again.');
 
 create sequence keylatch_internal.notices_left_out;
 comment on sequence keylatch_internal.notices_left_out is
@@ -89,8 +89,8 @@ begin
   then
     perform keylatch_internal.refuse(
       'expired_is_final',
-      format('The key expires at %s, and the commit may wait for longer: ', old.expires_at)
-      || 'the transaction has changed keys before.', 'Extend the key in a transaction of its own.'
+      format('The key expires at %s, and the commit may take longer, because the ', old.expires_at)
+      || 'transaction changed keys before.', 'Extend the key in a transaction of its own.'
     );
   end if;
   return new;
@@ -212,17 +212,17 @@ declare
   v_result keylatch.replica_wait;
   v_problem constant text[] := case
     when p_seconds is null or p_seconds not between 0 and 60
-      then array['timeout must be from 0 to 1 minute.', 'Leave it out for 10 seconds.']
+      then array['timeout must be from 0 to 1 minute.', 'Leave timeout out for 10 seconds.']
     when pg_is_in_recovery()
       then array['The server is a replica.', 'Call wait_for_replicas on the primary.']
     when current_setting('synchronous_standby_names') = ''
       then array['There is no synchronous standby.', 'Set synchronous_standby_names on the primary.']
     when pg_current_xact_id_if_assigned() is not null
       then array[
-        'The transaction has changed something.', 'Commit before you call wait_for_replicas.'
+        'The transaction has changed data.', 'Commit before you call wait_for_replicas.'
       ]
     when not pg_has_role('pg_read_all_stats', 'usage')
-      then array['The owner of keylatch cannot see replicas.', 'Grant pg_monitor to the owner.']
+      then array['The owner of keylatch cannot see replicas.', 'Grant pg_monitor to that owner.']
   end;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.await_replicas');
@@ -239,7 +239,7 @@ begin
     exit when v_result.is_synchronous;
     if clock_timestamp() >= v_ends then
       perform keylatch_internal.refuse(
-        'replicas_behind', format('A synchronous standby is behind after %s seconds.', p_seconds)
+        'replicas_behind', format('A synchronous standby is still behind after %s s.', p_seconds)
       );
     end if;
     perform pg_sleep(0.01);

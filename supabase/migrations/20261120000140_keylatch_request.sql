@@ -23,8 +23,8 @@ begin
   then
     perform keylatch_internal.refuse(
       'invalid_argument',
-      'The request names two identities: two headers, or a header and the "sub" of its token.',
-      'Send one of them. Beside a key send only the public key of the project as the token.'
+      'The request has two identities: two headers, or a header and a token with a "sub".',
+      'Send only one identity. With a key, use the public key of the project as the token.'
     );
   end if;
 end $$;

@@ -85,8 +85,8 @@ select is(
 );
 select is(
   pg_temp.words('alice', 'select keylatch.issue_key(pg_temp.a())'),
-  'The workspace is deleted, so no key is made there. '
-  || 'Make a workspace with a new id, and issue the key there.',
+  'The workspace is deleted, so it cannot get a new key. '
+  || 'Create a workspace with a new id, and issue the key there.',
   'and the refusal says so'
 );
 select is(

@@ -125,7 +125,7 @@ select cmp_ok(
 select is(
   pg_temp.words('alice', format('select keylatch.issue_key(pg_temp.a(), prefix => %L)', v.prefix)),
   'prefix must be 2 to 12 lower-case letters and digits and begin with a letter. '
-  || 'Use a short name of your product, for example "acme".',
+  || 'Pass a short name of your product, for example "acme".',
   format('the prefix %s is refused', coalesce(v.prefix, 'null'))
 )
 from (values

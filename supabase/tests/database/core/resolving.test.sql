@@ -204,19 +204,19 @@ select matches(
 )
 from (values
   ('server', null, '^The key resolves\.\|'),
-  ('graced', null, 'until 20.*: it was superseded\.\|Give the caller its successor before then'),
+  ('graced', null, 'superseded and resolves until 20[^|]*\.\|Use its successor before then'),
   ('page', null, 'needs the Origin.*\|Pass on the Origin header'),
   ('page', 'https://c.example', 'does not allow this origin\.\|Add the origin to allowed_origins'),
   ('nowhere', 'https://a.example', 'Its allowed_origins is empty'),
   ('nowhere', null, 'Its allowed_origins is empty'),
-  ('revoked', null, '^The key was revoked at 20.* Reason: leaked\|.*issue a new one'),
+  ('revoked', null, '^The key was revoked at 20.* Reason: leaked\|.*Issue a new key'),
   ('rotated', null, 'Reason: rotated\|Use its successor'),
-  ('expired', null, '^The key expired at 20.*\|.*issue a new one'),
+  ('expired', null, '^The key expired at 20.*\|.*Issue a new key'),
   ('short', null, '^The key expired at 20.*\|Use its successor'),
   ('suspended', null, 'suspended since 20.*\|Call unsuspend_key'),
-  ('server', '', 'a page sends it.*\|Rotate it with grace 0'),
-  ('mistyped', null, 'mistyped or cut\.\|Copy the whole key again'),
-  ('cut', null, 'This is not a key.*\|Copy the whole key again'),
+  ('server', '', 'a web page sends it.*\|Call rotate_key with grace 0'),
+  ('mistyped', null, 'mistyped or cut off\.\|Copy the whole key again'),
+  ('cut', null, 'This text is not a key.*\|Copy the whole key again'),
   ('unknown', null, 'has this key\.\|Compare installation\(\)')
 ) as v (name, origin, words);
 
@@ -246,7 +246,7 @@ select is(
 from (values
   (
     'revoked', 'revoked', 'The key was revoked at %s.',
-    'A revoked key stays revoked: issue a new one.'
+    'A revoked key stays revoked. Issue a new key.'
   ),
   ('server', 'valid', 'The key resolves.', 'There is nothing to do.')
 ) as v (name, verdict, detail, hint);

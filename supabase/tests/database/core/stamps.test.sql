@@ -30,8 +30,8 @@ select is(
   pg_temp.words(w.who, format(
     'insert into keylatch.keys (workspace_id, %s) values (pg_temp.a(), %s)', v.what, v.given
   )),
-  v.what || ' is made by the database and cannot be given for a new key. '
-  || 'Leave it out. To change an existing key, PATCH it instead of an upsert.',
+  v.what || ' is set by the database, so it cannot be passed for a new key. '
+  || 'Leave this column out. To change an existing key, send a PATCH, not an upsert.',
   format('%s gives no %s', w.who, v.what)
 )
 from (values
