@@ -90,7 +90,7 @@ begin
   elsif not pg_catalog.pg_has_role('authenticator', 'keylatch_resolver', 'member') then
     grant keylatch_resolver to authenticator;
   end if;
-  -- From 16 on, the creator of a role may grant the role, and may not set it.
+  -- From version 16 on, the creator of a role may grant the role, but may not SET ROLE to it.
   if not pg_catalog.pg_has_role(
     'keylatch_resolver',
     case when pg_catalog.current_setting('server_version_num')::integer < 160000
@@ -298,6 +298,7 @@ on conflict do nothing;
   end if;
 update keylatch_internal.installation set modules = array_append(modules, 'events')
 where 'events' <> all (modules);
+revoke and suspend keys.';
 alter table keylatch_internal.key_events enable always trigger key_events_update_keep;
 alter table keylatch_internal.key_events enable always trigger key_events_delete_keep;
 alter table keylatch_internal.key_events enable always trigger key_events_truncate_keep;
