@@ -1,12 +1,12 @@
--- Makes whole what a restore can lose of keylatch: the role keylatch_resolver and its members,
--- who may call what, which triggers fire in replication mode, and rows that the migrations wrote.
+-- Repairs what a restore can lose of keylatch: the role keylatch_resolver and its members, grants,
+-- triggers that fire in replication mode, and rows that the migrations wrote.
 --
 -- Made from supabase/migrations by `make generate`; do not edit. Plain SQL for any client. Run it
--- as the owner of keylatch, after every restore. It says what it mended; again is harmless.
+-- as the owner of keylatch, after every restore. It prints what it repaired. Repeating is harmless.
 --
 --   psql --no-psqlrc --single-transaction --file sql/ops/after_restore.sql
 --
--- It gives up grants of your own to public, anon, authenticated and service_role on objects of
+-- It removes your own grants to public, anon, authenticated and service_role on objects of
 -- keylatch. It does not know which keys were revoked after the dump was made.
 
 do $$
@@ -30,7 +30,7 @@ begin
   end if;
 end $$;
 
--- What can be lost. The end compares it with what is there now.
+-- The state that a restore can lose. The end of this file compares the state with this one.
 create or replace function pg_temp.keylatch_state()
 returns table (kind text, name text, state text) language sql stable
 set search_path = pg_catalog as $$
@@ -72,7 +72,7 @@ $$;
 create temporary table keylatch_before as
 select s.kind, s.name, s.state from pg_temp.keylatch_state() as s;
 
--- The role, as the first migration makes it.
+-- The role, as in the first migration.
 do $$
 begin
   if pg_catalog.to_regrole('keylatch_resolver') is null then
@@ -543,7 +543,7 @@ keylatch.import_keys, keylatch_internal.take_import, keylatch.finish_import
 to service_role;
 end $$;
 
--- Triggers on tables of yours that hold in replication mode as well.
+-- Triggers on your own tables that must also fire in replication mode.
 do $$
 declare
   v_trigger record;
