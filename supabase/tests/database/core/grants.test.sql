@@ -265,7 +265,7 @@ select is(
   'keys_insert_admin for a to {authenticated}
 keys_select_admin for r to {authenticated}
 keys_update_admin for w to {authenticated}',
-  'these are the row policies of the keys: none for anon, none to delete a key'
+  'these are all row policies of the keys: none for anon, none for delete'
 );
 select is(
   (

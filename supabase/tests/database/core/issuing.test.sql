@@ -166,9 +166,9 @@ select is(
   pg_temp.run('alice', $$ insert into keylatch.keys (workspace_id, label)
     values (pg_temp.a(), 'by hand') returning public_key ~ '^wk_pk_live_' $$),
   'true',
-  'an insert gets a key that the database makes'
+  'the database makes the key of an inserted row'
 );
-select is(current_setting('keylatch.handoff'), '', 'and leaves it nowhere but in its row');
+select is(current_setting('keylatch.handoff'), '', 'an inserted key is only in its row');
 
 -- issue_keys makes all keys of a fleet, or none.
 

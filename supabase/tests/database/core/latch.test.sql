@@ -299,7 +299,7 @@ from (values
 ) as v (trigger_name, key, assignment, slug);
 select is(
   pg_temp.alone(v.trigger_name, v.statement), 'keys_are_kept',
-  format('%s alone refuses it', v.trigger_name)
+  format('%s alone refuses the truncate', v.trigger_name)
 )
 from (values
   ('keys_delete_keep', 'delete from keylatch_internal.keys where id = pg_temp.id(''active'')'),
@@ -326,7 +326,7 @@ select pg_temp.run('alice', $$ update keylatch.keys set expires_at = null
 select pg_sleep(0.25);
 select is(
   pg_temp.outcome(w.who, 'set constraints all immediate'), 'PT409 expired_is_final',
-  w.who || ' cannot commit it after the key had expired'
+  w.who || ' cannot commit the extension after the expiry'
 )
 from unnest(array['alice', 'service_role', 'owner', 'replica']) as w (who);
 

@@ -16,7 +16,7 @@ select is(
 );
 select is(
   pg_temp.of('key', 'row(status, revoke_reason, revoked_by is not null)'), '(revoked,leaked,t)',
-  'the row says why and who'
+  'the row has the reason and the user'
 );
 select is(
   pg_temp.run('alice', format($$
@@ -98,7 +98,7 @@ select is(
     select row(id = pg_temp.id('pausing'), status, suspended_at is not null)::text
     from keylatch.suspend_key(pg_temp.id('pausing')) $$),
   '(t,suspended,t)',
-  'suspend_key answers with the row'
+  'suspend_key returns the row'
 );
 select is(
   pg_temp.run('alice', format($$ select suspended_at = %L
@@ -110,7 +110,7 @@ select is(
   pg_temp.run('alice', $$ select row(id = pg_temp.id('pausing'), status, suspended_at)::text
     from keylatch.unsuspend_key(pg_temp.id('pausing')) $$),
   '(t,active,)',
-  'unsuspend_key answers with the row'
+  'unsuspend_key returns the row'
 );
 select is(
   pg_temp.run('alice', $$ select status from keylatch.unsuspend_key(pg_temp.id('pausing')) $$),

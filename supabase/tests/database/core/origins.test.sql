@@ -166,8 +166,11 @@ select is(
 )
 from (values
   ('publishable', 'live', $$ '{}' $$, '1 row', 'the list may be empty'),
-  ('publishable', 'live', 'null', 'PT400 invalid_argument', 'it may not be null'),
-  ('publishable', 'live', 'array[null]::text[]', 'PT400 invalid_argument', 'nor hold a null'),
+  ('publishable', 'live', 'null', 'PT400 invalid_argument', 'the list may not be null'),
+  (
+    'publishable', 'live', 'array[null]::text[]', 'PT400 invalid_argument',
+    'the list may not contain a null'
+  ),
   (
     'publishable', 'live', $$ '{{https://a.example}}' $$, 'PT400 invalid_argument',
     'the list may not be a list of lists'

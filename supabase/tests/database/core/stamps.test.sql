@@ -97,7 +97,7 @@ select is(
   pg_temp.run('service_role', $$ update keylatch.keys set revoked_at = now()
     where id = pg_temp.id('superseded') returning revoked_by is null $$),
   'true',
-  'revoked_by is null when it was not a user'
+  'revoked_by is null if no user revoked the key'
 );
 
 -- updated_at is the time of each change, whatever the caller passes.
@@ -188,7 +188,7 @@ select is(
     returning (id, created_at, updated_at, revoked_at)
       = (pg_temp.b(), '2026-01-01', '2026-01-03', '2026-01-02') $$),
   'true',
-  'a replica takes a row as it was made'
+  'a replica takes a row as its publisher made it'
 );
 select is(
   pg_temp.outcome('replica', 'insert into keylatch.keys (workspace_id) values (pg_temp.a())'),
