@@ -194,13 +194,13 @@ begin
   return keylatch_internal.describe_installation();
 end $$;
 comment on function keylatch.installation is
-  'Tells which installation answers. Compare the answers that two services get: if id, database_oid
+  'Says which installation answers. Compare the answers that two services get: if id, database_oid
 and system_identifier are equal, both use the same database.
 
 modules: what is installed beside the core. is_replica: whether this server is a read replica.
 replica_lag_seconds: how far behind (0 on a primary, null if the replica cannot tell).';
 
--- Who may do what. Nobody else may do anything.
+-- Who may do what. All other roles have no rights.
 revoke all on schema keylatch, keylatch_internal from public, anon, authenticated, service_role;
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;

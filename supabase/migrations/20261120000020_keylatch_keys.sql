@@ -44,7 +44,7 @@ begin
   while octet_length(v_body) < 30 loop
     v_random := extensions.gen_random_bytes(40);
     for v_place in 1 .. 40 loop
-      -- 232 is 4 * 58. Larger bytes would make some characters likelier than others.
+      -- 232 is 4 * 58. Larger bytes would make some characters more likely than others.
       if get_byte(v_random, v_place - 1) < 232 and octet_length(v_body) < 30 then
         v_body := v_body || substr(v_random, v_place, 1);
       end if;

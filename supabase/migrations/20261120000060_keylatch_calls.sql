@@ -364,13 +364,13 @@ declare
 begin
   if retire_workspace."limit" is null or retire_workspace."limit" not between 1 and 100000 then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'limit must be from 1 to 100000.', 'Leave limit out for 10000.'
+      'invalid_argument', 'limit must be from 1 to 100000.', 'Leave limit out to use 10000.'
     );
   end if;
   with locked as materialized (
     select k.id from keylatch.keys as k
     where k.workspace_id = retire_workspace.workspace_id and k.revoked_at is null
-    -- Locked keys are left to the next call, so that this call waits for nobody.
+    -- Skip locked keys, so that this call does not wait. The next call revokes them.
     order by k.created_at, k.id limit retire_workspace."limit"
     for update skip locked
   )
@@ -441,7 +441,7 @@ as $$
   order by k.created_at desc, k.id asc;
 $$;
 comment on function keylatch.list_keys is
-  'The keys of a workspace, the newest first; none if you do not administer it.
+  'The keys of a workspace, the newest first. No row if you do not administer the workspace.
 
 For SQL, where a limit is cheap. Over REST read the view keys, which filters, orders and pages.';
 

@@ -53,7 +53,7 @@ comment on function keylatch.resolve_key is
 look alike.
 
 origin: the request''s Origin header, null if it has none; an empty text is an origin. A publishable
-key needs an allowed origin, a secret key must have none. Nothing is written, so this works on a
+key needs an allowed origin, a secret key no origin. Nothing is written, so this works on a
 read replica. Call it with POST: a key in a URL ends up in logs.';
 
 create type keylatch.resolved_key_at as (

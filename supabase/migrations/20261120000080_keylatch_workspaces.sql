@@ -31,7 +31,7 @@ create table keylatch.workspace_membership (
   constraint workspace_membership_pkey primary key (workspace_id, user_id),
   constraint workspace_membership_workspace_id_fkey
   foreign key (workspace_id) references keylatch.workspaces (id) on delete cascade,
-  -- A deleted user administers nothing from that moment on, whatever their token still says.
+  -- A deleted user administers nothing from that moment on, even with a valid token.
   constraint workspace_membership_user_id_fkey
   foreign key (user_id) references auth.users (id) on delete cascade,
   constraint workspace_membership_role_check check (role in ('admin', 'member'))
@@ -67,7 +67,7 @@ create policy workspace_membership_select_own on keylatch.workspace_membership
 for select to authenticated
 using (user_id = (select auth.uid()));
 comment on policy workspace_membership_select_own on keylatch.workspace_membership is
-  'A signed-in user sees their own memberships and nobody else''s.';
+  'A signed-in user sees only their own memberships.';
 
 create trigger workspaces_delete_revoke_keys
 after delete or update of id on keylatch.workspaces

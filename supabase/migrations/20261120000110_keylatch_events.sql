@@ -112,7 +112,7 @@ comment on table keylatch_internal.event_settings is
   'One row: limits for how fast signed-in users may fill the tables. The owner updates it.';
 comment on column keylatch_internal.event_settings.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.event_settings.keys_per_workspace is
-  'How many keys a workspace may have, including revoked keys. Then users can make no new key.';
+  'How many keys a workspace may have, including revoked keys, before users can make no more.';
 comment on column keylatch_internal.event_settings.changes_per_minute is
   'How many events one user may cause in one workspace in a minute. After that, the user can only
 revoke and suspend keys.';
@@ -136,7 +136,7 @@ from keylatch_internal.key_events as e;
 comment on view keylatch.key_events is
   'What happened to the keys of the workspaces that you administer: never changed, never deleted.
 
-Filter by workspace_id, and order by occurred_at and id. verify_events tells whether sealed events
+Filter by workspace_id, and order by occurred_at and id. verify_events shows whether sealed events
 were tampered with. An event without user_id, reason and changes was erased by the owner.';
 -- The columns get the comments of the table, because PostgREST shows comments.
 do $$
@@ -218,7 +218,7 @@ before insert on keylatch_internal.key_events
 for each statement when (pg_catalog.pg_trigger_depth() = 0)
 execute function keylatch_internal.keep_events();
 comment on trigger key_events_insert_keep on keylatch_internal.key_events is
-  'Nobody inserts an event by hand.
+  'No role can insert an event by hand.
 
 Origin sessions only: a restore and a logical replica bring events that were written before.';
 
@@ -591,7 +591,7 @@ begin
   )::text, 'UTF8'));
 end $$;
 comment on function keylatch_internal.event_digest is
-  'SHA-256 over a JSON array of everything that an event says.';
+  'SHA-256 over a JSON array of all fields of an event.';
 
 create function keylatch_internal.digest_events(
   p_number bigint, p_previous bytea, out events bigint, out digest bytea

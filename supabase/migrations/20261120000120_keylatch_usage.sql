@@ -105,7 +105,7 @@ begin
   v_counts := array(
     select row(e.key_id::uuid, c.verdict, c.number, case
       when e.entry ->> 'last_used_at' is null then v_now
-      -- A zone is required, and words such as "tomorrow" have none.
+      -- A zone is required. Words like "tomorrow" have no zone.
       when e.entry ->> 'last_used_at' ~
         '^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}[0-9:.]*([Zz]|[+-][0-9]{2}(:?[0-9]{2})?)$'
         then least((e.entry ->> 'last_used_at')::timestamptz, v_now)

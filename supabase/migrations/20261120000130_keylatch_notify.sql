@@ -212,7 +212,7 @@ declare
   v_result keylatch.replica_wait;
   v_problem constant text[] := case
     when p_seconds is null or p_seconds not between 0 and 60
-      then array['timeout must be from 0 to 1 minute.', 'Leave timeout out for 10 seconds.']
+      then array['timeout must be from 0 to 1 minute.', 'Leave timeout out to use 10 seconds.']
     when pg_is_in_recovery()
       then array['The server is a replica.', 'Call wait_for_replicas on the primary.']
     when current_setting('synchronous_standby_names') = ''
@@ -231,7 +231,7 @@ begin
   end if;
   v_target := pg_current_wal_flush_lsn();
   v_ends := clock_timestamp() + p_seconds * interval '1 second';
-  -- This loop polls and holds no lock, so nobody waits for this call.
+  -- This loop polls and holds no lock, so this call blocks no other session.
   loop
     select coalesce(bool_and(r.replay_lsn >= v_target), false), count(*) into v_result
     from pg_catalog.pg_stat_replication as r
@@ -257,7 +257,7 @@ end $$;
 comment on function keylatch.wait_for_replicas is
   'Returns when all synchronous standbys have replayed what was committed before the call.
 
-Call it after the commit of a revocation, in a transaction of its own. Nobody waits for the caller.
+Call it after the commit of a revocation, in a transaction of its own. It blocks no other session.
 timeout: up to 1 minute; over REST shorter than the statement_timeout.
 Errors: invalid_argument (400), replicas_behind (504).';
 

@@ -244,8 +244,8 @@ exception
   when invalid_text_representation then return 'unknown';
 end $$;
 comment on function keylatch_internal.limited_address is
-  'What counts as one address: an IPv4 address or a /64 of IPv6. Whatever is not an address counts
-as one address, "unknown".';
+  'What counts as one address: an IPv4 address or a /64 of IPv6. All texts that are not an address
+count as one address, "unknown".';
 
 create function keylatch_internal.address_mark(p_header text)
 returns integer language plpgsql stable security invoker
@@ -368,7 +368,7 @@ begin
   end if;
   v_session.opened_before := v_opened.number;
   v_session.counted_since := v_opened.since;
-  -- The marker, until the end of the transaction. Shared, and only tried: nobody waits for it.
+  -- The marker, until the end of the transaction. The lock is shared and tried, so it never waits.
   perform pg_try_advisory_xact_lock_shared(v_key_mark, v_session.address_mark);
   return v_session;
 end $$;
@@ -710,9 +710,9 @@ comment on function keylatch.prune_sessions is
   'Deletes up to batch sessions that have expired or were ended. For a timer, for example pg_cron
 every minute.
 
-It waits for nobody, and nobody waits for it. Errors: invalid_argument (400).';
+It never waits, and blocks no other call. Errors: invalid_argument (400).';
 
--- What the module request asks about a session.
+-- What the module request calls to read a session.
 
 alter type keylatch_internal.identity add attribute session_id uuid;
 

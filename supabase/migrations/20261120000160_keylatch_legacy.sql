@@ -153,7 +153,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.legacy_hash is
-  'The key_hash of a key of which only these bytes are known, under this scheme.';
+  'The key_hash of a key under this scheme, if only these bytes of it are known.';
 
 create function keylatch_internal.scheme_hashes(p_text text)
 returns bytea[] language plpgsql stable parallel safe security invoker
@@ -645,7 +645,7 @@ begin
   return substr(v_derived, 1, p_length);
 end $$;
 comment on function keylatch_internal.derive_pbkdf2 is
-  'PBKDF2 with HMAC: so many bytes, of sha256 unless told otherwise.';
+  'PBKDF2 with HMAC: this number of bytes, by default with sha256.';
 
 create function keylatch_internal.matches_verifier(p_key text, p_scheme text, p_verifier text)
 returns boolean language plpgsql immutable parallel safe security invoker

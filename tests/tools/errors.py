@@ -1,7 +1,7 @@
 """The page of all errors, sql/docs/errors.md, made from the table in a fresh install.
 
-The table holds the slug, the SQLSTATE and the next step. The client holds the class. People write the
-cause in the page, and `make generate` keeps it.
+The table holds the slug, the SQLSTATE and the next step. The client holds the class. People write
+the cause in the page, and `make generate` keeps it.
 """
 
 from __future__ import annotations
