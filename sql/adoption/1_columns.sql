@@ -282,7 +282,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_text constant text := case
     when p_adoption.key_type in ('text'::regtype, 'varchar'::regtype) then p_value
-    -- Of a stored uuid or of a text that was presented.
+    -- The value is a stored uuid or a presented text.
     when p_adoption.key_type = 'uuid'::regtype then format('(%s)::text', p_value)
     -- Equal citexts have one hash.
     else format('lower((%s)::text collate "default")', p_value)
@@ -339,8 +339,8 @@ begin
     p_adoption.trigger_name, p_adoption.relation,
     case
       when v_empties then format('%s is not null', v_key)
-      -- What hash_rows writes is the hash; to compute it twice takes a tenth of the time. A session
-      -- that may not switch triggers off does not get past this.
+      -- hash_rows already writes the hash, and computing it again costs a tenth of the time. A
+      -- session that may not disable triggers cannot bypass this.
       else format(
         'not (current_setting(''session_replication_role'') = ''replica'''
         ' and coalesce(current_setting(''keylatch.hashing'', true), '''') = ''on'')'

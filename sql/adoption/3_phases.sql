@@ -273,7 +273,7 @@ begin
   if v_blocking is not null then
     perform keylatch_adoption.refuse(
       'adoption_not_ready',
-      format('This needs the plaintext column, or would be lost with it: %s.', v_blocking),
+      format('These need the plaintext column, or would be lost with it: %s.', v_blocking),
       'Let it use the hash column, or drop it. keylatch adopt hash makes the twin of an index.'
     );
   end if;

@@ -1,9 +1,9 @@
 -- Who can execute which functions of keylatch?
 --
 -- Any role may run this. The answer has the roles of a Supabase project, keylatch_resolver, and all
--- other roles with a grant. anon must appear only with the module "request", and public
--- never. The schema keylatch is for clients. The functions of keylatch_internal are helpers, which
--- the calls run with their caller's rights.
+-- other roles with a grant. anon may appear only if the module "request" is installed. public must
+-- not appear. The schema keylatch is for clients. The functions of keylatch_internal are helpers of
+-- these calls.
 --
 -- role_name    the role; public is everybody
 -- schema_name  the schema; only keylatch is for clients

@@ -215,7 +215,7 @@ comment on view keylatch.keys is
 Read it with filters, order and pages. PATCH label, metadata, allowed_origins, scopes, expires_at,
 suspended_at or revoked_at. Rows cannot be deleted. To make a key, call issue_key: only its answer
 shows a secret key. A PATCH of several keys can fail with 40P01 and change nothing if another change
-of them runs at the same time: send it again. revoke_key and deleting a workspace do not fail so.';
+of them runs at the same time: send it again. revoke_key and deleting a workspace are safe.';
 -- The columns get the comments of the table, because PostgREST shows comments.
 do $$
 declare

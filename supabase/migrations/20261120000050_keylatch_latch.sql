@@ -195,7 +195,7 @@ begin
   return new;
 end $$;
 comment on function keylatch_internal.stamp_update is
-  'Replaces each time that a caller sets by the server''s clock, and stamps the user.';
+  'Writes the server''s clock into each time column that a caller sets, and stamps the user.';
 
 create trigger keys_update_stamp before update on keylatch_internal.keys
 for each row execute function keylatch_internal.stamp_update();

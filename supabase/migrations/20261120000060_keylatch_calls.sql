@@ -44,7 +44,7 @@ begin
     is distinct from (p_successor.workspace_id, p_successor.kind, p_successor.environment)
   then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'The key rotated_from has another workspace_id, kind or environment.',
+      'invalid_argument', 'The key in rotated_from has another workspace_id, kind or environment.',
       'Call rotate_key. It copies all three.'
     );
   elsif v_old.superseded_at is not null

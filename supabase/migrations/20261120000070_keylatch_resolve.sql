@@ -119,7 +119,7 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   return case
     when p_key.id is null then
-      -- An imported key may have any form, so the form only matters where no key was found.
+      -- An imported key may have any form, so the form matters only if no key was found.
       case keylatch_internal.key_form(p_text)
         when 'valid' then 'unknown' else keylatch_internal.key_form(p_text)
       end

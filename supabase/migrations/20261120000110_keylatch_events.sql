@@ -57,7 +57,7 @@ its successor, with a grace) or revoked.';
 comment on column keylatch_internal.key_events.occurred_at is 'When, by the server''s clock.';
 comment on column keylatch_internal.key_events.user_id is 'The signed-in user, if any.';
 comment on column keylatch_internal.key_events.role is 'The role that the session had set.';
-comment on column keylatch_internal.key_events.login is 'The role that had logged in.';
+comment on column keylatch_internal.key_events.login is 'The role that logged in.';
 comment on column keylatch_internal.key_events.address is
   'The address in the headers of the request. No proof: a client can write headers itself.';
 comment on column keylatch_internal.key_events.agent is

@@ -2,14 +2,14 @@
 -- replicas show how far they are.
 --
 -- A notice on the channel keylatch is the first 16 hex digits of the SHA-256 of a key's id: every
--- user of SQL may listen, and must not learn ids. The notice * stands for any key.
+-- user of SQL may listen, but must not learn ids. The notice * stands for any key.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('replicas_behind', 'PT504', 'The change is committed. Call wait_for_replicas again.');
 
 create sequence keylatch_internal.notices_left_out;
 comment on sequence keylatch_internal.notices_left_out is
-  'Advances when a change is not sent on the channel. Caches see that in their next heartbeat.';
+  'Grows with each change that is not sent on the channel. Caches read it with each heartbeat.';
 
 create function keylatch_internal.is_notify_stuck()
 returns boolean language plpgsql volatile security invoker

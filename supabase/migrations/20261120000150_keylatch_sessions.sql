@@ -333,7 +333,7 @@ declare
   v_address_since timestamptz;
   v_in_flight record;
 begin
-  -- A copy of the schema alone has no row.
+  -- A schema-only copy of the database has no row.
   select coalesce(max(l.sessions_per_minute), 600) as of_key,
     coalesce(max(l.sessions_per_address), 30) as of_address, max(l.trusted_address_header) as header
   into v_limits
@@ -652,7 +652,7 @@ when (new.deleted_at is not null) execute function keylatch_internal.end_workspa
 comment on trigger workspace_latches_write_end_sessions on keylatch_internal.workspace_latches is
   'Deleting a workspace ends its sessions.
 
-Origin sessions only: a logical replica gets the publisher''s endings as rows of their own.';
+Origin sessions only: a logical replica gets the publisher''s endings as replicated rows.';
 
 create function keylatch_internal.delete_old_sessions(p_batch integer)
 returns integer language plpgsql volatile security definer
@@ -668,7 +668,7 @@ begin
   where s.id in (
     select o.id from keylatch_internal.sessions as o
     where o.expires_at <= clock_timestamp()
-      -- The rate limit counts what was opened in the last minute, closed or not.
+      -- The rate limit counts all sessions of the last minute, also closed sessions.
       and o.created_at <= clock_timestamp() - interval '1 minute'
     order by o.expires_at
     limit p_batch

@@ -499,7 +499,7 @@ end $$;
 create or replace function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
 -- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
--- Planning the last query at each call would take longer than everything else, so the plan is kept.
+-- A generic plan: planning the last query at each call would take longer than everything else.
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
   v_hash bytea;
@@ -582,7 +582,7 @@ declare
   v_second constant bigint := floor(extract(epoch from clock_timestamp()));
   v_first constant bigint := v_second / 60 * 1000000 + 1;
   v_count bigint := nextval('keylatch_internal.legacy_attempts_seq');
-  -- A copy of the schema alone has no row.
+  -- A schema-only copy of the database has no row.
   v_limit constant integer := coalesce((
     select s.upgrades_per_minute from keylatch_internal.legacy_settings as s
   ), 600);
