@@ -3,10 +3,10 @@
 --
 -- Every statement runs with the rights of the caller, who owns the table. A busy table is locked
 -- only for a change of the catalog, in short tries: while one session waits for an exclusive lock,
--- all others queue up behind it.
+-- all other sessions wait behind it.
 
--- Not "create schema if not exists": that is refused to an owner who may not create schemas, even
--- where an administrator has made this one for them.
+-- Not "create schema if not exists": an owner who may not create schemas is refused even if an
+-- administrator has already created this schema for them.
 do $$
 begin
   if pg_catalog.to_regnamespace('keylatch_adoption') is null then
@@ -14,7 +14,7 @@ begin
   end if;
 end $$;
 comment on schema keylatch_adoption is
-  'Moves plaintext columns to hashes. It is removed when no adoption is under way.';
+  'Moves plaintext columns to hashes. Removed when no adoption is running.';
 
 create function keylatch_adoption.refuse(p_slug text, p_detail text, p_hint text)
 returns void language plpgsql stable security invoker
@@ -59,9 +59,9 @@ hash. emptying: no plaintext is kept any more. dropped: the column is gone.';
 comment on column keylatch_adoption.adoptions.trigger_name is 'The trigger that hashes.';
 comment on column keylatch_adoption.adoptions.function_name is 'The function of the trigger.';
 comment on column keylatch_adoption.adoptions.next_page is
-  'Where the pass over the table goes on, in pages of 8 kB.';
+  'The page where the pass over the table continues, in pages of 8 kB.';
 comment on column keylatch_adoption.adoptions.last_page is
-  'Where the pass ends: the size of the table when the pass began.';
+  'The page where the pass ends: the size of the table when the pass began.';
 comment on column keylatch_adoption.adoptions.reads_before is
   'Fallback reads up to the last read_by_hash. They no longer count.';
 comment on column keylatch_adoption.adoptions.reading_since is 'When read_by_hash was last called.';
@@ -81,12 +81,12 @@ create table keylatch_adoption.fallbacks (
   references keylatch_adoption.adoptions (relation, key_column) on delete cascade
 );
 comment on table keylatch_adoption.fallbacks is
-  'Reads of adopted_rows that found rows by the plaintext key alone.';
+  'Reads of adopted_rows that found rows only by the plaintext key.';
 comment on column keylatch_adoption.fallbacks.relation is 'The table.';
 comment on column keylatch_adoption.fallbacks.key_column is 'Its column of plaintext keys.';
 comment on column keylatch_adoption.fallbacks.reads is
-  'How many there were, at least: two at the same moment may count as one.';
-comment on column keylatch_adoption.fallbacks.last_read_at is 'When the last of them was.';
+  'The least number of reads: two reads at the same moment may count as one.';
+comment on column keylatch_adoption.fallbacks.last_read_at is 'The time of the last such read.';
 
 alter table keylatch_adoption.fallbacks enable row level security;
 
@@ -94,7 +94,7 @@ create type keylatch_adoption.adoption as (
   table_name text, key_column text, hash_column text, phase text
 );
 comment on type keylatch_adoption.adoption is
-  'An adopted column: its table, the column of its hashes, and the phase that it is in.';
+  'An adopted column: its table, the column of its hashes, and its phase.';
 
 create function keylatch_adoption.describe(p_adoption keylatch_adoption.adoptions)
 returns keylatch_adoption.adoption language plpgsql stable security invoker
@@ -104,7 +104,7 @@ begin
     p_adoption.relation::text, p_adoption.key_column, p_adoption.hash_column, p_adoption.phase
   )::keylatch_adoption.adoption;
 end $$;
-comment on function keylatch_adoption.describe is 'What the caller of a step learns.';
+comment on function keylatch_adoption.describe is 'The result of a step.';
 
 create function keylatch_adoption.adoptable_table(p_table_name text)
 returns regclass language plpgsql stable security invoker
@@ -112,7 +112,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_table pg_catalog.pg_class;
   v_problem text;
-  v_hint text := 'Name an ordinary table of yours with its schema, as in public.sessions. '
+  v_hint text := 'Pass an ordinary table of your own with its schema, for example public.sessions. '
     'Put double quotes around a name that is not lower case.';
 begin
   begin
@@ -131,8 +131,8 @@ begin
     when exists (select from pg_catalog.pg_inherits as h where h.inhparent = v_table.oid)
       then 'has tables that inherit from it'
   end;
-  -- Members of the owner and superusers are refused, too: they would run the owner's triggers,
-  -- defaults and index functions with rights that the owner lacks.
+  -- Members of the owner role and superusers are refused, too: they would run the owner's triggers,
+  -- defaults and index functions with rights that the owner does not have.
   if v_problem is null and v_table.relowner <> to_regrole(quote_ident(current_user)) then
     v_problem := format('belongs to %s, and you are %s', v_table.relowner::regrole, current_user);
     v_hint := format('Connect as the owner, or run: set role %s;', v_table.relowner::regrole);
@@ -182,13 +182,13 @@ begin
     when exists (
       select from pg_catalog.pg_collation as c
       where c.oid = v_column.attcollation and not c.collisdeterministic
-    ) then 'has a collation that takes different texts for equal'
+    ) then 'has a collation that treats different texts as equal'
   end;
   if v_problem is not null then
     perform keylatch_adoption.refuse(
       'invalid_argument',
       format('The column %s of %s %s.', coalesce(p_column, 'null'), p_relation, v_problem),
-      'Name the column of the plaintext keys, without quotes.'
+      'Pass the name of the column of plaintext keys, without quotes.'
     );
   end if;
   return v_column.atttypid;
@@ -230,7 +230,7 @@ begin
   return v_adoption;
 end $$;
 comment on function keylatch_adoption.get_adoption is
-  'The adoption of this column, if it is in one of these phases; locked for a step.';
+  'The adoption of this column, if its phase is one of these. Locks it for a step.';
 
 create function keylatch_adoption.lock_shortly(p_relation regclass)
 returns void language plpgsql volatile security invoker
@@ -246,7 +246,7 @@ begin
       return;
     exception
       when lock_not_available then
-        -- Sessions that queued up behind this one go first.
+        -- Let the sessions that wait behind this one run first.
         perform pg_sleep(0.1);
     end;
   end loop;
@@ -257,7 +257,7 @@ begin
   );
 end $$;
 comment on function keylatch_adoption.lock_shortly is
-  'Locks a table for the rest of the transaction, in tries of 50 ms.';
+  'Locks a table until the end of the transaction, in tries of 50 ms.';
 
 create function keylatch_adoption.short_name(p_name text)
 returns text language plpgsql immutable security invoker
@@ -271,8 +271,8 @@ begin
   end;
 end $$;
 comment on function keylatch_adoption.short_name is
-  'A name of at most 63 bytes; a long one ends with a digest of all of it. No oid and no column
-number is in it: a restored dump has others.';
+  'A name of at most 63 bytes; a long name ends with its digest. It contains no oid and no column
+number, because these change in a restored dump.';
 
 create function keylatch_adoption.hash_expression(
   p_adoption keylatch_adoption.adoptions, p_value text
@@ -282,7 +282,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_text constant text := case
     when p_adoption.key_type in ('text'::regtype, 'varchar'::regtype) then p_value
-    -- Of a stored uuid or of a text that was presented.
+    -- The value is a stored uuid or a presented text.
     when p_adoption.key_type = 'uuid'::regtype then format('(%s)::text', p_value)
     -- Equal citexts have one hash.
     else format('lower((%s)::text collate "default")', p_value)
@@ -292,7 +292,7 @@ begin
   return case p_adoption.form when 'hex' then format('encode(%s, ''hex'')', v_hash) else v_hash end;
 end $$;
 comment on function keylatch_adoption.hash_expression is
-  'The SQL that makes what stands in the hash column of a plaintext key.';
+  'The SQL that computes the value of the hash column for a plaintext key.';
 
 create function keylatch_adoption.drop_hash_trigger(p_adoption keylatch_adoption.adoptions)
 returns void language plpgsql volatile security invoker
@@ -314,7 +314,7 @@ declare
   v_empties constant boolean := p_adoption.phase = 'emptying';
 begin
   perform keylatch_adoption.drop_hash_trigger(p_adoption);
-  -- Written for this table: a generic function would go through jsonb for each row.
+  -- Generated for this table: a generic function would need jsonb for each row.
   execute format(
     'create function keylatch_adoption.%I() returns trigger language plpgsql'
     ' set search_path = pg_catalog, pg_temp as %L',
@@ -332,15 +332,15 @@ begin
     format('Writes %s.%I.', p_adoption.relation, p_adoption.hash_column)
   );
   -- For every insert and update, so that a row that moves during the pass is not missed. The
-  -- condition costs less than a call that finds nothing to do.
+  -- condition costs less than a call that changes nothing.
   execute format(
     'create trigger %I before insert or update on %s for each row when (%s)'
     ' execute function keylatch_adoption.%I()',
     p_adoption.trigger_name, p_adoption.relation,
     case
       when v_empties then format('%s is not null', v_key)
-      -- What hash_rows writes is the hash; to compute it twice takes a tenth of the time. A session
-      -- that may not switch triggers off does not get past this.
+      -- hash_rows already writes the hash, and computing it again costs a tenth of the time. A
+      -- session that may not disable triggers cannot bypass this.
       else format(
         'not (current_setting(''session_replication_role'') = ''replica'''
         ' and coalesce(current_setting(''keylatch.hashing'', true), '''') = ''on'')'

@@ -1,4 +1,4 @@
--- Phase 1, and what an application reads by in phases 1 and 2.
+-- Phase 1, and how an application reads in phases 1 and 2.
 
 create function keylatch_adoption.adopt_column(
   table_name text, key_column text, hash_column text default null, form text default 'hex'
@@ -14,14 +14,14 @@ begin
   v_new.hash_column := coalesce(adopt_column.hash_column, adopt_column.key_column || '_hash');
   if adopt_column.form is null or adopt_column.form not in ('hex', 'bytea') then
     perform keylatch_adoption.refuse(
-      'invalid_argument', 'form must be hex or bytea.', 'Leave it out for 64 characters of hex.'
+      'invalid_argument', 'form must be hex or bytea.', 'Leave form out to use hex.'
     );
   end if;
   insert into keylatch_adoption.adoptions as a
     (relation, key_column, key_type, hash_column, form, trigger_name, function_name)
   values (
     v_new.relation, adopt_column.key_column, v_new.key_type, v_new.hash_column, adopt_column.form,
-    -- Triggers fire in the order of their names: this one sees what all others made of the row.
+    -- Triggers fire in the order of their names: this trigger sees the changes of all others.
     keylatch_adoption.short_name('zz_keylatch_hash_' || adopt_column.key_column),
     keylatch_adoption.short_name(format('hash %s.%I', v_new.relation, adopt_column.key_column))
   )
@@ -41,7 +41,7 @@ begin
       'adoption_not_ready',
       format('The column %s of %s is adopted already, with hash_column %s and form %s.',
         v_adoption.key_column, v_adoption.relation, v_adoption.hash_column, v_adoption.form),
-      'Name the same ones, or call revert_column first.'
+      'Pass the same hash_column and form, or call revert_column first.'
     );
   end if;
   return keylatch_adoption.describe(v_adoption);
@@ -92,7 +92,7 @@ declare
   );
   v_rows constant text := 't.ctid >= $1 and t.ctid < $2 and ' || case p_adoption.phase
     when 'emptying' then format('t.%I is not null', p_adoption.key_column)
-    -- Not "is distinct from": where there is no hash, none needs to be computed.
+    -- Not "is distinct from": if the row has no hash, there is no need to compute one.
     else format(
       '(t.%1$I is null and t.%2$I is not null or t.%1$I <> %3$s'
       ' or t.%1$I is not null and t.%2$I is null)',
@@ -124,20 +124,20 @@ declare
   v_timeout constant text := current_setting('lock_timeout');
   v_count bigint;
 begin
-  -- The owner's ordinary triggers, of an updated_at or an audit, have nothing to do with this.
+  -- The owner's ordinary triggers, for example for updated_at or an audit, need not fire.
   if v_role <> 'replica' and has_parameter_privilege('session_replication_role', 'set') then
     perform
       set_config('session_replication_role', 'replica', true),
       set_config('keylatch.hashing', 'on', true);
   end if;
-  -- It gives way before anybody's deadlock_timeout: whoever meets it is never the victim.
+  -- Shorter than any deadlock_timeout, so that in a deadlock this call fails and not the other.
   perform set_config('lock_timeout', '20ms', true);
   begin
     execute keylatch_adoption.batch_statement(p_adoption, false) using p_first, p_end;
     get diagnostics v_count = row_count;
   exception
     when lock_not_available then
-      -- A row that somebody holds is hashed if they change it, and else by the next pass.
+      -- A locked row is hashed when its holder changes it, or else by the next pass.
       execute keylatch_adoption.batch_statement(p_adoption, true) using p_first, p_end;
       get diagnostics v_count = row_count;
   end;
@@ -150,14 +150,14 @@ begin
   return v_count;
 end $$;
 comment on function keylatch_adoption.write_batch is
-  'Hashes, or empties, the rows of some pages, and waits for nobody. Gives how many it wrote.';
+  'Hashes, or empties, the rows of some pages, without waiting. Returns how many it wrote.';
 
 create type keylatch_adoption.progress as (
   pages_done bigint, pages bigint, rows_written bigint, is_done boolean
 );
 comment on type keylatch_adoption.progress is
-  'How far a pass over a table is, in pages of 8 kB, how many rows the call wrote, and whether the
-pass is done.';
+  'The progress of a pass over a table, in pages of 8 kB, how many rows the call wrote, and whether
+the pass is done.';
 
 create function keylatch_adoption.hash_rows(
   table_name text, key_column text, pages integer default 64
@@ -180,7 +180,7 @@ begin
   if hash_rows.pages is null or hash_rows.pages not between 1 and 100000 then
     perform keylatch_adoption.refuse(
       'invalid_argument', 'pages must be from 1 to 100000.',
-      'Leave it out for 64: the rows of so many pages are locked at once.'
+      'Leave pages out to use 64. The rows of all these pages are locked at once.'
     );
   end if;
   v_progress.rows_written := keylatch_adoption.write_batch(
@@ -197,10 +197,10 @@ end $$;
 comment on function keylatch_adoption.hash_rows is
   'Hashes the rows of the next pages of an adopted column, or empties them in phase 3.
 
-Call it until is_done, each time in a transaction of its own: in psql with watch. It goes on where
-it stopped. Rows that somebody holds are left to the next pass; prove_column counts them. Where you
-may set session_replication_role, your triggers do not fire, except those that are enabled always or
-for replicas. Where you may not set it, they fire as for any update.
+Call it until is_done, each time in a transaction of its own: in psql with watch. It continues where
+it stopped. Locked rows are left to the next pass; prove_column counts them. If you may set
+session_replication_role, your triggers do not fire, except those that are enabled always or for
+replicas. If you may not set it, they fire as for any update.
 Errors: invalid_argument (400), adoption_not_ready (409).';
 
 create function keylatch_adoption.match_expression(p_adoption keylatch_adoption.adoptions)
@@ -227,11 +227,11 @@ comment on function keylatch_adoption.match_expression is
 
 create type keylatch_adoption.reading as (relation regclass, by_hash text, by_key text);
 comment on type keylatch_adoption.reading is
-  'How to read the rows of a key, $1: by its hash, and by its plaintext or null for not at all.';
+  'The SQL that reads the rows of a key, $1: by its hash, and by its plaintext, or null.';
 
 create function keylatch_adoption.find_reading(p_row_type regtype, p_column text)
 returns keylatch_adoption.reading language plpgsql stable security definer
--- definer because: an application that reads need not see what else is adopted.
+-- definer because: an application that reads must not see other adopted columns.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_adoption keylatch_adoption.adoptions;
@@ -246,7 +246,7 @@ begin
     perform keylatch_adoption.refuse(
       'adoption_not_ready',
       format('The column %s of %s is not adopted.', p_column, p_row_type),
-      'Call it with a row of the table, as in adopted_rows(null::public.sessions, ...).'
+      'Pass a row of the table, for example adopted_rows(null::public.sessions, ...).'
     );
   end if;
   v_by_hash := format(
@@ -255,7 +255,7 @@ begin
   );
   return row(v_adoption.relation, v_by_hash, case
     when v_adoption.phase in ('hashing', 'reading') then format(
-      -- A hash that got into the column of keys opens nothing.
+      -- A hash that was written into the column of keys must not work as a key.
       'select t.* from %1$s as t where %2$s'
       ' and not exists (select from %1$s as h where h.%3$I = %4$s)',
       v_adoption.relation, keylatch_adoption.match_expression(v_adoption),
@@ -267,14 +267,14 @@ begin
   end)::keylatch_adoption.reading;
 end $$;
 comment on function keylatch_adoption.find_reading is
-  'How adopted_rows reads this column. Refuses one that is not adopted.';
+  'How adopted_rows reads this column. Refuses a column that is not adopted.';
 
 create function keylatch_adoption.count_fallback(p_relation regclass, p_column text)
 returns void language plpgsql volatile security definer
--- definer because: an application that reads need not write the counter.
+-- definer because: an application that reads may have no right to write the counter.
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- A replica cannot count, and no read waits for another to be counted.
+  -- A replica cannot count. A read does not wait in order to be counted.
   if current_setting('transaction_read_only') = 'off' then
     update keylatch_adoption.fallbacks as f
     set reads = f.reads + 1, last_read_at = clock_timestamp()
@@ -290,7 +290,7 @@ exception
   when serialization_failure then null;
 end $$;
 comment on function keylatch_adoption.count_fallback is
-  'Counts a read that found rows by the plaintext key alone. For adopted_rows.';
+  'Counts a read that found rows only by the plaintext key. For adopted_rows.';
 
 create function keylatch_adoption.adopted_rows(row_type anyelement, key_column text, key text)
 returns setof anyelement language plpgsql volatile security invoker
@@ -312,9 +312,9 @@ end $$;
 comment on function keylatch_adoption.adopted_rows is
   'Reads the rows that hold a key: select * from adopted_rows(null::public.sessions, ''k'', $1).
 
-For an application in phases 1 and 2, with its own rights on the table. It reads by the hash; where
-that finds nothing, by the plaintext key, and counts that: prove_column shows how often. A hash
-opens nothing. A role that does not own the table needs usage on schema keylatch_adoption, and
+For an application in phases 1 and 2, with its own rights on the table. It reads by the hash. If
+that finds nothing, it reads by the plaintext key and counts this read for prove_column. A hash is
+never a key. A role that does not own the table needs usage on schema keylatch_adoption, and
 execute on adopted_rows, find_reading and count_fallback. The function is removed with the schema:
 before drop_plaintext, let the application read the hash column itself.
 Errors: adoption_not_ready (409).';

@@ -28,7 +28,7 @@ begin
   );
 end $$;
 comment on function keylatch_adoption.twin_statement is
-  'The statement that makes this index once more, with the hash column for the plaintext column.';
+  'The statement that copies this index, with the hash column in place of the plaintext column.';
 
 create function keylatch_adoption.key_indexes(p_adoption keylatch_adoption.adoptions)
 returns table (
@@ -63,7 +63,7 @@ begin
     on i.indrelid = k.attrelid and k.attname = p_adoption.key_column
   inner join pg_catalog.pg_attribute as h
     on i.indrelid = h.attrelid and h.attname = p_adoption.hash_column
-  -- The catalog has no function that tells which columns an expression uses, but its tree does.
+  -- No catalog function returns the columns of an expression, so this reads the expression tree.
   cross join lateral (
     select concat(i.indexprs, i.indpred) ~ format(':varattno (0|%s) ', k.attnum) as uses_key
   ) as e
@@ -73,7 +73,7 @@ begin
 end $$;
 comment on function keylatch_adoption.key_indexes is
   'The unique indexes that are lost with the plaintext column; for each its twin, the same index on
-the hash column, and the statement that makes it. One that is not portable can have no twin.';
+the hash column, and the statement that makes it. An index that is not portable has no twin.';
 
 create function keylatch_adoption.index_statements(table_name text, key_column text)
 returns setof text language plpgsql stable security invoker
@@ -84,7 +84,7 @@ declare
     array['hashing', 'reading', 'emptying', 'dropped'], false
   );
 begin
-  -- What an interrupted "create index concurrently" left behind.
+  -- Invalid indexes of an interrupted "create index concurrently".
   return query
   select format('drop index concurrently %s', i.indexrelid::regclass)
   from pg_catalog.pg_index as i
@@ -118,9 +118,9 @@ end $$;
 comment on function keylatch_adoption.index_statements is
   'The statements that make the missing indexes on the hash column, without stopping writers.
 
-Run each outside of a transaction. There is one index to read by, and a twin for each unique index
-with the plaintext column in it: what is unique now stays unique. Once all are there, no row comes
-back. Errors: invalid_argument (400), adoption_not_ready (409).';
+Run each statement outside of a transaction. They make an index for reading, and a twin for each
+unique index with the plaintext column, so unique rules stay. When all indexes exist, the answer has
+no row. Errors: invalid_argument (400), adoption_not_ready (409).';
 
 create type keylatch_adoption.proof as (
   table_name text, key_column text, phase text, rows bigint, keys bigint, hashed bigint,
@@ -176,7 +176,7 @@ begin
       and g.tgenabled = 'A'
   );
   if v_adoption.phase in ('emptying', 'dropped') then
-    -- The hashes stand alone now: nothing is left to compare them with.
+    -- Only the hashes are left, so there is no plaintext to compare them with.
     v_proof.wrong := 0;
     v_proof.is_clean := v_proof.keys = 0
       and (v_proof.trigger_is_ready or v_adoption.phase = 'dropped');
@@ -187,7 +187,7 @@ begin
   return v_proof;
 end $$;
 comment on function keylatch_adoption.prove_column is
-  'Counts over the whole table whether each plaintext key has its hash, and no other row has one.
+  'Checks in the whole table that each plaintext key has its hash, and no other row has a hash.
 
 It reads all rows and locks none. Errors: invalid_argument (400), adoption_not_ready (409).';
 
@@ -232,7 +232,7 @@ end $$;
 comment on function keylatch_adoption.read_by_hash is
   'Phase 2: the application reads by the hash, through adopted_rows or by the hash column itself.
 
-Reads that fell back to plaintext are counted anew; the same call again does that alone.
+The count of reads that fell back to plaintext begins again. Repeating the call does only that.
 Errors: invalid_argument (400), adoption_not_ready (409) while the proof is not clean.';
 
 create function keylatch_adoption.check_droppable(p_adoption keylatch_adoption.adoptions)
@@ -273,13 +273,13 @@ begin
   if v_blocking is not null then
     perform keylatch_adoption.refuse(
       'adoption_not_ready',
-      format('This needs the plaintext column, or would be lost with it: %s.', v_blocking),
-      'Write it over the hash column, or drop it. keylatch adopt hash makes the twin of an index.'
+      format('These need the plaintext column, or would be lost with it: %s.', v_blocking),
+      'Let it use the hash column, or drop it. keylatch adopt hash makes the twin of an index.'
     );
   end if;
 end $$;
 comment on function keylatch_adoption.check_droppable is
-  'Refuses to drop the plaintext column while something would be lost with it, and names it.';
+  'Refuses to drop the plaintext column while objects depend on it, and names these objects.';
 
 create function keylatch_adoption.check_unused(p_adoption keylatch_adoption.adoptions)
 returns void language plpgsql stable security invoker
@@ -288,7 +288,7 @@ declare
   v_roles text;
   v_objects text;
 begin
-  -- The schema stays as long as another column needs it.
+  -- The schema stays while another column needs it.
   if exists (
     select from keylatch_adoption.adoptions as a
     inner join pg_catalog.pg_class as c on a.relation = c.oid
@@ -306,8 +306,8 @@ begin
   if v_roles is not null then
     perform keylatch_adoption.refuse(
       'adoption_not_ready',
-      format('adopted_rows goes with this step, and %s may still call it.', v_roles),
-      'Let the application read a column itself, then run: revoke execute on function '
+      format('This step removes adopted_rows, and %s may still call it.', v_roles),
+      'Let the application read the hash column, then run: revoke execute on function '
       || format('keylatch_adoption.adopted_rows from %s;', v_roles)
     );
   end if;
@@ -334,13 +334,13 @@ begin
   if v_objects is not null then
     perform keylatch_adoption.refuse(
       'adoption_not_ready',
-      format('The schema keylatch_adoption goes with this step, and needs it: %s.', v_objects),
-      'Write it over the table itself, or drop it.'
+      format('This step removes the schema keylatch_adoption, and these need it: %s.', v_objects),
+      'Change them to use the table itself, or drop them.'
     );
   end if;
 end $$;
 comment on function keylatch_adoption.check_unused is
-  'Refuses to end the last adoption while something of yours would break with the schema.';
+  'Refuses to end the last adoption while your own objects need the schema.';
 
 create function keylatch_adoption.move_primary_key(p_adoption keylatch_adoption.adoptions)
 returns void language plpgsql volatile security invoker
@@ -383,13 +383,13 @@ begin
       'adoption_not_ready',
       format('%s reads fell back to plaintext, the last at %s.',
         v_proof.fallback_reads, v_proof.last_fallback_at),
-      'Find out which, then call read_by_hash to count anew: keylatch adopt read TABLE COLUMN'
+      'Find these reads, then call read_by_hash to count again: keylatch adopt read TABLE COLUMN'
     );
   end if;
   if p_adoption.reading_since + make_interval(hours => 24 * p_days) > clock_timestamp() then
     perform keylatch_adoption.refuse(
       'adoption_not_ready',
-      format('Without a read that fell back to plaintext %s days are needed: %s are left.',
+      format('%s days without a plaintext read are needed: %s are left.',
         p_days, round(extract(epoch from p_adoption.reading_since - clock_timestamp())::numeric
           / 86400 + p_days, 1)),
       'Wait, or set fewer days: keylatch adopt drop TABLE COLUMN --days 1'
@@ -406,7 +406,7 @@ begin
   perform keylatch_adoption.make_hash_trigger(p_adoption);
 end $$;
 comment on function keylatch_adoption.begin_emptying is
-  'Begins phase 3: from now on no plaintext key is stored.';
+  'Begins phase 3: from now on, no plaintext key is stored.';
 
 create function keylatch_adoption.drop_plaintext(
   table_name text, key_column text, confirm text, backup_taken boolean default false,
@@ -420,17 +420,17 @@ begin
   if drop_plaintext.confirm is distinct from 'drop plaintext' then
     perform keylatch_adoption.refuse(
       'invalid_argument', 'confirm must be: drop plaintext.',
-      'There is no way back from this step. Make a backup, and say it in these words.'
+      'This step cannot be undone. Take a backup, then pass these words.'
     );
   elsif drop_plaintext.backup_taken is distinct from true then
     perform keylatch_adoption.refuse(
-      'invalid_argument', 'backup_taken must be true: there is no way back from this step.',
-      'Take a backup, try to restore it, and say so: --backup-taken'
+      'invalid_argument', 'backup_taken must be true, because this step cannot be undone.',
+      'Take a backup, test its restore, then pass --backup-taken.'
     );
   elsif drop_plaintext.days is null or drop_plaintext.days not between 0 and 365 then
     perform keylatch_adoption.refuse(
       'invalid_argument', 'days must be from 0 to 365.',
-      'Leave it out for 7 days without a read that fell back to plaintext.'
+      'Leave days out to use 7 days without a read that falls back to plaintext.'
     );
   end if;
   v_adoption := keylatch_adoption.get_adoption(
@@ -441,7 +441,7 @@ begin
     perform keylatch_adoption.begin_emptying(v_adoption, drop_plaintext.days);
     v_adoption.phase := 'emptying';
     v_adoption.next_page := 0;
-  -- No key comes after this was seen: the trigger empties whatever is written.
+  -- After this check no key can appear: the trigger empties every new value.
   elsif v_adoption.phase = 'emptying' and (
     keylatch_adoption.prove_column(drop_plaintext.table_name, drop_plaintext.key_column)
   ).is_clean then
@@ -460,7 +460,7 @@ begin
   return keylatch_adoption.describe(v_adoption);
 end $$;
 comment on function keylatch_adoption.drop_plaintext is
-  'Phase 3, with no way back: the plaintext keys are emptied, then their column is dropped.
+  'Phase 3, which cannot be undone: empties the plaintext keys, then drops their column.
 
 Call it with confirm ''drop plaintext'' and backup_taken, then hash_rows until it is done, and
 drop_plaintext again: the phase is dropped then. It needs a clean proof, no read that fell back to
@@ -486,8 +486,8 @@ begin
     when dependent_objects_still_exist then
       perform keylatch_adoption.refuse(
         'adoption_not_ready',
-        format('Something of yours needs the column %s.', v_adoption.hash_column),
-        'Drop it first: a view, a policy, a function.'
+        format('One of your own objects needs the column %s.', v_adoption.hash_column),
+        'Drop that view, policy or function first.'
       );
   end;
   delete from keylatch_adoption.adoptions as a
@@ -496,12 +496,12 @@ begin
   return v_answer;
 end $$;
 comment on function keylatch_adoption.revert_column is
-  'Takes back phases 1 and 2: the table is as it was before adopt_column.
+  'Undoes phases 1 and 2: the table is again as before adopt_column.
 
 Errors: invalid_argument (400), adoption_not_ready (409) from phase 3 on.';
 
--- Who may do what: the owner alone. An application that reads through adopted_rows is granted that
--- by hand, and the roles of Supabase get nothing by anybody's default privileges.
+-- Who may do what: only the owner. You grant adopted_rows to an application by hand. The roles of
+-- Supabase get no rights from default privileges.
 do $$
 declare
   v_grantee text;

@@ -1,26 +1,25 @@
 -- Which functions run with the rights of their owner, and why?
 --
--- Each of them passes the row policies, so each has its reason here. A function without a reason
--- was not shipped with keylatch.
+-- These functions bypass the row policies, so each function has a reason here. A function without
+-- a reason was not shipped with keylatch.
 --
--- function_name  which
--- owned_by       with whose rights it runs
+-- function_name  the function
+-- owned_by       the owner, whose rights the function has
 -- executable     who may call it; nobody can call a trigger function, whatever is granted
--- because        why it has to
--- with_settings  search_path must be pg_catalog, pg_temp: nobody can put an object in its way
+-- because        why it needs the owner's rights
+-- with_settings  search_path must be pg_catalog, pg_temp, so that no other object is found first
 with reasons (function_name, because) as (
   values
   (
     'keylatch.resolve_key',
-    'Key_hash is readable by the owner alone. Here and not in an internal function behind '
-    'a wrapper, because on this path a second call is a measurable part of the whole. At '
-    'most one row; but from "rows 1" the type generators make a single object.'
+    'Only the owner may read key_hash. Here, not in an internal function behind a wrapper, '
+    'because a second call would be a measurable part of the time.'
   ),
   ('keylatch.resolve_keys', 'As resolve_key.'),
   (
     'keylatch_internal.add_usage',
-    'Who may resolve keys may count their use, and write nothing else. Nobody waits to '
-    'count: what another report has locked is left to the next report.'
+    'A role that may resolve keys may count their use, and write nothing else. Reports never '
+    'wait: keys that another report has locked are left to the next report.'
   ),
   ('keylatch_internal.await_replicas', 'How far a standby is needs pg_read_all_stats.'),
   (
@@ -34,48 +33,47 @@ with reasons (function_name, because) as (
   ('keylatch_internal.delete_old_sessions', 'A timer prunes the sessions of every workspace.'),
   (
     'keylatch_internal.delete_session',
-    'A role with the right to delete from the table could lock all of it. Who sees a row '
-    'in the view may delete it.'
+    'A role with the right to change the table could lock all of it. A role that sees a row '
+    'in the view may end that session.'
   ),
-  ('keylatch_internal.describe_installation', 'No role but the owner reads the table.'),
+  ('keylatch_internal.describe_installation', 'Only the owner may read the table.'),
   (
     'keylatch_internal.explain_for_resolver',
     'A service that resolves keys reads no table, and may log why it refused one.'
   ),
   (
     'keylatch_internal.find_key',
-    'Key_hash is readable by the owner alone. It takes the key, not the hash, so that a '
-    'stolen hash finds nothing. A holder of the key learns its id, which opens nothing.'
+    'Only the owner may read key_hash. It takes the key, not the hash, so that a stolen '
+    'hash finds nothing. A holder of the key learns its id, which opens nothing.'
   ),
   (
     'keylatch_internal.find_session',
-    'Token_hash is readable by the owner alone. Only the holder of a token gets an '
-    'answer.'
+    'Only the owner may read token_hash. Only the holder of a token gets an answer.'
   ),
-  ('keylatch_internal.keep_scheme', 'Nobody but the owner reads secrets and writes schemes.'),
-  ('keylatch_internal.move_scheme_end', 'Nobody but the owner writes schemes.'),
-  ('keylatch_internal.notify_caches', 'Who changes a key has no right to the sequence.'),
-  ('keylatch_internal.read_heartbeat', 'A service that listens reads no sequence.'),
+  ('keylatch_internal.keep_scheme', 'Only the owner may read secrets and write schemes.'),
+  ('keylatch_internal.move_scheme_end', 'Only the owner may write schemes.'),
+  ('keylatch_internal.notify_caches', 'A role that changes a key has no right to the sequence.'),
+  ('keylatch_internal.read_heartbeat', 'A service that listens may not read the sequence.'),
   (
     'keylatch_internal.read_position',
     'The timeline of a replica''s stream needs pg_read_all_stats.'
   ),
-  ('keylatch_internal.record_change', 'Nobody writes events but the triggers.'),
-  ('keylatch_internal.record_new_key', 'Nobody writes events but the triggers.'),
-  ('keylatch_internal.refuse', 'The table of errors is readable by its owner alone.'),
+  ('keylatch_internal.record_change', 'Only the triggers write events.'),
+  ('keylatch_internal.record_new_key', 'Only the triggers write events.'),
+  ('keylatch_internal.refuse', 'Only the owner may read the table of errors.'),
   (
     'keylatch_internal.request_identity',
-    'Anon may not resolve keys. It takes no argument, and reads no key but that of the '
-    'request''s own headers. Nothing on its path has an exception block: that would fail '
-    'in a parallel plan before version 17.'
+    'Anon may not resolve keys. It takes no argument, and reads only the key in the '
+    'request''s headers. It calls nothing with an exception block: that would fail in a '
+    'parallel plan before version 17.'
   ),
   (
     'keylatch_internal.revoke_workspace_keys',
-    'A role that may delete a workspace need not be one that may edit its keys.'
+    'A role that may delete a workspace may have no right to edit its keys.'
   ),
   (
     'keylatch_internal.seal_key_events',
-    'Nobody writes checkpoints, or may lock them, but this.'
+    'Only this function may write or lock checkpoints.'
   ),
   (
     'keylatch_internal.share_workspaces',
@@ -87,7 +85,7 @@ with reasons (function_name, because) as (
   ),
   (
     'keylatch_internal.take_import',
-    'An import brings hashes, and no role but the owner may name that column.'
+    'An import brings hashes, and only the owner may write that column.'
   ),
   (
     'keylatch_internal.upgrade_legacy_key',
@@ -95,8 +93,8 @@ with reasons (function_name, because) as (
   ),
   (
     'keylatch_internal.verify_checkpoints',
-    'A checkpoint seals the events of all workspaces. It tells counts and digests. '
-    'Stable, so that all of it sees one snapshot: a seal_events meanwhile does not look '
+    'A checkpoint seals the events of all workspaces. It returns counts and digests. '
+    'Stable, so that all queries see one snapshot: a concurrent seal_events does not look '
     'like a gap.'
   )
 )

@@ -2,8 +2,8 @@
 --
 -- workspace_id  the workspace of the key
 -- key_id        the key
--- masked_key, label   what people tell it by
--- scopes        what it may do
+-- masked_key, label   how people recognise the key
+-- scopes        what the key may do
 -- created_at    when it was made
 -- age_days      how old it is, in days
 select

@@ -1,15 +1,15 @@
--- Does the log of events tell of each key how it came about and that it was revoked?
+-- Does the log of events show how each key was made, and each revocation?
 --
 -- Needs: events
 --
--- No row is the good answer. Each row is a change that was made with the owner's rights, past the
--- triggers, or before the module "events" was installed.
+-- No row means that all is well. Each row is a change that the owner made without the triggers, or
+-- a change from before the module "events" was installed.
 --
 -- problem       what is wrong
 -- workspace_id  the workspace of the key
 -- key_id        the key
 select
-  'no event says how the key came about' as problem,
+  'no event says how the key was made' as problem,
   k.workspace_id,
   k.id as key_id
 from keylatch_internal.keys as k
@@ -21,15 +21,15 @@ where not exists (
 union all
 select
   case
-    when k.revoked_at is null then 'the key was revoked, and is not any longer'
-    else 'the key is revoked, and no event says so'
+    when k.revoked_at is null then 'the key was revoked, but is not revoked any more'
+    else 'the key is revoked, but no event says so'
   end as problem,
   k.workspace_id,
   k.id as key_id
 from keylatch_internal.keys as k
 left join keylatch_internal.key_events as e on k.id = e.key_id and e.event = 'revoked'
 where (k.revoked_at is null) <> (e.id is null)
-  -- A key that was imported as revoked has its revocation in that event.
+  -- A key that was imported as revoked has its revocation in the event "imported".
   and not exists (
     select 1
     from keylatch_internal.key_events as i

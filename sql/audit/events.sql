@@ -1,18 +1,18 @@
--- Are the sealed events as they were sealed?
+-- Are the sealed events unchanged?
 --
 -- Needs: events
 --
--- It computes the whole chain again, 100 checkpoints in a row; a million events take some ten
--- seconds. What the owner of the tables sealed anew from the first event to the last shows only
--- beside an anchor: see sql/ops/anchor_events.sql. Run it as the owner or as service_role.
+-- This computes the whole chain again, 100 checkpoints for each row of the answer. A million events
+-- take about ten seconds. If the owner of the tables sealed everything again, only an anchor shows
+-- that: see sql/ops/anchor_events.sql. Run it as the owner or as service_role.
 --
--- from_checkpoint    where the row begins
--- is_intact          whether its checkpoints are as they were sealed
--- checkpoints        how many are, from the first of the row on
--- events             how many events these have
+-- from_checkpoint    the first checkpoint of the row
+-- is_intact          whether all checkpoints of the row are unchanged
+-- checkpoints        how many are unchanged, from the first checkpoint of the row on
+-- events             how many events these checkpoints have
 -- unsealed           how many events no checkpoint seals yet, in the whole database
--- broken_checkpoint  the first that is broken; the next row goes on behind it
--- problem            what is wrong with it
+-- broken_checkpoint  the first broken checkpoint; the next row begins after it
+-- problem            what is wrong with the broken checkpoint
 with recursive stretches as (
   select
     1::bigint as from_checkpoint,

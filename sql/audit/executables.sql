@@ -1,12 +1,12 @@
 -- Who can execute which functions of keylatch?
 --
--- Any role may ask. The roles of a Supabase project, keylatch_resolver, and every other role that a
--- function is granted to. anon must not appear unless the module "request" is installed, and public
--- never. The schema keylatch is for clients. The functions of keylatch_internal are helpers, which
--- the calls run with their caller's rights.
+-- Any role may run this. The answer has the roles of a Supabase project, keylatch_resolver, and all
+-- other roles with a grant. anon may appear only if the module "request" is installed. public must
+-- not appear. The schema keylatch is for clients. The functions of keylatch_internal are helpers of
+-- these calls.
 --
--- role_name    who; public is everybody
--- schema_name  where; only keylatch is for clients
+-- role_name    the role; public is everybody
+-- schema_name  the schema; only keylatch is for clients
 -- how_many     how many functions
 -- which        their names
 with functions as (

@@ -1,8 +1,8 @@
 -- Do the keys keep the rules that nobody should be able to break?
 --
--- No row is the good answer. Each row is a key that no call of keylatch can make: its author had
--- the owner's rights. Run it as the owner, or as a role with bypassrls in pg_read_all_data: nobody
--- else may read hashes.
+-- No row means that all is well. Each row is a key that no call of keylatch can make: somebody used
+-- the owner's rights. Run it as the owner, or as a role with bypassrls in pg_read_all_data: other
+-- roles may not read hashes.
 --
 -- problem       what is wrong
 -- workspace_id  the workspace of the key
@@ -32,7 +32,7 @@ group by k.workspace_id, k.rotated_from
 having count(*) > 1
 union all
 select
-  'the key succeeds one of another workspace, kind or environment' as problem,
+  'its predecessor has another workspace, kind or environment' as problem,
   k.workspace_id,
   k.id as key_id
 from keylatch_internal.keys as k

@@ -5,9 +5,9 @@
 -- environment  live or test
 -- how_many     how many keys
 -- workspaces   in how many workspaces
--- oldest       when the first of them was made
--- newest       when the last of them was made
--- median_days  how old they are, in days: half of them are older
+-- oldest       when the oldest key was made
+-- newest       when the newest key was made
+-- median_days  the median age in days: half of the keys are older
 select
   k.status,
   k.kind,

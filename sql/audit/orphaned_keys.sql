@@ -2,13 +2,13 @@
 --
 -- Needs: tenancy
 --
--- There should be none: deleting a workspace revokes its keys. It asks the table that keylatch
--- brings; with a tenancy of your own put your table in its place.
+-- No row means that all is well: deleting a workspace revokes its keys. This reads keylatch's own
+-- table of workspaces. If you have your own tenancy, write the name of your table instead.
 --
 -- workspace_id  the id of the deleted workspace
 -- key_id        the key
--- masked_key, label   what people tell it by
--- status        what it is, and should not be
+-- masked_key, label   how people recognise the key
+-- status        the status; it should be revoked
 -- created_at    when it was made
 select
   k.workspace_id,

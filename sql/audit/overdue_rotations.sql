@@ -4,11 +4,11 @@
 --
 -- workspace_id  the workspace of the key
 -- key_id        the key
--- masked_key, label   what people tell it by
+-- masked_key, label   how people recognise the key
 -- created_at    when it was made
 -- expires_at    when it expires, if it does
--- last_used_at  when it was last used, as far as services report it
--- why           what is overdue
+-- last_used_at  when it was last used, as far as services report use
+-- why           why the rotation is overdue
 select
   k.workspace_id,
   k.id as key_id,
@@ -18,7 +18,7 @@ select
   k.expires_at,
   u.last_used_at,
   case k.status
-    when 'superseded' then 'a caller still uses it and will be cut off: give them the successor'
+    when 'superseded' then 'a caller still uses it and will be cut off: use the successor there'
     else 'older than a year: rotate it with a grace'
   end as why
 from keylatch.keys as k

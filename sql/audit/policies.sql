@@ -1,17 +1,17 @@
 -- Which rows may each role read or write, in words?
 --
--- Any role may ask. Every row policy of keylatch's tables, and every table without one. A role
--- without a policy here gets no row, unless it owns the table or has bypassrls, as service_role
--- does on Supabase.
+-- Any role may run this. The answer has every row policy of keylatch's tables, and every table
+-- without a policy. A role without a policy here gets no row, unless it owns the table or has
+-- bypassrls, as service_role does on Supabase.
 --
--- table_name  the table; "row security is off" beside it means that its policies count for nothing
--- role_name   to whom the policy applies
--- command     what it allows
--- policy_name  its name
--- is_permissive  false: it takes rows away from what the others show
--- in_words    what it is for, as its comment says
--- condition   which rows are there for the role
--- new_rows    which rows it may write, where another condition is given for that
+-- table_name  the table; with "row security is off", its policies have no effect
+-- role_name   the role that the policy applies to
+-- command     the command that the policy allows
+-- policy_name  the name of the policy
+-- is_permissive  false: the policy removes rows from what the other policies allow
+-- in_words    what the policy does, from its comment
+-- condition   the rows that the role may use
+-- new_rows    the rows that the role may write, if that is another condition
 select  -- noqa: ST06
   c.oid::pg_catalog.regclass::text
   || case when c.relrowsecurity then '' else ': row security is off' end as table_name,

@@ -1,11 +1,11 @@
 -- Who revoked which keys in the last 90 days, and why?
 --
--- revoked_at    when
+-- revoked_at    when the key was revoked
 -- workspace_id  the workspace of the key
 -- key_id        the key
--- masked_key, label   what people tell it by
+-- masked_key, label   how people recognise the key
 -- revoked_by    the signed-in user; null when no signed-in user did
--- reason        why; rotated: by its rotation. workspace deleted: with its workspace
+-- reason        why; a rotation writes "rotated", a deletion "workspace deleted"
 select
   k.revoked_at,
   k.workspace_id,

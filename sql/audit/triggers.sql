@@ -1,15 +1,15 @@
--- Are the triggers there that hold the latch and write the events, and do they fire always?
+-- Do all triggers exist that hold the latch and write the events, and do they fire?
 --
--- Any role may ask. Each trigger of keylatch's tables, each one that should be there and is
--- missing, and in a tenancy of your own those of your table of workspaces. A role with the owner's
--- rights can switch triggers off.
+-- Any role may run this. The answer has each trigger of keylatch's tables, each missing trigger,
+-- and with your own tenancy the triggers of your table of workspaces. A role with the owner's
+-- rights can disable triggers.
 --
 -- table_name    the table
 -- trigger_name  the trigger
--- state         always: in every session. origin: not in replication mode. replication mode: only
---               there. OFF and MISSING: a hole. NOT SHIPPED: somebody added it
--- owned_by      who owns the table, and so may switch the trigger off
--- what          what the trigger promises, as its comment says
+-- state         always: fires in every session. origin: not in replication mode. replication mode:
+--               only in that mode. OFF, MISSING: not protected. NOT SHIPPED: somebody added it
+-- owned_by      the owner of the table, who can disable the trigger
+-- what          what the trigger guarantees, from its comment
 with expected (module_name, table_name, trigger_name, fires) as (
   values
   ('core', 'keylatch_internal.keys', 'keys_delete_keep', 'A'),
@@ -113,7 +113,7 @@ from (
   select x.* from expected as x
   where x.module_name in (select i.module_name from installed as i)
   union all
-  -- No table says when a workspace is deleted.
+  -- No table has a trigger that revokes the keys of a deleted workspace.
   select
     'tenancy' as module_name,
     'your table of workspaces' as table_name,

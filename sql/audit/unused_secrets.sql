@@ -2,14 +2,14 @@
 --
 -- Needs: usage
 --
--- Use is known as far as services report it (record_usage, keylatch.usage in Python). Without any
--- report in this database there is nothing to tell by, and so no row.
+-- keylatch knows only the use that services report (record_usage, keylatch.usage in Python). If no
+-- service has ever reported use to this database, the answer has no row.
 --
 -- workspace_id  the workspace of the key
 -- key_id        the key
--- masked_key, label   what people tell it by
+-- masked_key, label   how people recognise the key
 -- created_at    when it was made
--- last_used_at  when it was last used; null: not since use is reported
+-- last_used_at  when it was last used; null: never, since services report use
 select
   k.workspace_id,
   k.id as key_id,

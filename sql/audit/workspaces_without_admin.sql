@@ -1,14 +1,14 @@
--- Which workspaces have active keys and nobody who administers them?
+-- Which workspaces have active keys but no admin?
 --
 -- Needs: tenancy
 --
--- Nobody but service_role can revoke those keys. It asks the tables that keylatch brings; with a
--- tenancy of your own put your tables in their place.
+-- Only service_role can revoke those keys. This reads keylatch's own tables of workspaces and
+-- memberships. If you have your own tenancy, write the names of your tables instead.
 --
 -- workspace_id  the workspace
 -- name          its name
 -- active_keys   how many of its keys are not revoked or expired
--- members       how many members it has, none of whom is an admin
+-- members       how many members it has; none is an admin
 select
   w.id as workspace_id,
   w.name,

@@ -1,4 +1,4 @@
--- The limit: the same columns by the hash of the key, prepared, by the owner, without a call.
+-- The lower limit: the same columns by the hash, in a prepared statement of the owner.
 \set n random(0, :keys / 10 - 1) * 10 + 1
 select id, workspace_id, kind, environment, scopes, metadata, expires_at
 from keylatch_internal.keys

@@ -1,3 +1,3 @@
--- No look-up at all: what a round trip costs that only says a word.
+-- No look-up: the cost of a round trip alone.
 \set n random(1, :keys)
 select 'wk_bench_' || :n;

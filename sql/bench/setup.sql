@@ -1,7 +1,7 @@
--- What the benchmark adds to a database of its own that has keylatch: keys by the million, and the
--- ways by which people resolve keys without it. :keys is how many. Run by tests/bench/resolving.py.
+-- What the benchmark adds to a database with keylatch: millions of keys, and the usual ways to
+-- resolve keys without keylatch. :keys is how many. Run by tests/bench/resolving.py.
 
--- Filled as a restore would be: rows first, then the constraints and indexes again, as they were.
+-- Filled like a restore: first the rows, then the constraints and indexes again.
 create temporary table dropped as
 select
   c.conname as name,
@@ -21,8 +21,8 @@ begin
 end;
 $$;
 
--- No trigger makes other keys of them, and no event tells of them. The latch stays on: it is for
--- update, delete and truncate.
+-- No trigger replaces these keys, and no event records them. The latch stays on: it is for update,
+-- delete and truncate.
 set local session_replication_role = replica;
 
 -- A thousand workspaces. Every tenth key is publishable, as its number is divisible by ten.
@@ -60,7 +60,7 @@ begin
 end;
 $$;
 
--- The usual way by hand.
+-- The usual hand-written way.
 create function keylatch.bench_by_hand(key text)
 returns setof keylatch.resolved_key
 language sql

@@ -1,4 +1,4 @@
--- resolve_key with one of its guards slowed, to see that the figures move:
+-- resolve_key with one slow guard, to prove that the benchmark shows it:
 --   make bench ARGS='--keys 10000 --also sql/bench/slowed_guard.sql'
 
 create function keylatch.bench_slowly(answer boolean)
@@ -13,7 +13,7 @@ begin
 end;
 $$;
 
--- The guard stands in the view of active keys, which resolve_key reads.
+-- The guard is in the view of active keys, which resolve_key reads.
 do $$
 declare
   v_definition constant text := pg_get_viewdef('keylatch_internal.active_keys'::regclass);

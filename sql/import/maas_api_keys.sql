@@ -1,20 +1,20 @@
--- Keys under bcrypt, of users: lines for `keylatch import`.
+-- Keys of users, under bcrypt: lines for `keylatch import`.
 --
--- bcrypt makes another hash each time, so nobody can look such a key up. It waits until its first
--- use, when keylatch.upgrade_key sees it. Change the names to yours, then
+-- bcrypt makes a different hash each time, so a look-up by hash is not possible. The key waits
+-- until its first use, when keylatch.upgrade_key sees it. Change the names to yours, then run:
 --
 --   psql --no-psqlrc -qtA --file sql/import/maas_api_keys.sql > old.jsonl
---   keylatch explain --workspace WORKSPACE_ID --old old.jsonl    why each would not validate
+--   keylatch explain --workspace WORKSPACE_ID --old old.jsonl    why a key would not validate
 --   keylatch import --dry-run old.jsonl
 --   keylatch import old.jsonl
 select
   jsonb_strip_nulls(
     jsonb_build_object(
-      -- The workspace of each user: here a user is one.
+      -- The workspace of each user: here, each user is a workspace.
       'workspace_id', k.user_id,
       'alg', 'bcrypt',
       'hash', k.key_hash,
-      -- So that upgrade_key tries only the keys that a text may be.
+      -- With this, upgrade_key tries only the keys that begin like the presented text.
       'starts_with', k.key_prefix,
       'kind', 'secret',
       'label', 'from maas_api_keys',

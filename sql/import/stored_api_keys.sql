@@ -1,9 +1,9 @@
--- Keys under SHA-256 in hex, of organizations: lines for `keylatch import`.
+-- Keys of organizations, under SHA-256 in hex: lines for `keylatch import`.
 --
--- They resolve at once. Change the names to yours, then
+-- These keys resolve at once. Change the names to yours, then run:
 --
 --   psql --no-psqlrc -qtA --file sql/import/stored_api_keys.sql > old.jsonl
---   keylatch explain --workspace WORKSPACE_ID --old old.jsonl    why each would not validate
+--   keylatch explain --workspace WORKSPACE_ID --old old.jsonl    why a key would not validate
 --   keylatch import --dry-run old.jsonl
 --   keylatch import old.jsonl
 select
@@ -17,7 +17,7 @@ select
       'environment', case k.environment when 'production' then 'live' else 'test' end,
       'label', k.name,
       'scopes', jsonb_build_array('access:' || coalesce(k.access_level, 'authenticated')),
-      -- A rotating key stays active. A deprecated key is revoked, an expired one stays expired.
+      -- A rotating key stays active. A deprecated key is revoked. An expired key stays expired.
       'revoked_at', case when k.status = 'deprecated' then k.updated_at end,
       'revoke_reason', case when k.status = 'deprecated' then 'deprecated' end,
       'expires_at', case

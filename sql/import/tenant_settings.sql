@@ -1,14 +1,14 @@
--- Keys among settings, their hash in a row of its own: lines for `keylatch import`.
+-- Keys in a table of settings, with the hash in another row: lines for `keylatch import`.
 --
--- As in a system that kept a widget's key in plaintext under one name and the JSON of its PBKDF2
--- hash under another, and did not always write both. Change the names to yours, then
+-- For a system that stored a widget's key in plaintext under one name and the JSON of its PBKDF2
+-- hash under another name, and sometimes wrote only one. Change the names to yours, then run:
 --
 --   psql --no-psqlrc -qtA --file sql/import/tenant_settings.sql > old.jsonl
---   keylatch explain --workspace WORKSPACE_ID --old old.jsonl    why each would not validate
+--   keylatch explain --workspace WORKSPACE_ID --old old.jsonl    why a key would not validate
 --   keylatch import --dry-run old.jsonl
 --   keylatch import old.jsonl
 --
--- The lines hold keys: keep the file where nobody else reads, and delete it afterwards.
+-- The lines contain keys: store the file where nobody else can read it, and delete it afterwards.
 select
   jsonb_strip_nulls(
     jsonb_build_object(
@@ -16,11 +16,11 @@ select
       'key', k.value,
       'kind', 'publishable',
       'label', 'widget',
-      -- Where the widget may stand: the new key is refused everywhere else.
+      -- The pages of the widget. The new key is refused on all other pages.
       'allowed_origins', coalesce(o.value::jsonb, '[]'),
       'alg', h.value::jsonb ->> 'alg',
       'hash', h.value::jsonb ->> 'hash',
-      -- Say how yours were written: hex or base64, and a salt also text.
+      -- The encoding of your hashes: hex or base64. A salt may also be text.
       'hash_encoding', case when h.value is not null then 'hex' end,
       'salt', h.value::jsonb ->> 'salt',
       'salt_encoding', case when h.value is not null then 'hex' end,

@@ -1,12 +1,12 @@
--- Makes whole what a restore can lose of keylatch: the role keylatch_resolver and its members,
--- who may call what, which triggers fire in replication mode, and rows that the migrations wrote.
+-- Repairs what a restore can lose of keylatch: the role keylatch_resolver and its members, grants,
+-- triggers that fire in replication mode, and rows that the migrations wrote.
 --
 -- Made from supabase/migrations by `make generate`; do not edit. Plain SQL for any client. Run it
--- as the owner of keylatch, after every restore. It says what it mended; again is harmless.
+-- as the owner of keylatch, after every restore. It prints what it repaired. Repeating is harmless.
 --
 --   psql --no-psqlrc --single-transaction --file sql/ops/after_restore.sql
 --
--- It gives up grants of your own to public, anon, authenticated and service_role on objects of
+-- It removes your own grants to public, anon, authenticated and service_role on objects of
 -- keylatch. It does not know which keys were revoked after the dump was made.
 
 do $$
@@ -30,7 +30,7 @@ begin
   end if;
 end $$;
 
--- What can be lost. The end compares it with what is there now.
+-- The state that a restore can lose. The end of this file compares the state with this one.
 create or replace function pg_temp.keylatch_state()
 returns table (kind text, name text, state text) language sql stable
 set search_path = pg_catalog as $$
@@ -72,7 +72,7 @@ $$;
 create temporary table keylatch_before as
 select s.kind, s.name, s.state from pg_temp.keylatch_state() as s;
 
--- The role, as the first migration makes it.
+-- The role, as in the first migration.
 do $$
 begin
   if pg_catalog.to_regrole('keylatch_resolver') is null then
@@ -90,7 +90,7 @@ begin
   elsif not pg_catalog.pg_has_role('authenticator', 'keylatch_resolver', 'member') then
     grant keylatch_resolver to authenticator;
   end if;
-  -- From 16 on, the creator of a role may grant the role, and may not set it.
+  -- From version 16 on, the creator of a role may grant the role, but may not SET ROLE to it.
   if not pg_catalog.pg_has_role(
     'keylatch_resolver',
     case when pg_catalog.current_setting('server_version_num')::integer < 160000
@@ -131,20 +131,20 @@ on conflict do nothing;
     raise notice 'Mended rows of keylatch_internal.installation, %', v_rows;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
-('workspace_deleted', 'PT409', 'Make a workspace with a new id, and issue the key there.'),
-('keys_are_kept', 'PT409', 'Revoke the key instead.')
+('workspace_deleted', 'PT409', 'Create a workspace with a new id, and issue the key there.'),
+('keys_are_kept', 'PT409', 'Call revoke_key instead.')
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
     raise notice 'Mended rows of keylatch_internal.errors, %', v_rows;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
-('column_is_immutable', 'PT409', 'Issue or rotate a key instead.'),
-('revoked_is_final', 'PT409', 'Issue a new key.'),
-('expired_is_final', 'PT409', 'Issue a new key.'),
+('column_is_immutable', 'PT409', 'Call issue_key or rotate_key instead.'),
+('revoked_is_final', 'PT409', 'Call issue_key for a new key.'),
+('expired_is_final', 'PT409', 'Call issue_key for a new key.'),
 (
   'superseded_is_final', 'PT409',
-  'Move expires_at nearer, revoke the key, or give the caller its successor.'
+  'Set an earlier expires_at, or let the caller use the successor of the key.'
 )
 on conflict do nothing;
   get diagnostics v_rows = row_count;
@@ -153,10 +153,10 @@ on conflict do nothing;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
 ('key_not_found', 'PT404', 'List the keys of the workspace with list_keys.'),
-('key_already_rotated', 'PT409', 'Rotate the successor: the key whose rotated_from is this id.'),
-('key_revoked', 'PT409', 'A revoked key stays revoked: issue a new one.'),
-('key_expired', 'PT409', 'An expired key stays expired: issue a new one.'),
-('key_suspended', 'PT409', 'Rotate it with grace 0, or call unsuspend_key first.')
+('key_already_rotated', 'PT409', 'Rotate its successor: the key whose rotated_from is this id.'),
+('key_revoked', 'PT409', 'A revoked key stays revoked. Call issue_key for a new key.'),
+('key_expired', 'PT409', 'An expired key stays expired. Call issue_key for a new key.'),
+('key_suspended', 'PT409', 'Call unsuspend_key first, or call rotate_key with grace 0.')
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
@@ -298,6 +298,7 @@ on conflict do nothing;
   end if;
 update keylatch_internal.installation set modules = array_append(modules, 'events')
 where 'events' <> all (modules);
+revoke and suspend keys.';
 alter table keylatch_internal.key_events enable always trigger key_events_update_keep;
 alter table keylatch_internal.key_events enable always trigger key_events_delete_keep;
 alter table keylatch_internal.key_events enable always trigger key_events_truncate_keep;
@@ -363,7 +364,7 @@ begin
     return;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
-('replicas_behind', 'PT504', 'What was committed stays. Call wait_for_replicas again.')
+('replicas_behind', 'PT504', 'The change is committed. Call wait_for_replicas again.')
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
@@ -542,7 +543,7 @@ keylatch.import_keys, keylatch_internal.take_import, keylatch.finish_import
 to service_role;
 end $$;
 
--- Triggers on tables of yours that hold in replication mode as well.
+-- Triggers on your own tables that must also fire in replication mode.
 do $$
 declare
   v_trigger record;

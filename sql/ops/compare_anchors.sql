@@ -2,13 +2,13 @@
 --
 --   psql --no-psqlrc --file sql/ops/compare_anchors.sql < anchors.csv
 --
--- It changes nothing that lasts: the anchors go into a temporary table. No row means that every
--- anchor holds; then verify_events (sql/audit/events.sql) says whether the events do. Run it as the
--- owner or as service_role, in psql.
+-- This changes nothing: the anchors go into a temporary table. No row means that all checkpoints
+-- have the digests of their anchors. Then verify_events (sql/audit/events.sql) checks the events.
+-- Run it as the owner or as service_role, in psql.
 --
--- number        the checkpoint that was anchored
--- anchored_at   when it was
--- problem       what became of it since
+-- number        the checkpoint of the anchor
+-- anchored_at   when the anchor was made
+-- problem       how the checkpoint has changed
 \set ON_ERROR_STOP on
 \set QUIET on
 create temporary table anchors (
@@ -21,8 +21,8 @@ select
   a.number,
   a.anchored_at,
   case
-    when c.number is null then 'the checkpoint is gone'
-    else 'the checkpoint, or one before it, was made anew'
+    when c.number is null then 'the checkpoint is missing'
+    else 'the checkpoint, or an earlier checkpoint, was sealed again'
   end as problem
 from anchors as a
 left join keylatch_internal.key_event_checkpoints as c on a.number = c.number

@@ -3,16 +3,15 @@
 --   psql --no-psqlrc --file sql/ops/compare_archive.sql < events.csv
 --   psql --no-psqlrc --set remove=yes --file sql/ops/compare_archive.sql < events.csv
 --
--- With remove=yes it also deletes the events that the archive holds, if all of the archive matches.
--- That gives up the events in the database: admins see them no longer, and verify_events verifies
--- the links of these checkpoints alone. No change of a key waits for it. Run it as the owner, in
--- psql.
+-- With remove=yes this also deletes the archived events from the database, if the whole archive
+-- matches. Then admins no longer see these events, and verify_events checks only the links between
+-- their checkpoints. No change of a key waits for this script. Run it as the owner, in psql.
 --
--- No row means that all of the archive is as it was sealed.
+-- No row means that the whole archive is unchanged.
 --
 -- number    the checkpoint
--- events    how many events of it the archive has
--- problem   what is wrong with them
+-- events    how many events of the checkpoint the archive has
+-- problem   what is wrong with these events
 \set ON_ERROR_STOP on
 \set QUIET on
 \if :{?remove}
@@ -29,9 +28,9 @@ select
   a.checkpoint as number,
   a.events,
   case
-    when c.number is null then 'the checkpoint is not one of this database'
-    when a.events <> c.events then 'the archive has not all of its events, or more'
-    when a.digest <> c.digest then 'an event is not what was sealed'
+    when c.number is null then 'this database does not have the checkpoint'
+    when a.events <> c.events then 'the archive has too few or too many of its events'
+    when a.digest <> c.digest then 'an event differs from the sealed event'
   end as problem
 from (
   select

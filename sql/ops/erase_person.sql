@@ -2,13 +2,13 @@
 --
 --   psql --no-psqlrc --set user_id=<uuid> --file sql/ops/erase_person.sql
 --
--- Of each event of that user it removes the user id, the address, the agent, the reason and the
--- changes, and leaves their digest. That cannot be undone. It gives up what these events said: the
--- log still tells that a key was issued or revoked, and when, and no longer by whom and why.
+-- This removes the user id, the address, the agent, the reason and the changes from each event of
+-- the user, and keeps a digest of them. This cannot be undone. The log still shows that a key was
+-- issued or revoked, and when, but no longer by whom and why.
 --
--- What stays: created_by and revoked_by of keys, which never change. They are random ids; without a
--- row in your table of users they name nobody. Labels and metadata of keys are edited by an admin.
--- An archive of archive_events.sql is a file of yours: erase a person there before you archive.
+-- created_by and revoked_by of keys stay, because they never change. They are random ids: without a
+-- row in your table of users they identify nobody. An admin edits labels and metadata of keys.
+-- This does not change files of archive_events.sql: erase a person before you archive.
 -- Run it as the owner, in psql.
 \set ON_ERROR_STOP on
 \set QUIET on

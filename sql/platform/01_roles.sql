@@ -1,8 +1,8 @@
 -- The roles that every Supabase project has, for a plain PostgreSQL 15 or newer.
 --
--- Run by a superuser, once a cluster (again is harmless), before 02_database.sql. Plain SQL: any
--- client can run it. It sets no passwords: `authenticator` and `postgres` can log in once you give
--- them one with `alter role … password`.
+-- Run this as a superuser, once per cluster, before 02_database.sql. Repeating it is harmless. Any
+-- client can run it: it is plain SQL. It sets no passwords: `authenticator` and `postgres` can log
+-- in after you set their passwords with `alter role … password`.
 
 do $$
 declare
@@ -18,36 +18,36 @@ begin
 end
 $$;
 
--- What a request may become: nobody in particular, a signed-in user, or the application's backend.
+-- The roles of a request: without a user, a signed-in user, or the application's backend.
 alter role anon nologin inherit;
 alter role authenticated nologin inherit;
 alter role service_role nologin inherit bypassrls;
 
--- What PostgREST logs in as. It has no rights of its own until it takes one of the three above.
+-- The login of PostgREST. It has no rights of its own until it takes one of the three roles above.
 alter role authenticator login noinherit;
 grant anon to authenticator;
 grant authenticated to authenticator;
 grant service_role to authenticator;
 
 comment on role anon is 'A request without a token.';
-comment on role authenticated is 'A request of a signed-in user; row policies tell who.';
+comment on role authenticated is 'A request of a signed-in user; row policies decide by the user.';
 comment on role service_role is 'The application''s own backend; row policies do not apply to it.';
 comment on role authenticator is
   'PostgREST''s login; takes the role that a request''s token names.';
 
--- A hosted project stops slow API requests, and so must a stand-in for one.
+-- A hosted project cancels slow API requests, so this stand-in does, too.
 alter role anon set statement_timeout = '3s';
 alter role authenticated set statement_timeout = '8s';
 alter role authenticator set statement_timeout = '8s';
 alter role authenticator set lock_timeout = '8s';
 
--- `postgres` owns the database and runs the migrations, and is not a superuser. Where it is one
--- already, because initdb made it (most plain clusters), it stays one: taking that away could lock
--- the cluster's owner out.
+-- `postgres` owns the database and runs the migrations, and is not a superuser. If it already is a
+-- superuser, because initdb made it (most plain clusters), it stays a superuser: otherwise the
+-- owner of the cluster could be locked out.
 do $$
 begin
   if (select rolsuper from pg_catalog.pg_roles where rolname = 'postgres') then
-    raise warning 'postgres is a superuser here, unlike on Supabase; it is left as it is';
+    raise warning 'postgres is a superuser here, unlike on Supabase; this is not changed';
   else
     alter role postgres login inherit createdb createrole replication bypassrls;
     alter role postgres set search_path = "$user", public, extensions;
@@ -56,9 +56,9 @@ begin
 end
 $$;
 
--- What `postgres` may become is what a hosted project has, as far as the roles above are concerned.
--- On 15 it is no member of authenticator: who has createrole grants any role there. From 16 on only
--- who holds a role with admin option may grant it.
+-- `postgres` is a member of the same roles as on a hosted project, as far as they are named above.
+-- On 15 it is not a member of authenticator: there, a role with createrole may grant any role. From
+-- 16 on, only a role with the admin option may grant a role.
 do $$
 begin
   if pg_catalog.current_setting('server_version_num')::integer < 160000 then
@@ -72,8 +72,8 @@ begin
 end
 $$;
 
--- Supabase lets `postgres` switch triggers off for a session, as a replication worker does. What
--- relies on triggers has to hold against that, so the stand-in allows it too.
+-- Supabase lets `postgres` disable triggers for a session, as a replication worker does. keylatch
+-- must be safe against that, so the stand-in allows it, too.
 grant set on parameter session_replication_role to postgres;  -- noqa: PRS
--- A hosted project lets it set what PostgREST reads from the database, too.
+-- On a hosted project, postgres may also set the parameters that PostgREST reads.
 grant set on parameter pgrst.db_schemas, pgrst.db_pre_request to postgres;  -- noqa: PRS

@@ -1,7 +1,7 @@
--- What a Supabase database holds before any migration: schemas `extensions` and `auth`, and grants.
+-- What a Supabase database has before any migration: schemas `extensions` and `auth`, and grants.
 --
--- Run by a superuser in the database, after 01_roles.sql (again is harmless). Plain SQL: any client
--- can run it.
+-- Run this as a superuser in the database, after 01_roles.sql. Repeating it is harmless. Any client
+-- can run it: it is plain SQL.
 
 do $$
 begin
@@ -9,16 +9,16 @@ begin
 end
 $$;
 
--- Extensions live apart, so that `public` can be dropped and made again without them.
+-- Extensions have their own schema, so that `public` can be dropped and created again.
 create schema if not exists extensions authorization postgres;
 comment on schema extensions is 'Where extensions are installed.';
 grant usage on schema extensions to anon, authenticated, service_role;
 
 create extension if not exists pgcrypto with schema extensions;
 
--- On Supabase another service owns `auth`; `postgres` may use its rows and not change its shape.
+-- On Supabase, another service owns `auth`. `postgres` may use its rows, but not alter its tables.
 create schema if not exists auth;
-comment on schema auth is 'Who is asking: users, and the token of the current request.';
+comment on schema auth is 'Users, and the token of the current request.';
 grant usage on schema auth to postgres, anon, authenticated, service_role;
 
 create table if not exists auth.users (
@@ -26,18 +26,18 @@ create table if not exists auth.users (
   email text unique,
   created_at timestamptz default pg_catalog.now()
 );
-comment on table auth.users is 'Who can sign in. A stand-in for the table of Supabase Auth.';
+comment on table auth.users is 'Users who can sign in. A stand-in for the table of Supabase Auth.';
 comment on column auth.users.id is 'The `sub` claim of the user''s tokens.';
 comment on column auth.users.email is 'The address that the user signs in with.';
 comment on column auth.users.created_at is 'When the user was made.';
 grant select, insert, update, delete, truncate, references, trigger on auth.users to postgres;
 
--- No policy: only its owner and roles with bypassrls see rows, whatever is granted later.
+-- No policy: only the owner and roles with bypassrls see rows, even after later grants.
 alter table auth.users enable row level security;
 
--- PostgREST puts a request's claims into one setting, `request.jwt.claims`; long ago it was one
--- setting a claim, and Supabase's functions still read those first. After a transaction they are
--- empty strings, not null. The functions have no `set` clause, so that policies can inline them.
+-- PostgREST writes the claims of a request into one setting, `request.jwt.claims`. Old versions had
+-- one setting per claim, and Supabase's functions still read those first. After a transaction they
+-- are empty strings, not null. The functions have no `set` clause, so that policies inline them.
 create or replace function auth.jwt()
 returns jsonb
 language sql
@@ -74,8 +74,8 @@ as $$
 $$;
 comment on function auth.role() is 'The role of the current request (claim `role`), or null.';
 
--- Supabase's well-known defaults: all that `postgres` (or the superuser) makes in `public` is open
--- to the API's roles, and row level security closes it. What must stay shut belongs elsewhere.
+-- Supabase's well-known defaults: whatever `postgres` (or the superuser) creates in `public` is
+-- open to the API's roles, and only row level security protects it. Keep private objects elsewhere.
 do $$
 declare
   v_maker text;

@@ -1,15 +1,15 @@
--- Recipe: a table of your own that API keys read and write through the Data API, each key the rows
--- of its workspace, as far as its scopes go. The names are examples.
+-- Recipe: a table of your own that API keys read and write through the Data API. Each key reads and
+-- writes the rows of its workspace, as its scopes allow. The names are examples.
 --
 --   curl $SUPABASE_URL/rest/v1/orders -H "apikey: $SUPABASE_ANON_KEY" -H "x-api-key: wk_sk_live_…"
 --
 -- It needs the module request: keylatch install . --with request.
 --
--- Such a request has the role anon. A policy refuses it with 401 if the key is not active or
--- mistyped, if a page sends a secret key, or if a foreign page sends a publishable one. Policies of
--- an empty table do not run; PostgREST's db-pre-request = keylatch.check_request always does.
+-- A request with a key has the role anon. A policy refuses the request with 401 if the key is not
+-- active or mistyped, if a page sends a secret key, or if a foreign page sends a publishable key.
+-- Policies of an empty table do not run. db-pre-request = keylatch.check_request always runs.
 
--- The table is yours and most likely exists; it is here so that the example runs.
+-- Your application probably has this table already. It is here so that the example runs.
 create table if not exists public.orders (
   id uuid primary key default gen_random_uuid(),
   workspace_id uuid not null,
@@ -19,7 +19,7 @@ create table if not exists public.orders (
 create index if not exists orders_workspace_id_idx on public.orders (workspace_id);
 alter table public.orders enable row level security;
 
--- A caller need not send these two. That is convenience: the policies below check both.
+-- These defaults are a convenience for callers: the policies below check both columns.
 alter table public.orders
 alter column workspace_id set default keylatch.current_workspace_id(),
 alter column created_by_key set default keylatch.current_key_id();
@@ -28,7 +28,7 @@ alter column created_by_key set default keylatch.current_key_id();
 revoke all on table public.orders from anon;
 grant select, insert, update, delete on table public.orders to anon;
 
--- Each call stands in a select of its own, so that it runs once a statement and not once a row.
+-- Each call is in a select of its own, so that it runs once per statement, not once per row.
 create policy orders_select_key on public.orders
 for select to anon
 using (
@@ -41,7 +41,7 @@ for insert to anon
 with check (
   workspace_id = (select keylatch.current_workspace_id())
   and (select keylatch.has_scope('orders:write'))
-  -- No key writes in the name of another.
+  -- A key cannot write in the name of another key.
   and created_by_key = (select keylatch.current_key_id())
 );
 
@@ -64,8 +64,8 @@ using (
   and (select keylatch.has_scope('orders:write'))
 );
 
--- The policies of your signed-in users stand beside these and do not ask for a key. This refuses a
--- request with a key that is not good, and one with a key and a user, whatever the others say.
+-- The policies for your signed-in users do not check keys. So this policy refuses a request with an
+-- invalid key, or with both a key and a user, whatever the other policies allow.
 create policy orders_all_check_request on public.orders
 as restrictive
 for all to anon, authenticated

@@ -1,8 +1,8 @@
--- Recipe: do something when a workspace gets its first key, for example make rows that go with it.
+-- Recipe: do something when a workspace gets its first key, for example create rows that it needs.
 --
 -- keylatch keeps one row in keylatch_internal.workspace_latches for each workspace that ever had a
--- key. The row is made together with the first key, once, however many keys are made at the same
--- moment. A trigger on that table sees no key and no hash. Put this into a migration of yours.
+-- key. The row is made with the first key, and only once, even if several keys are made at once. A
+-- trigger on that table sees no key and no hash. Put this into a migration of yours.
 
 -- The table is an example: whatever your application provisions.
 create table if not exists public.provisioned (
@@ -20,7 +20,7 @@ begin
   insert into public.provisioned (workspace_id) values (new.workspace_id);
   return null;
 exception
-  -- A key is made all the same. Leave this out if no key may be made then.
+  -- The key is still made. Leave this block out if a failure must prevent the key.
   when others then
     raise warning 'provisioning of workspace % failed', new.workspace_id
       using detail = sqlstate || ': ' || sqlerrm;
@@ -31,5 +31,5 @@ revoke all on function public.provision_workspace() from public, anon, authentic
 create trigger workspace_latches_insert_provision
 after insert on keylatch_internal.workspace_latches
 for each row
--- A workspace that is deleted without ever having had a key gets a row, too.
+-- A workspace that is deleted before it had a key gets a row, too.
 when (new.deleted_at is null) execute function public.provision_workspace();

@@ -1,9 +1,9 @@
--- Recipe: a table of your own that visitors of a page read and write, each the rows of their own
--- session. The names are examples; supabase/examples/widget is a page for it.
+-- Recipe: a table of your own that visitors of a page read and write. Each visitor has the rows of
+-- their own session. The names are examples; supabase/examples/widget is a page for this.
 -- It needs the module sessions: keylatch install . --with sessions.
 --
 -- The page calls open_session once, with its publishable key, and gets a token. It sends the token
--- as x-session-token with every request. Such a request has the role anon.
+-- as x-session-token with every request. These requests have the role anon.
 
 create table if not exists public.notes (
   id bigint generated always as identity primary key,
@@ -20,7 +20,7 @@ alter column session_id set default keylatch.current_session_id();
 
 revoke all on table public.notes from anon;
 grant select on table public.notes to anon;
--- A visitor chooses the note and nothing else.
+-- A visitor may set only the note.
 grant insert (note) on table public.notes to anon;
 
 -- A visitor reads what they wrote. The server of the workspace reads all, with a secret key that
@@ -43,7 +43,7 @@ with check (
   and workspace_id = (select keylatch.current_workspace_id())
 );
 
--- As in api_key_policies.sql: a key or token that is not good is refused, whatever else applies.
+-- As in api_key_policies.sql: an invalid key or token is refused, whatever other policies allow.
 create policy notes_all_check_request on public.notes
 as restrictive
 for all to anon, authenticated

@@ -2,10 +2,10 @@
 -- organizations write them: {"org_id": "…", "org_role": "admin"}.
 --
 -- Install keylatch without its tables of workspaces (keylatch install --tenancy own) and put this
--- into a migration of yours. What a token says holds until the token expires: an admin who is
--- removed administers the keys until then, so keep tokens short.
+-- into a migration of yours. A token is valid until it expires: a removed admin can administer the
+-- keys until then, so let tokens expire soon.
 
--- The table is yours and most likely exists; it is here so that the example runs.
+-- Your application probably has this table already. It is here so that the example runs.
 create table if not exists public.tenants (
   tenant_id uuid primary key default gen_random_uuid(),
   name text not null

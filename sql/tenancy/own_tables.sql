@@ -3,7 +3,7 @@
 -- Install keylatch without its tables of workspaces (keylatch install --tenancy own) and put this
 -- into a migration of yours, with the names of your tables.
 
--- The tables are yours and most likely exist; they are here so that the example runs.
+-- Your application probably has these tables already. They are here so that the example runs.
 create table if not exists public.workspaces (
   id uuid primary key default gen_random_uuid(),
   name text not null
@@ -20,8 +20,8 @@ create policy membership_select_own on public.workspace_membership
 for select to authenticated
 using (user_id = (select auth.uid()));
 
--- Who administers what. The function runs as the caller, so the row policies of your tables apply
--- to it. Those policies must not call keylatch in turn.
+-- Which workspaces a user administers. The function runs as the caller, so the row policies of your
+-- tables apply to it. These policies must not call keylatch themselves.
 create or replace function keylatch.admin_workspace_ids()
 returns setof uuid language sql stable security invoker
 set search_path = pg_catalog, pg_temp as $$

@@ -1,10 +1,10 @@
--- What of the application still uses keylatch, and would be lost or would fail without it?
+-- Which objects of the application still use keylatch, and would be lost or fail without it?
 --
--- `keylatch uninstall` asks this before it writes the migration, and the migration asks again. An
--- answer without rows means that keylatch can be removed.
+-- `keylatch uninstall` runs this before it writes the migration, and the migration runs it again.
+-- No row means that keylatch can be removed.
 --
--- kind   what it is: policy, trigger, default value, view, table constraint, function, setting
--- thing  which one, with its schema
+-- kind   policy, trigger, default value, view, table constraint, function or setting
+-- thing  the name of the object, with its schema
 with homes as (
   select n.oid
   from pg_catalog.pg_namespace as n
@@ -28,11 +28,11 @@ ours as (
   inner join homes as h on t.typnamespace = h.oid
 ),
 
--- Where each dependent object lives; null for what is in no schema, such as a publication.
+-- The schema of each dependent object; null for an object without a schema, like a publication.
 dependents as (
   select
     d.objsubid,
-    -- Of a view its rule depends; people know the view.
+    -- For a view, its rule depends on keylatch. The answer has the view.
     case when w.oid is null then d.classid else 'pg_catalog.pg_class'::pg_catalog.regclass end
     as classid,
     coalesce(w.ev_class, d.objid) as objid,
@@ -66,7 +66,7 @@ from dependents as d
 cross join lateral pg_catalog.pg_identify_object(d.classid, d.objid, d.objsubid) as i
 where d.home is null or d.home not in (select h.oid from homes as h)
 union
--- A body is a text, so PostgreSQL does not know what it uses.
+-- The body of a function is a text, so PostgreSQL does not know what it uses.
 select i.type as kind, i.identity as thing
 from pg_catalog.pg_proc as p
 inner join pg_catalog.pg_namespace as n on p.pronamespace = n.oid
@@ -84,7 +84,7 @@ where
       and e.deptype = 'e'
   )
 union
--- What PostgREST reads: a missing schema or function there fails every request.
+-- Settings of PostgREST: with a missing schema or function there, every request fails.
 select
   'setting' as kind,
   pg_catalog.format('%s of role %s', s.entry, coalesce(r.rolname, 'every role')) as thing

@@ -33,6 +33,6 @@ exception when dependent_objects_still_exist or insufficient_privilege then
     using hint = 'Revoke what it was granted, then run as its owner: drop role keylatch_resolver;';
 end $$;
 
--- PostgREST knows its settings and the schema from when it last looked.
+-- PostgREST caches its settings and the schema.
 notify pgrst, 'reload config';
 notify pgrst, 'reload schema';

@@ -1,4 +1,4 @@
-// Checks API keys in an Edge Function (Deno) or in Node 20: one file that needs nothing but fetch.
+// Checks API keys in an Edge Function (Deno) or in Node 20. This file needs only fetch.
 //
 //   import { Keylatch } from "./keylatch.ts"
 //
@@ -12,7 +12,7 @@
 //     { scope: "orders:read" },
 //   ))
 //
-// Switch verify_jwt off for such a function: its callers send a key and no JWT.
+// Set verify_jwt = false for this function: its callers send a key, not a JWT.
 import type { Database } from "../types/keylatch.ts"
 
 type Functions = Database["keylatch"]["Functions"]
@@ -22,13 +22,13 @@ export type Session = Functions["open_session"]["Returns"]
 export type Handler = (request: Request, key: ResolvedKey) => Response | Promise<Response>
 
 export type Options = {
-  /** The URL of the project, such as https://PROJECT.supabase.co. */
+  /** The URL of the project, for example https://PROJECT.supabase.co. */
   url: string
   /** The key that the project gives to browsers. */
   apikey: string
-  /** A JWT of the role keylatch_resolver. It needs no other right than to resolve keys. */
+  /** A JWT of the role keylatch_resolver. No other right is needed. */
   token: string
-  /** Gets why a request was refused; console.warn unless given. */
+  /** Called with the reason when a request is refused; console.warn by default. */
   log?: (line: string) => void
 }
 
@@ -52,12 +52,12 @@ export class Keylatch {
     this.#options = options
   }
 
-  /** The key of this text if it is active and allowed for this origin, else null. */
+  /** The key with this text if it is active and allows this origin, else null. */
   async resolve(key: string, origin: string | null): Promise<ResolvedKey | null> {
     return (await this.#call("resolve_key", { key, origin }))[0] ?? null
   }
 
-  /** Why a text resolves or not. For the service's own log: the sender must not learn it. */
+  /** Why a text resolves or not. Only for the service's log: do not tell the sender. */
   explain(key: string, origin: string | null): Promise<Explanation> {
     return this.#call("explain_key", { key, origin })
   }
@@ -67,7 +67,7 @@ export class Keylatch {
     return this.#call("open_session", { key }, { Origin: origin })
   }
 
-  /** Guards a handler: it runs only for a key that is good, and gets that key. */
+  /** Guards a handler: the handler runs only with a valid key, and gets that key. */
   withKey(handler: Handler, rule: { scope?: string } = {}): (request: Request) => Promise<Response> {
     return async (request) => {
       const presented = keyOf(request)
@@ -101,7 +101,7 @@ export class Keylatch {
     }
   }
 
-  /** Asks why a key was refused. Whatever happens here, the key stays refused. */
+  /** Asks why a key was refused. An error here does not let the key in. */
   async #logReason(presented: string, origin: string | null): Promise<void> {
     try {
       const { verdict, key_id, fingerprint } = await this.explain(presented, origin)
@@ -121,7 +121,7 @@ export class Keylatch {
     headers: Record<string, string> = { Authorization: `Bearer ${this.#options.token}` },
   ): Promise<Functions[Name]["Returns"]> {
     const { url, apikey } = this.#options
-    // POST, and the key in the body: a key in a URL ends up in logs.
+    // POST with the key in the body: a key in a URL ends up in logs.
     const response = await fetch(`${url}/rest/v1/rpc/${name}`, {
       method: "POST",
       headers: { apikey, "Content-Type": "application/json", "Content-Profile": "keylatch", ...headers },

@@ -1,5 +1,5 @@
--- The ground that the rest stands on: two schemas, one role, the errors, and the row that names
--- this installation.
+-- What all other files need: two schemas, one role, the errors, and the row that names this
+-- installation.
 
 create schema if not exists extensions;
 create extension if not exists pgcrypto with schema extensions;
@@ -24,8 +24,8 @@ Everything that a client may call. Expose this schema through the Data API.';
 comment on schema keylatch_internal is
   'Tables and helpers of keylatch. Not a public interface; never expose it through the Data API.';
 
--- All databases of a server share its roles: another installation may have made this one, or may
--- be making it now, under an owner whose grants we may not repeat.
+-- All databases of a server share roles. Another installation may have created this role, or may
+-- create it now, under an owner whose grants we cannot repeat.
 do $$
 begin
   if pg_catalog.to_regrole('keylatch_resolver') is null then
@@ -43,7 +43,7 @@ begin
   elsif not pg_catalog.pg_has_role('authenticator', 'keylatch_resolver', 'member') then
     grant keylatch_resolver to authenticator;
   end if;
-  -- From 16 on, the creator of a role may grant the role, and may not set it.
+  -- From version 16 on, the creator of a role may grant the role, but may not SET ROLE to it.
   if not pg_catalog.pg_has_role(
     'keylatch_resolver',
     case when pg_catalog.current_setting('server_version_num')::integer < 160000
@@ -68,10 +68,10 @@ create table keylatch_internal.errors (
 );
 comment on table keylatch_internal.errors is
   'Every error that keylatch raises. Each file adds the errors of its own functions.';
-comment on column keylatch_internal.errors.slug is 'The message; programs match on it.';
-comment on column keylatch_internal.errors.code is 'The SQLSTATE; PTxyz is the HTTP status xyz.';
+comment on column keylatch_internal.errors.slug is 'The error message. Programs match on it.';
+comment on column keylatch_internal.errors.code is 'The SQLSTATE. PTxyz is the HTTP status xyz.';
 comment on column keylatch_internal.errors.hint is
-  'The next step, where the place that raises the error knows no better one.';
+  'The next step, unless the function that raises the error passes its own hint.';
 alter table keylatch_internal.errors enable row level security;
 
 insert into keylatch_internal.errors (slug, code, hint) values
@@ -96,7 +96,7 @@ begin
   v_error.hint := coalesce(p_hint, v_error.hint || ' See sql/docs/errors.md#' || p_slug,
     'Run sql/ops/after_restore.sql first.');
   if p_retry_at is not null and coalesce(current_setting('request.method', true), '') <> '' then
-    -- PostgREST's own form of an error: the only one that adds a header.
+    -- PostgREST's own error format: only this format can add a header.
     raise sqlstate 'PGRST' using message = jsonb_build_object(
       'code', v_error.code, 'message', p_slug, 'details', v_detail, 'hint', v_error.hint
     ), detail = jsonb_build_object(
@@ -109,8 +109,8 @@ begin
     hint = v_error.hint;
 end $$;
 comment on function keylatch_internal.refuse is
-  'Raises the error of this slug, with this detail, and with this hint or the usual one. If
-p_retry_at is given, the detail says when to try again, and over REST the header Retry-After, too.';
+  'Raises the error with this slug, this detail, and this hint or else the hint in the table. With
+p_retry_at, the detail says when to try again. Over REST, so does the header Retry-After.';
 
 create function keylatch_internal.require_grants(p_function regproc)
 returns void language plpgsql stable parallel safe security invoker
@@ -123,8 +123,8 @@ begin
   end if;
 end $$;
 comment on function keylatch_internal.require_grants is
-  'Refuses if everybody may execute this function: a restore can lose the grants, and with them
-what keeps others out.';
+  'Raises restore_incomplete if everybody may execute this function: a restore can lose the grants
+that keep other roles out.';
 
 create table keylatch_internal.installation (
   only_row boolean not null default true,
@@ -155,11 +155,11 @@ create type keylatch.installation_info as (
   replica_lag_seconds double precision
 );
 comment on type keylatch.installation_info is
-  'Which installation answers, in which database of which server, and how far it is behind.';
+  'Which installation answers, in which database of which server, and its replication lag.';
 
 create function keylatch_internal.describe_installation()
 returns keylatch.installation_info language plpgsql stable security definer
--- definer because: no role but the owner reads the table.
+-- definer because: only the owner may read the table.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_info keylatch.installation_info;
@@ -194,13 +194,13 @@ begin
   return keylatch_internal.describe_installation();
 end $$;
 comment on function keylatch.installation is
-  'Tells which installation answers. Compare the answers that two services get: if id, database_oid
+  'Says which installation answers. Compare the answers that two services get: if id, database_oid
 and system_identifier are equal, both use the same database.
 
 modules: what is installed beside the core. is_replica: whether this server is a read replica.
 replica_lag_seconds: how far behind (0 on a primary, null if the replica cannot tell).';
 
--- Who may do what. Nobody else may do anything.
+-- Who may do what. All other roles have no rights.
 revoke all on schema keylatch, keylatch_internal from public, anon, authenticated, service_role;
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;

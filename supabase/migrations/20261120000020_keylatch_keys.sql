@@ -7,13 +7,13 @@ returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   -- Fast on purpose: a body has 175 random bits, and NIST 800-63B asks for a slow hash only below
-  -- 112. Not language sql: auto_explain would log the key as a parameter of such a function.
+  -- 112. Not language sql: auto_explain would log the key as a parameter of an SQL function.
   return sha256(convert_to(hash_key.key, 'UTF8'));
 end $$;
 comment on function keylatch.hash_key is
   'The SHA-256 of the whole key as UTF-8, 32 bytes: what the database stores instead of the key.
 
-Over REST compute the hash in the client, so that the key does not travel.';
+Over REST, compute the hash in the client, so that the key is not sent.';
 
 create function keylatch_internal.key_characters(p_bytes bytea)
 returns text language plpgsql immutable parallel safe security invoker
@@ -31,7 +31,7 @@ begin
   return v_text;
 end $$;
 comment on function keylatch_internal.key_characters is
-  'One of the 58 characters of a key for each of these bytes.';
+  'Turns each byte into one of the 58 characters of a key.';
 
 create function keylatch_internal.complete_key(p_beginning text)
 returns text language plpgsql volatile security invoker
@@ -44,7 +44,7 @@ begin
   while octet_length(v_body) < 30 loop
     v_random := extensions.gen_random_bytes(40);
     for v_place in 1 .. 40 loop
-      -- 232 is 4 * 58. Larger bytes would make some characters likelier than others.
+      -- 232 is 4 * 58. Larger bytes would make some characters more likely than others.
       if get_byte(v_random, v_place - 1) < 232 and octet_length(v_body) < 30 then
         v_body := v_body || substr(v_random, v_place, 1);
       end if;
@@ -54,7 +54,7 @@ begin
   return v_key || keylatch_internal.key_characters(substr(sha256(convert_to(v_key, 'UTF8')), 1, 6));
 end $$;
 comment on function keylatch_internal.complete_key is
-  'This beginning, a random body of 175 bits, and the check characters of the whole.';
+  'Makes a key: this beginning, a random body of 175 bits, and the check characters.';
 
 create function keylatch_internal.key_form(p_key text)
 returns text language plpgsql immutable parallel safe security invoker
@@ -105,17 +105,17 @@ create table keylatch_internal.keys (
   constraint keys_rotated_from_key unique (rotated_from),
   constraint keys_rotated_from_fkey
   foreign key (rotated_from) references keylatch_internal.keys (id),
-  -- Here stands what a row must be to be a key at all. The rules of single values are judged when
-  -- they are written (check_key): as constraints they would be judged again at each revocation, and
-  -- a rule that became stricter would keep a leaked key alive.
+  -- These constraints hold for every key. The rules of single values are checked when a value is
+  -- written (check_key). As constraints they would be checked again at each revocation, and a rule
+  -- that became stricter would prevent the revocation of a leaked key.
   constraint keys_kind_check check (kind in ('publishable', 'secret')),
   constraint keys_environment_check check (environment in ('live', 'test')),
   constraint keys_key_hash_check check (octet_length(key_hash) = 32),
-  -- Report 000: a key was saved and its hash was not. Here the two are one row, or none.
+  -- Report 000: a key was saved without its hash. Here, both are columns of one row.
   constraint keys_public_key_check check (
     case kind
       when 'secret' then public_key is null
-      -- Of an imported key perhaps the hash alone is known.
+      -- Of an imported key, perhaps only the hash is known.
       else coalesce(key_hash = sha256(convert_to(public_key, 'UTF8')), imported_at is not null)
     end
   ),
@@ -123,9 +123,9 @@ create table keylatch_internal.keys (
   constraint keys_revoked_check check (
     revoked_at is not null or (revoked_by is null and revoke_reason is null)
   ),
-  -- Not every language can name a year before 1 or after 9999.
+  -- Some languages have no years before 1 or after 9999.
   constraint keys_times_check check (
-    -- Flat: a nested "and" would read otherwise after a dump.
+    -- Not nested: pg_dump would write a nested "and" differently.
     created_at >= '0001-01-02 00:00Z' and created_at <= '9999-01-01 00:00Z'
     and coalesce(expires_at between '0001-01-02 00:00Z' and '9999-01-01 00:00Z', true)
     and coalesce(isfinite(suspended_at), true) and coalesce(isfinite(superseded_at), true)
@@ -149,28 +149,28 @@ comment on column keylatch_internal.keys.key_hash is
 comment on column keylatch_internal.keys.public_key is
   'A publishable key in plaintext, to show its embed snippet again; null for a secret key.';
 comment on column keylatch_internal.keys.masked_key is
-  'What people tell keys apart by, for example wk_sk_live_...x7Qe.';
+  'A short form by which people tell keys apart, for example wk_sk_live_...x7Qe.';
 comment on column keylatch_internal.keys.label is 'A name for people; up to 200 characters.';
 comment on column keylatch_internal.keys.metadata is
-  'A JSON object of up to 8 kB for the application; resolve_key answers with it.';
+  'A JSON object of up to 8 kB for the application; resolve_key returns it.';
 comment on column keylatch_internal.keys.allowed_origins is
-  'From which origins a publishable key resolves; empty means from none. Up to 100.';
+  'The origins from which a publishable key resolves; empty means none. Up to 100.';
 comment on column keylatch_internal.keys.scopes is
-  'Words that the application gives a meaning; up to 64. resolve_key answers with them.';
+  'Words that the application defines; up to 64. resolve_key returns them.';
 comment on column keylatch_internal.keys.expires_at is
-  'From this time on the key is expired, for good. Null: it does not expire.';
+  'When the key expires, for good. Null: the key never expires.';
 comment on column keylatch_internal.keys.suspended_at is
   'Since when the key is suspended; may be cleared while the key is neither revoked nor expired.';
 comment on column keylatch_internal.keys.superseded_at is
-  'When a rotation with a grace made a successor; the key resolves until expires_at.';
+  'When a rotation with a grace made its successor; the key resolves until expires_at.';
 comment on column keylatch_internal.keys.revoked_at is 'When the key was revoked; never cleared.';
 comment on column keylatch_internal.keys.revoked_by is
   'The user who revoked it; null when no signed-in user did.';
 comment on column keylatch_internal.keys.revoke_reason is 'Why; up to 500 characters.';
 comment on column keylatch_internal.keys.rotated_from is
-  'The key whose successor this is. A key has one successor at most.';
+  'The key that this key replaces. A key has at most one successor.';
 comment on column keylatch_internal.keys.created_at is
-  'By the server''s clock; of an imported key what the other system said.';
+  'By the server''s clock; for an imported key, the time that the other system gave.';
 comment on column keylatch_internal.keys.created_by is
   'The user who made it; null when no signed-in user did.';
 comment on column keylatch_internal.keys.updated_at is 'When the row last changed.';
@@ -192,7 +192,7 @@ where
   -- The clock, not the start of the transaction: a key may expire while a transaction is open.
   and (k.expires_at is null or k.expires_at > pg_catalog.clock_timestamp());
 comment on view keylatch_internal.active_keys is
-  'The keys that resolve now. The one place that says what an active key is.';
+  'The keys that resolve now. This view defines what an active key is.';
 
 create view keylatch.keys with (security_invoker = true) as
 select
@@ -202,7 +202,7 @@ select
   k.updated_at, k.imported_at,
   case
     when k.revoked_at is not null then 'revoked'
-    -- Not clock_timestamp(): over a volatile column the planner makes all rows before a limit.
+    -- Not clock_timestamp(): with a volatile column the planner computes all rows before a limit.
     when k.expires_at <= pg_catalog.statement_timestamp() then 'expired'
     when k.suspended_at is not null then 'suspended'
     when k.superseded_at is not null then 'superseded'
@@ -213,10 +213,10 @@ comment on view keylatch.keys is
   'The keys of the workspaces that you administer, without their hashes.
 
 Read it with filters, order and pages. PATCH label, metadata, allowed_origins, scopes, expires_at,
-suspended_at or revoked_at. Rows are not deleted. To make a key call issue_key: a secret key is
-shown only in its answer. A PATCH of several keys that meets another change of them may fail with
-40P01 and change nothing: send it again. revoke_key and deleting a workspace do not fail for that.';
--- The columns mean what they mean in the table, and PostgREST shows what they mean.
+suspended_at or revoked_at. Rows cannot be deleted. To make a key, call issue_key: only its answer
+shows a secret key. A PATCH of several keys can fail with 40P01 and change nothing if another change
+of them runs at the same time: send it again. revoke_key and deleting a workspace are safe.';
+-- The columns get the comments of the table, because PostgREST shows comments.
 do $$
 declare
   v_column record;
@@ -233,8 +233,8 @@ end $$;
 comment on column keylatch.keys.status is
   'active, superseded (resolves until expires_at), suspended, expired or revoked.';
 
--- Who may do what. The policies decide who may touch a row, the latch which value may change; so a
--- client may name every column but the hash, and hears the words of the contract.
+-- Who may do what. The policies decide who may change a row, and the latch which value may change.
+-- So a client may name every column except the hash, and gets the errors of the contract.
 revoke all on table keylatch_internal.keys, keylatch_internal.active_keys, keylatch.keys
 from public, anon, authenticated, service_role;
 revoke all on function

@@ -1,10 +1,10 @@
--- Origins: which ones a key may list, and which of them the Origin of a request matches.
+-- Origins: which origins a key may list, and which of these the Origin of a request matches.
 --
 -- Origins stop a foreign web page, because its browser sends the true Origin. They do not stop
 -- curl, which sends any Origin.
 --
--- A habit of all files: a text with a backslash is written E'…'. A plain '…' would change its
--- meaning where a session sets standard_conforming_strings to off.
+-- In all files, a text with a backslash is written E'…'. A plain '…' would mean something else in
+-- a session that sets standard_conforming_strings to off.
 
 create function keylatch_internal.is_canonical_origin(p_origin text)
 returns boolean language plpgsql immutable parallel safe security invoker
@@ -75,7 +75,7 @@ declare
   v_entry text;
   v_suffix text;
 begin
-  -- A star in a request is never a pattern, and never equals one.
+  -- A star in a request is never a pattern, and never equals a pattern.
   if p_origin is null or strpos(p_origin, '*') > 0 then
     return false;
   elsif p_origin collate "C" = any (p_allowed) then
@@ -106,8 +106,8 @@ begin
   return false;
 end $$;
 comment on function keylatch_internal.origin_matches is
-  'Whether the Origin of a request is one that a key allows. An empty list allows none. A missing
-Origin, the text "null" and a text with a star match nothing. A star never matches the apex.';
+  'Whether a key allows the Origin of a request. An empty list allows no origin. A missing Origin,
+the text "null" and a text with a star match nothing. A star never matches the apex.';
 
 create function keylatch_internal.check_origins(p_origins text[], p_kind text, p_environment text)
 returns text[] language plpgsql immutable parallel safe security invoker
@@ -135,7 +135,7 @@ begin
   foreach v_entry in array p_origins loop
     continue when keylatch_internal.is_canonical_origin(v_entry)
       or keylatch_internal.is_origin_entry(v_entry, p_environment);
-    -- What its author most likely meant: without a path and a default port, in lower case.
+    -- What the caller most likely meant: without a path and a default port, in lower case.
     v_guess := lower(btrim(left(v_entry, 1000), E' \t\r\n'));
     v_guess := case when v_guess ~ '^[a-z0-9.*-]+[.]' then 'https://' || v_guess else v_guess end;
     v_guess := regexp_replace(v_guess, '^([a-z-]+://)([^/?#@]*@)?([^/?#]*).*$', E'\\1\\3');
@@ -156,7 +156,7 @@ comment on function keylatch_internal.check_origins is
   'What is wrong with this list of origins, and what to do; null for a good list. It never quotes a
 value: a secret may have been pasted into the wrong field, and errors end up in logs.';
 
--- Who may do what. Pure text work on the values of the caller.
+-- Who may do what. These functions only compare texts that the caller passes.
 revoke all on function keylatch_internal.is_canonical_origin, keylatch_internal.is_origin_entry,
 keylatch_internal.origin_matches, keylatch_internal.check_origins
 from public, anon, authenticated, service_role;

@@ -1,4 +1,4 @@
--- Who administers a workspace: one function, the row policies that follow it, and what happens to
+-- Who administers a workspace: one function, the row policies that call it, and what happens to
 -- the keys when a workspace is deleted.
 
 create function keylatch.admin_workspace_ids()
@@ -8,9 +8,9 @@ begin
   return;
 end $$;
 comment on function keylatch.admin_workspace_ids is
-  'The workspaces that the current user administers: the one place where tenancy is decided.
+  'The workspaces that the current user administers. Only this function decides about tenancy.
 
-As made here it gives nobody anything. An application with its own tenancy replaces it.';
+This version returns no workspace. An application with its own tenancy replaces the function.';
 
 create policy keys_select_admin on keylatch_internal.keys
 for select to authenticated using (workspace_id in (select keylatch.admin_workspace_ids()));
@@ -27,8 +27,7 @@ for update to authenticated
 using (workspace_id in (select keylatch.admin_workspace_ids()))
 with check (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy keys_update_admin on keylatch_internal.keys is
-  'A signed-in user edits the keys of the workspaces that they administer, as far as the latch lets
-them.';
+  'A signed-in user edits the keys of the workspaces that they administer, as the latch allows.';
 
 create function keylatch_internal.current_user_id()
 returns uuid language plpgsql stable security invoker
@@ -47,11 +46,11 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.current_user_id is
-  'The signed-in user, for the stamps created_by and revoked_by; null without one.';
+  'The signed-in user, for created_by and revoked_by; null if nobody is signed in.';
 
 insert into keylatch_internal.errors (slug, code, hint) values
-('workspace_deleted', 'PT409', 'Make a workspace with a new id, and issue the key there.'),
-('keys_are_kept', 'PT409', 'Revoke the key instead.');
+('workspace_deleted', 'PT409', 'Create a workspace with a new id, and issue the key there.'),
+('keys_are_kept', 'PT409', 'Call revoke_key instead.');
 
 create table keylatch_internal.workspace_latches (
   workspace_id uuid not null,
@@ -59,12 +58,12 @@ create table keylatch_internal.workspace_latches (
   constraint workspace_latches_pkey primary key (workspace_id)
 );
 comment on table keylatch_internal.workspace_latches is
-  'One row for each workspace that ever had a key. Making a key shares the row, deleting the
-workspace takes it alone, so no active key is left in a deleted workspace. Nobody but the owner can
-lock a row; a caller gets that far only after the policies let the key in.';
+  'One row for each workspace that ever had a key. Making a key locks the row for share. Deleting
+the workspace locks it exclusively, so no active key is left in a deleted workspace. Only the owner
+can lock a row. For a caller that happens only after the policies accepted the key.';
 comment on column keylatch_internal.workspace_latches.workspace_id is 'The workspace.';
 comment on column keylatch_internal.workspace_latches.deleted_at is
-  'When the workspace was deleted: no key is made there from then on. Null until then.';
+  'When the workspace was deleted, after which it gets no new key. Null: it was not deleted.';
 
 alter table keylatch_internal.workspace_latches enable row level security;
 
@@ -81,8 +80,8 @@ begin
   )
   order by 1
   on conflict do nothing;
-  -- Who deletes a workspace has its row alone, and may wait for a key that this transaction holds,
-  -- as a rotation holds the predecessor: so here is no waiting.
+  -- No waiting here, because of deadlocks: a transaction that deletes the workspace has locked its
+  -- row, and may wait for a key that this transaction has locked, as a rotation locks its key.
   if (
     select count(*) from (
       select from keylatch_internal.workspace_latches as w
@@ -91,13 +90,13 @@ begin
     ) as shared
   ) < (select count(distinct n.workspace_id) from new_keys as n) then
     perform keylatch_internal.refuse(
-      'workspace_deleted', 'The workspace is deleted, so no key is made there.'
+      'workspace_deleted', 'The workspace is deleted, so it cannot get a new key.'
     );
   end if;
   return null;
 end $$;
 comment on function keylatch_internal.share_workspaces is
-  'Keeps the workspaces of new keys from being deleted until the keys are committed, and refuses
+  'Prevents the deletion of the workspaces of new keys until the keys are committed, and refuses
 keys for a workspace that is deleted, or is being deleted.';
 
 create trigger keys_insert_share_workspaces after insert on keylatch_internal.keys
@@ -112,7 +111,7 @@ returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    -- On an older snapshot the keys that were made since would stay active.
+    -- An older snapshot does not contain the newest keys, and these would stay active.
     perform keylatch_internal.refuse(
       'read_committed_required', 'Deleting a workspace needs isolation level READ COMMITTED.'
     );
@@ -143,7 +142,7 @@ begin
       from locked as l where k.id = l.id;
       exit;
     exception when deadlock_detected then
-      -- An update of several keys may lock them in another order. It goes on first.
+      -- An update of several keys may lock them in another order. Let it finish first.
       if v_try = 3 then raise; end if;
       perform pg_sleep(0.1);
     end;
@@ -154,7 +153,7 @@ comment on function keylatch_internal.revoke_workspace is
 
 create function keylatch_internal.revoke_workspace_keys()
 returns trigger language plpgsql volatile security definer
--- definer because: a role that may delete a workspace need not be one that may edit its keys.
+-- definer because: a role that may delete a workspace may have no right to edit its keys.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_column constant text := coalesce(tg_argv[0], 'id');
@@ -168,7 +167,7 @@ begin
       'Delete the workspaces instead: that revokes their keys.'
     );
   elsif tg_level <> 'ROW' or tg_when <> 'AFTER' or tg_op not in ('DELETE', 'UPDATE')
-    -- Types that we know: the cast of another one would run its owner's code with our rights.
+    -- Known types only: the cast of another type would run its owner's code with our rights.
     or not exists (
       select from pg_catalog.pg_attribute as a where a.attrelid = tg_relid and a.attname = v_column
         and a.atttypid in ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype)
@@ -177,8 +176,8 @@ begin
     raise object_not_in_prerequisite_state using
       message = format('trigger %s on %s is attached wrongly', tg_name, tg_table_name),
       detail = 'The keys of a deleted workspace would stay active.',
-      hint = 'Make it "after delete or update of <id column> … for each row". Pass the name of '
-        || 'the id column if it is not "id"; its type must be uuid, text or varchar.';
+      hint = 'Create it "after delete or update of <id column> … for each row". Pass the name of '
+        || 'the id column if that is not "id". The column must be uuid, text or varchar.';
   end if;
   execute format('select ($1).%I::text', v_column) into v_old using old;
   if tg_op = 'UPDATE' then

@@ -1,16 +1,16 @@
--- The latch: what is revoked, expired or superseded stays so. And what a value may be.
+-- The latch: a revoked, expired or superseded key stays so. And which values a key may have.
 --
 -- Each promise is a trigger of its own, and its condition states the promise: read them in
 -- \d keylatch_internal.keys. They fire always: for service_role, for the owner, for a superuser and
 -- in replication mode. The owner's DDL (disable trigger) is outside of the latch.
 
 insert into keylatch_internal.errors (slug, code, hint) values
-('column_is_immutable', 'PT409', 'Issue or rotate a key instead.'),
-('revoked_is_final', 'PT409', 'Issue a new key.'),
-('expired_is_final', 'PT409', 'Issue a new key.'),
+('column_is_immutable', 'PT409', 'Call issue_key or rotate_key instead.'),
+('revoked_is_final', 'PT409', 'Call issue_key for a new key.'),
+('expired_is_final', 'PT409', 'Call issue_key for a new key.'),
 (
   'superseded_is_final', 'PT409',
-  'Move expires_at nearer, revoke the key, or give the caller its successor.'
+  'Set an earlier expires_at, or let the caller use the successor of the key.'
 );
 
 create function keylatch_internal.is_apply_worker()
@@ -20,13 +20,13 @@ begin
   return exists (select from pg_catalog.pg_stat_subscription as w where w.pid = pg_backend_pid());
 end $$;
 comment on function keylatch_internal.is_apply_worker is
-  'Whether this is the worker of a logical replica, and not a session that only sets its mode.';
+  'Whether this is the apply worker of a logical replica, not a session in replication mode.';
 
 create function keylatch_internal.hold_latch()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- Without what may change on any key, and what the database computes.
+  -- Without the columns that may always change, and those that the database computes.
   v_old constant jsonb := to_jsonb(old)
     - '{label,metadata,allowed_origins,updated_at,fingerprint}'::text[];
   v_columns constant text := (
@@ -36,20 +36,20 @@ declare
 begin
   perform keylatch_internal.refuse(tg_argv[0], case tg_argv[0]
     when 'keys_are_kept' then
-      'Keys are not deleted, so that a revoked key stays known as revoked.'
+      'Keys cannot be deleted: a revoked key must stay on record as revoked.'
     when 'column_is_immutable' then format('%s of a key never changes.', v_columns)
     when 'revoked_is_final' then format(
       'The key was revoked at %s; its %s can no longer change.', old.revoked_at, v_columns)
     when 'expired_is_final' then format(
       'The key expired at %s; its %s can no longer change.', old.expires_at, v_columns)
     else format(
-      'The key was superseded at %s and expires at %s; its %s can no longer change that way.',
+      'The key was superseded at %s and expires at %s. This change of %s is not allowed.',
       old.superseded_at, old.expires_at, v_columns)
   end);
   return null;
 end $$;
 comment on function keylatch_internal.hold_latch is
-  'Refuses with the slug that the trigger passes, and names the columns of an update.';
+  'Raises the error that the trigger passes, and names the columns that an update changes.';
 
 create trigger keys_update_immutable before update on keylatch_internal.keys for each row when (
   new.id is distinct from old.id or new.workspace_id is distinct from old.workspace_id
@@ -63,7 +63,7 @@ create trigger keys_update_immutable before update on keylatch_internal.keys for
 ) execute function keylatch_internal.hold_latch('column_is_immutable');
 alter table keylatch_internal.keys enable always trigger keys_update_immutable;
 comment on trigger keys_update_immutable on keylatch_internal.keys is
-  'What a key is never changes.';
+  'The id, workspace, kind, environment, hash and creation of a key never change.';
 
 create trigger keys_update_revoked_is_final
 before update on keylatch_internal.keys for each row when (
@@ -77,7 +77,7 @@ before update on keylatch_internal.keys for each row when (
 ) execute function keylatch_internal.hold_latch('revoked_is_final');
 alter table keylatch_internal.keys enable always trigger keys_update_revoked_is_final;
 comment on trigger keys_update_revoked_is_final on keylatch_internal.keys is
-  'A revoked key stays revoked, and so do the time, the user and the reason.';
+  'A revoked key stays revoked. The time, the user and the reason never change.';
 
 create trigger keys_update_expired_is_final
 before update on keylatch_internal.keys for each row when (
@@ -86,7 +86,7 @@ before update on keylatch_internal.keys for each row when (
     or new.expires_at is distinct from old.expires_at
     or new.suspended_at is distinct from old.suspended_at or new.scopes is distinct from old.scopes
   )
-  -- What the publisher let through before the expiry may arrive at a replica after it.
+  -- A change that the publisher accepted before the expiry may reach a replica after the expiry.
   and not keylatch_internal.is_apply_worker()
 ) execute function keylatch_internal.hold_latch('expired_is_final');
 alter table keylatch_internal.keys enable always trigger keys_update_expired_is_final;
@@ -116,36 +116,36 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.hold_expiry is
-  'Refuses, at the commit, an extension of a key that expired in the meantime.';
+  'Refuses, at the commit, to extend a key that expired after the update.';
 
 create constraint trigger keys_update_hold_expiry
 after update on keylatch_internal.keys
 deferrable initially deferred for each row when (
   old.expires_at is not null and (new.expires_at is null or new.expires_at > old.expires_at)
-  -- Here and not in the function: from version 16 on such a worker may not defer anything.
+  -- Here, not in the function: from version 16 on, an apply worker cannot defer a trigger.
   and not keylatch_internal.is_apply_worker()
 ) execute function keylatch_internal.hold_expiry();
 alter table keylatch_internal.keys enable always trigger keys_update_hold_expiry;
 comment on trigger keys_update_hold_expiry on keylatch_internal.keys is
-  'A transaction that is open past an expiry does not revive the key at its commit. Nothing of
-keylatch waits after this check.';
+  'A transaction that is still open when the key expires cannot extend the key at its commit.
+Nothing in keylatch waits after this check.';
 
 create trigger keys_delete_keep before delete on keylatch_internal.keys
 for each row execute function keylatch_internal.hold_latch('keys_are_kept');
 alter table keylatch_internal.keys enable always trigger keys_delete_keep;
 comment on trigger keys_delete_keep on keylatch_internal.keys is
-  'Rows are not deleted: a key that is inserted again would have lost its revocation.';
+  'Rows cannot be deleted: a key that is inserted again would have lost its revocation.';
 
 create trigger keys_truncate_keep before truncate on keylatch_internal.keys
 for each statement execute function keylatch_internal.hold_latch('keys_are_kept');
 alter table keylatch_internal.keys enable always trigger keys_truncate_keep;
-comment on trigger keys_truncate_keep on keylatch_internal.keys is 'The table is not truncated.';
+comment on trigger keys_truncate_keep on keylatch_internal.keys is 'The table cannot be truncated.';
 
 create function keylatch_internal.merge_revocation()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- Revoked here and at the publisher: refusing the publisher's row would stop the worker for good.
+  -- The key was revoked here and at the publisher. Refusing the row would stop the worker for good.
   if old.revoked_at is not null then
     new.revoked_at := old.revoked_at;
     new.revoked_by := old.revoked_by;
@@ -161,14 +161,14 @@ begin
   return new;
 end $$;
 comment on function keylatch_internal.merge_revocation is
-  'On a logical replica: keeps what the replica itself has revoked or superseded.';
+  'On a logical replica: keeps a revocation or supersession that the replica itself has made.';
 
 create trigger keys_update_a_merge_revocation before update on keylatch_internal.keys
 for each row
 when (keylatch_internal.is_apply_worker()) execute function keylatch_internal.merge_revocation();
 alter table keylatch_internal.keys enable replica trigger keys_update_a_merge_revocation;
 comment on trigger keys_update_a_merge_revocation on keylatch_internal.keys is
-  'On a logical replica, before all others: of two states of a key the more final one wins.';
+  'On a logical replica, before all other triggers: of two states, the more final one wins.';
 
 create function keylatch_internal.stamp_update()
 returns trigger language plpgsql volatile security invoker
@@ -180,7 +180,7 @@ begin
   if old.revoked_at is null and new.revoked_at is not null then
     new.revoked_at := v_now;
     new.revoked_by := keylatch_internal.current_user_id();
-    -- A reason often quotes the leaked key. The revocation must not fail for that.
+    -- A reason often quotes the leaked key. That must not make the revocation fail.
     new.revoke_reason := regexp_replace(
       new.revoke_reason,
       '([a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_)[1-9A-HJ-NP-Za-km-z]{36}', E'\\1...', 'g'
@@ -195,12 +195,12 @@ begin
   return new;
 end $$;
 comment on function keylatch_internal.stamp_update is
-  'Writes the clock and the user where a caller sets a time.';
+  'Writes the server''s clock into each time column that a caller sets, and stamps the user.';
 
 create trigger keys_update_stamp before update on keylatch_internal.keys
 for each row execute function keylatch_internal.stamp_update();
 comment on trigger keys_update_stamp on keylatch_internal.keys is
-  'No caller chooses a time or a user. Origin sessions only: a replica keeps the publisher''s.';
+  'No caller sets a time or a user. Origin sessions only: a replica keeps its publisher''s values.';
 
 create function keylatch_internal.check_metadata(p_metadata jsonb)
 returns text[] language plpgsql immutable parallel safe security invoker
@@ -210,21 +210,21 @@ begin
     when p_metadata is null or jsonb_typeof(p_metadata) <> 'object'
       or octet_length(p_metadata::text) > 8192 then array[
       'metadata must be a JSON object of up to 8 kB.',
-      'Keep larger data in a table of your own, by the id of the key.']
+      'Keep larger data in a table of your own, together with the key id.']
     -- The level of the object itself is 0.
     when jsonb_path_exists(p_metadata, 'strict $.**{16}.*')
       or jsonb_path_exists(p_metadata, 'strict $.**{16}[*]') then array[
-      'metadata has more than 16 levels.', 'Use fewer objects and lists inside each other.']
+      'metadata has more than 16 levels.', 'Nest fewer objects and lists in each other.']
     when exists (
       select from jsonb_path_query(p_metadata, 'strict $.** ? (@.type() == "number")') as n (value)
       where length(n.value::text) > 400 or abs(n.value::numeric) > 1.7976931348623157e308
     ) then array[
       'metadata has a number that a 64-bit float or integer cannot hold.',
-      'Write the number as a text.']
+      'Write the number as a string.']
   end;
 end $$;
 comment on function keylatch_internal.check_metadata is
-  'What is wrong with this metadata, and what to do; null for what every language can read.';
+  'What is wrong with this metadata, and what to do; null if every language can read it.';
 
 create function keylatch_internal.check_scopes(p_scopes text[])
 returns text[] language plpgsql immutable parallel safe security invoker
@@ -237,11 +237,11 @@ begin
         from unnest(p_scopes) as s (scope) where s.scope ~ '^[a-z0-9_.:*-]{1,64}$'
       ) then array[
       'scopes must be up to 64 different words of 1 to 64 characters from a-z 0-9 _ . : * -',
-      'For example ["orders:read", "orders:write"].']
+      'Pass for example ["orders:read", "orders:write"].']
   end;
 end $$;
 comment on function keylatch_internal.check_scopes is
-  'What is wrong with this list of scopes, and what to do; null for a good one.';
+  'What is wrong with this list of scopes, and what to do; null for a good list.';
 
 create function keylatch_internal.check_key(
   p_old keylatch_internal.keys, p_new keylatch_internal.keys
@@ -253,25 +253,25 @@ begin
     case
       when p_new.kind is null or p_new.kind not in ('publishable', 'secret') then array[
         'kind must be publishable or secret.',
-        'publishable for what stands in a page, secret for what a server keeps.']
+        'Use publishable for a web page, and secret for a server.']
       when p_new.environment is null or p_new.environment not in ('live', 'test') then array[
-        'environment must be live or test.', 'test keys may allow * and http://localhost:*.']
+        'environment must be live or test.', 'Use test to allow * or http://localhost:*.']
       when p_new.expires_at is distinct from p_old.expires_at
         and not (p_new.expires_at > clock_timestamp() and p_new.expires_at < '9999-01-01 00:00Z')
         then array[
         'expires_at must be in the future and before the year 9999.',
-        'Pass null for a key that does not expire. To end a key now, revoke it.']
+        'Pass null for a key that never expires. To disable a key now, call revoke_key.']
       when p_new.superseded_at is not null and p_new.expires_at is null then array[
-        'superseded_at needs an expires_at.', 'Call rotate_key with a grace: it sets both.']
+        'superseded_at needs an expires_at.', 'Call rotate_key with a grace. It sets both.']
       when p_new.revoked_at is null and num_nonnulls(p_new.revoked_by, p_new.revoke_reason) > 0
         then array[
         case when p_new.revoke_reason is null then 'revoked_by' else 'revoke_reason' end
-        || ' belongs to a revoked key.',
+        || ' can only be set on a revoked key.',
         'Call revoke_key, or set revoked_at together with revoke_reason.']
       when length(p_new.revoke_reason) > 500
         or p_new.revoke_reason ~ E'[\\x01-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f]' then array[
         'revoke_reason must be a text of up to 500 characters without control characters.',
-        'Say in one sentence why the key was revoked, and keep the rest in your ticket.']
+        'Pass a short reason, for example "leaked in a public repository".']
       when p_new.label is null or p_new.label <> coalesce(p_old.label, '') and (
         length(p_new.label) > 200
         or p_new.label ~ E'[\\x01-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]'
@@ -281,9 +281,9 @@ begin
       when (p_new.label, p_new.metadata) is distinct from (p_old.label, p_old.metadata)
         and concat(p_new.label, ' ', p_new.metadata)
         ~ '[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[1-9A-HJ-NP-Za-km-z]{36}' then array[
-        'label or metadata contains a key.', 'Name the key by its id or its masked key.']
+        'label or metadata contains a key.', 'Write the key id or the masked key instead.']
     end,
-    -- The usual values are seen to be good without a call.
+    -- The usual values are good, and need no call.
     case when p_new.metadata is distinct from coalesce(p_old.metadata, '{}')
       then keylatch_internal.check_metadata(p_new.metadata) end,
     case when p_new.scopes is distinct from coalesce(p_old.scopes, '{}')
@@ -294,7 +294,7 @@ begin
 end $$;
 comment on function keylatch_internal.check_key is
   'What is wrong with the values that a row gets, and what to do; null if they are good. A value
-that stays as it was is not judged again.';
+that does not change is not checked again.';
 
 create function keylatch_internal.judge_update()
 returns trigger language plpgsql volatile security invoker
@@ -318,8 +318,8 @@ create trigger keys_update_values before update on keylatch_internal.keys for ea
   or new.revoke_reason is distinct from old.revoke_reason
 ) execute function keylatch_internal.judge_update();
 comment on trigger keys_update_values on keylatch_internal.keys is
-  'A new value is within its rule. Origin sessions only: what is restored or replicated was judged
-when it was written.';
+  'Every new value is checked. Origin sessions only: restored and replicated values were checked
+when they were written.';
 
 -- Who may do what.
 revoke all on function
@@ -327,7 +327,7 @@ keylatch_internal.is_apply_worker, keylatch_internal.hold_latch, keylatch_intern
 keylatch_internal.merge_revocation, keylatch_internal.stamp_update, keylatch_internal.judge_update,
 keylatch_internal.check_metadata, keylatch_internal.check_scopes, keylatch_internal.check_key
 from public, anon, authenticated, service_role;
--- What the conditions and the functions of the triggers call, with the rights of who writes.
+-- The conditions and functions of the triggers call these with the rights of the writing role.
 grant execute on function
 keylatch_internal.is_apply_worker, keylatch_internal.check_metadata,
 keylatch_internal.check_scopes, keylatch_internal.check_key to authenticated, service_role;

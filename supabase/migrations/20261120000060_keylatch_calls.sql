@@ -5,10 +5,10 @@
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('key_not_found', 'PT404', 'List the keys of the workspace with list_keys.'),
-('key_already_rotated', 'PT409', 'Rotate the successor: the key whose rotated_from is this id.'),
-('key_revoked', 'PT409', 'A revoked key stays revoked: issue a new one.'),
-('key_expired', 'PT409', 'An expired key stays expired: issue a new one.'),
-('key_suspended', 'PT409', 'Rotate it with grace 0, or call unsuspend_key first.');
+('key_already_rotated', 'PT409', 'Rotate its successor: the key whose rotated_from is this id.'),
+('key_revoked', 'PT409', 'A revoked key stays revoked. Call issue_key for a new key.'),
+('key_expired', 'PT409', 'An expired key stays expired. Call issue_key for a new key.'),
+('key_suspended', 'PT409', 'Call unsuspend_key first, or call rotate_key with grace 0.');
 
 create function keylatch_internal.require_unrevoked(p_key keylatch.keys)
 returns void language plpgsql volatile security invoker
@@ -25,7 +25,7 @@ begin
   end if;
 end $$;
 comment on function keylatch_internal.require_unrevoked is
-  'Raises key_revoked or key_expired for a key that is.';
+  'Raises key_revoked for a revoked key, and key_expired for an expired key.';
 
 create function keylatch_internal.require_rotatable(p_successor keylatch_internal.keys)
 returns void language plpgsql volatile security invoker
@@ -33,34 +33,34 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_old keylatch.keys;
 begin
-  -- Locked until the commit: a revocation at the same moment comes before the successor, or after
-  -- the rotation.
+  -- Locked until the commit: a revocation at the same time runs entirely before the rotation, or
+  -- entirely after it.
   select k.* into v_old from keylatch.keys as k where k.id = p_successor.rotated_from for update;
   if not found then
     perform keylatch_internal.refuse(
-      'key_not_found', 'rotated_from names no key of a workspace that you administer.'
+      'key_not_found', 'rotated_from is not the id of a key that you administer.'
     );
   elsif (v_old.workspace_id, v_old.kind, v_old.environment)
     is distinct from (p_successor.workspace_id, p_successor.kind, p_successor.environment)
   then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'rotated_from names a key of another workspace, kind or environment.',
-      'Call rotate_key: it copies all three.'
+      'invalid_argument', 'The key in rotated_from has another workspace_id, kind or environment.',
+      'Call rotate_key. It copies all three.'
     );
   elsif v_old.superseded_at is not null
     or exists (select from keylatch.keys as k where k.rotated_from = v_old.id) then
     perform keylatch_internal.refuse(
-      'key_already_rotated', 'The key has a successor already, or was superseded by hand.'
+      'key_already_rotated', 'The key already has a successor, or superseded_at was set by hand.'
     );
   end if;
   perform keylatch_internal.require_unrevoked(v_old);
 end $$;
 comment on function keylatch_internal.require_rotatable is
-  'Locks the predecessor of a new key, and refuses unless it may get this successor.';
+  'Locks the predecessor of a new key, and refuses a successor that it may not have.';
 
--- The two halves of the handoff. insert_key says in a setting of the transaction that it waits for
--- a key and with which prefix; mint_key, the trigger, answers there with the key. A plain insert
--- waits for no key: its secret is nowhere, and the row is of use only once it is rotated.
+-- The handoff is a setting of the transaction. insert_key writes the prefix there, and the trigger
+-- mint_key replaces it by the key. A plain insert gets no key back: nobody knows its secret, so the
+-- key is of use only after a rotation.
 
 create function keylatch_internal.mint_key()
 returns trigger language plpgsql volatile security invoker
@@ -79,18 +79,18 @@ declare
   );
   v_problem constant text[] := case
     when v_given is not null then array[
-      v_given || ' is made by the database and cannot be given for a new key.',
-      'Leave it out. To change an existing key, PATCH it instead of an upsert.']
+      v_given || ' is set by the database, so it cannot be passed for a new key.',
+      'Leave this column out. To change an existing key, send a PATCH, not an upsert.']
     when new.workspace_id is null then array[
       'workspace_id must be given.', 'Pass the id of a workspace that you administer.']
     when v_prefix !~ '^[a-z][a-z0-9]{1,11}$' then array[
       'prefix must be 2 to 12 lower-case letters and digits and begin with a letter.',
-      'Use a short name of your product, for example "acme".']
+      'Pass a short name of your product, for example "acme".']
     else keylatch_internal.check_key(null, new)
   end;
 begin
   if v_given is null and new.rotated_from is not null then
-    -- First: of an expired key the successor would be refused for its expires_at.
+    -- First, because the successor of an expired key would be refused for its expires_at.
     perform keylatch_internal.require_rotatable(new);
   end if;
   if v_problem is not null then
@@ -102,13 +102,13 @@ begin
   new.id := gen_random_uuid();
   new.key_hash := sha256(convert_to(v_key, 'UTF8'));
   new.public_key := case new.kind when 'publishable' then v_key end;
-  -- Three dots and not an ellipsis: a client that speaks LATIN1 could not read the row.
+  -- Three dots, not an ellipsis: a client with the encoding LATIN1 could not read the row.
   new.masked_key := left(v_key, -36) || '...' || right(v_key, 4);
   new.created_at := clock_timestamp();
   new.updated_at := new.created_at;
   new.created_by := keylatch_internal.current_user_id();
   if v_is_awaited then
-    -- An assignment runs no statement whose parameters a log could show.
+    -- An assignment, not a statement: a log could show the parameters of a statement.
     v_handoff := set_config('keylatch.handoff', 'key:' || v_key, true);
   end if;
   return new;
@@ -117,7 +117,7 @@ comment on function keylatch_internal.mint_key is
   'Makes the key of a row that is being inserted: its id, hash, masked key and stamps.';
 
 create trigger keys_insert_mint before insert on keylatch_internal.keys for each row
--- Nobody but the owner may name the hash, and does so to import a key as it is.
+-- Only the owner may set the hash, to import an existing key.
 when (new.key_hash is null) execute function keylatch_internal.mint_key();
 comment on trigger keys_insert_mint on keylatch_internal.keys is
   'No caller chooses a hash: the database makes the key of each inserted row. Origin sessions only:
@@ -138,7 +138,7 @@ create function keylatch_internal.insert_key(
 returns keylatch.issued_key language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- A trigger of the application may issue a key of its own inside of the caller's.
+  -- A trigger of the application may call issue_key while the caller's issue_key runs.
   v_outer text := coalesce(current_setting('keylatch.handoff', true), '');
   v_row keylatch.keys;
   v_key text;
@@ -157,8 +157,8 @@ begin
   v_outer := set_config('keylatch.handoff', v_outer, true);
   if right(v_key, 4) is distinct from right(v_row.masked_key, 4) then
     raise object_not_in_prerequisite_state using
-      message = 'a trigger on the keys inserted a row of its own and took the key of this one',
-      hint = 'Let the trigger call issue_key instead of a plain insert.';
+      message = 'a trigger on the table of keys inserted a row and took the key of this row',
+      hint = 'Call issue_key in the trigger, not a plain insert.';
   end if;
   return row(
     v_key, v_row.id, v_row.workspace_id, v_row.kind, v_row.environment, v_row.masked_key,
@@ -167,7 +167,7 @@ begin
   )::keylatch.issued_key;
 end $$;
 comment on function keylatch_internal.insert_key is
-  'Inserts a row as the caller, takes over the key that the database made for it, and forgets it.';
+  'Inserts a row as the caller, returns the key that mint_key made for it, and clears the handoff.';
 
 create function keylatch.issue_key(
   workspace_id uuid, kind text default 'publishable', label text default '',
@@ -185,7 +185,7 @@ begin
   );
 end $$;
 comment on function keylatch.issue_key is
-  'Makes a key in a workspace that you administer, and answers with it, once.
+  'Makes a key in a workspace that you administer, and shows the key, once.
 
 kind: publishable (for a page, works from allowed_origins) or secret (for a server). environment:
 live or test. expires_at: in the future, or null. prefix: 2 to 12 letters and digits.
@@ -193,7 +193,7 @@ Errors: invalid_argument (400), not an admin there (403), workspace_deleted (409
 
 create type keylatch.issued_keys as (keys keylatch.issued_key[]);
 comment on type keylatch.issued_keys is
-  'New keys in one answer, which PostgREST never cuts to its largest number of rows.';
+  'New keys in one row, so that the row limit of PostgREST (max-rows) never cuts the answer.';
 
 create function keylatch.issue_keys(
   workspace_id uuid, labels text[], kind text default 'secret',
@@ -210,7 +210,7 @@ begin
   if issue_keys.labels is null or cardinality(issue_keys.labels) > 100000 then
     perform keylatch_internal.refuse(
       'invalid_argument', 'labels must be a list of up to 100000 labels, one for each key.',
-      'Name what each key is for, for example the numbers of the devices.'
+      'Pass one label for each key, for example the number of the device.'
     );
   end if;
   foreach v_label in array issue_keys.labels loop
@@ -223,10 +223,10 @@ begin
   return row(v_issued)::keylatch.issued_keys;
 end $$;
 comment on function keylatch.issue_keys is
-  'Makes a key for each label, all or none, and answers with them, once, in the order of the labels.
+  'Makes a key for each label, all or none, and shows the keys, once, in the order of the labels.
 
-For a fleet: up to 100000 keys, which share everything but the label; see issue_key. Over REST a
-request has limited time, so make some thousands at a time.
+For a fleet: up to 100000 keys that differ only in their label; see issue_key. Over REST, a request
+has limited time, so make a few thousand keys at a time.
 Errors: invalid_argument (400), not an admin there (403), workspace_deleted (409).';
 
 create function keylatch.rotate_key(
@@ -251,7 +251,7 @@ begin
   exception
     when datetime_field_overflow or interval_field_overflow then v_old_expires_at := 'infinity';
   end;
-  -- The times are compared: as intervals, a month is not longer than 30 days.
+  -- Compare times, not intervals: as an interval, a month equals 30 days.
   if v_old_expires_at is null or v_old_expires_at not between v_now and v_now + interval '720 hours'
   then
     perform keylatch_internal.refuse(
@@ -270,7 +270,7 @@ begin
     where k.id = v_old.id;
   elsif v_old.suspended_at is not null then
     perform keylatch_internal.refuse(
-      'key_suspended', 'A suspended key has no grace: nobody may use it in the meantime.'
+      'key_suspended', 'A suspended key can be rotated with grace 0 only.'
     );
   else
     update keylatch.keys as k
@@ -280,10 +280,10 @@ begin
   return v_issued;
 end $$;
 comment on function keylatch.rotate_key is
-  'Makes the successor of a key, and answers with it, once. The old key ends now or after a grace.
+  'Makes the successor of a key, and shows it, once. The old key is revoked now or expires later.
 
-grace: 0 revokes the old key at once; up to 30 days lets both keys resolve until then, never longer
-than the old key''s own expiry. expires_at: of the successor; null copies the old one''s.
+grace: 0 revokes the old key at once. With up to 30 days both keys resolve for that time, but the
+old key never beyond its own expiry. expires_at: of the successor; null copies the old expiry.
 Errors: key_not_found (404), key_already_rotated, key_revoked, key_expired, key_suspended (409),
 invalid_argument (400).';
 
@@ -291,8 +291,8 @@ create type keylatch.revocation as (
   id uuid, revoked_at timestamptz, already_revoked boolean, also_revoked uuid[]
 );
 comment on type keylatch.revocation is
-  'A revoked key, since when, whether it was revoked before this call, and which other keys of its
-rotation family this call revoked.';
+  'A revoked key, when it was revoked, whether that was before this call, and which other keys of
+its rotation family this call revoked.';
 
 create function keylatch.revoke_key(
   key_id uuid, reason text default null, cascade boolean default false
@@ -321,8 +321,8 @@ begin
   v_oldest := v_id;
   for v_try in 1 .. 3 loop
     begin
-      -- From the oldest on, and each before its successor is looked for: a rotation that is under
-      -- way comes first, and its successor is found, or finds its key revoked.
+      -- The oldest first, and each key before the search for its successor. A rotation at the same
+      -- time either commits first, so its successor is found, or finds its key revoked.
       while v_id is not null loop
         update keylatch.keys as k
         set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason
@@ -332,7 +332,7 @@ begin
       end loop;
       exit;
     exception when deadlock_detected then
-      -- An update of several keys may lock them in another order. It goes on first.
+      -- An update of several keys may lock them in another order. Let it finish first.
       if v_try = 3 then raise; end if;
       perform pg_sleep(0.1);
       v_id := v_oldest;
@@ -347,14 +347,14 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.revoke_key is
-  'Revokes a key, for good. Again is not an error: the answer says since when the key is revoked.
+  'Revokes a key, for good. Repeating the call is no error: the answer says when it was revoked.
 
-reason: up to 500 characters, kept beside the key. cascade: also all keys that it was rotated from
-or to. Errors: key_not_found (404), invalid_argument (400).';
+reason: up to 500 characters, stored with the key. cascade: also revokes all keys that it was
+rotated from or to. Errors: key_not_found (404), invalid_argument (400).';
 
 create type keylatch.retirement as (revoked integer, is_done boolean);
 comment on type keylatch.retirement is
-  'How many keys a call of retire_workspace revoked, and whether none is left.';
+  'How many keys a call of retire_workspace revoked, and whether all keys are revoked now.';
 
 create function keylatch.retire_workspace(workspace_id uuid, "limit" integer default 10000)
 returns keylatch.retirement language plpgsql volatile security invoker
@@ -364,13 +364,13 @@ declare
 begin
   if retire_workspace."limit" is null or retire_workspace."limit" not between 1 and 100000 then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'limit must be from 1 to 100000.', 'Leave it out for 10000.'
+      'invalid_argument', 'limit must be from 1 to 100000.', 'Leave limit out to use 10000.'
     );
   end if;
   with locked as materialized (
     select k.id from keylatch.keys as k
     where k.workspace_id = retire_workspace.workspace_id and k.revoked_at is null
-    -- A locked key is left to the next call, so that this one waits for nobody.
+    -- Skip locked keys, so that this call does not wait. The next call revokes them.
     order by k.created_at, k.id limit retire_workspace."limit"
     for update skip locked
   )
@@ -385,9 +385,9 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.retire_workspace is
-  'Revokes up to this many keys of a workspace that you administer. Call it until is_done is true.
+  'Revokes up to limit keys of a workspace that you administer. Call it until is_done is true.
 
-For a workspace with more keys than one statement can revoke; then delete the workspace.
+Use it for a workspace with more keys than one statement can revoke. Then delete the workspace.
 limit: 1 to 100000. Errors: invalid_argument (400).';
 
 create function keylatch_internal.set_suspended(p_key_id uuid, p_is_suspended boolean)
@@ -416,7 +416,7 @@ begin
   return keylatch_internal.set_suspended(suspend_key.key_id, true);
 end $$;
 comment on function keylatch.suspend_key is
-  'Suspends a key until unsuspend_key; again is not an error. Answers with the row of the key.
+  'Suspends a key until unsuspend_key. Repeating the call is no error. Returns the row of the key.
 
 Errors: key_not_found (404), key_revoked, key_expired (409).';
 
@@ -427,21 +427,21 @@ begin
   return keylatch_internal.set_suspended(unsuspend_key.key_id, false);
 end $$;
 comment on function keylatch.unsuspend_key is
-  'Lets a suspended key resolve again; again is not an error. Answers with the row of the key.
+  'Lets a suspended key resolve again. Repeating the call is no error. Returns the row of the key.
 
 Errors: key_not_found (404), key_revoked, key_expired (409).';
 
 create function keylatch.list_keys(workspace_id uuid)
 returns setof keylatch.keys language sql stable security invoker
--- The one function without a search_path: with one, the planner could not look inside, and "limit
--- 20" would read the whole workspace. It runs as its caller and names everything in full.
+-- The only function without "set search_path". With it the planner could not inline the function,
+-- and "limit 20" would read the whole workspace. It runs as its caller and qualifies every name.
 as $$
   select k.* from keylatch.keys as k
   where k.workspace_id operator(pg_catalog.=) list_keys.workspace_id
   order by k.created_at desc, k.id asc;
 $$;
 comment on function keylatch.list_keys is
-  'The keys of a workspace, the newest first; none if you do not administer it.
+  'The keys of a workspace, the newest first. No row if you do not administer the workspace.
 
 For SQL, where a limit is cheap. Over REST read the view keys, which filters, orders and pages.';
 

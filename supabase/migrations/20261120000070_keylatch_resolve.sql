@@ -5,7 +5,7 @@ create type keylatch.resolved_key as (
   key_id uuid, workspace_id uuid, kind text, environment text, scopes text[], metadata jsonb,
   expires_at timestamptz
 );
-comment on type keylatch.resolved_key is 'Whose key it is and what it may do.';
+comment on type keylatch.resolved_key is 'The workspace of a key, and what the key may do.';
 
 create function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
@@ -14,18 +14,18 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_hash is
-  'The key_hash of a text that is stored under another hash than its own. Resolving asks on a miss.
-Of the empty text, which no key has: null if no text has another hash, so that a batch asks once.
-A module that brings other hashes replaces this function.';
+  'The key_hash of a text that is stored under another hash than its own. Called after a miss.
+For the empty text, which is no key, null means that no text has another hash: a batch asks once.
+A module that adds other hashes replaces this function.';
 
 create function keylatch.resolve_key(key text, origin text default null)
 returns setof keylatch.resolved_key language plpgsql stable security definer rows 2
--- definer because: key_hash is readable by the owner alone. Here and not in an internal function
--- behind a wrapper, because on this path a second call is a measurable part of the whole.
--- At most one row; but from "rows 1" the type generators make a single object.
+-- definer because: only the owner may read key_hash. Here, not in an internal function behind a
+-- wrapper, because a second call would be a measurable part of the time.
+-- At most one row. But "rows 1" would make the type generators return a single object.
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- The body of hash_key: calling it costs another tenth of the time of an index look-up.
+  -- The body of hash_key: calling it would add a tenth of the time of an index look-up.
   v_hash bytea := sha256(convert_to(resolve_key.key, 'UTF8'));
 begin
   -- The body of require_grants, for the same reason.
@@ -38,7 +38,7 @@ begin
     from keylatch_internal.active_keys as k
     where k.key_hash = v_hash and case
       when k.kind = 'secret' then resolve_key.origin is null
-      -- Most lists hold the page's origin as it is, and to see that here saves a call.
+      -- Most lists contain the page's origin literally. Checking that here saves a call.
       when resolve_key.origin collate "C" = any (k.allowed_origins)
         then strpos(resolve_key.origin, '*') = 0
       else keylatch_internal.origin_matches(resolve_key.origin, k.allowed_origins)
@@ -49,19 +49,19 @@ begin
   end loop;
 end $$;
 comment on function keylatch.resolve_key is
-  'One row if the key is good, none if not: unknown, revoked, expired, suspended and wrong origin
+  'One row if the key resolves, no row if not: unknown, revoked, expired, suspended and wrong origin
 look alike.
 
 origin: the request''s Origin header, null if it has none; an empty text is an origin. A publishable
-key needs one that it allows, a secret key must come without. Reads only, so it works on a read
-replica. Call it with POST: a key in a URL ends up in logs.';
+key needs an allowed origin, a secret key no origin. Nothing is written, so this works on a
+read replica. Call it with POST: a key in a URL ends up in logs.';
 
 create type keylatch.resolved_key_at as (
   "position" integer, key_id uuid, workspace_id uuid, kind text, environment text, scopes text[],
   metadata jsonb, expires_at timestamptz
 );
 comment on type keylatch.resolved_key_at is
-  'A key of a list: its place in the list, from 1, and whose it is, or nulls.';
+  'One key of a list: its position, from 1, and what resolve_key returns, or nulls.';
 
 create function keylatch.resolve_keys(keys text[], origins text[] default null)
 returns setof keylatch.resolved_key_at language plpgsql stable security definer rows 100
@@ -76,8 +76,8 @@ begin
   then
     perform keylatch_internal.refuse(
       'invalid_argument',
-      'keys must be a list of up to 1000, and origins null or a list of the same length.',
-      'Put null into origins where a request had no Origin header.'
+      'keys must be a list of up to 1000 keys, and origins null or a list of the same length.',
+      'Write null in origins for a request without an Origin header.'
     );
   end if;
   return query
@@ -100,18 +100,18 @@ begin
       else keylatch_internal.origin_matches(p.origin, o.allowed_origins) end;
 end $$;
 comment on function keylatch.resolve_keys is
-  'resolve_key for a batch of up to 1000: a row for each key, with nulls for one that is refused.
+  'resolve_key for a batch of up to 1000: a row for each key, with nulls for a refused key.
 
-origins: the Origin of each request, null where it had none; null for a batch without any. The rows
-come in no order: position tells. If there are fewer rows than keys, the API cuts its answers
-(max-rows). Reads only. Errors: invalid_argument (400).';
+origins: the Origin of each request, null where it had none; null if no request had an Origin. The
+rows have no order: use position. If there are fewer rows than keys, max-rows of the API cut them
+off. Nothing is written. Errors: invalid_argument (400).';
 
 create type keylatch.explanation as (
   verdict text, detail text, hint text, key_id uuid, fingerprint text, expires_at timestamptz
 );
 comment on type keylatch.explanation is
   'Whether a key resolves and why: verdict for programs, detail and hint for people, and the
-fingerprint of the text that was asked about.';
+fingerprint of the presented text.';
 
 create function keylatch_internal.key_verdict(p_key keylatch.keys, p_text text, p_origin text)
 returns text language plpgsql stable security invoker
@@ -119,7 +119,7 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   return case
     when p_key.id is null then
-      -- An imported key may have any form, so the form only matters where no key was found.
+      -- An imported key may have any form, so the form matters only if no key was found.
       case keylatch_internal.key_form(p_text)
         when 'valid' then 'unknown' else keylatch_internal.key_form(p_text)
       end
@@ -132,7 +132,7 @@ begin
   end;
 end $$;
 comment on function keylatch_internal.key_verdict is
-  'The verdict about a presented text, of which this is the key: the first that applies.';
+  'The first verdict that applies to a presented text and the key that was found for it.';
 
 create function keylatch_internal.explain(p_key keylatch.keys, p_text text, p_origin text)
 returns keylatch.explanation language plpgsql stable security invoker
@@ -154,49 +154,49 @@ begin
   select format(c.detail, p_key.revoked_at, p_key.expires_at, p_key.suspended_at), c.hint
   into v_result.detail, v_result.hint
   from (values
-    ('malformed', 'This is not a key: a key is <prefix>_<pk|sk>_<live|test>_ and 36 letters and '
-      'digits.', 'Copy the whole key again, without spaces or quotes.'),
-    ('checksum_failed', 'The text has the form of a key, but its check characters are wrong: it '
-      'was mistyped or cut.', 'Copy the whole key again, without spaces or quotes.'),
+    ('malformed', 'This text is not a key. A key is <prefix>_<pk|sk>_<live|test>_ and 36 letters '
+      'and digits.', 'Copy the whole key again, without spaces or quotes.'),
+    ('checksum_failed', 'The check characters of the key are wrong: the key was mistyped or cut '
+      'off.', 'Copy the whole key again, without spaces or quotes.'),
     ('unknown', 'No workspace that you administer has this key.', 'Compare installation() of both '
-      'services: they may use different databases. If the key is of another workspace, ask its '
+      'services: they may use different databases. If another workspace has the key, ask its '
       'admin.'),
-    ('revoked', 'The key was revoked at %1$s.', 'A revoked key stays revoked: issue a new one.'),
+    ('revoked', 'The key was revoked at %1$s.', 'A revoked key stays revoked. Issue a new key.'),
     ('rotated', 'The key was revoked at %1$s.', 'Use its successor.'),
-    ('expired', 'The key expired at %2$s.', 'An expired key stays expired: issue a new one.'),
+    ('expired', 'The key expired at %2$s.', 'An expired key stays expired. Issue a new key.'),
     ('replaced', 'The key expired at %2$s.', 'Use its successor.'),
     ('suspended', 'The key has been suspended since %3$s.', 'Call unsuspend_key.'),
-    ('secret_in_browser', 'A secret key came with an Origin: a page sends it, so its visitors can '
-      'read it.', 'Rotate it with grace 0, and give the page a publishable key.'),
-    ('origin_required', 'A publishable key needs the Origin of the page; none was given.',
+    ('secret_in_browser', 'This secret key came with an Origin: a web page sends it, so visitors '
+      'can read it.', 'Call rotate_key with grace 0, and use a publishable key in the page.'),
+    ('origin_required', 'A publishable key needs the Origin of the page, and the request has none.',
       'Pass on the Origin header of the request, or use a secret key between servers.'),
     ('origin_denied', 'The key does not allow this origin.', 'Add the origin to allowed_origins, '
       'exactly as location.origin shows it in the page.'),
     ('valid', 'The key resolves.', 'There is nothing to do.'),
-    ('superseded', 'The key resolves until %2$s: it was superseded.', 'Give the caller its '
-      'successor before then.')
+    ('superseded', 'The key was superseded and resolves until %2$s.', 'Use its successor before '
+      'then.')
   ) as c (name, detail, hint) where c.name = v_case;
   v_result.detail := v_result.detail || coalesce(' Reason: ' || p_key.revoke_reason, '')
     || case when p_key.kind = 'publishable' and p_key.allowed_origins = '{}'
       then ' Its allowed_origins is empty, so no page can use it.' else '' end;
   return v_result;
 end $$;
-comment on function keylatch_internal.explain is 'Explains a text, of which this is the key.';
+comment on function keylatch_internal.explain is 'Explains that verdict to people.';
 
 create function keylatch_internal.find_key(p_text text)
 returns uuid language plpgsql stable security definer
--- definer because: key_hash is readable by the owner alone. It takes the key, not the hash, so that
--- a stolen hash finds nothing. A holder of the key learns its id, which opens nothing.
+-- definer because: only the owner may read key_hash. It takes the key, not the hash, so that a
+-- stolen hash finds nothing. A holder of the key learns its id, which opens nothing.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_hashes bytea[] := array[keylatch.hash_key(p_text), keylatch_internal.other_hash(p_text)];
 begin
-  -- Both for every text: the key of a stranger takes the steps of an unknown one.
+  -- Both hashes for every text: a stranger's key must take as long as an unknown key.
   return (select k.id from keylatch_internal.keys as k where k.key_hash = any (v_hashes)
     order by k.key_hash <> v_hashes[1] limit 1);
 end $$;
 comment on function keylatch_internal.find_key is
-  'The id of the key of this text, for explain_key to read as its caller.';
+  'The id of the key with this text. explain_key then reads the key as its caller.';
 
 create function keylatch_internal.explain_for_resolver(p_text text, p_origin text)
 returns keylatch.explanation language plpgsql stable security definer
@@ -207,7 +207,7 @@ declare
 begin
   perform keylatch_internal.require_grants('keylatch_internal.explain_for_resolver');
   select k.* into v_key from keylatch.keys as k where k.id = keylatch_internal.find_key(p_text);
-  -- The verdict, the id and the times; what an admin wrote is not for a log.
+  -- The verdict, the id and the times. A log must not contain what an admin wrote.
   v_key.revoke_reason := case when v_key.revoke_reason = 'rotated' then 'rotated' end;
   return keylatch_internal.explain(v_key, p_text, p_origin);
 end $$;
@@ -227,7 +227,7 @@ begin
   v_id := keylatch_internal.find_key(explain_key.key);
   select k.* into v_key from keylatch.keys as k where k.id = v_id;
   if v_id is null then
-    -- The row policy asks this about a key of a stranger; so an unknown key takes as long.
+    -- The row policy calls this for a stranger's key, so an unknown key must take as long.
     perform from keylatch.admin_workspace_ids();
   end if;
   return keylatch_internal.explain(v_key, explain_key.key, explain_key.origin);
@@ -237,8 +237,8 @@ comment on function keylatch.explain_key is
 
 verdict is the first that applies of malformed, checksum_failed, unknown, revoked, expired,
 suspended, secret_in_browser, origin_required, origin_denied, valid. A key of a workspace that is
-not yours is unknown. fingerprint is that of the text you passed: if it differs from the fingerprint
-in the view keys, you have another text. keylatch_resolver learns the verdict, the id and the times,
+not yours is unknown. fingerprint: of the text that you passed. If the view keys shows another
+fingerprint, you passed another text. keylatch_resolver gets only the verdict, the id and the times,
 for its own log. Nothing is changed. Call it with POST: a key in a URL ends up in logs.';
 
 -- Who may do what.

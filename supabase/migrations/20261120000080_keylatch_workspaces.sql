@@ -1,4 +1,4 @@
--- The tenancy that keylatch brings along: workspaces, and who administers them.
+-- The default tenancy: workspaces, and who administers them.
 --
 -- An application with its own tables leaves this file out (keylatch install --tenancy own) and
 -- replaces keylatch.admin_workspace_ids() in a migration of its own.
@@ -14,12 +14,12 @@ create table keylatch.workspaces (
   constraint workspaces_name_check check (length(name) between 1 and 200)
 );
 comment on table keylatch.workspaces is
-  'Who owns keys. You see the workspaces that you are a member of; service_role writes them.
+  'The owners of keys. You see the workspaces that you are a member of; service_role writes them.
 Deleting a workspace revokes its keys.';
 comment on column keylatch.workspaces.id is 'The workspace_id of its keys.';
 comment on column keylatch.workspaces.name is 'For people; up to 200 characters.';
 comment on column keylatch.workspaces.external_id is
-  'What another system names it by, for imports; null if none does.';
+  'The id of the workspace in another system, for imports; null if there is none.';
 comment on column keylatch.workspaces.created_at is 'When it was made.';
 
 create table keylatch.workspace_membership (
@@ -31,7 +31,7 @@ create table keylatch.workspace_membership (
   constraint workspace_membership_pkey primary key (workspace_id, user_id),
   constraint workspace_membership_workspace_id_fkey
   foreign key (workspace_id) references keylatch.workspaces (id) on delete cascade,
-  -- A deleted user administers nothing from that moment on, whatever their token still says.
+  -- A deleted user administers nothing from that moment on, even with a valid token.
   constraint workspace_membership_user_id_fkey
   foreign key (user_id) references auth.users (id) on delete cascade,
   constraint workspace_membership_role_check check (role in ('admin', 'member'))
@@ -44,9 +44,9 @@ comment on column keylatch.workspace_membership.workspace_id is 'The workspace.'
 comment on column keylatch.workspace_membership.user_id is 'The user.';
 comment on column keylatch.workspace_membership.role is
   'admin administers the keys of the workspace; member does not see them.';
-comment on column keylatch.workspace_membership.created_at is 'Since when.';
+comment on column keylatch.workspace_membership.created_at is 'When the user was added.';
 comment on index keylatch.workspace_membership_user_id_idx is
-  'Finds what a user administers, at every call.';
+  'Finds the workspaces that a user administers, at every call.';
 
 alter table keylatch.workspaces enable row level security;
 alter table keylatch.workspace_membership enable row level security;
@@ -67,7 +67,7 @@ create policy workspace_membership_select_own on keylatch.workspace_membership
 for select to authenticated
 using (user_id = (select auth.uid()));
 comment on policy workspace_membership_select_own on keylatch.workspace_membership is
-  'A signed-in user sees their own memberships and nobody else''s.';
+  'A signed-in user sees only their own memberships.';
 
 create trigger workspaces_delete_revoke_keys
 after delete or update of id on keylatch.workspaces
@@ -75,7 +75,7 @@ for each row execute function keylatch_internal.revoke_workspace_keys();
 comment on trigger workspaces_delete_revoke_keys on keylatch.workspaces is
   'No active key is left in a deleted workspace.
 
-Origin sessions only: a logical replica gets the publisher''s revocations as rows of their own.';
+Origin sessions only: a logical replica gets the publisher''s revocations as replicated rows.';
 
 create trigger workspaces_truncate_keep
 before truncate on keylatch.workspaces
@@ -88,14 +88,14 @@ create or replace function keylatch.admin_workspace_ids()
 returns setof uuid language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- Not language sql: the plan of such a function is made anew at each call, at three times the cost.
+  -- Not language sql: an SQL function would be planned at each call, at three times the cost.
   return query
   select m.workspace_id
   from keylatch.workspace_membership as m
   where m.user_id = (select auth.uid()) and m.role = 'admin';
 end $$;
 comment on function keylatch.admin_workspace_ids is
-  'The workspaces that the current user administers: the one place where tenancy is decided.
+  'The workspaces that the current user administers. Only this function decides about tenancy.
 
 It reads keylatch.workspace_membership. An application with its own tenancy replaces it.';
 

@@ -1,9 +1,9 @@
 -- Module events: what happened to the keys, written in the transaction of the change, and sealed
 -- afterwards into a chain of checkpoints.
 --
--- Nothing here makes a change of a key wait, and no revocation fails because of the log. An event
--- takes no lock, no number and no place in a chain. Only seal_events has an order to keep, and it
--- waits for another seal_events alone.
+-- A change of a key never waits for the log, and no revocation fails because of the log. An event
+-- takes no lock, no number and no place in a chain. Only seal_events keeps an order, and it waits
+-- only for another seal_events.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 (
@@ -17,8 +17,8 @@ insert into keylatch_internal.errors (slug, code, hint) values
   'Use another workspace, or let the owner raise keys_per_workspace in event_settings.'
 );
 
--- The defaults say who acts. They are computed where the triggers insert, with the owner's rights:
--- so the role is the setting, and not current_user.
+-- The defaults record who acts. The triggers insert with the owner's rights, so the role is read
+-- from the setting, not from current_user.
 create table keylatch_internal.key_events (
   id uuid not null default pg_catalog.gen_random_uuid(),
   workspace_id uuid not null,
@@ -36,8 +36,8 @@ create table keylatch_internal.key_events (
   erased bytea,
   checkpoint bigint,
 
-  -- No other constraint: each would be judged at every revocation. No foreign key: its check would
-  -- lock the row of the key.
+  -- No other constraint, because it would be checked at every revocation. No foreign key, because
+  -- its check would lock the row of the key.
   constraint key_events_pkey primary key (id)
 );
 
@@ -56,20 +56,20 @@ comment on column keylatch_internal.key_events.event is
 its successor, with a grace) or revoked.';
 comment on column keylatch_internal.key_events.occurred_at is 'When, by the server''s clock.';
 comment on column keylatch_internal.key_events.user_id is 'The signed-in user, if any.';
-comment on column keylatch_internal.key_events.role is 'The role that the session had taken.';
-comment on column keylatch_internal.key_events.login is 'The role that had logged in.';
+comment on column keylatch_internal.key_events.role is 'The role that the session had set.';
+comment on column keylatch_internal.key_events.login is 'The role that logged in.';
 comment on column keylatch_internal.key_events.address is
-  'Where the request came from, as its headers say. What a client wrote there itself is no proof.';
+  'The address in the headers of the request. No proof: a client can write headers itself.';
 comment on column keylatch_internal.key_events.agent is
   'The User-Agent of the request, or the application_name of a session in SQL.';
 comment on column keylatch_internal.key_events.reason is 'Why a key was revoked.';
 comment on column keylatch_internal.key_events.changes is
   'Old and new value of each public field that changed: {"label": {"old": "a", "new": "b"}}. A
-missing old or new is null. Of metadata: the SHA-256 of old and new, and the names of the members
+missing old or new is null. For metadata: the SHA-256 of old and new, and the names of the members
 that changed.';
 comment on column keylatch_internal.key_events.erased is
   'The digest of user_id, address, agent, reason and changes, after the owner erased the five.';
-comment on column keylatch_internal.key_events.checkpoint is 'What seals the event; null at first.';
+comment on column keylatch_internal.key_events.checkpoint is 'Its checkpoint; null at first.';
 comment on index keylatch_internal.key_events_workspace_id_occurred_at_idx is
   'Lists the events of one workspace, the newest first, and counts those of the last minute.';
 comment on index keylatch_internal.key_events_checkpoint_idx is
@@ -86,13 +86,13 @@ create table keylatch_internal.key_event_checkpoints (
   constraint key_event_checkpoints_pkey primary key (number)
 );
 comment on table keylatch_internal.key_event_checkpoints is
-  'The chain that seals the events. A checkpoint seals up to 1000, so that verifying has a bound.';
+  'The chain that seals the events. A checkpoint seals at most 1000, so verifying is bounded.';
 comment on column keylatch_internal.key_event_checkpoints.number is 'From 1 on, without gaps.';
 comment on column keylatch_internal.key_event_checkpoints.events is 'How many events it seals.';
-comment on column keylatch_internal.key_event_checkpoints.previous is 'The digest before.';
+comment on column keylatch_internal.key_event_checkpoints.previous is 'The previous digest.';
 comment on column keylatch_internal.key_event_checkpoints.digest is
   'SHA-256 over previous, the number, and the digest of each event by occurred_at and id.';
-comment on column keylatch_internal.key_event_checkpoints.sealed_at is 'When.';
+comment on column keylatch_internal.key_event_checkpoints.sealed_at is 'When it was made.';
 comment on column keylatch_internal.key_event_checkpoints.archived_at is
   'When the owner allowed its events to be deleted; null while they are kept.';
 
@@ -109,13 +109,13 @@ create table keylatch_internal.event_settings (
   check (keys_per_workspace > 0 and changes_per_minute > 0)
 );
 comment on table keylatch_internal.event_settings is
-  'One row: how fast the tables may grow by what signed-in users do. The owner updates it.';
+  'One row: limits for how fast signed-in users may fill the tables. The owner updates it.';
 comment on column keylatch_internal.event_settings.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.event_settings.keys_per_workspace is
-  'How many keys a workspace may have, revoked ones included, before no user makes another one.';
+  'How many keys a workspace may have, including revoked keys, before users can make no more.';
 comment on column keylatch_internal.event_settings.changes_per_minute is
-  'How many events one user may cause in one workspace in a minute. Only revoking and suspending
-keys goes on after that.';
+  'How many events one user may cause in one workspace in a minute. After that, the user can only
+revoke and suspend keys.';
 insert into keylatch_internal.event_settings default values;
 
 alter table keylatch_internal.key_events enable row level security;
@@ -136,9 +136,9 @@ from keylatch_internal.key_events as e;
 comment on view keylatch.key_events is
   'What happened to the keys of the workspaces that you administer: never changed, never deleted.
 
-Filter by workspace_id, and order by occurred_at and id. verify_events tells whether sealed events
+Filter by workspace_id, and order by occurred_at and id. verify_events shows whether sealed events
 were tampered with. An event without user_id, reason and changes was erased by the owner.';
--- The columns mean what they mean in the table, and PostgREST shows what they mean.
+-- The columns get the comments of the table, because PostgREST shows comments.
 do $$
 begin
   execute (
@@ -156,14 +156,14 @@ create function keylatch_internal.personal_digest(p_event keylatch_internal.key_
 returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- The id is random, so equal words of two events have two digests.
+  -- The id is random, so two events with equal words have different digests.
   return sha256(convert_to(jsonb_build_array(
     'keylatch event 1', p_event.id, p_event.user_id, p_event.address, p_event.agent,
     p_event.reason, p_event.changes
   )::text, 'UTF8'));
 end $$;
 comment on function keylatch_internal.personal_digest is
-  'SHA-256 over what an event says of a person, and what people wrote.';
+  'SHA-256 over the personal data of an event, and the texts that people wrote.';
 
 create function keylatch_internal.is_erasure(
   p_old keylatch_internal.key_events, p_new keylatch_internal.key_events
@@ -182,7 +182,7 @@ begin
   return p_old.erased is null and p_new is not distinct from v_expected;
 end $$;
 comment on function keylatch_internal.is_erasure is
-  'Whether a change of an event takes what it says of a person, leaves its digest, and no more.';
+  'Whether a change of an event replaces its personal data by their digest, and does nothing else.';
 
 create function keylatch_internal.keep_events()
 returns trigger language plpgsql volatile security invoker
@@ -211,14 +211,14 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.keep_events is
-  'Refuses what its trigger names, and lets go of archived events and of what is erased.';
+  'Refuses what its trigger names, but allows deleting archived events and erasing personal data.';
 
 create trigger key_events_insert_keep
 before insert on keylatch_internal.key_events
 for each statement when (pg_catalog.pg_trigger_depth() = 0)
 execute function keylatch_internal.keep_events();
 comment on trigger key_events_insert_keep on keylatch_internal.key_events is
-  'Nobody inserts an event by hand.
+  'No role can insert an event by hand.
 
 Origin sessions only: a restore and a logical replica bring events that were written before.';
 
@@ -236,8 +236,8 @@ when (
 ) execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_events enable always trigger key_events_update_keep;
 comment on trigger key_events_update_keep on keylatch_internal.key_events is
-  'An event never changes. It gets its checkpoint, once; the owner may erase what it says of a
-person (sql/ops/erase_person.sql).';
+  'An event never changes, with two exceptions: it gets its checkpoint, once, and the owner may
+erase its personal data (sql/ops/erase_person.sql).';
 
 create trigger key_events_delete_keep
 before delete on keylatch_internal.key_events for each row
@@ -251,7 +251,7 @@ before truncate on keylatch_internal.key_events
 for each statement execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_events enable always trigger key_events_truncate_keep;
 comment on trigger key_events_truncate_keep on keylatch_internal.key_events is
-  'The table is not truncated.';
+  'The table cannot be truncated.';
 
 create trigger key_event_checkpoints_update_keep
 before update on keylatch_internal.key_event_checkpoints for each row
@@ -277,7 +277,7 @@ create function keylatch_internal.clean_word(p_text text)
 returns text language plpgsql immutable strict parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- What most texts are, at half the cost.
+  -- Most texts return here, at half the cost.
   if p_text !~ E'[\\x01-\\x1f\\x7f-\\x9f]|_(?:live|test|st)_' then
     return left(p_text, 500);
   end if;
@@ -290,7 +290,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.clean_word is
-  'A text fit to be kept: up to 500 characters, no control characters, no keys.';
+  'A text as an event stores it: up to 500 characters, no control characters, keys masked.';
 
 create function keylatch_internal.current_source()
 returns text[] language plpgsql stable security invoker
@@ -308,7 +308,7 @@ begin
   begin
     v_headers := v_text::jsonb;
   exception
-    -- A session may set anything there, and a revocation does not fail for that.
+    -- A session may set anything there. That must not make a revocation fail.
     when data_exception or program_limit_exceeded then return null;
   end;
   return array[
@@ -319,7 +319,7 @@ begin
   ];
 end $$;
 comment on function keylatch_internal.current_source is
-  'Address and agent of who makes a change now, as the headers of the request or the session say.';
+  'Address and agent of the current caller, from the headers of the request or from the session.';
 
 create function keylatch_internal.metadata_change(p_old jsonb, p_new jsonb)
 returns jsonb language plpgsql immutable security invoker
@@ -331,7 +331,7 @@ begin
     'members', array(
       select keylatch_internal.clean_word(m.name)
       from jsonb_object_keys(
-        -- A replica takes what its publisher has, were it no object.
+        -- A replica takes any value of its publisher, even if it is not an object.
         case when jsonb_typeof(p_old) = 'object' then p_old else '{}' end
         || case when jsonb_typeof(p_new) = 'object' then p_new else '{}' end
       ) as m (name)
@@ -341,13 +341,13 @@ begin
   );
 end $$;
 comment on function keylatch_internal.metadata_change is
-  'What an event tells of changed metadata: digests and names, never a value.';
+  'What an event records of changed metadata: digests and names, never a value.';
 
 create function keylatch_internal.limit_growth(p_workspace_id uuid, p_is_new boolean)
 returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
--- Or each call would compile, for all the costs that a plan without an index has then.
+-- Without this, JIT would compile each call, because a plan without an index looks expensive.
 set jit = off as $$
 declare
   v_now constant timestamptz := clock_timestamp();
@@ -359,12 +359,12 @@ begin
   select coalesce(max(s.changes_per_minute), v_changes), coalesce(max(s.keys_per_workspace), v_keys)
   into v_changes, v_keys
   from keylatch_internal.event_settings as s where s.only_row;
-  -- Counting reads as many rows as the limit allows. So of that many changes only about 20 count,
-  -- and a user may pass a large limit by some per cent. A limit of up to 20 is exact.
+  -- Counting reads as many rows as the limit. So only one change in (limit / 20) counts the rows,
+  -- and a user may exceed a large limit by some per cent. A limit of up to 20 is exact.
   if random() * v_changes < 20 then
     select e.occurred_at into v_at from keylatch_internal.key_events as e
     where e.workspace_id = p_workspace_id and e.user_id = v_user_id
-      -- A time in the future is that of a wrong clock and does not count.
+      -- A time in the future comes from a wrong clock and does not count.
       and e.occurred_at between v_now - interval '1 minute' and v_now
     order by e.occurred_at desc, e.id desc offset v_changes limit 1;
     if found then
@@ -384,11 +384,11 @@ begin
   end if;
 end $$;
 comment on function keylatch_internal.limit_growth is
-  'Refuses a user who made too many changes, or has too many keys. Nobody waits for the counts.';
+  'Refuses a user who made too many changes or too many keys. Counting blocks nobody.';
 
 create function keylatch_internal.record_new_key()
 returns trigger language plpgsql volatile security definer
--- definer because: nobody writes events but the triggers.
+-- definer because: only the triggers write events.
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC' as $$
 declare
@@ -436,7 +436,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.record_new_key is
-  'Writes down who made a key, when, from where, and the public fields of the key.';
+  'Records who made a key, when, from where, and the public fields of the key.';
 
 create trigger keys_insert_record_events
 after insert on keylatch_internal.keys
@@ -465,11 +465,11 @@ begin
   );
 end $$;
 comment on function keylatch_internal.content_changes is
-  'Old and new of what a key says, as an event tells them; null for what stayed.';
+  'Old and new values of the texts and lists of a key, as an event has them; null if unchanged.';
 
 create function keylatch_internal.record_change()
 returns trigger language plpgsql volatile security definer
--- definer because: nobody writes events but the triggers.
+-- definer because: only the triggers write events.
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC' as $$
 declare
@@ -495,7 +495,7 @@ begin
     v_changes := v_changes || keylatch_internal.content_changes(old, new);
   end if;
   v_changes := jsonb_strip_nulls(v_changes);
-  -- To the worker of a logical replica the publisher's events arrive by themselves.
+  -- A logical replica receives the events of its publisher as replicated rows.
   if v_changes = '{}' or current_setting('session_replication_role') = 'replica'
     and keylatch_internal.is_apply_worker()
   then
@@ -527,14 +527,14 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.record_change is
-  'Writes down what happened to a key: what, who, when, from where, why, and the changed fields.';
+  'Records a change of a key: what, who, when, from where, why, and the changed fields.';
 
 create trigger keys_update_record_events
 after update on keylatch_internal.keys
 for each row execute function keylatch_internal.record_change();
 alter table keylatch_internal.keys enable always trigger keys_update_record_events;
 comment on trigger keys_update_record_events on keylatch_internal.keys is
-  'Nothing happens to a key without an event, also in replication mode.';
+  'Every change of a key makes an event, also in replication mode.';
 
 create function keylatch.list_events(
   workspace_id uuid, after uuid default null, "limit" integer default 1000
@@ -577,9 +577,9 @@ create function keylatch_internal.event_digest(p_event keylatch_internal.key_eve
 returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- As JSON, no two events have the same text, whatever somebody writes into a label. The time is
-  -- in microseconds since 1970, which no setting writes differently. An erased event counts as the
-  -- digest that it left, and must say nothing else.
+  -- As JSON, two events never have the same text, whatever a label contains. The time is in
+  -- microseconds since 1970, so no setting changes its text. An erased event counts with the digest
+  -- that replaced its personal data, and must contain no personal data.
   return sha256(convert_to(jsonb_build_array(
     'keylatch event 1', p_event.id, p_event.workspace_id, p_event.key_id, p_event.event,
     trunc(extract(epoch from p_event.occurred_at) * 1000000), p_event.role, p_event.login,
@@ -591,7 +591,7 @@ begin
   )::text, 'UTF8'));
 end $$;
 comment on function keylatch_internal.event_digest is
-  'SHA-256 over a JSON array of everything that an event says.';
+  'SHA-256 over a JSON array of all fields of an event.';
 
 create function keylatch_internal.digest_events(
   p_number bigint, p_previous bytea, out events bigint, out digest bytea
@@ -607,20 +607,20 @@ begin
   where e.checkpoint = p_number;
 end $$;
 comment on function keylatch_internal.digest_events is
-  'How many events name this checkpoint, and which digest follows from them.';
+  'How many events name this checkpoint, and the digest that is computed from them.';
 
 create type keylatch.event_sealing as (
   checkpoint bigint, events integer, is_done boolean
 );
 comment on type keylatch.event_sealing is
   'The last checkpoint that a call of seal_events made (null if none), how many events the call
-sealed, and whether no event that it could see is left.';
+sealed, and whether it sealed all events that it could see.';
 
 create function keylatch_internal.seal_key_events(p_limit integer)
 returns keylatch.event_sealing language plpgsql volatile security definer
--- definer because: nobody writes checkpoints, or may lock them, but this.
+-- definer because: only this function may write or lock checkpoints.
 set search_path = pg_catalog, pg_temp
--- The plan must fit a log of any size, whenever it was made.
+-- A cached plan must suit a log of any size.
 set enable_seqscan = off
 set jit = off as $$
 declare
@@ -685,7 +685,7 @@ begin
     where r.srrelid = 'keylatch_internal.key_event_checkpoints'::regclass
   )
   then
-    -- A number that both made would stop the replication, and with it the revocations.
+    -- Two checkpoints with the same number would stop the replication, so also the revocations.
     perform keylatch_internal.refuse(
       'sealed_at_publisher', 'This database is a logical replica of another one''s checkpoints.'
     );
@@ -693,7 +693,7 @@ begin
   return keylatch_internal.seal_key_events(seal_events."limit");
 end $$;
 comment on function keylatch.seal_events is
-  'Seals up to this many events, the oldest first, in checkpoints of up to 1000. Call it from a
+  'Seals up to limit events, the oldest first, in checkpoints of up to 1000. Call it from a
 timer, until is_done is true.
 
 limit: 1 to 100000. An event of a transaction that is still open is sealed by a later call.
@@ -704,15 +704,15 @@ create type keylatch.event_verification as (
   broken_checkpoint bigint, problem text, digest text
 );
 comment on type keylatch.event_verification is
-  'Whether the checkpoints that a call read are as they were sealed; how many are, and how many
-events they have; how many events no checkpoint seals yet (counted up to a million); where to go on
-(null: that was the end); the first checkpoint that is broken, and why; and the digest of the last
-one that is not, in hex.';
+  'Whether all checkpoints that a call read are intact; how many are intact, and how many events
+they have; how many events are not sealed yet (counted up to a million); the next checkpoint to ask
+for (null at the end); the first broken checkpoint, and what is wrong with it; and the digest of the
+last intact checkpoint, in hex.';
 
 create function keylatch_internal.verify_checkpoints(p_from bigint, p_limit integer)
 returns keylatch.event_verification language plpgsql stable security definer
--- definer because: a checkpoint seals the events of all workspaces. It tells counts and digests.
--- Stable, so that all of it sees one snapshot: a seal_events meanwhile does not look like a gap.
+-- definer because: a checkpoint seals the events of all workspaces. It returns counts and digests.
+-- Stable, so that all queries see one snapshot: a concurrent seal_events does not look like a gap.
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set jit = off as $$
@@ -792,16 +792,16 @@ begin
   );
 end $$;
 comment on function keylatch.verify_events is
-  'Tells whether the sealed events are as they were sealed, and finds an event that was changed,
-removed, doubled or added. Call it from 1 on, then with next_checkpoint, until that is null.
+  'Checks that the sealed events are intact, and finds an event that was changed, removed, doubled
+or added. Call it with 1 first, then with next_checkpoint, until next_checkpoint is null.
 
-limit: how many checkpoints, 1 to 1000. The owner of the tables can seal everything anew: keep
-digests elsewhere to see that too (sql/ops/anchor_events.sql).
+limit: how many checkpoints, 1 to 1000. The owner of the tables can seal everything again: keep
+digests elsewhere to detect that, too (sql/ops/anchor_events.sql).
 Errors: invalid_argument (400), admin_required (403).';
 
 update keylatch_internal.installation set modules = array_append(modules, 'events');
 
--- Who may do what. Nobody writes events but the triggers.
+-- Who may do what. Only the triggers write events.
 revoke all on table
 keylatch_internal.key_events, keylatch_internal.key_event_checkpoints,
 keylatch_internal.event_settings, keylatch.key_events

@@ -1,5 +1,5 @@
--- Module usage: when a key was last used, how often, and why it was refused. Approximately, and
--- without a write for a read: services count for themselves and report sums now and then.
+-- Module usage: when a key was last used, how often, and why it was refused. The numbers are
+-- approximate, so that a read needs no write: services count and report sums now and then.
 
 create table keylatch_internal.key_usage (
   key_id uuid not null,
@@ -11,8 +11,8 @@ create table keylatch_internal.key_usage (
 -- Half of each page stays free, so that an update touches no index.
 ) with (fillfactor = 50);
 comment on table keylatch_internal.key_usage is
-  'A row for each key that was reported, which a report locks while it counts. No foreign key: its
-check would lock the key.';
+  'One row for each key that was reported. A report locks the row while it counts. No foreign key:
+its check would lock the key.';
 comment on column keylatch_internal.key_usage.key_id is 'The key.';
 comment on column keylatch_internal.key_usage.workspace_id is 'Its workspace.';
 comment on column keylatch_internal.key_usage.last_used_at is 'The last use that was reported.';
@@ -31,7 +31,7 @@ comment on table keylatch_internal.key_days is
   'How often a key was used or refused on a day. Written under a lock on the row of key_usage.';
 comment on column keylatch_internal.key_days.key_id is 'The key.';
 comment on column keylatch_internal.key_days.day is 'The day, UTC.';
-comment on column keylatch_internal.key_days.verdict is 'As explain_key says it: valid for uses.';
+comment on column keylatch_internal.key_days.verdict is 'As explain_key gives it; valid for uses.';
 comment on column keylatch_internal.key_days.workspace_id is 'Its workspace.';
 comment on column keylatch_internal.key_days.number is 'How many were reported.';
 
@@ -57,8 +57,8 @@ where u.uses > 0;
 comment on view keylatch.key_usage is
   'When the keys that you administer were last used, and how often: approximately.
 
-Services report now and then: a row is behind by what they have not reported yet, and what a service
-had counted when it crashed is lost.';
+Services report now and then. A row does not contain uses that are not reported yet, or that a
+service had counted when it crashed.';
 comment on column keylatch.key_usage.key_id is 'The key.';
 comment on column keylatch.key_usage.workspace_id is 'Its workspace.';
 comment on column keylatch.key_usage.last_used_at is 'The last use that was reported.';
@@ -82,10 +82,10 @@ where d.verdict <> 'valid';
 comment on view keylatch.key_refusals is
   'How often the keys that you administer were refused on a day, UTC, and why: approximately.
 
-A text that is not a key of yours (unknown, malformed) is counted nowhere.';
+A text that is not one of your keys (unknown, malformed) is not counted.';
 comment on column keylatch.key_refusals.key_id is 'The key.';
 comment on column keylatch.key_refusals.refused_on is 'The day, UTC.';
-comment on column keylatch.key_refusals.verdict is 'Why, as explain_key says it.';
+comment on column keylatch.key_refusals.verdict is 'The verdict of explain_key.';
 comment on column keylatch.key_refusals.workspace_id is 'Its workspace.';
 comment on column keylatch.key_refusals.refusals is 'How many refusals of the day were reported.';
 
@@ -105,7 +105,7 @@ begin
   v_counts := array(
     select row(e.key_id::uuid, c.verdict, c.number, case
       when e.entry ->> 'last_used_at' is null then v_now
-      -- A zone is required, and words such as "tomorrow" have none.
+      -- A zone is required. Words like "tomorrow" have no zone.
       when e.entry ->> 'last_used_at' ~
         '^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}[0-9:.]*([Zz]|[+-][0-9]{2}(:?[0-9]{2})?)$'
         then least((e.entry ->> 'last_used_at')::timestamptz, v_now)
@@ -139,24 +139,24 @@ begin
     group by c.key_id, c.verdict
   );
 exception
-  -- Also what a cast or jsonb_each refuses.
+  -- Also the errors of casts and of jsonb_each.
   when data_exception then
     perform keylatch_internal.refuse(
       'invalid_argument',
-      'batch must have up to 10000 entries by the UUID of a key, each with uses or refusals, whole '
-      'numbers from 1 to 1000000000, and last_used_at, a time with a zone of the last 30 days.',
+      'batch must map up to 10000 key ids to objects with uses or refusals, whole numbers from 1 '
+      'to 1000000000. last_used_at must be a time with a zone, in the last 30 days.',
       'For example {"<key id>": {"uses": 3, "last_used_at": "2026-01-31T09:30:00Z", "refusals": '
       '{"origin_denied": 2}}}.'
     );
     return null;
 end $$;
 comment on function keylatch_internal.read_usage is
-  'The sums of a report, one for each key and verdict. Refuses a report out of its rule.';
+  'The sums of a report, one for each key and verdict. Refuses an invalid report.';
 
 create function keylatch_internal.add_usage(p_batch jsonb)
 returns uuid[] language plpgsql volatile security definer
--- definer because: who may resolve keys may count their use, and write nothing else.
--- Nobody waits to count: what another report has locked is left to the next report.
+-- definer because: a role that may resolve keys may count their use, and write nothing else.
+-- Reports never wait: keys that another report has locked are left to the next report.
 set search_path = pg_catalog, pg_temp set lock_timeout = '10ms' as $$
 declare
   v_counts constant keylatch_internal.usage_count[] := keylatch_internal.read_usage(p_batch);
@@ -196,13 +196,13 @@ begin
   );
 end $$;
 comment on function keylatch_internal.add_usage is
-  'Adds up a report; gives the keys that another report is counting at the moment.';
+  'Adds up a report; returns the keys that another report has locked.';
 
 create type keylatch.usage_report as (
   again uuid[]
 );
 comment on type keylatch.usage_report is
-  'What came of a report: the keys that have to be reported again.';
+  'The result of a report: the keys that must be reported again.';
 
 create function keylatch.record_usage(batch jsonb)
 returns keylatch.usage_report language plpgsql volatile security invoker
@@ -215,9 +215,9 @@ comment on function keylatch.record_usage is
 
 batch: {"<key id>": {"uses": number, "refusals": {"<verdict>": number}, "last_used_at": time}, …},
 up to 10000 entries, each with uses, refusals or both. last_used_at: ISO 8601 with a zone, now if left
-out; its day is also that of the refusals. verdict: what explain_key says of a known key.
-again: the keys that another report is counting at the moment; report them again. Nobody waits to
-count, and no key is locked. A time never moves back; ids that name no key are left out.
+out; its day is also the day of the refusals. verdict: what explain_key says of a known key.
+again: the keys that another report has locked; report them again. A report never waits and locks
+no key. last_used_at never moves back. Ids of unknown keys are ignored.
 Errors: invalid_argument (400).';
 
 update keylatch_internal.installation set modules = array_append(modules, 'usage');

@@ -2,14 +2,14 @@
 -- replicas show how far they are.
 --
 -- A notice on the channel keylatch is the first 16 hex digits of the SHA-256 of a key's id: every
--- user of SQL may listen, and must not learn ids. The notice * stands for any key.
+-- user of SQL may listen, but must not learn ids. The notice * stands for any key.
 
 insert into keylatch_internal.errors (slug, code, hint) values
-('replicas_behind', 'PT504', 'What was committed stays. Call wait_for_replicas again.');
+('replicas_behind', 'PT504', 'The change is committed. Call wait_for_replicas again.');
 
 create sequence keylatch_internal.notices_left_out;
 comment on sequence keylatch_internal.notices_left_out is
-  'Moves when a change is not told on the channel. Caches see that in their next heartbeat.';
+  'Grows with each change that is not sent on the channel. Caches read it with each heartbeat.';
 
 create function keylatch_internal.is_notify_stuck()
 returns boolean language plpgsql volatile security invoker
@@ -17,7 +17,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_holders text[];
 begin
-  -- Without such a standby a commit ends when the disk has it.
+  -- Without a synchronous standby, a commit ends when it is on disk.
   for v_try in 1 .. 2 loop
     exit when current_setting('synchronous_standby_names') = '';
     v_holders := array(
@@ -36,16 +36,16 @@ comment on function keylatch_internal.is_notify_stuck is
 
 create function keylatch_internal.notify_caches()
 returns trigger language plpgsql volatile security definer
--- definer because: who changes a key has no right to the sequence.
+-- definer because: a role that changes a key has no right to the sequence.
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- Whatever a caller writes here, caches hear at least as much.
+  -- A caller may write anything here. Caches then hear of more changes, never of fewer.
   v_notices constant integer := coalesce(
     substring(current_setting('keylatch.notices', true), '^[0-9]{1,4}$')::integer, 0
   );
 begin
-  -- A full queue would fail the commit, and a commit that notifies waits for the others that do: it
-  -- would wait for a standby, or after the last check of the expiry of a key that is extended.
+  -- A full queue would make the commit fail. Commits that notify wait for each other, so this
+  -- commit could wait for a standby, or wait after the last check of the expiry of an extended key.
   if current_setting('keylatch.extends', true) = 'on' or pg_notification_queue_usage() > 0.5
     or (v_notices = 0 and keylatch_internal.is_notify_stuck())
   then
@@ -61,9 +61,9 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.notify_caches is
-  'Tells caches that the answer for a key may have changed, or leaves a sign that nobody was told.';
+  'Tells caches that the answer for a key may have changed, or else advances notices_left_out.';
 
--- No cache knows a new key or a label, and at the expiry that it knows a cache asks again.
+-- Caches hold no new keys and no labels, and ask again at the expiry that they know.
 create trigger keys_update_notify
 after update on keylatch_internal.keys for each row
 when (
@@ -89,8 +89,8 @@ begin
   then
     perform keylatch_internal.refuse(
       'expired_is_final',
-      format('The key expires at %s, and the commit may wait for longer: ', old.expires_at)
-      || 'the transaction has changed keys before.', 'Extend the key in a transaction of its own.'
+      format('The key expires at %s, and the commit may take longer, because the ', old.expires_at)
+      || 'transaction changed keys before.', 'Extend the key in a transaction of its own.'
     );
   end if;
   return new;
@@ -98,13 +98,13 @@ end $$;
 comment on function keylatch_internal.note_extension is
   'Marks a transaction that extends a key, and refuses an extension that its commit may delay.';
 
--- Before the update: then the mark is there when the first row of the statement is told.
+-- Before the update, so that the mark is set when the first row of the statement is notified.
 create trigger keys_update_note_extension
 before update on keylatch_internal.keys for each row
 when (coalesce(new.expires_at, 'infinity') > coalesce(old.expires_at, 'infinity'))
 execute function keylatch_internal.note_extension();
 comment on trigger keys_update_note_extension on keylatch_internal.keys is
-  'After an extension the transaction does not notify: nothing waits after the expiry was checked.
+  'After an extension the transaction does not notify, so nothing waits after the expiry check.
 
 Origin sessions only: a logical replica takes the publisher''s rows as they are.';
 
@@ -113,8 +113,8 @@ after update on keylatch_internal.keys deferrable initially deferred for each ro
 when (coalesce(new.expires_at, 'infinity') > old.expires_at)
 execute function keylatch_internal.note_extension();
 comment on trigger keys_update_hold_extension on keylatch_internal.keys is
-  'A transaction that has notified before an extension waits at its commit: a key that may expire in
-that time is not extended.
+  'A transaction that notified before the extension may wait at its commit, so it cannot extend a
+key that may expire in that time.
 
 Origin sessions only, as keys_update_note_extension.';
 
@@ -122,7 +122,7 @@ create type keylatch.server_position as (
   system_identifier text, timeline integer, is_replica boolean, "position" bigint
 );
 comment on type keylatch.server_position is
-  'Which server answers, on which timeline, whether it is a replica, and how far it is.';
+  'Which server answers, on which timeline, whether it is a replica, and its WAL position.';
 
 create function keylatch_internal.read_position()
 returns keylatch.server_position language plpgsql stable security definer
@@ -154,18 +154,18 @@ begin
   return keylatch_internal.read_position();
 end $$;
 comment on function keylatch.replay_position is
-  'How far this server is: what a primary has flushed, or what a replica has replayed.
+  'The WAL position of this server: what a primary has flushed, or what a replica has replayed.
 
-A replica whose position is not below that of the primary knows all that was committed before the
-primary was asked, if system_identifier and timeline are equal. timeline is null on a replica that
-receives no stream, or if the owner of keylatch is not a member of pg_monitor: it is not fresh.';
+If system_identifier and timeline are equal, and the position of a replica is not below that of the
+primary, the replica has all commits from before you asked the primary. timeline is null on a
+replica without a stream, or if the owner of keylatch is not in pg_monitor: treat it as stale.';
 
 create function keylatch_internal.read_heartbeat(
   p_with_writers boolean, out server_time timestamptz, out left_out bigint, out place text,
   out writers text[]
 )
 returns record language plpgsql volatile security definer
--- definer because: a service that listens reads no sequence.
+-- definer because: a service that listens may not read the sequence.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_here constant keylatch.server_position := keylatch_internal.read_position();
@@ -179,7 +179,7 @@ begin
   left_out := (
     select s.last_value + s.is_called::integer from keylatch_internal.notices_left_out as s
   );
-  -- After the sequence: who moved it had this lock before.
+  -- After reading the sequence: a writer that advanced it had this lock before.
   if p_with_writers then
     writers := array(
       select l.virtualtransaction from pg_catalog.pg_locks as l
@@ -191,8 +191,8 @@ end $$;
 comment on function keylatch_internal.read_heartbeat is
   'What a cache asks on the connection on which it listens.
 
-left_out: when it has moved, the cache forgets everything. It remembers nothing until the writers
-of that moment are gone: a change that nobody was told of may become visible until then.
+left_out: when it has advanced, the cache forgets everything. It stores nothing until the writers of
+that moment are gone, because a change without a notice may become visible until then.
 writers: the transactions that change keys, if asked for.
 place: system identifier, timeline and oid of the database.';
 
@@ -200,7 +200,7 @@ create type keylatch.replica_wait as (
   is_synchronous boolean, waited_for integer
 );
 comment on type keylatch.replica_wait is
-  'That all synchronous standbys have replayed what was committed before, and how many there are.';
+  'That all synchronous standbys have replayed the commits before, and how many there are.';
 
 create function keylatch_internal.await_replicas(p_seconds numeric)
 returns keylatch.replica_wait language plpgsql volatile security definer
@@ -212,17 +212,17 @@ declare
   v_result keylatch.replica_wait;
   v_problem constant text[] := case
     when p_seconds is null or p_seconds not between 0 and 60
-      then array['timeout must be from 0 to 1 minute.', 'Leave it out for 10 seconds.']
+      then array['timeout must be from 0 to 1 minute.', 'Leave timeout out to use 10 seconds.']
     when pg_is_in_recovery()
       then array['The server is a replica.', 'Call wait_for_replicas on the primary.']
     when current_setting('synchronous_standby_names') = ''
       then array['There is no synchronous standby.', 'Set synchronous_standby_names on the primary.']
     when pg_current_xact_id_if_assigned() is not null
       then array[
-        'The transaction has changed something.', 'Commit before you call wait_for_replicas.'
+        'The transaction has changed data.', 'Commit before you call wait_for_replicas.'
       ]
     when not pg_has_role('pg_read_all_stats', 'usage')
-      then array['The owner of keylatch cannot see replicas.', 'Grant pg_monitor to the owner.']
+      then array['The owner of keylatch cannot see replicas.', 'Grant pg_monitor to that owner.']
   end;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.await_replicas');
@@ -231,7 +231,7 @@ begin
   end if;
   v_target := pg_current_wal_flush_lsn();
   v_ends := clock_timestamp() + p_seconds * interval '1 second';
-  -- It polls and holds no lock: nobody waits for who waits here.
+  -- This loop polls and holds no lock, so this call blocks no other session.
   loop
     select coalesce(bool_and(r.replay_lsn >= v_target), false), count(*) into v_result
     from pg_catalog.pg_stat_replication as r
@@ -239,7 +239,7 @@ begin
     exit when v_result.is_synchronous;
     if clock_timestamp() >= v_ends then
       perform keylatch_internal.refuse(
-        'replicas_behind', format('A synchronous standby is behind after %s seconds.', p_seconds)
+        'replicas_behind', format('A synchronous standby is still behind after %s s.', p_seconds)
       );
     end if;
     perform pg_sleep(0.01);
@@ -257,7 +257,7 @@ end $$;
 comment on function keylatch.wait_for_replicas is
   'Returns when all synchronous standbys have replayed what was committed before the call.
 
-Call it after the commit of a revocation, in a transaction of its own. Nobody waits for the caller.
+Call it after the commit of a revocation, in a transaction of its own. It blocks no other session.
 timeout: up to 1 minute; over REST shorter than the statement_timeout.
 Errors: invalid_argument (400), replicas_behind (504).';
 

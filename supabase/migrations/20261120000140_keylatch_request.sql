@@ -1,7 +1,7 @@
 -- The API key of a request, as an identity for row policies on the user's own tables.
 --
--- A request with an x-api-key comes as anon, so anon may call what is here. It finds no key but the
--- one in the request's own headers.
+-- A request with an x-api-key comes as anon, so anon may call these functions. They find only the
+-- key in the request's own headers.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('invalid_api_key', 'PT401', 'Ask an admin of the workspace to call explain_key.');
@@ -9,13 +9,13 @@ insert into keylatch_internal.errors (slug, code, hint) values
 create type keylatch_internal.identity as (
   workspace_id uuid, key_id uuid, scopes text[], metadata jsonb
 );
-comment on type keylatch_internal.identity is 'For whom a request acts.';
+comment on type keylatch_internal.identity is 'The workspace and the key that a request acts for.';
 
 create function keylatch_internal.require_one_identity(p_has_other_header boolean)
 returns void language plpgsql stable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- Whatever the role of the token is: a token with a subject is a user.
+  -- A token with a subject is a user, whatever the role of the token is.
   if p_has_other_header or coalesce(
     nullif(current_setting('request.jwt.claim.sub', true), ''),
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'
@@ -23,13 +23,13 @@ begin
   then
     perform keylatch_internal.refuse(
       'invalid_argument',
-      'The request names two identities: two headers, or a header and the "sub" of its token.',
-      'Send one of them. Beside a key send only the public key of the project as the token.'
+      'The request has two identities: two headers, or a header and a token with a "sub".',
+      'Send only one identity. With a key, use the public key of the project as the token.'
     );
   end if;
 end $$;
 comment on function keylatch_internal.require_one_identity is
-  'Refuses a request that names a second identity.';
+  'Refuses a request that has a second identity.';
 
 create function keylatch_internal.other_identity(p_headers jsonb)
 returns keylatch_internal.identity language plpgsql stable parallel safe security invoker
@@ -38,12 +38,12 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_identity is
-  'The identity by another header than x-api-key. A module that brings one replaces this function.';
+  'The identity from another header than x-api-key; null here. The module sessions replaces this.';
 
 create function keylatch_internal.request_identity()
 returns keylatch_internal.identity language plpgsql stable parallel safe security definer
--- definer because: anon may not resolve keys. It reads no key but that of the request's headers.
--- Nothing on its path has an exception block: that would fail in a parallel plan before version 17.
+-- definer because: anon may not resolve keys. It reads only the key in the request's headers.
+-- It calls nothing with an exception block: that would fail in a parallel plan before version 17.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_headers constant jsonb := nullif(current_setting('request.headers', true), '')::jsonb;
@@ -66,7 +66,7 @@ begin
   return v_identity;
 end $$;
 comment on function keylatch_internal.request_identity is
-  'For whom the request acts: null without a header that says so, an error if it is not good.';
+  'The identity of the request: null without an identity header, an error if it is not valid.';
 
 create function keylatch.current_workspace_id()
 returns uuid language plpgsql stable parallel safe security invoker
@@ -77,8 +77,8 @@ end $$;
 comment on function keylatch.current_workspace_id is
   'The workspace that the request acts for, by its x-api-key; null without one. For row policies.
 
-Write (select keylatch.current_workspace_id()), so that it runs once a statement. A key that is not
-good is an error: the request never falls back to another identity.
+Write (select keylatch.current_workspace_id()), so that it runs once per statement. An invalid key
+is an error: the request never falls back to another identity.
 Errors: invalid_api_key (401); invalid_argument (400) if the token of the request has a "sub".';
 
 create function keylatch.current_key_id()
@@ -124,10 +124,10 @@ begin
   return true;
 end $$;
 comment on function keylatch.check_request is
-  'True, or an error if the request brought a key that is not good. True without a key.
+  'True, or an error if the key of the request is not valid. True without a key.
 
-A row policy does not run on an empty table. To refuse each such request, make this PostgREST''s
-db-pre-request, or call it there. For one table, write a restrictive policy using
+A row policy does not run on an empty table. To refuse an invalid key everywhere, set this as
+PostgREST''s db-pre-request, or call it there. For one table, write a restrictive policy using
 ((select keylatch.check_request())).
 Errors: as current_workspace_id.';
 

@@ -1,9 +1,9 @@
 -- Sessions of visitors: a page opens one with its publishable key, and goes on with its token.
 --
--- A session outlives its key, so that a rotation cuts no conversation off. end_sessions and the
--- deletion of a workspace end sessions early: session_endings notes the key or the workspace, and
--- every read looks there. So opening a session takes no lock on the key, and a session that is
--- committed after the ending has ended, too.
+-- A session outlives its key, so that a rotation interrupts no conversation. end_sessions and the
+-- deletion of a workspace end sessions early: session_endings records the key or the workspace, and
+-- every read checks that table. So opening a session takes no lock on the key, and a session that
+-- is committed after the ending has ended, too.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('session_refused', 'PT401', 'Ask an admin of the workspace to call explain_key.'),
@@ -43,9 +43,9 @@ comment on column keylatch_internal.sessions.origin is 'The origin of the page t
 comment on column keylatch_internal.sessions.address_mark is
   'A hash of the visitor''s address, for the rate limit; 0 if addresses are not limited.';
 comment on column keylatch_internal.sessions.opened_before is
-  'How many sessions of the key the request found in the minute before. In flight ones are not in.';
+  'How many sessions of the key the request found in the minute before, without those in flight.';
 comment on column keylatch_internal.sessions.counted_since is
-  'When the oldest of these was opened; without any, when this one was.';
+  'When the oldest of those sessions was opened; if there was none, when this session was.';
 comment on column keylatch_internal.sessions.subject is 'The application''s id of the visitor.';
 comment on column keylatch_internal.sessions.created_at is 'When it was opened.';
 comment on column keylatch_internal.sessions.expires_at is 'When it expires, or was closed.';
@@ -65,11 +65,11 @@ create table keylatch_internal.session_endings (
   constraint session_endings_pkey primary key (key_id, workspace_id)
 );
 comment on table keylatch_internal.session_endings is
-  'Keys and workspaces whose sessions are over, whenever they were or will be opened.';
+  'Keys and workspaces whose sessions have all ended, including sessions that open later.';
 comment on column keylatch_internal.session_endings.workspace_id is 'The workspace.';
 comment on column keylatch_internal.session_endings.key_id is
   'The key; the id of the workspace itself stands for all of its keys.';
-comment on column keylatch_internal.session_endings.ended_at is 'When they ended.';
+comment on column keylatch_internal.session_endings.ended_at is 'When the sessions ended.';
 
 create view keylatch.sessions with (security_invoker = true) as
 select s.id, s.workspace_id, s.key_id, s.origin, s.subject, s.created_at, s.expires_at
@@ -82,7 +82,7 @@ where
   );
 comment on view keylatch.sessions is
   'The open sessions of the workspaces that you administer. DELETE a row to end the session.';
-comment on column keylatch.sessions.id is 'As current_session_id gives it.';
+comment on column keylatch.sessions.id is 'The id that current_session_id returns.';
 comment on column keylatch.sessions.workspace_id is 'The workspace of its key.';
 comment on column keylatch.sessions.key_id is 'The key that it was opened with.';
 comment on column keylatch.sessions.origin is 'The origin of the page that opened it.';
@@ -92,8 +92,8 @@ comment on column keylatch.sessions.expires_at is 'When it expires.';
 
 create function keylatch_internal.delete_session()
 returns trigger language plpgsql volatile security definer
--- definer because: a role with the right to change the table could lock all of it. Who sees a row
--- in the view may end it.
+-- definer because: a role with the right to change the table could lock all of it. A role that sees
+-- a row in the view may end that session.
 set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_relid <> 'keylatch.sessions'::regclass then
@@ -117,7 +117,7 @@ create table keylatch.session_settings (
   constraint session_settings_pkey primary key (workspace_id)
 );
 comment on table keylatch.session_settings is
-  'How long the sessions of a workspace last, where that is not 24 hours. Its admins write it.';
+  'How long the sessions of a workspace last, if not 24 hours. Admins of the workspace write it.';
 comment on column keylatch.session_settings.workspace_id is 'The workspace.';
 comment on column keylatch.session_settings.lifetime is
   'From 1 minute to 90 days, for sessions that are opened or extended from now on. Kept in hours: a
@@ -145,9 +145,9 @@ create trigger session_settings_write_judge
 before insert or update on keylatch.session_settings
 for each row execute function keylatch_internal.judge_session_settings();
 comment on trigger session_settings_write_judge on keylatch.session_settings is
-  'A lifetime is within its rule.
+  'Every new lifetime is checked.
 
-Origin sessions only: a restored or replicated value was judged when it was written.';
+Origin sessions only: a restored or replicated value was checked when it was written.';
 
 alter table keylatch_internal.sessions enable row level security;
 alter table keylatch_internal.session_endings enable row level security;
@@ -206,16 +206,16 @@ create table keylatch_internal.session_limits (
   )
 );
 comment on table keylatch_internal.session_limits is
-  'One row, which the owner changes. A setting could be raised by any caller.';
+  'One row, which the owner changes. Not a setting, because any caller could raise a setting.';
 comment on column keylatch_internal.session_limits.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.session_limits.sessions_per_minute is
   'How many sessions one key may open in a minute. A limit of many thousands makes counting slow.';
 comment on column keylatch_internal.session_limits.sessions_per_address is
-  'How many of these for one address: an IPv4 address or a /64 of IPv6.';
+  'How many of these sessions one address may open: an IPv4 address or a /64 of IPv6.';
 comment on column keylatch_internal.session_limits.trusted_address_header is
   'The header in which your gateway writes the address of a client, in lower case, for example
-cf-connecting-ip. Of several addresses the last counts. Null: addresses are not limited, because a
-header that no gateway overwrites says what its sender likes.';
+cf-connecting-ip. Of several addresses, the last counts. Null: addresses are not limited, because a
+client can write anything into a header that no gateway overwrites.';
 insert into keylatch_internal.session_limits default values;
 alter table keylatch_internal.session_limits enable row level security;
 
@@ -235,7 +235,7 @@ begin
   if v_address <<= inet '::ffff:0:0/96' or v_address <<= inet '64:ff9b::/96' then
     v_address := inet '0.0.0.0' + (v_address - network(set_masklen(v_address, 96))::inet);
   end if;
-  -- Of IPv6 the network: a single household has 2^64 addresses.
+  -- For IPv6, the network counts: a single household has 2^64 addresses.
   return coalesce(case family(v_address)
     when 4 then host(v_address)
     else network(set_masklen(v_address, 64))::text
@@ -244,14 +244,14 @@ exception
   when invalid_text_representation then return 'unknown';
 end $$;
 comment on function keylatch_internal.limited_address is
-  'What counts as one address: an IPv4 address or a /64 of IPv6. Whatever is not an address counts
-as one address, "unknown".';
+  'What counts as one address: an IPv4 address or a /64 of IPv6. All texts that are not an address
+count as one address, "unknown".';
 
 create function keylatch_internal.address_mark(p_header text)
 returns integer language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- A gateway writes what it saw behind what the client claimed.
+  -- A gateway appends the address that it saw to what the client claimed.
   return coalesce(nullif(hashtext(keylatch_internal.limited_address(trim(split_part(
     nullif(current_setting('request.headers', true), '')::jsonb ->> p_header, ',', -1
   )))), 0), 1);
@@ -265,14 +265,14 @@ create function keylatch_internal.count_in_flight(
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- A request that has not committed is seen by its marker. Nobody forges one: only a request that
-  -- opens a session locks the table in this mode.
+  -- A request that has not committed is seen by its marker. Nobody can forge a marker: only a
+  -- request that opens a session locks the table in this mode.
   select count(*), count(*) filter (where m.objid::integer = p_address_mark)
   into of_key, of_address
   from pg_catalog.pg_locks as m
   inner join pg_catalog.pg_locks as w on m.pid = w.pid
   where m.locktype = 'advisory' and m.classid = p_key_mark::oid and m.objsubid = 2
-    -- A copy of the database on this server has the same keys, and the same numbers of tables.
+    -- A copy of the database on this server has the same keys and the same oids of tables.
     and m.database = (
       select d.oid from pg_catalog.pg_database as d where d.datname = current_database()
     )
@@ -288,12 +288,12 @@ create function keylatch_internal.count_opened(
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- A later time is that of a wrong clock and does not count.
+  -- A later time comes from a wrong clock and does not count.
   v_from constant timestamptz := p_now - interval '1 minute';
 begin
-  -- A flood is refused by the last few rows alone. Each says how many sessions its request found,
-  -- since when. A request that found as many as another one, or more, was not found by that one
-  -- (it would have found it, and all that it had found), so its session comes on top of them.
+  -- The last 16 rows are enough to refuse a flood. Each says how many sessions its request found,
+  -- and since when. If request A found as many sessions as request B, or more, then B did not find
+  -- A: else B would have found more than A. So the session of A is added to the number of B.
   select
     last.opened_before + row_number() over (order by last.opened_before desc), last.counted_since
   into number, since
@@ -315,12 +315,12 @@ begin
   where s.key_id = p_key_id and s.created_at between v_from and p_now;
 end $$;
 comment on function keylatch_internal.count_opened is
-  'How many sessions a key opened in the minute before, or at least how many if these are too many;
-and when the first of them.';
+  'How many sessions a key opened in the minute before, and when the first. At the limit or above,
+the number is a lower bound.';
 
 create function keylatch_internal.count_session(p_key_id uuid, p_now timestamptz)
 returns keylatch_internal.sessions language plpgsql volatile security invoker
--- A plan that was made while the table was empty would read all of it later.
+-- A plan from the time when the table was empty would later read the whole table.
 set enable_seqscan = off
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -333,7 +333,7 @@ declare
   v_address_since timestamptz;
   v_in_flight record;
 begin
-  -- A copy of the schema alone has no row.
+  -- A schema-only copy of the database has no row.
   select coalesce(max(l.sessions_per_minute), 600) as of_key,
     coalesce(max(l.sessions_per_address), 30) as of_address, max(l.trusted_address_header) as header
   into v_limits
@@ -349,7 +349,7 @@ begin
   end if;
   v_opened := keylatch_internal.count_opened(p_key_id, p_now, v_limits.of_key);
   v_of_key := v_opened.number;
-  -- Reading pg_locks makes others wait for moments, so a flood must not get here.
+  -- Reading pg_locks blocks others for a moment, so a flood must not get here.
   if v_of_key < v_limits.of_key and (
     v_limits.header is null or v_of_address < v_limits.of_address
   ) then
@@ -368,29 +368,29 @@ begin
   end if;
   v_session.opened_before := v_opened.number;
   v_session.counted_since := v_opened.since;
-  -- The marker, until the end of the transaction. Shared, and only tried: nobody waits for it.
+  -- The marker, until the end of the transaction. The lock is shared and tried, so it never waits.
   perform pg_try_advisory_xact_lock_shared(v_key_mark, v_session.address_mark);
   return v_session;
 end $$;
 comment on function keylatch_internal.count_session is
   'Marks a request that opens a session, or refuses the request with too_many_requests. Returns what
-the session notes of the count: address_mark, opened_before and counted_since.
+the session stores of the count: address_mark, opened_before and counted_since.
 
 Nobody waits here. Requests that count at the same moment do not see each other, so a minute has at
-most the limit and as many sessions more as there were requests in flight.';
+most as many sessions as the limit plus the number of requests in flight.';
 
 create type keylatch.opened_session as (
   token text, expires_at timestamptz
 );
 comment on type keylatch.opened_session is
-  'A new session: its token, shown only here, and until when it lasts.';
+  'A new session: its token, shown only here, and when it expires.';
 
 create type keylatch.session as (
   session_id uuid, workspace_id uuid, key_id uuid, origin text, subject text, expires_at timestamptz
 );
 comment on type keylatch.session is
   'A session: its workspace, the key and the origin of the page that opened it, the application''s
-own id of the visitor, and until when it lasts.';
+own id of the visitor, and when it expires.';
 
 create function keylatch_internal.session_expiry(p_workspace_id uuid, p_created_at timestamptz)
 returns timestamptz language plpgsql volatile security invoker
@@ -400,13 +400,13 @@ declare
     select s.lifetime from keylatch.session_settings as s where s.workspace_id = p_workspace_id
   );
 begin
-  -- In hours: a day may have 23 of them in the time zone of the caller.
+  -- In hours: a day may have 23 hours in the time zone of the caller.
   return least(
     clock_timestamp() + coalesce(v_lifetime, '24 hours'), p_created_at + interval '2160 hours'
   );
 end $$;
 comment on function keylatch_internal.session_expiry is
-  'Until when a session lasts that is opened or extended now: never longer than 90 days in all.';
+  'When a session expires that is opened or extended now: at most 90 days after its opening.';
 
 create function keylatch_internal.start_session(p_key text)
 returns keylatch.opened_session language plpgsql volatile security definer
@@ -427,7 +427,7 @@ begin
       'session_refused', 'The key is mistyped, not active, not publishable, or not for this origin.'
     );
   end if;
-  -- Before the token is made: most of the calls of a flood end here.
+  -- Before the token is made, because most calls of a flood end here.
   v_count := keylatch_internal.count_session(v_key.key_id, v_now);
   v_session.token := keylatch_internal.complete_key(
     coalesce(substring(p_key, '^([a-z][a-z0-9]{1,11})_pk_'), 'wk') || '_st_'
@@ -466,7 +466,7 @@ deferrable initially deferred for each row
 when (new.created_at > pg_catalog.clock_timestamp() - interval '1 minute')
 execute function keylatch_internal.check_session_key();
 comment on trigger sessions_insert_check_key on keylatch_internal.sessions is
-  'A revoked key opens nothing, however long the request that opens it takes.
+  'A revoked key opens no session, however long the request takes.
 
 Origin sessions only: a logical replica takes the publisher''s rows as they are.';
 
@@ -479,15 +479,15 @@ end $$;
 comment on function keylatch.open_session is
   'Opens a session for a visitor of a page, by POST with the publishable key of the page.
 
-The origin is the Origin header of the request, so this works over REST alone. The token is shown
+The origin is the Origin header of the request, so this works only over REST. The token is shown
 only here: send it as x-session-token, or pass it to your application, which calls resolve_session.
 A key opens up to 600 sessions a minute, and up to 30 for one address if an address header is
 trusted; the owner changes both in keylatch_internal.session_limits.
-Errors: session_refused (401), for every reason alike; too_many_requests (429, Retry-After).';
+Errors: session_refused (401), whatever the reason; too_many_requests (429, Retry-After).';
 
 create function keylatch_internal.find_session(p_token text)
 returns keylatch.session language plpgsql stable security definer
--- definer because: token_hash is readable by the owner alone. Only the holder of a token gets an
+-- definer because: only the owner may read token_hash. Only the holder of a token gets an
 -- answer.
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -541,7 +541,7 @@ comment on function keylatch_internal.change_session is
 
 create function keylatch.resolve_session(token text, extend boolean default false)
 returns setof keylatch.session language plpgsql volatile security invoker rows 2
--- At most one row; but from "rows 1" the type generators make a single object.
+-- At most one row. But "rows 1" would make the type generators return a single object.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_session constant keylatch.session := case
@@ -555,11 +555,11 @@ begin
   end if;
 end $$;
 comment on function keylatch.resolve_session is
-  'One row if the token is that of an open session, none if not: mistyped, expired and closed look
-alike. For the servers of the application.
+  'One row for the token of an open session, no row if not: mistyped, expired and closed look alike.
+For the servers of the application.
 
 extend: the session lasts its whole lifetime again, from now on, but never longer than 90 days from
-its opening. Without extend nothing is written. Compare the origin with that of the request.';
+its opening. Without extend nothing is written. Compare origin with the Origin of the request.';
 
 create function keylatch.close_session(token text)
 returns keylatch.session language plpgsql volatile security invoker
@@ -595,16 +595,16 @@ begin
   return v_session;
 end $$;
 comment on function keylatch.attach_subject is
-  'Writes down who the visitor of a session is, as the application names them, once.
+  'Stores who the visitor of a session is, by the application''s own id, once.
 
-The same subject again is not an error.
+Repeating the call with the same subject is no error.
 Errors: session_not_found (404), subject_is_final (409), invalid_argument (400).';
 
 create type keylatch.session_ending as (
   id uuid, revoked_at timestamptz, already_revoked boolean, ended integer
 );
 comment on type keylatch.session_ending is
-  'A revoked key, since when, whether it was revoked before this call, and how many open sessions
+  'A revoked key, when it was revoked, whether that was before this call, and how many open sessions
 this call ended, counted up to 100000.';
 
 create function keylatch.end_sessions(key_id uuid, reason text default null)
@@ -629,9 +629,9 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.end_sessions is
-  'Revokes a key that was abused, where it is not revoked yet, and ends all sessions that it opened.
+  'Revokes an abused key, if it is not revoked yet, and ends all sessions that it opened.
 
-Again is not an error. Errors: key_not_found (404), invalid_argument (400).';
+Repeating the call is no error. Errors: key_not_found (404), invalid_argument (400).';
 
 create function keylatch_internal.end_workspace_sessions()
 returns trigger language plpgsql volatile security invoker
@@ -652,7 +652,7 @@ when (new.deleted_at is not null) execute function keylatch_internal.end_workspa
 comment on trigger workspace_latches_write_end_sessions on keylatch_internal.workspace_latches is
   'Deleting a workspace ends its sessions.
 
-Origin sessions only: a logical replica gets the publisher''s endings as rows of their own.';
+Origin sessions only: a logical replica gets the publisher''s endings as replicated rows.';
 
 create function keylatch_internal.delete_old_sessions(p_batch integer)
 returns integer language plpgsql volatile security definer
@@ -663,12 +663,12 @@ declare
   v_ended integer;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.delete_old_sessions');
-  -- A row that somebody holds is left to the next time.
+  -- Locked rows are left to the next call.
   delete from keylatch_internal.sessions as s
   where s.id in (
     select o.id from keylatch_internal.sessions as o
     where o.expires_at <= clock_timestamp()
-      -- The rate limit counts what was opened in the last minute, closed or not.
+      -- The rate limit counts all sessions of the last minute, also closed sessions.
       and o.created_at <= clock_timestamp() - interval '1 minute'
     order by o.expires_at
     limit p_batch
@@ -707,12 +707,12 @@ begin
   return row(keylatch_internal.delete_old_sessions(prune_sessions.batch))::keylatch.session_pruning;
 end $$;
 comment on function keylatch.prune_sessions is
-  'Deletes up to this many sessions that have expired or were ended. For a timer, such as pg_cron
+  'Deletes up to batch sessions that have expired or were ended. For a timer, for example pg_cron
 every minute.
 
-It waits for nobody, and nobody waits for it. Errors: invalid_argument (400).';
+It never waits, and blocks no other call. Errors: invalid_argument (400).';
 
--- What the module request asks about a session.
+-- What the module request calls to read a session.
 
 alter type keylatch_internal.identity add attribute session_id uuid;
 
@@ -730,9 +730,9 @@ begin
   select s.workspace_id, s.key_id, k.scopes, k.metadata, s.session_id
   into v_identity
   from keylatch_internal.find_session(v_token) as s
-  -- In whatever state: a session outlives its key.
+  -- The key may have any status: a session outlives its key.
   inner join keylatch_internal.keys as k on s.key_id = k.id
-  -- A token that another page got hold of is worth nothing there.
+  -- A token that another page has stolen does not work there.
   where s.origin is not distinct from p_headers ->> 'origin';
   if not found then
     perform keylatch_internal.refuse(
@@ -743,7 +743,7 @@ begin
   return v_identity;
 end $$;
 comment on function keylatch_internal.other_identity is
-  'The identity by x-session-token; null without that header, an error for a token that is not good.
+  'The identity from x-session-token; null without that header, an error for an invalid token.
 
 A session has the scopes and the metadata of the key that it was opened with, as they are now.';
 

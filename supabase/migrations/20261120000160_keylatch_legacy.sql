@@ -1,10 +1,10 @@
--- Module legacy: keys of another system, taken over as they are, so that nobody needs a new one.
+-- Module legacy: imports the keys of another system as they are, so that nobody needs a new key.
 --
--- Every imported key is a row of the keys from the import on: listed, edited, suspended and revoked
--- as any other. What differs is its key_hash. Of a key under a scheme it is made of the old digest,
--- and a look-up that missed computes the same from the text. Of a key under a salted hash nothing
--- can be computed: its first use (upgrade_key) finds it and notes which text it is.
--- Nothing here locks a key, so a revocation waits for nobody who uses one.
+-- Every imported key is a row of keys from the import on: it is listed, edited, suspended and
+-- revoked like any other key. Only its key_hash differs. Under a scheme, key_hash is made from the
+-- old digest, and a look-up that missed computes the same from the text. Under a salted hash, that
+-- is not possible: the first use (upgrade_key) finds the key and records the text.
+-- Nothing here locks a key, so a revocation never waits for a use of the key.
 
 -- Schemes: how an old system made its unsalted hashes.
 
@@ -14,9 +14,9 @@ create table keylatch_internal.legacy_secrets (
   constraint legacy_secrets_pkey primary key (name)
 );
 comment on table keylatch_internal.legacy_secrets is
-  'The secrets of schemes, where they are not in Supabase Vault. Nobody is granted anything here:
-the owner inserts them.';
-comment on column keylatch_internal.legacy_secrets.name is 'What a scheme names the secret by.';
+  'The secrets of schemes, if they are not in Supabase Vault. Only the owner has rights here, and
+inserts the secrets.';
+comment on column keylatch_internal.legacy_secrets.name is 'The name that a scheme uses.';
 comment on column keylatch_internal.legacy_secrets.secret is 'As the old system has it.';
 alter table keylatch_internal.legacy_secrets enable row level security;
 
@@ -37,21 +37,21 @@ create table keylatch_internal.legacy_schemes (
 );
 comment on table keylatch_internal.legacy_schemes is
   'The schemes, at most eight. declare_scheme judges and writes them.';
-comment on column keylatch_internal.legacy_schemes.name is 'What a line of an import names it by.';
+comment on column keylatch_internal.legacy_schemes.name is 'The name that import lines use.';
 comment on column keylatch_internal.legacy_schemes.after is
-  'First: what follows the first occurrence of this.';
-comment on column keylatch_internal.legacy_schemes.strip is 'Then: what follows this beginning.';
+  'Step 1: keep what follows the first occurrence of this text.';
+comment on column keylatch_internal.legacy_schemes.strip is 'Step 2: remove this beginning.';
 comment on column keylatch_internal.legacy_schemes.take is
-  'Then: as many characters, from the end if negative.';
+  'Step 3: keep this many characters, from the end if negative.';
 comment on column keylatch_internal.legacy_schemes.decode is
-  'Then: the bytes that this is the hex or the base64 of.';
+  'Step 4: decode the text as hex or base64.';
 comment on column keylatch_internal.legacy_schemes.prepend is
-  'Then: with this before it. {secret} stands for the secret.';
-comment on column keylatch_internal.legacy_schemes.append is 'And with this after it.';
+  'Step 5: put this text before it. {secret} stands for the secret.';
+comment on column keylatch_internal.legacy_schemes.append is 'Step 6: put this after it.';
 comment on column keylatch_internal.legacy_schemes.digest is
-  'At last: sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512.';
+  'Step 7: compute sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512.';
 comment on column keylatch_internal.legacy_schemes.secret is
-  'The name of the secret: of Supabase Vault, or else of legacy_secrets.';
+  'The name of the secret, in legacy_secrets or in Supabase Vault.';
 comment on column keylatch_internal.legacy_schemes.secret_encoding is
   'How the key of an HMAC is written: text, hex or base64.';
 comment on column keylatch_internal.legacy_schemes.ends_at is
@@ -72,7 +72,7 @@ begin
   end;
 end $$;
 comment on function keylatch_internal.read_bytes is
-  'The bytes of a text in hex, in any base64 or as it is; null if it is not of that encoding.';
+  'The bytes of a text in hex, any base64 or UTF-8; null if the text does not have that encoding.';
 
 create function keylatch_internal.read_secret(p_name text)
 returns text language plpgsql stable parallel safe security invoker
@@ -90,7 +90,7 @@ begin
   inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
   inner join pg_catalog.pg_roles as r on c.relowner = r.oid
   where n.nspname = 'vault' and c.relname = 'decrypted_secrets'
-    -- A view of anybody else could run its owner's code with our rights.
+    -- A view of another owner could run that owner's code with our rights.
     and r.rolsuper
     and has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select');
   if found then
@@ -100,7 +100,7 @@ begin
   return v_secret;
 end $$;
 comment on function keylatch_internal.read_secret is
-  'A secret by its name, from legacy_secrets, else from Supabase Vault.';
+  'A secret by its name, from legacy_secrets or else from Supabase Vault.';
 
 create function keylatch_internal.scheme_digest(
   p_text text, p_scheme keylatch_internal.legacy_schemes
@@ -141,19 +141,19 @@ begin
   end;
 end $$;
 comment on function keylatch_internal.scheme_digest is
-  'What the old system stored of a text, if this is its scheme; null if no key has that form.';
+  'What the old system stored for a text under this scheme; null if no key of it has that form.';
 
 create function keylatch_internal.legacy_hash(p_scheme text, p_bytes bytea)
 returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- No text begins with the byte ff: what was stolen from the old table can never be presented.
+  -- No text begins with the byte ff: a hash stolen from the old table can never be presented.
   return sha256(
     decode('ff', 'hex') || convert_to(p_scheme, 'UTF8') || decode('ff', 'hex') || p_bytes
   );
 end $$;
 comment on function keylatch_internal.legacy_hash is
-  'The key_hash of a key of which only this is known, by this scheme.';
+  'The key_hash of a key under this scheme, if only these bytes of it are known.';
 
 create function keylatch_internal.scheme_hashes(p_text text)
 returns bytea[] language plpgsql stable parallel safe security invoker
@@ -219,11 +219,11 @@ begin
   end;
 end $$;
 comment on function keylatch_internal.judge_scheme is
-  'What is wrong with a scheme, and what to do; null for a good one.';
+  'What is wrong with a scheme, and what to do; null for a good scheme.';
 
 create function keylatch_internal.keep_scheme(p_name text, p_recipe jsonb)
 returns void language plpgsql volatile security definer
--- definer because: nobody but the owner reads secrets and writes schemes.
+-- definer because: only the owner may read secrets and write schemes.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_scheme keylatch_internal.legacy_schemes := jsonb_populate_record(
@@ -234,7 +234,7 @@ declare
   v_kept keylatch_internal.legacy_schemes;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.keep_scheme');
-  -- One after the other, or a ninth could come in beside the eighth.
+  -- One call at a time, or two calls could both add an eighth scheme.
   lock table keylatch_internal.legacy_schemes in share row exclusive mode;
   v_problem := keylatch_internal.judge_scheme(p_name, p_recipe);
   if v_problem is null then
@@ -259,14 +259,14 @@ begin
   perform keylatch_internal.keep_scheme(declare_scheme.name, declare_scheme.recipe);
 end $$;
 comment on function keylatch.declare_scheme is
-  'Says how an old system made its unsalted hashes, so that lines of an import can name the scheme.
-The same again is safe. At most eight schemes: each is tried where a key was not found.
+  'Declares how an old system made its unsalted hashes, so that import lines can name the scheme.
+Repeating the call is safe. At most eight schemes: each is tried when a key was not found.
 
 recipe: what is done to the presented text, in this order; all but digest may be left out.
-  after, strip     takes what follows the first occurrence, or the beginning
-  take             so many characters; from the end if negative
-  decode           hex or base64: goes on with the bytes
-  prepend, append  texts put around it; {secret} stands for the secret
+  after, strip     keep what follows the first occurrence of after; remove the beginning strip
+  take             keep this many characters; from the end if negative
+  decode           hex or base64: continue with the decoded bytes
+  prepend, append  put these texts around it; {secret} stands for the secret
   digest           sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512
   secret           its name in Supabase Vault or in keylatch_internal.legacy_secrets
   secret_encoding  of the key of an HMAC: text (as it is), hex or base64
@@ -274,7 +274,7 @@ For example {"after": "|", "digest": "sha256"}. Errors: invalid_argument (400).'
 
 create function keylatch_internal.move_scheme_end(p_name text, p_ends_at timestamptz)
 returns void language plpgsql volatile security definer
--- definer because: nobody but the owner writes schemes.
+-- definer because: only the owner may write schemes.
 set search_path = pg_catalog, pg_temp as $$
 begin
   perform keylatch_internal.require_grants('keylatch_internal.move_scheme_end');
@@ -289,7 +289,7 @@ begin
     );
   end if;
 end $$;
-comment on function keylatch_internal.move_scheme_end is 'Sets the end of a scheme, never later.';
+comment on function keylatch_internal.move_scheme_end is 'Sets an end, or an earlier end.';
 
 create function keylatch.end_scheme(
   name text, ends_at timestamptz, "limit" integer default 10000
@@ -319,13 +319,13 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.end_scheme is
-  'Lets the keys of a scheme expire then, up to limit of them. Call it until is_done is true.
+  'Lets the keys of a scheme expire at ends_at, up to limit keys. Call it until is_done is true.
 
-Keys that expire earlier stay as they are; keys that are imported later expire then, too. Before,
-the view imported_keys lists the keys of the scheme and when the old system last saw each.
-revoked: how many keys got this end. Errors: invalid_argument (400).';
+Keys that expire earlier do not change. Keys that are imported later expire then, too. Look at the
+view imported_keys first: it shows when the old system last saw each key of the scheme.
+revoked: how many keys got this expiry. Errors: invalid_argument (400).';
 
--- What an import knows of each key beside its row of the keys.
+-- What an import knows of each key, in addition to its row in keys.
 
 create table keylatch_internal.legacy_keys (
   key_id uuid not null,
@@ -356,26 +356,26 @@ comment on column keylatch_internal.legacy_keys.workspace_id is 'Its workspace.'
 comment on column keylatch_internal.legacy_keys.scheme is
   'plaintext, sha256, the name of a scheme, or the alg of a salted hash.';
 comment on column keylatch_internal.legacy_keys.source is
-  'Which table of which system it was in, as the import said; else empty.';
+  'The system and table that it came from, as the import said; else empty.';
 comment on column keylatch_internal.legacy_keys.import_id is 'The import that brought it.';
 comment on column keylatch_internal.legacy_keys.seen_by is
-  'The last import of the source that named it.';
+  'The last import of the source that contained it.';
 comment on column keylatch_internal.legacy_keys.last_used_at is
-  'When the old system last saw it used, as the import said.';
+  'When it was last used in the old system, as the import said.';
 comment on column keylatch_internal.legacy_keys.verifier is
-  'Of a key that waits for its first use: the hex of its hash, the whole text of bcrypt, or rounds,
+  'For a key that waits for its first use: the hex of its hash, the whole text of bcrypt, or rounds,
 salt and hash in hex, separated by $. Readable by the owner alone.';
 comment on column keylatch_internal.legacy_keys.clear_part is
-  'What a waiting key begins with, after p:, or ends with, after s: and backwards. Empty: unknown.';
+  'p: and the beginning of a waiting key, or s: and its end in reverse. Empty: not known.';
 comment on column keylatch_internal.legacy_keys.rounds is
-  'What comparing a waiting key costs, in rounds of PBKDF2; 0 for a hash without a salt, which waits
-because it may be one with. Null: the key does not wait.';
+  'The cost of comparing a waiting key, in rounds of PBKDF2; 0 for an unsalted hash, which waits
+because it may be the same key as a salted hash. Null: the key does not wait.';
 comment on column keylatch_internal.legacy_keys.upgraded_at is
-  'When its first use told its text; null while it waits.';
+  'When its first use showed its text; null while it waits.';
 comment on index keylatch_internal.legacy_keys_workspace_id_clear_part_idx is
-  'Finds the waiting keys of a workspace that a text may be.';
+  'Finds the waiting keys of a workspace that may have a given text.';
 comment on index keylatch_internal.legacy_keys_clear_part_idx is
-  'Finds them where the workspace is not known.';
+  'Finds waiting keys if the workspace is not known.';
 comment on index keylatch_internal.legacy_keys_source_scheme_idx is
   'Finds what a source no longer has, and the keys of a scheme.';
 
@@ -385,10 +385,10 @@ create table keylatch_internal.legacy_texts (
   constraint legacy_texts_pkey primary key (text_hash, key_hash)
 );
 comment on table keylatch_internal.legacy_texts is
-  'Which text a key is whose key_hash is not the hash of its text. Rows are inserted, no more.';
+  'The texts of keys whose key_hash is not the hash of their text. Rows are only ever inserted.';
 comment on column keylatch_internal.legacy_texts.text_hash is 'SHA-256 of the text.';
 comment on column keylatch_internal.legacy_texts.key_hash is
-  'The key. A text may be several: it was imported under several salts.';
+  'The key. A text may have several keys, if it was imported under several salts.';
 
 alter table keylatch_internal.legacy_keys enable row level security;
 alter table keylatch_internal.legacy_texts enable row level security;
@@ -409,11 +409,11 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.keep_legacy is
-  'Refuses with the slug that the trigger passes.';
+  'Raises the error that the trigger passes.';
 
 create trigger legacy_keys_update_immutable
 before update on keylatch_internal.legacy_keys for each row when (
-  -- Not a comparison of rows: a restore would write that in another way.
+  -- Not a comparison of rows: pg_dump would write that differently.
   new.key_id is distinct from old.key_id or new.workspace_id is distinct from old.workspace_id
   or new.scheme is distinct from old.scheme or new.verifier is distinct from old.verifier
   or new.clear_part is distinct from old.clear_part or new.rounds is distinct from old.rounds
@@ -421,21 +421,21 @@ before update on keylatch_internal.legacy_keys for each row when (
 ) execute function keylatch_internal.keep_legacy('column_is_immutable');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
 comment on trigger legacy_keys_update_immutable on keylatch_internal.legacy_keys is
-  'How an imported key is known never changes.';
+  'The hashes by which an imported key is recognised never change.';
 
 create trigger legacy_keys_delete_keep
 before delete or truncate on keylatch_internal.legacy_keys
 for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_delete_keep;
 comment on trigger legacy_keys_delete_keep on keylatch_internal.legacy_keys is
-  'A text that matches a revoked key is refused under every salt, as long as that is known.';
+  'Rows are kept, so that a text that matches a revoked key is refused under every salt.';
 
 create trigger legacy_texts_change_keep
 before update or delete or truncate on keylatch_internal.legacy_texts
 for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
 alter table keylatch_internal.legacy_texts enable always trigger legacy_texts_change_keep;
 comment on trigger legacy_texts_change_keep on keylatch_internal.legacy_texts is
-  'A text stays what it is: without its row it could be imported again.';
+  'Rows are kept: without its row, a text could be imported again.';
 
 create view keylatch.legacy_keys with (security_invoker = true) as
 select
@@ -454,8 +454,8 @@ where g.rounds is not null;
 comment on view keylatch.legacy_keys is
   'The imported keys of your workspaces that wait, or have waited, for their first use.
 
-Each is a key of the view keys from its import on, and is revoked there. A waiting key resolves
-through upgrade_key alone, until its first use tells its text.';
+Each key is in the view keys from its import on, and is revoked there. A waiting key resolves only
+through upgrade_key, until its first use shows its text.';
 comment on column keylatch.legacy_keys.status is
   'waiting, suspended, superseded, expired, revoked, or upgraded: then look at the view keys.';
 
@@ -466,9 +466,9 @@ select
 from keylatch_internal.legacy_keys as g
 inner join keylatch.keys as k on g.key_id = k.id;
 comment on view keylatch.imported_keys is
-  'All imported keys of your workspaces: by which scheme, from which source, by which import, and
-when the old system last saw each.';
--- The columns mean what they mean in the table that they are of.
+  'All imported keys of your workspaces: their scheme, their source, their import, and when the old
+system last saw them.';
+-- The columns get the comments of their tables.
 do $$
 declare
   v_column record;
@@ -499,13 +499,13 @@ end $$;
 create or replace function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
 -- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
--- The last query would be planned at each call, which takes longer than all the rest.
+-- A generic plan: planning the last query at each call would take longer than everything else.
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
   v_hash bytea;
   v_hashes bytea[];
 begin
-  -- All that a failed look-up costs while there is no scheme, and no salted key was used.
+  -- A failed look-up costs only this while there is no scheme, and no salted key was used.
   if not exists (select from keylatch_internal.legacy_schemes)
     and not exists (select from keylatch_internal.legacy_texts)
     or octet_length(p_text) > 4000
@@ -527,8 +527,8 @@ begin
   return (
     select k.key_hash from keylatch_internal.keys as k
     where k.key_hash = any (v_hashes || v_hash)
-    -- The text's own row first. Then, what is inactive under one scheme or salt is inactive: the row
-    -- nearest to its end answers.
+    -- The text's own row first. Then the least active row: a text that is inactive under one scheme
+    -- or salt must not resolve under another.
     order by
       k.key_hash <> v_hash, k.revoked_at is null, coalesce(k.expires_at > clock_timestamp(), true),
       k.suspended_at is null, k.expires_at nulls last, k.id
@@ -536,8 +536,8 @@ begin
   );
 end $$;
 comment on function keylatch_internal.other_hash is
-  'The key_hash of a text that was imported by a scheme, or whose first use told what it is. A row
-under the hash of the text itself answers for the text, active or not.';
+  'The key_hash of a text that was imported by a scheme, or was recognised at its first use. A row
+under the hash of the text itself comes first, active or not.';
 
 create function keylatch.revoke_legacy_key(id uuid, reason text default null)
 returns keylatch.revocation language plpgsql volatile security invoker
@@ -546,11 +546,11 @@ begin
   return keylatch.revoke_key(revoke_legacy_key.id, revoke_legacy_key.reason);
 end $$;
 comment on function keylatch.revoke_legacy_key is
-  'Revokes an imported key, as revoke_key does: it is a key like any other.
+  'Revokes an imported key, exactly as revoke_key does.
 
 reason: up to 500 characters. Errors: key_not_found (404), invalid_argument (400).';
 
--- Comparing a text with salted hashes, and how much of that is allowed.
+-- Comparing a text with salted hashes, and the limits of that.
 
 create table keylatch_internal.legacy_settings (
   only_row boolean not null default true,
@@ -582,12 +582,12 @@ declare
   v_second constant bigint := floor(extract(epoch from clock_timestamp()));
   v_first constant bigint := v_second / 60 * 1000000 + 1;
   v_count bigint := nextval('keylatch_internal.legacy_attempts_seq');
-  -- A copy of the schema alone has no row.
+  -- A schema-only copy of the database has no row.
   v_limit constant integer := coalesce((
     select s.upgrades_per_minute from keylatch_internal.legacy_settings as s
   ), 600);
 begin
-  -- Another minute than the counter's, before or after it: the counter begins anew.
+  -- The minute of the counter is over, or in the future: the counter starts again.
   if v_count / 1000000 <> v_first / 1000000 then
     v_count := setval('keylatch_internal.legacy_attempts_seq', v_first);
   end if;
@@ -645,7 +645,7 @@ begin
   return substr(v_derived, 1, p_length);
 end $$;
 comment on function keylatch_internal.derive_pbkdf2 is
-  'PBKDF2 with HMAC: so many bytes, of sha256 unless told otherwise.';
+  'PBKDF2 with HMAC: this number of bytes, by default with sha256.';
 
 create function keylatch_internal.matches_verifier(p_key text, p_scheme text, p_verifier text)
 returns boolean language plpgsql immutable parallel safe security invoker
@@ -669,7 +669,7 @@ begin
   end;
 end $$;
 comment on function keylatch_internal.matches_verifier is
-  'Whether this salted hash is one of this key. Slow on purpose.';
+  'Whether this salted hash belongs to this key. Slow on purpose.';
 
 create function keylatch_internal.clear_parts(p_text text)
 returns text[] language plpgsql immutable parallel safe security invoker
@@ -689,7 +689,7 @@ create function keylatch_internal.similar_keys(p_parts text[], p_workspace_id uu
 returns setof keylatch_internal.legacy_keys language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- Revoked and expired ones, too: a text that matches one of them is refused.
+  -- Also revoked and expired keys, because a text that matches them is refused.
   -- "offset 0" keeps the planner from reading all rows of a workspace: each part is one look-up.
   if p_workspace_id is null then
     return query
@@ -709,14 +709,14 @@ begin
   end if;
 end $$;
 comment on function keylatch_internal.similar_keys is
-  'The waiting keys with one of these clear parts; without a workspace, of all workspaces, those of
-which a part is known.';
+  'The waiting keys with one of these clear parts. Without a workspace: the keys of all workspaces,
+but only those with a known part.';
 
 create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id uuid)
 returns void language plpgsql volatile security definer
 -- definer because: a service that resolves keys reads no salted hash.
--- A plan that was made while the tables were small would read all of them.
--- With that, reading a table that has no index looks so expensive that JIT would compile it.
+-- enable_seqscan: a plan from the time when the tables were small would read whole tables later.
+-- jit: without seqscan, a table that has no index looks so expensive that JIT would compile.
 set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
   v_hash constant bytea := sha256(convert_to(p_key, 'UTF8'));
@@ -741,12 +741,12 @@ begin
   elsif exists (select from unnest(v_similar) as s where s.scheme <> 'sha256_salted') then
     perform keylatch_internal.count_attempt();
   end if;
-  -- All of them, not only until the first match: a revoked one may match as well.
+  -- Compare all keys, and do not stop at the first match: a revoked key may match as well.
   v_ids := array(
     select s.key_id from unnest(v_similar) as s
     where s.rounds > 0 and keylatch_internal.matches_verifier(p_key, s.scheme, s.verifier)
     union all
-    -- Those that waited because they may be the same text as a key under a salt.
+    -- Keys that waited because they may have the same text as a salted key.
     select k.id from keylatch_internal.keys as k
     inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
     where k.key_hash in (
@@ -767,13 +767,13 @@ begin
   where g.key_id = locked.key_id;
 end $$;
 comment on function keylatch_internal.upgrade_legacy_key is
-  'Finds the waiting keys that this text is, and notes it. Locks no key.';
+  'Finds the waiting keys with this text, and records the match. Locks no key.';
 
 create function keylatch.upgrade_key(
   key text, workspace_id uuid default null, origin text default null
 )
 returns setof keylatch.resolved_key language plpgsql volatile security invoker rows 2
--- At most one row; but from "rows 1" the type generators make a single object.
+-- At most one row. But "rows 1" would make the type generators return a single object.
 set search_path = pg_catalog, pg_temp as $$
 begin
   perform keylatch_internal.upgrade_legacy_key(upgrade_key.key, upgrade_key.workspace_id)
@@ -785,11 +785,11 @@ end $$;
 comment on function keylatch.upgrade_key is
   'Resolves a key that waits for its first use. From then on resolve_key finds the key.
 
-Call upgrade_key where resolve_key found nothing. The answer is the one of resolve_key.
-workspace_id: the workspace of the key; without it, only keys are tried whose import gave
+Call upgrade_key if resolve_key found nothing. The answer is that of resolve_key.
+workspace_id: the workspace of the key. Without it, only keys are tried whose import gave
 starts_with or ends_with. A text that matches a revoked or expired key is refused, under every salt.
-One call computes at most 1200000 rounds of PBKDF2, about 2 s, or as much bcrypt; at most 600 calls
-a minute compute slow hashes. It locks no key: revoking one does not wait.
+One call computes at most 1200000 rounds of PBKDF2, about 2 s, or as much bcrypt. At most 600 calls
+a minute compute slow hashes. The call locks no key, so a revocation does not wait.
 Errors: too_many_requests (429), invalid_argument (400) where workspace_id is needed.';
 
 -- Who may do what.
@@ -810,7 +810,7 @@ keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
 keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,
 keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
 from public, anon, authenticated, service_role;
--- Not how a waiting key is known.
+-- Not the columns that would help to guess a waiting key.
 grant select (
   key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at
 )

@@ -10,7 +10,7 @@ begin
   end || '...' || right(p_key, case when length(p_key) >= 20 then 4 else 0 end);
 end $$;
 comment on function keylatch_internal.mask_key is
-  'What people tell a key of any form by, for example ...uVO9: at least 16 characters and two thirds
+  'The masked key for a key of any form, for example ...uVO9: at least 16 characters and two thirds
 of the text stay hidden.';
 
 create function keylatch_internal.insert_keys(p_keys keylatch_internal.keys[])
@@ -32,9 +32,9 @@ begin
   on conflict do nothing;
 end $$;
 comment on function keylatch_internal.insert_keys is
-  'Inserts these rows, but for texts that have a row already.';
+  'Inserts these rows, except for texts that already have a row.';
 
--- Reading an import: each line by itself, so that a bad one costs no other.
+-- Reading an import: each line on its own, so that a bad line does not affect other lines.
 
 create type keylatch_internal.import_line as (
   "position" integer, given jsonb, key keylatch_internal.keys, scheme text, verifier text,
@@ -42,9 +42,9 @@ create type keylatch_internal.import_line as (
   outcome text, note text
 );
 comment on type keylatch_internal.import_line is
-  'A line of an import: what was given, the row of the keys that was read from that, how a waiting
-key is recognised, under which hashes its row may be already, and what is wrong with the line or
-became of it.';
+  'A line of an import: its fields, the row of keys that was read from them, how a waiting key is
+recognised, under which hashes its row may exist already, and the problem or the outcome of the
+line.';
 
 create view keylatch_internal.import_fields as
 select v.type, v.longest, v.pattern, v.rule, v.hint, f.field
@@ -88,8 +88,8 @@ from (
 ) as v (fields, type, longest, pattern, rule, hint)
 cross join lateral pg_catalog.unnest(v.fields) as f (field);
 comment on view keylatch_internal.import_fields is
-  'The fields of a line: the type of JSON, what its text is like, and that in words. What a field
-shares with every key is judged by check_key.';
+  'The fields of a line: the type of JSON, the pattern of the text, and the rule in words. Rules
+that hold for every key are in check_key.';
 
 create function keylatch_internal.read_import_fields(p_lines jsonb)
 returns table (place bigint, line jsonb, problem text[])
@@ -126,7 +126,7 @@ begin
   order by g.place;
 end $$;
 comment on function keylatch_internal.read_import_fields is
-  'The lines of an import without their nulls, and what is wrong with the fields of each.';
+  'The lines of an import without their nulls, and what is wrong with the fields of each line.';
 
 create function keylatch_internal.read_plaintext(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker
@@ -177,7 +177,7 @@ begin
   return p_line;
 end $$;
 comment on function keylatch_internal.read_plaintext is
-  'Reads a key in plaintext. Only force goes below its floor.';
+  'Reads a key in plaintext. Refuses a weak key, unless force is given.';
 
 create function keylatch_internal.read_verifier(p_line keylatch_internal.import_line, p_hash bytea)
 returns keylatch_internal.import_line language plpgsql immutable parallel safe security invoker
@@ -227,7 +227,7 @@ begin
   return p_line;
 end $$;
 comment on function keylatch_internal.read_verifier is
-  'Reads a salted hash into the one form in which it is kept.';
+  'Reads a salted hash and converts it to the form of the column verifier.';
 
 create function keylatch_internal.read_legacy_hash(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker
@@ -302,7 +302,7 @@ declare
   );
   v_ids jsonb := '{}'::jsonb;
 begin
-  -- With an own tenancy there is no such table, and the file that is imported names the ids.
+  -- With your own tenancy this table does not exist, and the imported file has the ids.
   if cardinality(v_names) > 0 and to_regclass('keylatch.workspaces') is not null then
     execute 'select coalesce(jsonb_object_agg(w.external_id, w.id), ''{}'') '
       'from keylatch.workspaces as w where w.external_id = any ($1)' into v_ids using v_names;
@@ -360,7 +360,7 @@ begin
           ) > v_now then array[
             'suspended_at, revoked_at, created_at and last_used_at must not be in the future.',
             'Give a key that ends later an expires_at.']
-          -- What is as in the good line before is not judged again.
+          -- Values that equal those of the good line before are not checked again.
           else keylatch_internal.check_key(case when (v_good.kind, v_good.environment)
             = (v_key.kind, v_key.environment) then v_good end, v_key)
         end;
@@ -380,7 +380,7 @@ begin
   return v_lines;
 end $$;
 comment on function keylatch_internal.read_import is
-  'Reads and judges the lines of an import, without a look at any key.';
+  'Reads and checks the lines of an import, without reading any key.';
 
 -- Importing a batch.
 
@@ -402,7 +402,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.share_import is
-  'Keeps the workspaces of an import from being deleted, and names those that are deleted already.';
+  'Prevents the deletion of the workspaces of an import, and names those that are already deleted.';
 
 create function keylatch_internal.insert_lines(
   p_lines keylatch_internal.import_line[], p_import jsonb
@@ -423,7 +423,7 @@ begin
   inner join keylatch_internal.keys as k on k.id = (l.key).id;
 end $$;
 comment on function keylatch_internal.insert_lines is
-  'Inserts these keys, as far as they are not there yet, and what the import knows of each.';
+  'Inserts the keys that do not exist yet, and what the import knows of each key.';
 
 create function keylatch_internal.similar_rounds(p_part text, p_workspace_id uuid)
 returns bigint language plpgsql stable security invoker
@@ -436,13 +436,13 @@ begin
   ), 0) + coalesce((
     select sum(g.rounds) from keylatch_internal.legacy_keys as g
     where g.workspace_id = p_workspace_id
-      -- What is known of a key is printable ASCII, and this character comes after that.
+      -- A known part is printable ASCII, and this character sorts after all of these.
       and g.clear_part > p_part and g.clear_part < p_part || E'\x7f'
       and g.rounds > 0 and g.upgraded_at is null
   ), 0);
 end $$;
 comment on function keylatch_internal.similar_rounds is
-  'What the waiting keys cost that may be the same text as one with this clear part.';
+  'The cost of the waiting keys that may have the same text as a key with this clear part.';
 
 create function keylatch_internal.limit_rounds(p_lines keylatch_internal.import_line[])
 returns keylatch_internal.import_line[] language plpgsql volatile security invoker
@@ -453,7 +453,7 @@ declare
   v_part text collate "C";
   v_rounds bigint;
 begin
-  -- In this order a part comes before all that begin with it: they share one sum.
+  -- In this order, a part comes before all parts that begin with it, and they share one sum.
   for v_line in
     select l."position", (l.key).workspace_id, l.clear_part collate "C" as part, l.rounds
     from unnest(p_lines) as l
@@ -507,7 +507,7 @@ begin
   return p_lines;
 end $$;
 comment on function keylatch_internal.hold_lines is
-  'Lets the keys wait that may be one under a salted hash: their first use tells.';
+  'Lets the keys wait that may be the same key as a salted hash. Their first use decides.';
 
 create function keylatch_internal.write_import(
   p_lines keylatch_internal.import_line[], p_import jsonb
@@ -518,7 +518,7 @@ declare
   v_workspaces constant uuid[] := array(select (l.key).workspace_id from unnest(p_lines) as l);
   v_is_salted constant boolean := exists (select from unnest(p_lines) as l where l.rounds > 0);
 begin
-  -- An import of salted hashes is alone, so that no other overlooks it. Only imports wait here.
+  -- An import of salted hashes runs alone, so that no other import misses it. Only imports wait.
   if v_is_salted then
     lock table keylatch_internal.legacy_settings in exclusive mode;
     p_lines := keylatch_internal.limit_rounds(p_lines);
@@ -549,8 +549,8 @@ begin
   return p_lines;
 end $$;
 comment on function keylatch_internal.write_import is
-  'Inserts the keys that are not there yet: the salted ones, as far as upgrade_key could find them,
-and all others, of which those wait that may be one of these.';
+  'Inserts the keys that do not exist yet: salted hashes that upgrade_key can find, and all others.
+Of the others, a key waits if it may be the same key as a salted hash.';
 
 create function keylatch_internal.move_key(p_id uuid, p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql volatile security invoker
@@ -558,7 +558,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_to constant keylatch_internal.keys := p_line.key;
   v_key keylatch_internal.keys;
-  -- What expires within the minute counts as expired: it may be when the row is written.
+  -- A key that expires within a minute counts as expired, because writing the row takes time.
   v_soon timestamptz;
   v_label text;
   v_scopes text[];
@@ -602,8 +602,8 @@ begin
   return p_line;
 end $$;
 comment on function keylatch_internal.move_key is
-  'Moves a key towards its end as far as the line is nearer to it, takes over label and scopes, and
-says what changed.';
+  'Revokes, suspends or shortens a key if the line says so, takes over label and scopes, and says
+what changed.';
 
 create function keylatch_internal.settle_import(
   p_lines keylatch_internal.import_line[], p_import jsonb
@@ -630,7 +630,7 @@ begin
       union
       select keylatch_internal.legacy_hash('held', (l.key).key_hash)
       union
-      -- Of a held line the hash of its text.
+      -- For a held line, the hash of its text.
       select decode(l.verifier, 'hex') where l.rounds = 0
       union
       select u.hash from unnest(l.other_hashes) as u (hash)
@@ -665,33 +665,33 @@ begin
   return p_lines;
 end $$;
 comment on function keylatch_internal.settle_import is
-  'Moves the keys that were there already, and says what became of each line.';
+  'Updates the keys that existed already, and sets the outcome of each line.';
 
 create type keylatch.import_outcome as (
   "position" integer, outcome text, key_id uuid, slug text, detail text, hint text
 );
 comment on type keylatch.import_outcome is
-  'What became of the line at this place of a batch, from 1. outcome: imported (resolves from now
-on), waiting (for its first use), exists (unchanged), changed (its label or scopes), moved (came
-nearer to its end) or refused, with the slug, the reason and the next step. detail: what changed.';
+  'The outcome of the line at this position of a batch, from 1: imported (resolves from now on),
+waiting (for its first use), exists (unchanged), changed (label or scopes), moved (revoked,
+suspended or expires earlier) or refused, with slug, reason and next step. detail: what changed.';
 
 create type keylatch.import_probe as ("position" integer, verdict text, key_id uuid);
 comment on type keylatch.import_probe is
-  'What a key that was tried with an import would get: the verdict as explain_key says it.';
+  'The verdict that explain_key would give for a key that was tried with an import.';
 
 create type keylatch.import_report as (
   imported integer, existing integer, moved integer, waiting integer, refused integer,
   lines keylatch.import_outcome[], changed integer, import_id uuid, probes keylatch.import_probe[]
 );
 comment on type keylatch.import_report is
-  'What became of a batch: how many lines had each outcome, the outcome of each line, the id of the
+  'The result of a batch: how many lines had each outcome, the outcome of each line, the id of the
 import, and the verdict about each probe.';
 
 create function keylatch_internal.probe_import(p_probes jsonb)
 returns keylatch.import_probe[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- Here and not in one statement: what upgrade_key notes is seen by the next.
+  -- In a loop, not in one statement, so that the next probe sees what upgrade_key recorded.
   perform keylatch_internal.upgrade_legacy_key(
     p.probe ->> 'key', (p.probe ->> 'workspace_id')::uuid
   )
@@ -744,15 +744,15 @@ begin
   ) as o;
   return v_report;
 end $$;
-comment on function keylatch_internal.report_import is 'What became of the lines, counted.';
+comment on function keylatch_internal.report_import is 'Counts the outcomes of the lines.';
 
 create function keylatch_internal.take_import(
   p_lines jsonb, p_dry_run boolean, p_strict boolean, p_import jsonb, p_probes jsonb
 )
 returns keylatch.import_report language plpgsql volatile security definer
--- definer because: an import brings hashes, and no role but the owner may name that column.
--- A plan that was made while the tables were small would read all of them.
--- With that, reading a table that has no index looks so expensive that JIT would compile it.
+-- definer because: an import brings hashes, and only the owner may write that column.
+-- enable_seqscan: a plan from the time when the tables were small would read whole tables later.
+-- jit: without seqscan, a table that has no index looks so expensive that JIT would compile.
 set search_path = pg_catalog, pg_temp set timezone = 'UTC'
 set enable_seqscan = off set jit = off as $$
 declare
@@ -781,7 +781,7 @@ begin
       raise sqlstate 'UNDO0';
     end if;
   exception
-    -- Rows are undone, variables are not: a dry run says what the real one would.
+    -- This undoes rows, but not variables, so a dry run reports the same as a real run.
     when sqlstate 'UNDO0' then null;
   end;
   select l.* into v_refused from unnest(v_lines) as l where l.problem is not null limit 1;
@@ -833,8 +833,8 @@ begin
   );
 end $$;
 comment on function keylatch.import_keys is
-  'Imports the keys of another system, each line by itself: a bad line is refused, and the others
-are imported. With strict, nothing is imported if a line is refused. The same again is safe.
+  'Imports the keys of another system, each line on its own: a bad line is refused, and the others
+are imported. With strict, nothing is imported if a line is refused. Repeating an import is safe.
 
 lines: up to 10000 objects. A line has workspace_id (or workspace, an external_id of
 keylatch.workspaces), and key in plaintext, or hash with hash_encoding (hex or base64) and one of
@@ -843,18 +843,18 @@ keylatch.workspaces), and key in plaintext, or hash with hash_encoding (hex or b
     salt_place (before or after the key); pbkdf2_sha1, pbkdf2_sha256 or pbkdf2_sha512 with salt,
     salt_encoding and iter; django (the whole pbkdf2_sha256$iterations$salt$hash); bcrypt ($2a$,
     $2b$ or $2y$, cost to 15; keys over 72 bytes never match)
-Salted ones wait until upgrade_key sees their text, and so does every key that may be a waiting one.
-All others resolve at once; a salted hash imported after them is not seen to be the same key, and
-neither are two hashes of one text under two schemes. Of these the one that is inactive answers,
-but a SHA-256 of the whole key answers for itself.
-starts_with, ends_with (up to 32 characters; the longer is used) say which waiting keys a text may
-be. The keys of a workspace that may be the same text need at most 1200000 rounds together, or lines
-are refused.
+A salted hash waits until upgrade_key sees its text. So does a key that may be the same key as a
+waiting hash. All other keys resolve at once. A salted hash that is imported later, or a hash of the
+same text under another scheme, becomes a second key of the text. If one of these is inactive, the
+text does not resolve. But if the SHA-256 of the whole key is stored, that row alone decides.
+starts_with, ends_with (up to 32 characters; the longer is used) help upgrade_key to find a waiting
+key. The keys of a workspace that may have the same text need at most 1200000 rounds together, or
+lines are refused.
 Further: kind (secret unless the key says otherwise), environment, label, metadata, scopes,
 allowed_origins, masked_key, expires_at, suspended_at, revoked_at with revoke_reason, created_at,
-created_by, last_used_at. Times are ISO 8601 with a zone. If the key is there already, label and
-scopes are taken over, and the times and the revocation as far as they are nearer to its end;
-everything else stays.
+created_by, last_used_at. Times are ISO 8601 with a zone. If the key exists already, it gets the
+label and the scopes, an earlier expiry, a suspension and a revocation from the line; everything
+else stays.
 A key in plaintext needs 16 characters, 6 of them different, and must not look like a placeholder,
 a hash or a number; force, with a reason, imports it anyway.
 dry_run: nothing is written. probes: keys that are tried against the import, also in a dry run.
@@ -897,8 +897,8 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.finish_import is
-  'Says that an import was the whole table of its source: revokes the keys of the source that it did
-not name, up to limit of them. Call it until is_done is true.
+  'Declares that an import contained the whole table of its source: revokes the keys of the source
+that were not in it, up to limit keys. Call it until is_done is true.
 
 Errors: invalid_argument (400), also if the import named no key at all.';
 

@@ -275,7 +275,7 @@ def test_every_guarding_trigger_that_does_not_fire_shows(
             "update keylatch_internal.keys set rotated_from ="
             " (select id from keylatch_internal.keys where label = 'first')"
             " where kind = 'publishable'",
-            "the key succeeds one of another workspace, kind or environment",
+            "its predecessor has another workspace, kind or environment",
         ),
         (
             "insert into keylatch_internal.workspace_latches (workspace_id, deleted_at)"
@@ -285,16 +285,16 @@ def test_every_guarding_trigger_that_does_not_fire_shows(
         ),
         (
             "delete from keylatch_internal.key_events where event = 'issued'",
-            "no event says how the key came about",
+            "no event says how the key was made",
         ),
         (
             "update keylatch_internal.keys set revoked_at = null, revoke_reason = null,"
             " revoked_by = null",
-            "the key was revoked, and is not any longer",
+            "the key was revoked, but is not revoked any more",
         ),
         (
             "update keylatch_internal.keys set revoked_at = now()",
-            "the key is revoked, and no event says so",
+            "the key is revoked, but no event says so",
         ),
     ],
 )

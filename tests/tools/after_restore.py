@@ -16,15 +16,15 @@ from stack.tools import ROOT
 FILE = ROOT / "sql" / "ops" / "after_restore.sql"
 
 HEAD = """\
--- Makes whole what a restore can lose of keylatch: the role keylatch_resolver and its members,
--- who may call what, which triggers fire in replication mode, and rows that the migrations wrote.
+-- Repairs what a restore can lose of keylatch: the role keylatch_resolver and its members, grants,
+-- triggers that fire in replication mode, and rows that the migrations wrote.
 --
 -- Made from supabase/migrations by `make generate`; do not edit. Plain SQL for any client. Run it
--- as the owner of keylatch, after every restore. It says what it mended; again is harmless.
+-- as the owner of keylatch, after every restore. It prints what it repaired. Repeating is harmless.
 --
 --   psql --no-psqlrc --single-transaction --file sql/ops/after_restore.sql
 --
--- It gives up grants of your own to public, anon, authenticated and service_role on objects of
+-- It removes your own grants to public, anon, authenticated and service_role on objects of
 -- keylatch. It does not know which keys were revoked after the dump was made.
 
 do $$
@@ -48,7 +48,7 @@ begin
   end if;
 end $$;
 
--- What can be lost. The end compares it with what is there now.
+-- The state that a restore can lose. The end of this file compares the state with this one.
 create or replace function pg_temp.keylatch_state()
 returns table (kind text, name text, state text) language sql stable
 set search_path = pg_catalog as $$
@@ -93,7 +93,7 @@ select s.kind, s.name, s.state from pg_temp.keylatch_state() as s;
 """
 
 OTHERS = """\
--- Triggers on tables of yours that hold in replication mode as well.
+-- Triggers on your own tables that must also fire in replication mode.
 do $$
 declare
   v_trigger record;
@@ -147,7 +147,7 @@ def after_restore() -> str:
     version = re.search(r"installation \(schema_version\) values \('(.*)'\)", base)
     assert version
     text = HEAD.replace("@VERSION@", version[1])
-    text += "-- The role, as the first migration makes it.\n" + _role(base) + "\n"
+    text += "-- The role, as in the first migration.\n" + _role(base) + "\n"
     for title, _, files in parts():
         text += _part(title, files)
     return text + OTHERS + TAIL

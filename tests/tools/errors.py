@@ -1,7 +1,7 @@
 """The page of all errors, sql/docs/errors.md, made from the table in a fresh install.
 
-The table knows slug, SQLSTATE and the next step, the client the class. The cause is written in the
-page by hand, and stays there when the page is written again.
+The table holds the slug, the SQLSTATE and the next step. The client holds the class. People write
+the cause in the page, and `make generate` keeps it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ HEAD = """<!-- begins with: nothing -->
 
 `make generate` makes this page from the table `keylatch_internal.errors`. Only the causes are
 written by hand. Programs match on the slug: it is the message in SQL, and the field `message` over
-REST. The detail of an error names the value. The hint is the next step below with a link to its row
-here, or a more exact one.
+REST. The detail of an error says which value is wrong. The hint is the next step below with a link
+to its row here, or a more exact one.
 """
 FOOT = """
-What PostgreSQL, PostgREST and a gateway say themselves has no slug. See
+Errors of PostgreSQL, PostgREST or a gateway have no slug. See
 [What people see first](troubleshooting.md).
 """
 _ROW = re.compile(r'^\| <a id="(\w+)">.*\| ([^|]+) \| [^|]+ \|$', re.MULTILINE)
 
 
 def page(connection: psycopg.Connection[DictRow]) -> str:
-    """Give the page, with the causes that the present one has."""
+    """Make the page, with the causes of the current page."""
     causes = dict(_ROW.findall(FILE.read_text("utf-8"))) if FILE.exists() else {}
     rows = connection.execute(
         "select slug, code, hint from keylatch_internal.errors order by slug"

@@ -1,4 +1,4 @@
-// Opens a session with the page's publishable key, shows it, and reads and writes notes with it.
+// Opens a session with the page's publishable key, shows the session, and reads and writes notes.
 import type { Database } from "../../types/keylatch.ts"
 
 type OpenSession = Database["keylatch"]["Functions"]["open_session"]
@@ -21,7 +21,7 @@ async function call<T>(path: string, headers: Record<string, string>, body?: obj
   return answer as T
 }
 
-// A tab keeps its session over a reload; only a visitor without one opens one.
+// A tab keeps its session over a reload. Only a tab without a session opens a new session.
 async function session(): Promise<Session> {
   const kept = sessionStorage.getItem("session")
   if (kept) return JSON.parse(kept)

@@ -1,4 +1,4 @@
--- The guards of the tenancy and the modules that no call can reach: each tried by the owner's hand.
+-- The guards of the tenancy and the modules that no call can reach: the owner tries each by hand.
 begin;
 \ir people.psql
 select plan(29);
@@ -26,7 +26,7 @@ $$
   values (p_number, 1, '', sha256('x'), now());
 $$;
 
--- One row each, which the guards are tried against.
+-- One row of each table, to try the guards against.
 select pg_temp.wait(pg_temp.a());
 insert into keylatch_internal.legacy_schemes (name, digest) values ('old', 'md5');
 insert into keylatch_internal.legacy_secrets (name, secret) values ('old', 'x');
@@ -53,10 +53,10 @@ from (
     'a role is admin or member'
   ),
   ('insert into keylatch.workspaces (name) values ('''')', 'a workspace has a name'),
-  ('select pg_temp.wait(pg_temp.b(), null)', 'a salted hash has its rounds'),
+  ('select pg_temp.wait(pg_temp.b(), null)', 'a salted hash has a number of rounds'),
   (
     'insert into keylatch_internal.legacy_settings (only_row) values (false)',
-    'the settings of old keys are one row'
+    'the settings of imported keys have one row'
   ),
   (
     'update keylatch_internal.legacy_settings set upgrades_per_minute = 0',
@@ -64,7 +64,7 @@ from (
   ),
   (
     'insert into keylatch_internal.session_limits (only_row) values (false)',
-    'the limits of sessions are one row'
+    'the limits of sessions have one row'
   ),
   (
     'update keylatch_internal.session_limits set sessions_per_minute = 0',
@@ -84,35 +84,35 @@ from (
     values (pg_temp.a(), pg_temp.user_id(''alice''), ''member'')',
     'a user has one role in a workspace'
   ),
-  ('select pg_temp.seal(1000000)', 'a checkpoint has a number of its own'),
+  ('select pg_temp.seal(1000000)', 'a checkpoint number exists once'),
   (
     'insert into keylatch_internal.key_events (
       id, workspace_id, key_id, event, occurred_at, role, login, changes
     )
     select id, workspace_id, key_id, event, occurred_at, role, login, changes
     from keylatch_internal.key_events where id = pg_temp.a()',
-    'an event is there once'
+    'an event exists once'
   ),
   ('select pg_temp.wait(pg_temp.a())', 'a key is imported once'),
   (
     'insert into keylatch_internal.legacy_schemes (name, digest) values (''old'', ''sha1'')',
-    'a scheme has a name of its own'
+    'a scheme name exists once'
   ),
   (
     'insert into keylatch_internal.legacy_secrets (name, secret) values (''old'', ''y'')',
-    'a secret has a name of its own'
+    'a secret name exists once'
   ),
   (
     'insert into keylatch_internal.legacy_texts (text_hash, key_hash) values (''x'', ''y'')',
-    'a text is noted once'
+    'a text is stored once'
   ),
   (
     'insert into keylatch.workspaces (name, external_id) values (''x'', ''7''), (''y'', ''7'')',
-    'another system''s id names one workspace'
+    'an external id names one workspace'
   ),
   (
     'insert into keylatch_internal.legacy_settings default values',
-    'old keys have one row of settings'
+    'the settings of imported keys exist once'
   ),
   (
     'insert into keylatch_internal.session_endings (workspace_id, key_id)
@@ -121,14 +121,14 @@ from (
   ),
   (
     'insert into keylatch_internal.session_limits default values',
-    'sessions have one row of limits'
+    'the limits of sessions exist once'
   ),
-  ('select pg_temp.open(pg_temp.a(), ''second'')', 'a session has an id of its own'),
+  ('select pg_temp.open(pg_temp.a(), ''second'')', 'a session id exists once'),
   ('select pg_temp.open(pg_temp.b(), ''first'')', 'a token opens one session')
 ) as v (statement, promise);
 set local session_replication_role = origin;
 
--- What a grant by mistake would show: nothing, since no policy lets a row through.
+-- A grant by mistake shows no row, because no policy allows a row.
 create function pg_temp.shown(p_table text) returns bigint language plpgsql as
 $$
 declare

@@ -298,12 +298,12 @@ def test_the_last_step_wants_a_backup_and_days_without_a_fallback(owner: Connect
         assert "backup_taken must be true" in refusal(owner, *drop, *more)
     for days in (-1, 366, None):
         assert "days must be from 0 to 365" in refusal(owner, *drop, True, days)
-    assert "7 days are needed: 7.0 are left" in refusal(owner, *drop, True)
+    assert "7 days without a plaintext read are needed: 7.0 are left" in refusal(owner, *drop, True)
     owner.execute(
         "update keylatch_adoption.adoptions set reading_since = now() - interval '60 hours'"
     )
-    assert "7 days are needed: 4.5 are left" in refusal(owner, *drop, True)
-    assert "3 days are needed: 0.5 are left" in refusal(owner, *drop, True, 3)
+    assert "7 days without a plaintext read are needed: 4.5 are left" in refusal(owner, *drop, True)
+    assert "plaintext read are needed: 0.5 are left" in refusal(owner, *drop, True, 3)
     assert call(owner, "prove_column")["phase"] == "reading"
     assert call(owner, *drop, True, 2)["phase"] == "emptying"
 
@@ -451,7 +451,7 @@ create temporary table passing (k text);
         ("app.shapes", "made", "is a generated column."),
         ("app.shapes", "number", "has a type other than text, varchar, citext and uuid."),
         ("app.shapes", "fixed", "has a type other than text, varchar, citext and uuid."),
-        ("app.shapes", "folded", "has a collation that takes different texts for equal."),
+        ("app.shapes", "folded", "has a collation that treats different texts as equal."),
         ("app.shapes", "own", "has a type other than text, varchar, citext and uuid."),
         ("app.shapes", "pairs", "has a type other than text, varchar, citext and uuid."),
         ("keylatch_adoption.adoptions", "key_column", "is not one of yours."),
@@ -906,7 +906,7 @@ def test_the_schema_is_not_taken_from_those_who_use_it(owner: Connection) -> Non
     call(owner, "read_by_hash")
     for step, more in (("drop_plaintext", ("drop plaintext", True, 0)), ("revert_column", ())):
         refused = refusal(owner, step, *more)
-        assert "adopted_rows goes with this step, and service_role may still call it" in refused
+        assert "This step removes adopted_rows, and service_role may still call it" in refused
     owner.execute("revoke execute on function keylatch_adoption.adopted_rows from service_role")
     owner.execute(
         "create view app.seen as select id from keylatch_adoption.adopted_rows("
@@ -914,7 +914,7 @@ def test_the_schema_is_not_taken_from_those_who_use_it(owner: Connection) -> Non
     )
     for step, more in (("drop_plaintext", ("drop plaintext", True, 0)), ("revert_column", ())):
         refused = refusal(owner, step, *more)
-        assert "The schema keylatch_adoption goes with this step, and needs it" in refused
+        assert "This step removes the schema keylatch_adoption, and these need it" in refused
         assert "view app.seen" in refused
     owner.execute("drop view app.seen")
     assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "emptying"

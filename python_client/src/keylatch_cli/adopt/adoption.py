@@ -295,7 +295,7 @@ class Adoption:
                 "with the name of this role.",
             ) from None
         comment = (
-            "Moves plaintext columns to hashes. It is removed when no adoption is under way. "
+            "Moves plaintext columns to hashes. Removed when no adoption is running. "
             f"Made by keylatch {__version__} ({_digest()})."
         )
         self._run(sql.SQL("comment on schema keylatch_adoption is {}").format(comment))

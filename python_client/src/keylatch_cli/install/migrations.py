@@ -376,7 +376,7 @@ def own_tenancy() -> str:
     """
     example = dict(_texts("tenancy"))["own_tables.sql"]
     # The example begins with tables that the application has.
-    return example[example.index("-- Who administers what.") :]
+    return example[example.index("-- Which workspaces a user administers.") :]
 
 
 def read_header(text: str) -> Header | None:

@@ -1,5 +1,5 @@
--- Access: who may do what in whose workspace. The row policies are the authorization, and one
--- function decides for all of them.
+-- Access: which role may do what in which workspace. The row policies are the authorization, and
+-- one function decides for all of them.
 begin;
 \ir ../people.psql
 select plan(278);
@@ -8,8 +8,8 @@ select pg_temp.make('key');
 select pg_temp.make('other');
 select pg_temp.run('bob', 'select id from keylatch.issue_key(pg_temp.b(), ''secret'')');
 
--- A line for each thing that somebody may try in workspace A, with what comes of it: the number of
--- rows, a slug of the contract, or 42501: permission denied.
+-- One line for each action that a role may try in workspace A, with the result for each role: the
+-- number of rows, a slug of the contract, or 42501: permission denied.
 
 select is(
   regexp_replace(pg_temp.outcome(w.who, v.statement), '^PT[0-9]+ | rows?$', ''),
@@ -190,7 +190,7 @@ cross join lateral unnest(
   string_to_array(v.outcomes, ' ')
 ) as w (who, outcome);
 
--- One function decides.
+-- One function decides about all policies.
 
 select is(
   pg_temp.run('alice', $$

@@ -1,5 +1,5 @@
--- Ending a workspace: the trigger of an application's own table of workspaces revokes the keys of a
--- deleted workspace, and retire_workspace revokes the keys of a large one piece by piece.
+-- Deleting a workspace: the trigger on an application's own table of workspaces revokes the keys of
+-- a deleted workspace, and retire_workspace revokes the keys of a large workspace in steps.
 begin;
 \ir ../people.psql
 select plan(46);
@@ -27,17 +27,17 @@ insert into made (name, id) values (
 );
 select pg_sleep(0.12);
 
--- What changes nothing.
+-- Statements that change no key.
 
 update tenants set name = 'renamed';
 update tenants set id = id;
-select is(pg_temp.of('active', 'status'), 'active', 'a new name of a workspace changes nothing');
+select is(pg_temp.of('active', 'status'), 'active', 'renaming a workspace changes no key');
 
 -- Deleting.
 
 select is(
   pg_temp.outcome('owner', 'truncate pg_temp.tenants'), 'PT409 keys_are_kept',
-  'workspaces are not truncated'
+  'workspaces cannot be truncated'
 );
 select is(
   (
@@ -64,10 +64,10 @@ select is(
     from keylatch_internal.workspace_latches as w where w.workspace_id = pg_temp.a()
   ),
   true,
-  'the latch of the workspace says since when it is deleted'
+  'the latch of a deleted workspace says when it was deleted'
 );
 
--- No key is made there again, on no way, though the application may bring the workspace back.
+-- A deleted workspace never gets a key again, even if the application inserts the workspace again.
 
 insert into tenants values (pg_temp.a(), 'A again');
 select is(
@@ -81,14 +81,14 @@ from (values
 ) as v (statement), (values ('service_role'), ('owner')) as w (who);
 select is(
   pg_temp.outcome('alice', 'select keylatch.issue_key(pg_temp.a())'), 'PT409 workspace_deleted',
-  'nor by its admin'
+  'an admin makes no key in a deleted workspace'
 );
 select is(
   pg_temp.words('alice', 'select keylatch.issue_key(pg_temp.a())'),
-  'The workspace is deleted, so no key is made there. '
-  || 'Make a workspace with a new id, and issue the key there. '
+  'The workspace is deleted, so it cannot get a new key. '
+  || 'Create a workspace with a new id, and issue the key there. '
   || 'See sql/docs/errors.md#workspace_deleted',
-  'and the refusal says so'
+  'the refusal says that the workspace is deleted'
 );
 select is(
   pg_temp.outcome('owner', $$
@@ -97,29 +97,29 @@ select is(
     )
     values (gen_random_uuid(), pg_temp.a(), 'secret', '...', sha256('x'), now(), now()) $$),
   'PT409 workspace_deleted',
-  'nor is a key imported there'
+  'no key is imported into a deleted workspace'
 );
 select is(
   pg_temp.outcome('bob', 'select keylatch.issue_key(pg_temp.b())'), '1 row',
-  'in another workspace keys are made'
+  'another workspace still gets keys'
 );
 select is(
   pg_temp.outcome('alice', format('select keylatch.rotate_key(pg_temp.id(%L))', v.name)),
   'PT409 ' || v.slug,
-  format('the %s key of a deleted workspace is not rotated', v.name)
+  format('the %s key of a deleted workspace cannot be rotated', v.name)
 )
 from (values
   ('active', 'key_revoked'), ('suspended', 'key_revoked'), ('superseded', 'key_already_rotated')
 ) as v (name, slug);
 delete from tenants where id = pg_temp.a();
-select is(pg_temp.of('revoked', 'revoke_reason'), 'leaked', 'it may be deleted a second time');
+select is(pg_temp.of('revoked', 'revoke_reason'), 'leaked', 'deleting it twice is no error');
 
--- A workspace that changes its id is another workspace.
+-- Changing the id of a workspace is like deleting it.
 
 update tenants set id = 'dddddddd-dddd-4ddd-8ddd-dddddddddddd' where id = pg_temp.b();
-select is(pg_temp.of('of B', 'status'), 'revoked', 'a new id leaves no active key under the old one');
+select is(pg_temp.of('of B', 'status'), 'revoked', 'a new id revokes the keys of the old id');
 
--- A table whose id has another name, of a type that is no uuid; and a trigger that is attached
+-- A table whose id column has another name and is not a uuid, and a trigger that is attached
 -- wrongly.
 
 create function pg_temp.make_in(p_workspace_id uuid) returns uuid language sql as $$
@@ -136,8 +136,8 @@ insert into made (name, id) values
 ('of E', pg_temp.make_in('eeeeeeee-eeee-4eee-8eee-eeeeeeeeeeee')),
 ('of F', pg_temp.make_in('ffffffff-ffff-4fff-8fff-ffffffffffff'));
 delete from accounts where tenant like 'E%';
-select is(pg_temp.of('of E', 'status'), 'revoked', 'a tenant that is deleted takes its keys along');
-select is(pg_temp.of('of F', 'status'), 'active', 'another keeps them');
+select is(pg_temp.of('of E', 'status'), 'revoked', 'deleting a tenant revokes its keys');
+select is(pg_temp.of('of F', 'status'), 'active', 'another tenant keeps its keys');
 
 create domain pg_temp.tenant_id as uuid;
 create temporary table wrong (id uuid, of_domain pg_temp.tenant_id, number integer) on commit drop;
@@ -169,16 +169,16 @@ from (values
   ('after delete on wrong for each row', '''of_domain''', '55000')
 ) as v (how, arguments, outcome);
 
--- On an older snapshot the keys that were made since would stay active.
+-- An older snapshot does not contain the newest keys, and these would stay active.
 
 select is(
   (select array_agg(e.code || ' ' || e.hint) from keylatch_internal.errors as e
     where e.slug = 'read_committed_required'),
-  array['0A000 Run "set transaction isolation level read committed" first.'],
-  'a deletion needs READ COMMITTED, and says how to get it'
+  array['0A000 Run: set transaction isolation level read committed;'],
+  'a deletion needs READ COMMITTED, and the hint says how to set it'
 );
 
--- Retiring: up to so many keys a call, of the caller's workspaces.
+-- Retiring: a call revokes up to limit keys of a workspace that the caller administers.
 
 create temporary table fleet on commit drop as
 select 'cccccccc-cccc-4ccc-8ccc-cccccccccccc'::uuid as workspace_id;

@@ -9,10 +9,10 @@ from (values
     decode('000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f2021222324'
       || '25262728292a2b2c2d2e2f30313233343536373839', 'hex'),
     '123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz',
-    'the alphabet is the one of the contract: 58 characters, none of 0 O I l'
+    'the alphabet has the 58 characters of the contract, without 0 O I l'
   ),
-  (decode('3aff', 'hex'), '1Q', 'a byte stands for the character at its remainder by 58'),
-  (''::bytea, '', 'no byte stands for no character')
+  (decode('3aff', 'hex'), '1Q', 'a byte selects the character at its value modulo 58'),
+  (''::bytea, '', 'no bytes make no characters')
 ) as v (bytes, characters, what);
 
 -- The hash.
@@ -34,12 +34,12 @@ from (values
     'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
   ),
   (
-    'a letter outside of ASCII, as UTF-8', 'wк_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V',
+    'a letter outside ASCII, as UTF-8', 'wк_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V',
     'c8b0e9f591dd0876ecf1b39ef6b17a174385c1739b0911cffbb6b4a260c72c63'
   )
 ) as v (what, key, hash);
 
-select is(keylatch.hash_key(null), null, 'there is no hash of nothing');
+select is(keylatch.hash_key(null), null, 'the hash of null is null');
 
 -- Form and checksum.
 
@@ -47,20 +47,20 @@ select is(keylatch_internal.key_form(v.key), v.form, v.what)
 from (values
   ('wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'valid', 'a key is valid'),
   ('a1_sk_test_p7phVNaYRz23sLfsBtdJDm9Kj9eB3ZpTor8y', 'valid', 'a prefix of two is valid'),
-  ('abcdefghijkl_sk_live_gTwMTMmnHhvmUS7quMUpGerzrLSJyju1Z5At', 'valid', 'a prefix of twelve, too'),
+  ('abcdefghijkl_sk_live_gTwMTMmnHhvmUS7quMUpGerzrLSJyju1Z5At', 'valid', 'a prefix of 12 is valid'),
   ('wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s31', 'checksum_failed', 'another check character'),
   ('wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4pc7s3V', 'checksum_failed', 'two neighbours swapped'),
   ('xk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'checksum_failed', 'another prefix'),
   ('wk_sk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'checksum_failed', 'another kind'),
   ('wk_pk_test_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'checksum_failed', 'another environment'),
-  (null, 'malformed', 'nothing is malformed'),
+  (null, 'malformed', 'null is malformed'),
   ('', 'malformed', 'an empty text'),
   ('wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3', 'malformed', 'a character too few'),
   ('wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V1', 'malformed', 'a character too many'),
   ('wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s30', 'malformed', 'a zero'),
   ('wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3l', 'malformed', 'a small L'),
   ('w_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'a prefix of one'),
-  ('abcdefghijklm_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'one of thirteen'),
+  ('abcdefghijklm_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'a prefix of 13'),
   ('1wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'a prefix with a digit first'),
   ('WK_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'a prefix in capitals'),
   ('wk_ak_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V', 'malformed', 'an unknown kind'),
@@ -70,7 +70,7 @@ from (values
   ('wk_pk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s３V', 'malformed', 'a wide digit')
 ) as v (key, form, what);
 
--- Making one.
+-- Making a key.
 
 create temporary table generated on commit drop as
 select
@@ -87,7 +87,7 @@ from
 select is(
   (select count(*) from generated where keylatch_internal.key_form(key) <> 'valid'),
   0::bigint,
-  'every key that is made is valid, of each prefix, kind and environment'
+  'every new key is valid, for each prefix, kind and environment'
 );
 select is(
   (
@@ -97,12 +97,12 @@ select is(
     )
   ),
   0::bigint,
-  'and says its prefix, kind and environment'
+  'a new key begins with its prefix, kind and environment'
 );
-select is((select count(distinct key) from generated), 1800::bigint, 'no two keys are the same');
+select is((select count(distinct key) from generated), 1800::bigint, 'all new keys are different');
 
--- Chi-square with 57 degrees of freedom: above 150 once in a thousand million runs; a modulo
--- without rejection would give about 700.
+-- Chi-square with 57 degrees of freedom: above 150 in one of 1000000000 runs. A modulo without
+-- rejection would give about 700.
 select cmp_ok(
   (
     select sum((c.times - 54000 / 58.0) ^ 2 / (54000 / 58.0))
@@ -125,7 +125,7 @@ select cmp_ok(
 select is(
   pg_temp.words('alice', format('select keylatch.issue_key(pg_temp.a(), prefix => %L)', v.prefix)),
   'prefix must be 2 to 12 lower-case letters and digits and begin with a letter. '
-  || 'Use a short name of your product, for example "acme".',
+  || 'Pass a short name of your product, for example "acme".',
   format('the prefix %s is refused', coalesce(v.prefix, 'null'))
 )
 from (values
@@ -137,8 +137,8 @@ from (values
 select pg_temp.make('public', '''publishable'', prefix => ''acme''');
 select pg_temp.make('secret', '''secret'', environment => ''test''');
 
-select is(pg_temp.of('public', 'public_key'), pg_temp.key('public'), 'a publishable key is kept');
-select is(pg_temp.of('secret', 'public_key'), null, 'a secret key is not');
+select is(pg_temp.of('public', 'public_key'), pg_temp.key('public'), 'a publishable key is stored');
+select is(pg_temp.of('secret', 'public_key'), null, 'a secret key is not stored');
 select is(
   (
     select count(*) from keylatch_internal.keys as k
@@ -146,7 +146,7 @@ select is(
     where k.key_hash = sha256(convert_to(m.key, 'UTF8'))
   ),
   2::bigint,
-  'what is stored of both is the hash'
+  'the hash of both keys is stored'
 );
 select is(
   (
@@ -154,12 +154,12 @@ select is(
     where strpos(k::text, right(pg_temp.key('secret'), 36)) > 0
   ),
   0::bigint,
-  'the secret is in no column'
+  'no column contains the secret key'
 );
 select is(
   pg_temp.of(v.name, 'masked_key'),
   v.start || '...' || right(pg_temp.key(v.name), 4),
-  format('the masked %s key is all before its body, and its last four characters', v.name)
+  format('the masked %s key is the part before the body and the last four characters', v.name)
 )
 from (values ('public', 'acme_pk_live_'), ('secret', 'wk_sk_test_')) as v (name, start);
 
@@ -172,10 +172,10 @@ from (values ('public'), ('secret')) as v (name);
 select is(
   pg_temp.outcome('owner', $$ update keylatch_internal.keys set fingerprint = '00000000' $$),
   '428C9',
-  'nobody writes a fingerprint'
+  'nobody can write a fingerprint'
 );
 
--- The owner alone can try: a row that comes with a hash is taken as it is, within these rules.
+-- Only the owner can try this: a row with a hash is stored as it is, if it follows these rules.
 create function pg_temp.import(
   p_kind text, p_public_key text, p_hash bytea
 ) returns text language sql as $$
@@ -191,15 +191,15 @@ from (values
   (
     '1 row', 'a publishable key with its hash is saved', 'publishable', 'p', keylatch.hash_key('p')
   ),
-  ('23514', 'a publishable key with another hash is not', 'publishable', 'p', keylatch.hash_key('q')),
-  ('23514', 'a publishable key with no text is not', 'publishable', null, keylatch.hash_key('p')),
-  ('23514', 'a secret key with its text is not', 'secret', 'p', keylatch.hash_key('p')),
-  ('1 row', 'a secret key with its hash is', 'secret', null, keylatch.hash_key('p')),
+  ('23514', 'refused: a publishable key, wrong hash', 'publishable', 'p', keylatch.hash_key('q')),
+  ('23514', 'refused: a publishable key without text', 'publishable', null, keylatch.hash_key('p')),
+  ('23514', 'refused: a secret key with its text', 'secret', 'p', keylatch.hash_key('p')),
+  ('1 row', 'a secret key with its hash is saved', 'secret', null, keylatch.hash_key('p')),
   (
-    '23514', 'a hash of 31 bytes is not', 'secret', null, substr(keylatch.hash_key('p'), 2)
+    '23514', 'refused: a hash of 31 bytes', 'secret', null, substr(keylatch.hash_key('p'), 2)
   ),
   (
-    '23505', 'a hash that is there already is not', 'secret', null,
+    '23505', 'refused: a hash that exists already', 'secret', null,
     keylatch.hash_key(pg_temp.key('secret'))
   )
 ) as v (outcome, what, kind, public_key, key_hash);
@@ -207,7 +207,7 @@ from (values
 select is(
   pg_temp.outcome('owner', v.statement),
   'PT409 column_is_immutable',
-  format('the %s of an existing key does not change', v.what)
+  format('the %s of an existing key cannot change', v.what)
 )
 from (values
   ('hash', $$ update keylatch_internal.keys set key_hash = sha256('x') $$),

@@ -1,5 +1,5 @@
--- What each role may do with the core, written out and compared with the catalog, and what holds of
--- every object, of modules, too.
+-- What each role may do with the core, written out and compared with the catalog, and rules for
+-- every object, also of the modules.
 begin;
 \ir ../people.psql
 select plan(100);
@@ -21,7 +21,7 @@ select
 from pg_class as c inner join schemas as s on c.relnamespace = s.oid
 where c.relkind not in ('i', 'I', 't');
 
--- Schemas. A module that serves anonymous visitors lets anon in; the core does not.
+-- Schemas. The core gives anon no access. A module for anonymous visitors does.
 
 select is(
   array(
@@ -30,7 +30,7 @@ select is(
     order by s.name
   ),
   v.schemas::name[],
-  format('the schemas that %s may look into', v.role)
+  format('the schemas that %s may use', v.role)
 )
 from (values
   ('authenticated', '{keylatch,keylatch_internal}'),
@@ -41,17 +41,17 @@ select ok(
   not :'core_alone'::boolean or not exists (
     select from schemas as s where has_schema_privilege('anon', s.oid, 'usage')
   ),
-  'with the core alone anon looks into none'
+  'with the core alone, anon may use no schema'
 );
 select is_empty(
   $$ select s.name from schemas as s, unnest(
       array['anon', 'authenticated', 'service_role', 'keylatch_resolver']
     ) as role
     where has_schema_privilege(role, s.oid, 'create') $$,
-  'nobody makes anything in them'
+  'nobody may create objects in these schemas'
 );
 
--- Routines of the core: who may execute each. With the core alone there are no others.
+-- Routines of the core, and who may execute them. The core alone has no other routines.
 
 create temporary table allowed (name text, roles text) on commit drop;
 insert into allowed (name, roles)
@@ -70,7 +70,7 @@ values
 ('keylatch.rotate_key', 'authenticated service_role'),
 ('keylatch.suspend_key', 'authenticated service_role'),
 ('keylatch.unsuspend_key', 'authenticated service_role'),
--- What those lean on, as they run with the rights of their caller.
+-- Helpers of the calls. The calls run with the rights of their caller.
 ('keylatch_internal.check_key', 'authenticated service_role'),
 ('keylatch_internal.check_metadata', 'authenticated service_role'),
 ('keylatch_internal.check_origins', 'authenticated service_role'),
@@ -118,13 +118,13 @@ from allowed as a inner join routines as r on a.name = r.name
 order by a.name;
 select is_empty(
   'select a.name from allowed as a where a.name not in (select r.name from routines as r)',
-  'each of these routines is there'
+  'all of these routines exist'
 );
 select ok(
   not :'core_alone'::boolean or not exists (
     select from routines as r where r.name not in (select a.name from allowed as a)
   ),
-  'with the core alone there are no others'
+  'with the core alone, there are no other routines'
 );
 select is_empty(
   $$ select r.name, a.grantee::regrole
@@ -132,10 +132,10 @@ select is_empty(
     where a.grantee::regrole::text not in (
       'anon', 'authenticated', 'service_role', 'keylatch_resolver', r.proowner::regrole::text
     ) or a.is_grantable and a.grantee <> r.proowner $$,
-  'no routine is granted to public, or to anybody who could pass it on'
+  'no routine is granted to public, or with grant option'
 );
 
--- How a routine is made.
+-- Properties of routines.
 
 select set_eq(
   $$ select r.name from routines as r
@@ -150,13 +150,13 @@ select set_eq(
     'keylatch_internal.revoke_workspace_keys',
     'keylatch_internal.share_workspaces'
   ],
-  'these routines of the core run with the rights of the owner, and no others'
+  'only these routines of the core run with the rights of the owner'
 );
 select is_empty(
   $$ select r.name from routines as r
     where r.prosecdef and r.name like 'keylatch.%'
       and r.name not in ('keylatch.resolve_key', 'keylatch.resolve_keys') $$,
-  'an exposed call runs with the rights of its caller, but for the two on the path of every request'
+  'exposed calls run with the rights of their caller, except the two calls that resolve keys'
 );
 select is_empty(
   $$
@@ -168,18 +168,18 @@ select is_empty(
 );
 select is(
   (select r.proconfig from routines as r where r.name = 'keylatch.list_keys'), null,
-  'but list_keys, so that the planner looks inside'
+  'list_keys has no search_path, so that the planner can inline it'
 );
 select is_empty(
   $$
     select r.name from routines as r
     where r.proparallel = 's' and r.prosrc ~* '\mexception\M[[:space:]]+when\M'
   $$,
-  'no routine that is parallel safe has an exception block: before 17 it would fail in such a plan'
+  'no parallel safe routine has an exception block, which fails in a parallel plan before 17'
 );
 select is_empty(
   'select r.name from routines as r group by r.name having count(*) > 1',
-  'one name is one signature'
+  'each name has one signature'
 );
 
 -- Tables and views of the core.
@@ -239,13 +239,13 @@ select is(
     where t.attrelid = 'keylatch_internal.keys'::regclass and t.attnum > 0
       and t.attname <> 'key_hash' and t.attacl is not null
   ),
-  'the view has every granted column and a status, and not the hash'
+  'the view has all granted columns and a status, but not the hash'
 );
 select is_empty(
   $$ select c.oid::regclass from pg_class as c inner join relations as r on c.oid = r.oid
     where c.relkind = 'v' and r.name like 'keylatch.%'
       and c.reloptions is distinct from array['security_invoker=true'] $$,
-  'every exposed view is read with the rights of its reader'
+  'every exposed view runs with the rights of its reader'
 );
 
 -- Row security.
@@ -265,7 +265,7 @@ select is(
   'keys_insert_admin for a to {authenticated}
 keys_select_admin for r to {authenticated}
 keys_update_admin for w to {authenticated}',
-  'these are the row policies of the keys: none for anon, none to delete a key'
+  'these are all row policies of the keys: none for anon, none for delete'
 );
 select is(
   (
@@ -276,16 +276,16 @@ select is(
     where p.polrelid = 'keylatch_internal.keys'::regclass and v.expression is not null
   ),
   array['(workspace_id IN ( SELECT keylatch.admin_workspace_ids() AS admin_workspace_ids))'],
-  'all of them ask one function'
+  'all policies call one function'
 );
 select is_empty(
   $$ select p.polname from pg_policy as p inner join relations as r on p.polrelid = r.oid
     where p.polroles && array[0, 'anon'::regrole]::oid[] $$,
-  'no policy is for anon or for everybody'
+  'no policy applies to anon or to public'
 );
 
--- Triggers of the keys that the core brings: A fires always, R in replication mode alone, O in all
--- other sessions.
+-- Triggers of the core on the keys: A fires always, R only in replication mode, O in all other
+-- sessions.
 
 select is(
   (
@@ -314,7 +314,7 @@ keys_update_values O',
   'the triggers, and when they fire'
 );
 
--- Everything says what it is for.
+-- Every object has a comment.
 
 select is_empty(v.query, format('every %s has a comment', v.what))
 from (values

@@ -1,5 +1,5 @@
--- What guards the tables of the core by itself: each constraint, the row policies and row security,
--- where nothing before them has refused already.
+-- Each constraint, row policy and row security of the core's tables alone, with nothing before it
+-- that refuses already.
 begin;
 \ir ../people.psql
 select plan(32);
@@ -8,9 +8,9 @@ select pg_temp.make('old');
 select pg_temp.make('new', null, format($$ keylatch.rotate_key(%L, '1 hour') $$, pg_temp.id('old')));
 set constraints all immediate;
 
--- Constraints: what a row must be, where no trigger asks first.
+-- Constraints, without the triggers that check earlier.
 
--- Which constraint refuses a copy of a sound row with these values.
+-- The constraint that refuses a copy of a good row with these values.
 create function pg_temp.refusing(p_table regclass, p_changes jsonb) returns text language plpgsql as
 $$
 declare
@@ -36,11 +36,11 @@ exception
 end
 $$;
 
--- In bad_rows `keeps` is a column that is left as in the sound row after all.
+-- In bad_rows, `keeps` is a column that keeps the value of the good row.
 create temporary table bad_rows (
   of_table text, refusing text, changes jsonb, keeps text default ''
 ) on commit drop;
--- What a copy of a row of a table needs so that only what is tried is wrong with it.
+-- Values that a copy of a row needs, so that only the tested value is wrong.
 create temporary table fresh (of_table text primary key, changes jsonb) on commit drop;
 insert into fresh values
 ('keylatch_internal.errors', '{"slug": "new"}'),
@@ -98,7 +98,7 @@ select set_eq(
     where c.conrelid in (select r.of_table::regclass from bad_rows as r)
       and c.contype in ('c', 'f', 'p', 'u', 'x')
   $$,
-  'each constraint of these tables is tried'
+  'each constraint of these tables is tested'
 );
 select ok(
   not :'core_alone'::boolean or array(
@@ -107,12 +107,12 @@ select ok(
       and c.relkind = 'r'
     order by 1
   ) = array(select distinct r.of_table from bad_rows as r order by 1),
-  'with the core alone these are all tables'
+  'with the core alone, these are all tables'
 );
 
--- Row security, and the policies where a statement names no column: then only its own one is asked.
+-- Row security, and policies for statements without columns: then only their own policy applies.
 
--- Whether anon sees nothing of a table that has rows, even when somebody grants it.
+-- Whether anon sees no row of a table with rows, even after a grant.
 create function pg_temp.is_hidden(p_table regclass) returns boolean language plpgsql as
 $$
 declare
@@ -134,11 +134,11 @@ select ok(
   pg_temp.is_hidden(t.of_table::regclass), format('a grant alone shows nothing of %s', t.of_table)
 )
 from (select distinct r.of_table from bad_rows as r order by 1) as t;
--- The trigger that makes keys asks again, with a snapshot of its own.
+-- The trigger that makes keys checks again, with a snapshot of its own.
 alter table keylatch_internal.keys disable trigger user;
 select is(
   pg_temp.outcome('bob', 'insert into keylatch.keys (workspace_id) values (pg_temp.a())'), '42501',
-  'the policy alone refuses a key in a foreign workspace'
+  'the policy alone refuses a key in another workspace'
 );
 
 select * from finish();

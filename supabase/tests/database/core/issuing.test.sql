@@ -18,9 +18,9 @@ select is(
     pg_temp.a(), 'publishable', 'live', '', '{}'::text[], '{}'::text[], '{}'::jsonb,
     null, null, null, null, null, 'active'
   )::text,
-  'a key of which nothing is said is publishable, live, without origins, scopes or expiry'
+  'by default a key is publishable and live, without origins, scopes and expiry'
 );
-select matches(pg_temp.key('plain'), '^wk_pk_live_[1-9A-HJ-NP-Za-km-z]{36}$', 'and begins with wk');
+select matches(pg_temp.key('plain'), '^wk_pk_live_[1-9A-HJ-NP-Za-km-z]{36}$', 'the prefix is wk');
 
 select is(
   pg_temp.run('alice', $$
@@ -37,23 +37,23 @@ select is(
     ) $$),
   '(t,t,t,secret,test,t,"Büro ""1""",{},"{orders:read,*}","{""plan"": ""x""}",'
   || '"2999-01-01 00:00:00+00",,t,t)',
-  'it answers with the key and all its public fields'
+  'issue_key returns the key and all its public fields'
 );
 select is(
   pg_temp.run('alice', $$ select array_agg(key order by key)::text from json_object_keys(
     (select row_to_json(i) from keylatch.issue_key(pg_temp.a()) as i)) as key $$),
   '{allowed_origins,created_at,created_by,environment,expires_at,fingerprint,id,key,kind,label,'
   || 'masked_key,metadata,rotated_from,scopes,workspace_id}',
-  'and nothing else: no hash'
+  'issue_key returns no hash'
 );
-select is(current_setting('keylatch.handoff'), '', 'after a call no key is left in the session');
+select is(current_setting('keylatch.handoff'), '', 'after a call, no setting contains the key');
 
--- metadata of this many objects inside each other, the last with this value.
+-- metadata with this number of nested objects, the innermost with this value.
 create function pg_temp.nested(p_levels integer, p_value text) returns jsonb language sql as $$
   select (repeat('{"a":', p_levels) || p_value || repeat('}', p_levels))::jsonb;
 $$;
 
--- What a value may be, on every way in: the same slug, and the row stays as it was.
+-- Which values are allowed, by every path: a refusal has the same slug, and changes no row.
 
 select pg_temp.make('patched', '''publishable''');
 create temporary table before_patches on commit drop as
@@ -129,7 +129,7 @@ from (values
 select is(
   (select k::text from keylatch.keys as k where k.id = pg_temp.id('patched')),
   (select p::text from before_patches as p),
-  'the row is as before'
+  'a refused value changes no row'
 );
 
 select is(
@@ -166,11 +166,11 @@ select is(
   pg_temp.run('alice', $$ insert into keylatch.keys (workspace_id, label)
     values (pg_temp.a(), 'by hand') returning public_key ~ '^wk_pk_live_' $$),
   'true',
-  'an insert gets a key that the database makes'
+  'the database makes the key of an inserted row'
 );
-select is(current_setting('keylatch.handoff'), '', 'and leaves it nowhere but in its row');
+select is(current_setting('keylatch.handoff'), '', 'an inserted key is only in its row');
 
--- issue_keys: a fleet, all or none.
+-- issue_keys makes all keys of a fleet, or none.
 
 select is(
   pg_temp.run('alice', $$
@@ -181,7 +181,7 @@ select is(
     from keylatch.issue_keys(pg_temp.a(), '{b,a,b}', metadata => '{"fleet": 1}') as i,
       unnest(i.keys) with ordinality as k $$),
   'b secret {"fleet": 1} t, a secret {"fleet": 1} t, b secret {"fleet": 1} t',
-  'issue_keys answers with a key for each label, in their order'
+  'issue_keys returns a key for each label, in the order of the labels'
 );
 select is(
   pg_temp.outcome('alice', format('select keylatch.issue_keys(pg_temp.a(), %s)', v.labels)),

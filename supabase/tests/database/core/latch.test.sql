@@ -1,5 +1,5 @@
--- The latch: what has been revoked, expired or superseded stays so, what a key is never changes,
--- and rows are kept. For an admin, service_role, the owner, and the owner in replication mode.
+-- The latch: a revoked, expired or superseded key stays so, its identity never changes, and rows
+-- are kept. For an admin, service_role, the owner, and the owner in replication mode.
 begin;
 \ir ../people.psql
 select plan(314);
@@ -65,7 +65,7 @@ from (values
   ('superseded', 'suspended_at = now()', '1 row'),
   ('superseded', 'scopes = ''{a}'', label = ''x''', '1 row'),
   ('superseded', 'revoked_at = now()', '1 row'),
-  -- While it lives.
+  -- Active.
   ('active', 'expires_at = now() + interval ''1 day''', '1 row'),
   ('active', 'expires_at = now() - interval ''1 day''', 'invalid_argument'),
   ('active', 'expires_at = ''infinity''', 'invalid_argument'),
@@ -78,7 +78,7 @@ from (values
   ('active', 'revoke_reason = ''x''', 'invalid_argument'),
   ('suspended', 'suspended_at = null', '1 row'),
   ('suspended', 'expires_at = null', '1 row'),
-  -- What a key is, active or not.
+  -- Columns that never change, of active and inactive keys.
   ('active', 'id = gen_random_uuid()', 'column_is_immutable'),
   ('active', 'workspace_id = pg_temp.b()', 'column_is_immutable'),
   ('active', 'kind = ''publishable''', 'column_is_immutable'),
@@ -105,7 +105,7 @@ select is(
 )
 from tried as t, unnest(array['alice', 'service_role', 'owner', 'replica']) as w (who)
 where w.who <> 'replica' or t.outcome <> 'invalid_argument';
--- A replica takes the values of its publisher as they are; what makes a row a key at all it holds.
+-- A replica takes its publisher's values as they are, but enforces the constraints of a key.
 select is(
   pg_temp.outcome('replica', format(
     'update keylatch.keys set %s where id = pg_temp.id(%L)', v.assignment, v.key
@@ -132,18 +132,18 @@ select is(
 )
 from (values
   (
-    'a hash does not change',
+    'a hash cannot change',
     'update keylatch_internal.keys set key_hash = sha256(''x'') where id = pg_temp.id(''active'')',
     'column_is_immutable'
   ),
   (
-    'a row is not deleted', 'delete from keylatch.keys where id = pg_temp.id(''revoked'')',
+    'a row cannot be deleted', 'delete from keylatch.keys where id = pg_temp.id(''revoked'')',
     'keys_are_kept'
   ),
-  ('the table is not emptied', 'delete from keylatch_internal.keys', 'keys_are_kept'),
-  ('nor truncated', 'truncate keylatch_internal.keys', 'keys_are_kept'),
+  ('the table cannot be emptied by delete', 'delete from keylatch_internal.keys', 'keys_are_kept'),
+  ('the table cannot be truncated', 'truncate keylatch_internal.keys', 'keys_are_kept'),
   (
-    'an upsert that brings the hash does not revive',
+    'an upsert with the hash does not reactivate a key',
     $$ insert into keylatch_internal.keys
         (id, workspace_id, kind, public_key, key_hash, masked_key, created_at, updated_at)
       select id, workspace_id, kind, public_key, key_hash, masked_key, created_at, now()
@@ -152,7 +152,7 @@ from (values
     'revoked_is_final'
   ),
   (
-    'an upsert by its hash does not revive',
+    'an upsert on the hash does not reactivate a key',
     $$ insert into keylatch_internal.keys
         (id, workspace_id, kind, public_key, key_hash, masked_key, created_at, updated_at)
       select gen_random_uuid(), workspace_id, kind, public_key, key_hash, masked_key, now(), now()
@@ -161,7 +161,7 @@ from (values
     'expired_is_final'
   ),
   (
-    'a merge does not revive',
+    'a merge does not reactivate a key',
     $$ merge into keylatch_internal.keys as k using (values (pg_temp.id('revoked'))) as v (id)
       on k.id = v.id when matched then update set revoked_at = null $$,
     'revoked_is_final'
@@ -173,7 +173,7 @@ from (values
     'keys_are_kept'
   ),
   (
-    'the same hash is not inserted a second time',
+    'the same hash cannot be inserted a second time',
     $$ insert into keylatch_internal.keys
         (id, workspace_id, kind, public_key, key_hash, masked_key, created_at, updated_at)
       select gen_random_uuid(), workspace_id, kind, public_key, key_hash, masked_key, now(), now()
@@ -182,7 +182,7 @@ from (values
   )
 ) as v (what, statement, outcome), unnest(array['owner', 'replica']) as w (who);
 
--- A client names no hash, and what it inserts is a new key with a new id.
+-- A client passes no hash, so its insert makes a new key with a new id.
 select is(
   regexp_replace(pg_temp.outcome(w.who, v.statement), '^PT[0-9]+ ', ''),
   v.outcome,
@@ -190,14 +190,14 @@ select is(
 )
 from (values
   (
-    'an upsert of a whole row does not revive',
+    'an upsert of a whole row does not reactivate a key',
     $$ insert into keylatch.keys as k (id, workspace_id, label)
       values (pg_temp.id('revoked'), pg_temp.a(), 'x')
       on conflict (id) do update set label = excluded.label, revoked_at = null $$,
     'invalid_argument'
   ),
   (
-    'a stale object that writes back every column does not revive',
+    'writing back all columns of a stale object does not reactivate a key',
     $$ update keylatch.keys as k set
         label = 'x', metadata = k.metadata, allowed_origins = k.allowed_origins,
         scopes = k.scopes, expires_at = k.expires_at, suspended_at = null, superseded_at = null,
@@ -207,7 +207,7 @@ from (values
   )
 ) as v (what, statement, outcome), unnest(array['alice', 'service_role', 'owner']) as w (who);
 
--- Each promise is a trigger of its own, and its condition says what it promises.
+-- Each promise is a trigger of its own, and its condition states the promise.
 
 create function pg_temp.condition(p_trigger text) returns text language sql as $$
   select regexp_replace(
@@ -258,7 +258,7 @@ from (values
   ('keys_update_a_merge_revocation', 'keylatch_internal.is_apply_worker()')
 ) as v (name, condition);
 
--- Each of them holds alone: where the others of its kind are away, it still refuses what is its own.
+-- Each trigger works alone: without the other triggers, it still refuses its own changes.
 create function pg_temp.alone(p_trigger text, p_statement text) returns text language plpgsql as $$
 declare
   v_other name;
@@ -272,7 +272,7 @@ begin
     execute format('alter table keylatch_internal.keys disable trigger %I', v_other);
   end loop;
   execute p_statement;
-  raise sqlstate 'UNDO0' using message = 'nothing refused it';
+  raise sqlstate 'UNDO0' using message = 'it was not refused';
 exception
   when sqlstate 'PT409' or sqlstate 'UNDO0' then
     get stacked diagnostics v_message = message_text;
@@ -295,11 +295,11 @@ from (values
   ('keys_update_expired_is_final', 'expired', 'expires_at = null', 'expired_is_final'),
   ('keys_update_superseded_is_final', 'superseded', 'superseded_at = null',
     'superseded_is_final'),
-  ('keys_update_superseded_is_final', 'active', 'label = ''x''', 'nothing refused it')
+  ('keys_update_superseded_is_final', 'active', 'label = ''x''', 'it was not refused')
 ) as v (trigger_name, key, assignment, slug);
 select is(
   pg_temp.alone(v.trigger_name, v.statement), 'keys_are_kept',
-  format('%s alone refuses it', v.trigger_name)
+  format('%s alone refuses the truncate', v.trigger_name)
 )
 from (values
   ('keys_delete_keep', 'delete from keylatch_internal.keys where id = pg_temp.id(''active'')'),
@@ -307,8 +307,8 @@ from (values
 ) as v (trigger_name, statement);
 set constraints all deferred;
 
--- Asked again at the commit: an extension that was written while the key lived comes too late when
--- the transaction stays open past the old expiry.
+-- Checked again at the commit: an extension from before the expiry is refused if the transaction
+-- stays open past the old expiry.
 select pg_temp.make('extended late', '''secret'', expires_at => clock_timestamp() + ''0.2 s''');
 select is(
   pg_temp.outcome(w.who, format(
@@ -326,12 +326,12 @@ select pg_temp.run('alice', $$ update keylatch.keys set expires_at = null
 select pg_sleep(0.25);
 select is(
   pg_temp.outcome(w.who, 'set constraints all immediate'), 'PT409 expired_is_final',
-  w.who || ' cannot commit it after the key had expired'
+  w.who || ' cannot commit the extension after the expiry'
 )
 from unnest(array['alice', 'service_role', 'owner', 'replica']) as w (who);
 
--- What a rule refuses today may stand in a row already: written before the rule, or by a replica.
--- Values are judged when they change, so such a key is revoked and edited like any other.
+-- A row may have values that a newer rule refuses, or values of a publisher. Values are checked
+-- only when they change, so a key with these values can be revoked and edited like any other key.
 
 select pg_temp.make('old values', '''publishable''');
 select pg_temp.run('replica', $$ update keylatch.keys set

@@ -1,4 +1,4 @@
--- What an admin does with a key that is there: revoke, suspend, unsuspend, list; answers and refusals.
+-- What an admin does with an existing key: revoke, suspend, unsuspend, list; answers and refusals.
 begin;
 \ir ../people.psql
 select plan(52);
@@ -12,20 +12,20 @@ select is(
       already_revoked, also_revoked)::text
     from keylatch.revoke_key(pg_temp.id('key'), 'leaked') $$),
   '(t,t,f,{})',
-  'revoke_key answers since when the key is revoked, and that it was not before'
+  'revoke_key returns when the key was revoked, and that it was not revoked before'
 );
 select is(
   pg_temp.of('key', 'row(status, revoke_reason, revoked_by is not null)'), '(revoked,leaked,t)',
-  'the row says why and who'
+  'the row has the reason and the user'
 );
 select is(
   pg_temp.run('alice', format($$
     select row(id = pg_temp.id('key'), revoked_at = %L, already_revoked, also_revoked)::text
     from keylatch.revoke_key(pg_temp.id('key'), 'again') $$, pg_temp.of('key', 'revoked_at'))),
   '(t,t,t,{})',
-  'again is not an error: it answers since when'
+  'revoking again is no error, and returns the first time'
 );
-select is(pg_temp.of('key', 'revoke_reason'), 'leaked', 'and the first reason stays');
+select is(pg_temp.of('key', 'revoke_reason'), 'leaked', 'revoking again keeps the first reason');
 
 select pg_temp.make('unsaid');
 select pg_temp.manage('revoke_key', 'unsaid');
@@ -41,13 +41,13 @@ select is(
 )
 from (values
   ('repeat(''ü'', 500)', '1 row', 'a reason has up to 500 characters'),
-  ('repeat(''a'', 501)', 'PT400 invalid_argument', 'not 501'),
-  ('e''a\n\tb''', '1 row', 'and lines'),
-  ('e''a\x07''', 'PT400 invalid_argument', 'but no other control characters'),
-  ('''''', '1 row', 'it may be empty')
+  ('repeat(''a'', 501)', 'PT400 invalid_argument', 'a reason of 501 characters is refused'),
+  ('e''a\n\tb''', '1 row', 'a reason may have several lines'),
+  ('e''a\x07''', 'PT400 invalid_argument', 'a reason may have no other control characters'),
+  ('''''', '1 row', 'a reason may be empty')
 ) as v (reason, outcome, what);
 
--- A family: every key that was rotated from or to it.
+-- A family: all keys that a key was rotated from or to.
 
 select pg_temp.make('one');
 select pg_temp.make('two', null, 'keylatch.rotate_key(pg_temp.id(''one''), ''1 hour'')');
@@ -64,7 +64,7 @@ select is(
     from family as f inner join keylatch.keys as k on f.id = k.id
   ),
   'one superseded, two revoked, three revoked, four superseded, five active',
-  'revoking one of a family leaves the others as they are (three was rotated without a grace)'
+  'revoking one key of a family changes no other key (three was rotated without a grace)'
 );
 select is(
   pg_temp.run('alice', $$
@@ -73,7 +73,7 @@ select is(
     ))::text
     from keylatch.revoke_key(pg_temp.id('two'), 'leaked', cascade => true) $$),
   '(t,"{five,four,one}")',
-  'with cascade it takes all that live, before it and after it, and says which'
+  'cascade revokes all active keys before and after the key, and returns their ids'
 );
 select is(
   (
@@ -81,14 +81,14 @@ select is(
     where k.status = 'revoked'
   ),
   5::bigint,
-  'none of the family lives'
+  'no key of the family is active'
 );
 select is(
   pg_temp.of('one', 'revoke_reason') || ' ' || pg_temp.of('three', 'revoke_reason'),
   'leaked rotated',
-  'each with its own reason: of the cascade, or why it was revoked before'
+  'each key has the reason of the cascade, or the reason of its own earlier revocation'
 );
-select is(pg_temp.of('other', 'status'), 'active', 'a key of no family is left alone');
+select is(pg_temp.of('other', 'status'), 'active', 'a key outside the family stays active');
 
 -- Suspending and unsuspending.
 
@@ -98,24 +98,24 @@ select is(
     select row(id = pg_temp.id('pausing'), status, suspended_at is not null)::text
     from keylatch.suspend_key(pg_temp.id('pausing')) $$),
   '(t,suspended,t)',
-  'suspend_key answers with the row'
+  'suspend_key returns the row'
 );
 select is(
   pg_temp.run('alice', format($$ select suspended_at = %L
     from keylatch.suspend_key(pg_temp.id('pausing')) $$, pg_temp.of('pausing', 'suspended_at'))),
   'true',
-  'again is not an error, and keeps since when'
+  'suspending again is no error, and keeps the first time'
 );
 select is(
   pg_temp.run('alice', $$ select row(id = pg_temp.id('pausing'), status, suspended_at)::text
     from keylatch.unsuspend_key(pg_temp.id('pausing')) $$),
   '(t,active,)',
-  'unsuspend_key answers with the row'
+  'unsuspend_key returns the row'
 );
 select is(
   pg_temp.run('alice', $$ select status from keylatch.unsuspend_key(pg_temp.id('pausing')) $$),
   'active',
-  'again is not an error'
+  'unsuspending again is no error'
 );
 
 select pg_temp.make('graced');
@@ -168,14 +168,14 @@ select is(
 select is(
   pg_temp.run('alice', 'select count(*) from keylatch.list_keys(pg_temp.a())'),
   (select count(*)::text from made),
-  'and all of the workspace, dead ones too'
+  'list_keys returns all keys of the workspace, also inactive keys'
 );
 select is(
   pg_temp.run('alice', 'select count(*) from keylatch.list_keys(pg_temp.b())'), '0',
-  'and none of another'
+  'list_keys returns no key of another workspace'
 );
 
--- With a limit it reads the first rows of an index, and not the workspace.
+-- With a limit, list_keys reads the first rows of an index, not the whole workspace.
 
 select pg_temp.run('service_role', $$
   select count(*) from keylatch.issue_keys(
@@ -203,8 +203,8 @@ from (values
   ('select * from keylatch.keys where workspace_id = pg_temp.a() order by created_at desc limit 20')
 ) as v (statement), (values ('alice'), ('service_role')) as w (who);
 
--- A family whose keys the caller may not all edit, by a policy of the application's own: what is
--- acknowledged is revoked, and the call comes to an end.
+-- A family with keys that the caller may not edit, by a policy of the application: the answer has
+-- only revoked keys, and the call returns.
 
 select pg_temp.make('mine');
 select pg_temp.make('heir of mine', null, 'keylatch.rotate_key(pg_temp.id(''mine''), ''1 hour'')');
@@ -216,7 +216,7 @@ select is(
     select row(already_revoked, also_revoked)::text
     from keylatch.revoke_key(pg_temp.id('mine'), 'leaked', true) $$),
   '(f,{})',
-  'a cascade says which keys it revoked'
+  'a cascade returns the keys that it revoked'
 );
 select is(
   pg_temp.outcome('alice', format(

@@ -1,9 +1,9 @@
--- Origins: what a key may list, what the refusal advises, and what of a request's Origin matches.
+-- Origins: what a key may list, what the refusal advises, and which Origin of a request matches.
 begin;
 \ir ../people.psql
 select plan(138);
 
--- What may be saved, by a live and by a test key: exactly what a browser would send.
+-- What a live key and a test key may list: exactly what a browser would send.
 
 select is(
   keylatch_internal.is_origin_entry(v.entry, 'live')::text
@@ -47,7 +47,7 @@ from (values
   ('example.com', 'false', 'false', 'no scheme'),
   ('//example.com', 'false', 'false', 'no scheme'),
   ('ftp://example.com', 'false', 'false', 'a scheme of no page'),
-  ('file://', 'false', 'false', 'a file'),
+  ('file://', 'false', 'false', 'the scheme of a file'),
   ('https://', 'false', 'false', 'no host'),
   ('https://example.com/', 'false', 'false', 'a path'),
   ('https://example.com/app', 'false', 'false', 'a path'),
@@ -73,14 +73,14 @@ from (values
   ('https://(a|b).example.com', 'false', 'false', 'a regular expression'),
   (' https://example.com', 'false', 'false', 'a space'),
   (e'https://example.com\n', 'false', 'false', 'a newline'),
-  (e'https://example.com\thttps://b.example', 'false', 'false', 'two in one'),
+  (e'https://example.com\thttps://b.example', 'false', 'false', 'two origins in one text'),
   ('https://127.1', 'false', 'false', 'an address that a browser would write in full'),
   ('https://0x7f000001', 'false', 'false', 'an address that a browser would rewrite'),
   ('https://127.0.0.01', 'false', 'false', 'an address that a browser would rewrite'),
-  ('https://256.1.1.1', 'false', 'false', 'an address that there is not'),
+  ('https://256.1.1.1', 'false', 'false', 'an address that does not exist'),
   ('https://[2001:DB8::1]', 'false', 'false', 'an IPv6 address in capitals'),
   ('https://[2001:db8:0:0::1]', 'false', 'false', 'an IPv6 address that a browser would shorten'),
-  ('https://[::1', 'false', 'false', 'a bracket too few')
+  ('https://[::1', 'false', 'false', 'a missing bracket')
 ) as v (entry, live, test, why);
 
 select ok(
@@ -92,7 +92,7 @@ select ok(
   'a label has up to 63 characters and a host up to 253'
 );
 
--- What the refusal advises.
+-- What the hint of the refusal says.
 
 select is(
   pg_temp.words('alice', format(
@@ -131,7 +131,7 @@ from (values
   ('', 'live', null)
 ) as v (entry, environment, advice);
 
--- The same rule holds on every way in, and says which entry it is and how to write it.
+-- Every path has the same rule. The error says which entry is wrong and how to write it.
 
 select pg_temp.make('page', '''publishable''');
 select is(
@@ -165,37 +165,40 @@ select is(
   v.what
 )
 from (values
-  ('publishable', 'live', $$ '{}' $$, '1 row', 'a list may be empty'),
-  ('publishable', 'live', 'null', 'PT400 invalid_argument', 'it may not be null'),
-  ('publishable', 'live', 'array[null]::text[]', 'PT400 invalid_argument', 'nor hold a null'),
+  ('publishable', 'live', $$ '{}' $$, '1 row', 'the list may be empty'),
+  ('publishable', 'live', 'null', 'PT400 invalid_argument', 'the list may not be null'),
+  (
+    'publishable', 'live', 'array[null]::text[]', 'PT400 invalid_argument',
+    'the list may not contain a null'
+  ),
   (
     'publishable', 'live', $$ '{{https://a.example}}' $$, 'PT400 invalid_argument',
-    'nor be a list of lists'
+    'the list may not be a list of lists'
   ),
   (
     'publishable', 'live', $$ '{https://a.example,https://a.example}' $$, 'PT400 invalid_argument',
-    'nor name an origin twice'
+    'the list may not have an origin twice'
   ),
   (
     'publishable', 'live',
     $$ array(select format('https://s%s.example', n) from generate_series(1, 100) as n) $$, '1 row',
-    'it may have 100 entries'
+    'the list may have 100 entries'
   ),
   (
     'publishable', 'live',
     $$ array(select format('https://s%s.example', n) from generate_series(1, 101) as n) $$,
-    'PT400 invalid_argument', 'but not 101'
+    'PT400 invalid_argument', 'the list may not have 101 entries'
   ),
-  ('publishable', 'test', $$ '{*}' $$, '1 row', 'a test key may allow all'),
-  ('publishable', 'live', $$ '{*}' $$, 'PT400 invalid_argument', 'a live one may not'),
+  ('publishable', 'test', $$ '{*}' $$, '1 row', 'a test key may have a star'),
+  ('publishable', 'live', $$ '{*}' $$, 'PT400 invalid_argument', 'a live key may not have a star'),
   (
     'secret', 'live', $$ '{https://a.example}' $$, 'PT400 invalid_argument',
-    'a secret key has no origins'
+    'a secret key may have no origins'
   ),
-  ('secret', 'test', $$ '{*}' $$, 'PT400 invalid_argument', 'not for tests either')
+  ('secret', 'test', $$ '{*}' $$, 'PT400 invalid_argument', 'a secret test key may have no origins')
 ) as v (kind, environment, origins, outcome, what);
 
--- What matches.
+-- Which origins match.
 
 select is(
   keylatch_internal.origin_matches(v.origin, v.allowed), v.matches,

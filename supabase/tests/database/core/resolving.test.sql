@@ -1,4 +1,4 @@
--- Resolving: one row or none, and nothing that tells one refusal from another; explain_key tells.
+-- Resolving returns one row or no row, and all refusals look alike. explain_key says why.
 begin;
 \ir ../people.psql
 select plan(250);
@@ -48,7 +48,7 @@ values
 ('right to left', chr(8238) || pg_temp.key('server')),
 ('nothing', null);
 
--- A line for each: the key, the Origin, and the verdict. Only `valid` resolves.
+-- On each line: the key, the Origin, and the verdict. Only `valid` resolves.
 
 create temporary table asked on commit drop as
 select v.*
@@ -130,7 +130,7 @@ select is(
 )
 from made as m where m.name in ('server', 'mistyped', 'spaced', 'nothing');
 
--- resolve_keys says of each what resolve_key says.
+-- resolve_keys gives the same answer for each key as resolve_key.
 
 select is(
   pg_temp.run(w.who, $$
@@ -149,7 +149,7 @@ select is(
 )
 from (values ('service_role'), ('keylatch_resolver')) as w (who);
 
--- What resolving tells.
+-- What resolving returns.
 
 select pg_temp.make('full', $$ 'secret', scopes => '{a,b}', environment => 'test',
   expires_at => '2999-01-01', metadata => '{"plan": "x"}' $$);
@@ -160,7 +160,7 @@ select is(
   '{"kind": "secret", "scopes": ["a", "b"], "metadata": {"plan": "x"}, '
   || '"expires_at": "2999-01-01T00:00:00+00:00", "environment": "test", '
   || '"workspace_id": "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"}true',
-  'resolve_key answers whose key it is and what it may do, and nothing else'
+  'resolve_key returns the workspace and the rights of the key, and nothing else'
 );
 select is(
   (
@@ -172,10 +172,10 @@ select is(
     )
   ),
   array['explain_key s', 'installation s', 'list_keys s', 'resolve_key s'],
-  'what reads is stable, so that it runs read-only through the API'
+  'functions that only read are stable, so that the API runs them read-only'
 );
 
--- What explaining tells, and to whom.
+-- What explain_key says, and to whom.
 
 select is(
   pg_temp.run(w.who, 'select verdict from keylatch.explain_key(pg_temp.key(''server''))'),
@@ -191,7 +191,7 @@ select is(
     from keylatch.explain_key(pg_temp.key(''revoked''))'),
   pg_temp.run('bob', 'select row(verdict, detail, hint, key_id, expires_at)::text
     from keylatch.explain_key(pg_temp.key(''unknown''))'),
-  'in the same words as one that there never was'
+  'a key of another workspace is explained in the same words as an unknown key'
 );
 
 select matches(
@@ -204,19 +204,19 @@ select matches(
 )
 from (values
   ('server', null, '^The key resolves\.\|'),
-  ('graced', null, 'until 20.*: it was superseded\.\|Give the caller its successor before then'),
+  ('graced', null, 'superseded and resolves until 20[^|]*\.\|Use its successor before then'),
   ('page', null, 'needs the Origin.*\|Pass on the Origin header'),
   ('page', 'https://c.example', 'does not allow this origin\.\|Add the origin to allowed_origins'),
   ('nowhere', 'https://a.example', 'Its allowed_origins is empty'),
   ('nowhere', null, 'Its allowed_origins is empty'),
-  ('revoked', null, '^The key was revoked at 20.* Reason: leaked\|.*issue a new one'),
+  ('revoked', null, '^The key was revoked at 20.* Reason: leaked\|.*Issue a new key'),
   ('rotated', null, 'Reason: rotated\|Use its successor'),
-  ('expired', null, '^The key expired at 20.*\|.*issue a new one'),
+  ('expired', null, '^The key expired at 20.*\|.*Issue a new key'),
   ('short', null, '^The key expired at 20.*\|Use its successor'),
   ('suspended', null, 'suspended since 20.*\|Call unsuspend_key'),
-  ('server', '', 'a page sends it.*\|Rotate it with grace 0'),
-  ('mistyped', null, 'mistyped or cut\.\|Copy the whole key again'),
-  ('cut', null, 'This is not a key.*\|Copy the whole key again'),
+  ('server', '', 'a web page sends it.*\|Call rotate_key with grace 0'),
+  ('mistyped', null, 'mistyped or cut off\.\|Copy the whole key again'),
+  ('cut', null, 'This text is not a key.*\|Copy the whole key again'),
   ('unknown', null, 'has this key\.\|Compare installation\(\)')
 ) as v (name, origin, words);
 
@@ -229,7 +229,7 @@ select is(
   'no explanation repeats the key'
 );
 
--- A service learns the verdict, the id and the times of keys of all workspaces: nothing that an
+-- A service gets the verdict, the id and the times of keys of all workspaces, but nothing that an
 -- admin wrote.
 
 select is(
@@ -246,16 +246,16 @@ select is(
 from (values
   (
     'revoked', 'revoked', 'The key was revoked at %s.',
-    'A revoked key stays revoked: issue a new one.'
+    'A revoked key stays revoked. Issue a new key.'
   ),
   ('server', 'valid', 'The key resolves.', 'There is nothing to do.')
 ) as v (name, verdict, detail, hint);
 select matches(
   pg_temp.run('keylatch_resolver', 'select hint from keylatch.explain_key(pg_temp.key(''rotated''))'),
-  '^Use its successor', 'and of a rotated key that there is a successor'
+  '^Use its successor', 'keylatch_resolver is told that a rotated key has a successor'
 );
 
--- A key that was made elsewhere may have any form.
+-- An imported key may have any form.
 insert into keylatch_internal.keys (
   id, workspace_id, kind, masked_key, key_hash, created_at, updated_at
 )
@@ -264,14 +264,14 @@ values (
 );
 select is(
   pg_temp.run('alice', 'select verdict from keylatch.explain_key(''old secret 7'')'), 'valid',
-  'a key that was imported is not malformed'
+  'an imported key is not malformed'
 );
 select is(
   pg_temp.run('service_role', 'select count(*) from keylatch.resolve_key(''old secret 7'')'), '1',
-  'and resolves'
+  'an imported key resolves'
 );
 
--- Which installation this is.
+-- Which installation answers.
 
 select is(
   pg_temp.run(w.who, $$
@@ -291,7 +291,7 @@ select is(
       (only_row, schema_version) values (false, 'x') $$))
   ) as v (outcome)),
   array['1 row', '23505', '23514'],
-  'there is one installation in a database'
+  'a database has one installation'
 );
 
 select * from finish();

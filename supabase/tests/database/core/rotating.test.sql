@@ -1,4 +1,4 @@
--- Rotation: one successor, the same in all that a caller sees, and the old key ends now or soon.
+-- Rotation: one successor with the same settings, and the old key is revoked or expires soon.
 begin;
 \ir ../people.psql
 select plan(54);
@@ -22,45 +22,45 @@ select is(
   'the successor has the same workspace, kind, environment, label, origins, scopes, metadata, '
   || 'expiry and prefix'
 );
-select isnt(pg_temp.key('new'), pg_temp.key('old'), 'but another key');
-select is(pg_temp.of('new', 'rotated_from'), pg_temp.id('old')::text, 'and names the old one');
-select is(pg_temp.of('new', 'status'), 'active', 'it is active');
+select isnt(pg_temp.key('new'), pg_temp.key('old'), 'the successor is another key');
+select is(pg_temp.of('new', 'rotated_from'), pg_temp.id('old')::text, 'rotated_from is the old id');
+select is(pg_temp.of('new', 'status'), 'active', 'the successor is active');
 select is(
-  pg_temp.of('new', 'created_by'), pg_temp.user_id('alice')::text, 'made by who rotated'
+  pg_temp.of('new', 'created_by'), pg_temp.user_id('alice')::text, 'created_by is the caller'
 );
 select is(
   pg_temp.of('old', 'status || '' '' || revoke_reason'), 'revoked rotated',
-  'without a grace the old one is revoked with the reason "rotated"'
+  'without a grace, the old key is revoked with the reason "rotated"'
 );
-select is(current_setting('keylatch.handoff'), '', 'no key is left in the session');
+select is(current_setting('keylatch.handoff'), '', 'no setting of the session has the key');
 
 -- A grace.
 
 select pg_temp.make('graced');
 select pg_temp.make('heir', null, 'keylatch.rotate_key(pg_temp.id(''graced''), ''1 hour'')');
-select is(pg_temp.of('graced', 'status'), 'superseded', 'with a grace it is superseded');
+select is(pg_temp.of('graced', 'status'), 'superseded', 'with a grace, the old key is superseded');
 select ok(
   pg_temp.of('graced', 'expires_at between now() + interval ''1 hour''
     and clock_timestamp() + interval ''1 hour''')::boolean,
-  'and ends when the grace is over'
+  'a superseded key expires when the grace is over'
 );
-select is(pg_temp.of('heir', 'expires_at'), null, 'which is not the end of its successor');
+select is(pg_temp.of('heir', 'expires_at'), null, 'the successor does not expire with the grace');
 select pg_temp.make('short', '''secret'', expires_at => now() + ''10 minutes''');
 select pg_temp.make('late', null, 'keylatch.rotate_key(pg_temp.id(''short''), ''1 hour'')');
 select is(
   pg_temp.of('short', 'expires_at = now() + interval ''10 minutes'''), 'true',
-  'a grace never lengthens a life: the old key''s own expiry comes first'
+  'a grace never extends a key: the old key''s own expiry comes first'
 );
 select is(
   pg_temp.of('late', 'expires_at = now() + interval ''10 minutes'''), 'true',
-  'and an expiry is not dropped: the successor has it, too'
+  'the successor has the expiry of the old key'
 );
 select pg_temp.make('other');
 select pg_temp.make(
   'told', null, 'keylatch.rotate_key(pg_temp.id(''other''), expires_at => ''2999-01-01'')'
 );
 select is(
-  pg_temp.of('told', 'expires_at'), '2999-01-01 00:00:00+00', 'unless the caller says otherwise'
+  pg_temp.of('told', 'expires_at'), '2999-01-01 00:00:00+00', 'the caller may pass another expiry'
 );
 
 select pg_temp.make('key');
@@ -76,7 +76,7 @@ update keylatch.keys set superseded_at = now(), expires_at = now() + '1 hour'
 where id = pg_temp.id('by hand');
 select throws_like(
   'select keylatch.rotate_key(pg_temp.id(''by hand''))', 'key_already_rotated',
-  'a key that was superseded by hand mints nothing, either'
+  'a key that was superseded by hand gets no successor'
 );
 
 select is(
@@ -92,7 +92,7 @@ from (values
   ('key', '''720 hours''', '1 row'),
   ('key', '''720 hours 1 second''', '400 invalid_argument'),
   ('key', '''31 days''', '400 invalid_argument'),
-  -- As intervals these are 30 days and 1 day; as times they are more than 30, and less than none.
+  -- As intervals, these equal 30 days and 1 day. As times, they are over 30 days, and negative.
   ('key', '''12 months -330 days''', '400 invalid_argument'),
   ('key', '''-12 months 361 days''', '400 invalid_argument'),
   ('key', '''1 year''', '400 invalid_argument'),
@@ -115,9 +115,9 @@ from (values
 ) as v (name, arguments, outcome);
 
 select pg_temp.make('heir of suspended', null, 'keylatch.rotate_key(pg_temp.id(''suspended''))');
-select is(pg_temp.of('heir of suspended', 'status'), 'active', 'the successor of a suspended key is in use');
+select is(pg_temp.of('heir of suspended', 'status'), 'active', 'its successor is active');
 
--- What a failed rotation leaves.
+-- A failed rotation changes nothing.
 
 select is(
   pg_temp.outcome('alice', $$
@@ -125,9 +125,9 @@ select is(
   'PT400 invalid_argument',
   'a successor that cannot be made'
 );
-select is(pg_temp.of('key', 'status'), 'active', 'leaves the old key as it was');
+select is(pg_temp.of('key', 'status'), 'active', 'a failed rotation does not change the old key');
 
--- No insert says where it comes from: rotate_key does.
+-- An insert cannot set rotated_from. Only rotate_key can.
 
 select pg_temp.make('superseded');
 select pg_temp.run('alice', $$ update keylatch.keys
@@ -137,7 +137,7 @@ select pg_temp.run('alice', $$ update keylatch.keys
 select is(
   pg_temp.outcome('alice', 'select keylatch.rotate_key(pg_temp.id(''superseded''))'),
   'PT409 key_already_rotated',
-  'a key that was superseded by hand is not rotated'
+  'a key that was superseded by hand cannot be rotated'
 );
 select is(
   pg_temp.outcome(w.who, format(

@@ -1,5 +1,5 @@
--- Times and users are put by the database: what a caller gives is replaced, and the clock counts,
--- not the start of the transaction. A logical replica keeps what its publisher put.
+-- The database sets times and users: it replaces what a caller passes, and uses the clock, not the
+-- start of the transaction. A logical replica keeps the values of its publisher.
 begin;
 \ir ../people.psql
 select plan(50);
@@ -10,12 +10,12 @@ select ok(
   pg_temp.of(
     'first', 'created_at between now() + interval ''0.05 s'' and clock_timestamp()'
   )::boolean,
-  'created_at is the clock''s, also in a transaction that began before'
+  'created_at is the time of the clock, not the start of the transaction'
 );
 select is(
   pg_temp.of('first', 'created_by'),
   pg_temp.user_id('alice')::text,
-  'created_by is the user'
+  'created_by is the signed-in user'
 );
 select is(
   pg_temp.run(
@@ -30,8 +30,8 @@ select is(
   pg_temp.words(w.who, format(
     'insert into keylatch.keys (workspace_id, %s) values (pg_temp.a(), %s)', v.what, v.given
   )),
-  v.what || ' is made by the database and cannot be given for a new key. '
-  || 'Leave it out. To change an existing key, PATCH it instead of an upsert.',
+  v.what || ' is set by the database, so it cannot be passed for a new key. '
+  || 'Leave this column out. To change an existing key, send a PATCH, not an upsert.',
   format('%s gives no %s', w.who, v.what)
 )
 from (values
@@ -49,7 +49,7 @@ from (values
   ('imported_at', 'now()')
 ) as v (what, given), unnest(array['alice', 'service_role']) as w (who);
 
--- Setting one of the times by PATCH: any value stands for now.
+-- Setting a time by PATCH: any value means now.
 
 select pg_temp.make(v.name)
 from (values ('past'), ('future'), ('never'), ('suspended'), ('superseded')) as v (name);
@@ -75,7 +75,7 @@ select is(
     where id = pg_temp.id('suspended')
     returning suspended_at between now() + interval '0.05 s' and clock_timestamp() $$),
   'true',
-  'suspended_at is replaced by the clock'
+  'a PATCH of suspended_at sets the time of the clock'
 );
 select is(
   pg_temp.run('alice', format(
@@ -83,7 +83,7 @@ select is(
       returning suspended_at = %L $$, pg_temp.of('suspended', 'suspended_at')
   )),
   'true',
-  'and stays what it was when it is set again'
+  'a second PATCH of suspended_at changes nothing'
 );
 select is(
   pg_temp.run('alice', $$ update keylatch.keys
@@ -91,20 +91,20 @@ select is(
     where id = pg_temp.id('superseded')
     returning superseded_at between now() + interval '0.05 s' and clock_timestamp() $$),
   'true',
-  'superseded_at is replaced by the clock'
+  'a PATCH of superseded_at sets the time of the clock'
 );
 select is(
   pg_temp.run('service_role', $$ update keylatch.keys set revoked_at = now()
     where id = pg_temp.id('superseded') returning revoked_by is null $$),
   'true',
-  'revoked_by is null when it was not a user'
+  'revoked_by is null if no user revoked the key'
 );
 
--- updated_at: the clock at each change, whatever the caller gives.
+-- updated_at is the time of each change, whatever the caller passes.
 
 select pg_temp.make('changing');
 select is(
-  pg_temp.of('changing', 'updated_at = created_at'), 'true', 'a new key was last changed when made'
+  pg_temp.of('changing', 'updated_at = created_at'), 'true', 'updated_at of a new key is created_at'
 );
 select pg_sleep(0.01);
 select is(
@@ -126,10 +126,10 @@ select is(
   pg_temp.run('replica', $$ update keylatch.keys set updated_at = '2026-01-01'
     where id = pg_temp.id('changing') returning updated_at = '2026-01-01' $$),
   'true',
-  'a replica keeps when the publisher changed the key'
+  'a replica keeps the updated_at of its publisher'
 );
 
--- A reason that quotes a key is kept without the key: the revocation does not fail for it.
+-- A key in a reason is masked, so that the revocation does not fail.
 
 select pg_temp.make('leaked');
 select pg_temp.run('alice', format(
@@ -150,25 +150,25 @@ select is(
     'x' || pg_temp.key('patched')
   )),
   'xwk_sk_live_...',
-  'by PATCH, too'
+  'a PATCH masks every key in a reason, too'
 );
 
--- Who the user is does not depend on the identity provider writing uuids.
+-- Subjects that are not uuids are allowed.
 select set_config('request.jwt.claims', '{"sub": "user_2f9"}', true);
-select is(keylatch_internal.current_user_id(), null, 'a subject that is no uuid is nobody');
+select is(keylatch_internal.current_user_id(), null, 'a subject that is not a uuid gives no user');
 select is(
   pg_temp.outcome('service_role', 'select keylatch.issue_key(pg_temp.a())'),
   '1 row',
-  'and no error'
+  'a subject that is not a uuid is no error'
 );
 select set_config('request.jwt.claims', '', true);
 
--- Expiry by the clock, inside of one transaction.
+-- The clock decides about the expiry, also within one transaction.
 
 select pg_temp.make('short', '''secret'', expires_at => clock_timestamp() + ''0.1 s''');
 select is(pg_temp.of('short', 'status'), 'active', 'a key is active until it expires');
 select pg_sleep(0.12);
-select is(pg_temp.of('short', 'status'), 'expired', 'and is expired then, in the same transaction');
+select is(pg_temp.of('short', 'status'), 'expired', 'a key expires within a transaction');
 
 -- A replication-mode session keeps the publisher's times.
 
@@ -178,7 +178,7 @@ select is(
     where id = pg_temp.id('first')
     returning (revoked_at, revoked_by) = ('2026-01-01', pg_temp.a()) $$),
   'true',
-  'a replica keeps when and by whom a key was revoked'
+  'a replica keeps revoked_at and revoked_by of its publisher'
 );
 select is(
   pg_temp.run('replica', $$ insert into keylatch_internal.keys
@@ -188,12 +188,12 @@ select is(
     returning (id, created_at, updated_at, revoked_at)
       = (pg_temp.b(), '2026-01-01', '2026-01-03', '2026-01-02') $$),
   'true',
-  'a replica takes a row as it was made'
+  'a replica takes a row as its publisher made it'
 );
 select is(
   pg_temp.outcome('replica', 'insert into keylatch.keys (workspace_id) values (pg_temp.a())'),
   '23502',
-  'and makes no key of its own'
+  'a replica makes no key of its own'
 );
 
 select * from finish();

@@ -1,4 +1,4 @@
--- Who reads the events, and that nobody writes, changes or removes them.
+-- Who may read the events, and that no role may insert, change or delete them.
 begin;
 \ir ../people.psql
 select plan(116);
@@ -67,7 +67,7 @@ select is(
     'select keylatch.list_events(pg_temp.a(), %L)',
     (select e.id from keylatch.key_events as e where e.workspace_id = pg_temp.b())
   )),
-  'PT400 invalid_argument', 'an event of another workspace is no place in this list'
+  'PT400 invalid_argument', 'after cannot be an event of another workspace'
 );
 
 -- Sealing and verifying.
@@ -92,10 +92,10 @@ from (values
 ) as v (statement);
 select is(
   (select v.is_intact from keylatch.verify_events(9223372036854775807, 1000) as v), true,
-  'from any number on'
+  'verify_events may begin at any checkpoint'
 );
 
--- Nobody invents an event.
+-- No role can insert an event.
 create function pg_temp.invention(p_who text) returns text language sql as
 $$
   select pg_temp.outcome(p_who, $i$
@@ -103,7 +103,7 @@ $$
       workspace_id, key_id, event, occurred_at, role, login, changes
     ) values (pg_temp.a(), gen_random_uuid(), 'issued', now(), '', '', '{}') $i$)
 $$;
-select is(pg_temp.invention(w.who), w.outcome, w.who || ' invents no event')
+select is(pg_temp.invention(w.who), w.outcome, w.who || ' cannot insert an event')
 from (values
   ('anon', '42501'), ('alice', '42501'), ('service_role', '42501'), ('keylatch_resolver', '42501'),
   ('owner', 'PT409 events_are_kept')
@@ -112,15 +112,15 @@ select alike(
   pg_temp.words(
     'owner', 'insert into keylatch_internal.key_events select from pg_class where false'
   ),
-  '%set session_replication_role = replica;', 'who restores the data of a dump is told how'
+  '%set session_replication_role = replica;', 'the hint says how to restore the data of a dump'
 );
 select is(
   pg_temp.outcome(w.who, 'select keylatch_internal.record_change()'), w.state,
-  w.who || ' cannot call the trigger that writes them'
+  w.who || ' cannot call the function that writes events'
 )
 from (values ('alice', '42501'), ('owner', '0A000')) as w (who, state);
 
--- Nobody changes or removes what happened.
+-- No role can change or delete an event.
 select is(
   pg_temp.outcome(w.who, v.statement),
   case when w.who in ('owner', 'replica') then 'PT409 events_are_kept' else '42501' end,
@@ -150,21 +150,27 @@ select is(
       else '''forged'''
     end
   )),
-  'PT409 events_are_kept', format('not even %s of an event that is not sealed yet', a.attname)
+  'PT409 events_are_kept', format('%s of an unsealed event cannot change, either', a.attname)
 )
 from pg_attribute as a
 where a.attrelid = 'keylatch_internal.key_events'::regclass and a.attnum > 0
   and a.attname <> 'checkpoint';
 
--- Archiving is for the owner, and leaves its mark.
+-- Only the owner may archive, and the mark stays.
 update keylatch_internal.key_event_checkpoints set archived_at = now() where number = 1;
 select is(pg_temp.outcome(w.who, v.statement), v.outcome, v.what)
 from (values ('owner')) as w (who), (values
-  ('delete from keylatch_internal.key_events where checkpoint = 1', '2 rows', 'archived events go'),
-  ('delete from keylatch_internal.key_events', 'PT409 events_are_kept', 'the others stay'),
+  (
+    'delete from keylatch_internal.key_events where checkpoint = 1', '2 rows',
+    'archived events can be deleted'
+  ),
+  (
+    'delete from keylatch_internal.key_events', 'PT409 events_are_kept',
+    'other events cannot be deleted'
+  ),
   (
     'update keylatch_internal.key_event_checkpoints set archived_at = null',
-    'PT409 events_are_kept', 'the mark stays'
+    'PT409 events_are_kept', 'the mark cannot be removed'
   )
 ) as v (statement, outcome, what);
 

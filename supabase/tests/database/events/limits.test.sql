@@ -1,5 +1,5 @@
--- What signed-in users may add to the tables is bounded. Revoking and suspending is not, and neither
--- is what the owner, a service or a restore does.
+-- Limits for what signed-in users add to the tables. Revoking and suspending have no limit. The
+-- owner, a service and a restore have no limit.
 begin;
 \ir ../people.psql
 select plan(34);
@@ -26,7 +26,7 @@ from (values
   ('insert into keylatch_internal.event_settings default values', '23505')
 ) as v (statement, state);
 
--- Changes a minute: of one user, in one workspace. A limit of up to 20 is exact.
+-- Changes per minute, of one user in one workspace. A limit of up to 20 is exact.
 update keylatch_internal.event_settings set changes_per_minute = 6;
 insert into made (name, id)
 select 'key ' || n, (keylatch.issue_key(pg_temp.a(), 'secret')).id from generate_series(1, 7) as n;
@@ -41,10 +41,12 @@ $$
   )
 $$;
 select is(
-  pg_temp.outcome('alice', pg_temp.relabel(5)), '5 rows', 'so many changes in one statement'
+  pg_temp.outcome('alice', pg_temp.relabel(5)), '5 rows',
+  'a statement with as many changes as the limit'
 );
 select is(
-  pg_temp.outcome('alice', pg_temp.relabel(6)), 'PT429 too_many_requests', 'and one too many'
+  pg_temp.outcome('alice', pg_temp.relabel(6)), 'PT429 too_many_requests',
+  'one change more than the limit'
 );
 select pg_temp.run('alice', pg_temp.relabel(5));
 select is(pg_temp.outcome(w.who, w.statement), w.outcome, format('then %s: %s', w.who, w.statement))
@@ -66,9 +68,9 @@ select matches(
   pg_temp.words('alice', 'select keylatch.issue_key(pg_temp.a())'),
   '^You made more than 6 changes in the workspace in the last minute. Try again in [1-6]?[0-9] s. '
   'Wait for the number of seconds in Retry-After.*#too_many_requests$',
-  'the refusal says how long to wait'
+  'the refusal says how many seconds to wait'
 );
--- In the last minute: what is older, or in the future by a wrong clock, does not count.
+-- Only the last minute counts: not older events, and not events in the future of a wrong clock.
 create function pg_temp.issued_when(p_shift interval) returns text language plpgsql as
 $$
 begin
@@ -78,11 +80,11 @@ begin
   return pg_temp.outcome('alice', 'select keylatch.issue_key(pg_temp.a())');
 end
 $$;
-select is(pg_temp.issued_when('-61 s'), '1 row', 'a minute later she may go on');
-select is(pg_temp.issued_when('1 year'), '1 row', 'and so she may after a clock that was wrong');
+select is(pg_temp.issued_when('-61 s'), '1 row', 'after a minute, alice may make changes again');
+select is(pg_temp.issued_when('1 year'), '1 row', 'events of a wrong clock do not stop alice');
 update keylatch_internal.event_settings set changes_per_minute = 20000;
 
--- Keys in a workspace, revoked ones included. Seven and the spare one are there.
+-- Keys in a workspace, revoked keys included. The workspace has seven keys and a spare key.
 update keylatch_internal.event_settings set keys_per_workspace = 8;
 select pg_temp.manage('revoke_key', 'spare');
 select is(
@@ -96,11 +98,11 @@ from (values
   ('bob', 'select keylatch.issue_key(pg_temp.b())', '1 row')
 ) as w (who, statement, outcome);
 
--- Without the row, as in a copy of the schema alone, the limits are the usual ones.
+-- Without the row, as in a schema-only copy, the default limits apply.
 delete from keylatch_internal.event_settings;
 select is(
   pg_temp.outcome('alice', 'select keylatch.issue_key(pg_temp.a())'), '1 row',
-  'without settings she issues keys'
+  'without settings, alice issues keys'
 );
 
 select * from finish();

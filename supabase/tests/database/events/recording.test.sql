@@ -1,10 +1,10 @@
--- Events: each change of a key is written down in its transaction, on every path, without a key,
--- a hash or a value of metadata.
+-- Events: each change of a key writes an event in its transaction, on every path, without a key, a
+-- hash or a value of metadata.
 begin;
 \ir ../people.psql
 select plan(56);
 
--- Each kind of change is one event; what does not change is none.
+-- Each kind of change makes one event. An update that changes nothing makes no event.
 select pg_temp.make('first', '''secret'', ''a label''');
 select pg_temp.make('second');
 select pg_temp.run('alice', $$
@@ -34,7 +34,7 @@ from (values
   ('fourth', '{rotated,revoked}')
 ) as v (name, events);
 
--- What an event says.
+-- What an event contains.
 create function pg_temp.changes(p_name text, p_event text) returns jsonb language sql as
 $$
   select e.changes
@@ -56,11 +56,11 @@ select is(
 );
 select is(
   pg_temp.changes('first', 'issued') #>> '{masked_key,new}', pg_temp.of('first', 'masked_key'),
-  'and its masked key'
+  'an event of a new key has its masked key'
 );
 select is(
   pg_temp.changes('third', 'rotated') #>> '{rotated_from,new}', pg_temp.id('second')::text,
-  'a successor names the key that it succeeds'
+  'the event of a successor names the old key'
 );
 select is(
   pg_temp.changes('second', 'unsuspended') -> 'suspended_at' ? 'new', false,
@@ -72,7 +72,7 @@ select is(
     from jsonb_object_keys(pg_temp.changes('second', 'superseded')) as k (name)
   ),
   '{expires_at,superseded_at}'::text[],
-  'a key with a grace says until when'
+  'a rotation with a grace records the new expiry'
 );
 select is(
   (
@@ -81,7 +81,7 @@ select is(
     where e.event = 'revoked'
   ),
   array['leaked', 'rotated'],
-  'a revocation has its reason'
+  'a revocation records its reason'
 );
 select is(
   (
@@ -89,17 +89,17 @@ select is(
     from keylatch.key_events as e
   ),
   array[format('(%s,authenticated,t)', pg_temp.user_id('alice'))],
-  'an event names the user, the role that the session had taken, and its login'
+  'an event has the user, the role that the session had set, and the login'
 );
 select ok(
   (
     select bool_and(e.occurred_at between now() and clock_timestamp())
     from keylatch.key_events as e
   ),
-  'and the time by the clock'
+  'an event has the time of the clock'
 );
 
--- Of metadata: digests, and the names of the members that changed.
+-- For metadata: digests, and the names of the members that changed.
 select pg_temp.make(
   'described', $$'secret', metadata => '{"plan": "gold", "seats": 3, "old": 1}'$$
 );
@@ -113,18 +113,18 @@ select is(
     'new', encode(sha256('{"new": [1], "plan": "silver", "seats": 3}'), 'hex'),
     'members', '["new", "old", "plan"]'::jsonb
   )),
-  'changed metadata is told by its digests and the names of its members'
+  'changed metadata is recorded as digests and names of members'
 );
 select is(
   pg_temp.changes('described', 'issued') #> '{metadata,members}', '["old", "plan", "seats"]'::jsonb,
-  'and so is that of a new key'
+  'metadata of a new key is recorded as digests and names, too'
 );
 select is_empty(
   $$ select from keylatch.key_events as e where e::text ~ 'gold|silver' $$,
-  'a value of metadata is nowhere'
+  'no event has a value of metadata'
 );
 
--- A key or a hash is nowhere, whoever writes it where.
+-- No event has a key or a hash, wherever a caller writes them.
 select pg_temp.make('page', '''publishable''');
 select set_config('request.headers', json_build_object(
   'user-agent', e'bro\x07wser ' || pg_temp.key('first'),
@@ -140,7 +140,7 @@ select is(
     where e.changes #>> '{label,new}' = 'by a request'
   ),
   '(,service_role,"203.0.113.7, wk_pk_live_...","bro wser wk_sk_live_...")',
-  'address and agent of a request come without control characters and without keys'
+  'address and agent of a request have no control characters and no keys'
 );
 select set_config('request.headers', '{"x-real-ip": "192.0.2.1", "x-forwarded-for": "x"}', true);
 select pg_temp.make('by header');
@@ -149,10 +149,10 @@ select is(
     select e.address from keylatch.key_events as e
     where e.key_id = pg_temp.id('by header')
   ),
-  '192.0.2.1', 'the header of the gateway comes before the one that a client may add to'
+  '192.0.2.1', 'the header of the gateway comes before the header that a client may write'
 );
 select set_config('request.headers', '', true);
--- The owner writes what no call lets through: a key in a label, in a name, in a reason.
+-- The owner writes what no call allows: a key in a label, in a name, in a reason.
 insert into keylatch_internal.keys (
   id, workspace_id, kind, key_hash, masked_key, label, metadata, revoked_at, revoke_reason,
   created_at, updated_at, imported_at
@@ -172,7 +172,7 @@ select is(
     where e.key_id = '11111111-1111-4111-8111-111111111111'
   ),
   'imported leaked wk_sk_live_... "wk_sk_live_..." ["wk_sk_live_..."] t',
-  'an imported key is told from an issued one, with its revocation, and texts of keys are masked'
+  'an import has its own event, with the revocation, and keys in its texts are masked'
 );
 select is_empty(
   $$ select e.id
@@ -183,7 +183,7 @@ select is_empty(
   'no event shows a key or a hash'
 );
 
--- No path around.
+-- No path avoids the events.
 select pg_temp.run(w.who, format(
   'update keylatch_internal.keys set label = %L where id = pg_temp.id(''first'') returning id',
   'by the ' || w.who
@@ -193,7 +193,7 @@ select ok(
   exists (
     select from keylatch.key_events as e where e.changes #>> '{label,new}' = 'by the ' || w.who
   ),
-  format('what the %s writes into the table itself is written down', w.who)
+  format('a direct insert by the %s makes an event', w.who)
 )
 from (values ('service_role'), ('owner'), ('replica')) as w (who);
 select pg_temp.run('replica', $$
@@ -201,7 +201,7 @@ select pg_temp.run('replica', $$
   returning id $$);
 select is(
   pg_temp.events_of('by header'), '{issued,revoked}',
-  'a revocation by a session that only sets replication mode is written down'
+  'a revocation by a session in replication mode makes an event'
 );
 select pg_temp.run('service_role', 'delete from keylatch.workspaces where id = pg_temp.a()
   returning id');
@@ -212,7 +212,7 @@ select is(
     where e.event = 'revoked' and e.reason = 'workspace deleted'
   ),
   4::bigint,
-  'a deleted workspace writes one event for each key that it revokes'
+  'deleting a workspace writes one event for each key that it revokes'
 );
 
 -- Nothing about the log makes a revocation fail.
@@ -240,16 +240,20 @@ from (values
   ('enable_indexscan', 'off'), ('enable_seqscan', 'off'), ('plan_cache_mode', 'force_generic_plan')
 ) as v (setting, value);
 select set_config('lock_timeout', '0', true);
--- A log that has events of a wrong clock, and no settings and no place for another change.
+-- A log with events of a wrong clock, without settings, and at the limit of changes.
 alter table keylatch_internal.key_events disable trigger user;
 update keylatch_internal.key_events set occurred_at = 'infinity';
 alter table keylatch_internal.key_events enable trigger user;
 update keylatch_internal.event_settings set changes_per_minute = 1, keys_per_workspace = 1;
-select is(pg_temp.revocation('application_name', 'x'), '1 row', 'and with a log that is wrong');
+select is(
+  pg_temp.revocation('application_name', 'x'), '1 row', 'a wrong log makes no revocation fail'
+);
 delete from keylatch_internal.event_settings;
-select is(pg_temp.revocation('application_name', 'x'), '1 row', 'and without settings');
+select is(
+  pg_temp.revocation('application_name', 'x'), '1 row', 'missing settings make no revocation fail'
+);
 
--- And no setting changes what an event says.
+-- No setting changes what an event contains.
 select set_config('timezone', 'Pacific/Kiritimati', true), set_config('datestyle', 'SQL', true);
 select pg_temp.run('bob', $$
   update keylatch.keys set expires_at = '9998-12-31 23:30Z' returning id $$);

@@ -1,4 +1,4 @@
--- Sealing: the events go into a chain of checkpoints, and whatever is changed afterwards shows.
+-- Sealing: the events go into a chain of checkpoints, which shows every later change.
 begin;
 \ir ../people.psql
 select plan(32);
@@ -22,22 +22,24 @@ exception
 end
 $$;
 select is(
-  (select row(s.*)::text from keylatch.seal_events() as s), '(,0,t)', 'nothing is to be sealed'
+  (select row(s.*)::text from keylatch.seal_events() as s), '(,0,t)',
+  'an empty log has nothing to seal'
 );
-select is(pg_temp.verified(), 't 0 0 0', 'nothing is intact');
+select is(pg_temp.verified(), 't 0 0 0', 'an empty log is intact');
 
 select keylatch.issue_keys(pg_temp.a(), array(select 'label' from generate_series(1, 2400)));
-select is(pg_temp.verified(), 't 0 0 2400', 'what is not sealed is counted');
+select is(pg_temp.verified(), 't 0 0 2400', 'unsealed events are counted');
 select is(
   (select row(s.*)::text from keylatch.seal_events(2100) as s), '(3,2100,f)',
-  'a call seals as many events as it is told to'
+  'a call seals as many events as its limit'
 );
 select is(
   (select row(s.*)::text from keylatch.seal_events() as s), '(4,300,t)',
   'the next call seals the rest'
 );
 select is(
-  (select row(s.*)::text from keylatch.seal_events() as s), '(,0,t)', 'then nothing is left'
+  (select row(s.*)::text from keylatch.seal_events() as s), '(,0,t)',
+  'a third call finds nothing to seal'
 );
 select results_eq(
   $$ select c.number, c.events
@@ -52,7 +54,7 @@ select ok(
   ),
   'the oldest events are sealed first'
 );
-select is(pg_temp.verified(), 't 4 2400 0', 'all of them are intact');
+select is(pg_temp.verified(), 't 4 2400 0', 'all checkpoints are intact');
 -- Bounded calls.
 select is(
   (
@@ -66,7 +68,7 @@ select is(
     select concat_ws(' ', v.checkpoints, v.events, v.next_checkpoint is null)
     from keylatch.verify_events(4, 3) as v
   ),
-  '1 300 t', 'the last call says that there is nowhere to go on'
+  '1 300 t', 'the last call returns no next checkpoint'
 );
 select is(
   (select v.digest from keylatch.verify_events() as v),
@@ -74,10 +76,10 @@ select is(
     select encode(c.digest, 'hex') from keylatch_internal.key_event_checkpoints as c
     where c.number = 4
   ),
-  'the digest of the last checkpoint is what to keep elsewhere'
+  'the answer has the digest of the last checkpoint, to keep elsewhere'
 );
 
--- The encoding, computed by hand, stays as it is.
+-- The encoding, computed by hand, must not change.
 select is(
   keylatch_internal.event_digest(row(
     '11111111-1111-4111-8111-111111111111', '22222222-2222-4222-8222-222222222222',
@@ -93,14 +95,14 @@ select is(
       || '"naïve", {"a": 1}]', 'UTF8'
     )), 'hex') || '"]', 'UTF8'
   )),
-  'the digest of an event is over a text that is written down'
+  'the digest of an event is computed from a documented text'
 );
 
--- Whatever the owner does to sealed events shows.
+-- Every change of sealed events by the owner shows.
 select is(pg_temp.verified(v.statement), v.outcome, v.what)
 from (values
   (
-    'an event that was changed', 'update keylatch_internal.key_events set role = ''x''
+    'a changed event', 'update keylatch_internal.key_events set role = ''x''
     where id = (select e.id from keylatch_internal.key_events as e where e.checkpoint = 2 limit 1)',
     'f 1 1000 0 2 An event, or the checkpoint, was changed.'
   ),
@@ -111,18 +113,18 @@ from (values
     'f 1 1000 0 2 An event, or the checkpoint, was changed.'
   ),
   (
-    'an event that is gone', 'delete from keylatch_internal.key_events
+    'a deleted event', 'delete from keylatch_internal.key_events
     where id = (select e.id from keylatch_internal.key_events as e where e.checkpoint = 2 limit 1)',
     'f 1 1000 0 2 An event of the checkpoint is missing.'
   ),
   (
-    'an event that was taken out of its checkpoint', 'update keylatch_internal.key_events
+    'an event without its checkpoint', 'update keylatch_internal.key_events
     set checkpoint = null
     where id = (select e.id from keylatch_internal.key_events as e where e.checkpoint = 3 limit 1)',
     'f 2 2000 1 3 An event of the checkpoint is missing.'
   ),
   (
-    'an event that is there twice', 'insert into keylatch_internal.key_events (
+    'an event that exists twice', 'insert into keylatch_internal.key_events (
       id, workspace_id, key_id, event, occurred_at, user_id, role, login, changes, checkpoint
     ) select gen_random_uuid(), e.workspace_id, e.key_id, e.event, e.occurred_at, e.user_id, e.role,
       e.login, e.changes, e.checkpoint
@@ -130,7 +132,7 @@ from (values
     'f 0 0 0 1 An event was added to the checkpoint.'
   ),
   (
-    'one event in the place of another', 'with gone as (
+    'an event replaced by another event', 'with gone as (
       delete from keylatch_internal.key_events where id = (
         select e.id from keylatch_internal.key_events as e where e.checkpoint = 4 limit 1
       ) returning *
@@ -140,7 +142,7 @@ from (values
     'f 3 2100 0 4 An event, or the checkpoint, was changed.'
   ),
   (
-    'two events that changed places', 'update keylatch_internal.key_events
+    'two exchanged events', 'update keylatch_internal.key_events
     set checkpoint = 5 - checkpoint where checkpoint between 1 and 4 and id in (
       (select e.id from keylatch_internal.key_events as e where e.checkpoint = 1 limit 1)
       union (select e.id from keylatch_internal.key_events as e where e.checkpoint = 4 limit 1)
@@ -148,21 +150,21 @@ from (values
     'f 0 0 0 1 An event, or the checkpoint, was changed.'
   ),
   (
-    'another digest', 'update keylatch_internal.key_event_checkpoints set digest = sha256(''x'')
+    'a changed digest', 'update keylatch_internal.key_event_checkpoints set digest = sha256(''x'')
     where number = 4',
     'f 3 2100 0 4 An event, or the checkpoint, was changed.'
   ),
   (
-    'a checkpoint that is gone',
+    'a deleted checkpoint',
     'delete from keylatch_internal.key_event_checkpoints where number = 2',
     'f 1 1000 0 2 The checkpoint is missing.'
   ),
   (
-    'an end that is gone', 'delete from keylatch_internal.key_event_checkpoints where number = 4',
+    'a deleted chain end', 'delete from keylatch_internal.key_event_checkpoints where number = 4',
     'f 3 2100 0 4 The checkpoint of sealed events is missing.'
   ),
   (
-    'a first checkpoint that was made anew',
+    'a first checkpoint that was sealed again',
     'update keylatch_internal.key_events set role = ''x'' where checkpoint = 1;
     update keylatch_internal.key_event_checkpoints set digest = d.digest
     from keylatch_internal.digest_events(1, '''') as d where number = 1',
@@ -175,13 +177,13 @@ from (values
     'f 3 2100 0 4 The checkpoint of sealed events is missing.'
   ),
   (
-    'a checkpoint that is marked as archived, with events that were changed',
+    'a checkpoint marked as archived, with changed events',
     'update keylatch_internal.key_event_checkpoints set archived_at = now() where number = 1;
     update keylatch_internal.key_events set role = ''x'' where checkpoint = 1',
     'f 0 0 0 1 An event, or the checkpoint, was changed.'
   ),
   (
-    'a checkpoint whose events are archived',
+    'a checkpoint with archived events',
     'update keylatch_internal.key_event_checkpoints set archived_at = now() where number = 1;
     delete from keylatch_internal.key_events where checkpoint = 1',
     't 4 1400 0'
@@ -192,7 +194,7 @@ select is(
     select concat_ws(' ', v.is_intact, v.broken_checkpoint, v.next_checkpoint)
     from keylatch.verify_events(2, 1) as v
   ),
-  't 3', 'and one can go on behind a checkpoint that is broken'
+  't 3', 'verifying can continue after a broken checkpoint'
 );
 
 -- No setting of the caller changes a digest.

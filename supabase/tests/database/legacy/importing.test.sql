@@ -1,34 +1,36 @@
--- What an import takes, what it refuses, and what it does to a key that is there already.
+-- What an import accepts, what it refuses, and what it changes on an existing key.
 begin;
 \ir ../people.psql
 \ir importing.psql
 select plan(58);
 
--- What has no salt resolves at once.
+-- A key without a salt resolves at once.
 
 select is(
   pg_temp.import(pg_temp.line('{"key": "an old key in plaintext", "label": "x"}')),
   'imported', 'a key in plaintext is imported'
 );
-select is(pg_temp.resolves('an old key in plaintext'), 1::bigint, 'and resolves at once');
+select is(
+  pg_temp.resolves('an old key in plaintext'), 1::bigint, 'a key in plaintext resolves at once'
+);
 select is(
   pg_temp.import(pg_temp.line(jsonb_build_object(
     'alg', 'sha256', 'hash', encode(sha256('an old key in hex'), f.form), 'hash_encoding', f.form
   ))),
-  f.outcome, format('so is its SHA-256 in %s', f.form)
+  f.outcome, format('a SHA-256 in %s is imported', f.form)
 )
 from (values ('hex', 'imported'), ('base64', 'exists')) as f (form, outcome);
-select is(pg_temp.resolves('an old key in hex'), 1::bigint, 'and resolves as well');
+select is(pg_temp.resolves('an old key in hex'), 1::bigint, 'a key under SHA-256 resolves at once');
 select is(
   pg_temp.resolves(encode(sha256('an old key in hex'), 'hex')), 0::bigint,
-  'the hash itself is no key'
+  'the hash itself does not resolve'
 );
 select is(
   pg_temp.import(
     pg_temp.line('{"key": "an old key in plaintext"}'), pg_temp.line('{"key": "another old key"}'),
     pg_temp.line('{"key": "another old key, the second"}')
   ),
-  'exists refused imported', 'what is there stays as it is, and a bad line costs no other'
+  'exists refused imported', 'an existing key does not change, and a bad line affects no other line'
 );
 select is(
   pg_temp.import(
@@ -51,8 +53,10 @@ select is(
   '{1,1,1,1,1}', 'the report of a dry run counts each outcome'
 );
 select is(pg_temp.resolves('a fourth old key of ours'), 0::bigint, 'a dry run leaves no key');
-select is(pg_temp.resolves('a third old key of ours'), 1::bigint, 'and moves none');
-select is((select count(*) from keylatch.legacy_keys), 0::bigint, 'and lets none wait');
+select is(pg_temp.resolves('a third old key of ours'), 1::bigint, 'a dry run changes no key');
+select is(
+  (select count(*) from keylatch.legacy_keys), 0::bigint, 'a dry run leaves no waiting key'
+);
 select is(
   pg_temp.words('service_role', $$ select keylatch.import_keys(
     jsonb_build_array(pg_temp.line('{"key": "a fourth old key of ours"}'), '"x"'), strict => true
@@ -68,9 +72,9 @@ select is(
 from (values
   ('{}'), ('null'), (array_to_json(array_fill('{}'::json, '{10001}'))::text)
 ) as v (batch);
-select is(pg_temp.import(variadic '{}'), null, 'an empty batch is a batch');
+select is(pg_temp.import(variadic '{}'), null, 'an empty batch is allowed');
 
--- The floor.
+-- Weak keys.
 
 select is(
   pg_temp.refusal(pg_temp.line(jsonb_build_object('key', v.key))), 'refused: key ' || v.detail
@@ -91,25 +95,25 @@ from (values
 ) as v (key, detail);
 select is(
   (pg_temp.refusal(pg_temp.line('{"key": "a-key-of-15-let", "force": "a device in the field"}'))),
-  'imported: Imported by force: a device in the field', 'unless it is forced, with a reason'
+  'imported: Imported by force: a device in the field', 'force with a reason imports a weak key'
 );
 select is(
   pg_temp.refusal(pg_temp.line('{"key": "a-key-of-15-let", "force": ""}')),
-  'refused: force must be a reason of 1 to 200 characters.', 'and not without one'
+  'refused: force must be a reason of 1 to 200 characters.', 'force needs a reason'
 );
 select is(
   pg_temp.refusal(pg_temp.line('{"key": true}')),
     'refused: key must be a text of 1 to 1000 characters, without control characters and spaces '
     || 'around it.',
-  'true is no text'
+  'true is not a text'
 );
 select is(
   pg_temp.refusal(pg_temp.line(jsonb_build_object('key', repeat('0123456789abcdef', 4)))),
   'imported: The key looks like a SHA-256. If it is the hash of the key, import it as such.',
-  '64 hex digits are imported, and the outcome says what they may be'
+  '64 hex digits are imported, and the outcome warns that they may be a hash'
 );
 
--- One line never ends the batch.
+-- A bad line never makes the batch fail.
 
 select is(
   pg_temp.import(
@@ -124,7 +128,7 @@ from (values
   ('{"scopes": [["a"], ["b", "c"]]}'), ('{"scopes": "{a,b}"}'), ('{"created_by": "alice"}')
 ) as v (fields);
 
--- Towards its end, and never away from it.
+-- An import can end or shorten a key, but never extend it.
 
 select is(
   pg_temp.import(pg_temp.line(jsonb_build_object('key', 'an old key that moves', 'expires_at',
@@ -133,40 +137,43 @@ select is(
 )
 from (values
   ('2030-01-01', 'imported', 'a key comes with its expiry'), ('2031-01-01', 'exists',
-    'it does not get longer'),
-  (null, 'exists', 'nor endless'), ('2029-01-01', 'moved', 'it gets shorter')
+    'an import does not extend a key'),
+  (null, 'exists', 'an expiry is kept'), ('2029-01-01', 'moved', 'an expiry gets earlier')
 ) as v (first, outcome, said);
 select is(
   (
     select k.expires_at
     from keylatch.keys as k
     where k.expires_at is not null), '2029-01-01 00:00Z',
-  'and keeps the shorter one'
+  'a replica keeps the earlier expiry'
 );
 select is(
   pg_temp.import(pg_temp.line('{"key": "an old key that moves", "suspended_at": "2024-01-01"}')),
-  'moved', 'it is suspended'
+  'moved', 'an import suspends a key'
 );
 select is(
-  pg_temp.import(pg_temp.line('{"key": "an old key that moves"}')), 'exists', 'and not unsuspended'
+  pg_temp.import(pg_temp.line('{"key": "an old key that moves"}')), 'exists',
+  'an import does not unsuspend a key'
 );
-select is(pg_temp.state('an old key that moves'), 'suspended', 'so it stays suspended');
+select is(pg_temp.state('an old key that moves'), 'suspended', 'the key stays suspended');
 select is(
   pg_temp.import(pg_temp.line(
     '{"key": "an old key that moves", "revoked_at": "2024-01-31", "revoke_reason": "leaked"}'
   )),
-  'moved', 'it is revoked'
+  'moved', 'an import revokes a key'
 );
-select is(pg_temp.state('an old key that moves'), 'revoked leaked', 'with the reason');
+select is(
+  pg_temp.state('an old key that moves'), 'revoked leaked', 'an imported revocation has its reason'
+);
 select is(
   pg_temp.import(pg_temp.line(
     '{"key": "another old key, the second", "expires_at": "2024-01-31"}'
   )),
-  'moved', 'what expired elsewhere ends here'
+  'moved', 'a key that expired in the old system is revoked'
 );
 select is(
   pg_temp.state('another old key, the second'), 'revoked expired in the imported system',
-  'as revoked'
+  'an expired key is imported as revoked'
 );
 
 -- Who may.

@@ -1,4 +1,4 @@
--- The keys that wait: their first use, their list, their end.
+-- Waiting keys: their first use, their list, their end.
 begin;
 \ir ../people.psql
 \ir importing.psql
@@ -11,16 +11,18 @@ select is(
   ))),
   'waiting', 'a key under bcrypt waits'
 );
-select is(pg_temp.resolves('a salted old key'), 0::bigint, 'resolving never tries it');
-select is(pg_temp.upgrades('a salted old kex'), 0::bigint, 'a near miss upgrades nothing');
 select is(
-  pg_temp.upgrades('a salted old key', pg_temp.b()), 0::bigint, 'nor does another workspace'
+  pg_temp.resolves('a salted old key'), 0::bigint, 'resolve_key does not find a waiting key'
+);
+select is(pg_temp.upgrades('a salted old kex'), 0::bigint, 'a similar text upgrades nothing');
+select is(
+  pg_temp.upgrades('a salted old key', pg_temp.b()), 0::bigint, 'another workspace upgrades nothing'
 );
 select is(
   pg_temp.run(
     'alice', 'select concat_ws('' '', status, scheme, label, masked_key) from keylatch.legacy_keys'
   ),
-  'waiting bcrypt shop ...', 'an admin sees that it waits'
+  'waiting bcrypt shop ...', 'an admin sees the waiting key'
 );
 select is(
   pg_temp.run(v.who, 'select count(*) from keylatch.legacy_keys'), '0', format('%s does not', v.who)
@@ -35,7 +37,7 @@ select is(
   (select count(*) from keylatch.upgrade_key('a salted old key')), 1::bigint,
   'its first use upgrades it, without a workspace if its beginning is known'
 );
-select is(pg_temp.resolves('a salted old key'), 1::bigint, 'from then on it resolves');
+select is(pg_temp.resolves('a salted old key'), 1::bigint, 'an upgraded key resolves');
 select is(
   (
     select row(k.id = g.id, k.id = g.key_id, k.label, k.expires_at, k.masked_key, g.status)::text
@@ -43,29 +45,33 @@ select is(
   ),
   '(t,t,shop,"2030-01-01 00:00:00+00",...,upgraded)', 'under the same id, as the row that waited'
 );
-select is(pg_temp.upgrades('a salted old key'), 1::bigint, 'upgrading it again is resolving it');
+select is(pg_temp.upgrades('a salted old key'), 1::bigint, 'upgrading a key again resolves it');
 select is(
   pg_temp.import(pg_temp.line(pg_temp.salted('another salted old key', 'monday'))), 'waiting',
   'a key under PBKDF2 waits, too'
 );
 select is(
   (select count(*) from keylatch.upgrade_key('another salted old key')), 0::bigint,
-  'without its beginning it needs its workspace'
+  'without a known beginning, a key needs its workspace'
 );
-select is(pg_temp.upgrades('another salted old key'), 1::bigint, 'with the workspace it is found');
+select is(
+  pg_temp.upgrades('another salted old key'), 1::bigint, 'with the workspace, the key is found'
+);
 select is(
   pg_temp.import(pg_temp.line(pg_temp.salted('another salted old key', 'monday'))), 'exists',
-  'a second import knows it'
+  'a second import recognises the upgraded key'
 );
 select is(
   pg_temp.import(pg_temp.line(
     pg_temp.salted('another salted old key', 'monday') || '{"revoked_at": "2024-01-31"}'
   )),
-  'moved', 'and revokes it'
+  'moved', 'a second import revokes the upgraded key'
 );
-select is(pg_temp.state('another salted old key'), 'revoked', 'for good');
+select is(
+  pg_temp.state('another salted old key'), 'revoked', 'the revoked key does not resolve again'
+);
 
--- One text has one row. What is dead is dead under every salt.
+-- One text, several salts: a text that is inactive under one salt is inactive under all.
 
 select is(
   pg_temp.import(
@@ -73,18 +79,20 @@ select is(
       || '{"revoked_at": "2024-01-31", "revoke_reason": "leaked"}'),
     pg_temp.line(pg_temp.salted('a key under two salts', 'wednesday'))
   ),
-  'waiting waiting', 'the same key under two salts is not seen to be one'
+  'waiting waiting', 'one key under two salts is imported as two waiting keys'
 );
 select is(pg_temp.upgrades('a key under two salts'), 0::bigint,
-  'its first use shows that it is revoked');
-select is(pg_temp.state('a key under two salts'), 'revoked leaked', 'and it becomes a revoked key');
+  'the first use of a revoked key returns nothing');
+select is(
+  pg_temp.state('a key under two salts'), 'revoked leaked', 'the first use finds the revoked key'
+);
 select is(
   (
     select count(*)
     from keylatch.legacy_keys as g
     where g.status = 'upgraded' and g.imported_at is not null
   ),
-  4::bigint, 'and both are known by their text'
+  4::bigint, 'the first use recognises both keys'
 );
 select is(
   pg_temp.import(
@@ -97,7 +105,7 @@ select is(
 );
 select is(
   pg_temp.import(pg_temp.line('{"key": "a key in plaintext later"}')), 'waiting',
-  'a text that may be one of them waits, too'
+  'a plaintext key that may be a waiting key waits, too'
 );
 select is(pg_temp.upgrades('a key in plaintext later'), 0::bigint, 'and does not resolve');
 select is(pg_temp.state('a key in plaintext later'), 'expired', 'because it is expired');
@@ -116,13 +124,16 @@ select is(
     encode(sha256('a publishable old key'), 'hex'), 'kind', 'publishable',
     'allowed_origins', '["https://a.example"]'::jsonb
   )),
-  'imported', 'a publishable key of which only the hash is known resolves at once'
+  'imported', 'a publishable key with only its hash resolves at once'
 );
 select is(
   (select count(*) from keylatch.resolve_key('a publishable old key', 'https://a.example')),
-  1::bigint, 'from its origins'
+  1::bigint, 'a publishable key resolves from its origins'
 );
-select is(pg_temp.resolves('a publishable old key'), 0::bigint, 'and from nowhere else');
+select is(
+  pg_temp.resolves('a publishable old key'), 0::bigint,
+  'a publishable key does not resolve from other origins'
+);
 select is(
   (select k.public_key from keylatch.keys as k where k.kind = 'publishable'), null,
   'its text is not known'
@@ -138,7 +149,7 @@ select is(
   ),
   'waiting waiting refused', 'a waiting key belongs to one workspace'
 );
-select is(pg_temp.upgrades('a key with two ends'), 0::bigint, 'of two rows for one text');
+select is(pg_temp.upgrades('a key with two ends'), 0::bigint, 'one text may have two rows');
 update keylatch.keys set suspended_at = null where id = keylatch_internal.find_key(
   'a key with two ends'
 );
@@ -147,10 +158,10 @@ select is(
     select concat_ws(' ', k.status, k.expires_at::date)
     from keylatch.keys as k where k.id = keylatch_internal.find_key('a key with two ends')
   ),
-  'active 2030-01-31', 'the one nearer to its end answers, then the other'
+  'active 2030-01-31', 'the key with the earlier expiry answers first, then the other key'
 );
 
--- What could not be found in the rounds of one call is not imported.
+-- A key that one call could not find in its rounds is not imported.
 
 select is(
   pg_temp.import(
@@ -162,7 +173,7 @@ select is(
       || '{"iter": 600000}'
   ),
   'waiting refused refused refused waiting',
-  'the keys that a text may be need no more rounds together than one call computes'
+  'the keys that may have one text need no more rounds than one call computes'
 );
 select is(
   pg_temp.import(
@@ -174,7 +185,7 @@ select is(
   pg_temp.import(
     jsonb_build_object('workspace_id', gen_random_uuid(), 'key', 'a key in plaintext elsewhere')
   ),
-  'imported', 'and where nothing waits it is imported'
+  'imported', 'without waiting keys, a plaintext key is imported'
 );
 
 -- Revoked while it waits.
@@ -191,7 +202,7 @@ order by g.imported_at desc
 limit 1;
 select is(
   pg_temp.outcome(v.who, 'select keylatch.revoke_legacy_key(pg_temp.id(''leaked''))'), v.outcome,
-  format('%s cannot revoke it', v.who)
+  format('%s cannot revoke a waiting key', v.who)
 )
 from (values
   ('anon', '42501'), ('stranger', 'PT404 key_not_found'), ('mia', 'PT404 key_not_found'),
@@ -200,12 +211,12 @@ from (values
 select is(
   pg_temp.run('alice',
     'select already_revoked from keylatch.revoke_legacy_key(pg_temp.id(''leaked''), ''leaked'')'),
-  'false', 'its admin can'
+  'false', 'an admin revokes a waiting key'
 );
 select is(
   pg_temp.run('alice',
     'select already_revoked from keylatch.revoke_legacy_key(pg_temp.id(''leaked''))'),
-  'true', 'and again is no error'
+  'true', 'revoking it again is no error'
 );
 select is(
   (
@@ -213,7 +224,7 @@ select is(
     from keylatch.legacy_keys as g
     where g.id = pg_temp.id('leaked')
   ),
-  'revoked leaked ' || pg_temp.user_id('alice'), 'who and why is kept'
+  'revoked leaked ' || pg_temp.user_id('alice'), 'the user and the reason are stored'
 );
 select is(
   pg_temp.outcome(v.who, format('%s where key_id = pg_temp.id(''leaked'')', v.statement)), v.outcome,
@@ -240,18 +251,20 @@ select is(pg_temp.upgrades('a leaked old key'), 0::bigint,
 select is(
   pg_temp.import(pg_temp.line(pg_temp.salted('an old key of A', 'monday')
     || '{"starts_with": "an old"}')), 'waiting',
-  'one more waits'
+  'another key waits'
 );
 delete from keylatch.workspaces where id = pg_temp.a();
 select is(
   (select count(*) from keylatch.legacy_keys as g
     where g.workspace_id = pg_temp.a() and g.status = 'waiting'),
-  0::bigint, 'none waits in a deleted workspace'
+  0::bigint, 'no key waits in a deleted workspace'
 );
-select is(pg_temp.upgrades('an old key of A'), 0::bigint, 'and none is upgraded there');
+select is(
+  pg_temp.upgrades('an old key of A'), 0::bigint, 'no key is upgraded in a deleted workspace'
+);
 select is(
   pg_temp.import(pg_temp.line('{"key": "an old key for a deleted workspace"}')), 'refused',
-  'nor imported'
+  'no key is imported into a deleted workspace'
 );
 
 -- Who may.

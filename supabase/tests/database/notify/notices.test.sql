@@ -1,9 +1,9 @@
--- Notices: which changes caches are told of, which leave a sign instead, and which neither.
+-- Notices: which changes send a notice to caches, which advance the sign, and which do neither.
 begin;
 \ir ../people.psql
 select plan(40);
 
--- What a statement does: notices that wait for the commit, and signs that one was left out.
+-- What a statement does: notices that wait for the commit, and signs for notices left out.
 create function pg_temp.signs() returns bigint language sql as
 $$ select last_value + is_called::integer from keylatch_internal.notices_left_out $$;
 create function pg_temp.told(p_who text, p_statement text) returns text language plpgsql as
@@ -43,18 +43,18 @@ from (values
   ('replica', 'rotated', 'suspended_at = null')
 ) as c (who, key, changes);
 select is(pg_temp.told('alice', format('select keylatch.rotate_key(%L, ''1 hour'')', pg_temp.id('rotated'))),
-  '1 notices, 0 signs', 'a rotation tells of the old key');
+  '1 notices, 0 signs', 'a rotation sends a notice for the old key');
 
-select is(pg_temp.told('alice', s.statement), '0 notices, 0 signs', 'nothing is told of ' || s.about)
+select is(pg_temp.told('alice', s.statement), '0 notices, 0 signs', 'no notice for ' || s.about)
 from (values
   ('a new key', 'select keylatch.issue_key(pg_temp.a())'),
   ('a label', pg_temp.patch('secret', 'label = ''x''')),
-  ('what stays as it was', pg_temp.patch('secret', 'scopes = scopes, suspended_at = suspended_at')),
+  ('unchanged values', pg_temp.patch('secret', 'scopes = scopes, suspended_at = suspended_at')),
   ('a later expiry', pg_temp.patch('ending', 'expires_at = now() + interval ''3 days''')),
-  ('no expiry any more', pg_temp.patch('ending', 'expires_at = null'))
+  ('a removed expiry', pg_temp.patch('ending', 'expires_at = null'))
 ) as s (about, statement);
 
--- Who extends a key does not notify, so that the commit does not wait after the expiry was checked.
+-- An extension does not notify, so that the commit does not wait after the check of the expiry.
 
 select pg_temp.make('first', '''secret'', expires_at => now() + ''1 day''');
 select pg_temp.make('second', '''secret'', expires_at => now() + ''9 days''');
@@ -62,20 +62,20 @@ select is(
   pg_temp.told('alice', pg_temp.patch(
     'first', 'expires_at = now() + interval ''2 days'', scopes = ''{b}'''
   )),
-  '0 notices, 1 signs', 'an extension with other scopes leaves a sign'
+  '0 notices, 1 signs', 'an extension with new scopes advances the sign'
 );
 select is(
   pg_temp.told('alice', $$
     update keylatch.keys set expires_at = now() + interval '5 days'
     where id in (pg_temp.id('first'), pg_temp.id('second')) $$),
-  '0 notices, 1 signs', 'so does one that moves another expiry nearer, in whatever order'
+  '0 notices, 1 signs', 'an extension beside a shorter expiry advances the sign, in any order'
 );
 select is(
   pg_temp.told('alice', $$
     update keylatch.keys set expires_at = now() + interval '6 days'
     where id in (pg_temp.id('first'), pg_temp.id('second'));
     select keylatch.suspend_key(pg_temp.id('secret')) $$),
-  '0 notices, 1 signs', 'and so does what the transaction changes afterwards'
+  '0 notices, 1 signs', 'a change after an extension advances the sign'
 );
 
 select pg_temp.make('soon', '''secret'', expires_at => now() + ''40 seconds''');
@@ -86,12 +86,12 @@ $$ select pg_temp.outcome('alice', format(
   pg_temp.id(p_key)
 )) $$;
 select is(pg_temp.after_a_notice('soon'), 'PT409 expired_is_final',
-  'who has notified extends no key that expires within a minute');
-select is(pg_temp.after_a_notice('first'), '0 rows', 'but one that lives on for long enough');
+  'after a notice, a key that expires within a minute cannot be extended');
+select is(pg_temp.after_a_notice('first'), '0 rows', 'a key that expires later can be extended');
 select is(
   pg_temp.outcome('alice', $$ set local keylatch.notices = ''; $$
     || pg_temp.patch('soon', 'expires_at = null') || '; set constraints all immediate'), '0 rows',
-  'and in a transaction of its own also the first');
+  'the first key can be extended in a transaction of its own');
 
 -- Many keys at once.
 
@@ -100,16 +100,16 @@ select pg_temp.run('alice', $$
   select cardinality(keys) from keylatch.issue_keys(pg_temp.a(), array(
     select 'fleet' from generate_series(1, 1100)
   )) $$) as made \gset
-select is(:made, 1100, 'a fleet is there');
+select is(:made, 1100, 'a fleet exists');
 select is(
   pg_temp.told('alice', 'update keylatch.keys set suspended_at = now() where label = ''fleet'''),
-  '1000 notices, 0 signs', 'of a fleet 1000 keys are told, and then only that anything has changed'
+  '1000 notices, 0 signs', 'a fleet sends 1000 notices for keys, and then the notice for any key'
 );
 select is(
   pg_temp.outcome('alice', format(
     'set local keylatch.notices = %L; select keylatch.revoke_key(%L)', v.value, pg_temp.id('soon')
   )),
-  '1 row', format('no revocation fails because somebody set the count to %L', v.value)
+  '1 row', format('no revocation fails if a session sets the count to %L', v.value)
 )
 from (values ('x'), ('-1'), ('1e9'), ('99999999999999999999'), ('9999')) as v (value);
 
@@ -119,14 +119,14 @@ select ok(
   h.server_time between now() and clock_timestamp() and h.left_out = pg_temp.signs()
   and h.place = concat_ws(' ', i.system_identifier, p.timeline, i.database_oid)
   and h.writers is null,
-  'a heartbeat tells the time, the signs and the place'
+  'a heartbeat returns the time, the signs and the place'
 )
 from keylatch_internal.read_heartbeat(false) as h, keylatch.installation() as i,
   keylatch.replay_position() as p;
 select is(
   (select h.writers from keylatch_internal.read_heartbeat(true) as h),
   array(select distinct virtualtransaction from pg_locks where pid = pg_backend_pid()),
-  'and which transactions change keys: this one'
+  'a heartbeat returns the transactions that change keys: this one'
 );
 select is(
   pg_temp.outcome(w.who, 'select keylatch_internal.read_heartbeat(true)'), w.outcome,

@@ -1,4 +1,4 @@
--- Replicas: how far a server has got, and what is refused where there is none to wait for.
+-- Replicas: the position of a server, and what is refused without a replica to wait for.
 begin;
 \ir ../people.psql
 select plan(18);
@@ -17,12 +17,12 @@ select is(
 );
 select is(
   (select p.timeline from keylatch.replay_position() as p),
-  (select c.timeline_id from pg_control_checkpoint() as c), 'the timeline is that of the server'
+  (select c.timeline_id from pg_control_checkpoint() as c), 'the timeline is the server''s timeline'
 );
 
 select is(
   pg_temp.outcome(w.who, 'select keylatch.wait_for_replicas()'), w.outcome,
-  'without a synchronous standby nothing can be waited for: ' || w.who
+  'there is no synchronous standby to wait for: ' || w.who
 )
 from (values
   ('anon', '42501'), ('alice', 'PT400 invalid_argument'),
@@ -30,11 +30,11 @@ from (values
 ) as w (who, outcome);
 select matches(
   pg_temp.words('alice', 'select keylatch.wait_for_replicas()'), 'synchronous_standby_names',
-  'and the hint says what to set'
+  'the hint names the setting'
 );
 select matches(
   pg_temp.words('alice', format('select keylatch.wait_for_replicas(%L)', t.timeout)),
-  '^timeout must be', 'a timeout is from 0 to 1 minute, and not ' || coalesce(t.timeout, 'null')
+  '^timeout must be', 'a timeout is from 0 to 1 minute, not ' || coalesce(t.timeout, 'null')
 )
 from (values
   (null), ('-1 second'), ('61 seconds'), ('1 month'), ('120000 months -3599950 days'),

@@ -1,4 +1,4 @@
--- The key of a request as an identity: its workspace, or an error. Never another identity.
+-- The key of a request as an identity: its workspace, or an error, but never another identity.
 begin;
 \ir ../people.psql
 select plan(87);
@@ -9,7 +9,7 @@ create function pg_temp.headers(p_name text, p_origin text) returns text languag
 $$ select json_strip_nulls(json_build_object(
   'host', 'db.example', 'x-api-key', pg_temp.key(p_name), 'origin', p_origin
 ))::text $$;
--- What each function says to this role, the first error if there is one.
+-- What each function returns to this role, or the first error.
 create function pg_temp.identity(p_role text, p_headers text default null)
 returns text language plpgsql as
 $$
@@ -53,16 +53,18 @@ values
 ('listed', pg_temp.key('server') || ',' || pg_temp.key('page')),
 ('none', null);
 
--- No header, no key: nobody, and no error. After a transaction the setting is an empty text.
+-- Without a header there is no identity and no error. After a transaction the setting is empty.
 
-select is(pg_temp.identity(v.role), 'nobody f t', format('%s without headers is nobody', v.role))
+select is(
+  pg_temp.identity(v.role), 'nobody f t', format('%s without headers has no identity', v.role)
+)
 from (values ('anon'), ('authenticated'), ('service_role'), ('alice')) as v (role);
 select is(
-  pg_temp.identity('anon', v.headers), 'nobody f t', format('and with the setting %L', v.headers)
+  pg_temp.identity('anon', v.headers), 'nobody f t', format('no identity with %L', v.headers)
 )
 from (values (''), ('{}'), ('{"host": "db.example"}'), ('[]'), ('null')) as v (headers);
 
--- A line for each: the key, the Origin, and who that is.
+-- On each line: the key, the Origin, and the identity.
 
 select is(
   pg_temp.identity('anon', pg_temp.headers(v.name, v.origin)),
@@ -103,7 +105,7 @@ from (values
   ('none', 'https://a.example', 'nobody')
 ) as v (name, origin, who);
 
--- The other roles. A user's token beside a key is two identities; the backend's is none.
+-- The other roles. A user's token and a key are two identities. The backend's token is none.
 
 select pg_temp.send(pg_temp.headers('server', null));
 select is(pg_temp.identity(v.role), v.who, format('%s with a key', v.role))
@@ -115,7 +117,7 @@ from (values
   ('stranger', 'PT400 invalid_argument')
 ) as v (role, who);
 select pg_temp.send(pg_temp.headers('revoked', null));
-select is(pg_temp.identity(v.role), v.who, format('%s with a key that is not active', v.role))
+select is(pg_temp.identity(v.role), v.who, format('%s with an inactive key', v.role))
 from (values
   ('authenticated', 'PT401 invalid_api_key'),
   ('service_role', 'PT401 invalid_api_key'),
@@ -123,7 +125,7 @@ from (values
 ) as v (role, who);
 select is(
   pg_temp.outcome('keylatch_resolver', 'select keylatch.check_request()'), 'PT401 invalid_api_key',
-  'the resolver has its request checked, too, where that is done for all'
+  'check_request works for the resolver, too, as a db-pre-request'
 );
 select is(
   pg_temp.outcome('keylatch_resolver', format('select keylatch.%s', v.call)), '42501',
@@ -156,17 +158,17 @@ from (values
 select set_config('request.jwt.claims', '', true);
 select is(
   pg_temp.outcome('anon', 'select keylatch.check_request()'), 'PT400 invalid_argument',
-  'and a subject in the setting that older releases of PostgREST used'
+  'a key beside a subject in the setting of older PostgREST releases'
 )
 from set_config('request.jwt.claim.sub', 'somebody', true);
 select set_config('request.jwt.claim.sub', '', true);
 select pg_temp.send(pg_temp.headers('revoked', null));
 
--- Every function refuses, not only the first one asked.
+-- Every function refuses, not only the first.
 
 select is(
   pg_temp.outcome('anon', format('select keylatch.%s', v.call)), 'PT401 invalid_api_key',
-  format('%s refuses a key that is not active', v.call)
+  format('%s refuses an inactive key', v.call)
 )
 from (values
   ('current_workspace_id()'), ('current_key_id()'), ('has_scope(''x'')'), ('has_scope(null)'),
@@ -176,7 +178,7 @@ select is(
   pg_temp.words('anon', 'select keylatch.check_request()'),
   'The x-api-key of this request is mistyped, not active, or not for this origin. '
   || 'Ask an admin of the workspace to call explain_key. See sql/docs/errors.md#invalid_api_key',
-  'the refusal does not say which of the reasons it is'
+  'the refusal does not tell the reason'
 );
 
 -- Scopes are words, compared letter for letter.
@@ -191,7 +193,7 @@ from (values
   ('', 'false'), ('ORDERS:*', 'false'), ('a_b', 'true'), ('axb', 'false'), (null, 'false')
 ) as v (scope, has);
 
--- The clock counts: the key expires in the middle of a transaction.
+-- The clock decides: the key expires in the middle of a transaction.
 
 select pg_temp.send(pg_temp.headers('expiring', null));
 select is(
@@ -199,17 +201,17 @@ select is(
   'a key before its expiry'
 );
 select pg_sleep(0.35);
-select is(pg_temp.identity('anon'), 'PT401 invalid_api_key', 'and after it');
+select is(pg_temp.identity('anon'), 'PT401 invalid_api_key', 'a key after its expiry');
 
 -- A revocation or suspension is seen by the next statement.
 
 select pg_temp.send(pg_temp.headers('server', null));
 select pg_temp.manage('suspend_key', 'server');
-select is(pg_temp.identity('anon'), 'PT401 invalid_api_key', 'a key that is suspended now');
+select is(pg_temp.identity('anon'), 'PT401 invalid_api_key', 'a suspended key');
 select pg_temp.manage('unsuspend_key', 'server');
-select matches(pg_temp.identity('anon'), pg_temp.id('server')::text, 'and is not any more');
+select matches(pg_temp.identity('anon'), pg_temp.id('server')::text, 'an unsuspended key');
 
--- In a policy each function runs once a statement, and does not keep it from running in parallel.
+-- In a policy, each function runs once per statement, and allows a parallel plan.
 
 create table public.parcels (workspace_id uuid not null);
 insert into public.parcels
@@ -234,7 +236,10 @@ begin
 end
 $$;
 
-select is(pg_temp.run('anon', 'select count(*) from public.parcels'), '500', 'the rows of A');
+select is(
+  pg_temp.run('anon', 'select count(*) from public.parcels'), '500',
+  'anon with a key of A reads the rows of A'
+);
 select matches(
   pg_temp.plan_of('select * from public.parcels'), 'InitPlan',
   'the policy asks in an InitPlan'
@@ -247,7 +252,7 @@ select is(
     ) and (p.provolatile, p.proparallel, p.prosecdef) <> ('s', 's', false)
   ),
   '{}'::name[],
-  'they are stable, safe in parallel, and run with the rights of the caller'
+  'the functions are stable, parallel safe, and run with the rights of the caller'
 );
 -- A subtransaction fails in a parallel plan before version 17.
 select is(
@@ -257,19 +262,19 @@ select is(
       and p.proparallel = 's' and p.prosrc ~* '\mexception\s+when\M'
   ),
   '{}'::name[],
-  'no function that is safe in parallel has an exception block'
+  'no parallel safe function has an exception block'
 );
 set local parallel_setup_cost = 0;
 set local parallel_tuple_cost = 0;
 set local min_parallel_table_scan_size = 0;
 select matches(
   pg_temp.plan_of('select count(*) from public.parcels'), 'Gather',
-  'and the table is read in parallel where that is cheaper'
+  'a table with the policy can be read in parallel'
 );
 select is(
-  pg_temp.run('anon', 'select count(*) from public.parcels'), '500', 'with the same answer'
+  pg_temp.run('anon', 'select count(*) from public.parcels'), '500', 'in parallel: the same answer'
 );
--- A star in the list of the key needs the most work for each of these.
+-- A key with a star in its list needs the most work for each origin.
 create function pg_temp.read_from(p_origin text) returns text language plpgsql as
 $$
 begin

@@ -1,4 +1,4 @@
--- What ends sessions before their time: end_sessions, the deletion of their workspace, an admin.
+-- What ends sessions early: end_sessions, the deletion of their workspace, an admin.
 begin;
 \ir ../people.psql
 \ir visitors.psql
@@ -6,7 +6,7 @@ select plan(42);
 
 create function pg_temp.end_them(p_who text, p_name text) returns text language sql as
 $$ select pg_temp.outcome(p_who, format('select keylatch.end_sessions(%L, %L)', pg_temp.id(p_name), 'abused')) $$;
--- As a request that was slower than the ending: its row appears afterwards.
+-- Like a request that is slower than the ending: its row appears after the ending.
 create function pg_temp.late(p_name text) returns void language plpgsql as
 $$
 declare
@@ -30,7 +30,7 @@ select throws_ok(
   'a session is not committed once its key is suspended'
 );
 select pg_temp.manage('unsuspend_key', 'slow page');
-select lives_ok('set constraints all immediate', 'and is while the key is active');
+select lives_ok('set constraints all immediate', 'a session is committed while the key is active');
 set constraints all deferred;
 select pg_temp.keep('slower', 'slow page');
 select pg_temp.manage('revoke_key', 'slow page');
@@ -71,7 +71,7 @@ from (values
   ('service_role', 'truncate', '')
 ) as v (who, verb, rest);
 
--- An ending that names the key in another workspace is none.
+-- An ending with the wrong workspace of the key has no effect.
 
 select pg_temp.run('bob', format(
   'insert into keylatch_internal.session_endings (workspace_id, key_id) values (%L, %L)'
@@ -83,7 +83,7 @@ select pg_temp.run('bob', format(
 ));
 select is(pg_temp.resolved('first'), 1::bigint, 'the admin of another workspace ends nothing here');
 
--- end_sessions revokes and ends, in one call, and again is not an error.
+-- end_sessions revokes the key and ends its sessions in one call. Repeating it is no error.
 
 select pg_temp.make('other page', $$ 'publishable', allowed_origins => '{https://a.example}' $$);
 select pg_temp.keep('second');
@@ -95,13 +95,17 @@ $$ select pg_temp.run('alice', format(
 )) $$;
 select is(pg_temp.end_page(), 't f 2', 'the answer counts both sessions');
 select is(pg_temp.of('page', 'status'), 'revoked', 'the key is revoked');
-select is(pg_temp.of('page', 'revoke_reason'), 'abused', 'with the reason');
-select is(pg_temp.of('page', 'revoked_by'), pg_temp.user_id('alice')::text, 'by who called');
-select is(pg_temp.resolved('first') + pg_temp.resolved('second'), 0::bigint, 'both have ended');
-select is(pg_temp.resolved('spared'), 1::bigint, 'and the session of another key has not');
+select is(pg_temp.of('page', 'revoke_reason'), 'abused', 'end_sessions stores the reason');
+select is(
+  pg_temp.of('page', 'revoked_by'), pg_temp.user_id('alice')::text, 'end_sessions stores the caller'
+);
+select is(
+  pg_temp.resolved('first') + pg_temp.resolved('second'), 0::bigint, 'both sessions have ended'
+);
+select is(pg_temp.resolved('spared'), 1::bigint, 'the session of another key goes on');
 select is(
   pg_temp.outcome(v.role, format(v.statement, pg_temp.token('first'))), v.outcome,
-  format('no call of %s revives one: %s', v.role, v.statement)
+  format('no call of %s reopens a session: %s', v.role, v.statement)
 )
 from (values
   ('keylatch_resolver', 'select keylatch.resolve_session(%L, true)', '0 rows'),
@@ -109,15 +113,17 @@ from (values
   ('keylatch_resolver', 'select keylatch.close_session(%L)', 'PT404 session_not_found')
 ) as v (role, statement, outcome);
 select is(
-  pg_temp.outcome('alice', 'select from keylatch.sessions'), '2 rows', 'the view shows the open ones'
+  pg_temp.outcome('alice', 'select from keylatch.sessions'), '2 rows',
+  'the view shows only open sessions'
 );
 select pg_temp.late('second');
 select is(
-  pg_temp.resolved('second'), 0::bigint, 'a session that is committed after the ending is over too'
+  pg_temp.resolved('second'), 0::bigint,
+  'a session that is committed after the ending has ended, too'
 );
-select is(pg_temp.end_page(), 't t 0', 'again is not an error, and nothing is left to end');
+select is(pg_temp.end_page(), 't t 0', 'calling it again is no error, and ends nothing');
 
--- A key that was revoked before: its sessions go on until somebody ends them.
+-- The sessions of a key that was revoked earlier go on until end_sessions.
 
 select pg_temp.manage('revoke_key', 'other page', '''season is over''');
 select is(pg_temp.resolved('spared'), 1::bigint, 'revoke_key alone ends no session');
@@ -126,10 +132,13 @@ select is(
     'select concat_ws('' '', e.already_revoked, e.ended) from keylatch.end_sessions(%L) as e',
     pg_temp.id('other page')
   )),
-  't 1', 'end_sessions ends those of a revoked key'
+  't 1', 'end_sessions ends the sessions of a revoked key'
 );
-select is(pg_temp.of('other page', 'revoke_reason'), 'season is over', 'whose reason stays');
-select is(pg_temp.resolved('spared'), 0::bigint, 'and none is left');
+select is(
+  pg_temp.of('other page', 'revoke_reason'), 'season is over',
+  'the first reason of the revocation stays'
+);
+select is(pg_temp.resolved('spared'), 0::bigint, 'no session is left');
 
 -- Deleting a workspace, and an admin's DELETE.
 
@@ -141,11 +150,11 @@ from (values ('bob', '0 rows'), ('alice', '1 row')) as v (who, outcome);
 delete from keylatch.workspaces where id = pg_temp.a();
 select is(pg_temp.resolved('slow'), 0::bigint, 'deleting a workspace ends its sessions');
 select is(
-  (select count(*) from keylatch.sessions), 0::bigint, 'the view shows none of them, to nobody'
+  (select count(*) from keylatch.sessions), 0::bigint, 'the view shows no ended session to any role'
 );
 select is(
   (keylatch.prune_sessions()).pruned,
-  (select count(*)::integer from pg_temp.opened) - 1, 'and pruning deletes what was ended'
+  (select count(*)::integer from pg_temp.opened) - 1, 'pruning deletes ended sessions'
 );
 
 select * from finish();

@@ -1,4 +1,4 @@
--- The session of a request as an identity: who opened it where, and nobody with its token elsewhere.
+-- The session of a request as an identity: only on the page that opened it.
 begin;
 \ir ../people.psql
 \ir visitors.psql
@@ -8,7 +8,7 @@ create function pg_temp.headers(p_name text, p_origin text) returns text languag
 $$ select json_strip_nulls(json_build_object(
   'host', 'db.example', 'x-api-key', pg_temp.key(p_name), 'origin', p_origin
 ))::text $$;
--- What each function says to this role, the first error if there is one.
+-- What each function returns to this role, or the first error.
 create function pg_temp.identity(p_role text, p_headers text default null)
 returns text language plpgsql as
 $$
@@ -62,7 +62,7 @@ select is(
 )
 from (values
   ('visit', 'https://a.example', null, 'page'),
-  -- The key allows it, and the session was not opened there.
+  -- The key allows this origin, but the session was not opened there.
   ('visit', 'https://x.b.example', null, 'refused'),
   ('visit', null, null, 'refused'),
   ('visit', '', null, 'refused'),
@@ -70,7 +70,7 @@ from (values
   ('mistyped', 'https://a.example', null, 'refused'),
   ('empty', 'https://a.example', null, 'refused'),
   ('huge', 'https://a.example', null, 'refused'),
-  -- A key is no token, and a token is no key.
+  -- A key is not a token, and a token is not a key.
   ('page', 'https://a.example', null, 'refused'),
   ('server', null, null, 'refused'),
   ('visit', 'https://a.example', 'page', 'two'),
@@ -108,7 +108,7 @@ select set_config('request.jwt.claims', '', true);
 select pg_temp.send(pg_temp.visit('mistyped', 'https://a.example'));
 select is(
   pg_temp.outcome('anon', format('select keylatch.%s', v.call)), 'PT401 invalid_session',
-  format('%s refuses a token that is not good', v.call)
+  format('%s refuses an invalid token', v.call)
 )
 from (values
   ('current_workspace_id()'), ('current_key_id()'), ('current_session_id()'), ('has_scope(''x'')'),
@@ -118,7 +118,7 @@ select is(
   pg_temp.words('anon', 'select keylatch.check_request()'),
   'The x-session-token of this request is mistyped, expired, ended, or of another origin. '
   || 'Let the page open a new session. See sql/docs/errors.md#invalid_session',
-  'the refusal does not say which of the reasons it is'
+  'the refusal does not tell the reason'
 );
 select is(
   pg_temp.outcome('keylatch_resolver', 'select keylatch.current_session_id()'), '42501',
@@ -130,14 +130,16 @@ select is(
     where p.oid = 'keylatch.current_session_id'::regproc
   ),
   's s f',
-  'which is stable, safe in parallel, and runs with the rights of the caller'
+  'current_session_id is stable, parallel safe, and runs with the caller''s rights'
 );
 select isnt(pg_temp.session_of('visit'), null, 'a session has an id');
 select isnt(
-  pg_temp.session_of('visit'), pg_temp.session_of('other visit'), 'that is its own'
+  pg_temp.session_of('visit'), pg_temp.session_of('other visit'),
+  'current_session_id is the id of the session'
 );
 select is(
-  pg_temp.run('anon', 'select keylatch.current_session_id()'), null, 'and a key has none'
+  pg_temp.run('anon', 'select keylatch.current_session_id()'), null,
+  'a request with a key has no session id'
 )
 from pg_temp.send(pg_temp.headers('page', 'https://a.example'));
 
@@ -151,10 +153,10 @@ select is(
 select is(
   pg_temp.identity('anon', pg_temp.visit('visit', 'https://a.example')),
   format('%s %s t {"plan": "pro"} t', pg_temp.a(), pg_temp.id('page')),
-  'and the session goes on'
+  'the session of a revoked key goes on'
 );
 
--- It ends with end_sessions, and with its time.
+-- A session ends with end_sessions, and when it expires.
 
 select is(pg_temp.outcome('alice', format(
   'select keylatch.end_sessions(%L)', pg_temp.id('page')
@@ -162,7 +164,7 @@ select is(pg_temp.outcome('alice', format(
 select pg_temp.run('alice', format('select id from keylatch.end_sessions(%L)', pg_temp.id('page')));
 select is(
   pg_temp.identity('anon', pg_temp.visit('visit', 'https://a.example')), 'PT401 invalid_session',
-  'ends the identity, too'
+  'the identity ends, too'
 );
 
 select * from finish();

@@ -1,4 +1,4 @@
--- How long a session lasts: its lifetime, an end that no extension moves, and who says so.
+-- How long a session lasts: its lifetime, its absolute end, and who may set the lifetime.
 begin;
 \ir ../people.psql
 \ir visitors.psql
@@ -11,7 +11,7 @@ $$ select pg_temp.outcome(p_who, format(
   pg_temp.a(), p_lifetime
 )) $$;
 
--- From 1 minute to 90 days, as time that passes and not as an interval compares.
+-- From 1 minute to 90 days, compared as time, not as an interval.
 
 select is(pg_temp.set_lifetime(v.lifetime), v.outcome, format('a lifetime of %s', v.lifetime))
 from (values
@@ -40,10 +40,11 @@ select is(
   pg_temp.words('alice', format(
     'insert into keylatch.session_settings values (%L, ''1 s'')', pg_temp.a()
   )),
-  'lifetime must be from 1 minute to 90 days. Pass for example "8 hours".', 'what it says'
+  'lifetime must be from 1 minute to 90 days. Pass for example "8 hours".',
+  'the words of the refusal'
 );
 
--- No setting of the caller changes what is kept.
+-- No setting of the caller changes the stored value.
 
 create function pg_temp.kept_in(p_zone text) returns numeric language plpgsql as
 $$
@@ -59,7 +60,7 @@ $$;
 select is(pg_temp.kept_in(v.zone), 89 * 24.0, format('89 days in %s', v.zone))
 from (values
   ('UTC'), ('Pacific/Apia'),
-  -- Its clocks are put forward in a few days, and back in half a year.
+  -- The clocks of this time zone change in a few days, and again in half a year.
   (format(
     'AAA0BBB,J%s,J%s',
     (extract(doy from now())::integer + 2) % 365 + 1, (extract(doy from now())::integer + 180) % 365 + 1
@@ -69,10 +70,10 @@ set local timezone = 'UTC';
 select is(
   (select extract(month from s.lifetime) + extract(day from s.lifetime) from keylatch.session_settings as s
     where s.workspace_id = pg_temp.a()),
-  0::numeric, 'it is kept in hours'
+  0::numeric, 'a lifetime is stored in hours'
 );
 
--- Who writes and reads the settings.
+-- Who may write and read the settings.
 
 delete from keylatch.session_settings;
 select is(pg_temp.set_lifetime('1 hour', v.who), v.outcome, format('%s sets it', v.who))
@@ -99,10 +100,10 @@ select is(
   pg_temp.outcome('alice', format(
     'update keylatch.session_settings set workspace_id = %L', pg_temp.b()
   )),
-  '42501', 'alice moves no settings to another workspace'
+  '42501', 'alice cannot move settings to another workspace'
 );
 
--- What it does.
+-- What the lifetime does.
 
 create function pg_temp.lasts(p_name text) returns numeric language sql as
 $$
@@ -122,18 +123,18 @@ select pg_temp.keep('an hour');
 select is(pg_temp.lasts('an hour'), 60.0, 'a session lasts its lifetime');
 delete from keylatch.session_settings;
 select pg_temp.keep('a day');
-select is(pg_temp.lasts('a day'), 24 * 60.0, 'which is a day where nobody says otherwise');
+select is(pg_temp.lasts('a day'), 24 * 60.0, 'the default lifetime is a day');
 select pg_temp.age('a day', '23 hours', '1 hour');
 select is(pg_temp.resolved('a day'), 1::bigint, 'a session that is about to expire');
-select is(pg_temp.lasts('a day'), 60.0, 'is not extended by being resolved');
+select is(pg_temp.lasts('a day'), 60.0, 'resolving alone does not extend a session');
 select is(
   (
     select round(extract(epoch from r.expires_at - clock_timestamp()) / 60)
     from keylatch.resolve_session(pg_temp.token('a day'), true) as r
   ),
-  24 * 60.0, 'and with extend lasts a day again'
+  24 * 60.0, 'with extend, a session lasts a day again'
 );
-select is(pg_temp.lasts('a day'), 24 * 60.0, 'as the table says');
+select is(pg_temp.lasts('a day'), 24 * 60.0, 'the table has the new expiry');
 select pg_temp.age('a day', '1 hour', '30 days');
 select is(
   (select count(*) from keylatch.resolve_session(pg_temp.token('a day'), true)), 1::bigint,
@@ -145,11 +146,11 @@ select is(
   (select count(*) from keylatch.resolve_session(pg_temp.token('a day'), true)), 1::bigint,
   'an hour before 90 days have passed'
 );
-select is(pg_temp.lasts('a day'), 60.0, 'an extension reaches to their end and not further');
+select is(pg_temp.lasts('a day'), 60.0, 'an extension ends at 90 days');
 select pg_temp.age('a day', '2160 hours', '-1 s');
 select is(
   (select count(*) from keylatch.resolve_session(pg_temp.token('a day'), true)), 0::bigint,
-  'and an expired session is not extended'
+  'an expired session is not extended'
 );
 
 -- The check of a subject, and of a batch.

@@ -6,7 +6,7 @@ select plan(59);
 
 create function pg_temp.limit_to(p_assignment text) returns void language plpgsql as
 $$ begin execute 'update keylatch_internal.session_limits set ' || p_assignment; end $$;
--- So many sessions of the page's key, as far away as this, and nothing before.
+-- Makes this number of sessions of the page's key at this distance, and deletes all others.
 create function pg_temp.taken(p_count integer, p_age interval) returns void language sql as
 $$
   delete from keylatch_internal.sessions;
@@ -41,7 +41,7 @@ from (values
   (3, '30 s', 'PT429 too_many_requests'),
   (3, '60 s', '1 row'),
   (900, '61 s', '1 row'),
-  -- What a wrong clock wrote.
+  -- Rows of a wrong clock.
   (900, '-1 minute', '1 row'),
   (900, '-365 days', '1 row')
 ) as v (n, age, outcome);
@@ -50,7 +50,7 @@ select matches(
   pg_temp.words('anon', format('select keylatch.open_session(%L)', pg_temp.key('page'))),
   '^The key opened 3 sessions in the last minute. Try again in (3[0-9]|40) s. '
   || 'Wait for the number of seconds in Retry-After.*#too_many_requests$',
-  'the refusal says when the next session fits'
+  'the refusal says when the next session is allowed'
 );
 select pg_temp.make('other page', $$ 'publishable', allowed_origins => '{https://a.example}' $$);
 select is(pg_temp.open(pg_temp.key('other page')), '1 row', 'another key has its own limit');
@@ -61,16 +61,18 @@ select pg_temp.taken(2, '1 s');
 select pg_temp.keep('last');
 select is(
   pg_temp.open(pg_temp.key('page')), 'PT429 too_many_requests',
-  'what the same transaction opened is counted'
+  'sessions of the same transaction count'
 );
 
--- Without its row the limits are those of a new installation.
+-- Without the row, the default limits apply.
 
 delete from keylatch_internal.session_limits;
 select pg_temp.taken(599, '1 s');
-select is(pg_temp.open(pg_temp.key('page')), '1 row', 'the 600th session');
+select is(pg_temp.open(pg_temp.key('page')), '1 row', 'the 600th session is allowed');
 select pg_temp.taken(600, '1 s');
-select is(pg_temp.open(pg_temp.key('page')), 'PT429 too_many_requests', 'and the 601st');
+select is(
+  pg_temp.open(pg_temp.key('page')), 'PT429 too_many_requests', 'the 601st session is refused'
+);
 insert into keylatch_internal.session_limits default values;
 select results_eq(
   'select sessions_per_minute, sessions_per_address, trusted_address_header
@@ -78,12 +80,12 @@ select results_eq(
   $$ values (600::bigint, 30::bigint, null::text) $$, 'the row of a new installation says the same'
 );
 
--- The limit of an address, by the header that is trusted.
+-- The limit of an address, by the trusted header.
 
 select pg_temp.taken(0, '0 s');
 select is(
   pg_temp.open(pg_temp.key('page'), 'https://a.example', '203.0.113.7'), '1 row',
-  'an address is not looked at where no header is trusted'
+  'without a trusted header, addresses do not count'
 )
 from generate_series(1, 2);
 select pg_temp.limit_to($$ sessions_per_address = 2, trusted_address_header = 'x-real-ip' $$);
@@ -118,7 +120,7 @@ select pg_temp.send('{"origin": "https://a.example", "x-real-ip": "203.0.113.7"}
 select matches(
   pg_temp.words('anon', format('select keylatch.open_session(%L)', pg_temp.key('page'))),
   '^The key opened 2 sessions for this address in the last minute. Try again in ([45][0-9]|60) s. ',
-  'the refusal says that the address is meant'
+  'the refusal names the address limit'
 );
 
 select is(keylatch_internal.limited_address(a.given), a.counted, format('%L counts as %s', a.given, a.counted))
@@ -144,7 +146,7 @@ from (values
   (null, 'unknown')
 ) as a (given, counted);
 
--- Nobody but the owner reads or changes the limits.
+-- Only the owner may read or change the limits.
 
 select is(
   array(
@@ -157,17 +159,17 @@ select is(
     ) as p (privilege)
     where has_table_privilege(r.rolname, 'keylatch_internal.session_limits', p.privilege)
   ),
-  '{}'::text[], 'no role has a privilege on them'
+  '{}'::text[], 'no role has a privilege on the limits'
 );
 select is(
   pg_temp.outcome(v.role, format(
     'select keylatch_internal.count_session(%L, now())', pg_temp.id('page')
   )),
-  '42501', format('%s counts nothing by hand', v.role)
+  '42501', format('%s cannot call the functions that count', v.role)
 )
 from (values ('anon'), ('alice'), ('service_role'), ('keylatch_resolver')) as v (role);
 
--- A session that was closed or ended still counts, and is pruned when it no longer does.
+-- A closed or ended session still counts for a minute, and is pruned afterwards.
 
 select pg_temp.limit_to('sessions_per_minute = 2, trusted_address_header = null');
 select pg_temp.taken(0, '0 s');
@@ -175,13 +177,17 @@ select pg_temp.keep(v.name) from (values ('closed'), ('ended')) as v (name);
 select keylatch.close_session(pg_temp.token('closed'));
 select pg_temp.run('alice', 'delete from keylatch.sessions returning ''deleted''');
 select is(
-  pg_temp.resolved('closed') + pg_temp.resolved('ended'), 0::bigint, 'two sessions are over'
+  pg_temp.resolved('closed') + pg_temp.resolved('ended'), 0::bigint, 'two sessions have ended'
 );
-select is((keylatch.prune_sessions()).pruned, 0, 'and are kept for a minute');
-select is(pg_temp.open(pg_temp.key('page')), 'PT429 too_many_requests', 'in which they count');
+select is((keylatch.prune_sessions()).pruned, 0, 'ended sessions are kept for a minute');
+select is(
+  pg_temp.open(pg_temp.key('page')), 'PT429 too_many_requests', 'ended sessions count for a minute'
+);
 update keylatch_internal.sessions set created_at = created_at - interval '1 minute';
-select is((keylatch.prune_sessions()).pruned, 2, 'then they are pruned');
-select is(pg_temp.open(pg_temp.key('page')), '1 row', 'and the key opens sessions again');
+select is((keylatch.prune_sessions()).pruned, 2, 'after a minute, ended sessions are pruned');
+select is(
+  pg_temp.open(pg_temp.key('page')), '1 row', 'after a minute, the key opens sessions again'
+);
 
 select * from finish();
 rollback;

@@ -1,10 +1,10 @@
--- Sessions of visitors: what opens one, who may ask about it, and what ends it.
+-- Sessions of visitors: what opens a session, who may read it, and what ends it.
 begin;
 \ir ../people.psql
 \ir visitors.psql
 select plan(53);
 
--- An active publishable key opens one, on a page that the key is for.
+-- An active publishable key opens a session, on a page that the key allows.
 
 select is(pg_temp.open(pg_temp.key('page')), '1 row', 'a page opens a session with its key');
 select is(
@@ -26,7 +26,7 @@ select is(
   pg_temp.words('anon', 'select keylatch.open_session(null)'),
   'The key is mistyped, not active, not publishable, or not for this origin. '
   || 'Ask an admin of the workspace to call explain_key. See sql/docs/errors.md#session_refused',
-  'the refusal does not say which of the reasons it is'
+  'the refusal does not tell the reason'
 );
 
 select pg_temp.keep('first');
@@ -36,12 +36,12 @@ select is(
     select count(*) from keylatch_internal.sessions as s
     where s.token_hash = sha256(convert_to(pg_temp.token('first'), 'UTF8'))
   ),
-  1::bigint, 'the hash of the token is kept'
+  1::bigint, 'the hash of the token is stored'
 );
 select is_empty(
   $$ select from keylatch_internal.sessions as s
      where s::text like '%' || pg_temp.token('first') || '%' $$,
-  'and the token is not'
+  'the token is not stored'
 );
 select pg_temp.make(
   'branded', null, $$ keylatch.issue_key(pg_temp.a(), allowed_origins => '{https://a.example}',
@@ -60,7 +60,9 @@ values (
 );
 insert into made (name, key) values ('imported', 'widget-key-of-2019');
 select pg_temp.keep('imported', 'imported');
-select matches(pg_temp.token('imported'), '^wk_st_', 'and never the text of an imported one');
+select matches(
+  pg_temp.token('imported'), '^wk_st_', 'a token never has the text of an imported key'
+);
 
 -- Who may do what with the token, and who sees the session.
 
@@ -97,7 +99,7 @@ select is(
   '42501', 'nobody sees the hash'
 );
 
--- What a session becomes: it has a subject, it is closed.
+-- Changes of a session: it gets a subject, and it is closed.
 
 select is(
   (keylatch.attach_subject(pg_temp.token('first'), 'visitor 7')).subject, 'visitor 7',
@@ -109,14 +111,17 @@ select throws_ok(
 );
 select pg_temp.manage('revoke_key', 'page');
 select is(pg_temp.resolved('first'), 1::bigint, 'a session outlives its key');
-select is(pg_temp.open(pg_temp.key('page')), 'PT401 session_refused', 'which opens no other one');
 select is(
-  (keylatch.close_session(pg_temp.token('first'))).session_id is not null, true, 'it is closed'
+  pg_temp.open(pg_temp.key('page')), 'PT401 session_refused', 'a revoked key opens no other session'
 );
-select is(pg_temp.resolved('first'), 0::bigint, 'and then there is none');
+select is(
+  (keylatch.close_session(pg_temp.token('first'))).session_id is not null, true,
+  'a session can be closed'
+);
+select is(pg_temp.resolved('first'), 0::bigint, 'a closed session does not resolve');
 select throws_ok(
   format('select keylatch.close_session(%L)', pg_temp.token('first')),
-  'PT404', 'session_not_found', 'so that it cannot be closed again'
+  'PT404', 'session_not_found', 'a closed session cannot be closed again'
 );
 
 select * from finish();

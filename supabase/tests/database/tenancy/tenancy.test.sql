@@ -1,10 +1,10 @@
--- The shipped tenancy: who sees and writes workspaces and memberships.
+-- The default tenancy: who sees and writes workspaces and memberships.
 begin;
 \ir ../people.psql
 select plan(63);
 
--- A line for each thing that somebody may try, with what comes of it: the number of rows, a slug of
--- the contract, or 42501: permission denied.
+-- One line for each action that a role may try, with the result for each role: the number of rows,
+-- a slug of the contract, or 42501: permission denied.
 
 select is(
   regexp_replace(pg_temp.outcome(w.who, v.statement), '^PT[0-9]+ | rows?$', ''),

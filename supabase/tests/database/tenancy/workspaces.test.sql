@@ -1,5 +1,5 @@
--- Deleting a workspace revokes its keys, whoever deletes it; emptying the table of workspaces is
--- refused. The same trigger serves an application's own table.
+-- Deleting a workspace revokes its keys, for every role. Truncating the table of workspaces is
+-- refused. The same trigger works on an application's own table.
 begin;
 \ir ../people.psql
 select plan(19);
@@ -32,20 +32,20 @@ from (values
   ('successor', '"workspace deleted"'), ('suspended', '"workspace deleted"'),
   ('expired', '"workspace deleted"'), ('revoked', 'leaked')
 ) as v (name, reason);
-select is(pg_temp.of('of B', 'status'), 'active', 'a key of another workspace is left alone');
+select is(pg_temp.of('of B', 'status'), 'active', 'a key of another workspace stays active');
 select is(
   (select count(*) from keylatch.workspace_membership where workspace_id = pg_temp.a()), 0::bigint,
-  'the memberships are gone with it'
+  'the memberships are deleted with the workspace'
 );
 select is(
   pg_temp.outcome('alice', 'select keylatch.issue_key(pg_temp.a())'), '42501',
-  'nobody makes a key there any more'
+  'nobody can make a key in a deleted workspace'
 );
 select is(
-  pg_temp.outcome('alice', 'select * from keylatch.keys'), '0 rows', 'nor sees the old ones'
+  pg_temp.outcome('alice', 'select * from keylatch.keys'), '0 rows', 'its keys are not visible'
 );
 
--- A workspace that changes its id is another workspace.
+-- Changing the id of a workspace is like deleting it.
 
 insert into keylatch.workspaces (id, name)
 values ('cccccccc-cccc-4ccc-8ccc-cccccccccccc', 'C');
@@ -55,10 +55,10 @@ insert into made (name, id) values ('of C', pg_temp.run(
 )::uuid);
 update keylatch.workspaces set name = 'renamed' where name = 'C';
 update keylatch.workspaces set id = id where name = 'renamed';
-select is(pg_temp.of('of C', 'status'), 'active', 'a new name changes nothing');
+select is(pg_temp.of('of C', 'status'), 'active', 'renaming a workspace changes no key');
 update keylatch.workspaces set id = 'dddddddd-dddd-4ddd-8ddd-dddddddddddd' where name = 'renamed';
 select is(
-  pg_temp.of('of C', 'status'), 'revoked', 'a new id leaves no living key under the old one'
+  pg_temp.of('of C', 'status'), 'revoked', 'a new id revokes the keys of the old id'
 );
 
 -- Truncating.
@@ -69,7 +69,7 @@ select is(
 )
 from (values ('owner'), ('replica')) as w (who);
 
--- A user who is deleted.
+-- A deleted user.
 
 select is(
   pg_temp.outcome('bob', 'select keylatch.issue_key(pg_temp.b())'), '1 row', 'bob administers B'
@@ -80,13 +80,13 @@ select set_config(
 delete from auth.users where id = pg_temp.user_id('bob');
 select is(
   pg_temp.outcome('authenticated', 'select keylatch.issue_key(pg_temp.b())'), '42501',
-  'a user who is deleted administers nothing, whatever the token still says'
+  'a deleted user administers nothing, even with a valid token'
 );
 select is(
-  pg_temp.outcome('authenticated', 'select * from keylatch.keys'), '0 rows', 'and sees nothing'
+  pg_temp.outcome('authenticated', 'select * from keylatch.keys'), '0 rows', 'this user sees no key'
 );
 
--- An application's own table, whose id has another name.
+-- An application's own table, with another name of the id column.
 
 create temporary table tenants (tenant_id uuid primary key);
 create trigger tenants_delete_revoke_keys after delete or update of tenant_id on tenants
@@ -101,8 +101,8 @@ from (values
   ('of E', 'eeeeeeee-eeee-4eee-8eee-eeeeeeeeeeee'), ('of F', 'ffffffff-ffff-4fff-8fff-ffffffffffff')
 ) as v (name, workspace);
 delete from tenants where tenant_id = 'eeeeeeee-eeee-4eee-8eee-eeeeeeeeeeee';
-select is(pg_temp.of('of E', 'status'), 'revoked', 'a tenant that is deleted takes its keys along');
-select is(pg_temp.of('of F', 'status'), 'active', 'another keeps them');
+select is(pg_temp.of('of E', 'status'), 'revoked', 'deleting a tenant revokes its keys');
+select is(pg_temp.of('of F', 'status'), 'active', 'another tenant keeps its keys');
 
 select * from finish();
 rollback;

@@ -1,12 +1,12 @@
--- Use of keys: services report sums, the admins of the workspace read them, and no report breaks
--- another or shows anything.
+-- Use of keys: services report sums, the admins of the workspace read them, and no report affects
+-- another report or shows anything.
 begin;
 \ir ../people.psql
 select plan(88);
 
 select pg_temp.make('used'), pg_temp.make('other');
 
--- In a report USED and OTHER stand for the keys, NOW and BEFORE for this moment and two days ago.
+-- In a report, USED and OTHER stand for the keys, NOW and BEFORE for now and two days ago.
 create function pg_temp.batch(p_report text) returns text language sql as $$
   select replace(replace(replace(replace(p_report,
     'USED', pg_temp.id('used')::text), 'OTHER', pg_temp.id('other')::text),
@@ -37,18 +37,18 @@ $$;
 -- Sums.
 
 select is(
-  pg_temp.report('{"USED": {"uses": 3, "last_used_at": "NOW"}}'), '{}', 'a report leaves nothing'
+  pg_temp.report('{"USED": {"uses": 3, "last_used_at": "NOW"}}'), '{}', 'no key to report again'
 );
-select is(pg_temp.uses('used'), '3 00:00:00', 'and is there');
+select is(pg_temp.uses('used'), '3 00:00:00', 'a report is stored');
 select is(pg_temp.report('{"USED": {"uses": 4, "last_used_at": "BEFORE"}}'), '{}', 'a late report');
-select is(pg_temp.uses('used'), '7 00:00:00', 'adds up, and no time moves back');
+select is(pg_temp.uses('used'), '7 00:00:00', 'a late report adds up, and no time moves back');
 select is(pg_temp.days('used'), '3@0 4@2', 'each report counts for its own day');
 select pg_temp.tell('{"USED": {"uses": 1, "last_used_at": "2999-12-31T00:00:00Z"}}');
-select is(pg_temp.days('used'), '4@0 4@2', 'nobody has used a key tomorrow');
+select is(pg_temp.days('used'), '4@0 4@2', 'a time of tomorrow is stored as now');
 select pg_temp.tell('{"USED": {"uses": 1}}');
-select is(pg_temp.days('used'), '5@0 4@2', 'without a time the uses are of now');
+select is(pg_temp.days('used'), '5@0 4@2', 'without a time, the uses are of now');
 select is(
-  pg_temp.uses('used')::text, '9 00:00:00', 'and the last use is never after this moment'
+  pg_temp.uses('used')::text, '9 00:00:00', 'the last use is never in the future'
 );
 select is(
   pg_temp.report(
@@ -57,14 +57,14 @@ select is(
   ),
   '{}', 'one id in two spellings is one key'
 );
-select is(pg_temp.uses('used'), '119 00:00:00', 'of which both sums count');
-select is(pg_temp.refusals('used'), 'revoked 1@2', 'and the refusals');
+select is(pg_temp.uses('used'), '119 00:00:00', 'both spellings count as uses of the key');
+select is(pg_temp.refusals('used'), 'revoked 1@2', 'both spellings count as refusals of the key');
 select is(
   pg_temp.report('{"00000000-0000-4000-8000-000000000000": {"uses": 1}}'), '{}',
-  'an id that names no key is left out'
+  'an unknown id is ignored'
 );
-select is((select count(*)::integer from keylatch_internal.key_usage), 1, 'and makes no row');
-select is(pg_temp.report('{}'), '{}', 'an empty report is none');
+select is((select count(*)::integer from keylatch_internal.key_usage), 1, 'an unknown id: no row');
+select is(pg_temp.report('{}'), '{}', 'an empty report changes nothing');
 
 -- Refusals.
 
@@ -77,11 +77,11 @@ select is(
   pg_temp.refusals('other'), 'origin_denied 10@0, expired 1@2, origin_denied 2@2',
   'refusals add up by day and reason'
 );
-select is(pg_temp.uses('other'), null, 'and are no use');
-select is(pg_temp.days('other'), null, 'on no day');
+select is(pg_temp.uses('other'), null, 'refusals are not uses');
+select is(pg_temp.days('other'), null, 'refusals make no day of use');
 select pg_temp.tell('{"OTHER": {"uses": 2, "refusals": {"suspended": 1}, "last_used_at": "NOW"}}');
 select is(pg_temp.uses('other') || ', ' || pg_temp.days('other'), '2 00:00:00, 2@0',
-  'one entry may hold uses');
+  'one entry may have uses');
 select is(
   pg_temp.refusals('other'),
   'origin_denied 10@0, suspended 1@0, expired 1@2, origin_denied 2@2', 'and refusals'
@@ -99,7 +99,7 @@ from (values
   ('malformed', 'PT400 invalid_argument'), ('', 'PT400 invalid_argument')
 ) as v (verdict, outcome);
 
--- A report out of its rule is refused whole, with the same words whatever is wrong.
+-- An invalid report is refused as a whole, with the same words for every fault.
 
 create temporary table bad (report text) on commit drop;
 insert into bad values
@@ -147,13 +147,13 @@ select is(
     ))::integer
     from bad as b
   ),
-  1, 'the words of a refusal quote nothing'
+  1, 'the words of a refusal quote no value'
 );
 select is(
   pg_temp.outcome('keylatch_resolver', format('select keylatch.record_usage(%L)', pg_temp.batch(
     '{"OTHER": {"uses": 7}, "USED": {"uses": 1, "last_used_at": "now"}}'
   ))) || ', ' || pg_temp.uses('other'),
-  'PT400 invalid_argument, 2 00:00:00', 'what stands beside a bad entry is not counted'
+  'PT400 invalid_argument, 2 00:00:00', 'the other entries beside a bad entry are not counted'
 );
 
 -- Who may do what.
