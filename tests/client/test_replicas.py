@@ -324,7 +324,7 @@ def test_a_replica_names_the_timeline_of_its_stream_to_a_role_without_rights(pai
 def test_a_bound_out_of_its_rule_is_named(pair: Pair, options: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgument, match=field):
         pair.client(**options)
-    with pytest.raises(InvalidArgument, match="give reads"):
+    with pytest.raises(InvalidArgument, match="Give reads"):
         Keylatch.from_psycopg(psycopg.connect(pair.primary_url), max_lag=LAG)
 
 

@@ -137,7 +137,7 @@ def test_a_batch_whose_answer_is_not_whole_is_an_unexpected_answer() -> None:
     for answer in answers:
         with pytest.raises(UnexpectedAnswer, match="no list of keys"):
             Keylatch(Canned(answer)).issue_many(UUID(int=1), labels=["a"])
-    with pytest.raises(UnexpectedAnswer, match="not made of JSON objects"):
+    with pytest.raises(UnexpectedAnswer, match="not a JSON object"):
         as_rows(read_json(HUGE))
 
 

@@ -312,7 +312,7 @@ def test_another_driver_is_refused_with_the_url_to_use(system: System) -> None:
     engine = sqlalchemy.create_engine(url_for(system.database.authenticator_url, "psycopg2"))
     with pytest.raises(InvalidArgument, match=r"postgresql\+psycopg://") as caught:
         Keylatch.from_sqlalchemy(engine)
-    assert "does not work over postgresql+psycopg2" in str(caught.value)
+    assert "does not work with postgresql+psycopg2" in str(caught.value)
     with engine.connect() as connection, pytest.raises(InvalidArgument):
         Keylatch.from_sqlalchemy(connection)
     with Session(engine) as session:

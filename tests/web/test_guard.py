@@ -180,9 +180,9 @@ def test_one_text_in_place_of_several_is_a_mistake_that_shows_at_once() -> None:
     def client() -> None:
         """A resolver that is never called."""
 
-    with pytest.raises(TypeError, match="scopes is one text"):
+    with pytest.raises(TypeError, match="scopes is a string"):
         require_key(client, scopes="orders:read")
-    with pytest.raises(TypeError, match="kinds is one text"):
+    with pytest.raises(TypeError, match="kinds is a string"):
         require_key(client, kinds="secret")
     with pytest.raises(TypeError, match="expected an AsyncKeylatch or a dependency, not int"):
         require_key(5)  # type: ignore[arg-type]
