@@ -98,7 +98,7 @@ def test_both_tables_of_the_report_lose_their_plaintext_keys(
     for step in ("prove", "read", "revert"):
         assert "is not adopted" in adopt("adopt", step, *SESSIONS, code=1).err
     again = adopt("adopt", "drop", *SESSIONS, "--confirm", "drop plaintext", *READY, code=1)
-    assert "After drop and revert nothing is left to do" in again.err
+    assert "After drop or revert, nothing is left to do" in again.err
     assert owner.execute(COUNTED).fetchone() == (1000, 900, 97, 0)
     columns = "select * from public.sessions limit 0"
     assert "owner_api_key" not in [c.name for c in owner.execute(columns).description or ()]

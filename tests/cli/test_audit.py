@@ -196,7 +196,9 @@ def test_every_module_alone_allows_what_is_expected_and_no_more(
     """With a tenancy of one's own, keylatch's tables are not missed."""
     apply(empty.connect(), Choice(only=modules), tenancy)
     shown = program.having(DATABASE_URL=empty.url)("audit")
-    assert ("The tenancy is the application's own" in shown.out) is (tenancy == "own")
+    assert ("The application decides itself who administers what" in shown.out) is (
+        tenancy == "own"
+    )
 
 
 @pytest.mark.one_server
@@ -243,7 +245,7 @@ def test_the_page_is_whole_without_a_network(
         assert page.get_by_text("Not as expected: 1 difference in").is_visible()
         (first,) = page.locator(".differences li").all()
         said_of_it = first.inner_text()
-        for words in ("everybody (public)", odd, "no such object", "Why it matters"):
+        for words in ("everyone (public)", odd, "no such object", "Why it matters"):
             assert words in said_of_it
         assert not re.search(r"\ballowed\b", page.inner_text("main"))
         assert page.get_by_role("cell", name=odd, exact=True).count() == 1

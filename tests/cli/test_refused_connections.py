@@ -69,7 +69,7 @@ def test_who_may_come_with_ssl_alone_is_told_the_option(
     program: Program, guarded: Server, mode: str
 ) -> None:
     detail, hint = refused(program, url(guarded, "encrypted", sslmode=mode), code=3)
-    assert "without SSL" in detail
+    assert "only SSL connections" in detail
     assert "?sslmode=require" in hint
 
 
@@ -85,7 +85,7 @@ def test_a_pooler_that_requires_ssl_is_told_from_one_that_does_not_answer(
     with Pooler(guarded, janitor=janitor, certificate=certificate()) as pooler:
         there = pooler.url(url(guarded, "postgres", sslmode="disable"))
         detail, hint = refused(program, there, code=3)
-        assert "without SSL" in detail
+        assert "only SSL connections" in detail
         assert "?sslmode=require" in hint
 
 
@@ -106,7 +106,7 @@ def test_whom_pg_hba_does_not_know_is_told_to_add_a_line(
             file.write("ssl = on\nssl_cert_file = 'server.cert'\nssl_key_file = 'server.key'\n")
         server.restart()
         detail, hint = refused(program, url(server, "postgres", sslmode="require"), code=3)
-    assert "lets this user not in from this address" in detail
+    assert "does not allow this user from this address" in detail
     assert "pg_hba.conf" in hint
 
 

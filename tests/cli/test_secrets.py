@@ -128,7 +128,7 @@ def test_a_key_of_keylatch_is_not_sent_as_that_of_the_project(
 ) -> None:
     key = "wk_sk_live_4fzYdSuGgPSPxSAXeyVp8jHDcFLHdfoK4Lbu"
     refused = program("resolve", "--url", system.rest.url, "--key", key, stdin="x", code=2)
-    assert refused.err.startswith("usage: --key is the API key of the project")
+    assert refused.err.startswith("usage: --key needs the API key of the project")
 
 
 # Characters that end a password early where they are not escaped, and so move a part of it into

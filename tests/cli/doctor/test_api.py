@@ -52,7 +52,7 @@ def test_a_public_key_sees_what_it_can_and_the_rest_is_said(
     assert report.findings == ()
     ((subject, reason),) = [(one.subject, one.reason) for one in report.unchecked]
     assert subject == "whether the API reaches this database"
-    assert "may not call installation; it takes the key of service_role" in reason
+    assert "may not call installation; give the key of service_role" in reason
 
 
 def test_a_schema_that_is_not_exposed_is_an_error_that_names_the_setting(

@@ -89,7 +89,7 @@ CAUSES = {
     ),
     "grants were lost and functions are open": Cause(
         (LOST_GRANTS, OPENED),
-        *("open_to_everybody", "restored database", "everybody may execute", AFTER_RESTORE),
+        *("open_to_everybody", "restored database", "everyone may execute", AFTER_RESTORE),
         2,
     ),
     "triggers, grants and rows were lost": Cause(

@@ -70,17 +70,17 @@ DAMAGE = (
     Damage(
         f"alter table {KEYS} disable trigger keys_update_immutable",
         *("error", "object_changed", f"trigger keys_update_immutable on {KEYS}"),
-        "fires never, shipped as always",
+        "fires never, but the release has always",
     ),
     Damage(
         f"alter table {KEYS} enable trigger keys_delete_keep",
         *("error", "object_changed", f"trigger keys_delete_keep on {KEYS}"),
-        "fires origin, shipped as always",
+        "fires origin, but the release has always",
     ),
     Damage(
         f"alter table {KEYS} enable always trigger keys_insert_mint",
         *("error", "object_changed", f"trigger keys_insert_mint on {KEYS}"),
-        "fires always, shipped as origin",
+        "fires always, but the release has origin",
     ),
     Damage(
         f"drop trigger keys_truncate_keep on {KEYS}",
@@ -113,7 +113,7 @@ DAMAGE = (
     Damage(
         "alter function keylatch.resolve_key(text, text) volatile",
         *("error", "object_changed", "function keylatch.resolve_key(text,text)"),
-        "is volatile, shipped as stable",
+        "is volatile, but the release has stable",
     ),
     Damage(
         "alter function keylatch.explain_key security definer",
@@ -123,7 +123,7 @@ DAMAGE = (
     Damage(
         "alter function keylatch.resolve_key(text, text) reset all",
         *("error", "object_changed", "function keylatch.resolve_key(text,text)"),
-        "settings nothing, shipped as search_path=pg_catalog, pg_temp",
+        "settings nothing, but the release has search_path=pg_catalog, pg_temp",
     ),
     Damage(
         "alter function keylatch_internal.find_key set search_path = public",
@@ -143,7 +143,7 @@ DAMAGE = (
     Damage(
         "create function keylatch.reveal_keys() returns int language sql as 'select 1'",
         *("error", "open_to_everybody", "function keylatch.reveal_keys()"),
-        "everybody may execute the function",
+        "everyone may execute the function",
     ),
     Damage(
         f"grant select (key_hash) on {KEYS} to authenticated",
@@ -193,7 +193,7 @@ DAMAGE = (
     Damage(
         "alter function keylatch.hash_key owner to supabase_admin",
         *("error", "owner_differs", "function keylatch.hash_key(text)"),
-        "belongs to supabase_admin, and all else to postgres",
+        "belongs to supabase_admin, but everything else belongs to postgres",
     ),
     Damage(
         "alter schema keylatch owner to supabase_admin",
@@ -250,7 +250,7 @@ DAMAGE = (
     Damage(
         "alter view keylatch.keys reset (security_invoker)",
         *("error", "object_changed", "view keylatch.keys"),
-        "options nothing, shipped as security_invoker=true",
+        "options nothing, but the release has security_invoker=true",
     ),
     Damage(
         "create or replace view keylatch.keys with (security_invoker = true) as"

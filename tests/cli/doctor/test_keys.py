@@ -164,7 +164,7 @@ def test_a_user_whom_row_policies_bind_is_not_taken_for_one_who_sees_all(
         )
         report = examined(database, url)
         assert report.findings == ()
-        assert ("keys", "row policies hide them from this user; ask as the owner") in [
+        assert ("keys", "row policies hide them from this user; connect as the owner") in [
             (one.subject, one.reason) for one in report.unchecked
         ]
     finally:

@@ -158,7 +158,7 @@ def test_what_cannot_be_reached_is_an_error_of_the_command(
 
 
 def test_no_database_is_a_usage_error(tmp_path: Path) -> None:
-    assert Program(tmp_path)("doctor", code=2).err.startswith("usage: no database is given")
+    assert Program(tmp_path)("doctor", code=2).err.startswith("usage: no database is set")
 
 
 def test_no_password_or_token_is_printed(program: Program, database: Database, rest: Rest) -> None:

@@ -89,7 +89,7 @@ def test_again_nothing_happens_and_that_is_said(applying: Program, empty: Databa
     for more in ((), ("--tenancy", "keylatch"), ("--with", "events")):
         shown = applying("apply", *more)
         assert shown.out == ""
-        there = f"keylatch {VERSION} is there already, with the core, events: nothing to do.\n"
+        there = f"keylatch {VERSION} is already installed, with the core, events: nothing to do.\n"
         assert shown.err == there
     assert fingerprint(empty.url) == before
     assert applying.having("--db-url", empty.url)("sql").out == ""
@@ -221,7 +221,7 @@ def test_an_error_is_one_line_with_a_hint_for_people(applying: Program, empty: D
     first, second = shown.err.splitlines()
     assert first == f'migration_failed: {NAME}: schema "keylatch_internal" already exists'
     assert second == (
-        "hint: The schema belongs to somebody else: rename it, or drop it if nobody needs it."
+        "hint: The schema has another owner: rename it, or drop it if nobody needs it."
     )
 
 
@@ -299,9 +299,9 @@ def test_a_plain_server_is_told_what_it_lacks_and_gets_it(
         what = "role anon, role authenticated, role service_role, function auth.uid(), table "
         what += "auth.users"
         shown = owner("apply", code=5)
-        assert shown.err.startswith(f"platform_missing: The database lacks {what}, ")
+        assert shown.err.startswith(f"platform_missing: The database has no {what}, ")
         assert "keylatch apply --platform" in shown.err
-        assert f"makes what is missing: {what}" in owner("apply", "--dry-run").err
+        assert f"Missing: {what}. " in owner("apply", "--dry-run").err
         assert "Only a superuser" in owner("apply", "--platform", code=3).err
         chief("apply", "--platform", "--dry-run")
         assert superuser.execute("select to_regrole('anon')").fetchone() == (None,)

@@ -55,7 +55,7 @@ def test_again_nothing_is_written_and_that_is_said(program: Program, project: Pr
     assert project.snapshot() == before
     assert shown.out == ""
     assert shown.err == (
-        f"keylatch {VERSION} is there already, with the core, events: nothing to do.\n"
+        f"keylatch {VERSION} is already installed, with the core, events: nothing to do.\n"
     )
 
 
@@ -74,7 +74,7 @@ def test_a_terminal_is_asked_for_the_tenancy(
 ) -> None:
     before = project.snapshot()
     shown = program.at_a_terminal("install", project.path, "--no-expose", typed=typed)
-    assert "Whose tables say who administers a workspace?" in shown.err
+    assert "Which tables decide who administers a workspace?" in shown.err
     if not typed:
         assert (shown.code, project.snapshot()) == (1, before)
         return
@@ -155,7 +155,7 @@ def test_programs_get_json(program: Program, project: Project) -> None:
 def test_options_that_exclude_each_other_are_refused(program: Program, project: Project) -> None:
     for options in (("--all", "--only", "core"), ("--with", "usage", "--all")):
         shown = program("install", project.path, "--tenancy", "own", *options, code=2)
-        assert "--with, --only and --all exclude each other." in shown.err
+        assert "--with, --only and --all cannot be combined." in shown.err
     shown = program("install", project.path, "--tenancy", "own", "--with", "sesions", code=2)
     assert "There is no module 'sesions'." in shown.err
     assert "request, sessions" in shown.err
@@ -170,7 +170,9 @@ def test_an_edited_file_is_refused_and_left_as_it_is(program: Program, project: 
         shown = program("install", project.path, *more, code=1)
         assert project.snapshot() == before, "nothing is written, not even what is new"
         assert shown.out == ""
-        assert shown.err.startswith(f"migration_differs: Somebody edited {path.name}.\nhint: ")
+        assert shown.err.startswith(
+            f"migration_differs: A generated file was edited: {path.name}.\nhint: "
+        )
 
 
 def test_a_file_name_cannot_steer_the_terminal(program: Program, project: Project) -> None:
@@ -299,7 +301,7 @@ def test_a_link_that_leads_out_of_the_project_is_refused(
     (project.path / what).symlink_to(outside)
     before = contents(tmp_path)
     shown = program("install", project.path, "--tenancy", "own", "--expose", code=2)
-    assert "leads out of it" in shown.err
+    assert "links out of it" in shown.err
     with pytest.raises(InvalidArgument):
         put(project)
     if what != "supabase/migrations":

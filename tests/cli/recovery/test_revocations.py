@@ -82,7 +82,7 @@ class Story:
             "kept": "active",
         }
         assert states["revoked"][1].startswith("leaked in a log (revoked at 20")
-        assert states["revoked"][1].endswith("; a restore had forgotten it)")
+        assert states["revoked"][1].endswith("; revoked again after a restore)")
         assert states["passed"][1].startswith("expired at 20")
         assert states["nearer"][2] == self.soon
         assert states["rotated"][2] < datetime.now(UTC) + timedelta(hours=1)
@@ -139,7 +139,7 @@ def test_what_a_restored_backup_forgot_ends_again(
 
     again = there("revocations", "apply", file)
     assert again.out == (
-        "      6 were so already\n"
+        "      6 unchanged: already so\n"
         f"      1 not in this database: issued after the backup\n        {later}\n"
     )
     assert "The list ends at 20" in again.err
@@ -217,7 +217,9 @@ def test_what_changed_after_the_list_is_left_and_named(
     owner.row("select keylatch.unsuspend_key(%s)", suspended)
     owner.row("update keylatch.keys set expires_at = null where id = %s returning id", nearer)
     shown = program.having(DATABASE_URL=database.url)("revocations", "apply", file, code=1)
-    assert shown.out.startswith("      2 changed after the list was written: look at each\n")
+    assert shown.out.startswith(
+        "      2 not touched: changed after the list was written, check each key\n"
+    )
     assert {str(suspended), str(nearer)} == set(shown.out.split()[-2:])
     assert owner.state(suspended)[0] == owner.state(nearer)[0] == "active"
 

@@ -189,7 +189,7 @@ def test_the_migration_itself_stops_where_keylatch_is_used(
         alone.connect(superuser=True).execute(statement.encode())
     before = catalog(alone)
     shown = program("uninstall", project.path)
-    assert "No database was asked what still uses keylatch" in shown.err
+    assert "No database was checked for objects that use keylatch" in shown.err
     with pytest.raises(CommandFailed) as refused:
         push_migrations(alone.url, project.path)
     for thing in NAMED:
