@@ -104,7 +104,9 @@ def test_both_tables_of_the_report_lose_their_plaintext_keys(
     assert "owner_api_key" not in [c.name for c in owner.execute(columns).description or ()]
 
 
-def test_revert_and_what_is_refused(adopt: Program, owner: Connection) -> None:
+def test_revert_undoes_an_adoption_and_refuses_what_it_cannot_undo(
+    adopt: Program, owner: Connection
+) -> None:
     fill(owner, 10)
     for step in ("prove", "read", "revert"):
         assert "adoption_not_ready: " in adopt("adopt", step, *SESSIONS, code=1).err

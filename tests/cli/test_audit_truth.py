@@ -239,7 +239,7 @@ def test_an_owner_may_be_anybody_who_can_act_as_the_roles(
         assert 'Run as a superuser: grant keylatch_resolver to "postgres";' in said
 
 
-def test_it_holds_no_lock_that_a_use_or_a_change_of_keys_waits_for(
+def test_an_audit_holds_no_lock_that_blocks_the_use_or_change_of_keys(
     program: Program, database: Database, people: People
 ) -> None:
     """While an audit has its longest transaction open, keys are issued, resolved and revoked."""
@@ -274,7 +274,7 @@ def test_it_holds_no_lock_that_a_use_or_a_change_of_keys_waits_for(
 
 
 @pytest.mark.one_server
-def test_it_writes_little_and_nothing_that_stays(
+def test_an_audit_writes_little_and_nothing_that_stays(
     program: Program, database: Database, people: People
 ) -> None:
     owner = database.connect()
@@ -298,7 +298,7 @@ def test_it_writes_little_and_nothing_that_stays(
 
 
 @pytest.mark.one_server
-def test_somebody_elses_lock_is_said_and_not_waited_for(
+def test_another_sessions_lock_is_named_and_not_waited_for(
     program: Program, core: Database, owner: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     with owner.transaction():

@@ -40,7 +40,7 @@ def test_every_usual_name_of_a_secret_key_is_known(
     assert lists(program.having(**variables), system)
 
 
-def test_of_several_keys_the_first_in_the_documented_order_counts(
+def test_the_first_of_several_keys_in_the_documented_order_counts(
     program: Program, system: System
 ) -> None:
     names = [*KEY_NAMES, "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"]
@@ -134,7 +134,7 @@ def test_the_project_wins_over_the_database(program: Program, system: System) ->
     assert not lists(both.having("--as-user", str(system.people.alice)), system)
 
 
-def test_what_make_up_prints_is_a_dotenv_that_works(program: Program, system: System) -> None:
+def test_make_up_prints_a_dotenv_that_works(program: Program, system: System) -> None:
     write_dotenv(
         program,
         f"SUPABASE_URL={system.rest.url}\nSUPABASE_ANON_KEY={system.rest.anon_key}\n"
@@ -261,7 +261,7 @@ def test_a_user_who_is_no_uuid_is_refused(program: Program, system: System) -> N
 @pytest.mark.parametrize(
     "url", ["ftp://x", "http://", "http://[::1", "127.0.0.1:3000", "http://x:port", NO_DATABASE]
 )
-def test_an_address_that_is_none_is_refused(program: Program, url: str) -> None:
+def test_an_invalid_address_is_refused(program: Program, url: str) -> None:
     there = program.having(SUPABASE_URL=url, SUPABASE_KEY="x")
     refused = there("list", "a", code=2)
     assert refused.err.startswith("usage: the address of the project is not an http")

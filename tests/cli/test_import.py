@@ -166,7 +166,7 @@ def test_a_wrong_file_is_told_before_all_of_it_is_read(sql_owner: Program) -> No
         (("explain", "--workspace", "7"), "UUID"),
     ],
 )
-def test_what_is_wrong_with_the_command_is_said(
+def test_a_wrong_command_line_is_explained(
     sql_owner: Program, arguments: tuple[str, ...], said: str
 ) -> None:
     done = sql_owner(*arguments, code=None)

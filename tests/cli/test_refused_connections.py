@@ -65,7 +65,7 @@ def test_a_database_that_does_not_exist_is_named(program: Program, guarded: Serv
 
 
 @pytest.mark.parametrize("mode", ["disable", "prefer"])
-def test_who_may_come_with_ssl_alone_is_told_the_option(
+def test_a_user_who_needs_ssl_is_told_the_option(
     program: Program, guarded: Server, mode: str
 ) -> None:
     detail, hint = refused(program, url(guarded, "encrypted", sslmode=mode), code=3)
@@ -89,7 +89,7 @@ def test_a_pooler_that_requires_ssl_is_told_from_one_that_does_not_answer(
         assert "?sslmode=require" in hint
 
 
-def test_whom_pg_hba_does_not_know_is_told_to_add_a_line(
+def test_a_user_whom_pg_hba_does_not_know_is_told_to_add_a_line(
     program: Program, janitor: Janitor
 ) -> None:
     with Server(janitor=janitor) as server:

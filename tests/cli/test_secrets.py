@@ -162,7 +162,7 @@ def test_no_api_key_or_token_is_printed(
         assert "hunter2" not in refused.out + refused.err
 
 
-def test_what_others_wrote_does_not_steer_the_terminal(sql_alice: Program, system: System) -> None:
+def test_a_text_of_others_cannot_steer_the_terminal(sql_alice: Program, system: System) -> None:
     # The database lets no label turn its direction; a reason may be any text.
     label = "\u200bevil \u200e"
     reason = "line one\nline two\t[bold] \u202eevil\u2066"

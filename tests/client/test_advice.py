@@ -52,7 +52,7 @@ def test_each_wrong_token_has_its_own_message_and_next_step(
     assert hint in str(caught.value.hint)
 
 
-def test_who_is_no_admin_is_told_how_to_become_one(system: System) -> None:
+def test_a_user_who_is_not_an_admin_is_told_how_to_become_an_admin(system: System) -> None:
     connection = system.database.connect("authenticated", system.claims("bob"))
     with pytest.raises(PermissionDenied) as caught:
         Keylatch.from_psycopg(connection).issue(system.people.a)
@@ -107,7 +107,7 @@ def test_a_malformed_id_that_was_sent_is_named_and_is_no_bad_sub(clients: Client
         assert SECRET not in repr(caught.value)
 
 
-def test_a_login_without_the_grant_is_told_it_as_sql_that_helps(database: Database) -> None:
+def test_a_login_without_the_grant_is_told_the_sql_that_helps(database: Database) -> None:
     owner = database.connect(superuser=True)
     login = f"shop_{uuid4().hex}"
     owner.execute(f"create role {login} login password 'x'".encode())

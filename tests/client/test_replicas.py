@@ -188,7 +188,7 @@ def test_when_the_primary_is_gone_the_replica_answers_only_without_a_bound(pair:
 
 
 @pytest.mark.one_server
-async def test_the_async_client_does_the_same(pair: Pair) -> None:
+async def test_the_async_client_returns_the_same_results(pair: Pair) -> None:
     issued = pair.issue()
     connect = psycopg.AsyncConnection.connect
     async with await connect(pair.primary_url) as first, await connect(pair.replica_url) as second:
@@ -266,7 +266,7 @@ def test_waiting_ends_when_the_replica_has_replayed(pair: Pair, claims: dict[str
         assert pair.admin.revoke(issued.id, wait_for_replicas=True).already_revoked
 
 
-def test_who_waits_for_replicas_makes_nobody_else_wait(pair: Pair) -> None:
+def test_waiting_for_replicas_makes_no_other_session_wait(pair: Pair) -> None:
     issued, other = pair.issue(), pair.issue()
     with pair.synchronous(), ThreadPoolExecutor(1) as thread, pair.paused():
         pair.admin.revoke(issued.id)

@@ -104,7 +104,7 @@ def test_a_time_that_python_cannot_hold_costs_no_other_row() -> None:
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     )
 )
-def test_what_python_can_read_is_read_the_same_beside_what_it_cannot(value: object) -> None:
+def test_readable_values_are_read_the_same_beside_unreadable_values(value: object) -> None:
     text = json.dumps({"good": value, "bad": 0, "last": value})
     answer = read_json("[" + text.replace('"bad": 0', f'"bad": {HUGE}', 1) + "]")
     (row,) = cast(list[dict[str, object]], answer)

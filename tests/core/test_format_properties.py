@@ -185,7 +185,7 @@ def test_the_hash_of_a_text_is_the_same_in_every_process_and_session(database: D
             assert [row[0] for row in session.execute(query, [texts])] == hashes
 
 
-def test_one_other_character_changes_about_half_of_the_bits_of_the_hash() -> None:
+def test_another_character_changes_about_half_of_the_bits_of_the_hash() -> None:
     changed = []
     for text in (vector["key"] for vector in KEYS):
         before = int.from_bytes(hash_key(text))

@@ -135,7 +135,7 @@ def carelessly(origin: str) -> list[str]:
     return ways
 
 
-def test_what_may_be_saved_is_what_the_contract_says(database: Database) -> None:
+def test_an_origin_can_be_saved_exactly_if_the_contract_permits_it(database: Database) -> None:
     with psycopg.connect(database.url) as owner:
         assert saved_wrongly(owner) == []
     seen = Counter(may_be_saved(entry, "test") for entry in written())
@@ -162,7 +162,7 @@ def test_a_star_an_opaque_origin_and_an_empty_one_match_no_list(database: Databa
     assert found == []
 
 
-def test_what_a_refusal_advises_may_be_saved(database: Database) -> None:
+def test_the_origin_that_a_refusal_advises_can_be_saved(database: Database) -> None:
     with psycopg.connect(database.url) as owner:
         assert advised_wrongly(owner) == []
         found = owner.execute(ADVISED, [examples(ENTRIES, 2000)]).fetchall()

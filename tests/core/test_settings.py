@@ -257,7 +257,7 @@ def clock_change_of_a_week() -> str:
     return f"AAA0BBB-167,J{int(day.strftime('%j'))}/0,J{(int(day.strftime('%j')) + 99) % 365 + 1}/0"
 
 
-def test_the_rules_are_asked_well(rules: Rules) -> None:
+def test_the_probe_values_both_pass_and_break_the_rules(rules: Rules) -> None:
     """What is compared below says something: most values are refused, and some are not."""
     said = dict.fromkeys(rules.usual)
     assert {"issued", "invalid_argument", "revoked_is_final", "true", "0", "1"} <= set(said)

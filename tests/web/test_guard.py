@@ -68,7 +68,7 @@ def test_two_different_keys_are_not_guessed_between(site: Site) -> None:
         assert refusal(answer) == (400, "keys_differ")
 
 
-def test_what_is_no_active_key_is_refused_alike(site: Site) -> None:
+def test_every_text_that_is_not_an_active_key_gets_the_same_refusal(site: Site) -> None:
     revoked = site.issue(kind="secret")
     site.act("alice", "POST", f"/widget-keys/{revoked['id']}/revoke")
     key = secret(site)

@@ -206,7 +206,7 @@ def test_a_table_goes_all_the_way_from_plaintext_to_hashes_alone(
 
 
 @pytest.mark.parametrize(("mode", "hashing"), [("origin", "on"), ("replica", "")])
-def test_whatever_is_written_after_phase_1_began_is_hashed(
+def test_every_row_written_after_phase_1_began_is_hashed(
     owner: Connection, mode: str, hashing: str
 ) -> None:
     call(owner, "adopt_column")
@@ -460,7 +460,7 @@ create temporary table passing (k text);
         ("app.heir", "k", "is inherited."),
     ],
 )
-def test_what_cannot_be_adopted_is_refused(
+def test_a_column_that_cannot_be_adopted_is_refused(
     owner: Connection, table: str, column: str, said: str
 ) -> None:
     owner.execute(ODD)
@@ -561,7 +561,7 @@ def test_unique_rules_over_several_columns_outlive_the_plaintext_column(owner: C
         ("create statistics app.kept on tenant, k from app.held", None),
     ],
 )
-def test_what_would_be_lost_with_the_column_is_named_before(
+def test_objects_that_would_be_lost_with_the_column_are_named_before(
     owner: Connection, made: str, said: str | None
 ) -> None:
     owner.execute(

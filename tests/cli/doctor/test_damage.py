@@ -306,7 +306,7 @@ def test_a_function_of_another_shape_is_made_anew(database: Database, people: Pe
     assert examined(database).findings == ()
 
 
-def test_what_is_a_part_of_something_missing_or_added_is_not_named_too(
+def test_parts_of_a_missing_or_added_object_are_not_named_separately(
     database: Database, people: People
 ) -> None:
     run(
@@ -325,7 +325,7 @@ def test_what_is_a_part_of_something_missing_or_added_is_not_named_too(
 
 
 @pytest.mark.one_server
-def test_the_worst_comes_first(database: Database, people: People) -> None:
+def test_the_worst_finding_comes_first(database: Database, people: People) -> None:
     run(
         database,
         "comment on schema keylatch is 'x'",

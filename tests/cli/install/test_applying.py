@@ -83,7 +83,7 @@ def test_the_printed_sql_is_what_a_project_gets(program: Program, tmp_path: Path
 
 
 @pytest.mark.one_server
-def test_again_nothing_happens_and_that_is_said(applying: Program, empty: Database) -> None:
+def test_a_second_run_changes_nothing_and_says_so(applying: Program, empty: Database) -> None:
     applying("apply", "--tenancy", "keylatch")
     before = fingerprint(empty.url)
     for more in ((), ("--tenancy", "keylatch"), ("--with", "events")):
@@ -196,7 +196,7 @@ def test_twenty_at_once_apply_it_once(empty: Database, database: Database, isola
 
 
 @pytest.mark.one_server
-def test_what_fails_is_named_with_its_line_and_nothing_of_it_is_there(empty: Database) -> None:
+def test_a_failed_migration_is_named_with_its_line_and_leaves_nothing(empty: Database) -> None:
     release = broken("\nselect no_such_column;\n")
     with pytest.raises(KeylatchError) as raised:
         apply(empty.connect(), Choice(only=("usage",)), "own", release=release)
@@ -242,7 +242,7 @@ def test_an_installation_of_an_earlier_checkout_is_told_to_drop_and_install_agai
 
 
 @pytest.mark.one_server
-def test_own_tenancy_is_left_out_shown_and_never_replaced(
+def test_an_own_tenancy_is_left_out_and_shown_and_never_replaced(
     applying: Program, empty: Database
 ) -> None:
     assert applying("apply", code=2).err.startswith("tenancy_undecided: ")
@@ -269,7 +269,7 @@ def test_a_superuser_applies_as_the_owner(program: Program, empty: Database) -> 
 
 
 @pytest.mark.one_server
-def test_who_may_not_is_told_so(program: Program, empty: Database) -> None:
+def test_a_user_without_the_right_is_told_so(program: Program, empty: Database) -> None:
     stranger = program.having(DATABASE_URL=empty.authenticator_url)
     before = stranger("apply", "--tenancy", "own", code=3)
     names(empty, CORE)
@@ -288,7 +288,7 @@ def test_postgrest_is_told_once_that_there_are_new_calls(empty: Database) -> Non
     assert told(listener, empty.connect()) == ["reload schema"]
 
 
-def test_a_plain_server_is_told_what_it_lacks_and_gets_it(
+def test_apply_platform_names_what_a_plain_server_lacks_and_creates_it(
     program: Program, other_server: Cluster
 ) -> None:
     with Database(other_server, "plain") as database:

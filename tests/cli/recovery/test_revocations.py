@@ -118,7 +118,7 @@ def exported(program: Program, database: Database, tmp_path: Path, *options: obj
     return file
 
 
-def test_what_a_restored_backup_forgot_ends_again(
+def test_keys_that_a_restored_backup_reactivated_are_ended_again(
     program: Program, database: Database, copy: Database, owner: Owner, story: Story, tmp_path: Path
 ) -> None:
     story.end(owner)
@@ -204,7 +204,7 @@ def test_a_key_that_waits_for_its_first_use_ends_again(
             assert restored.state(waiting)[1].startswith("left (revoked at ")
 
 
-def test_what_changed_after_the_list_is_left_and_named(
+def test_a_key_that_changed_after_the_list_was_written_is_left_and_named(
     program: Program, database: Database, owner: Owner, story: Story, tmp_path: Path
 ) -> None:
     suspended, _ = story.keys["suspended"]
@@ -288,7 +288,7 @@ def test_a_damaged_list_is_refused_before_anything_is_done(
     assert "hint: " in shown.err
 
 
-def test_who_does_not_see_every_key_gets_no_list(
+def test_a_user_who_cannot_see_every_key_gets_no_list(
     program: Program, database: Database, owner: Owner, tmp_path: Path
 ) -> None:
     at = program.having(DATABASE_URL=database.authenticator_url)

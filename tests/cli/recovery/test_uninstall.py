@@ -134,7 +134,7 @@ def alone(other_server: Cluster) -> Any:
         yield database
 
 
-def test_what_uses_keylatch_is_named_and_after_that_nothing_is_left(
+def test_objects_that_use_keylatch_are_named_and_the_removal_leaves_nothing(
     program: Program, project: Project, alone: Database
 ) -> None:
     project.add("accounts", ACCOUNTS, days=5)

@@ -25,7 +25,7 @@ def pooler(server: Cluster, janitor: Janitor) -> Iterator[Pooler]:
         yield pooler
 
 
-def test_through_a_pooler_it_resolves_and_listens_past_it(
+def test_the_resolver_asks_through_a_pooler_and_listens_on_a_direct_connection(
     database: Database, people: People, pooler: Pooler
 ) -> None:
     admin = Keylatch.from_psycopg(database.connect("authenticated", people.claims("alice")))

@@ -67,7 +67,7 @@ def test_nobody_resolves_a_secret_key(opened: Database, ground: Ground) -> None:
         assert "after_restore.sql" in str(seen.value.diag.message_hint)
 
 
-def test_what_runs_with_the_rights_of_the_owner_answers_nobody(opened: Database) -> None:
+def test_internal_functions_with_the_rights_of_the_owner_answer_no_role(opened: Database) -> None:
     with psycopg.connect(opened.superuser_url, autocommit=True) as connection:
         functions = connection.execute(DEFINERS.encode(), [False]).fetchall()
         names = {name for name, _, _ in functions}
