@@ -1,4 +1,4 @@
-"""keylatch audit: everything is tried as everybody, comes out as expected, and leaves nothing."""
+"""keylatch audit tests all operations as all kinds of user, and leaves nothing behind."""
 
 import re
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def audit(system: System, program: Program) -> Program:
 
 
 def differences(audit: Program) -> set[str]:
-    """What is not as expected, by actor and try."""
+    """The unexpected outcomes, by actor and test."""
     found = audit("audit", "--json", code=1).json
     return {
         f"{actor}: {one['operation']} {one['column']} {one['object']}: {one['found'][actor]}"
@@ -217,7 +217,7 @@ def browser() -> Iterator[Browser]:
 
 
 def heard_of(page: Page) -> tuple[list[str], list[str]]:
-    """What a page asks for from now on, and what it says on the console."""
+    """Collect a page's requests and console messages from now on."""
     asked: list[str] = []
     said: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

@@ -34,7 +34,7 @@ def new_key(program: Program, system: System, *options: str) -> dict[str, str]:
 
 
 def about(time: str) -> timedelta:
-    """How far from now a time of an answer is."""
+    """The distance of a time in an answer from now."""
     return datetime.fromisoformat(time) - datetime.now(UTC)
 
 

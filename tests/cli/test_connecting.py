@@ -21,7 +21,7 @@ KEY_NAMES = [
 
 
 def lists(program: Program, system: System) -> bool:
-    """Whether the program reaches the system, and not that dead address that it is led to."""
+    """Whether the program reaches the system, and not the dead address in the other source."""
     result = program("list", system.people.a, "--json", code=None)
     assert result.code in (0, 4), result
     return result.code == 0
@@ -269,7 +269,7 @@ def test_an_invalid_address_is_refused(program: Program, url: str) -> None:
 
 
 def refused(program: Program, *arguments: object, code: int, detail: str, hint: str) -> str:
-    """Run it, see what is wrong and the next step, and no secret; give all that it said."""
+    """Run the program, check its error and hint, and that no secret is shown; return the output."""
     said = program(*arguments, code=code).err
     assert detail in said.splitlines()[0]
     assert hint in said.splitlines()[1]

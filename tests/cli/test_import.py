@@ -27,7 +27,7 @@ UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import
 
 @pytest.fixture
 def fresh(server: Cluster, template: str, people: People, tmp_path: Path) -> Iterator[System]:
-    """A database of one's own, for what looks at all of its keys."""
+    """A database of the test's own, for tests that look at all keys."""
     with Database(server, f"import_{tmp_path.name}", template) as database:
         people.seed(database.url)
         yield System(database, None, people)  # type: ignore[arg-type]

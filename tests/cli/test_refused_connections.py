@@ -1,4 +1,4 @@
-"""What a server says before there is a connection: each has its own message and next step."""
+"""Errors before there is a connection: each has its own message and next step."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Where no key, token or password may be seen: arguments of processes, stderr, errors, logs."""
+"""No key, token or password appears in process arguments, stderr, errors or logs."""
 
 import subprocess
 import threading

@@ -1,4 +1,4 @@
-"""What real servers refuse: what is wrong, and the next step, as the client says them."""
+"""Errors of real servers: the client says what is wrong and the next step."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -93,7 +93,7 @@ def test_a_sub_that_is_no_uuid_is_named_over_http_too(system: System) -> None:
 
 
 def test_a_malformed_id_that_was_sent_is_named_and_is_no_bad_sub(clients: Clients) -> None:
-    """The client refuses it before; who calls the transport, or an older client, does not."""
+    """The client refuses such an id itself. A direct call of the transport does not."""
     transport = clients.act_as("alice")._transport
     for function, arguments in (
         ("revoke_key", {"key_id": "user_2abc", "reason": None, "cascade": False}),

@@ -1,4 +1,4 @@
-"""Arguments: refused before they are sent where they could not arrive, and only there."""
+"""Arguments are refused before sending only if they could not arrive as meant."""
 
 import json
 from collections.abc import Callable, Mapping

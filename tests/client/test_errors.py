@@ -1,4 +1,4 @@
-"""Errors: which class comes of what a server says, and that none of them repeats a key."""
+"""Errors: the class for each server error, and that no error repeats a key."""
 
 import pickle
 import re

@@ -1,4 +1,4 @@
-"""HTTP: gateways, time-outs, closed sessions, whose token is sent, and answers that are cut."""
+"""HTTP: gateways, timeouts, closed sessions, the sent token, and truncated answers."""
 
 import asyncio
 import json

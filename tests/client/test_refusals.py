@@ -1,4 +1,4 @@
-"""What the database refuses: class, slug, SQLSTATE and field, and the row as before."""
+"""Refusals of the database: class, slug, SQLSTATE and field, and an unchanged row."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

@@ -345,7 +345,7 @@ def promote(standby: Standby) -> None:
 def test_a_standby_that_was_promoted_is_no_replica_any_more(
     primary: tuple[Server, Database], pair: Pair, janitor: Janitor
 ) -> None:
-    """It does not hear of what the old primary does."""
+    """A promoted standby does not receive the changes of the old primary."""
     with Standby(primary[0], janitor=janitor) as standby:
         own = Pair(*primary, standby)
         issued, kl = own.issue(), own.client(max_lag=LAG)
@@ -363,7 +363,7 @@ def test_a_standby_that_was_promoted_is_no_replica_any_more(
 def test_after_a_failover_a_standby_of_the_old_timeline_is_not_fresh(
     janitor: Janitor, old_primary: str
 ) -> None:
-    """It is ahead of the new primary in a log that is not the new primary's."""
+    """Its position is higher than the new primary's, but on another timeline."""
     with Server(janitor=janitor) as server, Database(server, "failover") as database:
         database.migrate()
         People.seed(database.url)

@@ -1,4 +1,4 @@
-"""The core alone: what is there, and that who is not signed in gets nothing of it.
+"""The core alone: its objects, and that anon gets nothing.
 
 `make test` also runs the client's tests of the core on such a database: see the Makefile.
 """

@@ -1,4 +1,4 @@
-"""The questions of sql/audit: wherever a DBA asks them they answer, and damage shows."""
+"""The questions of sql/audit: they answer on every installation, and show damage."""
 
 import json
 import re

@@ -141,7 +141,7 @@ def service(system: System) -> Connection:
 
 
 def import_(connection: Connection, *lines: object, dry_run: bool = False) -> Any:
-    """What became of a batch: its counts, and the outcome of each line."""
+    """The result of a batch: its counts, and the outcome of each line."""
     row = connection.execute(
         "select to_jsonb(r) from keylatch.import_keys(%s, %s) as r", [json.dumps(lines), dry_run]
     ).fetchone()

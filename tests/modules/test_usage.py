@@ -1,4 +1,4 @@
-"""Use of keys: sums that services report, which never move back and make nobody wait."""
+"""Usage counts of keys: services report sums, which never go back and make nobody wait."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The latch: a key that was once reported dead never resolves again, whoever tries."""
+"""The latch: a key that was once reported inactive for good never resolves again."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ FINAL = {"revoked": "revoked_is_final", "expired": "expired_is_final"}
 
 
 def as_writer(system: System, who: str) -> psycopg.Connection[Any]:
-    """A connection of one that can write rows; the owner and the superuser among them."""
+    """A connection of each role that can write rows, the owner and the superuser included."""
     if who == "owner":
         return system.database.connect()
     if who in ("superuser", "replica"):

@@ -1,4 +1,4 @@
-"""The latch on the less usual paths: each is shown to reach the row before it is shown to fail."""
+"""The latch on unusual paths. Each path is shown to reach the row before it is shown to fail."""
 
 from collections.abc import Iterator
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""What runs with the owner's rights runs nothing that a caller brought along."""
+"""Functions with the owner's rights never run a caller's code."""
 
 from collections.abc import Iterator
 from typing import Any

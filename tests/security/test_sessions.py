@@ -1,4 +1,4 @@
-"""Whose session it is: shared connections, forged and broken claims, and what one leaves behind."""
+"""Identity of sessions: shared connections, forged and broken claims, and leftovers."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Nobody without rights in a workspace makes its admin wait for a revocation.
+"""A user without rights in a workspace cannot delay its admin's revocations.
 
 What two calls do to each other is in core/interleavings.json. Here are sessions that call nothing
 of ours, and what a call leaves locked behind it.

@@ -1,4 +1,4 @@
-"""A plaintext column becomes one of hashes: each step, the way back, and who may."""
+"""Moving a plaintext column to hashes: each step, the way back, and the needed rights."""
 
 import hashlib
 import shutil
@@ -88,7 +88,7 @@ def remove(connection: Connection) -> None:
 
 
 def left(connection: Connection) -> list[Any]:
-    """Whatever the catalog holds of us: by schema, by name, and by what a function says."""
+    """Everything of the adoption in the catalog: by schema, by name, and by function body."""
     return connection.execute(
         """
         select 'schema', nspname from pg_namespace where nspname ~ 'keylatch'
@@ -102,7 +102,7 @@ def left(connection: Connection) -> list[Any]:
 
 
 def call(connection: Connection, name: str, *more: object, names: list[str] = NAMES) -> Any:
-    """What a step answers, by column."""
+    """The answer of a step, by column."""
     marks = ", ".join(["%s"] * (len(names) + len(more)))
     cursor = connection.execute(
         f"select * from keylatch_adoption.{name}({marks})".encode(), [*names, *more]
@@ -807,7 +807,7 @@ delete from of_lesser.seen;
 
 @pytest.fixture
 def lesser(empty: Database) -> Iterator[Connection]:
-    """The superuser, in a transaction that made the table of a lesser role, and is rolled back."""
+    """A superuser's transaction that gives the table to a role with fewer rights; rolled back."""
     with psycopg.connect(empty.superuser_url) as superuser:
         superuser.execute(LESSER)
         superuser.execute("reset role")

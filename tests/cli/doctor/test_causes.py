@@ -1,4 +1,4 @@
-"""Damage with many effects has one cause, which is named first and by few findings."""
+"""Damage with many effects is reported by its cause, first and in few findings."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A whole installation is found whole, however it was made; and the doctor writes nothing."""
+"""doctor finds nothing wrong with a healthy installation, and it writes nothing."""
 
 import shutil
 import subprocess

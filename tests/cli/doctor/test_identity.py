@@ -1,4 +1,4 @@
-"""Which installation answers: the same by another address, a copy, another one, a replica."""
+"""Which installation answers: the same at another address, a copy, another one, or a replica."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Keys that somebody should do something about, and those that are as they are meant to be."""
+"""Keys that need attention, and keys that do not."""
 
 from datetime import timedelta
 from typing import Any
@@ -41,7 +41,7 @@ class Stock:
         has_origin: bool = True,
         label: str = "",
     ) -> UUID:
-        """Make a key that was made so long ago, and expires so soon."""
+        """Make a key of this age that expires in this time."""
         values: dict[str, Any] = {"id": uuid4(), "workspace": self._people.a, "key": uuid4().hex}
         values |= {"kind": kind, "age": age, "left": left, "fate": fate}
         values |= {"has_origin": has_origin, "label": label}

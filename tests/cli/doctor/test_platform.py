@@ -1,4 +1,4 @@
-"""What keylatch stands on: pgcrypto, roles, what PostgREST is told, what the server logs."""
+"""What keylatch depends on: pgcrypto, roles, PostgREST's settings, the server's log."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The command: what it prints for people and programs, where it looks, and how it ends."""
+"""The command: its output for people and programs, its sources, and its exit codes."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is to come for what is there: decided without files or a database."""
+"""Planning an installation, without files or a database."""
 
 import tomllib
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The revocation list: what a backup brings back, and a list that was kept outside ends again."""
+"""The revocation list ends keys again that a restored backup has reactivated."""
 
 import json
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ class Story:
         until(lambda: owner.state(ids["passed"])[0] == "expired")
 
     def is_ended(self, owner: Owner) -> None:
-        """Every key is as dead as it was, or as near to its end."""
+        """Every key is ended again, or expires as early as before."""
         states = {name: owner.state(key_id) for name, (key_id, _) in self.keys.items()}
         assert {name: state[0] for name, state in states.items()} == {
             "revoked": "revoked",
@@ -103,7 +103,7 @@ def story(owner: Owner) -> Story:
 
 @pytest.fixture
 def copy(database: Database, owner: Owner, story: Story) -> Iterator[Database]:
-    """What a backup from before the keys were ended becomes when it is restored."""
+    """A restored backup from before the keys were ended."""
     assert story
     owner.connection.close()
     with Database(database.server, f"{database.name}_copy", database.name) as copy:

@@ -1,4 +1,4 @@
-"""Taking keylatch out again: what still uses it is named, and after that nothing of it is left."""
+"""Removing keylatch: what still uses it is named, and the removal leaves nothing."""
 
 from typing import Any
 

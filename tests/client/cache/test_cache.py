@@ -1,4 +1,4 @@
-"""What memory may say when, by a clock that the test moves."""
+"""When memory may answer, by a clock that the test moves."""
 
 import dataclasses
 import time

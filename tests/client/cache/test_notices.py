@@ -1,4 +1,4 @@
-"""Notices on a real server: what is told at once, what leaves a sign, and that nobody waits."""
+"""Notifications on a real server: what is sent, what is only counted, and that nobody waits."""
 
 import re
 import threading
@@ -243,7 +243,7 @@ def stuck(janitor: Janitor) -> Iterator[Database]:
     ],
 )
 def test_an_extension_waits_for_nobody_at_its_commit(stuck: Database, changes: str) -> None:
-    """Else a key that expired in the meantime would come back to life."""
+    """Otherwise a key that expired during the wait would become active again."""
     service = stuck.connect("service_role")
     for label, lifetime in (("far", "30 s"), ("near", "30 days")):
         service.execute(

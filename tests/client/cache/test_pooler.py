@@ -1,4 +1,4 @@
-"""A cached resolver and a pooler in transaction mode, which lets nobody hear anything."""
+"""A cached resolver behind a pooler in transaction mode, which delivers no notifications."""
 
 import logging
 import re

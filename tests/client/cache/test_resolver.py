@@ -138,7 +138,7 @@ def test_every_change_of_a_key_that_stays_active_is_heard(fleet: Fleet) -> None:
 
 
 def test_a_later_expiry_is_seen_at_the_old_one(fleet: Fleet) -> None:
-    """It is not told, so that its commit waits for nobody."""
+    """An extension sends no notification, so that its commit does not wait."""
     alice = fleet.database.connect("authenticated", fleet.people.claims("alice"))
     extend = "update keylatch.keys set expires_at = now() + interval '1 hour' where id = %s"
     with fleet.open() as resolver:
@@ -171,7 +171,7 @@ def test_a_cached_key_expires_by_itself(fleet: Fleet) -> None:
 
 
 def test_a_change_acknowledged_before_a_heartbeat_is_in_every_answer_after_it(fleet: Fleet) -> None:
-    """Which is what the bound says; test_cache.py measures it by a clock it moves."""
+    """This is the promise of the bound. test_cache.py measures it by a clock that it moves."""
     with fleet.open(bound=BOUND) as resolver:
         until(is_listening(resolver))
         for _ in range(30):

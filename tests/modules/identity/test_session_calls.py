@@ -1,4 +1,4 @@
-"""Sessions of visitors: who opens one and with what, who may do what with it, how long it lasts."""
+"""Sessions of visitors: who opens and uses them, and how long they last."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How many sessions a key opens in a minute, without anybody waiting for the counter."""
+"""The rate limit for opening sessions, whose counter makes nobody wait."""
 
 import json
 import random
@@ -18,7 +18,7 @@ LIMITED = "too_many_requests"
 
 
 def pass_a_minute(system: System) -> None:
-    """Let what was counted be older than a minute."""
+    """Make the counted sessions older than a minute."""
     with system.database.connect() as owner:
         owner.execute(
             "update keylatch_internal.sessions set created_at = created_at - interval '1 minute'"

@@ -1,4 +1,4 @@
-"""The checker finds what must not be, and nothing else. Times are seconds; the bound is 1."""
+"""The checker finds violations and nothing else. Times are in seconds; the bound is 1."""
 
 import math
 from uuid import UUID, uuid4

@@ -51,7 +51,7 @@ ATTACHED = {
 
 @pytest.fixture(params=[without_role, without_owner_and_privileges], ids=lambda way: way.__name__)
 def opened(ground: Ground, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A restored database whose grants are lost, after the repair that everybody thinks of."""
+    """A restored database without its grants, after the obvious repair."""
     with_role(ground.target, exists=request.param is not without_role)
     with request.param(ground) as restored:
         with_role_made = "create role keylatch_resolver;" if request.param is without_role else ""
