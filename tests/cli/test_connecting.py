@@ -197,7 +197,7 @@ def test_a_key_goes_over_http_to_this_machine_or_a_typed_address_alone(
     for url in ("http://project.example", "http://localhost.example", "HTTP://192.0.2.1:54321"):
         there = program.having(SUPABASE_URL=url, SUPABASE_KEY="hunter2")
         refused = there("list", system.people.a, code=2)
-        assert refused.err.startswith("usage: SUPABASE_URL is http, ")
+        assert refused.err.startswith("usage: SUPABASE_URL uses http, ")
         assert "hunter2" not in refused.err
     for url in ("http://localhost:9", "http://127.0.0.1:9", "http://[::1]:9"):
         program.having(SUPABASE_URL=url, SUPABASE_KEY="x")("list", system.people.a, code=4)
@@ -232,7 +232,7 @@ def test_a_database_url_alone_acts_as_its_own_user(program: Program, system: Sys
 )
 def test_two_connections_at_once_are_refused(program: Program, options: tuple[str, ...]) -> None:
     refused = program("list", "x", *options, code=2)
-    assert refused.err.startswith("usage: --db-url and --as-user exclude --url, ")
+    assert refused.err.startswith("usage: --db-url and --as-user cannot be combined with --url, ")
 
 
 @pytest.mark.parametrize("options", [(), ("--token", "x"), ("--as-user", "x")])

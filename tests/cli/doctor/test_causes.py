@@ -186,7 +186,7 @@ def test_a_schema_that_is_exposed_before_it_is_there_is_an_outage(bare: Database
     run(bare, f"{where} set pgrst.db_schemas = 'public, keylatch'")
     findings = examined(bare).findings
     assert [one.slug for one in findings] == ["not_installed", "exposed_too_early"]
-    assert "only then expose" in findings[1].mend
+    assert "then expose" in findings[1].mend
 
 
 def test_a_stopped_subscription_is_named_and_a_database_without_one_is_whole(

@@ -45,12 +45,12 @@ DAMAGE = (
     Damage(
         f"create policy all_of_it on {KEYS} using (true)",
         *("error", "object_extra", f"policy all_of_it on {KEYS}"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         f"create policy less on {KEYS} as restrictive using (kind = 'secret')",
         *("warning", "object_extra", f"policy less on {KEYS}"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         f"alter table {KEYS} disable row level security",
@@ -97,12 +97,12 @@ DAMAGE = (
         f"create trigger zzz before update on {KEYS} for each row"
         " execute function suppress_redundant_updates_trigger()",
         *("error", "object_extra", f"trigger zzz on {KEYS}"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         "create rule keep as on delete to keylatch.workspaces do instead nothing",
         *("error", "object_extra", "rule keep on keylatch.workspaces"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         "create or replace function keylatch_internal.hold_latch() returns trigger language plpgsql"
@@ -225,7 +225,7 @@ DAMAGE = (
     Damage(
         f"create unique index one_label on {KEYS} (label)",
         *("note", "object_extra", "index keylatch_internal.one_label"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         "drop index keylatch.workspace_membership_user_id_idx",
@@ -240,12 +240,12 @@ DAMAGE = (
     Damage(
         f"alter table {KEYS} add column owner text",
         *("warning", "object_extra", f"column {KEYS}.owner"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         "create table keylatch.notes (id int primary key, note text)",
         *("warning", "object_extra", "table keylatch.notes"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         "alter view keylatch.keys reset (security_invoker)",

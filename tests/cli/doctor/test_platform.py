@@ -33,7 +33,7 @@ LOGS = (
     ("log_min_duration_statement = '1500ms'", "note", "longer than 1.5 s"),
     ("log_transaction_sample_rate = 0.1", "warning", "log_transaction_sample_rate"),
     ("log_min_duration_sample = 0", "warning", "log_min_duration_sample = 0"),
-    ("log_parameter_max_length_on_error = -1", "warning", "a call that fails"),
+    ("log_parameter_max_length_on_error = -1", "warning", "failed calls"),
 )
 
 

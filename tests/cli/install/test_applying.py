@@ -306,7 +306,7 @@ def test_apply_platform_names_what_a_plain_server_lacks_and_creates_it(
         chief("apply", "--platform", "--dry-run")
         assert superuser.execute("select to_regrole('anon')").fetchone() == (None,)
 
-        assert "The platform is made." in chief("apply", "--platform").err
+        assert "The platform was created." in chief("apply", "--platform").err
         assert "nothing to do" in owner("apply", "--platform").err
         People.seed(database.url)
 

@@ -55,7 +55,7 @@ def test_a_listener_in_another_database_is_not_believed(
         caplog.at_level(logging.WARNING, "keylatch"),
         CachedResolver(runtime, listen=listen, bound=BOUND) as resolver,
     ):
-        until(lambda: "cannot ask keylatch" in caplog.text)
+        until(lambda: "cannot use keylatch" in caplog.text)
         for _ in range(2):
             assert resolver.resolve(issued.key) is not None
         assert resolver.stats().hits == 0
@@ -78,7 +78,7 @@ def test_a_listener_without_rights_is_not_believed(
             caplog.at_level(logging.WARNING, "keylatch"),
             CachedResolver(runtime, listen=listen, bound=BOUND) as resolver,
         ):
-            until(lambda: "cannot ask keylatch" in caplog.text)
+            until(lambda: "cannot use keylatch" in caplog.text)
             for _ in range(2):
                 assert resolver.resolve(issued.key) is not None
             assert resolver.stats().hits == 0
