@@ -124,8 +124,8 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
             reads: The same for a read replica. Calls that only read go to the replica while it
                 answers; all other calls go to the primary.
             max_lag: How old an answer of the replica may be, at least 10 ms. If the client cannot
-                show that the replica is fresh enough, the primary answers. With `None` an answer
-                may be as old as the replica is behind.
+                show that the replica is fresh enough, the primary answers. With `None`, there is no
+                limit.
 
         Returns:
             A client. It opens no connection of its own.

@@ -194,7 +194,7 @@ class UsageRecorder:
         while not done:
             self._wake.wait(self._counts.every)
             self._wake.clear()
-            # Read before the report, so that the last report has every count.
+            # Read `_done` before the report: then the last report has every count made before exit.
             done = self._done
             try:
                 self.flush()

@@ -31,7 +31,7 @@ OUTCOMES: dict[str, str] = {
 
 HASHES = frozenset({"key_hash", "token_hash", "verifier"})
 """The columns that only the owner may read."""
-WHY_HASHES = "Only the owner may read hashes: whoever has them can test guesses offline."
+WHY_HASHES = "Only the owner may read hashes: they allow offline tests of guessed keys."
 _MORE, _GUARD, _LESS = 0, 1, 2
 # How much access each outcome means.
 _REACH = {LATCH: 0, RULE: 0, NO: 0, NONE: 1, STAMP: 2, YES: 3}

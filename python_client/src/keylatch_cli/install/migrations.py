@@ -460,10 +460,10 @@ def earlier_checkout(where: str) -> KeylatchError:
 
 
 def checksum(body: str) -> str:
-    """Return the SHA-256 of a file without white space.
+    """Return the SHA-256 of a file after normalizing its white space.
 
-    White space is left out: version control, editors and `supabase migration fetch` all change it,
-    and none of them changes what the SQL does.
+    Version control, editors and `supabase migration fetch` all change white space, which does not
+    change the meaning of the SQL.
 
     Args:
         body: The SQL without the header.
@@ -475,7 +475,7 @@ def checksum(body: str) -> str:
 
 
 def split_name(file_name: str) -> tuple[str, str] | None:
-    """Take the name of a migration's file apart as the Supabase CLI does.
+    """Split the name of a migration file as the Supabase CLI does.
 
     Args:
         file_name: The name, without directories.
@@ -488,18 +488,18 @@ def split_name(file_name: str) -> tuple[str, str] | None:
 
 
 def next_stamps(newest: str, now: datetime, count: int) -> tuple[str, ...]:
-    """Give stamps that follow all others, a second apart.
+    """Return stamps that are newer than all others, one second apart.
 
     Args:
-        newest: The newest stamp that there is; empty if there is none.
-        now: The time, in UTC; no stamp will be older.
-        count: How many.
+        newest: The newest existing stamp, or an empty string.
+        now: The time, in UTC. No stamp is older.
+        count: How many stamps to return.
 
     Returns:
         The stamps.
 
     Raises:
-        KeylatchError: `migration_order` where the newest stamp is later than now and no time.
+        KeylatchError: `migration_order` if the newest stamp cannot be followed by a later one.
     """
     if newest >= f"{now:{_STAMP}}":
         try:
@@ -510,8 +510,8 @@ def next_stamps(newest: str, now: datetime, count: int) -> tuple[str, ...]:
         if not is_time:
             raise KeylatchError(
                 "migration_order",
-                detail=f"The newest migration is {newest}, which is no time that another follows.",
-                hint="Rename it to a stamp of the form YYYYMMDDHHMMSS.",
+                detail=f"The newest migration is {newest}: no valid stamp can follow it.",
+                hint="Rename the file: its stamp must have the form YYYYMMDDHHMMSS.",
             )
     return tuple(f"{now + timedelta(seconds=place):{_STAMP}}" for place in range(count))
 
@@ -523,10 +523,10 @@ def _refuse_other_tenancy(installed: Installed, tenancy: Tenancy | None) -> None
         "tenancy_installed",
         detail="keylatch's own tables of workspaces are installed."
         if tenancy == "own"
-        else "The application has its own tenancy, and this would replace it.",
-        hint="Replace keylatch.admin_workspace_ids() in a migration of your own."
+        else "The application has its own tenancy, which this option would replace.",
+        hint="Replace keylatch.admin_workspace_ids() in your own migration."
         if tenancy == "own"
-        else "Leave --tenancy out.",
+        else "Leave out --tenancy.",
     )
 
 
