@@ -1,4 +1,4 @@
-"""What tests ask for by name: a server, a migrated database, its REST API, its people."""
+"""Fixtures for all tests: a server, a migrated database, its REST API, its people."""
 
 import itertools
 import os
@@ -28,7 +28,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def janitor() -> Iterator[Janitor]:
-    """Who ends what this run starts, whatever happens to the run."""
+    """Ends everything that this run starts, whatever happens to the run."""
     janitor = Janitor()
     yield janitor
     janitor.close()
@@ -140,7 +140,7 @@ def people(database: Database, tokens: Tokens) -> People:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what asks for the other kind of server than the one that is chosen."""
+    """Leave out tests that need the other kind of server."""
     other = "container" if chosen_image() is None else "local_server"
     left_out = [item for item in items if other in getattr(item, "fixturenames", ())]
     items[:] = [item for item in items if item not in left_out]
@@ -149,7 +149,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A skipped test is a failure: what a test needs is there, or `make setup` brings it."""
+    """A skipped test is a failure: `make setup` installs everything that a test needs."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,1 +1,1 @@
-"""What keylatch costs, measured: make bench WHAT=resolving, cache, sessions and so on."""
+"""Benchmarks of keylatch: make bench WHAT=resolving, cache, sessions and so on."""

@@ -46,7 +46,7 @@ RIGHT = (
 
 @contextmanager
 def writing(url: str, rows: int) -> Iterator[list[float]]:
-    """Let another session change rows meanwhile, and note how long each change took."""
+    """Change rows in another session during the block, and record how long each change took."""
     waits: list[float] = []
     ended = threading.Event()
 
@@ -70,7 +70,7 @@ def writing(url: str, rows: int) -> Iterator[list[float]]:
 def run(
     owner: psycopg.Connection[tuple[object, ...]], url: str, rows: int, work: Callable[[], object]
 ) -> tuple[float, float]:
-    """Let the work hash the table, and give its seconds and the longest wait beside it."""
+    """Hash the table, and return the seconds and the longest wait of another session."""
     with writing(url, rows) as waits:
         began = time.perf_counter()
         work()
@@ -81,7 +81,7 @@ def run(
 
 
 def main() -> int:
-    """Measure and print; 1 where it is slower than the bound, or somebody waited for too long."""
+    """Measure and print. Return 1 if it is too slow, or another session waited too long."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)

@@ -94,7 +94,7 @@ def churn(url: str, done: threading.Event, changed: list[int]) -> None:
 
 
 def main() -> int:
-    """Measure and print; 1 where a revocation was heard later than the bound."""
+    """Measure and print. Return 1 if a revocation was heard later than the bound."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--revocations", type=int, default=1000)
     parser.add_argument("--keys", type=int, default=1_000_000, help="that change meanwhile")

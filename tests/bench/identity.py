@@ -93,7 +93,7 @@ def milliseconds(connection: psycopg.Connection[object], statement: str) -> floa
 
 
 def main() -> int:
-    """Measure and print; 1 where a ratio is above the bound."""
+    """Measure and print. Return 1 if a ratio is above the bound."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=25)

@@ -79,7 +79,7 @@ def run(url: str, path: Path) -> tuple[float, list[float]]:
 
 
 def main() -> int:
-    """Measure and print; 1 where it is slower than the bound."""
+    """Measure and print. Return 1 if it is slower than the bound."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     rows: int = parser.parse_args().rows

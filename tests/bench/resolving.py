@@ -1,4 +1,4 @@
-"""`make bench`: what resolving a key costs, beside the limit and beside the usual other ways.
+"""`make bench`: the cost of resolving a key, compared with the limit and with alternatives.
 
 Absolute figures mean little on a shared machine, so everything is a ratio within one run: the ways
 take turns in short rounds, and what counts is the median of the rounds' ratios. With one connection
@@ -53,7 +53,7 @@ Figures = dict[str, dict[str, dict[int, dict[str, float]]]]
 
 @contextmanager
 def one_core(process: int) -> Iterator[None]:
-    """Let this program and its children, and what a server starts from now on, share one core."""
+    """Pin this program, its children and new server processes to one core."""
     before = os.sched_getaffinity(0), os.sched_getaffinity(process)
     core = {min(before[0])}
     os.sched_setaffinity(0, core)
@@ -93,7 +93,7 @@ def pgbench(database: Database, way: str, keys: int, *, connections: int, second
 
 
 def fill(database: Database, keys: int, also: str) -> None:
-    """Give a database so many keys and the other ways, and whatever is to be tried with it."""
+    """Fill a database with keys, the alternatives to compare with, and their data."""
     database.migrate()
     setup = (ROOT / "sql" / "bench" / "setup.sql").read_text().replace(":keys", str(keys))
     with psycopg.connect(database.superuser_url, autocommit=True) as owner:
@@ -112,7 +112,7 @@ def measure_sql(
     seconds: int,
     tick: Callable[[], None],
 ) -> Rounds:
-    """Every way at every size in turn, with one connection and with both cores busy."""
+    """Measure every alternative at every size, with one connection and with both cores busy."""
     found: Rounds = {}
     cores = len(os.sched_getaffinity(0))
     for name, connections in (

@@ -177,7 +177,7 @@ def flood(
 def flooded(
     url: str, key: str, statement: str, waiting: Callable[[], list[float]]
 ) -> tuple[list[float], int]:
-    """What others wait for while this key is flooded, and how often the flood got through."""
+    """Measure the waits of others while this key is flooded, and count the flood's successes."""
     end = multiprocessing.Event()
     granted: multiprocessing.Queue[int] = multiprocessing.Queue()
     crowd = [
@@ -198,7 +198,7 @@ def flooded(
 
 @contextlib.contextmanager
 def slow_requests(rest: Rest, schema: str, function: str, keys: list[str]) -> Iterator[None]:
-    """So many loops of requests that the filter on their answer keeps busy until they time out."""
+    """Run loops of slow requests: a filter on the answer keeps each busy until it times out."""
     ended = threading.Event()
 
     def loop(key: str) -> None:
@@ -324,7 +324,7 @@ def show(console: Console, title: str, waited: dict[str, list[float]]) -> None:
 
 
 def main() -> int:
-    """Measure and print; 1 where more got through than the limit and the requests in flight."""
+    """Measure and print. Return 1 if more got through than the limit and the requests in flight."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=30)

@@ -1,4 +1,4 @@
-"""`make soak`, first part: a cached resolver among changes and faults, beside the truth.
+"""`make soak`, part one: compare a cached resolver with the truth, under changes and faults.
 
 Eight threads resolve; one issues, rotates, revokes, suspends and unsuspends at random, sometimes
 beside an extension, of which no notice is sent. Every half minute something breaks: the listener
@@ -55,7 +55,7 @@ class Known:
     since: float
 
     def becomes(self, lives: bool) -> None:
-        """Note what was acknowledged; the time before the state, so that no reader sees it late."""
+        """Record an acknowledged change: the time before the state, so that readers see it."""
         self.since = time.monotonic()
         self.lives = lives
 
@@ -168,7 +168,7 @@ def resident() -> int:
 
 
 def main() -> int:
-    """Run it and print what came of it; 1 where an answer was wrong."""
+    """Run the soak test and print the result. Return 1 if an answer was wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--bound", type=float, default=0.5, help="seconds")

@@ -1,4 +1,4 @@
-"""What the tests of the command line ask for by name: a system, and the program in it."""
+"""Fixtures for the tests of the command line: a system, and the program in it."""
 
 from collections.abc import Iterator
 from pathlib import Path

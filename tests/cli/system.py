@@ -1,4 +1,4 @@
-"""The database and API that these tests share, and the program as one of its people."""
+"""The database and API that these tests share, and the program with the rights of its users."""
 
 from cli.program import Program
 from stack import Database, People, Rest
@@ -16,7 +16,7 @@ class System:
     """
 
     def __init__(self, database: Database, rest: Rest, people: People) -> None:
-        """Take them."""
+        """Keep the database, the API and the people."""
         self.database, self.rest, self.people = database, rest, people
 
     def acting_as(self, program: Program, connection: str, who: str) -> Program:

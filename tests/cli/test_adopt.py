@@ -93,18 +93,20 @@ def test_both_tables_of_the_report_lose_their_plaintext_keys(
     for table in (SESSIONS, ASSISTANTS):
         dropped = adopt("adopt", "drop", *table, "--confirm", "drop plaintext", *READY)
         assert "phase   dropped" in dropped.out
-        assert "Older copies may still hold them" in dropped.err
+        assert "Older copies may still contain them" in dropped.err
         assert (schemas(owner) == []) is (table is ASSISTANTS)
     for step in ("prove", "read", "revert"):
         assert "is not adopted" in adopt("adopt", step, *SESSIONS, code=1).err
     again = adopt("adopt", "drop", *SESSIONS, "--confirm", "drop plaintext", *READY, code=1)
-    assert "After drop and revert nothing is left to do" in again.err
+    assert "After drop or revert, nothing is left to do" in again.err
     assert owner.execute(COUNTED).fetchone() == (1000, 900, 97, 0)
     columns = "select * from public.sessions limit 0"
     assert "owner_api_key" not in [c.name for c in owner.execute(columns).description or ()]
 
 
-def test_revert_and_what_is_refused(adopt: Program, owner: Connection) -> None:
+def test_revert_undoes_an_adoption_and_refuses_what_it_cannot_undo(
+    adopt: Program, owner: Connection
+) -> None:
     fill(owner, 10)
     for step in ("prove", "read", "revert"):
         assert "adoption_not_ready: " in adopt("adopt", step, *SESSIONS, code=1).err

@@ -1,4 +1,4 @@
-"""keylatch audit: everything is tried as everybody, comes out as expected, and leaves nothing."""
+"""keylatch audit tests all operations as all kinds of user, and leaves nothing behind."""
 
 import re
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def audit(system: System, program: Program) -> Program:
 
 
 def differences(audit: Program) -> set[str]:
-    """What is not as expected, by actor and try."""
+    """The unexpected outcomes, by actor and test."""
     found = audit("audit", "--json", code=1).json
     return {
         f"{actor}: {one['operation']} {one['column']} {one['object']}: {one['found'][actor]}"
@@ -53,7 +53,7 @@ def differences(audit: Program) -> set[str]:
     } | {f"missing: {one['what']}" for one in found["differences"] if one["found"] == "missing"}
 
 
-def test_what_is_shipped_allows_what_is_expected_and_no_more(audit: Program) -> None:
+def test_a_fresh_installation_gives_exactly_the_expected_access(audit: Program) -> None:
     shown = audit("audit")
     assert shown.out.splitlines()[1].startswith("As expected: ")
     assert len(shown.out.splitlines()) < 24
@@ -141,9 +141,7 @@ ALONE = ("a policy", "row level security")
 @pytest.mark.parametrize(
     "names", [DRIFT.keys() - set(ALONE), *({one} for one in ALONE)], ids=["most", *ALONE]
 )
-def test_whatever_became_otherwise_is_named(
-    audit: Program, owner: Connection, names: set[str]
-) -> None:
+def test_every_difference_is_named(audit: Program, owner: Connection, names: set[str]) -> None:
     for name in names:
         owner.execute(DRIFT[name][0].encode())
     named = differences(audit)
@@ -174,7 +172,7 @@ def test_nothing_is_left_on_a_live_database(
 
 
 @pytest.mark.one_server
-def test_who_is_not_the_owner_is_told_so(audit: Program, system: System) -> None:
+def test_a_user_who_is_not_the_owner_is_told_so(audit: Program, system: System) -> None:
     other = audit.having(DATABASE_URL=system.database.authenticator_url)
     said = other("audit", code=3).err
     assert "permission_denied: authenticator cannot act as postgres" in said
@@ -190,17 +188,21 @@ def test_who_is_not_the_owner_is_told_so(audit: Program, system: System) -> None
         (("sessions", "legacy"), "own"),
     ],
 )
-def test_every_module_alone_allows_what_is_expected_and_no_more(
+def test_every_module_alone_gives_exactly_the_expected_access(
     program: Program, empty: Database, modules: tuple[str, ...], tenancy: Tenancy
 ) -> None:
     """With a tenancy of one's own, keylatch's tables are not missed."""
     apply(empty.connect(), Choice(only=modules), tenancy)
     shown = program.having(DATABASE_URL=empty.url)("audit")
-    assert ("The tenancy is the application's own" in shown.out) is (tenancy == "own")
+    assert ("The application decides itself who administers what" in shown.out) is (
+        tenancy == "own"
+    )
 
 
 @pytest.mark.one_server
-def test_drift_is_named_where_the_tenancy_is_ones_own(program: Program, empty: Database) -> None:
+def test_drift_is_named_with_the_applications_own_tenancy(
+    program: Program, empty: Database
+) -> None:
     apply(empty.connect(), Choice(), "own")
     for name in ("a grant", "a latch"):
         empty.connect().execute(DRIFT[name][0].encode())
@@ -215,7 +217,7 @@ def browser() -> Iterator[Browser]:
 
 
 def heard_of(page: Page) -> tuple[list[str], list[str]]:
-    """What a page asks for from now on, and what it says on the console."""
+    """Collect a page's requests and console messages from now on."""
     asked: list[str] = []
     said: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -243,7 +245,7 @@ def test_the_page_is_whole_without_a_network(
         assert page.get_by_text("Not as expected: 1 difference in").is_visible()
         (first,) = page.locator(".differences li").all()
         said_of_it = first.inner_text()
-        for words in ("everybody (public)", odd, "no such object", "Why it matters"):
+        for words in ("everyone (public)", odd, "no such object", "Why it matters"):
             assert words in said_of_it
         assert not re.search(r"\ballowed\b", page.inner_text("main"))
         assert page.get_by_role("cell", name=odd, exact=True).count() == 1
@@ -279,7 +281,7 @@ def test_a_page_that_cannot_be_written_is_said_to_be_so(audit: Program) -> None:
 
 
 @pytest.mark.one_server
-def test_the_file_of_expectations_is_whole() -> None:
+def test_the_file_of_expectations_is_complete() -> None:
     for name, outcomes in expectations().items():
         assert tuple(outcomes) == tuple(ACTORS), name
         assert set(outcomes.values()) <= set(OUTCOMES), name

@@ -65,7 +65,7 @@ def test_each_answer_is_a_file_that_the_manifest_describes(
     assert (directory / "endless_keys.csv").read_text().count("wk_sk_live_...") >= 2
 
 
-def test_what_is_not_installed_and_what_fails_is_said(program: Program, core: Database) -> None:
+def test_a_missing_module_and_a_failed_question_are_named(program: Program, core: Database) -> None:
     with psycopg.connect(core.url) as owner:
         owner.execute("drop view keylatch.keys cascade")
     audit = program.having(DATABASE_URL=core.url)

@@ -40,7 +40,7 @@ DAMAGE: dict[str, tuple[str, str, str]] = {
     ),
     "row level security off": (
         f"alter table {KEYS} disable row level security",
-        *("everybody with a grant on it", f"table {KEYS}"),
+        *("everyone with a grant on the table", f"table {KEYS}"),
     ),
     "extra grant": (
         f"grant select (key_hash) on {KEYS} to authenticated",
@@ -52,7 +52,7 @@ DAMAGE: dict[str, tuple[str, str, str]] = {
     ),
     "grant to everybody": (
         "grant execute on function keylatch.resolve_key to public",
-        *("everybody (public)", "execute on function keylatch.resolve_key(text,text)"),
+        *("everyone (public)", "execute on function keylatch.resolve_key(text,text)"),
     ),
     "grant option": (
         f"grant update (label) on {KEYS} to service_role with grant option",
@@ -72,20 +72,20 @@ DAMAGE: dict[str, tuple[str, str, str]] = {
     ),
     "latch off": (
         f"alter table {KEYS} disable trigger keys_update_revoked_is_final",
-        *("everybody who writes to the table", f"trigger keys_update_revoked_is_final on {KEYS}"),
+        *("everyone who writes to the table", f"trigger keys_update_revoked_is_final on {KEYS}"),
     ),
     "latch not in replication mode": (
         f"alter table {KEYS} enable trigger keys_truncate_keep",
-        *("everybody who writes to the table", f"trigger keys_truncate_keep on {KEYS}"),
+        *("everyone who writes to the table", f"trigger keys_truncate_keep on {KEYS}"),
     ),
     "latch dropped": (
         f"drop trigger keys_delete_keep on {KEYS}",
-        *("everybody who writes to the table", f"trigger keys_delete_keep on {KEYS}"),
+        *("everyone who writes to the table", f"trigger keys_delete_keep on {KEYS}"),
     ),
     "foreign trigger": (
         f"create trigger spy before insert on {KEYS}"
         " for each row execute function keylatch_internal.stamp_update()",
-        *("everybody who writes to the table", f"trigger spy on {KEYS}"),
+        *("everyone who writes to the table", f"trigger spy on {KEYS}"),
     ),
     "definer function replaced": (
         "create or replace function keylatch_internal.find_key(p_text text) returns uuid"
@@ -128,7 +128,7 @@ DAMAGE: dict[str, tuple[str, str, str]] = {
         " as $$ select '00000000-0000-4000-8000-000000000000'::uuid $$",
         *(
             "a signed-in user without a workspace",
-            "administers, says the application's keylatch.admin_workspace_ids()",
+            "administers, according to the application's keylatch.admin_workspace_ids()",
         ),
     ),
 }
@@ -177,7 +177,7 @@ def test_each_example_of_an_own_tenancy_is_as_expected(
     apply(owner, Choice(all=True), "own" if tables == "left out" else "keylatch")
     owner.execute((ROOT / "sql" / "tenancy" / f"{example}.sql").read_bytes())
     found = as_expected(program, empty)
-    assert "The tenancy is the application's own" in found.out
+    assert "The application decides itself who administers what" in found.out
     # The function is the application's again.
     body = "select prosrc from pg_proc where proname = 'admin_workspace_ids'"
     assert "audit" not in str(owner.execute(body).fetchall())
@@ -231,7 +231,7 @@ def test_an_owner_may_be_anybody_who_can_act_as_the_roles(
         as_expected(program, database)
         admin.execute("alter role postgres nobypassrls")
         said = program.having(DATABASE_URL=database.url)("audit", code=3).err
-        assert "postgres cannot make the users that the audit acts as." in said
+        assert "postgres cannot create the users that the audit acts as." in said
         assert 'hint: Run as a superuser: alter role "postgres" bypassrls;' in said
         admin.execute("revoke keylatch_resolver from postgres")
         said = program.having(DATABASE_URL=database.url)("audit", code=3).err
@@ -239,7 +239,7 @@ def test_an_owner_may_be_anybody_who_can_act_as_the_roles(
         assert 'Run as a superuser: grant keylatch_resolver to "postgres";' in said
 
 
-def test_it_holds_no_lock_that_a_use_or_a_change_of_keys_waits_for(
+def test_an_audit_holds_no_lock_that_blocks_the_use_or_change_of_keys(
     program: Program, database: Database, people: People
 ) -> None:
     """While an audit has its longest transaction open, keys are issued, resolved and revoked."""
@@ -274,7 +274,7 @@ def test_it_holds_no_lock_that_a_use_or_a_change_of_keys_waits_for(
 
 
 @pytest.mark.one_server
-def test_it_writes_little_and_nothing_that_stays(
+def test_an_audit_writes_little_and_nothing_that_stays(
     program: Program, database: Database, people: People
 ) -> None:
     owner = database.connect()
@@ -298,7 +298,7 @@ def test_it_writes_little_and_nothing_that_stays(
 
 
 @pytest.mark.one_server
-def test_somebody_elses_lock_is_said_and_not_waited_for(
+def test_another_sessions_lock_is_named_and_not_waited_for(
     program: Program, core: Database, owner: psycopg.Connection[tuple[object, ...]]
 ) -> None:
     with owner.transaction():
@@ -332,7 +332,7 @@ def test_the_terminal_shows_a_screen_with_the_worst_first(
     assert lines[1].startswith("Not as expected: ")
     first = next(line for line in lines if line.startswith("  1. "))
     assert first == f"  1. authenticated: policy wide on {KEYS}"
-    assert lines[-1].endswith("more: run keylatch audit --all, or --html FILE for a page.")
+    assert lines[-1].endswith("more: run keylatch audit --all, or keylatch audit --html FILE.")
     whole = audit("audit", "--all", code=1).out
     assert "●!" in whole
     assert all(len(line) <= 80 for line in whole.splitlines())

@@ -34,7 +34,7 @@ def new_key(program: Program, system: System, *options: str) -> dict[str, str]:
 
 
 def about(time: str) -> timedelta:
-    """How far from now a time of an answer is."""
+    """The distance of a time in an answer from now."""
     return datetime.fromisoformat(time) - datetime.now(UTC)
 
 
@@ -140,7 +140,7 @@ def test_list_of_a_row_that_python_cannot_read_says_so_and_lists_the_others(
     assert str(id_) in sql_owner("list", workspace).out
 
 
-def test_show_gives_one_row_of_the_view(alice: Program, system: System) -> None:
+def test_show_returns_one_row_of_the_view(alice: Program, system: System) -> None:
     issued = alice.ok("issue", system.people.a, "--origin", SITE, "--label", "shop")
     found = alice.ok("show", issued["id"])
     assert list(found) == columns_of(system, "keys")
@@ -229,7 +229,7 @@ def test_end_sessions_asks_at_a_terminal(sql_alice: Program, system: System) -> 
     assert sql_alice.ok("show", issued["id"])["status"] == "active"
 
 
-def test_retire_revokes_every_key_of_a_workspace_a_part_at_a_time(
+def test_retire_revokes_every_key_of_a_workspace_in_steps(
     sql_owner: Program, system: System
 ) -> None:
     workspace = uuid4()
@@ -328,7 +328,7 @@ def test_revoke_asks_at_a_terminal(
         assert result.json["id"] == issued["id"]
 
 
-def test_revoke_does_not_ask_where_it_is_told_yes(sql_alice: Program, system: System) -> None:
+def test_revoke_with_yes_does_not_ask(sql_alice: Program, system: System) -> None:
     issued = new_key(sql_alice, system)
     result = sql_alice.at_a_terminal("revoke", issued["id"], "--yes", typed="n")
     assert (result.code, result.err) == (0, "")

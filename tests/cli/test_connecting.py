@@ -21,7 +21,7 @@ KEY_NAMES = [
 
 
 def lists(program: Program, system: System) -> bool:
-    """Whether the program reaches the system, and not that dead address that it is led to."""
+    """Whether the program reaches the system, and not the dead address in the other source."""
     result = program("list", system.people.a, "--json", code=None)
     assert result.code in (0, 4), result
     return result.code == 0
@@ -40,7 +40,7 @@ def test_every_usual_name_of_a_secret_key_is_known(
     assert lists(program.having(**variables), system)
 
 
-def test_of_several_keys_the_first_in_the_documented_order_counts(
+def test_the_first_of_several_keys_in_the_documented_order_counts(
     program: Program, system: System
 ) -> None:
     names = [*KEY_NAMES, "SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"]
@@ -87,7 +87,7 @@ def test_a_publishable_key_goes_beside_the_token_of_a_user(
 def test_a_public_key_counts_only_with_a_token(program: Program, system: System) -> None:
     public = program.having(SUPABASE_URL=system.rest.url, SUPABASE_ANON_KEY=system.rest.anon_key)
     refused = public("list", system.people.a, code=2)
-    assert refused.err.startswith("usage: a project is given, but no key or token for it\n")
+    assert refused.err.startswith("usage: a project is set, but no key or token for it\n")
     assert lists(public.having(DATABASE_URL=system.database.url), system)
     assert lists(public.having(KEYLATCH_TOKEN=system.people.token("alice")), system)
 
@@ -134,7 +134,7 @@ def test_the_project_wins_over_the_database(program: Program, system: System) ->
     assert not lists(both.having("--as-user", str(system.people.alice)), system)
 
 
-def test_what_make_up_prints_is_a_dotenv_that_works(program: Program, system: System) -> None:
+def test_make_up_prints_a_dotenv_that_works(program: Program, system: System) -> None:
     write_dotenv(
         program,
         f"SUPABASE_URL={system.rest.url}\nSUPABASE_ANON_KEY={system.rest.anon_key}\n"
@@ -185,9 +185,9 @@ def test_a_secret_of_the_environment_does_not_go_to_an_address_of_the_file(
     with FixedServer(200, b"[]") as server:
         write_dotenv(program, f"SUPABASE_URL={server.url}\nSUPABASE_KEY=x\n")
         refused = program.having(**{name: "hunter2"})("list", system.people.a, code=2)
-        assert refused.err.startswith("usage: SUPABASE_URL is from .env, but a key or token is not")
+        assert refused.err.startswith("usage: SUPABASE_URL comes from .env, but the key or")
         refused = program("list", system.people.a, "--token", "hunter2", code=2)
-        assert refused.err.startswith("usage: SUPABASE_URL is from .env")
+        assert refused.err.startswith("usage: SUPABASE_URL comes from .env")
         assert server.requests == []
 
 
@@ -197,7 +197,7 @@ def test_a_key_goes_over_http_to_this_machine_or_a_typed_address_alone(
     for url in ("http://project.example", "http://localhost.example", "HTTP://192.0.2.1:54321"):
         there = program.having(SUPABASE_URL=url, SUPABASE_KEY="hunter2")
         refused = there("list", system.people.a, code=2)
-        assert refused.err.startswith("usage: SUPABASE_URL is http, ")
+        assert refused.err.startswith("usage: SUPABASE_URL uses http, ")
         assert "hunter2" not in refused.err
     for url in ("http://localhost:9", "http://127.0.0.1:9", "http://[::1]:9"):
         program.having(SUPABASE_URL=url, SUPABASE_KEY="x")("list", system.people.a, code=4)
@@ -232,7 +232,7 @@ def test_a_database_url_alone_acts_as_its_own_user(program: Program, system: Sys
 )
 def test_two_connections_at_once_are_refused(program: Program, options: tuple[str, ...]) -> None:
     refused = program("list", "x", *options, code=2)
-    assert refused.err.startswith("usage: --db-url and --as-user exclude --url, ")
+    assert refused.err.startswith("usage: --db-url and --as-user cannot be combined with --url, ")
 
 
 @pytest.mark.parametrize("options", [(), ("--token", "x"), ("--as-user", "x")])
@@ -249,7 +249,7 @@ def test_a_url_that_was_given_needs_its_key_whatever_else_is_set(
 ) -> None:
     there = program.having(DATABASE_URL=system.database.url)
     refused = there("list", system.people.a, "--url", system.rest.url, code=2)
-    assert refused.err.startswith("usage: a project is given, but no key or token for it")
+    assert refused.err.startswith("usage: a project is set, but no key or token for it")
 
 
 def test_a_user_who_is_no_uuid_is_refused(program: Program, system: System) -> None:
@@ -261,15 +261,15 @@ def test_a_user_who_is_no_uuid_is_refused(program: Program, system: System) -> N
 @pytest.mark.parametrize(
     "url", ["ftp://x", "http://", "http://[::1", "127.0.0.1:3000", "http://x:port", NO_DATABASE]
 )
-def test_an_address_that_is_none_is_refused(program: Program, url: str) -> None:
+def test_an_invalid_address_is_refused(program: Program, url: str) -> None:
     there = program.having(SUPABASE_URL=url, SUPABASE_KEY="x")
     refused = there("list", "a", code=2)
-    assert refused.err.startswith("usage: the address of the project is not a URL ")
+    assert refused.err.startswith("usage: the address of the project is not an http")
     assert "hunter2" not in refused.err
 
 
 def refused(program: Program, *arguments: object, code: int, detail: str, hint: str) -> str:
-    """Run it, see what is wrong and the next step, and no secret; give all that it said."""
+    """Run the program, check its error and hint, and that no secret is shown; return the output."""
     said = program(*arguments, code=code).err
     assert detail in said.splitlines()[0]
     assert hint in said.splitlines()[1]
@@ -283,9 +283,9 @@ def test_a_key_that_was_copied_badly_is_named_by_its_variable(
     key = system.rest.service_key
     wrong: list[tuple[str, int, str, str]] = [
         (f'"{key}"', 2, "SUPABASE_KEY has quotation marks", "Remove the quotation marks."),
-        (f"{key}\n", 2, "SUPABASE_KEY has a space, a line break", "Copy it again"),
-        ("abc", 3, "SUPABASE_KEY is not a JWT", "Copy it again"),
-        (Tokens().service_key, 3, "SUPABASE_KEY is signed with another", "PGRST_JWT_SECRET"),
+        (f"{key}\n", 2, "SUPABASE_KEY has a space, a line break", "Copy the whole value"),
+        ("abc", 3, "SUPABASE_KEY is not a JWT", "Copy the whole token"),
+        (Tokens().service_key, 3, "SUPABASE_KEY is not signed with", "PGRST_JWT_SECRET"),
         (
             system.rest.token(role="service_role", seconds=-3600),
             3,
@@ -311,12 +311,12 @@ def test_the_key_of_another_project_is_named_before_it_is_sent(
 ) -> None:
     key = system.rest.token(role="service_role", ref="a" * 20)
     there = program.having(SUPABASE_URL=f"https://{'b' * 20}.supabase.co", SUPABASE_KEY=key)
-    detail = f"SUPABASE_KEY is of the project {'a' * 20}, but the address is of {'b' * 20}"
+    detail = f"SUPABASE_KEY belongs to the project {'a' * 20}, but the address belongs to"
     refused(there, "list", system.people.a, code=2, detail=detail, hint="from the same project")
     with FixedServer(401, b'{"message": "Invalid API key"}') as server:
         there = program.having(SUPABASE_URL=server.url, SUPABASE_KEY=system.rest.service_key)
-        detail = "the gateway does not know SUPABASE_KEY: it is of another project"
-        refused(there, "issue", system.people.a, code=3, detail=detail, hint="Copy the key again")
+        detail = "the gateway does not know SUPABASE_KEY: the key belongs to another project"
+        refused(there, "issue", system.people.a, code=3, detail=detail, hint="Copy the key of")
 
 
 def test_a_database_url_says_what_is_wrong_with_it(
@@ -326,11 +326,11 @@ def test_a_database_url_says_what_is_wrong_with_it(
     wrong = [
         (url.replace(f"/{system.database.name}?", "/nope?"), 4, "database nope does not", "psql"),
         (url.replace("=disable", "=require"), 4, "the server has no SSL", "sslmode=disable"),
-        (url.replace("ql://", "ql+psycopg://"), 2, "begins with postgresql+psycopg://", "alone"),
+        (url.replace("ql://", "ql+psycopg://"), 2, "begins with postgresql+psycopg://", "Begin"),
         ("http://127.0.0.1", 2, "is the address of a web server", "SUPABASE_URL"),
         (url.replace(password, "hunter2"), 3, "password authentication failed", "python3 -c"),
         *(
-            (url.replace(password, text), 2, "DATABASE_URL cannot be read: its password", "python3")
+            (url.replace(password, text), 2, "DATABASE_URL is not a valid URL: its", "python3")
             for text in ("hunter2@", "hunter2/", "hunter2%", "hunter2 x", "#hunter2@h:x")
         ),
     ]

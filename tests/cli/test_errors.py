@@ -42,7 +42,7 @@ def test_an_unknown_key_is_not_found(alice: Program, command: str) -> None:
         ("unsuspend", "wk_sk_live_...abcd"),
     ],
 )
-def test_what_is_no_id_is_refused_by_name(sql_alice: Program, command: str, text: str) -> None:
+def test_an_invalid_id_is_refused_by_name(sql_alice: Program, command: str, text: str) -> None:
     is_refused(sql_alice(command, text, code=USAGE), "invalid_argument", "key_id")
 
 
@@ -80,7 +80,7 @@ def test_issue_names_the_value_that_is_out_of_its_rule(
     is_refused(refused, "invalid_argument", words)
 
 
-def test_rotate_refuses_a_grace_that_is_none(sql_alice: Program, system: System) -> None:
+def test_rotate_refuses_an_invalid_grace(sql_alice: Program, system: System) -> None:
     issued = sql_alice.ok("issue", system.people.a)
     for grace in ("31d", "1", "-1h", "", "999999999w"):
         refused = sql_alice("rotate", issued["id"], f"--grace={grace}", code=USAGE)
@@ -117,7 +117,7 @@ def test_no_key_at_all_is_a_mistake(sql_alice: Program, command: str) -> None:
 
 
 @pytest.mark.parametrize("who", ["bob", "mia", "stranger"])
-def test_who_is_no_admin_there_is_told_no(
+def test_a_user_who_is_not_an_admin_of_the_workspace_is_refused(
     alice: Program, program: Program, system: System, connection: str, who: str
 ) -> None:
     other = system.acting_as(program, connection, who)

@@ -27,7 +27,7 @@ UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import
 
 @pytest.fixture
 def fresh(server: Cluster, template: str, people: People, tmp_path: Path) -> Iterator[System]:
-    """A database of one's own, for what looks at all of its keys."""
+    """A database of the test's own, for tests that look at all keys."""
     with Database(server, f"import_{tmp_path.name}", template) as database:
         people.seed(database.url)
         yield System(database, None, people)  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ def test_a_wrong_file_is_told_before_all_of_it_is_read(sql_owner: Program) -> No
         (("explain", "--workspace", "7"), "UUID"),
     ],
 )
-def test_what_is_wrong_with_the_command_is_said(
+def test_a_wrong_command_line_is_explained(
     sql_owner: Program, arguments: tuple[str, ...], said: str
 ) -> None:
     done = sql_owner(*arguments, code=None)
@@ -304,7 +304,7 @@ def test_report_000_keys_without_their_hash_or_with_a_wrong_one_validate_again(
     shown = service(
         "explain", "--workspace", A, "--old", "-", "--format", "jsonl", stdin=lines, code=1
     )
-    assert "No hash was saved with the key" in shown.out
+    assert "The key was saved without a hash" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 80
     assert not any(key in shown.out for key in keys.values())
     done = service("import", "-", "--format", "jsonl", stdin=lines)

@@ -13,7 +13,7 @@ from keylatch_cli.importing.lines import Line
 
 
 class Slow:
-    """A database that ends every statement of more than so many lines."""
+    """A database that cancels every statement with more lines than this."""
 
     def __init__(self, most: int) -> None:
         self.most, self.taken, self.ids = most, [], set[UUID]()  # type: ignore[var-annotated]

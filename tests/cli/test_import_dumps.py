@@ -140,7 +140,7 @@ def test_a_time_is_read_however_it_is_written(
         ({"workspace_id": "7"}, "workspace_id must be a UUID"),
     ],
 )
-def test_what_is_wrong_with_a_cell_is_said_by_line_and_column(
+def test_a_wrong_cell_is_named_by_line_and_column(
     sql_owner: Program, cells: dict[str, str], said: str
 ) -> None:
     row = {"workspace_id": A, "key": "a key of the old system", "label": "“fine” 1E+5", **cells}
@@ -233,7 +233,9 @@ def test_a_tenant_is_found_by_its_external_id(sql_owner: Program, system: System
     assert row_of(system, key)["workspace_id"] == B
 
 
-def test_the_same_file_every_night_until_the_cutover(service: Program, system: System) -> None:
+def test_importing_the_same_file_every_night_until_the_cutover_is_safe(
+    service: Program, system: System
+) -> None:
     keys = [f"{number}|{uuid4()}" for number in range(4)]
     rows: list[dict[str, object]] = [{"key": key} for key in keys]
     sanctum(service.directory, *rows[:3])
@@ -387,7 +389,7 @@ def test_a_scheme_is_declared_over_rest_as_well(program: Program, system: System
         (("--probe", "empty.txt"), "1 to 20 keys"),
     ],
 )
-def test_an_option_that_cannot_be_meant_is_said(
+def test_an_option_that_makes_no_sense_is_refused(
     sql_owner: Program, options: tuple[str, ...], said: str
 ) -> None:
     (sql_owner.directory / "bad.csv").write_text("old,new\n1,2\n")

@@ -77,7 +77,7 @@ def old(old_installation: System, program: Program) -> Iterator[Callable[[OldSys
 
 
 def found(old: Old, key: str) -> str:
-    """What becomes of a text: resolves, resolves after first use, or refused."""
+    """The fate of a text: resolves, resolves after first use, or refused."""
     ask = "select key_id from keylatch.resolve_key(%s)"
     if old.connection.execute(ask, [key]).fetchone():
         return NOW

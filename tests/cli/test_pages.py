@@ -1,4 +1,4 @@
-"""README.md and the guides, read from top to bottom by who does what they say.
+"""Runs README.md and the guides from top to bottom, as a reader who follows them.
 
 `KEYLATCH_WRITE=1` writes what the transcripts print into the pages instead of comparing it.
 """

@@ -1,4 +1,4 @@
-"""What a server says before there is a connection: each has its own message and next step."""
+"""Errors before there is a connection: each has its own message and next step."""
 
 import shutil
 from collections.abc import Iterator
@@ -65,11 +65,11 @@ def test_a_database_that_does_not_exist_is_named(program: Program, guarded: Serv
 
 
 @pytest.mark.parametrize("mode", ["disable", "prefer"])
-def test_who_may_come_with_ssl_alone_is_told_the_option(
+def test_a_user_who_needs_ssl_is_told_the_option(
     program: Program, guarded: Server, mode: str
 ) -> None:
     detail, hint = refused(program, url(guarded, "encrypted", sslmode=mode), code=3)
-    assert "without SSL" in detail
+    assert "only SSL connections" in detail
     assert "?sslmode=require" in hint
 
 
@@ -85,11 +85,11 @@ def test_a_pooler_that_requires_ssl_is_told_from_one_that_does_not_answer(
     with Pooler(guarded, janitor=janitor, certificate=certificate()) as pooler:
         there = pooler.url(url(guarded, "postgres", sslmode="disable"))
         detail, hint = refused(program, there, code=3)
-        assert "without SSL" in detail
+        assert "only SSL connections" in detail
         assert "?sslmode=require" in hint
 
 
-def test_whom_pg_hba_does_not_know_is_told_to_add_a_line(
+def test_a_user_whom_pg_hba_does_not_know_is_told_to_add_a_line(
     program: Program, janitor: Janitor
 ) -> None:
     with Server(janitor=janitor) as server:
@@ -106,7 +106,7 @@ def test_whom_pg_hba_does_not_know_is_told_to_add_a_line(
             file.write("ssl = on\nssl_cert_file = 'server.cert'\nssl_key_file = 'server.key'\n")
         server.restart()
         detail, hint = refused(program, url(server, "postgres", sslmode="require"), code=3)
-    assert "lets this user not in from this address" in detail
+    assert "does not allow this user from this address" in detail
     assert "pg_hba.conf" in hint
 
 

@@ -1,4 +1,4 @@
-"""Where no key, token or password may be seen: arguments of processes, stderr, errors, logs."""
+"""No key, token or password appears in process arguments, stderr, errors or logs."""
 
 import subprocess
 import threading
@@ -128,7 +128,7 @@ def test_a_key_of_keylatch_is_not_sent_as_that_of_the_project(
 ) -> None:
     key = "wk_sk_live_4fzYdSuGgPSPxSAXeyVp8jHDcFLHdfoK4Lbu"
     refused = program("resolve", "--url", system.rest.url, "--key", key, stdin="x", code=2)
-    assert refused.err.startswith("usage: --key is the API key of the project")
+    assert refused.err.startswith("usage: --key needs the API key of the project")
 
 
 # Characters that end a password early where they are not escaped, and so move a part of it into
@@ -162,7 +162,7 @@ def test_no_api_key_or_token_is_printed(
         assert "hunter2" not in refused.out + refused.err
 
 
-def test_what_others_wrote_does_not_steer_the_terminal(sql_alice: Program, system: System) -> None:
+def test_a_text_of_others_cannot_steer_the_terminal(sql_alice: Program, system: System) -> None:
     # The database lets no label turn its direction; a reason may be any text.
     label = "\u200bevil \u200e"
     reason = "line one\nline two\t[bold] \u202eevil\u2066"

@@ -27,7 +27,7 @@ def test_a_duration_is_numbers_with_their_units(text: str, expected: timedelta) 
 
 
 @pytest.mark.parametrize("text", ["", "1", "h", "-1h", "1.5h", "1 h", "1y", "1H", "٣h", "1h\n"])
-def test_what_is_no_duration_is_refused_by_the_name_of_its_field(text: str) -> None:
+def test_an_invalid_duration_is_refused_by_the_name_of_its_field(text: str) -> None:
     with pytest.raises(InvalidArgument, match="grace is not a duration"):
         parse_duration("grace", text)
 
@@ -54,7 +54,7 @@ def test_a_duration_counts_from_now() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "90", "31.01.2027", "2027-02-30", "infinity"])
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_an_invalid_time_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgument, match="expires is neither a duration nor a time"):
         parse_time("expires", text)
 

@@ -1,4 +1,4 @@
-"""Engines, connections and sessions of SQLAlchemy that one test can use in the same words."""
+"""One interface to SQLAlchemy's engines, connections and sessions, sync and async."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A server that answers every request with what a test wants to hear, or not at all."""
+"""A server that gives every request the test's fixed answer, or no answer."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -1,4 +1,4 @@
-"""What the client's tests ask for by name: the shared system, and clients over every transport."""
+"""Fixtures for the client's tests: the shared system, and clients over every transport."""
 
 import asyncio
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Connections of the caller's, sync or async, that one test can use in the same words."""
+"""One interface to the caller's connections, sync and async."""
 
 import asyncio
 from collections.abc import Callable

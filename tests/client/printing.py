@@ -1,4 +1,4 @@
-"""What careless programs print: for tests that a key is not in it."""
+"""The output of careless programs, for tests that it contains no key."""
 
 import io
 import traceback
@@ -17,7 +17,7 @@ def rich_text(value: object) -> str:
 
 
 def everything_about(error: BaseException) -> str:
-    """What a careless error reporter prints: the traceback with the locals of every frame."""
+    """The output of a careless error reporter: the traceback with the locals of every frame."""
     plain = "".join(
         traceback.TracebackException.from_exception(error, capture_locals=True).format()
     )

@@ -1,4 +1,4 @@
-"""Arguments: refused before they are sent where they could not arrive, and only there."""
+"""Arguments are refused before sending only if they could not arrive as meant."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -184,7 +184,7 @@ NO_UUIDS = [
 
 @pytest.mark.parametrize("value", NO_UUIDS, ids=repr)
 @pytest.mark.parametrize("call", UUID_CALLS)
-def test_what_is_no_uuid_is_refused_by_field_and_not_repeated(call: str, value: object) -> None:
+def test_an_invalid_uuid_is_refused_by_field_and_not_repeated(call: str, value: object) -> None:
     detail = refused(lambda kl: UUID_CALLS[call](kl, value))
     assert detail.startswith(call.split()[1])
     assert "UUID" in detail
@@ -270,7 +270,7 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("field", "call"), WRONG)
-def test_what_could_not_arrive_as_meant_is_refused_by_field(
+def test_a_value_that_would_arrive_as_another_value_is_refused_by_field(
     field: str, call: Callable[[Keylatch], object]
 ) -> None:
     detail = refused(call)
@@ -278,7 +278,7 @@ def test_what_could_not_arrive_as_meant_is_refused_by_field(
     assert SECRET not in detail
 
 
-def test_what_is_only_against_a_rule_is_left_to_the_database() -> None:
+def test_values_that_only_break_a_rule_are_sent_to_the_database() -> None:
     arguments = sent(
         lambda kl: kl.issue(
             ID,
@@ -310,7 +310,7 @@ def test_metadata_is_copied_when_the_call_is_made() -> None:
 @example(text="\x00\ud800\udfff", origin="\x00")
 @example(text=SECRET + "\udc80", origin=None)
 @example(text=SECRET + "x" * 2_000_000, origin="https://a.example" + " " * 100_000)
-def test_any_text_at_all_is_sent_to_be_judged(text: str, origin: str | None) -> None:
+def test_any_text_is_sent_for_the_database_to_judge(text: str, origin: str | None) -> None:
     for arguments in (
         sent(lambda kl: kl.resolve(text, origin=origin)),
         sent(lambda kl: kl.explain(Secret(text), origin=origin)),

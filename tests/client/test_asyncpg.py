@@ -344,7 +344,7 @@ def test_a_connection_of_another_library_is_refused_with_the_way_to_use(system: 
         AsyncKeylatch.from_asyncpg(system.owner)
 
 
-async def test_what_is_no_pool_or_connection_of_asyncpg_is_refused(
+async def test_an_object_that_is_no_pool_or_connection_of_asyncpg_is_refused(
     connection: asyncpg.Connection, system: System
 ) -> None:
     with pytest.raises(TypeError, match=r"use AsyncKeylatch\.from_asyncpg"):

@@ -118,7 +118,7 @@ def test_revoke_with_cascade_names_the_others_that_it_ended(kl: Keylatch, system
     assert all(row["revoked_at"] for row in system.rows(first.id, second.id, third.id).values())
 
 
-def test_suspend_and_unsuspend_give_the_key_as_it_then_is(
+def test_suspend_and_unsuspend_return_the_key_as_it_is_afterwards(
     kl: Keylatch, act_as: ActAs, system: System
 ) -> None:
     service = act_as("service_role")
@@ -134,7 +134,7 @@ def test_suspend_and_unsuspend_give_the_key_as_it_then_is(
     assert service.resolve(issued.key) is not None
 
 
-def test_show_gives_one_key_of_ones_own(kl: Keylatch, act_as: ActAs, system: System) -> None:
+def test_show_returns_one_key_of_the_caller(kl: Keylatch, act_as: ActAs, system: System) -> None:
     issued = kl.issue(system.people.a, label="shown")
     shown = kl.show(str(issued.id))
     assert (shown.id, shown.label, shown.status) == (issued.id, "shown", "active")

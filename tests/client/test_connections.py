@@ -1,4 +1,4 @@
-"""SQL: connections and pools that are as they were, or gone, or of the wrong kind."""
+"""SQL: connections and pools that are unchanged, lost, or of the wrong kind."""
 
 import asyncio
 import uuid

@@ -126,14 +126,14 @@ def test_a_lone_surrogate_has_no_hash_and_the_error_does_not_carry_the_text() ->
 
 
 @pytest.mark.parametrize("value", [None, 5, SECRET.encode(), [SECRET]])
-def test_what_is_not_a_text_is_refused_by_every_function(value: object) -> None:
-    with pytest.raises(InvalidArgument, match="not a text"):
+def test_a_value_that_is_not_a_string_is_refused_by_every_function(value: object) -> None:
+    with pytest.raises(InvalidArgument, match="not a string"):
         hash_key(value)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match="not a text"):
+    with pytest.raises(InvalidArgument, match="not a string"):
         fingerprint(value)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match="not a text"):
+    with pytest.raises(InvalidArgument, match="not a string"):
         parse_key(value)  # type: ignore[arg-type]
-    with pytest.raises(InvalidArgument, match="not a text"):
+    with pytest.raises(InvalidArgument, match="not a string"):
         matches_hash(value, b"")  # type: ignore[arg-type]
 
 

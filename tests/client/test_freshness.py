@@ -87,7 +87,7 @@ def test_a_replica_of_no_stream_or_another_timeline_is_not_fresh(
     assert not freshness.is_fresh()
 
 
-def test_one_looks_again_eight_times_in_the_lag(clock: Clock) -> None:
+def test_the_client_looks_at_the_replica_eight_times_per_lag(clock: Clock) -> None:
     freshness = _Freshness(LAG)
     assert freshness.is_due()
     freshness.look()

@@ -1,4 +1,4 @@
-"""HTTP: gateways, time-outs, closed sessions, whose token is sent, and answers that are cut."""
+"""HTTP: gateways, timeouts, closed sessions, the sent token, and truncated answers."""
 
 import asyncio
 import json
@@ -61,10 +61,10 @@ ANSWERS: dict[str, tuple[int, bytes, type[KeylatchError], str]] = {
     "a limit on bodies": (413, HTML, InvalidArgument, "HTTP 413"),
     "a limit on requests": (429, b"{}", Unavailable, "HTTP 429"),
     "a wrong address": (404, b'{"message": "no Route matched"}', UnexpectedAnswer, "no Route"),
-    "a page instead of an API": (200, HTML, UnexpectedAnswer, "without JSON"),
-    "nothing": (204, b"", UnexpectedAnswer, "without JSON"),
-    "another API": (200, b"[1, 2]", UnexpectedAnswer, "not made of JSON objects"),
-    "a text": (200, b'"hello"', UnexpectedAnswer, "not made of JSON objects"),
+    "a page instead of an API": (200, HTML, UnexpectedAnswer, "is not JSON"),
+    "nothing": (204, b"", UnexpectedAnswer, "is not JSON"),
+    "another API": (200, b"[1, 2]", UnexpectedAnswer, "not a JSON object"),
+    "a text": (200, b'"hello"', UnexpectedAnswer, "not a JSON object"),
     "another object": (200, b'{"ok": true}', NotInstalled, "schema_too_old"),
     "a list of errors": (500, b"[]", Unavailable, "HTTP 500"),
     "an error of odd types": (500, b'{"message": 5, "code": {}}', Unavailable, "HTTP 500"),
@@ -78,7 +78,7 @@ ANSWERS: dict[str, tuple[int, bytes, type[KeylatchError], str]] = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_what_a_gateway_answers_has_a_class_and_is_not_repeated(
+def test_every_answer_of_a_gateway_has_a_class_and_is_not_repeated(
     connect: Connect, name: str
 ) -> None:
     status, body, kind, words = ANSWERS[name]
@@ -239,7 +239,7 @@ def session_of(token: str) -> Session:
     )
 
 
-def test_a_sign_in_and_a_refreshed_token_are_followed(system: System) -> None:
+def test_the_client_uses_the_new_token_after_a_sign_in_or_refresh(system: System) -> None:
     client = supabase.create_client(system.rest.url, system.rest.anon_key)
     kl = Keylatch.from_supabase(client)
     with pytest.raises(PermissionDenied):
@@ -253,7 +253,7 @@ def test_a_sign_in_and_a_refreshed_token_are_followed(system: System) -> None:
         kl.list(system.people.a)
 
 
-async def test_a_sign_in_of_the_async_client_is_followed(system: System) -> None:
+async def test_the_async_client_uses_the_new_token_after_a_sign_in(system: System) -> None:
     client = await supabase.create_async_client(system.rest.url, system.rest.anon_key)
     kl = AsyncKeylatch.from_supabase(client)
     with pytest.raises(PermissionDenied):
@@ -262,7 +262,7 @@ async def test_a_sign_in_of_the_async_client_is_followed(system: System) -> None
     assert (await kl.issue(system.people.a)).created_by == system.people.alice
 
 
-def test_a_later_token_of_postgrest_is_followed_and_the_client_stays_as_it_was(
+def test_the_client_uses_a_later_token_of_postgrest_and_stays_unchanged(
     system: System,
 ) -> None:
     with httpx.Client() as session:
@@ -278,7 +278,7 @@ def test_a_later_token_of_postgrest_is_followed_and_the_client_stays_as_it_was(
         assert not session.is_closed
 
 
-def test_a_session_that_signs_by_itself_is_let_sign(system: System) -> None:
+def test_a_session_that_signs_requests_by_itself_may_do_so(system: System) -> None:
     class Bearer(httpx.Auth):
         def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:  # type: ignore[override]
             request.headers["Authorization"] = f"Bearer {system.token('alice')}"

@@ -1,4 +1,4 @@
-"""Which call belongs to which module, and what is said where the module is missing."""
+"""Which call belongs to which module, and the error if the module is missing."""
 
 import re
 from collections.abc import Callable

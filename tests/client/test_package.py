@@ -35,13 +35,13 @@ print(json.dumps(sorted({name.partition(".")[0] for name in set(sys.modules) - b
 """
 
 
-def test_importing_it_loads_no_library() -> None:
+def test_importing_the_client_loads_no_library() -> None:
     loaded = set(json.loads(subprocess.check_output([sys.executable, "-I", "-c", IMPORT])))
     assert not LIBRARIES & loaded
     assert loaded - set(sys.stdlib_module_names) == {"keylatch"}
 
 
-def test_importing_it_loads_the_calls_and_no_transport() -> None:
+def test_importing_the_client_loads_the_calls_and_no_transport() -> None:
     """A transport is loaded when a client is made with it, as are cache, usage and FastAPI."""
     code = (
         "import sys, keylatch\n"

@@ -108,7 +108,7 @@ def test_batches_sessions_and_old_keys_leave_no_state_either(
     assert watcher.ask(LEFT) == clean
 
 
-def test_who_comes_next_on_the_session_is_not_who_was_before(
+def test_the_next_caller_on_a_session_is_not_the_caller_before(
     line: Open, system: System, pooler: Pooler
 ) -> None:
     alice = pooled(line, system, pooler, autocommit=True).client(system.claims("alice"))

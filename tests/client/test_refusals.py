@@ -1,4 +1,4 @@
-"""What the database refuses: class, slug, SQLSTATE and field, and the row as before."""
+"""Refusals of the database: class, slug, SQLSTATE and field, and an unchanged row."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -237,7 +237,7 @@ def test_a_change_out_of_rule_leaves_the_key_as_it_was_and_the_field_is_named(
 
 
 @pytest.mark.parametrize("who", ["mia", "stranger", "bob", "anon", "keylatch_resolver"])
-def test_who_does_not_administer_the_workspace_issues_nothing_there(
+def test_a_user_who_does_not_administer_the_workspace_issues_nothing_there(
     clients: Clients, system: System, who: str
 ) -> None:
     kl = clients.act_as(who)

@@ -188,7 +188,7 @@ def test_when_the_primary_is_gone_the_replica_answers_only_without_a_bound(pair:
 
 
 @pytest.mark.one_server
-async def test_the_async_client_does_the_same(pair: Pair) -> None:
+async def test_the_async_client_returns_the_same_results(pair: Pair) -> None:
     issued = pair.issue()
     connect = psycopg.AsyncConnection.connect
     async with await connect(pair.primary_url) as first, await connect(pair.replica_url) as second:
@@ -266,7 +266,7 @@ def test_waiting_ends_when_the_replica_has_replayed(pair: Pair, claims: dict[str
         assert pair.admin.revoke(issued.id, wait_for_replicas=True).already_revoked
 
 
-def test_who_waits_for_replicas_makes_nobody_else_wait(pair: Pair) -> None:
+def test_waiting_for_replicas_makes_no_other_session_wait(pair: Pair) -> None:
     issued, other = pair.issue(), pair.issue()
     with pair.synchronous(), ThreadPoolExecutor(1) as thread, pair.paused():
         pair.admin.revoke(issued.id)
@@ -324,7 +324,7 @@ def test_a_replica_names_the_timeline_of_its_stream_to_a_role_without_rights(pai
 def test_a_bound_out_of_its_rule_is_named(pair: Pair, options: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgument, match=field):
         pair.client(**options)
-    with pytest.raises(InvalidArgument, match="give reads"):
+    with pytest.raises(InvalidArgument, match="Give reads"):
         Keylatch.from_psycopg(psycopg.connect(pair.primary_url), max_lag=LAG)
 
 
@@ -345,7 +345,7 @@ def promote(standby: Standby) -> None:
 def test_a_standby_that_was_promoted_is_no_replica_any_more(
     primary: tuple[Server, Database], pair: Pair, janitor: Janitor
 ) -> None:
-    """It does not hear of what the old primary does."""
+    """A promoted standby does not receive the changes of the old primary."""
     with Standby(primary[0], janitor=janitor) as standby:
         own = Pair(*primary, standby)
         issued, kl = own.issue(), own.client(max_lag=LAG)
@@ -363,7 +363,7 @@ def test_a_standby_that_was_promoted_is_no_replica_any_more(
 def test_after_a_failover_a_standby_of_the_old_timeline_is_not_fresh(
     janitor: Janitor, old_primary: str
 ) -> None:
-    """It is ahead of the new primary in a log that is not the new primary's."""
+    """Its position is higher than the new primary's, but on another timeline."""
     with Server(janitor=janitor) as server, Database(server, "failover") as database:
         database.migrate()
         People.seed(database.url)

@@ -104,7 +104,7 @@ def test_a_time_that_python_cannot_hold_costs_no_other_row() -> None:
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     )
 )
-def test_what_python_can_read_is_read_the_same_beside_what_it_cannot(value: object) -> None:
+def test_readable_values_are_read_the_same_beside_unreadable_values(value: object) -> None:
     text = json.dumps({"good": value, "bad": 0, "last": value})
     answer = read_json("[" + text.replace('"bad": 0', f'"bad": {HUGE}', 1) + "]")
     (row,) = cast(list[dict[str, object]], answer)
@@ -137,7 +137,7 @@ def test_a_batch_whose_answer_is_not_whole_is_an_unexpected_answer() -> None:
     for answer in answers:
         with pytest.raises(UnexpectedAnswer, match="no list of keys"):
             Keylatch(Canned(answer)).issue_many(UUID(int=1), labels=["a"])
-    with pytest.raises(UnexpectedAnswer, match="not made of JSON objects"):
+    with pytest.raises(UnexpectedAnswer, match="not a JSON object"):
         as_rows(read_json(HUGE))
 
 

@@ -113,7 +113,7 @@ def test_a_call_commits_and_rolls_back_with_the_transaction_of_the_caller(
 
 
 @pytest.mark.parametrize("kind", ["connection", "session"])
-def test_what_is_closed_without_a_commit_leaves_no_key(
+def test_a_connection_closed_without_a_commit_leaves_no_key(
     alchemy: Make, system: System, kind: str
 ) -> None:
     one = alchemy()
@@ -312,7 +312,7 @@ def test_another_driver_is_refused_with_the_url_to_use(system: System) -> None:
     engine = sqlalchemy.create_engine(url_for(system.database.authenticator_url, "psycopg2"))
     with pytest.raises(InvalidArgument, match=r"postgresql\+psycopg://") as caught:
         Keylatch.from_sqlalchemy(engine)
-    assert "does not work over postgresql+psycopg2" in str(caught.value)
+    assert "does not work with postgresql+psycopg2" in str(caught.value)
     with engine.connect() as connection, pytest.raises(InvalidArgument):
         Keylatch.from_sqlalchemy(connection)
     with Session(engine) as session:
@@ -324,7 +324,7 @@ def test_another_driver_is_refused_with_the_url_to_use(system: System) -> None:
         Keylatch.from_sqlalchemy(sqlalchemy.create_engine("sqlite://"))
 
 
-def test_what_is_of_the_other_kind_is_refused_with_the_way_to_use(system: System) -> None:
+def test_a_client_of_the_other_kind_is_refused_with_the_constructor_to_use(system: System) -> None:
     engine = sqlalchemy.create_engine(url_for(system.database.authenticator_url, "psycopg"))
     url = url_for(system.database.authenticator_url, "asyncpg-async")
     async_engine: Any = create_async_engine(url)

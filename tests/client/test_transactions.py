@@ -28,9 +28,7 @@ select current_user::text, current_setting('role'),
 """
 
 
-def test_where_the_connection_autocommits_a_call_commits_by_itself(
-    line: Open, system: System
-) -> None:
+def test_on_an_autocommit_connection_a_call_commits_by_itself(line: Open, system: System) -> None:
     one = line(autocommit=True, row_factory=dict_row)
     before = one.ask(STATE)
     issued = one.client(system.claims("alice")).issue(system.people.a)
@@ -61,7 +59,7 @@ def test_without_claims_the_user_of_the_connection_calls(
 @pytest.mark.parametrize("commits", [True, False])
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "later"])
 @pytest.mark.parametrize("who", ["alice", None])
-def test_where_the_connection_opens_transactions_the_caller_commits(
+def test_on_a_connection_that_opens_transactions_the_caller_commits(
     line: Open, system: System, commits: bool, is_first: bool, who: str | None
 ) -> None:
     one = line(row_factory=dict_row)

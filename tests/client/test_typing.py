@@ -1,4 +1,4 @@
-"""What a type checker makes of both clients: signatures, results, and what it refuses."""
+"""Both clients under a type checker: signatures, results and refused calls."""
 
 import subprocess
 import sys

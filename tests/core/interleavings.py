@@ -164,7 +164,7 @@ def make_scene(owner: psycopg.Connection[tuple[Any, ...]]) -> Scene:
 
 
 def waits(owner: psycopg.Connection[tuple[Any, ...]], session: Session) -> bool:
-    """Whether a session has ended its call (no), or waits for a lock (yes); one of them comes."""
+    """Wait until a session ends its call (false) or waits for a lock (true)."""
     pid = session.connection.info.backend_pid
     assert session.thread is not None
     while session.thread.is_alive():

@@ -1,4 +1,4 @@
-"""What must hold of keys whatever anybody writes: a model that watches a database and remembers."""
+"""A model of what must always hold for keys: it watches a database and remembers its states."""
 
 import contextlib
 import secrets
@@ -124,7 +124,7 @@ class Story:
             self.play(Step(actor, statement, 0, late=False))
 
     def play(self, step: Step) -> None:
-        """Run a statement, whatever comes of it, and look at the keys."""
+        """Run a statement, ignore its outcome, and check the keys."""
         session = self.system.sessions[step.actor]
         ids = list(self.rows) or [uuid4()]
         parameters = {
@@ -196,7 +196,7 @@ class Story:
         self.resolve()
 
     def compare(self, old: Row, new: Row, actor: str | None) -> None:
-        """Say what may become of a row."""
+        """Check that a row changed only as permitted."""
         moved = {name for name in new if new[name] != old[name]}
         if actor is None and moved:
             self.fail(f"{moved} changed by nobody")

@@ -145,7 +145,7 @@ REMOVALS = one(
 
 
 def stories(columns: Sequence[str]) -> st.SearchStrategy[list[Step]]:
-    """Tell of calls, removals and, most of all, updates of these columns, if there are any."""
+    """Draw calls, removals and, most of all, updates of these columns."""
     changed = [updates(columns)] * 3 if columns else []
     return st.lists(
         st.builds(

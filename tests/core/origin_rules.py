@@ -1,4 +1,4 @@
-"""What the contract says of origins, stated with Python's own parsers, and texts to try it on."""
+"""The contract's rules for origins, written with Python's own parsers, and texts to test them."""
 
 import encodings.idna
 import ipaddress
@@ -224,7 +224,7 @@ LABELS = st.text(
 
 
 def near(entry: str) -> list[str | None]:
-    """Origins that an entry matches, and such that it nearly does."""
+    """Origins that an entry matches, and origins that it nearly matches."""
     below = (
         "a.",
         "a.b.",

@@ -1,4 +1,4 @@
-"""Two sessions at once: start calls together, and see that one of them waits for another."""
+"""Two sessions at once: start calls together, and check that one waits for the other."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ def attempt(connection: Connection, statement: str, parameters: Sequence[object]
 
 
 def together(calls: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
-    """Run them all at the same moment, each in a thread, and return what came of each."""
+    """Run all calls at the same moment, each in a thread, and return the outcomes."""
     start = threading.Barrier(len(calls), timeout=HANG_SECONDS)
 
     def run(call: Callable[[], Outcome]) -> Outcome:
@@ -84,7 +84,7 @@ class Waiting:
             until(waits, "it waits for something else")
 
     def outcome(self) -> Outcome:
-        """What came of it, once nothing holds it up any longer."""
+        """The outcome, after the lock is released."""
         return self._future.result(timeout=HANG_SECONDS)
 
 

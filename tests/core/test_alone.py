@@ -1,4 +1,4 @@
-"""The core alone: what is there, and that who is not signed in gets nothing of it.
+"""The core alone: its objects, and that anon gets nothing.
 
 `make test` also runs the client's tests of the core on such a database: see the Makefile.
 """
@@ -27,7 +27,7 @@ def database(server: Cluster, own_core_template: str) -> Iterator[Database]:
         yield database
 
 
-def test_there_are_no_modules_and_no_workspaces_of_keylatch(database: Database) -> None:
+def test_the_core_alone_has_no_modules_and_no_workspaces_of_keylatch(database: Database) -> None:
     with database.connect("service_role") as service:
         assert Keylatch.from_psycopg(service).installation().modules == ()
     with database.connect() as owner:

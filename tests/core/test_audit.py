@@ -1,4 +1,4 @@
-"""The questions of sql/audit: wherever a DBA asks them they answer, and damage shows."""
+"""The questions of sql/audit: they answer on every installation, and show damage."""
 
 import json
 import re
@@ -139,7 +139,7 @@ def test_an_auditor_without_any_right_on_keylatch_asks_the_catalog(system: Syste
     ],
     ids=["function", "column", "policy", "row security", "trigger", "search path"],
 )
-def test_what_was_opened_shows_and_did_not_before(
+def test_an_opened_access_is_named_and_was_not_named_before(
     system: System, statement: str, name: str, row: dict[str, Any]
 ) -> None:
     def is_there() -> bool:
@@ -298,7 +298,7 @@ def test_every_guarding_trigger_that_does_not_fire_shows(
         ),
     ],
 )
-def test_what_only_the_owner_can_have_broken_shows(
+def test_damage_that_only_the_owner_can_do_is_named(
     system: System, statement: str, problem: str
 ) -> None:
     alice = system.session()
@@ -328,7 +328,7 @@ def test_events_that_were_changed_after_they_were_sealed_show(system: System) ->
     assert (rest["from_checkpoint"], rest["is_intact"], rest["events"]) == (2, True, 1)
 
 
-def test_what_needs_somebody_to_act_shows(system: System) -> None:
+def test_keys_that_need_attention_are_named(system: System) -> None:
     old, _ = system.issue()
     superseded, _ = system.issue()
     system.issue()

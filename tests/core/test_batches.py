@@ -127,7 +127,7 @@ def test_batches_go_over_http_whatever_the_most_rows_of_the_api(
             runtime.resolve_many(keys)
 
 
-async def test_the_async_client_has_the_same(database: Database, people: People) -> None:
+async def test_the_async_client_has_the_same_methods(database: Database, people: People) -> None:
     async with await psycopg.AsyncConnection.connect(
         database.authenticator_url, autocommit=True
     ) as connection:

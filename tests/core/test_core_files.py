@@ -1,4 +1,4 @@
-"""What holds of the migrations as text, and of what they make: wherever and however they run."""
+"""Rules for the text of the migrations and for the objects that they create."""
 
 import re
 import shutil
@@ -142,7 +142,7 @@ def test_an_error_that_is_in_no_table_is_still_an_error(core: Database) -> None:
 
 
 def test_with_the_core_alone_everything_of_the_core_works(core: Database) -> None:
-    """No call leans on what a module, or the tenancy that comes along, would bring."""
+    """No call of the core needs a module or the tenancy."""
     with psycopg.connect(core.url, autocommit=True) as owner:
         assert owner.execute("select (keylatch.installation()).modules").fetchone() == ([],)
         workspace = owner.execute("select gen_random_uuid()").fetchone()

@@ -1,4 +1,4 @@
-"""A PATCH of several keys locks them in the order of its plan, and may meet another call head-on.
+"""A PATCH locks several keys in the order of its plan, and may deadlock with another call.
 
 PostgreSQL ends such a deadlock by failing whichever session looks for one first: here that is said
 by `deadlock_timeout`. A call that revokes several keys goes on all the same.

@@ -30,7 +30,7 @@ bounded = settings(
 
 
 def python_form(text: str) -> str:
-    """What the client says of a text, in the words of the database."""
+    """The client's verdict on a text, in the words of the database."""
     try:
         parse_key(text)
     except InvalidArgument as error:
@@ -52,7 +52,7 @@ def generated(database: Database, count: int) -> list[tuple[str, str, str, str]]
 
 
 def disagreements(database: psycopg.Connection[Any], texts: list[str]) -> list[object]:
-    """The texts of which Python and SQL say different things."""
+    """The texts on which Python and SQL disagree."""
     found = database.execute(
         "select t.text, keylatch_internal.key_form(t.text), keylatch.hash_key(t.text) "
         "from unnest(%s::text[]) with ordinality as t (text, n) order by t.n",
@@ -185,7 +185,7 @@ def test_the_hash_of_a_text_is_the_same_in_every_process_and_session(database: D
             assert [row[0] for row in session.execute(query, [texts])] == hashes
 
 
-def test_one_other_character_changes_about_half_of_the_bits_of_the_hash() -> None:
+def test_another_character_changes_about_half_of_the_bits_of_the_hash() -> None:
     changed = []
     for text in (vector["key"] for vector in KEYS):
         before = int.from_bytes(hash_key(text))

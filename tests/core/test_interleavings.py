@@ -19,7 +19,9 @@ def cases() -> Iterator[tuple[str, str, str, dict[str, object]]]:
         yield call, how, second, result
 
 
-def test_the_table_is_what_two_sessions_do(database: Database, people: People) -> None:
+def test_the_table_of_interleavings_is_what_two_sessions_do(
+    database: Database, people: People
+) -> None:
     assert people
     found = dict(outcomes(database))
     different = {name: one for name, one in found.items() if one != TABLE.get(name)}
@@ -27,7 +29,9 @@ def test_the_table_is_what_two_sessions_do(database: Database, people: People) -
     assert written(found) == FILE.read_text()
 
 
-def test_the_table_has_each_pair_both_ways_committed_and_rolled_back() -> None:
+def test_the_table_of_interleavings_has_each_pair_in_both_orders_committed_and_rolled_back() -> (
+    None
+):
     assert len(TABLE) == len(CALLS) ** 2 * 2
 
 

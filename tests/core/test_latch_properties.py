@@ -108,7 +108,7 @@ WEAKENED = (
 
 @pytest.mark.one_server
 @pytest.mark.parametrize(("statement", "columns", "violation"), DISABLED)
-def test_the_stories_find_a_guard_that_is_switched_off(
+def test_the_interleavings_find_a_guard_that_is_switched_off(
     database: Database, people: People, statement: LiteralString, columns: str, violation: str
 ) -> None:
     with psycopg.connect(database.url) as owner:
@@ -120,7 +120,7 @@ def test_the_stories_find_a_guard_that_is_switched_off(
 
 @pytest.mark.one_server
 @pytest.mark.parametrize(("trigger", "line", "columns", "violation"), CONDITIONS)
-def test_the_stories_find_a_line_that_is_missing_from_a_condition(
+def test_the_interleavings_find_a_line_that_is_missing_from_a_condition(
     database: Database, people: People, trigger: str, line: str, columns: str, violation: str
 ) -> None:
     with psycopg.connect(database.url) as owner:
@@ -139,7 +139,7 @@ def test_the_stories_find_a_line_that_is_missing_from_a_condition(
 
 @pytest.mark.one_server
 @pytest.mark.parametrize(("definition", "line", "instead", "columns", "violation"), WEAKENED)
-def test_the_stories_find_a_line_that_is_missing_from_the_code(
+def test_the_interleavings_find_a_line_that_is_missing_from_the_code(
     database: Database,
     people: People,
     definition: LiteralString,

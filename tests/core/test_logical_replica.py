@@ -90,7 +90,7 @@ def test_an_extension_that_arrives_after_the_old_expiry_does_not_stop_the_replic
         wait_until_equal(database, replica)
 
 
-def test_what_was_revoked_at_the_replica_stays_so_and_the_replica_goes_on(
+def test_a_key_revoked_at_the_replica_stays_revoked_and_the_replica_goes_on(
     database: Database, replica: Database, people: People
 ) -> None:
     """Of two states of a key the one closer to its end wins, and nothing stops the worker."""

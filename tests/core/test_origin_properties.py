@@ -50,7 +50,7 @@ def saved() -> list[str]:
 
 
 def saved_wrongly(database: Connection) -> Wrong:
-    """The entries of which SQL says another thing than the contract."""
+    """The entries on which SQL and the contract disagree."""
     found = database.execute(
         "select t.entry, e.environment, keylatch_internal.is_origin_entry(t.entry, e.environment) "
         "from unnest(%s::text[]) as t (entry), unnest('{live,test}'::text[]) as e (environment)",
@@ -82,7 +82,7 @@ def allowed() -> list[bool]:
 
 
 def matched_wrongly(database: Connection) -> Wrong:
-    """The requests of which SQL says another thing than the contract."""
+    """The requests on which SQL and the contract disagree."""
     pairs = asked()
     found = database.execute(
         "select keylatch_internal.origin_matches(t.pair ->> 0, array("
@@ -120,7 +120,7 @@ def repaired_wrongly(database: Connection) -> Wrong:
 
 
 def carelessly(origin: str) -> list[str]:
-    """Ways to write an origin that people take for it."""
+    """Careless ways to write an origin."""
     parts = urlsplit(origin)
     host = parts.netloc.removesuffix(f":{parts.port}")
     port = "" if parts.port is None else f":{parts.port}"
@@ -135,7 +135,7 @@ def carelessly(origin: str) -> list[str]:
     return ways
 
 
-def test_what_may_be_saved_is_what_the_contract_says(database: Database) -> None:
+def test_an_origin_can_be_saved_exactly_if_the_contract_permits_it(database: Database) -> None:
     with psycopg.connect(database.url) as owner:
         assert saved_wrongly(owner) == []
     seen = Counter(may_be_saved(entry, "test") for entry in written())
@@ -162,7 +162,7 @@ def test_a_star_an_opaque_origin_and_an_empty_one_match_no_list(database: Databa
     assert found == []
 
 
-def test_what_a_refusal_advises_may_be_saved(database: Database) -> None:
+def test_the_origin_that_a_refusal_advises_can_be_saved(database: Database) -> None:
     with psycopg.connect(database.url) as owner:
         assert advised_wrongly(owner) == []
         found = owner.execute(ADVISED, [examples(ENTRIES, 2000)]).fetchall()

@@ -34,7 +34,9 @@ def system(database: Database, people: People) -> System:
 
 
 @GRACES
-def test_of_fifty_rotations_of_one_key_at_once_exactly_one_wins(system: System, grace: str) -> None:
+def test_exactly_one_of_fifty_simultaneous_rotations_of_a_key_wins(
+    system: System, grace: str
+) -> None:
     """Threat: rotate racing rotate; no second secret appears."""
     old, _ = system.issue()
 
@@ -52,7 +54,7 @@ def test_of_fifty_rotations_of_one_key_at_once_exactly_one_wins(system: System, 
     assert system.resolves(successor[1])
 
 
-def test_who_loses_a_rotation_is_told_so_as_a_conflict(system: System) -> None:
+def test_the_loser_of_two_rotations_gets_a_conflict(system: System) -> None:
     old, _ = system.issue()
     first = system.session(autocommit=False)
     assert attempt(first, ROTATE, [old, "0"]).word == "done"
@@ -177,7 +179,7 @@ def test_rotations_and_revocations_at_random_leave_no_key_active_that_was_report
     assert set(met) == {"done", "key_revoked"}, f"seed {seed}: the order was always the same: {met}"
 
 
-def test_cascades_that_start_at_different_keys_of_a_family_do_not_block_each_other_for_good(
+def test_cascades_that_start_at_different_keys_of_a_family_do_not_deadlock(
     system: System,
 ) -> None:
     oldest, _ = system.issue()
@@ -234,7 +236,7 @@ def test_a_rotation_with_a_grace_that_waits_for_a_suspension_is_refused(system: 
     assert not system.resolves(key)
 
 
-def test_two_who_unsuspend_a_key_both_succeed(system: System) -> None:
+def test_two_unsuspensions_of_a_key_at_once_both_succeed(system: System) -> None:
     key_id, key = system.issue()
     assert attempt(system.session(), SUSPEND, [key_id]).word == "done"
     first = system.session(autocommit=False)

@@ -211,7 +211,7 @@ class Rules:
         self.usual = self.ask(None, "")
 
     def ask(self, setting: str | None, value: str) -> list[str]:
-        """What comes of each rule in sessions that have this setting."""
+        """The outcome of each rule in sessions with this setting."""
         sessions: dict[str, psycopg.Connection[Any]] = {}
         try:
             for who in ("alice", "bob", "mia", "service_role"):
@@ -257,8 +257,8 @@ def clock_change_of_a_week() -> str:
     return f"AAA0BBB-167,J{int(day.strftime('%j'))}/0,J{(int(day.strftime('%j')) + 99) % 365 + 1}/0"
 
 
-def test_the_rules_are_asked_well(rules: Rules) -> None:
-    """What is compared below says something: most values are refused, and some are not."""
+def test_the_probe_values_both_pass_and_break_the_rules(rules: Rules) -> None:
+    """The comparison below is meaningful: most values are refused, and some are not."""
     said = dict.fromkeys(rules.usual)
     assert {"issued", "invalid_argument", "revoked_is_final", "true", "0", "1"} <= set(said)
     assert not {"42601", "42703", "42883", "42P18", "42804", "22P02"} & set(said), said

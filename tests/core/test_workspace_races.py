@@ -49,7 +49,7 @@ def reasons(system: System) -> list[str]:
 
 @MAKING
 @ENDINGS
-def test_who_makes_a_key_in_a_workspace_that_is_being_deleted_waits_and_is_then_refused(
+def test_making_a_key_in_a_workspace_that_is_being_deleted_waits_and_is_then_refused(
     system: System, make: str, ending: str
 ) -> None:
     deleter = system.database.connect("service_role", autocommit=False)
@@ -65,7 +65,7 @@ def test_who_makes_a_key_in_a_workspace_that_is_being_deleted_waits_and_is_then_
 
 
 @MAKING
-def test_who_makes_a_key_where_keys_are_being_deleted_is_refused_and_waits_for_nobody(
+def test_making_a_key_while_keys_are_being_deleted_is_refused_without_waiting(
     system: System, make: str
 ) -> None:
     """The deletion may itself wait for a key that the maker's transaction holds."""
@@ -94,7 +94,7 @@ def test_a_rotation_that_meets_a_deletion_waiting_for_its_key_is_refused(system:
 
 @MAKING
 @ENDINGS
-def test_who_deletes_a_workspace_waits_for_the_keys_that_are_being_made_and_revokes_them(
+def test_deleting_a_workspace_waits_for_the_keys_that_are_being_made_and_revokes_them(
     system: System, make: str, ending: str
 ) -> None:
     maker = system.session(autocommit=False)
@@ -158,9 +158,7 @@ def test_a_workspace_whose_id_changes_excludes_making_keys_as_a_deletion_does(
 
 
 @pytest.mark.parametrize("end", ["oldest", "youngest"])
-def test_a_deletion_and_a_cascade_do_not_block_each_other_for_good(
-    system: System, end: str
-) -> None:
+def test_a_deletion_and_a_cascade_do_not_deadlock(system: System, end: str) -> None:
     oldest, _ = system.issue()
     (middle, _) = attempt(system.session(), ROTATE, [oldest, "1 hour"]).row
     (youngest, _) = attempt(system.session(), ROTATE, [middle, "1 hour"]).row
@@ -189,7 +187,7 @@ def new_workspace(owner: Connection, admin: UUID) -> UUID:
     return workspace
 
 
-def test_whatever_is_made_while_a_workspace_is_deleted_no_key_of_it_stays_active(
+def test_no_key_made_while_its_workspace_is_deleted_stays_active(
     system: System,
 ) -> None:
     deleter = system.database.connect("service_role")

@@ -1,4 +1,4 @@
-"""`make demo`: the life and death of two keys, on a real PostgreSQL behind a real PostgREST.
+"""`make demo`: the life of two keys, on a real PostgreSQL behind a real PostgREST.
 
 Every line is a call that is made while you watch. A line that does not end as the story says ends
 the demo with exit code 1.
@@ -42,14 +42,14 @@ class Unexpected(Exception):
 
 
 def chapter(title: str, *, in_picture: bool = False) -> None:
-    """Begin a part of the story, which is in the picture or not."""
+    """Begin a chapter. It may be left out of the picture."""
     console.record = in_picture
     console.print()
     console.rule(Text(title, style="bold"), align="left", style="dim")
 
 
 def tell(mark: str, who: str, call: str, outcome: str) -> None:
-    """Print one line: who made which call, and what came of it."""
+    """Print one line: the caller, the call and its outcome."""
     colour = "green" if mark == "✓" else "red"
     line = Text.assemble((f"{mark} ", colour), (f"{who:<13}", "cyan"), call)
     console.print(line, soft_wrap=False)

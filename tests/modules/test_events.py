@@ -68,7 +68,7 @@ def everything(connection: Connection) -> list[tuple[Any, ...]]:
 # Writing.
 
 
-def test_what_is_rolled_back_leaves_no_event(system: System) -> None:
+def test_a_rolled_back_change_leaves_no_event(system: System) -> None:
     key, _ = system.issue()
     with system.session(autocommit=False) as alice:
         alice.execute(REVOKE, [key, False])
@@ -179,7 +179,7 @@ def test_nobody_waits_for_the_count_of_changes(limited: System) -> None:
     assert attempt(other, SUSPEND, [mine[1].row[0]]).word == "done"
 
 
-def test_what_is_rolled_back_does_not_count(limited: System) -> None:
+def test_a_rolled_back_change_does_not_count(limited: System) -> None:
     alice = limited.session(autocommit=False)
     for _ in range(3):
         assert attempt(alice, ISSUE, [limited.workspace]).word == "done"
@@ -389,7 +389,7 @@ def _again(database: Database) -> Connection:
     return found[0]
 
 
-def test_the_plans_of_a_small_log_serve_a_large_one(system: System) -> None:
+def test_the_plans_of_a_small_log_are_also_fast_for_a_large_one(system: System) -> None:
     service = system.database.connect("service_role")
     verify = "select is_intact from keylatch.verify_events()"
     for _ in range(2):

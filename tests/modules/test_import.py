@@ -141,7 +141,7 @@ def service(system: System) -> Connection:
 
 
 def import_(connection: Connection, *lines: object, dry_run: bool = False) -> Any:
-    """What became of a batch: its counts, and the outcome of each line."""
+    """The result of a batch: its counts, and the outcome of each line."""
     row = connection.execute(
         "select to_jsonb(r) from keylatch.import_keys(%s, %s) as r", [json.dumps(lines), dry_run]
     ).fetchone()
@@ -306,7 +306,9 @@ def test_the_masked_key_of_a_text_that_is_seen_is_made_here(
     assert {row[0] for row in rows} == {"...", "...1234", "the one of the shop"}
 
 
-def test_what_was_inactive_is_recognised_and_stays_so(system: System, service: Connection) -> None:
+def test_inactive_keys_are_recognised_and_stay_inactive(
+    system: System, service: Connection
+) -> None:
     import_(
         service,
         line(key="revoked long ago, key 1", revoked_at="2024-01-01", revoke_reason="leaked"),

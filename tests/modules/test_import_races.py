@@ -1,4 +1,4 @@
-"""Imports at once: none waits for another for good, and each says what the other imported."""
+"""Imports at once: they do not deadlock, and each reports what the other imported."""
 
 import json
 from functools import partial

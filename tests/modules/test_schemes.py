@@ -158,7 +158,7 @@ def test_a_key_under_a_scheme_is_managed_as_any_other(system: System, service: C
     assert resolves(system, TEXT) is None
 
 
-def test_what_the_old_table_had_never_resolves(system: System, service: Connection) -> None:
+def test_a_hash_of_the_old_table_never_resolves(system: System, service: Connection) -> None:
     """Threat: a stored hash, or its hex, presented as a key authenticates."""
     # An MD5 of letters alone: a text whose bytes are what the old table stored.
     declare(service, "old", digest="md5")
@@ -460,7 +460,9 @@ def run(service: Connection, source: str, *lines: object, import_id: UUID) -> An
     return row[0]
 
 
-def test_what_the_whole_table_no_longer_has_is_revoked(system: System, service: Connection) -> None:
+def test_keys_that_are_missing_in_the_whole_table_are_revoked(
+    system: System, service: Connection
+) -> None:
     night, next_night = uuid4(), uuid4()
     keys = [f"key number {number} of the old system" for number in range(5)]
     waiting = line(**pbkdf2("a salted key of it", "hex", "hex"), workspace_id=str(People.b))

@@ -1,4 +1,4 @@
-"""Use of keys: sums that services report, which never move back and make nobody wait."""
+"""Usage counts of keys: services report sums, which never go back and make nobody wait."""
 
 import asyncio
 import json
@@ -97,7 +97,7 @@ def test_refusals_are_counted_by_day_and_reason_and_are_no_use(system: System) -
         system.runtime.record_usage(refusals={system.key.id: {"unknown": 1}})
 
 
-def test_what_another_report_is_counting_is_named_and_nobody_waits(system: System) -> None:
+def test_a_key_that_another_report_is_counting_is_named_and_no_report_waits(system: System) -> None:
     now = datetime.now(UTC)
     system.report(1, now)
     other = system.admin.issue(People.a, kind="secret")
@@ -112,7 +112,7 @@ def test_what_another_report_is_counting_is_named_and_nobody_waits(system: Syste
     assert [system.admin.usage(one).uses for one in (system.key.id, other.id)] == [11, 1]  # type: ignore[union-attr]
 
 
-def test_who_makes_the_first_row_of_a_key_makes_nobody_wait(system: System) -> None:
+def test_the_first_row_of_a_key_makes_no_other_report_wait(system: System) -> None:
     """The other report is not committed, so that nobody else sees its row or can make one."""
     now = datetime.now(UTC)
     other = system.admin.issue(People.a, kind="secret")
@@ -245,7 +245,7 @@ def test_threads_lose_no_count(system: System) -> None:
         assert found.uses == round_ * 2000
 
 
-def test_what_could_not_be_reported_is_kept(
+def test_counts_of_a_failed_report_are_kept(
     system: System, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = system.database.authenticator_url
@@ -293,7 +293,7 @@ async def test_the_async_recorder_does_the_same(system: System) -> None:
     assert system.refusals() == {(system.key.id, "secret_in_browser"): 1}
 
 
-async def test_what_the_async_recorder_could_not_report_is_kept(
+async def test_counts_of_a_failed_report_of_the_async_recorder_are_kept(
     system: System, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = system.database.authenticator_url

@@ -31,7 +31,7 @@ def open_system(
 
 @dataclass(frozen=True)
 class Target:
-    """What somebody knows of a key: its id, its text, and what its row says of it."""
+    """What an attacker may know of a key: its id, its text, and its row."""
 
     id: str
     key: str
@@ -39,7 +39,7 @@ class Target:
     label: str
 
     def plain(self, text: str) -> str:
-        """The text with what is this key's own taken out, so that two targets compare."""
+        """The text without this key's own values, so that two targets can be compared."""
         # What a caller gets of a text of their own is no secret.
         fingerprint = hashlib.sha256(self.key.encode()).hexdigest()[:8]
         own = {

@@ -51,7 +51,7 @@ class System:
 
     @contextlib.contextmanager
     def nothing_changes(self) -> Iterator[None]:
-        """Fail if a row is another afterwards."""
+        """Fail if a row changes in the block."""
         before = self.rows()
         yield
         assert self.rows() == before
@@ -84,7 +84,7 @@ class System:
         return self.request(who, "POST", f"rpc/{function}", json=arguments)
 
     def resolves(self, key: str, origin: str | None = None) -> bool:
-        """Whether the key is good, by both ways."""
+        """Whether the key resolves, in SQL and over HTTP."""
         body = {"key": key} | ({} if origin is None else {"origin": origin})
         over_http: bool = self.call("keylatch_resolver", "resolve_key", **body).json() != []
         with self.connect("service_role") as runtime:
@@ -106,7 +106,7 @@ def sqlstate(connection: psycopg.Connection[Any], statement: str, *values: objec
 
 
 def slug(response: httpx.Response) -> str | None:
-    """What a refusal over HTTP calls itself."""
+    """The slug of a refusal over HTTP."""
     answer = response.json()
     return answer.get("message") if isinstance(answer, dict) else None
 

@@ -1,4 +1,4 @@
-"""The functions themselves: what a caller puts in their way, and who may call them."""
+"""Attacks on functions: shadowing names, unexpected arguments, and who may call them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The latch: a key that was once reported dead never resolves again, whoever tries."""
+"""The latch: a key that was once reported inactive for good never resolves again."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ FINAL = {"revoked": "revoked_is_final", "expired": "expired_is_final"}
 
 
 def as_writer(system: System, who: str) -> psycopg.Connection[Any]:
-    """A connection of one that can write rows; the owner and the superuser among them."""
+    """A connection of each role that can write rows, the owner and the superuser included."""
     if who == "owner":
         return system.database.connect()
     if who in ("superuser", "replica"):
@@ -27,7 +27,7 @@ WRITERS = ("alice", "service_role", "owner", "superuser", "replica")
 
 
 @pytest.mark.parametrize("who", WRITERS)
-def test_no_writer_revives_a_dead_key(system: System, who: str) -> None:
+def test_no_writer_reactivates_a_revoked_key(system: System, who: str) -> None:
     """Threat: clearing or moving revoked_at, extending an expired key, by whatever statement."""
     with system.nothing_changes(), as_writer(system, who) as writer:
         for label in ("revoked", "expired"):
@@ -80,7 +80,7 @@ def test_no_writer_revives_a_dead_key(system: System, who: str) -> None:
 
 @pytest.mark.parametrize("who", ["alice", "service_role"])
 @pytest.mark.parametrize("label", FINAL)
-def test_no_patch_revives_a_dead_key(system: System, who: str, label: str) -> None:
+def test_no_patch_reactivates_a_revoked_key(system: System, who: str, label: str) -> None:
     """Threat: clearing or moving revoked_at by PATCH; extending an expired key."""
     path = f"keys?id=eq.{system.keys[label].id}"
     bodies: list[dict[str, Any]] = [{"expires_at": None}, {"expires_at": "2099-01-01T00:00:00Z"}]
@@ -173,7 +173,7 @@ def test_a_grace_only_gets_shorter(system: System, who: str) -> None:
         assert (again.status_code, slug(again)) == (409, "key_already_rotated")
 
 
-def test_a_restored_workspace_brings_no_key_back(system: System) -> None:
+def test_a_restored_workspace_reactivates_no_key(system: System) -> None:
     """Threat: by restoring a deleted workspace."""
     with system.connect("service_role") as service:
         service.execute("delete from keylatch.workspaces where id = %s", [system.people.a])
@@ -215,7 +215,7 @@ def test_a_rotation_neither_lengthens_a_life_nor_drops_an_expiry(system: System)
     assert kept["expires_at"] <= short["expires_at"]
 
 
-def test_a_revoked_key_mints_nothing(system: System) -> None:
+def test_a_revoked_key_opens_no_session(system: System) -> None:
     """Threat: no second secret appears."""
     for label, reason in (
         ("revoked", "key_revoked"),

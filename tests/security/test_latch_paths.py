@@ -1,4 +1,4 @@
-"""The latch on the less usual paths: each is shown to reach the row before it is shown to fail."""
+"""The latch on unusual paths. Each path is shown to reach the row before it is shown to fail."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -88,7 +88,7 @@ def writer(system: System, who: str) -> psycopg.Connection[Any]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_every_path_reaches_a_living_key_and_turns_no_dead_one_back(
+def test_every_path_can_change_an_active_key_and_none_reactivates_a_revoked_key(
     shared: System, path: str
 ) -> None:
     """Threat: by service_role, by the owner, in replication mode, by on conflict, by merge."""
@@ -143,7 +143,7 @@ def test_a_row_that_was_revoked_cannot_be_brought_again_under_another_name(share
     assert not shared.resolves(revoked.key)
 
 
-def test_a_copy_of_the_table_brings_no_dead_key_back(shared: System) -> None:
+def test_a_copy_of_the_table_reactivates_no_revoked_key(shared: System) -> None:
     """Threat: by a restore: rows that are copied in are new ones or none."""
     with shared.nothing_changes(), shared.database.connect() as owner, owner.cursor() as cursor:
         with cursor.copy(f"copy keylatch_internal.keys ({ALL}) to stdout") as out:

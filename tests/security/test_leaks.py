@@ -1,4 +1,4 @@
-"""Where keys leave traces: logs, statistics, process lists. What the README says of it is tried."""
+"""Where keys leave traces: logs, statistics, process lists, as the README says."""
 
 from collections.abc import Iterator
 from pathlib import Path

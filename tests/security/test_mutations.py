@@ -28,9 +28,7 @@ def test_each_guard_of_the_catalog_was_tried_and_seen(found: list[Guard]) -> Non
     assert [guard for guard, red in seen.items() if not red] == []
 
 
-def test_what_takes_a_guard_away_takes_it_and_no_other(
-    database: Database, found: list[Guard]
-) -> None:
+def test_a_mutation_removes_one_guard_and_no_other(database: Database, found: list[Guard]) -> None:
     with psycopg.connect(database.url) as owner:
         policies = set(owner.execute(POLICIES).fetchall())
         for one in found:

@@ -96,7 +96,7 @@ def targets(system: System) -> list[Target]:
 
 
 def filled(system: System, text: str, target: Target) -> str:
-    """A path or statement with what is known of a key put in."""
+    """A path or statement, filled in with the values of a key."""
     people = system.people
     return text.format(
         id=target.id, key=target.key, masked_key=target.masked_key, label=target.label,
@@ -106,7 +106,7 @@ def filled(system: System, text: str, target: Target) -> str:
 
 
 def all_alike(targets: list[Target], ask: Callable[[Target], Any]) -> None:
-    """Fail if one of the keys that exist is answered otherwise than the last, which does not."""
+    """Fail if an existing key gets another answer than the last key, which does not exist."""
     unknown = ask(targets[-1])
     for target in targets[:-1]:
         assert ask(target) == unknown, target.label

@@ -1,4 +1,4 @@
-"""What runs with the owner's rights runs nothing that a caller brought along."""
+"""Functions with the owner's rights never run a caller's code."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -260,7 +260,7 @@ CALLABLE = {
 }
 
 
-def test_who_may_call_what_runs_with_the_owners_rights_is_written_down(shared: System) -> None:
+def test_the_callers_of_functions_with_the_owners_rights_are_written_down(shared: System) -> None:
     """Threat: every routine executable by `public` that is not on the list: extensions, public."""
     with shared.database.connect() as owner:
         found = owner.execute(

@@ -84,7 +84,7 @@ def test_every_refusal_looks_alike(system: System) -> None:
     assert answers == {"[]"}
 
 
-def test_no_foreign_origin_is_taken_for_the_allowed_one(system: System) -> None:
+def test_no_foreign_origin_is_taken_for_the_permitted_origin(system: System) -> None:
     """Threat: origins: look-alikes, case, slash, port, userinfo, null, two values, 100 kB."""
     key = system.keys["widget"].key
     assert system.resolves(key, ORIGIN)
@@ -159,7 +159,7 @@ def test_no_text_is_taken_for_a_key(system: System) -> None:
     assert system.resolves(key)
 
 
-def test_a_text_that_cannot_be_one_is_an_error_of_the_caller_and_never_of_the_server(
+def test_a_text_that_postgresql_cannot_store_is_an_error_of_the_caller_and_never_of_the_server(
     system: System,
 ) -> None:
     """Threat: keys: NUL, invalid UTF-8, a lone surrogate."""

@@ -1,4 +1,4 @@
-"""Whose session it is: shared connections, forged and broken claims, and what one leaves behind."""
+"""Identity of sessions: shared connections, forged and broken claims, and leftovers."""
 
 import base64
 import json
@@ -223,7 +223,7 @@ def test_no_signed_in_session_holds_up_others_with_a_lock_on_the_tables(
                 assert rows == []
 
 
-def test_there_is_nothing_else_in_the_schemas_that_a_session_could_use(shared: System) -> None:
+def test_a_session_can_use_nothing_else_in_the_schemas(shared: System) -> None:
     """Threat: sequences, rules, SQL that is put together, and ways out of the database."""
     ours = "nspname in ('keylatch', 'keylatch_internal')"
     roles = "rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')"

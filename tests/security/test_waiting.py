@@ -1,4 +1,4 @@
-"""Nobody without rights in a workspace makes its admin wait for a revocation.
+"""A user without rights in a workspace cannot delay its admin's revocations.
 
 What two calls do to each other is in core/interleavings.json. Here are sessions that call nothing
 of ours, and what a call leaves locked behind it.
@@ -62,7 +62,7 @@ def connect(system: System, who: str) -> psycopg.Connection[Any]:
 
 @pytest.mark.parametrize("what", HELD)
 @pytest.mark.parametrize("who", STRANGERS)
-def test_what_a_stranger_holds_delays_no_revocation(shared: System, who: str, what: str) -> None:
+def test_locks_of_a_stranger_delay_no_revocation(shared: System, who: str, what: str) -> None:
     """Threat: a login without a right, a reader with a long query, advisory locks by number."""
     with connect(shared, who) as stranger, shared.connect("alice") as alice:
         (key_id,) = alice.execute(

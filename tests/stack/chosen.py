@@ -1,4 +1,4 @@
-"""The server that the environment chooses: one of our own, or a container."""
+"""The server that the environment chooses: a local server, or a container."""
 
 import os
 from collections.abc import Mapping

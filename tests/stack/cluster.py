@@ -1,4 +1,4 @@
-"""What every PostgreSQL of the stack offers, whether its processes are ours or a container's."""
+"""The interface of every PostgreSQL server of the stack, local or in a container."""
 
 import abc
 import secrets
@@ -41,7 +41,7 @@ class Cluster(abc.ABC):
     version: int
 
     def __init__(self) -> None:
-        """Choose the passwords; who inherits starts the server, then calls `_install_roles`."""
+        """Choose the passwords. A subclass starts the server, then calls `_install_roles`."""
         self.passwords = {
             role: secrets.token_hex(16) for role in (SUPERUSER, "postgres", "authenticator")
         }

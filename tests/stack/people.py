@@ -1,4 +1,4 @@
-"""The people of the tests: who administers what, and who nothing."""
+"""The users of the tests: who administers which workspace."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""A real PostgREST on one database, ready when it is handed out."""
+"""A real PostgREST on one database, ready when it is returned."""
 
 import http.client
 import os

@@ -1,4 +1,4 @@
-"""A real PostgreSQL server of one's own: made in a temporary directory, gone with the run."""
+"""A local PostgreSQL server: made in a temporary directory, and removed with the run."""
 
 import getpass
 import os

@@ -33,7 +33,7 @@ def ids(found: Iterable[Any]) -> set[str]:
     return {one.id for one in found}
 
 
-def test_what_is_published_is_on_loopback_alone(container: "Container") -> None:
+def test_ports_are_published_only_on_loopback(container: "Container") -> None:
     ports = client().containers.get(container.id).attrs["NetworkSettings"]["Ports"]
     published = [address for addresses in ports.values() for address in addresses or ()]
     assert published == [{"HostIp": "127.0.0.1", "HostPort": str(container.port)}]

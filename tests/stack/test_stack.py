@@ -143,7 +143,7 @@ def test_a_session_with_claims_is_that_user(database: Database, people: People) 
 
 
 @pytest.mark.parametrize("claims", ["", None])
-def test_without_claims_nobody_is_asking(database: Database, claims: str | None) -> None:
+def test_a_session_without_claims_is_nobody(database: Database, claims: str | None) -> None:
     connection = database.connect("anon")
     if claims is not None:
         connection.execute("select set_config('request.jwt.claims', %s, false)", [claims])

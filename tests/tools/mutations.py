@@ -1,4 +1,4 @@
-"""`make mutations`: take each guard of the database away, and see a test go red.
+"""`make mutations`: remove each guard of the database, and check that a test goes red.
 
 The guards are read from the catalog, so that a new one is tried as well: triggers, policies, row
 level security, constraints and unique indexes, and what is granted. For each a copy of a migrated

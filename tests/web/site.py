@@ -1,4 +1,4 @@
-"""An application as a user of keylatch would write it, and the uvicorn that serves it."""
+"""An application as a user of keylatch would write it, served by uvicorn."""
 
 import contextlib
 import logging

@@ -203,19 +203,19 @@ def test_a_token_that_is_not_good_is_a_401(site: Site, tokens: Tokens) -> None:
         [b"Bearer one, Bearer two"],
     ],
 )
-def test_what_is_no_token_is_not_sent_on(site: Site, values: list[bytes]) -> None:
+def test_a_text_that_is_not_a_token_is_not_sent_on(site: Site, values: list[bytes]) -> None:
     headers = httpx.Headers([(b"Authorization", value) for value in values])
     answer = site.get("/widget-keys", params=WORKSPACE, headers=headers)
     assert problem(answer) == (401, "token_malformed")
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Basic YTpi", "bearer"])
-def test_without_a_token_nobody_is_signed_in(site: Site, value: str) -> None:
+def test_a_request_without_a_token_is_not_signed_in(site: Site, value: str) -> None:
     answer = site.get("/widget-keys", params=WORKSPACE, headers={"Authorization": value})
     assert problem(answer) == (401, "token_missing")
 
 
-def test_one_callers_rights_do_not_stay_for_the_next(site: Site) -> None:
+def test_the_rights_of_one_caller_do_not_stay_for_the_next(site: Site) -> None:
     key = site.issue()
     for who, sees in (("alice", True), ("bob", False), ("alice", True), ("stranger", False)):
         answer = site.act(who, "GET", "/widget-keys", params=WORKSPACE)

@@ -54,7 +54,7 @@ def make_app(database_url: str, secret: str) -> FastAPI:
     return app
 
 
-def test_a_dependency_of_ones_own_decides_who_calls(
+def test_a_dependency_of_the_application_decides_who_calls(
     database: Database, people: People, tokens: Tokens
 ) -> None:
     app = make_app(database.authenticator_url, tokens.secret)
@@ -92,7 +92,7 @@ def test_a_dependency_of_ones_own_decides_who_calls(
         assert problem(site.resolve(secret, SHOP)) == (404, "key_not_found")
 
 
-def test_what_a_dependency_raises_is_the_applications_answer(tokens: Tokens) -> None:
+def test_an_http_error_of_a_dependency_is_the_answer_of_the_application(tokens: Tokens) -> None:
     calls = []
 
     async def resolver() -> AsyncKeylatch:

@@ -237,7 +237,7 @@ def test_a_key_issued_as_the_first_statement_of_atomic_is_rolled_back_with_it(sh
     assert shop.count() == (before[0], before[1] + 1)
 
 
-def test_why_a_key_is_refused_stands_in_the_log_of_the_service_alone(shop: Shop) -> None:
+def test_only_the_log_of_the_service_says_why_a_key_is_refused(shop: Shop) -> None:
     added = shop.add("Cid", "cid@shop.example").json()
     admin = Keylatch.from_psycopg(shop.owner, claims=shop.watched.people.claims("alice"))
     admin.revoke(added["id"])

@@ -57,7 +57,7 @@ def assert_unavailable(answer: httpx.Response) -> None:
 
 
 @pytest.mark.parametrize("name", FAILURES)
-def test_whatever_fails_upstream_is_a_502(name: str, tokens: Tokens) -> None:
+def test_every_upstream_failure_is_a_502(name: str, tokens: Tokens) -> None:
     """Report 002: three of four routes made a 500 of it."""
     status, body, content_type = FAILURES[name]
     with FixedServer(status, body, content_type) as server, Site(server.url, tokens) as site:
@@ -228,14 +228,14 @@ ODD_VALUES: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", ODD_BODIES)
-def test_a_body_that_is_none_is_a_400(site: Site, name: str) -> None:
+def test_a_body_that_is_not_json_is_a_400(site: Site, name: str) -> None:
     headers = {"Content-Type": "application/json"}
     answer = site.act("alice", "POST", "/widget-keys", content=ODD_BODIES[name], headers=headers)
     assert problem(answer) == (400, "invalid_argument")
 
 
 @pytest.mark.parametrize("name", ODD_VALUES)
-def test_a_value_that_cannot_be_is_a_400(site: Site, name: str) -> None:
+def test_an_impossible_value_is_a_400(site: Site, name: str) -> None:
     body = json.dumps(WORKSPACE)[:-1] + ", " + ODD_VALUES[name][1:]
     headers = {"Content-Type": "application/json"}
     answer = site.act("alice", "POST", "/widget-keys", content=body, headers=headers)

@@ -68,7 +68,7 @@ def test_two_different_keys_are_not_guessed_between(site: Site) -> None:
         assert refusal(answer) == (400, "keys_differ")
 
 
-def test_what_is_no_active_key_is_refused_alike(site: Site) -> None:
+def test_every_text_that_is_not_an_active_key_gets_the_same_refusal(site: Site) -> None:
     revoked = site.issue(kind="secret")
     site.act("alice", "POST", f"/widget-keys/{revoked['id']}/revoke")
     key = secret(site)
@@ -180,9 +180,9 @@ def test_one_text_in_place_of_several_is_a_mistake_that_shows_at_once() -> None:
     def client() -> None:
         """A resolver that is never called."""
 
-    with pytest.raises(TypeError, match="scopes is one text"):
+    with pytest.raises(TypeError, match="scopes is a string"):
         require_key(client, scopes="orders:read")
-    with pytest.raises(TypeError, match="kinds is one text"):
+    with pytest.raises(TypeError, match="kinds is a string"):
         require_key(client, kinds="secret")
     with pytest.raises(TypeError, match="expected an AsyncKeylatch or a dependency, not int"):
         require_key(5)  # type: ignore[arg-type]

@@ -169,7 +169,7 @@ def test_a_key_or_a_user_opens_the_route(shop: Shop, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_both_at_once_are_not_guessed_between(shop: Shop, path: str) -> None:
+def test_a_key_and_a_token_together_are_refused(shop: Shop, path: str) -> None:
     key, token = shop.key(), shop.token("alice")
     both: list[Headers] = [
         [("x-api-key", key), bearer(token)],
@@ -186,7 +186,7 @@ def test_both_at_once_are_not_guessed_between(shop: Shop, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ROUTES)
-def test_neither_is_told_how_to_send_one(shop: Shop, path: str) -> None:
+def test_a_request_without_a_key_or_a_token_is_told_how_to_send_one(shop: Shop, path: str) -> None:
     neither: list[Headers] = [
         [],
         [("x-api-key", "")],
@@ -275,7 +275,7 @@ def test_an_error_while_explaining_changes_no_answer(shop: Shop) -> None:
         assert shop.get(path, headers={"x-api-key": key}).content == answer.content
 
 
-def test_nothing_is_explained_where_nobody_reads_it(
+def test_a_refusal_is_not_explained_if_the_log_level_hides_it(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="keylatch"):

@@ -60,7 +60,7 @@ def test_each_route_says_who_may_call_it_and_how_it_refuses(described: dict[str,
     assert schemes["apiKeyAsBearer"]["scheme"] == schemes["userToken"]["scheme"] == "bearer"
 
 
-def test_what_a_visitor_is_shown_is_one_field(described: dict[str, Any]) -> None:
+def test_a_visitor_is_shown_only_one_field(described: dict[str, Any]) -> None:
     schemas = described["components"]["schemas"]
     assert list(schemas["ActiveKey"]["properties"]) == ["environment"]
     assert list(schemas["PresentedKey"]["properties"]) == ["key"]

@@ -31,7 +31,7 @@ def test_the_examples_compile() -> None:
     assert compile_project(EXAMPLES) == ""
 
 
-def test_what_the_types_allow_compiles_and_what_they_refuse_does_not() -> None:
+def test_valid_calls_compile_and_invalid_calls_do_not() -> None:
     assert compile_project(USES) == ""
 
 
@@ -241,7 +241,7 @@ def test_the_generator_stops_where_nobody_says_which_fields_are_null(database: D
         Facts(owner).refine(*place)
 
 
-def test_the_words_are_those_that_the_comments_name(home: Database) -> None:
+def test_the_generated_words_are_those_that_the_comments_name(home: Database) -> None:
     owner = home.connect()
     words = Facts(owner).words
     for name, about, named in (

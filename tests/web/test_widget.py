@@ -109,7 +109,7 @@ def test_every_refusal_is_the_same_404(site: Site, refusal: Seen, name: str) -> 
     assert seen(answer) == refusal
 
 
-def test_an_expired_key_gets_that_refusal_too(site: Site, home: Database, refusal: Seen) -> None:
+def test_an_expired_key_gets_the_same_refusal(site: Site, home: Database, refusal: Seen) -> None:
     row = home.connect().execute(EXPIRED, [People.a, SHOP]).fetchone()
     assert row is not None
     assert seen(site.resolve(row[0], SHOP)) == refusal
@@ -129,7 +129,7 @@ def test_an_expired_key_gets_that_refusal_too(site: Site, home: Database, refusa
         (b'{"key": "x"}', "application/json; charset=utf-16"),
     ],
 )
-def test_a_body_without_a_key_is_that_refusal_too(
+def test_a_body_without_a_key_gets_the_same_refusal(
     site: Site, refusal: Seen, body: bytes, content_type: str
 ) -> None:
     headers = {"Content-Type": content_type, "Origin": SHOP}
@@ -170,7 +170,7 @@ def test_the_log_of_the_service_says_why_a_page_was_refused(site: Site) -> None:
         assert issued["key"] not in site.log.text()
 
 
-def test_who_asks_makes_no_difference(site: Site) -> None:
+def test_the_caller_makes_no_difference(site: Site) -> None:
     good, secret = key(site), site.issue(kind="secret")["key"]
     for who in (None, "anon", "stranger", "mia", "alice", "service_role"):
         for presented, status in ((good, 200), (secret, 404)):
@@ -191,7 +191,7 @@ def test_a_page_of_another_site_may_read_the_answer(site: Site) -> None:
     assert site.resolve(key(site), SHOP).headers["access-control-allow-origin"] == "*"
 
 
-def test_report_002_a_revoked_key_mints_nothing_and_what_it_minted_lives(
+def test_report_002_a_revoked_key_opens_no_session_and_open_sessions_go_on(
     site: Site, upstream: Rest
 ) -> None:
     issued = site.issue(allowed_origins=[SHOP])

@@ -1,4 +1,4 @@
-"""keylatch: issue, rotate, revoke and resolve the API keys that live in your PostgreSQL."""
+"""keylatch: issue, rotate, revoke and resolve API keys in your PostgreSQL database."""
 
 from . import errors, models
 from .async_client import AsyncKeylatch

@@ -1,4 +1,4 @@
-"""What is wrong and what to do, for what PostgreSQL, PostgREST and gateways say themselves."""
+"""Advice for errors that PostgreSQL, PostgREST or a gateway raises by itself."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from typing import NamedTuple
 
 LOGIN = "<login>"
-"""Stands in a hint for the user of the connection, which no message of the server names."""
+"""Placeholder in a hint for the connection's user, whom no server message names."""
 
 
 class Advice(NamedTuple):
-    """What to tell instead of a server's own words.
+    """The detail and hint that replace a server's own words.
 
     Attributes:
-        detail: What is wrong; `None` where the server says it well.
-        hint: What to do; `None` where nothing is known.
+        detail: What is wrong; `None` keeps the server's own sentence.
+        hint: What to do; `None` if there is no advice.
     """
 
     detail: str | None
@@ -28,27 +28,27 @@ _RESOLVES = (
     "replay_position|wait_for_replicas"
 )
 
-# The first that fits counts: beginnings of the code (HTTP and the status where a gateway gave
-# none), what the message has in it, the detail and the hint. {0} is what the first group found.
+# The first match wins. Columns: prefixes of the code (HTTP and the status if a gateway gave no
+# code), a pattern to find in the message, the detail, the hint. {0} is the pattern's first group.
 _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
     (
         "PGRST30",
         "expired",
         "the token has expired",
-        "Send a new one: sign in again, or copy the key.",
+        "Send a new token: sign in again, or copy the project's key again.",
     ),
     (
         "PGRST30",
         "(?i)signature|suitable key|wrong key",
-        "the token is signed with another secret or key than this project's",
-        "Send a token of this project. If you sign it yourself, use the secret that PostgREST has "
-        "in PGRST_JWT_SECRET; on Supabase: Project Settings > JWT Keys.",
+        "the token is not signed with this project's secret or key",
+        "Send a token of this project. If you sign tokens yourself, use the secret in PostgREST's "
+        "PGRST_JWT_SECRET; on Supabase: Project Settings > JWT Keys.",
     ),
     (
         "PGRST301",
         "parts|[Bb]ase64|JSON|Decode|[Ee]mpty",
         "the token is not a JWT",
-        "Copy it again, whole and without quotation marks: three parts with dots in between.",
+        "Copy the whole token without quotation marks. A JWT has three parts joined by dots.",
     ),
     (
         "42501",
@@ -60,14 +60,14 @@ _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
         "42501",
         'row-level security policy for table "keys"',
         "the user does not administer the workspace",
-        "Ask an admin of the workspace, or make the user one, in your own tables or in SQL: insert "
-        "into keylatch.workspace_membership values ('<workspace>', '<user>', 'admin');",
+        "Ask an admin of the workspace, or make the user an admin, in your own tables or in SQL: "
+        "insert into keylatch.workspace_membership values ('<workspace>', '<user>', 'admin');",
     ),
     (
         "42501",
         f"for function ({_RESOLVES})$",
         "the role of this request may not call {0}",
-        "Call it as keylatch_resolver or service_role. For a login of PostgreSQL run in SQL: "
+        "Call it as keylatch_resolver or service_role. To allow a PostgreSQL login, run in SQL: "
         f"grant keylatch_resolver to {LOGIN};",
     ),
     (
@@ -80,19 +80,19 @@ _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
         "42501",
         "for schema keylatch$",
         f"the login {LOGIN} has no rights in the schema keylatch",
-        f"For a service that resolves keys run in SQL: grant keylatch_resolver to {LOGIN};",
+        f"For a service that resolves keys, run in SQL: grant keylatch_resolver to {LOGIN};",
     ),
     (
         "22P02",
         "type uuid",
-        "the claim sub of the token is not a UUID, and the tables of keylatch need one",
-        "For tokens of Clerk, Auth0 or Firebase run: keylatch install . --tenancy own. Then let "
-        "keylatch.admin_workspace_ids() compare auth.jwt() ->> 'sub' with a text column of yours.",
+        "the token's sub claim is not a UUID, and keylatch's tables need a UUID",
+        "For tokens of Clerk, Auth0 or Firebase, run: keylatch install . --tenancy own. Then make "
+        "keylatch.admin_workspace_ids() compare auth.jwt() ->> 'sub' with a text column.",
     ),
     (
         "22023",
         'role "([^"]+)" does not exist',
-        "the role {0} of the token or the claims does not exist in this database",
+        "the role {0} in the token or the claims does not exist in this database",
         "Use anon, authenticated, service_role or keylatch_resolver. If keylatch_resolver is "
         f"missing: {_INSTALL[0].lower()}{_INSTALL[1:]}",
     ),
@@ -108,35 +108,35 @@ _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
         "PGRST106",
         "(.*)",
         "the Data API does not serve the schema keylatch (PGRST106: {0})",
-        "Add keylatch to [api] schemas in supabase/config.toml, or in the dashboard to the exposed "
-        "schemas of the Data API (db-schemas of PostgREST).",
+        "Add keylatch to [api] schemas in supabase/config.toml, to the Data API's exposed schemas "
+        "in the dashboard, or to db-schemas of PostgREST.",
     ),
     ("PGRST202 PGRST205", "", None, _RELOAD),
     (
         "HTTP401",
         "Invalid API key",
-        "the gateway does not know the API key: it is of another project, or was replaced",
-        "Copy the key again, from the project of this address: Project Settings > API Keys.",
+        "the gateway does not know the API key: it belongs to another project, or was replaced",
+        "Copy the key of the project at this address: Project Settings > API Keys.",
     ),
     (
         "HTTP404",
         "",
         None,
-        "Check the address: the one of a Supabase project's REST API ends in /rest/v1.",
+        "Check the address: the REST API of a Supabase project ends in /rest/v1.",
     ),
 )
 
 
 def advise(code: str, message: str, status: int | None) -> Advice:
-    """Find what to say where keylatch itself did not speak.
+    """Find advice for an error that keylatch itself did not raise.
 
     Args:
         code: A SQLSTATE, a code of PostgREST, or an empty text.
         message: What the server said, masked.
-        status: The HTTP status, where there was one.
+        status: The HTTP status, if there was one.
 
     Returns:
-        The advice; over HTTP the login is that of PostgREST.
+        The advice. Over HTTP, the login in it is PostgREST's `authenticator`.
     """
     code = code or f"HTTP{status}"
     for starts, said, detail, hint in _ADVICE:

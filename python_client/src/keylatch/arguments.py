@@ -1,7 +1,7 @@
-"""How an argument is sent, by its name: each is described once, whatever call it belongs to.
+"""How an argument is sent. Each argument name is described once, for all calls that have it.
 
-A value is refused only where it cannot be sent, or would arrive as something else than the caller
-meant. All other rules are the database's, which words them once for everybody.
+The client refuses a value only if it cannot be sent, or would arrive as something that the caller
+did not mean. The database checks all other rules, with the same message for every client.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .models import KeyUsage
 from .secret import Secret
 from .transports import Batch
 
-# PostgreSQL reads these forms; `uuid.UUID` reads more, such as underscores and signs.
+# The forms that PostgreSQL reads. `uuid.UUID` reads more, such as underscores and signs.
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-?)(?:[0-9a-fA-F]{4}\1){3}[0-9a-fA-F]{12}")
-# No text of PostgreSQL can hold these characters; the second form is that of JSON.
+# PostgreSQL's text cannot hold these characters. The second pattern is NUL as JSON writes it.
 _UNSENDABLE = re.compile("[\x00\ud800-\udfff]")
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-# Far above every key and origin there is, far below what a gateway refuses.
+# Far longer than any real key or origin, and far shorter than what a gateway refuses.
 _LONGEST_SENT = 8192
-# An interval of PostgreSQL counts microseconds in 64 bits.
+# PostgreSQL's interval counts microseconds in 64 bits.
 _LONGEST_INTERVAL = timedelta(microseconds=2**63 - 1)
 
 
 def sent(given: Mapping[str, Any]) -> dict[str, object]:
-    """Give the arguments of a call as JSON values by their names, a key as a `Secret`.
+    """Turn the arguments of a call into JSON values by name, and a key into a `Secret`.
 
     Raises:
         InvalidArgument: A value is of another type, or cannot be sent.
@@ -47,10 +47,10 @@ def sent(given: Mapping[str, Any]) -> dict[str, object]:
 
 
 def import_line(name: str, line: object) -> dict[str, object]:
-    """Give a line of an import as JSON values, the key in it as a `Secret`."""
+    """Turn a line of an import into JSON values, and the key in it into a `Secret`."""
     return {
-        # Most are plain texts, and of a file there are millions.
-        _text(name, _checked(name, field, str, "a text")): value
+        # The short way for plain strings: a file may have millions of them.
+        _text(name, _checked(name, field, str, "a string")): value
         if type(value) is str and field != "key" and not _UNSENDABLE.search(value)
         else _line_value(f"{name}.{field}", field, value)
         for field, value in _checked(name, line, Mapping, "a JSON object").items()
@@ -69,13 +69,13 @@ def _line_value(name: str, field: str, value: object) -> object:
             return _time(name, value)
         case Mapping():
             return _json(name, value)
-    return _texts(name, _checked(name, value, Iterable, "a list of texts"))
+    return _texts(name, _checked(name, value, Iterable, "a list of strings"))
 
 
 def usage_batch(
     uses: Iterable[KeyUsage], refusals: Mapping[UUID, Mapping[str, int]]
 ) -> dict[str, dict[str, object]]:
-    """Give what `record_usage` sends of each key, by its id."""
+    """Build what `record_usage` sends: the counts of each key, by key id."""
     batch: dict[str, dict[str, object]] = {}
     for one in uses:
         if str(one.key_id) in batch:
@@ -90,13 +90,13 @@ def usage_batch(
 
 
 def _checked(name: str, value: Any, kind: Any, wanted: str) -> Any:
-    # A bool is an int to Python; a text is a list of characters, and would arrive as one.
+    # In Python a bool is an int, and a string would be taken for a list of characters.
     if (
         not isinstance(value, kind)
         or (kind is int and isinstance(value, bool))
         or (kind is Iterable and isinstance(value, str | bytes | Mapping))
     ):
-        # The value is not repeated: somebody may have put a key where its id belongs.
+        # The message leaves the value out: a caller may have passed a key in place of its id.
         found = "None" if value is None else type(value).__name__
         raise InvalidArgument.of(name, f"is {found}, not {wanted}")
     return value
@@ -107,13 +107,13 @@ def _as_it_is(_: str, value: object) -> object:
 
 
 def _presented(_: str, text: str | Secret) -> Secret:
-    """Carry what a stranger sent, whatever it is: the database judges it."""
+    """Send any text that a stranger presented: the database judges it."""
     return Secret(_sendable("", text.reveal() if isinstance(text, Secret) else text))
 
 
 def _sendable(_: str, text: str) -> str:
     if len(text) > _LONGEST_SENT:
-        # The mark keeps the cut text from being a key or an origin that the whole was not.
+        # The added character keeps the cut text from matching a real key or origin.
         text = text[:_LONGEST_SENT] + "\ufffd"
     return _UNSENDABLE.sub("\ufffd", text)
 
@@ -127,40 +127,40 @@ def _int(name: str, value: int) -> int:
 def _uuid(name: str, value: UUID | str) -> str:
     if not _UUID.fullmatch(str(value)):
         raise InvalidArgument.of(
-            name, "is not a UUID", "Give the id, not the key, its masked key or its label."
+            name, "is not a UUID", "Give the id, not the key, the masked key or the label."
         )
     return str(UUID(str(value)))
 
 
 def _text(name: str, text: str) -> str:
     if _UNSENDABLE.search(text):
-        raise InvalidArgument.of(name, "has a NUL or a lone surrogate, which no text may have")
+        raise InvalidArgument.of(name, "has a NUL or a lone surrogate, which is not allowed")
     return text
 
 
 def _texts(name: str, values: Iterable[object]) -> list[str]:
-    return [_text(name, _checked(name, one, str, "a text")) for one in values]
+    return [_text(name, _checked(name, one, str, "a string")) for one in values]
 
 
 def _lines(name: str, lines: Iterable[object]) -> Batch:
     if isinstance(lines, Batch):
-        return lines  # of a file, whose reader looked at each line
+        return lines  # read from a file: the reader has checked each line
     return Batch(import_line(f"{name}[{n}]", line) for n, line in enumerate(lines, 1))
 
 
 def _keys(name: str, texts: Iterable[object]) -> list[Secret]:
-    return [_presented(name, _checked(name, one, str | Secret, "a text")) for one in texts]
+    return [_presented(name, _checked(name, one, str | Secret, "a string")) for one in texts]
 
 
 def _origins(name: str, values: Iterable[object]) -> list[str | None]:
-    texts = [None if one is None else _checked(name, one, str, "a text") for one in values]
+    texts = [None if one is None else _checked(name, one, str, "a string") for one in values]
     return [None if text is None else _sendable(name, text) for text in texts]
 
 
 def _time(name: str, value: datetime) -> str:
     if value.utcoffset() is None:
         raise InvalidArgument.of(
-            name, "has no time zone", "Give the time a zone: datetime(…, tzinfo=UTC)."
+            name, "has no time zone", "Add a time zone: datetime(…, tzinfo=UTC)."
         )
     try:
         return value.astimezone(UTC).isoformat()
@@ -171,12 +171,12 @@ def _time(name: str, value: datetime) -> str:
 def _interval(name: str, value: timedelta) -> str:
     if abs(value) > _LONGEST_INTERVAL:
         raise InvalidArgument.of(name, "is longer than an interval can be")
-    # Not days: a day of PostgreSQL has 23 or 25 hours when the clocks change.
+    # Not in days: PostgreSQL's day has 23 or 25 hours when the clocks change.
     return f"{value // timedelta(microseconds=1)} microseconds"
 
 
 def _json(name: str, value: Mapping[str, Any]) -> object:
-    """Give a copy of what JSON makes of the value, so that later changes do not reach the call."""
+    """Copy the value through JSON, so that later changes of the caller do not reach the call."""
     text, copy = "", None
     with suppress(TypeError, ValueError, RecursionError):
         text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
@@ -187,17 +187,17 @@ def _json(name: str, value: Mapping[str, Any]) -> object:
     return copy
 
 
-# Names, the type that Python has for them, what to call it, and what makes a JSON value of it.
+# Names of arguments, their Python type, its name in messages, and the function that sends them.
 _SENT = {
     name: (kind, wanted, send)
     for names, kind, wanted, send in (
         ("after id key_id workspace_id import_id", UUID | str, "a UUID", _uuid),
-        ("environment kind label name prefix reason source subject", str, "a text", _text),
-        ("key token", str | Secret, "a text", _presented),
-        ("keys", Iterable, "a list of texts", _keys),
-        ("origin", str, "a text", _sendable),
-        ("origins", Iterable, "a list of texts", _origins),
-        ("allowed_origins labels scopes", Iterable, "a list of texts", _texts),
+        ("environment kind label name prefix reason source subject", str, "a string", _text),
+        ("key token", str | Secret, "a string", _presented),
+        ("keys", Iterable, "a list of strings", _keys),
+        ("origin", str, "a string", _sendable),
+        ("origins", Iterable, "a list of strings", _origins),
+        ("allowed_origins labels scopes", Iterable, "a list of strings", _texts),
         ("lines", Iterable, "a list of lines", _lines),
         ("probes", Iterable, "a list of probes", _lines),
         ("batch from_checkpoint limit", int, "an int", _int),
@@ -208,7 +208,7 @@ _SENT = {
     )
     for name in names.split()
 }
-# What `None` is sent as, where it may be given.
+# The arguments that may be `None`, and what is sent for it.
 _WITHOUT: Mapping[str, object] = {
     **dict.fromkeys(("after", "expires_at", "import_id", "origin", "origins", "reason")),
     "metadata": {},

@@ -43,7 +43,7 @@ T = TypeVar("T")
 def awaited(
     describe: Callable[P, calls.Call[T]],
 ) -> Callable[Concatenate[AsyncKeylatch, P], Coroutine[Any, Any, T]]:
-    """Make the method that makes a call and gives its answer to who awaits it."""
+    """Build the client method for a call: the caller awaits the answer."""
 
     @wraps(describe)
     async def method(self: AsyncKeylatch, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -56,7 +56,7 @@ def awaited(
 class AsyncKeylatch(_Base):
     """The keys of a database, for asyncio.
 
-    Methods, results and errors are those of `Keylatch`; every call is awaited.
+    Methods, results and errors are the same as in `Keylatch`. Every call is awaited.
     """
 
     _is_async = True
@@ -73,24 +73,24 @@ class AsyncKeylatch(_Base):
     ) -> Self:
         """Call in SQL, through asyncpg.
 
-        A call commits by itself. Inside a transaction that the caller has open on the connection
-        it is a savepoint instead: the caller commits, and an error leaves the transaction usable.
+        A call commits by itself. If the caller has a transaction open on the connection, a call
+        is a savepoint instead: the caller commits, and an error leaves the transaction usable.
 
         Args:
             pool_or_connection: Its settings and codecs stay as they are. Behind a pooler in
                 transaction mode, open it with `statement_cache_size=0`. Other work of the caller
                 must not run on the connection during a call. A query logger of the caller sees
-                the arguments, and so the keys.
+                the arguments, keys included.
             claims: As for `from_psycopg`.
             reads: The pool of a read replica; see `from_psycopg`.
-            max_lag: How old its answers may be; see `from_psycopg`.
+            max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Returns:
-            A client; it holds nothing open of its own.
+            A client. It opens no connection of its own.
 
         Raises:
-            TypeError: It is neither a pool nor a connection of asyncpg.
-            InvalidArgument: The claims are not a JSON object, or `max_lag` is out of its rule.
+            TypeError: The argument is neither a pool nor a connection of asyncpg.
+            InvalidArgument: The claims are not a JSON object, or `max_lag` is not in its range.
         """
         cls._check("from_asyncpg", pool_or_connection, reads)
         from .transports.asyncpg import AsyncpgTransport

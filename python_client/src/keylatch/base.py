@@ -1,4 +1,4 @@
-"""What both clients are: how they are made, and how a call is made through them."""
+"""What both clients share: how a client is made, and how it makes a call."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ EngineT = TypeVar("EngineT")
 
 
 def as_method(describe: Callable[..., Call[Any]], method: Callable[..., Any]) -> None:
-    """Give a method the signature of the call that it makes, as `inspect` and `help` show it.
+    """Give a method the signature of its call, for `inspect` and `help`.
 
     Args:
         describe: A function of `calls`.
         method: The method of a client.
     """
     described = inspect.signature(describe)
-    # Call[Key] is what the description gives, and Key what the method gives.
+    # The description returns Call[Key]; the method returns Key.
     result = str(described.return_annotation).removeprefix("Call[").removesuffix("]")
     this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     method.__annotations__ = {**describe.__annotations__, "return": result}
@@ -38,7 +38,7 @@ def as_method(describe: Callable[..., Call[Any]], method: Callable[..., Any]) ->
 
 
 class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, EngineT]):
-    """What `Keylatch` and `AsyncKeylatch` share; the types are what each of them takes."""
+    """What `Keylatch` and `AsyncKeylatch` share. The type parameters are what each accepts."""
 
     _is_async: ClassVar[bool]
     _wait: Callable[[Any], Awaitable[Any]]
@@ -53,17 +53,17 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
         """Call through a client of supabase-py.
 
         Args:
-            client: Signed in as an admin, or made with the service key. The schema is chosen
-                here, and a later sign-in or refreshed token is followed.
+            client: Signed in as an admin, or made with the service key. keylatch sets the
+                schema, and uses the new token after a later sign-in or refresh.
             reads: The same for a read replica; see `from_psycopg`.
-            max_lag: How old its answers may be; see `from_psycopg`.
+            max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Returns:
-            A client; it holds nothing open of its own.
+            A client. It opens no connection of its own.
 
         Raises:
-            TypeError: The client is of another kind, for example the async one.
-            InvalidArgument: `max_lag` is out of its rule.
+            TypeError: The client is of another kind, for example the async client.
+            InvalidArgument: `max_lag` is not in its range.
         """
         cls._check("from_supabase", client, reads)
         from .transports import postgrest
@@ -81,16 +81,16 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
         """Call through a client of postgrest-py.
 
         Args:
-            client: Its `auth()` says who calls. The schema is chosen here.
+            client: Its `auth()` says who calls. keylatch sets the schema.
             reads: The same for a read replica; see `from_psycopg`.
-            max_lag: How old its answers may be; see `from_psycopg`.
+            max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Returns:
-            A client; it holds nothing open of its own.
+            A client. It opens no connection of its own.
 
         Raises:
-            TypeError: The client is of another kind, for example the async one.
-            InvalidArgument: `max_lag` is out of its rule.
+            TypeError: The client is of another kind, for example the async client.
+            InvalidArgument: `max_lag` is not in its range.
         """
         cls._check("from_postgrest", client, reads)
         from .transports import postgrest
@@ -108,31 +108,31 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
     ) -> Self:
         """Call in SQL, through psycopg 3.
 
-        Where the connection opens transactions by itself, and inside one that the caller has
-        open, a call is part of it: it commits and rolls back with the caller, and an error leaves
-        the transaction usable. Where the connection autocommits, each call commits by itself; so
-        does each call through a pool. A service that resolves, caches or counts has no
-        transaction to commit: give it a pool.
+        If the caller has a transaction open, or the connection opens transactions by itself, a
+        call is part of that transaction: it commits and rolls back with the caller, and an error
+        leaves the transaction usable. On a connection in autocommit mode, and through a pool,
+        each call commits by itself. Give a pool to a service that resolves keys, caches keys or
+        counts uses: it has no transaction to commit.
 
         Args:
             connection_or_pool: Its settings stay as they are. Behind a pooler in transaction
                 mode, open it with `prepare_threshold=None`. Other work of the caller must not
                 run on the connection during a call.
-            claims: Act as PostgREST would for a token with these claims: the role that they
-                name (`anon` without one) and the claims hold for the call and no longer. With
-                `None` the connection's own user calls.
-            reads: The same for a read replica: it is asked for what only reads, as long as it
-                answers, and the primary for all else.
-            max_lag: How old an answer of the replica may be, from 10 ms on; where the replica
-                cannot be shown to know all that was acknowledged so long ago, the primary answers.
-                With `None` it is as old as the replica is behind.
+            claims: Act as PostgREST would for a token with these claims. The claims and their
+                role (`anon` if they name none) apply to this call only. With `None`, calls run
+                as the connection's own user.
+            reads: The same for a read replica. Calls that only read go to the replica while it
+                answers; all other calls go to the primary.
+            max_lag: How old an answer of the replica may be, at least 10 ms. If the client cannot
+                show that the replica is fresh enough, the primary answers. With `None`, there is no
+                limit.
 
         Returns:
-            A client; it holds nothing open of its own.
+            A client. It opens no connection of its own.
 
         Raises:
-            TypeError: The connection or pool is of another kind, for example the async one.
-            InvalidArgument: The claims are not a JSON object, or `max_lag` is out of its rule.
+            TypeError: The connection or pool is of another kind, for example the async kind.
+            InvalidArgument: The claims are not a JSON object, or `max_lag` is not in its range.
         """
         cls._check("from_psycopg", connection_or_pool, reads)
         from .transports import psycopg
@@ -150,29 +150,29 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
         reads: EngineT | None = None,
         max_lag: timedelta | None = None,
     ) -> Self:
-        """Call in SQL, through SQLAlchemy 2 over psycopg 3, or asyncpg where it is async.
+        """Call in SQL, through SQLAlchemy 2 over psycopg 3, or over asyncpg in async code.
 
-        Over an engine each call is a transaction of its own. Over a connection or a session a
-        call is a savepoint in its transaction: it commits and rolls back with the caller, and an
-        error of keylatch leaves the transaction usable.
+        Over an engine, each call is a transaction of its own. Over a connection or a session, a
+        call is a savepoint in the caller's transaction: it commits and rolls back with the
+        caller, and an error of keylatch leaves the transaction usable.
 
-        Keys are bound on the server. They are neither in the text of a statement nor in what
-        SQLAlchemy logs.
+        The server binds the keys, so they appear neither in a statement's text nor in
+        SQLAlchemy's log.
 
         Args:
-            source: Made with a URL that begins with `postgresql+psycopg://`, or where it is
-                async, also with `postgresql+asyncpg://`.
+            source: Made with a URL that begins with `postgresql+psycopg://`, or for async code
+                with `postgresql+asyncpg://`.
             claims: As for `from_psycopg`.
             reads: The engine of a read replica; see `from_psycopg`.
-            max_lag: How old its answers may be; see `from_psycopg`.
+            max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Returns:
-            A client; it holds nothing open of its own.
+            A client. It opens no connection of its own.
 
         Raises:
             TypeError: The source is of another kind, for example an async engine.
-            InvalidArgument: The driver is another one, such as psycopg2; of a session that shows
-                at the first call. Or the claims or `max_lag` are out of their rule.
+            InvalidArgument: The driver is not supported, such as psycopg2 (a session raises this
+                at the first call). Or `claims` or `max_lag` is not valid.
         """
         cls._check("from_sqlalchemy", source, reads)
         from .transports import sqlalchemy
@@ -199,11 +199,11 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
             replicated: Any = replica.TRANSPORTS[cls._is_async]
             return cls(replicated(primary, transport(reads, *options), max_lag))
         if max_lag is not None:
-            raise InvalidArgument.of("max_lag", "is for reads of a replica", "give reads too")
+            raise InvalidArgument.of("max_lag", "needs a replica", "Give reads as well.")
         return cls(primary)
 
     def _on_primary(self) -> Self:
-        """Give the same without its replica."""
+        """Return the same client without its replica."""
         primary = getattr(self._transport, "primary", None)
         return self if primary is None else type(self)(primary)
 

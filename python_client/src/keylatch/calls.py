@@ -1,4 +1,4 @@
-"""Every call once: its signature, its text, the SQL function, and how its answer is read."""
+"""Every call, described once: signature, docstring, SQL function, and how to read the answer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _CALLS_OF = {
     ),
 }
 MODULE_OF = {name: module for module, names in _CALLS_OF.items() for name in names}
-"""The module that brings a function or view; the core brings all others."""
+"""The module that a function or view belongs to. All others belong to the core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Call(Generic[T]):
     """One call of the database.
 
     Attributes:
-        function: The function's name in schema `keylatch`, or that of a view to read.
+        function: The name of the function, or of the view to read, in schema `keylatch`.
         arguments: Its arguments by name: JSON values, and a `Secret` where a key goes.
         decode: Reads the rows of the answer.
         waits: Whether to call `wait_for_replicas` afterwards.
@@ -71,7 +71,7 @@ class Call(Generic[T]):
     waits: bool = False
 
     def explain_missing(self, error: NotInstalled) -> NotInstalled:
-        """Name the module of this call, where the call is missing in the database."""
+        """Name the module of this call if the database does not have the call."""
         module = MODULE_OF.get(self.function)
         if module is None or f"keylatch.{self.function}" not in (error.detail or ""):
             return error
@@ -88,7 +88,7 @@ def _call(
     model: type[M],
     given: Mapping[str, object],
 ) -> Call[T]:
-    """Describe a call whose parameters are named as those of the function."""
+    """Describe a call whose parameters have the same names as the function's."""
     return Call(function, sent(given), partial(read, model))
 
 
@@ -111,8 +111,8 @@ def issue(
         kind: `publishable`, to stand in a web page, or `secret`, never to reach a browser.
         label: A name for people, up to 200 characters.
         allowed_origins: Up to 100 canonical origins, `https://client.example` or
-            `https://*.client.example`, that may use a publishable key. Without any, no page
-            can. Always empty for a secret key.
+            `https://*.client.example`, that may use a publishable key. If the list is empty, no
+            page can use the key. Always empty for a secret key.
         scopes: Up to 64 words for what the key may do. The application gives them meaning.
         environment: `live` or `test`.
         expires_at: When the key expires, with a time zone; `None` for never.
@@ -140,13 +140,13 @@ def issue_many(
     metadata: Mapping[str, Any] | None = None,
     prefix: str = "wk",
 ) -> Call[tuple[IssuedKey, ...]]:
-    """Make a key for each label, all of them or none: for a fleet. For admins.
+    """Make one key for each label: all keys or none. For admins.
 
     Args:
         workspace_id: The workspace of the keys.
-        labels: Up to 100,000 names. Over HTTP send some thousands at a time: a request has
-            limited time.
-        kind: As for `issue`, and shared by all keys, as are the arguments below.
+        labels: Up to 100,000 names. Over HTTP, send a few thousand at a time, because a request
+            has limited time.
+        kind: As for `issue`. All keys share this and the arguments below.
         allowed_origins: As for `issue`.
         scopes: As for `issue`.
         environment: As for `issue`.
@@ -171,7 +171,7 @@ def rotate(
     Args:
         key_id: The key to replace.
         grace: How long the old key still resolves, up to 30 days; 0 revokes it at once.
-            A suspended key can only be rotated with 0.
+            For a suspended key, `grace` must be 0.
         expires_at: When the new key expires, with a time zone; `None` for the same as the old.
 
     Returns:
@@ -190,18 +190,18 @@ def revoke(
     cascade: bool = False,
     wait_for_replicas: bool = False,
 ) -> Call[Revocation]:
-    """Revoke a key for good. Again is no error. For admins.
+    """Revoke a key for good. Repeating the call is not an error. For admins.
 
     Args:
         key_id: The key to revoke.
         reason: Why, up to 500 characters, for the audit.
         cascade: Also revoke every other key of its rotation family.
-        wait_for_replicas: After the commit call `wait_for_replicas`. The key stays revoked
-            if the waiting fails. Inside a transaction of your own leave this out: commit,
+        wait_for_replicas: After the commit, call `wait_for_replicas`. The key stays revoked
+            if the wait fails. Inside a transaction of your own, leave this out: commit,
             then call `wait_for_replicas`.
 
     Returns:
-        Since when the key is revoked. Source: SQL `keylatch.revoke_key`.
+        When the key was revoked. Source: SQL `keylatch.revoke_key`.
 
     Raises:
         InvalidArgument: With `wait_for_replicas`, there is no synchronous standby.
@@ -213,7 +213,7 @@ def revoke(
 
 
 def suspend(key_id: UUID | str) -> Call[Key]:
-    """Suspend a key until `unsuspend`. Again is no error. For admins.
+    """Suspend a key until `unsuspend`. Repeating the call is not an error. For admins.
 
     Args:
         key_id: The key.
@@ -225,7 +225,7 @@ def suspend(key_id: UUID | str) -> Call[Key]:
 
 
 def unsuspend(key_id: UUID | str) -> Call[Key]:
-    """Let a suspended key resolve again. Again is no error. For admins.
+    """Let a suspended key resolve again. Repeating the call is not an error. For admins.
 
     Args:
         key_id: The key.
@@ -237,7 +237,7 @@ def unsuspend(key_id: UUID | str) -> Call[Key]:
 
 
 def show(key_id: UUID | str) -> Call[Key]:
-    """Give one key, whatever its status. For admins.
+    """Return one key of any status. For admins.
 
     Args:
         key_id: The key.
@@ -249,23 +249,23 @@ def show(key_id: UUID | str) -> Call[Key]:
 
 
 def list_keys(workspace_id: UUID | str) -> Call[tuple[Key, ...]]:
-    """Give all keys of a workspace, whatever their status. For admins.
+    """Return all keys of a workspace, of any status. For admins.
 
     Args:
         workspace_id: The workspace.
 
     Returns:
-        Its keys, the newest first; none if the caller does not administer it. A value that
-        Python cannot read raises `UnreadableRow` when it is used, and costs no other. Source:
-        SQL `keylatch.list_keys`. To filter or page, read the view `keylatch.keys`.
+        The keys, newest first; none if the caller does not administer the workspace. A value
+        that Python cannot read raises `UnreadableRow` when you use it; all others are readable.
+        Source: SQL `keylatch.list_keys`. To filter or page, read the view `keylatch.keys`.
     """
     return _call("list_keys", read_each_once, Key, locals())
 
 
 def retire_workspace(workspace_id: UUID | str, *, limit: int = 10_000) -> Call[Retirement]:
-    """Revoke keys of a workspace that has too many to delete it at once. For admins.
+    """Revoke the keys of a workspace in steps, if it has too many to be deleted. For admins.
 
-    Call it until `is_done`, then delete the workspace.
+    Call this until `is_done`, then delete the workspace.
 
     Args:
         workspace_id: The workspace.
@@ -279,18 +279,18 @@ def retire_workspace(workspace_id: UUID | str, *, limit: int = 10_000) -> Call[R
 
 
 def resolve(key: str | Secret, *, origin: str | None = None) -> Call[ResolvedKey | None]:
-    """Ask which active key a text is. For services: role `keylatch_resolver` or service key.
+    """Find the active key of a text. For services: role `keylatch_resolver` or service key.
 
-    The check of the origin stops a foreign web page. It does not stop a program, which
-    sends any `Origin`.
+    The origin check stops other web pages. It does not stop a program, because a program
+    can send any `Origin`.
 
     Args:
-        key: What was presented: any text at all.
-        origin: The request's `Origin` header as it came; `None` if there was none, which
-            is not the same as an empty one.
+        key: The text that the request presented. Any text is allowed.
+        origin: The request's `Origin` header, unchanged; `None` if there was no header. An
+            empty header is not the same as no header.
 
     Returns:
-        The key, or `None`: unknown, revoked, expired, suspended and wrong origin look alike.
+        The key. `None` if unknown, revoked, expired, suspended or of a wrong origin.
         Source: SQL `keylatch.resolve_key`.
     """
     return _call("resolve_key", read_optional, ResolvedKey, locals())
@@ -299,47 +299,48 @@ def resolve(key: str | Secret, *, origin: str | None = None) -> Call[ResolvedKey
 def resolve_many(
     keys: Iterable[str | Secret], *, origins: Iterable[str | None] | None = None
 ) -> Call[tuple[ResolvedKey | None, ...]]:
-    """Ask for a batch what `resolve` asks for one: for gateways.
+    """Do for a batch what `resolve` does for one key. For gateways.
 
     Args:
         keys: Up to 1000 presented texts.
-        origins: The `Origin` header of each, `None` if it had none; `None` for no
-            headers at all.
+        origins: One `Origin` header per text, `None` for a request without a header; `None` as
+            a whole if no request had a header.
 
     Returns:
-        For each text in its place the key, or `None`. A value that Python cannot read raises
-        `UnreadableRow` when it is used, and costs no other key. Source: SQL
+        For each text, in the same order, the key or `None`. A value that Python cannot read
+        raises `UnreadableRow` when you use it; all others are readable. Source: SQL
         `keylatch.resolve_keys`.
 
     Raises:
-        InvalidArgument: A value is not a text, there are too many, or origins has another
-            length.
-        UnexpectedAnswer: The API cuts its answers below the length of the batch.
+        InvalidArgument: A value is not a string, there are too many, or `origins` has another
+            length than `keys`.
+        UnexpectedAnswer: The API's row limit is lower than the length of the batch.
     """
     arguments = sent(locals())
     presented: Any = arguments["keys"]
     came_from: Any = arguments["origins"]
     if came_from is not None and len(came_from) != len(presented):
-        raise InvalidArgument.of("origins", f"has {len(came_from)}, and keys has {len(presented)}")
+        problem = f"has {len(came_from)} entries, but keys has {len(presented)}"
+        raise InvalidArgument.of("origins", problem)
     return Call("resolve_keys", arguments, partial(_read_places, len(presented)))
 
 
 def explain(key: str | Secret, *, origin: str | None = None) -> Call[Explanation]:
-    """Ask why a text resolves or does not. For admins; for services, for their own log.
+    """Explain why a text resolves or not. For admins, and for services that log the reason.
 
     Args:
-        key: What was presented: any text at all.
-        origin: The request's `Origin` header as it came; `None` if there was none.
+        key: The text that the request presented. Any text is allowed.
+        origin: The request's `Origin` header, unchanged; `None` if there was no header.
 
     Returns:
-        A verdict, why, what to do, and the fingerprint of the text. A key of another workspace
-        is `unknown`. Source: SQL `keylatch.explain_key`.
+        The verdict, the reason, what to do, and the fingerprint of the text. The verdict on a
+        key of another workspace is `unknown`. Source: SQL `keylatch.explain_key`.
     """
     return _call("explain_key", read_one, Explanation, locals())
 
 
 def installation() -> Call[Installation]:
-    """Ask which database this is: compare the answers that two services get.
+    """Identify the database, so that you can compare the answers of two services.
 
     Returns:
         The installation's id, its database, version and modules, and whether this server is a
@@ -354,7 +355,7 @@ def installation() -> Call[Installation]:
 def events(
     workspace_id: UUID | str, *, after: UUID | str | None = None, limit: int = 1000
 ) -> Call[tuple[KeyEvent, ...]]:
-    """Give what happened to the keys of a workspace, a page at a time. For admins.
+    """Return the events of a workspace's keys, one page at a time. For admins.
 
     Args:
         workspace_id: The workspace.
@@ -362,35 +363,35 @@ def events(
         limit: How many events at most.
 
     Returns:
-        Its events, the newest first; none if the caller does not administer it. A value that
-        Python cannot read raises `UnreadableRow` when it is used. Source: SQL
+        The events, newest first; none if the caller does not administer the workspace. A value
+        that Python cannot read raises `UnreadableRow` when you use it. Source: SQL
         `keylatch.list_events`. To filter, read the view `keylatch.key_events`.
     """
     return _call("list_events", read_each_once, KeyEvent, locals())
 
 
 def seal_events(*, limit: int = 10_000) -> Call[Sealing]:
-    """Seal the events that are not sealed yet, so that a later change shows. For services.
+    """Seal all unsealed events, so that later changes become visible. For services.
 
     Args:
         limit: How many events to seal in this call.
 
     Returns:
-        The last checkpoint, and whether events are left: call again until `is_done`. Source:
-        SQL `keylatch.seal_events`.
+        The last checkpoint, and whether unsealed events are left. Call again until `is_done`.
+        Source: SQL `keylatch.seal_events`.
     """
     return _call("seal_events", read_one, Sealing, locals())
 
 
 def verify_events(*, from_checkpoint: int = 1, limit: int = 100) -> Call[EventVerification]:
-    """Check whether sealed events are as they were written.
+    """Check that no sealed event was changed.
 
     Args:
         from_checkpoint: The number of the first checkpoint to check.
         limit: How many checkpoints to check in this call.
 
     Returns:
-        What was checked, the first thing that does not fit, and where to go on. Source: SQL
+        What was checked, the first mismatch, and the checkpoint to continue with. Source: SQL
         `keylatch.verify_events`.
     """
     return _call("verify_events", read_one, EventVerification, locals())
@@ -405,25 +406,25 @@ def record_usage(
     """Add up how often keys were used and refused. For services; `keylatch.usage` calls it.
 
     Args:
-        uses: Sums of up to 10,000 keys: `uses` counts what was not reported yet, from 1 on.
+        uses: Sums for up to 10,000 keys. `uses` is the unreported count, at least 1.
         refusals: How often each key was refused, by the verdict of `explain`.
 
     Returns:
-        The keys that another report was counting: report those again. Source: SQL
-        `keylatch.record_usage`.
+        The keys that were skipped because another report was counting them. Report these keys
+        again. Source: SQL `keylatch.record_usage`.
     """
     return Call("record_usage", {"batch": usage_batch(uses, refusals or {})}, _read_again)
 
 
 def usage(key_id: UUID | str) -> Call[KeyUsage | None]:
-    """Ask when a key was last used, and how often: approximately. For admins.
+    """Return about how often a key was used, and when last. For admins.
 
     Args:
         key_id: The key.
 
     Returns:
-        What services have reported; `None` if nothing yet, or if the caller does not administer
-        the key. Source: a row of the view `keylatch.key_usage`.
+        What services have reported; `None` if there is no report, or if the caller does not
+        administer the key. Source: a row of the view `keylatch.key_usage`.
     """
     return _call("key_usage", read_optional, KeyUsage, locals())
 
@@ -432,31 +433,31 @@ def usage(key_id: UUID | str) -> Call[KeyUsage | None]:
 
 
 def replay_position() -> Call[ReplayPosition]:
-    """Ask how far this server is in the write-ahead log. For services and admins.
+    """Return this server's position in the write-ahead log. For services and admins.
 
     Returns:
-        The position, and the timeline that it belongs to. Source: SQL
+        The position and its timeline. Source: SQL
         `keylatch.replay_position`.
     """
     return _call("replay_position", read_one, ReplayPosition, {})
 
 
 def wait_for_replicas(*, timeout: timedelta = timedelta(seconds=10)) -> Call[ReplicaWait]:
-    """Wait until the synchronous standbys have replayed all that was committed before the call.
+    """Wait until the synchronous standbys have replayed everything committed before the call.
 
-    Call it after the commit of a revocation: in a transaction that has changed something it
-    waits for nothing, and is refused.
+    Call this after the commit of a revocation. The call is refused in a transaction that has
+    changed something, because the change is not committed yet.
 
     Args:
         timeout: How long to wait at most, up to a minute.
 
     Returns:
-        That all of them have, and how many there are. Source: SQL `keylatch.wait_for_replicas`.
+        How many standbys have replayed it. Source: SQL `keylatch.wait_for_replicas`.
 
     Raises:
-        InvalidArgument: `timeout` is out of its rule, there is no synchronous standby, or the
-            transaction has changed something; `detail` says which.
-        Unavailable: A standby is behind after this time. What was committed stays.
+        InvalidArgument: `timeout` is not in its range, there is no synchronous standby, or the
+            transaction has changed something. `detail` says which.
+        Unavailable: A standby is still behind after `timeout`. Committed changes stay committed.
     """
     return _call("wait_for_replicas", read_one, ReplicaWait, locals())
 
@@ -465,16 +466,16 @@ def wait_for_replicas(*, timeout: timedelta = timedelta(seconds=10)) -> Call[Rep
 
 
 def resolve_session(token: str | Secret, *, extend: bool = False) -> Call[Session | None]:
-    """Ask which open session a token is of. For services, as `resolve`.
+    """Find the open session of a token. For services, as `resolve`.
 
     Args:
-        token: What the visitor's page sent: any text at all.
-        extend: Let the session last its whole lifetime again from now on. Without it, nothing
-            is written.
+        token: The text that the visitor's page sent. Any text is allowed.
+        extend: Restart the session's lifetime from now. Without `extend`, the call writes
+            nothing.
 
     Returns:
-        The session, or `None`: mistyped, expired and closed look alike. Compare its `origin`
-        with that of the request. Source: SQL `keylatch.resolve_session`.
+        The session. `None` if the token is wrong, or the session is expired or closed. Compare
+        its `origin` with the request's `Origin`. Source: SQL `keylatch.resolve_session`.
     """
     return _call("resolve_session", read_optional, Session, locals())
 
@@ -483,26 +484,27 @@ def close_session(token: str | Secret) -> Call[Session]:
     """Close a session at once. For services, as `resolve`.
 
     Args:
-        token: Its token.
+        token: The token of the session.
 
     Returns:
-        The session as it was. Source: SQL `keylatch.close_session`.
+        The session before it was closed. Source: SQL `keylatch.close_session`.
     """
     return _call("close_session", read_one, Session, locals())
 
 
 def attach_subject(token: str | Secret, *, subject: str) -> Call[Session]:
-    """Say who the visitor of a session is, once. For services, as `resolve`.
+    """Store who the visitor of a session is, for good. For services, as `resolve`.
 
     Args:
-        token: Its token.
+        token: The token of the session.
         subject: The application's own id of the visitor, up to 200 characters.
 
     Returns:
-        The session. The same subject again is no error. Source: SQL `keylatch.attach_subject`.
+        The session. Attaching the same subject again is not an error. Source: SQL
+        `keylatch.attach_subject`.
 
     Raises:
-        LatchViolation: The session has another subject already.
+        LatchViolation: The session already has another subject.
     """
     return _call("attach_subject", read_one, Session, locals())
 
@@ -514,7 +516,7 @@ def prune_sessions(*, batch: int = 10_000) -> Call[SessionPruning]:
         batch: How many at most, up to 100,000.
 
     Returns:
-        How many were deleted: call again while it is as many as `batch`. Source: SQL
+        How many sessions were deleted. Call again while this equals `batch`. Source: SQL
         `keylatch.prune_sessions`.
     """
     return _call("prune_sessions", read_one, SessionPruning, locals())
@@ -528,7 +530,7 @@ def end_sessions(key_id: UUID | str, *, reason: str | None = None) -> Call[Sessi
         reason: Why, up to 500 characters, for the audit.
 
     Returns:
-        Since when the key is revoked, and how many sessions ended. Source: SQL
+        When the key was revoked, and how many sessions ended. Source: SQL
         `keylatch.end_sessions`.
     """
     return _call("end_sessions", read_one, SessionEnding, locals())
@@ -548,35 +550,35 @@ def import_keys(
 ) -> Call[ImportReport]:
     """Import keys of another system. For the service key.
 
-    A line that is refused costs no other. The same lines again are safe: an import moves a key
-    towards its end, and never away from it. `keylatch import` does this for a file of any length.
+    A refused line does not affect other lines. Repeating an import is safe: it can revoke,
+    suspend or shorten a key, and never undoes that. `keylatch import` reads a file of any length.
 
     Args:
         lines: Up to 10,000. Each has `workspace_id`, and either `key` in plaintext, or `hash`
             with `alg`. The comment of the SQL function names the other fields.
-        dry_run: Only say what would happen.
+        dry_run: Only report what would happen.
         strict: Import nothing if one line is refused.
-        source: Which table of which system this is, for `finish_import`.
-        import_id: Shared by the batches of one file; `None` for a new one.
-        probes: Up to 20 keys that are tried against the import, also in a dry run. Each has
-            `key`, and perhaps `workspace_id` and `origin`.
+        source: The system and table that the lines come from, for `finish_import`.
+        import_id: The same for all batches of one file; `None` for a new id.
+        probes: Up to 20 keys to try after the import, also in a dry run. Each has `key`, and
+            optionally `workspace_id` and `origin`.
 
     Returns:
         What happened to each line. Source: SQL `keylatch.import_keys`.
 
     Raises:
-        InvalidArgument: There are too many lines, or a value in one cannot be sent at all;
-            `detail` names it, and nothing is imported.
+        InvalidArgument: There are too many lines, or a value in a line cannot be sent. `detail`
+            names the value, and nothing is imported.
     """
     return _call("import_keys", read_one, ImportReport, locals())
 
 
 def declare_scheme(name: str, *, recipe: Mapping[str, object]) -> Call[None]:
-    """Say how another system made its unsalted hashes. Again is safe. For the service key.
+    """Describe how another system makes unsalted hashes. Safe to repeat. For the service key.
 
     Args:
-        name: What a line of an import names it by.
-        recipe: What is done to a presented text. The comment of the SQL function names the words.
+        name: The name by which a line of an import refers to the scheme.
+        recipe: The steps that hash a presented text. The SQL function's comment lists them.
 
     Returns:
         Nothing. Source: SQL `keylatch.declare_scheme`.
@@ -592,31 +594,31 @@ def end_scheme(name: str, *, ends_at: datetime, limit: int = 10_000) -> Call[Ret
 
     Args:
         name: The scheme.
-        ends_at: When its keys expire at the latest; it never moves to a later time.
+        ends_at: When the last of its keys expires. A later call can only choose an earlier time.
         limit: How many keys one call changes.
 
     Returns:
-        How many keys got this end; call it until `is_done`. Source: SQL `keylatch.end_scheme`.
+        How many keys now expire then. Call until `is_done`. Source: SQL `keylatch.end_scheme`.
 
     Raises:
-        InvalidArgument: There is no such scheme, or the time is past, or after its end.
+        InvalidArgument: There is no such scheme, or the time is in the past or too late.
     """
     return _call("end_scheme", read_one, Retirement, locals())
 
 
 def finish_import(source: str, *, import_id: UUID | str, limit: int = 10_000) -> Call[Retirement]:
-    """Revoke the keys of a source that an import did not name. For the service key.
+    """Revoke the keys of a source that are missing in its new import. For the service key.
 
     Args:
-        source: As the batches of the import named it.
-        import_id: As the batches of the import had it.
+        source: The `source` of the import.
+        import_id: The `import_id` of the import.
         limit: How many keys one call revokes.
 
     Returns:
-        How many keys were revoked; call it until `is_done`. Source: SQL `keylatch.finish_import`.
+        How many keys were revoked. Call until `is_done`. Source: SQL `keylatch.finish_import`.
 
     Raises:
-        InvalidArgument: The import named no key of this source.
+        InvalidArgument: The import has no key of this source.
     """
     return _call("finish_import", read_one, Retirement, locals())
 
@@ -626,22 +628,22 @@ def upgrade_key(
 ) -> Call[ResolvedKey | None]:
     """Resolve a legacy key with a salted hash: its first use turns it into a key of keylatch.
 
-    Each call may compute slow hashes: call it where `resolve` found nothing, and limit how often
-    one sender may cause it. For services, as `resolve`.
+    A call may compute slow hashes. Call it only if `resolve` found nothing, and limit how often
+    one sender can cause a call. For services, as `resolve`.
 
     Args:
-        key: What was presented: any text at all.
-        workspace_id: The workspace of the key, if something else than the key names it. Without
-            it, only keys are tried whose beginning the import gave.
+        key: The text that the request presented. Any text is allowed.
+        workspace_id: The workspace of the key, if the request names it. Without a workspace,
+            only keys whose first characters were imported are tried.
         origin: As for `resolve`.
 
     Returns:
-        The key if it is good, else `None`. Source: SQL `keylatch.upgrade_key`.
+        The key if it is active, else `None`. Source: SQL `keylatch.upgrade_key`.
 
     Raises:
-        InvalidArgument: `key` or `origin` is not a text, or `workspace_id` is not a UUID or is
-            needed.
-        TooManyRequests: A limit of the installation is reached.
+        InvalidArgument: `key` or `origin` is not a string, or `workspace_id` is missing or not a
+            UUID.
+        TooManyRequests: A rate limit is reached.
     """
     arguments = {**sent({"key": key, "origin": origin}), "workspace_id": None}
     if workspace_id is not None:
@@ -650,7 +652,7 @@ def upgrade_key(
 
 
 def legacy_keys(workspace_id: UUID | str) -> Call[tuple[LegacyKey, ...]]:
-    """Give the legacy keys of a workspace, whatever their status. For admins.
+    """Return the legacy keys of a workspace, of any status. For admins.
 
     Args:
         workspace_id: The workspace.
@@ -663,14 +665,14 @@ def legacy_keys(workspace_id: UUID | str) -> Call[tuple[LegacyKey, ...]]:
 
 
 def revoke_legacy_key(id: UUID | str, *, reason: str | None = None) -> Call[Revocation]:  # noqa: A002
-    """Revoke a legacy key that waits for its first use. Again is no error. For admins.
+    """Revoke a legacy key before its first use. Repeating is not an error. For admins.
 
     Args:
-        id: The legacy key. If it was upgraded meanwhile, the key that it became is revoked.
+        id: The legacy key. If it was upgraded, the key that replaced it is revoked.
         reason: Why, up to 500 characters, for the audit.
 
     Returns:
-        Since when the key is revoked. Source: SQL `keylatch.revoke_legacy_key`.
+        When the key was revoked. Source: SQL `keylatch.revoke_legacy_key`.
     """
     return _call("revoke_legacy_key", read_one, Revocation, locals())
 
@@ -686,8 +688,8 @@ def _read_places(count: int, rows: Rows) -> tuple[ResolvedKey | None, ...]:
     places = {row.get("position"): row for row in rows}
     if len(rows) != count or set(places) != set(range(1, count + 1)):
         raise UnexpectedAnswer(
-            detail=f"{count} keys were asked for and {len(rows)} answers came",
-            hint="Ask for fewer keys at once, or raise the API's max-rows.",
+            detail=f"{count} keys were sent and {len(rows)} answers came back",
+            hint="Send fewer keys per call, or raise the API's max-rows.",
         )
     found = [places[place] for place in range(1, count + 1)]
     keys = iter(read_all(ResolvedKey, [row for row in found if row.get("key_id") is not None]))
@@ -707,7 +709,7 @@ def _read_found(rows: Rows) -> Key:
     found = read_optional(Key, rows)
     if found is None:
         raise KeyNotFound(
-            detail="You administer no key of this id.",
+            detail="You administer no key with this id.",
             hint="List the keys of the workspace.",
         )
     return found

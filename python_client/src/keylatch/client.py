@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def blocking(describe: Callable[P, calls.Call[T]]) -> Callable[Concatenate[Keylatch, P], T]:
-    """Make the method that makes a call and waits for its answer."""
+    """Build the client method for a call: it waits for the answer."""
 
     @wraps(describe)
     def method(self: Keylatch, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -45,14 +45,14 @@ def blocking(describe: Callable[P, calls.Call[T]]) -> Callable[Concatenate[Keyla
 
 
 class Keylatch(_Base):
-    """The keys of a database, through a connection that the caller made and closes.
+    """The keys of a database, through a connection that the caller opens and closes.
 
-    Every call raises `InvalidArgument` where a value is out of its rule (`detail` names it),
-    `KeyNotFound` or `SessionNotFound` where the id or token that it takes is of none that the
-    caller may see, `KeyNotUsable` where it needs an active key (`reason` says why it is not),
-    `PermissionDenied` where the row policies or grants refuse, `Unavailable` where nothing
-    answers, and `SchemaNotExposed` or `NotInstalled` where the setup is not complete. All are
-    `KeylatchError`. A method names what else it raises.
+    Every call can raise `InvalidArgument` (a value breaks a rule; `detail` names it),
+    `KeyNotFound` or `SessionNotFound` (no such id or token that the caller may see),
+    `KeyNotUsable` (the call needs an active key; `reason` says why it is not active),
+    `PermissionDenied` (the row policies or grants refuse), `Unavailable` (nothing answers), and
+    `SchemaNotExposed` or `NotInstalled` (the setup is not complete). All are `KeylatchError`.
+    Each method lists what else it raises.
     """
 
     _is_async = False

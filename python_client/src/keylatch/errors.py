@@ -1,4 +1,4 @@
-"""Every error that keylatch raises, and the tables that choose one for what a server said."""
+"""Every error that keylatch raises, and the tables that map server errors to these classes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from .secret import mask_keys
 
 
 class KeylatchError(Exception):
-    """The base of all errors of this package, and what is raised where no other class fits.
+    """The base class of all errors of this package. Also raised itself if no other class fits.
 
-    No attribute ever holds a key: what a server said is masked, and what PostgreSQL repeats of
-    its input is left out.
+    No attribute ever holds a key: server messages are masked, and the input values that
+    PostgreSQL quotes are left out.
 
     Attributes:
         slug: The word that programs match on, for example `key_revoked`. Source: the message
             of the database's error, or `default_slug` of the class.
-        sqlstate: The five characters of the SQLSTATE; `None` where no database answered.
+        sqlstate: The five characters of the SQLSTATE; `None` if no database answered.
         detail: One sentence that says what is wrong and names the field, or `None`.
         hint: What to do about it, or `None`.
-        default_slug: The slug of an error of this class that did not bring its own.
+        default_slug: The slug of an error of this class if the server sent none.
     """
 
     default_slug: ClassVar[str] = "database_error"
 
     def __init_subclass__(cls) -> None:
-        """Give a class without a slug that of its name: `key_not_found` for `KeyNotFound`."""
+        """Derive a missing `default_slug` from the name: `key_not_found` for `KeyNotFound`."""
         if "default_slug" not in vars(cls):
             cls.default_slug = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
@@ -43,7 +43,7 @@ class KeylatchError(Exception):
         self.sqlstate = sqlstate
         self.detail = detail
         self.hint = hint
-        # All of them as arguments, for the repr.
+        # Exception keeps its arguments for the repr.
         super().__init__(self.slug, sqlstate, detail, hint)
 
     def __str__(self) -> str:
@@ -53,11 +53,11 @@ class KeylatchError(Exception):
 
 
 class KeyNotFound(KeylatchError):
-    """There is no such key, or it is not yours to see."""
+    """There is no such key, or the caller may not see it."""
 
 
 class KeyNotUsable(KeylatchError):
-    """The call needs an active key, and this one is rotated, revoked, expired or suspended."""
+    """The call needs an active key, but this key is rotated, revoked, expired or suspended."""
 
     @property
     def reason(self) -> str:
@@ -66,11 +66,11 @@ class KeyNotUsable(KeylatchError):
 
 
 class LatchViolation(KeylatchError):
-    """The latch held: a change was tried that the database allows to nobody."""
+    """The latch refused a change that the database allows to nobody."""
 
 
 class InvalidArgument(KeylatchError, ValueError):
-    """A value is out of its rule; `detail` names the field and does not repeat the value."""
+    """A value breaks a rule. `detail` names the field and does not repeat the value."""
 
     @classmethod
     def of(cls, field: str, problem: str, hint: str | None = None) -> Self:
@@ -78,21 +78,21 @@ class InvalidArgument(KeylatchError, ValueError):
 
         Args:
             field: The argument's name.
-            problem: What is wrong with it, to be read after the name; never the value.
+            problem: What is wrong, worded to follow the name; never the value.
             hint: What to do.
 
         Returns:
-            The error, to be raised.
+            The error for the caller to raise.
         """
         return cls(detail=f"{field} {problem}", hint=hint)
 
 
 class PermissionDenied(KeylatchError):
-    """The row policies, the grants or the gateway refuse this user; a token may have expired."""
+    """The row policies, the grants or the gateway refused this user, or the token has expired."""
 
 
 class Unavailable(KeylatchError):
-    """No answer: no connection, a time-out, an overload, or a server that failed.
+    """No answer: no connection, a timeout, an overload, or a server failure.
 
     It is unknown whether a call that writes took effect. Look before you repeat an `issue` or a
     `rotate`. A `revoke` can be repeated.
@@ -100,7 +100,7 @@ class Unavailable(KeylatchError):
 
 
 class TooManyRequests(Unavailable):
-    """A limit of the installation is reached; `detail` says for how many seconds."""
+    """A rate limit is reached. `detail` says how many seconds to wait."""
 
 
 class SessionNotFound(KeylatchError):
@@ -108,26 +108,26 @@ class SessionNotFound(KeylatchError):
 
 
 class AdoptionNotReady(KeylatchError):
-    """A step of moving a column off plaintext cannot be done yet; `detail` says what is missing."""
+    """A step of an adoption cannot run yet. `detail` says what is missing."""
 
 
 class SchemaNotExposed(KeylatchError):
-    """PostgREST does not serve the schema `keylatch`; `hint` names the setting."""
+    """PostgREST does not serve the schema `keylatch`. `hint` names the setting."""
 
 
 class NotInstalled(KeylatchError):
-    """The database has no keylatch, not the module of the call, or one that is too old.
+    """The database lacks keylatch or the module of the call, or has a version that is too old.
 
-    `detail` names what is missing, `hint` the command that adds it.
+    `detail` names what is missing. `hint` names the command that adds it.
     """
 
 
 class UnexpectedAnswer(KeylatchError):
-    """Something answered that is not the keylatch schema: a wrong URL, or a foreign function."""
+    """The answer did not come from keylatch: a wrong URL, or another function of that name."""
 
 
 class UnreadableRow(KeylatchError):
-    """A value of one row of a list cannot be read by Python; all else of the list can."""
+    """Python cannot read one value of a row. All other values and rows are readable."""
 
 
 _SLUGS: dict[type[KeylatchError], str] = {
@@ -147,8 +147,8 @@ _SLUGS: dict[type[KeylatchError], str] = {
 CLASS_BY_SLUG = {slug: kind for kind, slugs in _SLUGS.items() for slug in slugs.split()}
 """The class of each slug that the database raises. Source: section 6 of the contract."""
 
-# What PostgreSQL and PostgREST say themselves, by the whole code or its first two characters; and
-# what a gateway says, and the HTTP part of a code of keylatch.
+# Codes of PostgreSQL and PostgREST, whole or the first two characters; and HTTP statuses, of a
+# gateway or in the last three characters of a keylatch code.
 _CODES: dict[type[KeylatchError], str] = {
     InvalidArgument: "22 23502 23514 54 HTTP400 HTTP413 HTTP422",
     KeyNotFound: "HTTP404",
@@ -161,7 +161,7 @@ _CODES: dict[type[KeylatchError], str] = {
 }
 _CLASS_BY_CODE = {code: kind for kind, codes in _CODES.items() for code in codes.split()}
 
-# PostgreSQL says the same of every function and table; only ours are not installed.
+# PostgreSQL uses these for every missing function and table. `NotInstalled` is only for ours.
 _MISSING = ("42883", "42P01", "3F000")
 _OURS = re.compile(r"\bkeylatch\b|\bkeylatch_internal\b")
 _SLUG = re.compile(r"[a-z][a-z0-9_]{2,62}")
@@ -178,16 +178,16 @@ def error_for(
     status: int | None = None,
     arguments: Mapping[str, object] | None = None,
 ) -> KeylatchError:
-    """Turn what a server said into the error to raise.
+    """Turn a server's error into the error to raise.
 
     Args:
-        message: The message: a slug where keylatch speaks, prose of PostgreSQL, PostgREST or a
-            gateway where they do.
+        message: The message: a slug if keylatch raised the error, prose if PostgreSQL, PostgREST
+            or a gateway did.
         code: A SQLSTATE, a code of PostgREST (`PGRST…`), or `None`.
         detail: The detail that came with it.
         hint: The hint that came with it.
-        status: The HTTP status, where there was one.
-        arguments: What the call sent, to name the argument that PostgreSQL could not read.
+        status: The HTTP status, if there was one.
+        arguments: What the call sent, to find the argument that PostgreSQL could not read.
 
     Returns:
         The error; every text in it is masked.
@@ -196,7 +196,7 @@ def error_for(
     for name, value in (arguments or {}).items():
         # PostgreSQL quotes what it could not read.
         if code == "22P02" and isinstance(value, str) and f': "{value}"' in (message or ""):
-            return InvalidArgument(None, code, f"{name} cannot be read as the type that it has")
+            return InvalidArgument(None, code, f"{name} is not a valid value of its type")
     message, detail, hint = (mask_keys(text or "").strip() for text in (message, detail, hint))
     if _OWN_STATE.fullmatch(code) or message in CLASS_BY_SLUG:
         return _own_error(message, code, detail, hint)
@@ -216,27 +216,27 @@ def error_for(
 
 
 def _own_error(message: str, code: str, detail: str, hint: str) -> KeylatchError:
-    """Choose by slug, and where this client does not know it yet, by the HTTP part."""
+    """Choose the class by slug, or by the HTTP part of the code if the slug is not known."""
     kind = CLASS_BY_SLUG.get(message)
     if kind is None:
         kind = _class_by_status(int(code[2:]))
     if _SLUG.fullmatch(message):
         return kind(message, code, detail or None, hint or None)
-    # Someone else's trigger, which wrote prose where keylatch writes a slug.
+    # An error of the user's own trigger: prose in place of keylatch's slug.
     sentence = ": ".join(part for part in (message, detail) if part)
     return kind(None, code, sentence or None, hint or None)
 
 
 def _class_of(code: str, sqlstate: str | None, status: int | None) -> type[KeylatchError]:
-    """Choose where keylatch itself did not speak."""
+    """Choose the class of an error that keylatch itself did not raise."""
     known = _CLASS_BY_CODE.get(code) or _CLASS_BY_CODE.get(code[:2])
     if known is not None:
         return known
-    # An SQLSTATE has one class over every transport, so the HTTP status has no say in it.
+    # An SQLSTATE has the same class over every transport, so the HTTP status does not matter.
     if sqlstate is not None or status is None:
         return KeylatchError
     kind = _class_by_status(status)
-    # These statuses speak of a key only where the database says so.
+    # These statuses are about a key only if the database raised them.
     if kind in (KeyNotFound, KeyNotUsable, KeylatchError):
         return KeylatchError if code else UnexpectedAnswer
     return kind
@@ -247,7 +247,7 @@ def _class_by_status(status: int) -> type[KeylatchError]:
 
 
 def _without_input(code: str, message: str) -> str:
-    """Drop what may repeat a value: class 22 quotes it, further lines and details list rows."""
+    """Drop what may repeat a value: class 22 quotes it, and later lines and details list rows."""
     if code.startswith("22"):
         return f"a value cannot be read as the type of its argument (SQLSTATE {code})"
     return _first_line(message) or "no reason was given"

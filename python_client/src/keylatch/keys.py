@@ -1,4 +1,4 @@
-"""The format of a key, read without a database: hash, comparison, parts and checksum."""
+"""The key format, without a database: hash, fingerprint, comparison, parts and checksum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .errors import InvalidArgument
 from .secret import Secret
 
 ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-"""The 58 characters of body and check: none of 0, O, I and l, one word for a double click."""
+"""The 58 characters of body and check. None of them is 0, O, I or l."""
 
 _CHECK_LENGTH = 6
 _FORMAT = re.compile(
@@ -22,12 +22,12 @@ _KINDS = {"pk": "publishable", "sk": "secret"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedKey:
-    """What a key says about itself.
+    """The parts that a key's text consists of.
 
-    Source: the text of the key alone. Whether it was ever issued, only the database knows.
+    Source: the text of the key alone. Only the database knows whether the key was ever issued.
 
     Attributes:
-        prefix: Whose key it is, `wk` unless the issuer chose another.
+        prefix: The first word of the key: `wk` unless the issuer chose another prefix.
         kind: `publishable` or `secret`.
         environment: `live` or `test`.
     """
@@ -40,16 +40,16 @@ class ParsedKey:
 def hash_key(key: str | Secret) -> bytes:
     """Hash a key as the database does.
 
-    A fast hash is right here: a body holds 175 bits, so there is nothing to guess.
+    A fast hash is enough: the body has 175 random bits, so nobody can guess a key.
 
     Args:
         key: The whole key.
 
     Returns:
-        SHA-256 of its UTF-8, 32 bytes. Source: `keylatch.hash_key(text)` gives the same.
+        SHA-256 of the key as UTF-8, 32 bytes. SQL `keylatch.hash_key(text)` returns the same.
 
     Raises:
-        InvalidArgument: It is not a text, or has a lone surrogate.
+        InvalidArgument: The key is not a string, or has a lone surrogate.
     """
     digest = _digest(key)
     if digest is None:
@@ -58,10 +58,10 @@ def hash_key(key: str | Secret) -> bytes:
 
 
 def fingerprint(key: str | Secret) -> str:
-    """Give the fingerprint of a text, for logs: compare it with `Key.fingerprint`.
+    """Return the fingerprint of a text, for logs. Compare it with `Key.fingerprint`.
 
-    It opens nothing, and it tells which text a service got: the stored key has the same
-    fingerprint, or the text is another one.
+    The fingerprint shows whether a service received the stored key: if the fingerprints differ,
+    the text is another one. Nobody can use a fingerprint as a key.
 
     Args:
         key: The whole text that was presented.
@@ -70,7 +70,7 @@ def fingerprint(key: str | Secret) -> str:
         The first 8 hex characters of its hash. Source: `hash_key`.
 
     Raises:
-        InvalidArgument: It is not a text, or has a lone surrogate.
+        InvalidArgument: The key is not a string, or has a lone surrogate.
     """
     return hash_key(key).hex()[:8]
 
@@ -83,10 +83,10 @@ def matches_hash(key: str | Secret, key_hash: bytes) -> bool:
         key_hash: The stored hash, 32 bytes. Source: `hash_key`.
 
     Returns:
-        Whether the hash is that of the key; false for a text that cannot be hashed.
+        Whether the hash belongs to the key; false for a text that cannot be hashed.
 
     Raises:
-        InvalidArgument: `key` is not a text, or `key_hash` is not bytes.
+        InvalidArgument: `key` is not a string, or `key_hash` is not bytes.
     """
     if not isinstance(key_hash, bytes):
         raise InvalidArgument.of("key_hash", f"is {type(key_hash).__name__}, not bytes")
@@ -95,7 +95,7 @@ def matches_hash(key: str | Secret, key_hash: bytes) -> bool:
 
 
 def parse_key(text: str | Secret) -> ParsedKey:
-    """Take a key apart and test its checksum; no network, no database.
+    """Split a key into its parts and check its checksum, without a database.
 
     Args:
         text: The whole key and nothing else: a space or a newline around it is refused.
@@ -105,7 +105,7 @@ def parse_key(text: str | Secret) -> ParsedKey:
 
     Raises:
         InvalidArgument: The text is not a key (`detail` says `malformed`) or was mistyped
-            (`detail` says `checksum`). The text itself is never repeated.
+            (`detail` says `checksum`). The message never repeats the text.
     """
     parts = _take_apart(text)
     if parts is None:
@@ -124,8 +124,8 @@ def parse_key(text: str | Secret) -> ParsedKey:
     return ParsedKey(prefix=prefix, kind=_KINDS[kind], environment=environment)
 
 
-# The two below are functions of their own so that the frame that raises holds no plain key: a
-# traceback may print the locals of every frame on its way.
+# The next two functions keep the plaintext key out of the frame that raises: a traceback may
+# print the local variables of every frame.
 
 
 def _digest(key: str | Secret) -> bytes | None:
@@ -136,7 +136,7 @@ def _digest(key: str | Secret) -> bytes | None:
 
 
 def _take_apart(key: str | Secret) -> tuple[str, str, str, bool] | None:
-    """Give prefix, pk or sk, environment, and whether the checksum holds."""
+    """Return prefix, pk or sk, environment, and whether the checksum is right."""
     text = _plain(key)
     match = _FORMAT.fullmatch(text)
     if match is None:
@@ -150,5 +150,5 @@ def _plain(key: str | Secret) -> str:
     if isinstance(key, Secret):
         return key.reveal()
     if not isinstance(key, str):
-        raise InvalidArgument.of("key", f"is {type(key).__name__}, not a text")
+        raise InvalidArgument.of("key", f"is {type(key).__name__}, not a string")
     return key

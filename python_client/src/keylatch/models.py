@@ -1,4 +1,4 @@
-"""What the calls give back: frozen dataclasses."""
+"""The results of the calls: frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from .secret import Secret
 
 
 class ReadOnlyDict(dict[str, Any]):
-    """The metadata of a key: a dict for every reader and for `json.dumps`, and not for writing.
+    """The metadata of a key: a dict that can be read and passed to `json.dumps`, but not changed.
 
-    Only the first level is closed. Source: the `metadata` column, a JSON object.
+    Only the first level is read-only. Source: the `metadata` column, a JSON object.
     """
 
     __slots__ = ()
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError("metadata of a result does not change; write dict(metadata) for a copy")
+        raise TypeError("metadata of a result is read-only; make a copy with dict(metadata)")
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Pickle and copy would else fill it item by item, which is refused.
+        # By default, pickle and copy would add item by item, which is refused.
         return (type(self), (dict(self),))
 
 
 class Row:
     """A row of an answer.
 
-    In a list, a value that Python cannot read costs no other value and no other row: it is left
-    out, and whoever uses it gets `UnreadableRow`.
+    If Python cannot read a value of a list, the value is left out, and using it raises
+    `UnreadableRow`. All other values and rows can be used.
     """
 
     __slots__ = ()
 
-    # Type checkers would take any name for an attribute.
+    # Hidden from type checkers, which would otherwise accept any attribute name.
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
-            """Refuse a value that was left out; Python asks here for what is not there."""
+            """Raise for a value that was left out. Python calls this for missing attributes."""
             kind = type(self)
             if name not in kind.__dataclass_fields__:
                 raise AttributeError(f"{kind.__name__} has no attribute {name}")
@@ -56,7 +56,7 @@ class Row:
                     break
             raise UnreadableRow(
                 detail=f"{name} of the {kind.__name__} {id_} cannot be read",
-                hint="Write a value that Python can read, in SQL.",
+                hint="Replace the value in SQL by a value that Python can read.",
             )
 
 
@@ -103,7 +103,7 @@ class Key(Row):
     superseded_at: datetime | None  #: When a rotation with grace replaced it, UTC.
     revoked_at: datetime | None  #: When the key was revoked, UTC.
     revoked_by: UUID | None  #: The user who revoked it; `None` for a service.
-    revoke_reason: str | None  #: Why, in the words of who revoked it.
+    revoke_reason: str | None  #: The reason that the caller of the revocation gave.
     rotated_from: UUID | None  #: The key that this one succeeds.
     created_at: datetime  #: When the key was made, UTC.
     created_by: UUID | None  #: The user who made it; `None` for a service.
@@ -117,8 +117,8 @@ class Revocation(Row):
     """What a revocation did. Source: `revoke_key`."""
 
     id: UUID  #: The key.
-    revoked_at: datetime  #: Since when the key is revoked, UTC, by the server's clock.
-    already_revoked: bool  #: Whether it was revoked before this call, which then changed nothing.
+    revoked_at: datetime  #: When the key was revoked, UTC, by the server's clock.
+    already_revoked: bool  #: Whether it was revoked before; then this call changed nothing.
     #: The other keys of its rotation family that this call revoked.
     also_revoked: tuple[UUID, ...]
 
@@ -133,7 +133,7 @@ class Retirement(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedKey(Row):
-    """The active key that a text is. Source: `resolve_key`."""
+    """The active key of a presented text. Source: `resolve_key`."""
 
     key_id: UUID  #: The key.
     workspace_id: UUID  #: The workspace that the request belongs to.
@@ -147,23 +147,23 @@ class ResolvedKey(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation(Row):
-    """Why a text resolves or does not. Source: `explain_key`."""
+    """Why a text resolves or not. Source: `explain_key`."""
 
-    #: The first that applies of `malformed`, `checksum_failed`, `unknown`, `revoked`, `expired`,
-    #: `suspended`, `secret_in_browser`, `origin_required`, `origin_denied`, `valid`.
+    #: `malformed`, `checksum_failed`, `unknown`, `revoked`, `expired`, `suspended`,
+    #: `secret_in_browser`, `origin_required`, `origin_denied` or `valid`: the first that applies.
     verdict: str
     detail: str | None  #: Why, in a sentence.
     hint: str | None  #: What to do.
     key_id: UUID | None  #: The key; `None` if none was found.
-    #: The first 8 hex characters of the hash of the text. If `Key.fingerprint` differs, the stored
-    #: key is another one.
+    #: The first 8 hex characters of the text's hash. If it differs from `Key.fingerprint`, the
+    #: text is not the stored key.
     fingerprint: str
     expires_at: datetime | None  #: When the key expires or expired, UTC; `None` for never.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation(Row):
-    """Which database this is: compare it between two services. Source: `installation`."""
+    """Identifies the database, for comparing two services. Source: `installation`."""
 
     id: UUID  #: Made when the schema was installed. A copy of the database has the same id.
     schema_version: str  #: The version of the keylatch schema.
@@ -171,11 +171,11 @@ class Installation(Row):
     installed_at: datetime  #: When the schema was installed, UTC.
     database_name: str  #: The name of the database.
     database_oid: int  #: Its number in the PostgreSQL cluster.
-    #: The PostgreSQL cluster: the same on primary and replica, another one where a dump was
-    #: restored.
+    #: The PostgreSQL cluster: equal on primary and replica, different after a dump was restored
+    #: into another cluster.
     system_identifier: str
     is_replica: bool  #: Whether this server is a read replica.
-    #: How far the replica is behind, in seconds; 0 on a primary, `None` if the replica cannot tell.
+    #: How far the replica is behind, in seconds; 0 on a primary, `None` if it is not known.
     replica_lag_seconds: float | None
 
 
@@ -186,15 +186,15 @@ class KeyEvent(Row):
     id: UUID  #: Names the event.
     workspace_id: UUID  #: The workspace of the key.
     key_id: UUID  #: The key.
-    event: str  #: A word, such as `issued`; the comment of the view lists all of them.
+    event: str  #: The kind of event, such as `issued`. The comment of the view lists all kinds.
     occurred_at: datetime  #: When, UTC, by the server's clock.
     user_id: UUID | None  #: The signed-in user; `None` if there was none.
-    role: str  #: The role that the session had taken.
-    login: str  #: The role that had logged in.
-    address: str | None  #: Where the request came from, as the request itself says: no proof.
+    role: str  #: The role that the session used.
+    login: str  #: The role that logged in.
+    address: str | None  #: The sender's address. The request claims it; it is not verified.
     agent: str | None  #: Its User-Agent, or the session's `application_name`.
-    reason: str | None  #: Why, of a revocation.
-    #: Old and new of each public field that changed, by its name; of `metadata` a digest.
+    reason: str | None  #: Why the key was revoked, for a revocation.
+    #: The old and new value of each public field that changed; for `metadata`, digests.
     changes: Mapping[str, Any] = field(hash=False)
     checkpoint: int | None  #: The checkpoint that seals the event; `None` until it is sealed.
 
@@ -205,26 +205,26 @@ class Sealing(Row):
 
     checkpoint: int | None  #: The last checkpoint that this call made; `None` if it made none.
     events: int  #: How many events this call sealed.
-    is_done: bool  #: Whether no unsealed event is left that the call could see.
+    is_done: bool  #: Whether no unsealed event that the call could see is left.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventVerification(Row):
-    """Whether sealed events are as they were written. Source: `verify_events`."""
+    """Whether no sealed event was changed. Source: `verify_events`."""
 
-    is_intact: bool  #: Whether all that was checked fits.
+    is_intact: bool  #: Whether every checkpoint that was checked matches its events.
     checkpoints: int  #: How many checkpoints were checked.
     events: int  #: How many events were checked.
     unsealed: int  #: How many events are not sealed yet.
-    next_checkpoint: int | None  #: The checkpoint to go on with; `None` if all are checked.
-    broken_checkpoint: int | None  #: The first checkpoint that does not fit; `None` if all fit.
-    problem: str | None  #: What is wrong with it.
-    digest: str | None  #: The digest of the last checkpoint that was checked and fits, in hex.
+    next_checkpoint: int | None  #: The checkpoint to continue with; `None` if all are checked.
+    broken_checkpoint: int | None  #: The first checkpoint that does not match, or `None`.
+    problem: str | None  #: What is wrong with the broken checkpoint.
+    digest: str | None  #: The digest of the last checkpoint that matches, in hex.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyUsage(Row):
-    """When a key was last used and how often, as services reported it. Source: `key_usage`."""
+    """How often a key was used, and when last, as services reported. Source: `key_usage`."""
 
     key_id: UUID  #: The key.
     last_used_at: datetime  #: The last use that was reported, UTC.
@@ -233,23 +233,23 @@ class KeyUsage(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayPosition(Row):
-    """How far a server is in the write-ahead log. Source: `replay_position`."""
+    """A server's position in the write-ahead log. Source: `replay_position`."""
 
     system_identifier: str  #: The PostgreSQL cluster.
     #: The timeline of the position. Positions of two timelines cannot be compared. `None` if a
-    #: replica receives no stream: it is not fresh.
+    #: replica receives no stream; the replica is then not up to date.
     timeline: int | None
     is_replica: bool  #: Whether the server is a read replica.
-    #: How far it is, in bytes: what a primary has flushed or a replica replayed. `None` if the
-    #: server cannot tell.
+    #: The position in bytes: what a primary has flushed, or a replica has replayed. `None` if it
+    #: is not known.
     position: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaWait(Row):
-    """What a call of `wait_for_replicas` waited for. Source: `wait_for_replicas`."""
+    """The replicas that `wait_for_replicas` waited for. Source: `wait_for_replicas`."""
 
-    #: Whether all synchronous standbys have replayed what was committed before.
+    #: Whether all synchronous standbys have replayed what was committed before the call.
     is_synchronous: bool
     waited_for: int  #: How many synchronous standbys there are.
 
@@ -258,7 +258,7 @@ class ReplicaWait(Row):
 class Session(Row):
     """A visitor's session as the application sees it. Source: `resolve_session`."""
 
-    session_id: UUID  #: Names the session where the token must not stand.
+    session_id: UUID  #: Names the session in logs and tables, where the token must not appear.
     workspace_id: UUID  #: The workspace of its key.
     key_id: UUID  #: The key that opened the session, active or not.
     origin: str  #: The origin of the page that opened it.
@@ -278,14 +278,14 @@ class SessionEnding(Row):
     """What a call of `end_sessions` did. Source: `end_sessions`."""
 
     id: UUID  #: The key.
-    revoked_at: datetime  #: Since when the key is revoked, UTC, by the server's clock.
+    revoked_at: datetime  #: When the key was revoked, UTC, by the server's clock.
     already_revoked: bool  #: Whether it was revoked before this call.
     ended: int  #: How many open sessions this call ended, counted up to 100,000.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegacyKey(Row):
-    """A key that was imported with a salted hash: it waits for its first use, or has waited.
+    """A key that was imported with a salted hash. Its first use upgrades it.
 
     Source: a row of `keylatch.legacy_keys`.
     """
@@ -311,23 +311,23 @@ class ImportOutcome(Row):
     """What happened to one line of an import. Source: `import_keys`."""
 
     position: int  #: The place of the line in its batch, from 1.
-    #: `imported` (a key now), `waiting` (a legacy key until its first use), `moved` (a known key
-    #: that the line brought closer to its end), `changed` (its label or scopes), `exists` (a known
-    #: key that stays as it is) or `refused`.
+    #: `imported` (a key now), `waiting` (a legacy key until its first use), `moved` (a known key:
+    #: the line revoked it, suspended it or shortened its life), `changed` (its label or scopes),
+    #: `exists` (a known key, not changed) or `refused`.
     outcome: str
-    key_id: UUID | None  #: The key; `None` for a refused line, and where a dry run would make it.
-    slug: str | None  #: Why it was refused, for programs; else `None`.
-    detail: str | None  #: Why it was refused, or what is to be known of the key, in a sentence.
+    key_id: UUID | None  #: The key; `None` for a refused line, and for a new key in a dry run.
+    slug: str | None  #: Why the line was refused, for programs; else `None`.
+    detail: str | None  #: Why the line was refused, or a note about the key.
     hint: str | None  #: What to do about a refused line.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportProbe(Row):
-    """What a key that was tried with an import would get. Source: `import_keys`."""
+    """The verdict on a key that was tried after an import. Source: `import_keys`."""
 
     position: int  #: The place of the key among the probes, from 1.
     verdict: str  #: As `Explanation.verdict`.
-    key_id: UUID | None  #: The key that it is; `None` if it is none.
+    key_id: UUID | None  #: The key that was found, or `None`.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,10 +336,10 @@ class ImportReport(Row):
 
     imported: int  #: How many lines became keys.
     waiting: int  #: How many lines became legacy keys that wait for their first use.
-    moved: int  #: How many lines brought a known key closer to its end.
-    existing: int  #: How many lines were known keys that stay as they are.
+    moved: int  #: How many lines revoked, suspended or shortened a known key.
+    existing: int  #: How many lines were known keys and changed nothing.
     refused: int  #: How many lines were refused.
-    lines: tuple[ImportOutcome, ...]  #: What happened to each, in their order.
+    lines: tuple[ImportOutcome, ...]  #: What happened to each line, in order.
     changed: int  #: How many lines changed the label or the scopes of a known key.
-    import_id: UUID  #: The import; batches of one file share it.
-    probes: tuple[ImportProbe, ...]  #: What each probe would get.
+    import_id: UUID  #: The import; the same for all batches of one file.
+    probes: tuple[ImportProbe, ...]  #: The verdict on each probe.

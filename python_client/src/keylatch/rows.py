@@ -1,4 +1,4 @@
-"""How an answer is read: rows of JSON, field by field into the dataclasses of `models`."""
+"""How an answer is read: rows of JSON become the dataclasses of `models`, field by field."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ T = TypeVar("T")
 
 
 def read_one(model: type[T], rows: Iterable[Mapping[str, object]]) -> T:
-    """Read the answer of a call that gives one row. `NotInstalled` says that a field is missing."""
+    """Read an answer of exactly one row. Raise `NotInstalled` if a field is missing."""
     found = tuple(rows)
     if len(found) != 1:
-        raise UnexpectedAnswer(detail=f"{len(found)} rows came where one {model.__name__} should")
+        raise UnexpectedAnswer(detail=f"the answer has {len(found)} rows, not one {model.__name__}")
     return _read(model, found[0], whole=True)
 
 
 def read_optional(model: type[T], rows: Iterable[Mapping[str, object]]) -> T | None:
-    """Read the answer of a call that gives one row or none."""
+    """Read an answer of one row or none."""
     rows = tuple(rows)
     return read_one(model, rows) if rows else None
 
 
 def read_all(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, ...]:
-    """Read any number of rows, each for itself: see `Row`."""
+    """Read any number of rows. An unreadable value does not affect other rows: see `Row`."""
     return tuple(_read(model, row, whole=False) for row in rows)
 
 
 def read_each_once(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, ...]:
-    """As `read_all`, of rows with an id: pages overlap if a row was made between them."""
+    """Like `read_all`, but each id once: pages overlap if a row was made between them."""
     return read_all(model, {str(row.get("id")): row for row in rows}.values())
 
 
@@ -56,10 +56,10 @@ def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
             unreadable.append((name, kind))
     if not unreadable:
         return model(**values)
-    # Out of the except block: what Python says of an unreadable value repeats the value.
+    # Outside the except block: Python's own error would repeat the unreadable value.
     if whole:
         name, kind = unreadable[0]
-        raise UnexpectedAnswer(detail=f"{name} of {model.__name__} is not readable as {kind}")
+        raise UnexpectedAnswer(detail=f"{name} of {model.__name__} cannot be read as {kind}")
     made = object.__new__(model)
     for name, value in values.items():
         object.__setattr__(made, name, value)
@@ -73,7 +73,7 @@ def _fields_of(model: Hashable) -> list[tuple[str, str, Callable[[object], objec
 
 
 def _reader(kind: str) -> Callable[[object], object]:
-    """Give what reads a value by the annotation of its field, so that a field is described once."""
+    """Choose how to read a value by its field's annotation, so that a field is described once."""
     if kind.endswith(" | None"):
         some = _reader(kind.removesuffix(" | None"))
         return lambda value: None if value is None else some(value)
@@ -85,7 +85,7 @@ def _reader(kind: str) -> Callable[[object], object]:
 
 
 def _checked(kind: Any, value: object) -> Any:
-    # A bool is an int to Python, and no number to JSON.
+    # In Python a bool is an int; in JSON it is not a number.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError
     return value
@@ -95,11 +95,11 @@ def _time(text: str) -> datetime:
     time = datetime.fromisoformat(text)
     if time.utcoffset() is None:
         raise ValueError
-    # One zone, whatever the session's, so that the same time is also printed the same.
+    # Always UTC, whatever the session's time zone, so that equal times print equally.
     return time.astimezone(UTC)
 
 
-# By the annotation: the type that JSON has for it, and what makes the value of it.
+# For each annotation: the type in JSON, and the function that makes the Python value.
 _READERS: dict[str, tuple[Any, Callable[[Any], object]]] = {
     "Secret": (Secret, lambda value: value),
     "str": (str, str),

@@ -1,4 +1,4 @@
-"""Keep a key out of whatever prints it: `Secret` for one value, `mask_keys` for a text."""
+"""Keep keys out of printed output: `Secret` wraps one key, `mask_keys` masks keys in a text."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import hmac
 import re
 from typing import NoReturn, final
 
-# Wider than the format on purpose: a mistyped key in a message must be masked too; and so must the
-# token of a session.
+# Wider than the key format on purpose: mistyped keys and session tokens must be masked too.
 _KEY_SHAPED = re.compile(r"([a-z][a-z0-9]{1,11}_(?:(?:pk|sk)_(?:live|test)|st)_)([0-9A-Za-z]+)")
 _WHOLE = 36
 
 
 def mask_keys(text: str) -> str:
-    """Replace everything in a text that has the shape of a key by what people may see of it.
+    """Replace each key in a text, and everything shaped like a key, by its masked key.
 
     Args:
         text: Any text, for example an error message of a server.
 
     Returns:
-        The text, each key in it replaced by its masked key: `wk_sk_live_...abcd`. Of a key that
-        was cut, not even the end is left.
+        The text with masked keys: `wk_sk_live_...abcd`. A truncated key loses its last 4
+        characters too.
     """
     return _KEY_SHAPED.sub(_mask, text)
 
@@ -31,11 +30,11 @@ def _mask(match: re.Match[str]) -> str:
 
 @final
 class Secret:
-    """A key that no repr, string, log line, pickle or traceback shows.
+    """A key that is hidden in every repr, string, log line, pickle and traceback.
 
-    Only `reveal` gives the value. Two secrets are equal when their values are, compared in
-    constant time; a secret never equals a string. Copies within the process keep the value. A
-    pickle does not carry it, because pickles end up in caches and queues.
+    Only `reveal` gives the value. Two secrets are equal if their values are equal, compared in
+    constant time. A secret never equals a string. Copies within the process keep the value. A
+    pickle leaves the value out, because pickles end up in caches and queues.
 
     Source: `IssuedKey.key`.
     """
@@ -50,18 +49,18 @@ class Secret:
         object.__setattr__(self, "_value", value)
 
     def reveal(self) -> str:
-        """Give the value itself; keep it out of logs from here on.
+        """Return the value in plaintext. Keep it out of logs from here on.
 
         Returns:
             The text that the secret was made from.
 
         Raises:
-            RuntimeError: This secret came out of a pickle, which does not carry the value.
+            RuntimeError: This secret was unpickled, and a pickle does not carry the value.
         """
         if self._value is None:
             raise RuntimeError(
-                "this Secret came out of a pickle, and a pickle does not carry the value: "
-                "pass on what reveal() gives instead"
+                "this Secret was unpickled, and a pickle does not carry the value: "
+                "pass on the result of reveal() instead"
             )
         return self._value
 
@@ -91,10 +90,10 @@ class Secret:
         return object.__hash__(self) if self._value is None else hash((Secret, self._value))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("a Secret does not change")
+        raise AttributeError("a Secret cannot be changed")
 
     def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError("a Secret does not change")
+        raise AttributeError("a Secret cannot be changed")
 
     def __copy__(self) -> Secret:
         return self
@@ -110,7 +109,7 @@ class Secret:
 
 
 def _sealed() -> Secret:
-    """Make the secret without a value that stands in an unpickled object."""
+    """Make a secret without a value, for an unpickled object."""
     secret = object.__new__(Secret)
     object.__setattr__(secret, "_value", None)
     return secret

@@ -1,4 +1,4 @@
-"""`UsageRecorder` and `AsyncUsageRecorder`: count uses in memory, and report sums now and then."""
+"""`UsageRecorder` and `AsyncUsageRecorder`: count uses in memory, and report sums in batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .models import Explanation, KeyUsage, ResolvedKey
 __all__ = ["AsyncUsageRecorder", "KeyUsage", "UsageRecorder"]
 
 _log = logging.getLogger(__name__)
-# What one report may hold; see SQL `keylatch.record_usage`.
+# The limit of SQL `keylatch.record_usage`.
 _LARGEST_REPORT = 10_000
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -40,11 +40,11 @@ class _Count:
 
 
 class _Counts:
-    """Sums by key that were not reported yet."""
+    """The unreported sums of each key."""
 
     def __init__(self, every: timedelta, size: int) -> None:
         if not timedelta(milliseconds=10) <= every <= timedelta(days=1):
-            raise InvalidArgument.of("every", "is not from 10 milliseconds to a day")
+            raise InvalidArgument.of("every", "is not between 10 milliseconds and a day")
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST_REPORT:
             raise InvalidArgument.of("size", f"is not a number from 1 to {_LARGEST_REPORT}")
         self.every = every.total_seconds()
@@ -56,18 +56,18 @@ class _Counts:
         return len(self._counts)
 
     def use(self, key: ResolvedKey | UUID) -> bool:
-        """Count a use; tell whether it is time for a report."""
+        """Count a use. Return whether a report is due."""
         key_id = key.key_id if isinstance(key, ResolvedKey) else key
         return self._add({key_id: _Count(uses=1, last_used_at=datetime.now(UTC))})
 
     def refuse(self, explanation: Explanation) -> bool:
-        """Count a refusal; tell whether it is time for a report."""
+        """Count a refusal. Return whether a report is due."""
         if explanation.key_id is None or explanation.verdict == "valid":
             return False
         return self._add({explanation.key_id: _Count(refusals=Counter([explanation.verdict]))})
 
     def take(self) -> list[dict[UUID, _Count]]:
-        """Give what is there, in parts that one report may hold, and begin anew."""
+        """Return all counts, split into reports of the allowed size, and start again from zero."""
         with self._lock:
             taken, self._counts = list(self._counts.items()), {}
         return [
@@ -76,7 +76,7 @@ class _Counts:
         ]
 
     def give_back(self, counts: Mapping[UUID, _Count], again: frozenset[UUID]) -> None:
-        """Keep what could not be reported for the next time."""
+        """Keep unreported counts for the next report."""
         self._add({key_id: count for key_id, count in counts.items() if key_id in again})
 
     def _add(self, counts: Mapping[UUID, _Count]) -> bool:
@@ -96,13 +96,13 @@ def _report(counts: Mapping[UUID, _Count]) -> tuple[list[KeyUsage], dict[UUID, d
 
 
 class UsageRecorder:
-    """Counts uses and refusals in memory, and reports them on a timer, on size and at the end.
+    """Counts uses and refusals in memory. Reports on a timer, at a size limit and on exit.
 
-    What it has counted since the last report is lost with the process; what could not be reported,
-    because the database was away or another service counted the same key, is kept for the next
-    report. It never makes a caller of `record` wait.
+    If the process dies, the counts since the last report are lost. If a report fails, or another
+    service is counting the same key, the counts are kept for the next report. `record` never
+    waits.
 
-    It is a context manager; use it for as long as the service runs:
+    This is a context manager. Keep it open while the service runs:
 
         with UsageRecorder(kl) as recorder:
             if found := kl.resolve(presented):
@@ -114,15 +114,15 @@ class UsageRecorder:
     def __init__(
         self, keylatch: Keylatch, *, every: timedelta = timedelta(seconds=10), size: int = 1000
     ) -> None:
-        """Make it; `with` opens it.
+        """Configure the recorder; `with` starts it.
 
         Args:
-            keylatch: Reports: as role `keylatch_resolver` or with the service key.
-            every: How often it reports, from 10 ms on.
-            size: From how many different keys on it reports before that, up to 10,000.
+            keylatch: A client with role `keylatch_resolver` or the service key.
+            every: The time between reports, at least 10 ms.
+            size: At this number of different keys a report is sent early. Up to 10,000.
 
         Raises:
-            InvalidArgument: A value is out of its rule; `detail` names it.
+            InvalidArgument: A value breaks a rule; `detail` names it.
         """
         self._keylatch = keylatch
         self._counts = _Counts(every, size)
@@ -131,7 +131,7 @@ class UsageRecorder:
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Begin to report, in a thread of its own."""
+        """Start reporting, in a separate thread."""
         self._done = False
         self._thread = threading.Thread(target=self._run, name="keylatch-usage", daemon=True)
         self._thread.start()
@@ -143,7 +143,7 @@ class UsageRecorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Report what is left, once, and end."""
+        """Report what is left, once, and stop."""
         self._done = True
         self._wake.set()
         if self._thread is not None:
@@ -154,7 +154,7 @@ class UsageRecorder:
         """Count one use of a key.
 
         Args:
-            key: What `resolve` gave, or its `key_id`.
+            key: The result of `resolve`, or its `key_id`.
         """
         if self._counts.use(key):
             self._wake.set()
@@ -163,7 +163,7 @@ class UsageRecorder:
         """Count one refusal of a key.
 
         Args:
-            explanation: What `explain` said. A text that is not a known key is counted nowhere.
+            explanation: The result of `explain`. A text that is not a known key is not counted.
         """
         if self._counts.refuse(explanation):
             self._wake.set()
@@ -175,7 +175,7 @@ class UsageRecorder:
             How many keys are left for the next report.
 
         Raises:
-            KeylatchError: The report failed; what it held is kept.
+            KeylatchError: The report failed; its counts are kept.
         """
         parts = self._counts.take()
         while parts:
@@ -194,7 +194,7 @@ class UsageRecorder:
         while not done:
             self._wake.wait(self._counts.every)
             self._wake.clear()
-            # Asked before the report: then it holds all that was counted before the end.
+            # Read `_done` before the report: then the last report has every count made before exit.
             done = self._done
             try:
                 self.flush()
@@ -203,12 +203,12 @@ class UsageRecorder:
 
 
 class AsyncUsageRecorder:
-    """As `UsageRecorder`, for asyncio: an async context manager over an `AsyncKeylatch`."""
+    """`UsageRecorder` for asyncio: an async context manager over an `AsyncKeylatch`."""
 
     def __init__(
         self, keylatch: AsyncKeylatch, *, every: timedelta = timedelta(seconds=10), size: int = 1000
     ) -> None:
-        """Make it; `async with` opens it. The arguments are those of `UsageRecorder`."""
+        """Configure the recorder; `async with` starts it. Arguments as for `UsageRecorder`."""
         self._keylatch = keylatch
         self._counts = _Counts(every, size)
         self._wake = asyncio.Event()
@@ -216,7 +216,7 @@ class AsyncUsageRecorder:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to report, in a task of its own."""
+        """Start reporting, in a separate task."""
         self._done = False
         self._task = asyncio.create_task(self._run(), name="keylatch-usage")
         return self
@@ -227,7 +227,7 @@ class AsyncUsageRecorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Report what is left, once, and end."""
+        """Report what is left, once, and stop."""
         self._done = True
         self._wake.set()
         if self._task is not None:

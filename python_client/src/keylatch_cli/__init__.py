@@ -8,11 +8,11 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command that the process was started with, and end with its exit code."""
-    # Said here in words of our own: without typer and rich nothing else of this package loads.
+    """Run the command on the command line, and exit with its exit code."""
+    # Checked here, because no other module of this package loads without typer and rich.
     if missing := [name for name in ("typer", "rich") if find_spec(name) is None]:
         print(  # noqa: T201
-            f"missing_extra: {' and '.join(missing)} not installed, which the command line needs\n"
+            f"missing_extra: {' and '.join(missing)} not installed, but the command line needs it\n"
             'hint: Run: pip install "keylatch[cli]"',
             file=sys.stderr,
         )
@@ -22,5 +22,5 @@ def main() -> NoReturn:
 
         sys.exit(run())
     except KeyboardInterrupt:
-        # Typer answers Ctrl-C only while a command runs, not before and after it.
+        # Typer handles Ctrl-C only while a command runs.
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""The program: its commands, its own options, and what becomes of an error."""
+"""The program: its commands, its own options, and its error handling."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from keylatch.secret import mask_keys
 
 from . import output
 
-# In the order of `keylatch --help`: the folder of a tool, and the commands in its command.py. At
-# the top of that file stands no import of psycopg, postgrest, httpx or rich.
+# In the order of `keylatch --help`: the folder of a tool, and the commands in its command.py. For a
+# fast start, command.py must not import psycopg, postgrest, httpx or rich at its top.
 _COMMANDS = {
     "keys": (
         *("issue", "list_", "show", "rotate", "revoke", "suspend", "unsuspend"),
@@ -32,15 +32,15 @@ _COMMANDS = {
 }
 
 _HELP = """
-API keys that live in your PostgreSQL or Supabase project.
+Manage API keys inside your PostgreSQL database or Supabase project.
 
-Commands go to the project of $SUPABASE_URL with $SUPABASE_KEY, as the user of $KEYLATCH_TOKEN if
-that is set; else to the database of $DATABASE_URL. Options win over the environment, and that
-over a .env in the current directory. The key may also be in $SUPABASE_SECRET_KEY,
-$SUPABASE_SERVICE_ROLE_KEY or $SUPABASE_SERVICE_KEY; with a token, in $SUPABASE_PUBLISHABLE_KEY or
-$SUPABASE_ANON_KEY.
+Commands use the project at $SUPABASE_URL with $SUPABASE_KEY, and act as the user of $KEYLATCH_TOKEN
+if that is set. Otherwise they use the database at $DATABASE_URL. Options win over the environment,
+and the environment wins over a .env file in the current directory. The key may also be in
+$SUPABASE_SECRET_KEY, $SUPABASE_SERVICE_ROLE_KEY or $SUPABASE_SERVICE_KEY; with a token, also in
+$SUPABASE_PUBLISHABLE_KEY or $SUPABASE_ANON_KEY.
 """
-# The mark keeps the lines as they are.
+# "\b" keeps the line breaks.
 _EPILOG = "\b\nExit codes:\n" + "\n".join(
     f"  {code:<4} {meaning}" for code, meaning in output.EXIT_CODES.items()
 )
@@ -50,7 +50,7 @@ app = typer.Typer(
     help=_HELP,
     epilog=_EPILOG,
     no_args_is_help=True,
-    # Plain help: typer's panels leave 33 columns of 80 to the text, and load rich.
+    # Plain help: typer's panels leave only 33 of 80 columns for the text, and load rich.
     rich_markup_mode=None,
     # A traceback with the values of variables could show a key.
     pretty_exceptions_enable=False,
@@ -75,7 +75,7 @@ def _program(
     pass
 
 
-# The same for commands that have commands of their own.
+# Commands that have subcommands.
 _GROUPS = ("revocations", "installation")
 
 for _module, _functions in _COMMANDS.items():
@@ -87,26 +87,26 @@ for _module in _GROUPS:
 
 
 def run() -> int:
-    """Run the command of the process's arguments.
+    """Run the command on the command line.
 
     Returns:
         The exit code. Source: `output.EXIT_CODES`.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        # Closed ones are None, as some schedulers start a program.
+        # A closed stream is None; some schedulers start programs with closed streams.
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     try:
         code: int | None = app(standalone_mode=False, prog_name="keylatch")
         if code == output.INTERRUPTED and sys.stderr.isatty():
-            # A question stands there; the shell's prompt goes below it.
+            # Move the shell's prompt below the open question.
             sys.stderr.write("\n")
-        # Now, and not when Python ends, so that a full disk is an error as any other.
+        # Flush now and not at exit, so that a full disk is reported like any other error.
         sys.stdout.flush()
     except OSError as problem:
-        # What is left in the buffer has to go somewhere, or Python complains at its end.
+        # Discard the rest of the buffer, or Python reports an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        # Who reads a pipe may have seen enough: that is no error to speak of.
+        # A reader that closes the pipe early is not an error worth a message.
         return output.REFUSED if isinstance(problem, BrokenPipeError) else _failed(problem)
     except Exception as problem:
         return _failed(problem)
@@ -114,7 +114,7 @@ def run() -> int:
 
 
 def _failed(problem: Exception) -> int:
-    """Say what went wrong, and give the exit code; a fault of the program's own goes on."""
+    """Print an error, and return the exit code. A bug of the program is raised again."""
     if isinstance(problem, typer.Abort):
         error = KeylatchError("aborted", detail="nothing was changed")
     elif isinstance(problem, typer.TyperException):
@@ -124,7 +124,7 @@ def _failed(problem: Exception) -> int:
         context = getattr(problem, "ctx", None)
         error = KeylatchError(
             "usage",
-            # It repeats what was typed, which may be a key.
+            # The message repeats what was typed, which may be a key.
             detail=mask_keys(problem.format_message()),
             hint=f"{context.command_path if context else 'keylatch'} --help",
         )

@@ -1,4 +1,4 @@
-"""What the tools do alike where they speak SQL themselves: errors of the server as ours."""
+"""Shared by the tools that run their own SQL: turn server errors into errors of keylatch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from keylatch.secret import mask_keys
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Raise what a server says as an error of keylatch.
+    """Raise errors of the server as errors of keylatch.
 
     Raises:
-        KeylatchError: What the server says.
-        Unavailable: It says nothing any more.
+        KeylatchError: The server reported an error.
+        Unavailable: The server stopped answering.
     """
     try:
         yield
@@ -29,19 +29,19 @@ def own_errors() -> Iterator[None]:
 
 
 def own_error(problem: psycopg.Error) -> KeylatchError:
-    """Make an error of keylatch of what a server said.
+    """Turn an error of psycopg into an error of keylatch.
 
     Args:
-        problem: What psycopg raised.
+        problem: The error of psycopg.
 
     Returns:
-        The error, to be raised.
+        The error for the caller to raise.
     """
     said = problem.diag
     if problem.sqlstate is None:
         return Unavailable(
             detail=mask_keys(str(problem)).partition("\n")[0],
-            hint="Run the command again; nothing happens where it was done.",
+            hint="Run the command again. Steps that are already done are skipped.",
         )
     return error_for(
         message=said.message_primary,

@@ -1,4 +1,4 @@
-"""Where a command connects and as whom: options, the environment, a `.env`, in that order."""
+"""Where and as whom a command connects. Options come first, then the environment, then `.env`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
-# The names that Supabase gives them, and what is common beside; the first that is set counts. A
-# public key opens nothing without the token of a user.
+# Supabase's names for its keys, and other common names. The first that is set counts. A public key
+# gives no access without the token of a user.
 _KEYS = (
     "SUPABASE_KEY",
     "SUPABASE_SECRET_KEY",
@@ -38,7 +38,7 @@ _KEYS = (
     "SUPABASE_SERVICE_KEY",
 )
 _PUBLIC_KEYS = ("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY")
-# Keys that are no JWTs: sb_secret_…, sb_publishable_….
+# Keys that are not JWTs: sb_secret_…, sb_publishable_….
 _NO_JWT = "sb_"
 _TOKENS = ("KEYLATCH_TOKEN",)
 _SECONDS_TO_ANSWER = 30
@@ -46,11 +46,11 @@ _SECONDS_TO_ANSWER = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was given on the command line; `None` where nothing was.
+    """The options of the command line; `None` for options that were not given.
 
     Attributes:
         db_url: A URL or DSN of PostgreSQL.
-        url: A Supabase project, or where there is no key, a PostgREST.
+        url: A Supabase project; without a key, the address of a PostgREST server.
         key: The project's API key.
         token: The JWT of a user or a role.
         as_user: The user to act as over a database URL, a UUID.
@@ -68,8 +68,8 @@ class Database:
     """A connection in SQL.
 
     Attributes:
-        url: A URL or DSN of PostgreSQL; it may hold a password, so it is never printed.
-        as_user: The user to act as, a UUID; `None` for the connection's own.
+        url: A URL or DSN of PostgreSQL. It may contain a password, so it is never printed.
+        as_user: The user to act as, a UUID; `None` for the connection's own user.
     """
 
     url: str = field(repr=False)
@@ -81,9 +81,9 @@ class Rest:
     """A connection over HTTP.
 
     Attributes:
-        url: A Supabase project, or where there is no key, a PostgREST.
+        url: A Supabase project; without a key, the address of a PostgREST server.
         key: The project's API key.
-        token: The JWT to act with; the key where there is none.
+        token: The JWT to act with; without a token, the key is used.
     """
 
     url: str
@@ -97,52 +97,52 @@ def _option(metavar: str, what: str) -> typer.models.OptionInfo:
 
 
 DbUrl = Annotated[
-    str | None, _option("URL", "A database; better $DATABASE_URL, since `ps` shows options.")
+    str | None, _option("URL", "The database. Prefer $DATABASE_URL: `ps` shows options.")
 ]
 Url = Annotated[
     str | None,
-    _option("URL", "A Supabase project, else $SUPABASE_URL; without a key, a PostgREST."),
+    _option("URL", "The Supabase project (default $SUPABASE_URL), or a PostgREST without a key."),
 ]
 ApiKey = Annotated[
     str | None,
-    _option("KEY", "The project's API key; better $SUPABASE_KEY, since `ps` shows options."),
+    _option("KEY", "The project's API key. Prefer $SUPABASE_KEY: `ps` shows options."),
 ]
 Token = Annotated[
     str | None,
-    _option("JWT", "Act as the user of this token; better $KEYLATCH_TOKEN."),
+    _option("JWT", "Act as the user of this token. Prefer $KEYLATCH_TOKEN."),
 ]
 AsUser = Annotated[
     str | None,
-    _option("UUID", "Over a database URL, act as this user, as PostgREST would."),
+    _option("UUID", "With a database URL: act as this user, as PostgREST would."),
 ]
 _ANY = {"db_url": DbUrl, "url": Url, "key": ApiKey, "token": Token, "as_user": AsUser}
 
 
 def any_connection(command: Callable[Concatenate[Options, P], None]) -> Callable[..., None]:
-    """Give a command all the options for a connection; it gets them as its first argument."""
+    """Add all connection options to a command, which gets them as its first argument."""
     return _with_options(command, _ANY)
 
 
 def database_only(command: Callable[Concatenate[Options, P], None]) -> Callable[..., None]:
-    """Give a command the option `--db-url` alone; it gets `Options` as its first argument."""
+    """Add only the option `--db-url` to a command, which gets `Options` as its first argument."""
     return _with_options(command, {"db_url": DbUrl})
 
 
 def connect(options: Options) -> Keylatch:
-    """Connect as the options, the environment and `.env` say.
+    """Connect to the project or database that the options, the environment and `.env` name.
 
     Args:
-        options: What the command line says; it wins over the environment, and that over `.env`.
+        options: The command line. It wins over the environment, which wins over `.env`.
 
     Returns:
-        A client; what it needs stays open until the process ends.
+        A client. Its connection stays open until the process ends.
 
     Raises:
-        KeylatchError: `usage` where no connection is named or two are; `missing_extra` where a
+        KeylatchError: `usage` if no connection is named, or two; `missing_extra` if a
             library is not installed.
         InvalidArgument: `as_user` is not a UUID.
         PermissionDenied: The database refuses the user.
-        Unavailable: The database does not answer. Over HTTP that shows at the first call.
+        Unavailable: The database does not answer. Over HTTP, the first call raises this.
     """
     target = locate(options)
     if isinstance(target, Rest):
@@ -163,17 +163,17 @@ def connect(options: Options) -> Keylatch:
 
 
 def open_database(options: Options) -> psycopg.Connection[tuple[Any, ...]]:
-    """Open the database itself, for what PostgREST does not serve.
+    """Open a direct database connection, for commands that PostgREST cannot serve.
 
     Args:
-        options: Only `db_url` counts; else `DATABASE_URL`, of the environment or of `.env`.
+        options: Only `db_url` is used. Without it, `DATABASE_URL` of the environment or `.env`.
 
     Returns:
-        A connection of the URL's own user, in autocommit; closed when the process ends.
+        A connection as the URL's own user, in autocommit mode. It is closed at exit.
 
     Raises:
-        KeylatchError: `usage` where no database URL is given or it cannot be read;
-            `missing_extra` where psycopg is not installed.
+        KeylatchError: `usage` if there is no database URL or it is not valid;
+            `missing_extra` if psycopg is not installed.
         PermissionDenied: The database refuses the user.
         Unavailable: The database does not answer.
     """
@@ -181,27 +181,27 @@ def open_database(options: Options) -> psycopg.Connection[tuple[Any, ...]]:
     if not url:
         raise KeylatchError(
             "usage",
-            detail="no database is given",
+            detail="no database is set",
             hint="Set DATABASE_URL in the environment or in .env, or give --db-url.",
         )
     return open_url(url)
 
 
 def locate(options: Options) -> Rest | Database:
-    """Decide where to connect, and open nothing.
+    """Decide where to connect, without opening a connection.
 
-    The first of command line, environment and `.env` that names an address decides; where one
-    names both, the project wins over the database, because there the row policies decide.
+    The first of command line, environment and `.env` that names an address decides. If it names
+    both, the project wins over the database, because the row policies apply there.
 
     Args:
-        options: What the command line says.
+        options: The command line.
 
     Returns:
-        Where, and as whom.
+        The address, and the identity to use.
 
     Raises:
-        KeylatchError: `usage` where no connection is named or two are, or where a secret would go
-            to an address of which the user may not know.
+        KeylatchError: `usage` if no connection is named, or two; or if a secret would go to an
+            address that the user may not know about.
         InvalidArgument: `as_user` is not a UUID.
     """
     wants_rest = any((options.url, options.key, options.token))
@@ -209,8 +209,8 @@ def locate(options: Options) -> Rest | Database:
     if wants_rest and wants_database:
         raise KeylatchError(
             "usage",
-            detail="--db-url and --as-user exclude --url, --key and --token",
-            hint="Give the options of one connection.",
+            detail="--db-url and --as-user cannot be combined with --url, --key and --token",
+            hint="Use the options of one connection only.",
         )
     given = _present(
         SUPABASE_URL=options.url,
@@ -221,19 +221,19 @@ def locate(options: Options) -> Rest | Database:
     if options.key and mask_keys(options.key) != options.key:
         raise KeylatchError(
             "usage",
-            detail="--key is the API key of the project, but a key of keylatch was given",
-            hint="Pass a key to resolve or explain on stdin. Revoke it if somebody could see it.",
+            detail="--key needs the API key of the project, but got a key made by keylatch",
+            hint="Pass keys to resolve or explain on stdin. Revoke this key if others saw it.",
         )
     file = dotenv()
     sources = (given, os.environ, file)
     for place in sources:
         if not wants_database and place.get("SUPABASE_URL"):
             if place is file and _first(sources[:-1], (*_TOKENS, *_KEYS)):
-                # Somebody else may have put the file into this directory.
+                # Another person may have put the file into this directory.
                 raise KeylatchError(
                     "usage",
-                    detail="SUPABASE_URL is from .env, but a key or token is not",
-                    hint="Set SUPABASE_URL in the environment too, or unset the key and the token.",
+                    detail="SUPABASE_URL comes from .env, but the key or token does not",
+                    hint="Set SUPABASE_URL in the environment too, or unset the key and token.",
                 )
             if place is not given:
                 _require_private(place["SUPABASE_URL"])
@@ -252,12 +252,12 @@ def _require_private(url: str) -> None:
         host, _ = parts.hostname, parts.port
     except ValueError:
         host = None
-    # What is no URL is refused where it is opened.
+    # An invalid URL is refused when it is opened.
     if host and parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1"):
         raise KeylatchError(
             "usage",
-            detail="SUPABASE_URL is http, which shows the key or token to the network",
-            hint="Use https. If the network is private, give the address with --url.",
+            detail="SUPABASE_URL uses http, so the network can read the key or token",
+            hint="Use https. On a private network, pass the address with --url.",
         )
 
 
@@ -267,7 +267,7 @@ def _with_options(
     @wraps(command)
     def run(**values: Any) -> None:
         options = Options(**{name: values.pop(name) for name in added})
-        # Typer gives all by name, in the order of the signature.
+        # Typer passes all arguments by name, in the order of the signature.
         command(options, **values)  # type: ignore[call-arg]
 
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
@@ -281,17 +281,17 @@ def _with_options(
 
 
 def open_project(target: Rest) -> SyncPostgrestClient:
-    """Make the client of a project, or of a PostgREST; nothing is sent before the first call.
+    """Make the client of a project or a PostgREST server. It sends nothing before the first call.
 
     Args:
-        target: Where, and as whom.
+        target: The address and identity.
 
     Returns:
-        A client; its session stays open until the process ends.
+        A client. Its session stays open until the process ends.
 
     Raises:
-        KeylatchError: `usage` where the address, the key or the token cannot be right;
-            `missing_extra` where postgrest is not installed.
+        KeylatchError: `usage` if the address, the key or the token cannot be right;
+            `missing_extra` if postgrest is not installed.
     """
     try:
         import httpx
@@ -301,7 +301,7 @@ def open_project(target: Rest) -> SyncPostgrestClient:
     headers = {}
     if target.key:
         headers["apikey"] = target.key
-    # A key of the legacy form is a JWT, which a gateway that knows no keys needs as the token.
+    # A legacy project key is a JWT. A gateway without key support needs it as the token.
     bearer = target.token or (None if (target.key or "").startswith(_NO_JWT) else target.key)
     if bearer:
         headers["Authorization"] = f"Bearer {bearer}"
@@ -320,8 +320,8 @@ def open_project(target: Rest) -> SyncPostgrestClient:
     except (ValueError, httpx.InvalidURL):
         raise KeylatchError(
             "usage",
-            detail="the address of the project is not a URL that begins with http",
-            hint="Write https://PROJECT.supabase.co. For a database use DATABASE_URL or --db-url.",
+            detail="the address of the project is not an http or https URL",
+            hint="Write https://PROJECT.supabase.co. For a database, use DATABASE_URL or --db-url.",
         ) from None
     atexit.register(session.close)
     return client
@@ -335,8 +335,8 @@ def _user(given: str | None) -> str | None:
     raise InvalidArgument.of(
         "as-user",
         "is not a UUID",
-        "Give the id of a user of Supabase, its auth.uid(). For a user of Clerk, Auth0 or Firebase "
-        "set KEYLATCH_TOKEN to a token of theirs.",
+        "Give the id of a Supabase user, as auth.uid() returns it. For a user of Clerk, Auth0 or "
+        "Firebase, set KEYLATCH_TOKEN to the user's token.",
     )
 
 
@@ -344,19 +344,19 @@ def _nowhere(url: str | None, wants_database: bool) -> KeylatchError:
     if url and not wants_database:
         return KeylatchError(
             "usage",
-            detail="a project is given, but no key or token for it",
+            detail="a project is set, but no key or token for it",
             hint="Set SUPABASE_KEY or KEYLATCH_TOKEN in the environment or in .env.",
         )
     return KeylatchError(
         "usage",
-        detail="no database is given" if wants_database else "no project and no database is given",
+        detail="no database is set" if wants_database else "no project and no database is set",
         hint="Set DATABASE_URL, or SUPABASE_URL and SUPABASE_KEY, in the environment or in .env; "
         "or give --db-url or --url.",
     )
 
 
 def _first(sources: Iterable[Mapping[str, str]], names: Iterable[str]) -> str | None:
-    """Give the first that is set: a source wins over the order of the names."""
+    """Return the first value that is set. The order of sources wins over the order of names."""
     names = tuple(names)
     return next((source[name] for source in sources for name in names if source.get(name)), None)
 

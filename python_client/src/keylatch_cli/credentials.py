@@ -1,4 +1,4 @@
-"""Names the credential that is wrong, and what is wrong with it as far as its text shows."""
+"""Names the credential that is wrong, and what is wrong with its text."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 
 
 def check_credential(value: str, option: str, url: str) -> None:
-    """Refuse an API key or a token that cannot be right, before it is sent anywhere.
+    """Refuse an API key or token that cannot be right, before it is sent.
 
     Args:
-        value: The key or the token.
-        option: The option that gives it.
+        value: The key or token.
+        option: The option for this value.
         url: The address of the project.
 
     Raises:
-        KeylatchError: `usage`, with the name of the variable or the option.
+        KeylatchError: `usage`, with the name of the variable or option.
     """
     name = source_of(value, option)
     problem = hint = None
     if value.strip(_QUOTES) != value:
         problem, hint = "has quotation marks around it", "Remove the quotation marks."
     elif not (value.isascii() and value.isprintable()) or " " in value:
-        problem = "has a space, a line break or another character that no key has"
-        hint = "Copy it again, whole, and nothing beside it."
+        problem = "has a space, a line break or another character that no key can have"
+        hint = "Copy the whole value again, without anything around it."
     elif url_of := _project_in(url):
         project = _claims(value).get("ref")
         if isinstance(project, str) and project != url_of:
-            problem = f"is of the project {project}, but the address is of {url_of}"
+            problem = f"belongs to the project {project}, but the address belongs to {url_of}"
             hint = "Copy the key and the address from the same project."
     if problem:
         raise KeylatchError("usage", detail=f"{name} {problem}", hint=hint)
 
 
 class NamingTransport:
-    """Carries calls, and names in their errors what a client does not know: whose values failed.
+    """Carries calls, and puts names that only the command line knows into their errors.
 
-    A client says "the token"; here it is the name of a variable, and the login of a database.
+    "the token" becomes the name of the variable, and `<login>` the login of the database.
     """
 
     def __init__(self, transport: Transport, *, credential: str = "", login: str = "") -> None:
-        """Take a transport.
+        """Wrap a transport.
 
         Args:
-            transport: What carries the calls.
-            credential: The name of what was sent over HTTP as key or token.
+            transport: The transport that carries the calls.
+            credential: The name of the key or token that is sent over HTTP.
             login: The user of the connection to the database.
         """
         self._transport = transport
@@ -86,13 +86,13 @@ class NamingTransport:
 
 
 def _project_in(url: str) -> str | None:
-    """Give the reference of a hosted project: the first label of its address."""
+    """Return the reference of a hosted project: the first label of its address."""
     found = re.match(r"https://([a-z0-9]{20})\.supabase\.(?:co|in)(?:[:/]|$)", url.lower())
     return found[1] if found else None
 
 
 def _claims(token: str) -> dict[str, Any]:
-    """Read what a JWT says, unverified; nothing where the text is none."""
+    """Read the claims of a JWT without verifying it; empty if the text is not a JWT."""
     parts = token.split(".")
     if len(parts) == 3:
         with suppress(ValueError, RecursionError):

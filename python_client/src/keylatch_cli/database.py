@@ -1,4 +1,4 @@
-"""Opens a database by its URL, and lets no password of it into an error."""
+"""Opens a database by its URL, and keeps the password out of errors."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 _SECONDS_TO_CONNECT = 10
 _FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-# %40 and so on for what has a meaning in a URL; the password stays out of the shell's history.
+# Escapes characters that have a meaning in a URL. The password stays out of the shell's history.
 _ESCAPE = (
-    "Write the password as this prints it: python3 -c 'import getpass, urllib.parse as u; "
+    "Escape the password with this command: python3 -c 'import getpass, urllib.parse as u; "
     'print(u.quote(getpass.getpass(), ""))\''
 )
-# What libpq and the server say before there is a connection, without an SQLSTATE; and what is
-# wrong with which value, by what was found, and what to do.
+# Messages of libpq and the server before there is a connection, without an SQLSTATE: a pattern,
+# the class of the error, what is wrong, and what to do.
 _REFUSALS: tuple[tuple[str, type[KeylatchError], str, str], ...] = (
     (
         'database "(.+)" does not exist',
         Unavailable,
         "the database {0} does not exist on this server",
-        "List the databases that do with psql --list, and correct the end of the database URL.",
+        "List the databases with psql --list, and correct the end of the database URL.",
     ),
     (
         'role "(.+)" does not exist',
@@ -41,47 +41,47 @@ _REFUSALS: tuple[tuple[str, type[KeylatchError], str, str], ...] = (
         "server does not support SSL",
         Unavailable,
         "the server has no SSL, and the database URL requires it",
-        "On this machine or a private network add ?sslmode=disable to the URL. Else switch SSL on "
-        "in the server: alter system set ssl = on;",
+        "On this machine or a private network, add ?sslmode=disable to the URL. Otherwise turn on "
+        "SSL in the server: alter system set ssl = on;",
     ),
     (
         "no pg_hba.conf entry .*no encryption|SSL connection is required|SSL required",
         PermissionDenied,
-        "the server takes no connection without SSL from here",
+        "the server accepts only SSL connections from this address",
         "Add ?sslmode=require to the database URL.",
     ),
     (
         "no pg_hba.conf entry",
         PermissionDenied,
-        "the server lets this user not in from this address, or not into this database",
-        "Add a line for them to pg_hba.conf, and run in SQL: select pg_reload_conf();",
+        "the server does not allow this user from this address, or not to this database",
+        "Add a line for the user to pg_hba.conf, and run in SQL: select pg_reload_conf();",
     ),
     (
         'password authentication failed for user "(.+)"|no password supplied',
         PermissionDenied,
         "{said}",
-        f"Check user and password of the database URL. {_ESCAPE}",
+        f"Check user and password in the database URL. {_ESCAPE}",
     ),
     (
         'authentication failed for user "(.+)"',
         PermissionDenied,
         "{said}",
-        "Connect as a user whom pg_hba.conf lets in: give host, user and password in the URL.",
+        "Connect as a user that pg_hba.conf allows: put host, user and password into the URL.",
     ),
 )
 
 
 def open_url(url: str) -> psycopg.Connection[tuple[Any, ...]]:
-    """Open a database; the connection is closed when the process ends.
+    """Open a database. The connection is closed when the process ends.
 
     Args:
         url: A URL or DSN of PostgreSQL.
 
     Returns:
-        A connection in autocommit, which also works behind a pooler in transaction mode.
+        A connection in autocommit mode, which also works behind a pooler in transaction mode.
 
     Raises:
-        KeylatchError: `usage` where the URL cannot be read; `missing_extra` where psycopg is not
+        KeylatchError: `usage` if the URL is not valid; `missing_extra` if psycopg is not
             installed.
         PermissionDenied: The database refuses the user.
         Unavailable: The database does not answer.
@@ -94,27 +94,27 @@ def open_url(url: str) -> psycopg.Connection[tuple[Any, ...]]:
     parameters.setdefault("connect_timeout", _SECONDS_TO_CONNECT)
     parameters.setdefault("fallback_application_name", "keylatch")
     try:
-        # No prepared statements: there may be a pooler in between.
+        # No prepared statements, because there may be a pooler in between.
         connection = psycopg.connect(autocommit=True, prepare_threshold=None, **parameters)
     except psycopg.Error as problem:
         failure = _refused(str(problem))
     else:
         atexit.register(connection.close)
         return connection
-    # Out of the except block: what libpq says may hold the password.
+    # Outside the except block: the message of libpq may contain the password.
     raise failure
 
 
 def _read_database_url(url: str) -> dict[str, Any]:
-    """Take a URL or DSN apart; no error repeats it, for it holds a password."""
+    """Split a URL or DSN into parameters. No error repeats the URL, which has a password."""
     from psycopg import Error
     from psycopg.conninfo import conninfo_to_dict
 
     parameters: dict[str, Any] = {}
-    # Bytes that are no text are no URL, either.
+    # Text that is not valid UTF-8 is not a URL either.
     with suppress(Error, UnicodeError):
         parameters = conninfo_to_dict(url)
-    # An @ or a / in a password that is not escaped moves a part of it to one of these.
+    # An unescaped @ or / in the password moves a part of the password into one of these.
     if not parameters or any(
         "@" in parameters.get(name, "") for name in ("host", "port", "dbname")
     ):
@@ -124,15 +124,15 @@ def _read_database_url(url: str) -> dict[str, Any]:
 
 def _unreadable(url: str) -> KeylatchError:
     name = source_of(url, "--db-url")
-    problem, hint = "cannot be read", f"Write {_FORM}, with parameters that libpq knows."
+    problem, hint = "is not a valid URL", f"Write {_FORM}, with parameters that libpq knows."
     if found := re.match(r"postgres(?:ql)?\+(\w{1,20})://", url):
         problem = f"begins with postgresql+{found[1]}://, which only SQLAlchemy reads"
-        hint = "Begin it with postgresql:// alone."
+        hint = "Begin the URL with postgresql://."
     elif re.match("https?://", url):
         problem = "is the address of a web server, not of a database"
-        hint = f"Write {_FORM}; the address of a project goes into SUPABASE_URL."
+        hint = f"Write {_FORM}. The address of a project belongs into SUPABASE_URL."
     elif re.match(r"postgres(?:ql)?://[^:@/]*:.+@", url):
-        problem = "cannot be read: its password has a character that must be escaped, as @ / % do"
+        problem = "is not a valid URL: its password has a character that must be escaped: @ / %"
         hint = _ESCAPE
     return KeylatchError("usage", detail=f"{name} {problem}", hint=hint)
 

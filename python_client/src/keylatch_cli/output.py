@@ -1,4 +1,4 @@
-"""What a command prints: tables for people, JSON for programs, errors, and the exit codes."""
+"""The output of commands: tables for people, JSON for programs, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON instead, for programs.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for programs.")]
 """The option `--json` of a command."""
 
 OK, REFUSED, USAGE, DENIED, UNAVAILABLE, SETUP, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 EXIT_CODES = {
-    OK: "done, and the answer is yes",
-    REFUSED: "the answer is no: no such key, or not usable, or not valid",
+    OK: "done, or the answer is yes",
+    REFUSED: "refused, or the answer is no: no such key, not usable, not valid",
     USAGE: "the command line or a value in it is wrong",
-    DENIED: "not allowed to this user",
-    UNAVAILABLE: "no answer; look before you repeat issue or rotate",
+    DENIED: "this user is not allowed to do that",
+    UNAVAILABLE: "no answer; list the keys before you repeat issue or rotate",
     SETUP: "the setup is not complete: a schema, a setting or a library is missing",
     INTERRUPTED: "interrupted",
 }
-"""What each exit code means."""
+"""The meaning of each exit code."""
 
-# By class, the first that fits; any other error is a refusal.
+# The first class that fits decides. Any other error is a refusal.
 _CODE_BY_CLASS: tuple[tuple[type[errors.KeylatchError], int], ...] = (
     (errors.InvalidArgument, USAGE),
     (errors.PermissionDenied, DENIED),
@@ -44,10 +44,10 @@ _CODE_BY_CLASS: tuple[tuple[type[errors.KeylatchError], int], ...] = (
     (errors.UnexpectedAnswer, SETUP),
 )
 _CODE_BY_SLUG = {"usage": USAGE, "missing_extra": SETUP}
-# PostgreSQL says only what it refused.
+# For errors without a hint: PostgreSQL names only what it refused.
 _DENIED_HINT = (
     "Check that the token has not expired, and that its user administers the workspace. Only the "
-    "service key and keylatch_resolver may resolve."
+    "service key and the role keylatch_resolver may resolve keys."
 )
 _STATUS_STYLES = {
     "active": "green",
@@ -62,26 +62,26 @@ _STATUS_STYLES = {
 
 @cache
 def console() -> Console:
-    """The console for what was asked for: stdout."""
+    """The console for results: stdout."""
     return _console(stderr=False)
 
 
 @cache
 def err() -> Console:
-    """The console for all else, errors and questions: stderr."""
+    """The console for errors, notes and questions: stderr."""
     return _console(stderr=True)
 
 
 def fail(error: errors.KeylatchError) -> NoReturn:
-    """Say on stderr what went wrong, `slug: detail` and the hint below, and end the command.
+    """Print an error on stderr as `slug: detail` with the hint below, and end the command.
 
     Args:
-        error: What went wrong.
+        error: The error.
 
     Raises:
         typer.Exit: Always, with the exit code for the error.
     """
-    # One line each for programs; a terminal gets whole words.
+    # Programs get one line for each; on a terminal, lines break between words.
     as_it_is = not err().is_terminal
     detail = f": {printable(error.detail)}" if error.detail else ""
     err().print(text((error.slug, "bold red"), detail), soft_wrap=as_it_is)
@@ -94,10 +94,10 @@ def fail(error: errors.KeylatchError) -> NoReturn:
 
 
 def exit_code(error: errors.KeylatchError) -> int:
-    """Give the exit code for an error.
+    """Return the exit code for an error.
 
     Args:
-        error: What went wrong.
+        error: The error.
 
     Returns:
         A key of `EXIT_CODES`.
@@ -111,27 +111,27 @@ def print_json(obj: object) -> None:
     """Print a value as JSON on stdout: times in ISO 8601, UUIDs as text, names as in SQL.
 
     Args:
-        obj: JSON values, UUIDs, times, and dataclasses of `keylatch.models` with them. A `Secret`
-            is none of these: reveal it where it is meant to be shown.
+        obj: JSON values, UUIDs, times, and dataclasses of `keylatch.models`. A `Secret` is
+            refused: reveal it if it is meant to be shown.
 
     Raises:
-        TypeError: There is something else in it.
+        TypeError: The value contains another type.
     """
-    # ASCII, so that it is JSON whatever the encoding of stdout.
+    # ASCII, so that the output is valid JSON in every encoding of stdout.
     sys.stdout.write(json.dumps(obj, indent=2, default=_as_json, allow_nan=False) + "\n")
 
 
 def as_dict(row: object) -> dict[str, Any]:
-    """Give the fields of a dataclass by name, not deep.
+    """Return the fields of a dataclass by name, one level deep.
 
     Args:
         row: A dataclass of `keylatch.models`.
 
     Returns:
-        Its fields, in their order; `None`, and a note, for a value that Python cannot read.
+        The fields in order. A value that Python cannot read is `None`, with a note on stderr.
     """
     if not is_dataclass(row):
-        raise TypeError(f"{type(row).__name__} is no dataclass")
+        raise TypeError(f"{type(row).__name__} is not a dataclass")
     return {one.name: _value_of(row, one.name) for one in fields(row)}
 
 
@@ -149,12 +149,12 @@ def table(
     *,
     whole: Collection[str] = (),
 ) -> None:
-    """Print a table on stdout that fits the terminal, 80 columns where there is none.
+    """Print a table on stdout, as wide as the terminal, or 80 columns without a terminal.
 
     Args:
         columns: The headings.
-        rows: The cells of each row, as many as there are columns. A cell may have several lines;
-            no markup is read in it. A `Text` brings its style along.
+        rows: The cells of each row, one for each column. A cell may have several lines. Markup in
+            a cell is printed literally. A `Text` has its own style.
         whole: The headings of the columns whose lines are never broken.
     """
     from rich import box
@@ -169,10 +169,10 @@ def table(
 
 
 def details(rows: Mapping[str, str | Text]) -> None:
-    """Print one thing on stdout, a line for each of its properties.
+    """Print one thing on stdout, with one line for each property.
 
     Args:
-        rows: Its properties by name; an empty one is left out.
+        rows: The properties by name. Empty properties are left out.
     """
     from rich.table import Table
 
@@ -186,19 +186,19 @@ def details(rows: Mapping[str, str | Text]) -> None:
 
 
 def compact(value: Mapping[str, Any]) -> str:
-    """Give a JSON object on one line, for people.
+    """Write a JSON object on one line, for people.
 
     Args:
         value: The object.
 
     Returns:
-        Its JSON; an empty text for an empty one.
+        The JSON, or an empty string for an empty object.
     """
     return json.dumps(value, ensure_ascii=False) if value else ""
 
 
 def note(message: str) -> None:
-    """Say something to people that is not the answer: on stderr.
+    """Print a message for people on stderr, apart from the result.
 
     Args:
         message: A sentence.
@@ -207,7 +207,7 @@ def note(message: str) -> None:
 
 
 def confirm(question: str) -> None:
-    """Ask on stderr, and go on only with a yes; typer's own writes to stdout, too.
+    """Ask on stderr, and continue only after a yes. Typer's own prompt also writes to stdout.
 
     Args:
         question: What is about to happen.
@@ -222,10 +222,10 @@ def confirm(question: str) -> None:
 
 
 def text(*parts: str | tuple[str, str]) -> Text:
-    """Put a line together that is not read as markup.
+    """Build a line in which markup is printed literally.
 
     Args:
-        *parts: Texts, and texts with their style.
+        *parts: Strings, or strings with a style.
 
     Returns:
         The line.
@@ -236,7 +236,7 @@ def text(*parts: str | tuple[str, str]) -> Text:
 
 
 def status(word: str) -> Text:
-    """Give the status of a key in its colour.
+    """Return the status of a key in its colour.
 
     Args:
         word: The status. Source: `keylatch.keys`.
@@ -248,11 +248,11 @@ def status(word: str) -> Text:
 
 
 def when(time: datetime | None, *, none: str = "never") -> str:
-    """Give a time as people read it, to the minute.
+    """Format a time for people, to the minute.
 
     Args:
         time: A time with a zone, or `None`.
-        none: What stands for `None`.
+        none: The text for `None`.
 
     Returns:
         UTC: `2026-01-31 09:30 UTC`.
@@ -261,13 +261,13 @@ def when(time: datetime | None, *, none: str = "never") -> str:
 
 
 def printable(value: str) -> str:
-    """Make a text of somebody else's harmless to a terminal.
+    """Make foreign text harmless for a terminal.
 
     Args:
         value: Any text.
 
     Returns:
-        The text; what steers a terminal or turns the direction of writing stands as an escape.
+        The text, in which control characters and changes of the writing direction are escaped.
     """
     return "".join(
         one if one.isprintable() or one == "\n" else one.encode("unicode_escape").decode()
@@ -276,13 +276,13 @@ def printable(value: str) -> str:
 
 
 def missing_extra(library: str) -> errors.KeylatchError:
-    """Say how to get what a command needs.
+    """Say how to install a missing library.
 
     Args:
-        library: What could not be imported.
+        library: The library that could not be imported.
 
     Returns:
-        The error, to be raised.
+        The error for the caller to raise.
     """
     return errors.KeylatchError(
         "missing_extra",
@@ -304,4 +304,4 @@ def _as_json(value: object) -> object:
         return value.isoformat()
     if is_dataclass(value):
         return as_dict(value)
-    raise TypeError(f"{type(value).__name__} has no place in JSON")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")

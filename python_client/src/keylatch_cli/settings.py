@@ -1,4 +1,4 @@
-"""What the environment says, and a `.env` in the current directory."""
+"""Settings of the environment, and of a `.env` file in the current directory."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ _NAMED = ("DATABASE_URL", "KEYLATCH_", "SUPABASE_")
 
 
 def setting(name: str) -> str | None:
-    """Give a variable of the environment, else of `.env` in the current directory.
+    """Read a variable of the environment, or else of `.env` in the current directory.
 
     Args:
         name: The variable.
 
     Returns:
-        Its value, or `None` where it is not set or empty.
+        Its value, or `None` if it is not set or empty.
 
     Raises:
-        KeylatchError: `missing_extra` where there is a `.env` and nothing to read it with.
+        KeylatchError: `missing_extra` if there is a `.env` and no library to read it.
     """
     return os.environ.get(name) or dotenv().get(name) or None
 
 
 def source_of(value: str, option: str) -> str:
-    """Name where a value comes from, so that an error can say what to correct.
+    """Name the source of a value, so that an error can say what to correct.
 
     Args:
         value: The value.
-        option: The option that gives it on the command line.
+        option: The command-line option for this value.
 
     Returns:
-        The variable of the environment or of `.env` that has this value, else the option.
+        The variable of the environment or of `.env` with this value, or else the option.
     """
     known = {**dotenv(), **os.environ}
     return next(
@@ -46,13 +46,13 @@ def source_of(value: str, option: str) -> str:
 
 @cache
 def dotenv() -> dict[str, str]:
-    """Read `.env` of the current directory, once: it may be a pipe.
+    """Read `.env` in the current directory, once, because the file may be a pipe.
 
     Returns:
-        Its variables; none where there is no such file.
+        Its variables; empty if there is no such file.
 
     Raises:
-        KeylatchError: `missing_extra` where there is a file and nothing to read it with.
+        KeylatchError: `missing_extra` if there is a file and no library to read it.
     """
     try:
         text = Path(".env").read_text(encoding="utf-8-sig")
@@ -62,7 +62,7 @@ def dotenv() -> dict[str, str]:
         from dotenv import dotenv_values
     except ImportError as problem:
         raise missing_extra("python-dotenv") from problem
-    # Without interpolation: somebody else's file could put a secret of the environment into an
-    # address of its own. And nothing is written to the environment, which is trusted more.
+    # No interpolation: a foreign file could copy a secret of the environment into its own address.
+    # Nothing is written to the environment, because the environment is trusted more than the file.
     values = dotenv_values(stream=StringIO(text), interpolate=False)
     return {name: value for name, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Writes a file in one step: whatever interrupts it, the old file or the new one is there."""
+"""Writes a file atomically: after an interruption, either the old or the new file is there."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
-    """Give a new file of a random name, which takes this place when it is complete.
+    """Open a new file with a random name, and rename it to `path` when it is complete.
 
     Args:
-        path: The place.
+        path: The final path.
         mode: The permissions of the file.
 
     Yields:
@@ -24,7 +24,7 @@ def replacing(path: Path, mode: int) -> Iterator[BinaryIO]:
     Raises:
         OSError: The file cannot be written.
     """
-    # mkstemp follows no link: a file of that name must not be there.
+    # mkstemp follows no link, because it creates only files that do not exist yet.
     number, name = mkstemp(prefix=".keylatch-", dir=path.parent)
     try:
         with os.fdopen(number, "wb") as file:

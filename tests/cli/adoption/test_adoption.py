@@ -1,4 +1,4 @@
-"""A plaintext column becomes one of hashes: each step, the way back, and who may."""
+"""Moving a plaintext column to hashes: each step, the way back, and the needed rights."""
 
 import hashlib
 import shutil
@@ -88,7 +88,7 @@ def remove(connection: Connection) -> None:
 
 
 def left(connection: Connection) -> list[Any]:
-    """Whatever the catalog holds of us: by schema, by name, and by what a function says."""
+    """Everything of the adoption in the catalog: by schema, by name, and by function body."""
     return connection.execute(
         """
         select 'schema', nspname from pg_namespace where nspname ~ 'keylatch'
@@ -102,7 +102,7 @@ def left(connection: Connection) -> list[Any]:
 
 
 def call(connection: Connection, name: str, *more: object, names: list[str] = NAMES) -> Any:
-    """What a step answers, by column."""
+    """The answer of a step, by column."""
     marks = ", ".join(["%s"] * (len(names) + len(more)))
     cursor = connection.execute(
         f"select * from keylatch_adoption.{name}({marks})".encode(), [*names, *more]
@@ -206,7 +206,7 @@ def test_a_table_goes_all_the_way_from_plaintext_to_hashes_alone(
 
 
 @pytest.mark.parametrize(("mode", "hashing"), [("origin", "on"), ("replica", "")])
-def test_whatever_is_written_after_phase_1_began_is_hashed(
+def test_every_row_written_after_phase_1_began_is_hashed(
     owner: Connection, mode: str, hashing: str
 ) -> None:
     call(owner, "adopt_column")
@@ -460,7 +460,7 @@ create temporary table passing (k text);
         ("app.heir", "k", "is inherited."),
     ],
 )
-def test_what_cannot_be_adopted_is_refused(
+def test_a_column_that_cannot_be_adopted_is_refused(
     owner: Connection, table: str, column: str, said: str
 ) -> None:
     owner.execute(ODD)
@@ -561,7 +561,7 @@ def test_unique_rules_over_several_columns_outlive_the_plaintext_column(owner: C
         ("create statistics app.kept on tenant, k from app.held", None),
     ],
 )
-def test_what_would_be_lost_with_the_column_is_named_before(
+def test_objects_that_would_be_lost_with_the_column_are_named_before(
     owner: Connection, made: str, said: str | None
 ) -> None:
     owner.execute(
@@ -807,7 +807,7 @@ delete from of_lesser.seen;
 
 @pytest.fixture
 def lesser(empty: Database) -> Iterator[Connection]:
-    """The superuser, in a transaction that made the table of a lesser role, and is rolled back."""
+    """A superuser's transaction that gives the table to a role with fewer rights; rolled back."""
     with psycopg.connect(empty.superuser_url) as superuser:
         superuser.execute(LESSER)
         superuser.execute("reset role")

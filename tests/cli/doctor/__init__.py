@@ -1,1 +1,1 @@
-"""Tests of `keylatch doctor`: it finds what somebody damaged, and nothing else."""
+"""Tests of `keylatch doctor`: it finds damage, and nothing else."""

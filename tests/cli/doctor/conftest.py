@@ -19,6 +19,6 @@ def bare(server: Cluster) -> Iterator[Database]:
 
 @pytest.fixture(scope="session", autouse=True)
 def current_manifest(server: Cluster) -> None:
-    """Say it once where it is out of date, instead of finding damage in every test."""
+    """Fail once if the manifest is out of date, instead of finding damage in every test."""
     if manifest(server) != FILE.read_text():
         pytest.fail("manifest.json is not what the migrations install; run: make generate")

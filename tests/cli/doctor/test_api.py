@@ -52,7 +52,7 @@ def test_a_public_key_sees_what_it_can_and_the_rest_is_said(
     assert report.findings == ()
     ((subject, reason),) = [(one.subject, one.reason) for one in report.unchecked]
     assert subject == "whether the API reaches this database"
-    assert "may not call installation; it takes the key of service_role" in reason
+    assert "may not call installation; give the key of service_role" in reason
 
 
 def test_a_schema_that_is_not_exposed_is_an_error_that_names_the_setting(
@@ -99,7 +99,7 @@ def test_schemas_that_should_be_hidden_are_errors_where_they_are_exposed(
     ],
     ids=["a function", "the one that is asked first", "an older signature"],
 )
-def test_what_postgrest_has_not_read_yet_is_named_until_it_reads_again(
+def test_objects_missing_in_the_schema_cache_of_postgrest_are_named_until_it_reloads(
     database: Database,
     people: People,
     tokens: Tokens,
@@ -142,7 +142,7 @@ def test_asking_the_api_writes_nothing(database: Database, people: People, rest:
     assert database.connect().execute(rows.encode()).fetchall() == before
 
 
-def test_an_address_that_does_not_answer_or_is_none_of_postgrests_is_an_error(
+def test_an_address_that_does_not_answer_or_is_not_postgrest_is_an_error(
     database: Database, people: People, rest: Rest
 ) -> None:
     with Gateway(rest.rest_url) as gateway:

@@ -1,4 +1,4 @@
-"""Damage with many effects has one cause, which is named first and by few findings."""
+"""Damage with many effects is reported by its cause, first and in few findings."""
 
 from dataclasses import dataclass
 
@@ -89,7 +89,7 @@ CAUSES = {
     ),
     "grants were lost and functions are open": Cause(
         (LOST_GRANTS, OPENED),
-        *("open_to_everybody", "restored database", "everybody may execute", AFTER_RESTORE),
+        *("open_to_everybody", "restored database", "everyone may execute", AFTER_RESTORE),
         2,
     ),
     "triggers, grants and rows were lost": Cause(
@@ -186,7 +186,7 @@ def test_a_schema_that_is_exposed_before_it_is_there_is_an_outage(bare: Database
     run(bare, f"{where} set pgrst.db_schemas = 'public, keylatch'")
     findings = examined(bare).findings
     assert [one.slug for one in findings] == ["not_installed", "exposed_too_early"]
-    assert "only then expose" in findings[1].mend
+    assert "then expose" in findings[1].mend
 
 
 def test_a_stopped_subscription_is_named_and_a_database_without_one_is_whole(

@@ -45,12 +45,12 @@ DAMAGE = (
     Damage(
         f"create policy all_of_it on {KEYS} using (true)",
         *("error", "object_extra", f"policy all_of_it on {KEYS}"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         f"create policy less on {KEYS} as restrictive using (kind = 'secret')",
         *("warning", "object_extra", f"policy less on {KEYS}"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         f"alter table {KEYS} disable row level security",
@@ -70,17 +70,17 @@ DAMAGE = (
     Damage(
         f"alter table {KEYS} disable trigger keys_update_immutable",
         *("error", "object_changed", f"trigger keys_update_immutable on {KEYS}"),
-        "fires never, shipped as always",
+        "fires never, but the release has always",
     ),
     Damage(
         f"alter table {KEYS} enable trigger keys_delete_keep",
         *("error", "object_changed", f"trigger keys_delete_keep on {KEYS}"),
-        "fires origin, shipped as always",
+        "fires origin, but the release has always",
     ),
     Damage(
         f"alter table {KEYS} enable always trigger keys_insert_mint",
         *("error", "object_changed", f"trigger keys_insert_mint on {KEYS}"),
-        "fires always, shipped as origin",
+        "fires always, but the release has origin",
     ),
     Damage(
         f"drop trigger keys_truncate_keep on {KEYS}",
@@ -97,12 +97,12 @@ DAMAGE = (
         f"create trigger zzz before update on {KEYS} for each row"
         " execute function suppress_redundant_updates_trigger()",
         *("error", "object_extra", f"trigger zzz on {KEYS}"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         "create rule keep as on delete to keylatch.workspaces do instead nothing",
         *("error", "object_extra", "rule keep on keylatch.workspaces"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         "create or replace function keylatch_internal.hold_latch() returns trigger language plpgsql"
@@ -113,7 +113,7 @@ DAMAGE = (
     Damage(
         "alter function keylatch.resolve_key(text, text) volatile",
         *("error", "object_changed", "function keylatch.resolve_key(text,text)"),
-        "is volatile, shipped as stable",
+        "is volatile, but the release has stable",
     ),
     Damage(
         "alter function keylatch.explain_key security definer",
@@ -123,7 +123,7 @@ DAMAGE = (
     Damage(
         "alter function keylatch.resolve_key(text, text) reset all",
         *("error", "object_changed", "function keylatch.resolve_key(text,text)"),
-        "settings nothing, shipped as search_path=pg_catalog, pg_temp",
+        "settings nothing, but the release has search_path=pg_catalog, pg_temp",
     ),
     Damage(
         "alter function keylatch_internal.find_key set search_path = public",
@@ -143,7 +143,7 @@ DAMAGE = (
     Damage(
         "create function keylatch.reveal_keys() returns int language sql as 'select 1'",
         *("error", "open_to_everybody", "function keylatch.reveal_keys()"),
-        "everybody may execute the function",
+        "everyone may execute the function",
     ),
     Damage(
         f"grant select (key_hash) on {KEYS} to authenticated",
@@ -193,7 +193,7 @@ DAMAGE = (
     Damage(
         "alter function keylatch.hash_key owner to supabase_admin",
         *("error", "owner_differs", "function keylatch.hash_key(text)"),
-        "belongs to supabase_admin, and all else to postgres",
+        "belongs to supabase_admin, but everything else belongs to postgres",
     ),
     Damage(
         "alter schema keylatch owner to supabase_admin",
@@ -225,7 +225,7 @@ DAMAGE = (
     Damage(
         f"create unique index one_label on {KEYS} (label)",
         *("note", "object_extra", "index keylatch_internal.one_label"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         "drop index keylatch.workspace_membership_user_id_idx",
@@ -240,17 +240,17 @@ DAMAGE = (
     Damage(
         f"alter table {KEYS} add column owner text",
         *("warning", "object_extra", f"column {KEYS}.owner"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         "create table keylatch.notes (id int primary key, note text)",
         *("warning", "object_extra", "table keylatch.notes"),
-        "no part of keylatch",
+        "not part of keylatch",
     ),
     Damage(
         "alter view keylatch.keys reset (security_invoker)",
         *("error", "object_changed", "view keylatch.keys"),
-        "options nothing, shipped as security_invoker=true",
+        "options nothing, but the release has security_invoker=true",
     ),
     Damage(
         "create or replace view keylatch.keys with (security_invoker = true) as"
@@ -306,7 +306,7 @@ def test_a_function_of_another_shape_is_made_anew(database: Database, people: Pe
     assert examined(database).findings == ()
 
 
-def test_what_is_a_part_of_something_missing_or_added_is_not_named_too(
+def test_parts_of_a_missing_or_added_object_are_not_named_separately(
     database: Database, people: People
 ) -> None:
     run(
@@ -325,7 +325,7 @@ def test_what_is_a_part_of_something_missing_or_added_is_not_named_too(
 
 
 @pytest.mark.one_server
-def test_the_worst_comes_first(database: Database, people: People) -> None:
+def test_the_worst_finding_comes_first(database: Database, people: People) -> None:
     run(
         database,
         "comment on schema keylatch is 'x'",

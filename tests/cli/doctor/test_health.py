@@ -1,4 +1,4 @@
-"""A whole installation is found whole, however it was made; and the doctor writes nothing."""
+"""doctor finds nothing wrong with a healthy installation, and it writes nothing."""
 
 import shutil
 import subprocess
@@ -61,7 +61,7 @@ def test_any_user_finds_it_whole_and_is_told_what_they_could_not_see(
 
 
 @pytest.mark.parametrize("defaults", [SHUT, OPEN], ids=["shut", "open"])
-def test_what_a_project_grants_by_default_makes_no_difference(
+def test_default_privileges_of_a_project_make_no_difference(
     bare: Database, defaults: tuple[str, ...]
 ) -> None:
     run(bare, *defaults)

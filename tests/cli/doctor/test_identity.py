@@ -1,4 +1,4 @@
-"""Which installation answers: the same by another address, a copy, another one, a replica."""
+"""Which installation answers: the same at another address, a copy, another one, or a replica."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -126,7 +126,7 @@ def test_a_replica_is_the_same_and_can_be_examined(
 
 
 @pytest.mark.parametrize(
-    ("lag", "words"), [(None, "cannot tell"), (11.4, "11 s behind"), (9.9, None), (0.0, None)]
+    ("lag", "words"), [(None, "is not known"), (11.4, "11 s behind"), (9.9, None), (0.0, None)]
 )
 def test_a_replica_that_is_far_behind_or_cannot_tell_is_a_warning(
     lag: float | None, words: str | None

@@ -1,4 +1,4 @@
-"""Keys that somebody should do something about, and those that are as they are meant to be."""
+"""Keys that need attention, and keys that do not."""
 
 from datetime import timedelta
 from typing import Any
@@ -41,7 +41,7 @@ class Stock:
         has_origin: bool = True,
         label: str = "",
     ) -> UUID:
-        """Make a key that was made so long ago, and expires so soon."""
+        """Make a key of this age that expires in this time."""
         values: dict[str, Any] = {"id": uuid4(), "workspace": self._people.a, "key": uuid4().hex}
         values |= {"kind": kind, "age": age, "left": left, "fate": fate}
         values |= {"has_origin": has_origin, "label": label}
@@ -55,7 +55,7 @@ def stock(database: Database, people: People) -> Stock:
     return Stock(database, people)
 
 
-def test_keys_as_they_should_be_are_no_findings(database: Database, stock: Stock) -> None:
+def test_healthy_keys_are_no_findings(database: Database, stock: Stock) -> None:
     stock.key()
     stock.key("publishable", age="400 days")
     stock.key(left="15 days")
@@ -139,7 +139,7 @@ def test_secrets_that_nobody_uses_are_noted_once_use_was_reported_for_as_long(
     assert found() == {str(unused), str(never)}
 
 
-def test_of_a_key_only_the_masked_key_is_shown(database: Database, people: People) -> None:
+def test_only_the_masked_key_of_a_key_is_shown(database: Database, people: People) -> None:
     with database.connect("authenticated", people.claims("alice")) as alice:
         row = alice.execute("select key from keylatch.issue_key(%s)", [people.a]).fetchone()
     assert row is not None
@@ -149,7 +149,7 @@ def test_of_a_key_only_the_masked_key_is_shown(database: Database, people: Peopl
     assert row[0][-4:] in finding.what
 
 
-def test_a_user_whom_row_policies_bind_is_not_taken_for_one_who_sees_all(
+def test_a_user_bound_by_row_policies_is_not_treated_like_one_who_sees_all(
     database: Database, stock: Stock
 ) -> None:
     stock.key("publishable", has_origin=False)
@@ -164,7 +164,7 @@ def test_a_user_whom_row_policies_bind_is_not_taken_for_one_who_sees_all(
         )
         report = examined(database, url)
         assert report.findings == ()
-        assert ("keys", "row policies hide them from this user; ask as the owner") in [
+        assert ("keys", "row policies hide them from this user; connect as the owner") in [
             (one.subject, one.reason) for one in report.unchecked
         ]
     finally:

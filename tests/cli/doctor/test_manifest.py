@@ -32,14 +32,14 @@ where d.refclassid = 'pg_namespace'::regclass
 """
 
 
-def test_it_is_what_the_migrations_install_on_this_server(server: Cluster) -> None:
+def test_the_manifest_is_what_the_migrations_install_on_this_server(server: Cluster) -> None:
     assert manifest(server) == FILE.read_text(), "run: make generate"
 
 
 @pytest.mark.one_server
 @pytest.mark.parametrize("tenancy", ["keylatch", "own"])
 @pytest.mark.parametrize("modules", [(), *((name,) for name in module_names()), module_names()])
-def test_whatever_is_installed_the_parts_of_it_add_up_to_what_is_there(
+def test_the_parts_of_every_installation_add_up_to_its_objects(
     bare: Database, modules: tuple[str, ...], tenancy: Tenancy
 ) -> None:
     apply(bare.connect(), Choice(only=tuple(modules) or ("core",)), tenancy)
@@ -54,7 +54,9 @@ def test_whatever_is_installed_the_parts_of_it_add_up_to_what_is_there(
     assert {key: replace(one, owner=None) for key, one in live.items()} == expected
 
 
-def test_it_names_every_object_that_the_server_counts_to_the_schemas(database: Database) -> None:
+def test_the_manifest_names_every_object_that_the_server_has_in_the_schemas(
+    database: Database,
+) -> None:
     with psycopg.connect(database.url) as connection:
         connection.execute("set search_path = ''")
         members = connection.execute(MEMBERS).fetchall()
@@ -69,7 +71,7 @@ def everything() -> Mapping[Name, Entry]:
     return read.expected(read.parts).entries
 
 
-def test_it_has_a_line_for_each_object_of_each_part() -> None:
+def test_the_manifest_has_a_line_for_each_object_of_each_part() -> None:
     text = FILE.read_text()
     parts = json.loads(text)["parts"]
     assert list(parts) == list(shipped().parts)

@@ -1,4 +1,4 @@
-"""What keylatch stands on: pgcrypto, roles, what PostgREST is told, what the server logs."""
+"""What keylatch depends on: pgcrypto, roles, PostgREST's settings, the server's log."""
 
 import pytest
 
@@ -33,7 +33,7 @@ LOGS = (
     ("log_min_duration_statement = '1500ms'", "note", "longer than 1.5 s"),
     ("log_transaction_sample_rate = 0.1", "warning", "log_transaction_sample_rate"),
     ("log_min_duration_sample = 0", "warning", "log_min_duration_sample = 0"),
-    ("log_parameter_max_length_on_error = -1", "warning", "a call that fails"),
+    ("log_parameter_max_length_on_error = -1", "warning", "failed calls"),
 )
 
 
@@ -90,7 +90,7 @@ def test_pgcrypto_in_another_schema_is_an_error_and_moved(
     assert examined(database).findings == ()
 
 
-def test_what_postgrest_is_told_to_expose_is_read_where_it_stands(
+def test_the_exposed_schemas_are_read_from_the_setting_of_postgrest(
     database: Database, people: People
 ) -> None:
     where = f"alter role authenticator in database {database.name}"
@@ -127,9 +127,7 @@ def test_a_role_whose_calls_are_logged_is_named(database: Database, people: Peop
     assert examined(database).findings == ()
 
 
-def test_what_is_logged_without_the_arguments_is_no_finding(
-    database: Database, people: People
-) -> None:
+def test_logging_without_arguments_is_no_finding(database: Database, people: People) -> None:
     for setting in (
         "log_parameter_max_length = 0",
         "log_statement = 'all'",

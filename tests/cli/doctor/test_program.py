@@ -1,4 +1,4 @@
-"""The command: what it prints for people and programs, where it looks, and how it ends."""
+"""The command: its output for people and programs, its sources, and its exit codes."""
 
 import json
 from pathlib import Path
@@ -23,14 +23,14 @@ def program(tmp_path: Path, database: Database, people: People) -> Program:
     return Program(tmp_path, {"DATABASE_URL": database.url}, is_preloaded=True)
 
 
-def test_a_whole_installation_ends_with_zero(program: Program, rest: Rest) -> None:
+def test_the_exit_code_is_zero_for_a_healthy_installation(program: Program, rest: Rest) -> None:
     shown = program("doctor", "--url", rest.rest_url, "--token", rest.service_key)
     assert shown.err == ""
     assert shown.out.startswith("Nothing to fix.\n")
     assert "unchecked" not in shown.out
 
 
-def test_an_error_ends_with_one_and_names_what_why_and_the_mend(
+def test_the_exit_code_is_one_for_an_error_and_the_finding_names_what_why_and_the_fix(
     program: Program, database: Database
 ) -> None:
     run(database, DAMAGE)
@@ -43,7 +43,9 @@ def test_an_error_ends_with_one_and_names_what_why_and_the_mend(
     assert shown.out.startswith("1 error\n")
 
 
-def test_warnings_and_notes_end_with_zero(program: Program, database: Database) -> None:
+def test_the_exit_code_is_zero_with_only_warnings_and_notes(
+    program: Program, database: Database
+) -> None:
     run(
         database,
         "create table keylatch.notes ()",
@@ -90,7 +92,9 @@ def test_everything_fits_eighty_columns(program: Program, database: Database, re
     assert max(map(len, shown.out.splitlines())) <= 80
 
 
-def test_json_is_all_of_it_by_names_that_stay(program: Program, database: Database) -> None:
+def test_the_json_output_has_everything_under_stable_names(
+    program: Program, database: Database
+) -> None:
     run(database, DAMAGE)
     shown = program("doctor", "--json", code=1)
     found: dict[str, Any] = json.loads(shown.out)
@@ -115,7 +119,7 @@ def test_json_is_all_of_it_by_names_that_stay(program: Program, database: Databa
     ]
 
 
-def test_the_api_of_the_environment_is_looked_at_with_its_database(
+def test_the_api_of_the_environment_is_checked_with_its_database(
     program: Program, rest: Rest
 ) -> None:
     both = program.having(SUPABASE_URL=rest.url, SUPABASE_KEY=rest.service_key)
@@ -149,7 +153,7 @@ def test_against_is_taken_from_the_command_line_or_the_environment(
         (("--against", f"postgresql://127.0.0.1:{free_port()}/x"), 4, "unavailable"),
     ],
 )
-def test_what_cannot_be_reached_is_an_error_of_the_command(
+def test_a_database_that_cannot_be_reached_is_an_error_of_the_command(
     program: Program, arguments: tuple[str, ...], code: int, slug: str
 ) -> None:
     shown = program("doctor", *arguments, code=code)
@@ -158,7 +162,7 @@ def test_what_cannot_be_reached_is_an_error_of_the_command(
 
 
 def test_no_database_is_a_usage_error(tmp_path: Path) -> None:
-    assert Program(tmp_path)("doctor", code=2).err.startswith("usage: no database is given")
+    assert Program(tmp_path)("doctor", code=2).err.startswith("usage: no database is set")
 
 
 def test_no_password_or_token_is_printed(program: Program, database: Database, rest: Rest) -> None:
@@ -173,14 +177,14 @@ def test_no_password_or_token_is_printed(program: Program, database: Database, r
             assert secret not in shown.out + shown.err
 
 
-def test_what_stands_in_the_database_cannot_steer_the_terminal(
+def test_a_text_in_the_database_cannot_steer_the_terminal(
     program: Program, database: Database
 ) -> None:
     run(database, 'create table keylatch."\x1b[2Jgone" ()')
     assert "\x1b" not in program("doctor").out
 
 
-def test_the_help_fits_and_names_every_option(program: Program) -> None:
+def test_the_help_fits_80_columns_and_names_every_option(program: Program) -> None:
     shown = program("doctor", "--help")
     assert max(map(len, shown.out.splitlines())) <= 80
     for option in (

@@ -32,7 +32,9 @@ def own(server: Cluster, example: Path, *, leave_out: bool) -> Database:
 
 
 @pytest.mark.parametrize("leave_out", [True, False], ids=["left out", "replaced"])
-def test_tables_of_ones_own_are_noted_and_no_damage(server: Cluster, leave_out: bool) -> None:
+def test_tables_of_the_application_are_a_note_and_no_error(
+    server: Cluster, leave_out: bool
+) -> None:
     with own(server, EXAMPLES / "own_tables.sql", leave_out=leave_out) as database:
         assert told(examined(database).findings) == [OWN, ("note", "nobody_administers", FUNCTION)]
         run(database, *ADMIN)
@@ -53,7 +55,7 @@ def test_claims_of_ones_own_are_noted_and_cannot_be_tried(server: Cluster) -> No
         assert "KEYLATCH_TOKEN" in findings[1].mend
 
 
-def test_a_tenancy_that_was_left_out_and_not_replaced_gives_nobody_anything(
+def test_without_a_tenancy_function_of_its_own_nobody_administers_anything(
     server: Cluster,
 ) -> None:
     with install(server, f"none_{uuid4().hex}", "own") as database:
@@ -153,7 +155,7 @@ def test_a_definer_function_without_a_search_path_is_an_error(
         ),
     ],
 )
-def test_what_an_own_function_may_not_change_is_compared(
+def test_the_properties_that_an_own_function_must_keep_are_compared(
     server: Cluster, statement: str, slug: str
 ) -> None:
     with own(server, EXAMPLES / "own_tables.sql", leave_out=True) as database:
@@ -162,7 +164,7 @@ def test_what_an_own_function_may_not_change_is_compared(
         assert ("error", slug, FUNCTION) in found
 
 
-def test_it_is_said_where_the_users_cannot_be_read(server: Cluster) -> None:
+def test_the_report_says_so_if_the_users_cannot_be_read(server: Cluster) -> None:
     with own(server, EXAMPLES / "own_tables.sql", leave_out=True) as database:
         run(database, *ADMIN, "revoke all on auth.users from postgres")
         # On Supabase `postgres` reads every table; the owner of a plain installation may not.

@@ -1,1 +1,1 @@
-"""Tests of how keylatch gets into a project or a database: the package, install and migrate."""
+"""Tests of installing keylatch into a project or a database."""

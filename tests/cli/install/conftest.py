@@ -1,4 +1,4 @@
-"""What the tests of installing ask for by name: a project, an empty database, the program."""
+"""Fixtures for the tests of installing: a project, an empty database, the program."""
 
 import shutil
 from pathlib import Path

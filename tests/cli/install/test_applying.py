@@ -83,13 +83,13 @@ def test_the_printed_sql_is_what_a_project_gets(program: Program, tmp_path: Path
 
 
 @pytest.mark.one_server
-def test_again_nothing_happens_and_that_is_said(applying: Program, empty: Database) -> None:
+def test_a_second_run_changes_nothing_and_says_so(applying: Program, empty: Database) -> None:
     applying("apply", "--tenancy", "keylatch")
     before = fingerprint(empty.url)
     for more in ((), ("--tenancy", "keylatch"), ("--with", "events")):
         shown = applying("apply", *more)
         assert shown.out == ""
-        there = f"keylatch {VERSION} is there already, with the core, events: nothing to do.\n"
+        there = f"keylatch {VERSION} is already installed, with the core, events: nothing to do.\n"
         assert shown.err == there
     assert fingerprint(empty.url) == before
     assert applying.having("--db-url", empty.url)("sql").out == ""
@@ -180,7 +180,7 @@ def test_a_file_for_another_state_refuses_to_run(empty: Database) -> None:
 @pytest.mark.one_server
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
 def test_twenty_at_once_apply_it_once(empty: Database, database: Database, isolation: str) -> None:
-    """Under every default: who waited must see what was done meanwhile."""
+    """In every default isolation level, a waiting session must see what the others did."""
     empty.connect().execute(
         f"alter database {empty.name} set default_transaction_isolation = '{isolation}'".encode()
     )
@@ -196,7 +196,7 @@ def test_twenty_at_once_apply_it_once(empty: Database, database: Database, isola
 
 
 @pytest.mark.one_server
-def test_what_fails_is_named_with_its_line_and_nothing_of_it_is_there(empty: Database) -> None:
+def test_a_failed_migration_is_named_with_its_line_and_leaves_nothing(empty: Database) -> None:
     release = broken("\nselect no_such_column;\n")
     with pytest.raises(KeylatchError) as raised:
         apply(empty.connect(), Choice(only=("usage",)), "own", release=release)
@@ -221,7 +221,7 @@ def test_an_error_is_one_line_with_a_hint_for_people(applying: Program, empty: D
     first, second = shown.err.splitlines()
     assert first == f'migration_failed: {NAME}: schema "keylatch_internal" already exists'
     assert second == (
-        "hint: The schema belongs to somebody else: rename it, or drop it if nobody needs it."
+        "hint: The schema has another owner: rename it, or drop it if nobody needs it."
     )
 
 
@@ -242,7 +242,7 @@ def test_an_installation_of_an_earlier_checkout_is_told_to_drop_and_install_agai
 
 
 @pytest.mark.one_server
-def test_own_tenancy_is_left_out_shown_and_never_replaced(
+def test_an_own_tenancy_is_left_out_and_shown_and_never_replaced(
     applying: Program, empty: Database
 ) -> None:
     assert applying("apply", code=2).err.startswith("tenancy_undecided: ")
@@ -269,7 +269,7 @@ def test_a_superuser_applies_as_the_owner(program: Program, empty: Database) -> 
 
 
 @pytest.mark.one_server
-def test_who_may_not_is_told_so(program: Program, empty: Database) -> None:
+def test_a_user_without_the_right_is_told_so(program: Program, empty: Database) -> None:
     stranger = program.having(DATABASE_URL=empty.authenticator_url)
     before = stranger("apply", "--tenancy", "own", code=3)
     names(empty, CORE)
@@ -288,7 +288,7 @@ def test_postgrest_is_told_once_that_there_are_new_calls(empty: Database) -> Non
     assert told(listener, empty.connect()) == ["reload schema"]
 
 
-def test_a_plain_server_is_told_what_it_lacks_and_gets_it(
+def test_apply_platform_names_what_a_plain_server_lacks_and_creates_it(
     program: Program, other_server: Cluster
 ) -> None:
     with Database(other_server, "plain") as database:
@@ -299,14 +299,14 @@ def test_a_plain_server_is_told_what_it_lacks_and_gets_it(
         what = "role anon, role authenticated, role service_role, function auth.uid(), table "
         what += "auth.users"
         shown = owner("apply", code=5)
-        assert shown.err.startswith(f"platform_missing: The database lacks {what}, ")
+        assert shown.err.startswith(f"platform_missing: The database has no {what}, ")
         assert "keylatch apply --platform" in shown.err
-        assert f"makes what is missing: {what}" in owner("apply", "--dry-run").err
+        assert f"Missing: {what}. " in owner("apply", "--dry-run").err
         assert "Only a superuser" in owner("apply", "--platform", code=3).err
         chief("apply", "--platform", "--dry-run")
         assert superuser.execute("select to_regrole('anon')").fetchone() == (None,)
 
-        assert "The platform is made." in chief("apply", "--platform").err
+        assert "The platform was created." in chief("apply", "--platform").err
         assert "nothing to do" in owner("apply", "--platform").err
         People.seed(database.url)
 

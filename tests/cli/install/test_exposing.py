@@ -55,7 +55,7 @@ def test_one_word_is_added_and_all_else_stays(program: Program, project: Project
     ],
     ids=["lines", "empty", "no list", "no section", "dotted", "crlf", "there"],
 )
-def test_however_it_is_written_the_word_is_added_once(
+def test_the_word_is_added_once_however_the_list_is_written(
     project: Project, before: str, after: list[str]
 ) -> None:
     project.config.write_bytes(before.encode())
@@ -90,7 +90,7 @@ def test_a_terminal_is_asked(program: Program, project: Project, typed: str, exp
     assert "[y/N]" not in again.err
 
 
-def test_nobody_is_asked_where_no_terminal_is(program: Program, project: Project) -> None:
+def test_nothing_is_asked_without_a_terminal(program: Program, project: Project) -> None:
     shown = program("install", project.path, *OWN, stdin="y\n")
     assert "[y/N]" not in shown.err
     assert "keylatch" not in schemas(project)

@@ -29,7 +29,7 @@ def provisioned(database: Database, people: People) -> Callable[[], list[tuple[o
 Provisioned = Callable[[], list[tuple[object, ...]]]
 
 
-def test_it_runs_once_a_workspace_with_the_rights_of_the_owner(
+def test_the_recipe_runs_once_per_workspace_with_the_rights_of_the_owner(
     database: Database, people: People, provisioned: Provisioned
 ) -> None:
     with database.connect("authenticated", people.claims("alice")) as alice:
@@ -41,7 +41,7 @@ def test_it_runs_once_a_workspace_with_the_rights_of_the_owner(
     assert len(provisioned()) == 2
 
 
-def test_it_runs_for_each_workspace_whose_first_keys_come_in_one_statement(
+def test_the_recipe_runs_for_each_workspace_whose_first_keys_come_in_one_statement(
     database: Database, people: People, provisioned: Provisioned
 ) -> None:
     with database.connect("service_role") as service:

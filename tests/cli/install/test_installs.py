@@ -1,4 +1,4 @@
-"""Installing the one file: whoever does it and how many at once, the same comes of it."""
+"""Installing the one file gives the same result for every user, and for many at once."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What is to come for what is there: decided without files or a database."""
+"""Planning an installation, without files or a database."""
 
 import tomllib
 from dataclasses import replace
@@ -99,7 +99,7 @@ def test_a_new_installation_needs_a_word_about_its_tenancy() -> None:
         RELEASE.plan(None, NO_CHOICE, None)
 
 
-def test_where_all_that_is_chosen_is_there_nothing_is_to_come() -> None:
+def test_the_plan_is_empty_if_all_chosen_modules_are_installed() -> None:
     assert planned(has()) == []
     assert planned(has("events", "usage")) == []
     assert planned(has("events"), Choice(added=("events",)), "keylatch") == []
@@ -163,7 +163,7 @@ def test_the_other_tenancy_is_refused_in_both_directions() -> None:
     assert slug_of(has(tenancy="own"), NO_CHOICE, "keylatch") == "tenancy_installed"
 
 
-def test_what_cannot_be_had_is_refused() -> None:
+def test_an_impossible_plan_is_refused() -> None:
     assert slug_of(has("events"), Choice(only=("core",))) == "module_installed"
     assert slug_of(has(version="99.0.0"), NO_CHOICE) == "client_older"
     assert slug_of(has(version="0.0.1"), NO_CHOICE) == "no_upgrade"
@@ -257,13 +257,13 @@ def test_new_stamps_follow_the_newest_and_the_clock(newest: datetime, now: datet
 
 
 @pytest.mark.parametrize("newest", ["", "0001", "20261231235957"])
-def test_new_stamps_are_of_now_where_nothing_is_newer(newest: str) -> None:
+def test_new_stamps_are_the_current_time_if_no_file_is_newer(newest: str) -> None:
     stamps = next_stamps(newest, NOW, 3)
     assert stamps == ("20261231235958", "20261231235959", "20270101000000")
 
 
 @pytest.mark.parametrize("newest", ["20279931000000", "9", "2027010100000", "99991231235959"])
-def test_a_newest_stamp_that_is_no_time_is_named(newest: str) -> None:
+def test_a_newest_stamp_that_is_not_a_time_is_named(newest: str) -> None:
     with pytest.raises(KeylatchError) as raised:
         next_stamps(newest, NOW, 1)
     assert raised.value.slug == "migration_order"

@@ -37,7 +37,7 @@ def test_one_file_follows_the_projects_own(program: Program, project: Project) -
     assert project.file(NAME).stat().st_mode & 0o777 == 0o644
 
 
-def test_without_newer_ones_it_is_of_now(project: Project) -> None:
+def test_without_newer_stamps_the_stamp_is_the_current_time(project: Project) -> None:
     for path in project.migrations.iterdir():
         path.unlink()
     project.migrations.rmdir()
@@ -48,14 +48,14 @@ def test_without_newer_ones_it_is_of_now(project: Project) -> None:
     assert min(project.migrations.iterdir()).name[:8] in {before, tomorrow}
 
 
-def test_again_nothing_is_written_and_that_is_said(program: Program, project: Project) -> None:
+def test_a_second_run_writes_nothing_and_says_so(program: Program, project: Project) -> None:
     program("install", project.path, "--tenancy", "keylatch", "--expose")
     before = project.snapshot()
     shown = program("install", project.path, "--expose")
     assert project.snapshot() == before
     assert shown.out == ""
     assert shown.err == (
-        f"keylatch {VERSION} is there already, with the core, events: nothing to do.\n"
+        f"keylatch {VERSION} is already installed, with the core, events: nothing to do.\n"
     )
 
 
@@ -74,7 +74,7 @@ def test_a_terminal_is_asked_for_the_tenancy(
 ) -> None:
     before = project.snapshot()
     shown = program.at_a_terminal("install", project.path, "--no-expose", typed=typed)
-    assert "Whose tables say who administers a workspace?" in shown.err
+    assert "Which tables decide who administers a workspace?" in shown.err
     if not typed:
         assert (shown.code, project.snapshot()) == (1, before)
         return
@@ -152,10 +152,10 @@ def test_programs_get_json(program: Program, project: Project) -> None:
     }
 
 
-def test_options_that_exclude_each_other_are_refused(program: Program, project: Project) -> None:
+def test_options_that_cannot_be_combined_are_refused(program: Program, project: Project) -> None:
     for options in (("--all", "--only", "core"), ("--with", "usage", "--all")):
         shown = program("install", project.path, "--tenancy", "own", *options, code=2)
-        assert "--with, --only and --all exclude each other." in shown.err
+        assert "--with, --only and --all cannot be combined." in shown.err
     shown = program("install", project.path, "--tenancy", "own", "--with", "sesions", code=2)
     assert "There is no module 'sesions'." in shown.err
     assert "request, sessions" in shown.err
@@ -170,7 +170,9 @@ def test_an_edited_file_is_refused_and_left_as_it_is(program: Program, project: 
         shown = program("install", project.path, *more, code=1)
         assert project.snapshot() == before, "nothing is written, not even what is new"
         assert shown.out == ""
-        assert shown.err.startswith(f"migration_differs: Somebody edited {path.name}.\nhint: ")
+        assert shown.err.startswith(
+            f"migration_differs: A generated file was edited: {path.name}.\nhint: "
+        )
 
 
 def test_a_file_name_cannot_steer_the_terminal(program: Program, project: Project) -> None:
@@ -225,7 +227,7 @@ def test_a_migration_of_the_users_own_may_have_any_name(project: Project) -> Non
     assert sorted(project.names()) == sorted([*OWN, NAME, "keylatch_tenancy"])
 
 
-def test_what_is_no_project_is_left_alone(program: Program, tmp_path: Path) -> None:
+def test_a_directory_that_is_no_project_is_left_alone(program: Program, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         shown = program("install", path, code=2)
         assert "supabase init" in shown.err
@@ -234,7 +236,7 @@ def test_what_is_no_project_is_left_alone(program: Program, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("step", ["mkstemp", "replace", "fchmod"])
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, OSError])
-def test_what_is_interrupted_leaves_no_file_behind(
+def test_an_interrupted_install_leaves_no_file_behind(
     project: Project, monkeypatch: pytest.MonkeyPatch, step: str, problem: type[BaseException]
 ) -> None:
     put(project)
@@ -260,7 +262,7 @@ def test_what_is_interrupted_leaves_no_file_behind(
     assert project.names() == [*OWN, NAME]
 
 
-def test_own_tenancy_shows_what_to_write_and_is_never_replaced(
+def test_install_shows_what_to_write_for_an_own_tenancy_and_never_replaces_it(
     program: Program, project: Project
 ) -> None:
     shown = program("install", project.path, "--tenancy", "own")
@@ -283,7 +285,7 @@ def test_keylatchs_tenancy_is_not_left_out_later(program: Program, project: Proj
     assert "keylatch.admin_workspace_ids()" in refused.err
 
 
-def test_a_stamp_that_no_other_can_follow_is_named(project: Project) -> None:
+def test_the_last_possible_stamp_is_named(project: Project) -> None:
     (project.migrations / "99999999999999_last.sql").write_text("select 1;\n")
     with pytest.raises(KeylatchError) as raised:
         put(project)
@@ -299,7 +301,7 @@ def test_a_link_that_leads_out_of_the_project_is_refused(
     (project.path / what).symlink_to(outside)
     before = contents(tmp_path)
     shown = program("install", project.path, "--tenancy", "own", "--expose", code=2)
-    assert "leads out of it" in shown.err
+    assert "links out of it" in shown.err
     with pytest.raises(InvalidArgument):
         put(project)
     if what != "supabase/migrations":

@@ -86,7 +86,7 @@ def test_install_push_issue_and_resolve_then_add_update_and_push_again(
 
 
 @pytest.mark.one_server
-def test_the_installation_is_whole_until_somebody_edits_a_policy_by_hand(
+def test_doctor_finds_nothing_until_a_policy_is_edited_by_hand(
     program: Program, project: Project, empty: Database
 ) -> None:
     program("install", project.path, "--tenancy", "keylatch")
@@ -133,7 +133,7 @@ def test_the_cli_refuses_a_stamp_that_is_older_than_what_it_has_applied(
 
 
 @pytest.mark.one_server
-def test_what_the_cli_fetches_from_its_history_is_no_edit(
+def test_a_file_that_the_cli_fetches_from_its_history_is_not_an_edit(
     program: Program, project: Project, empty: Database
 ) -> None:
     """The CLI keeps statements, not files: what it writes from them has other blank lines."""
@@ -145,7 +145,7 @@ def test_what_the_cli_fetches_from_its_history_is_no_edit(
 
 
 @pytest.mark.one_server
-def test_own_tenancy_with_what_the_install_shows(
+def test_the_statements_that_install_shows_make_an_own_tenancy(
     program: Program, project: Project, empty: Database
 ) -> None:
     program("install", project.path, "--tenancy", "own")

@@ -92,7 +92,7 @@ def test_no_released_upgrade_was_changed() -> None:
     assert changed_upgrades() == []
 
 
-def test_it_refuses_what_is_not_ready(tree: Tree) -> None:
+def test_a_release_that_is_not_ready_is_refused(tree: Tree) -> None:
     for version in ("1", "v1.0.0", "1.0", "1.0.0-rc.1", "01.0.0"):
         assert tree.release(version)[1].startswith(f"No release: {version} is not a version")
     (tree.directory / "README.md").write_text("changed")

@@ -171,7 +171,7 @@ def test_a_link_out_of_the_project_is_not_followed(
     (outside / "x.sql").write_text("select 1;")
     (project.path / "supabase" / "schemas").symlink_to(outside)
     shown = program("install", project.path, *KEYLATCH, code=2)
-    assert "leads out of it" in shown.err
+    assert "links out of it" in shown.err
     assert [path.name for path in outside.iterdir()] == ["x.sql"]
 
 

@@ -1,4 +1,4 @@
-"""The revocation list: what a backup brings back, and a list that was kept outside ends again."""
+"""The revocation list ends keys again that a restored backup has reactivated."""
 
 import json
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ class Story:
         until(lambda: owner.state(ids["passed"])[0] == "expired")
 
     def is_ended(self, owner: Owner) -> None:
-        """Every key is as dead as it was, or as near to its end."""
+        """Every key is ended again, or expires as early as before."""
         states = {name: owner.state(key_id) for name, (key_id, _) in self.keys.items()}
         assert {name: state[0] for name, state in states.items()} == {
             "revoked": "revoked",
@@ -82,7 +82,7 @@ class Story:
             "kept": "active",
         }
         assert states["revoked"][1].startswith("leaked in a log (revoked at 20")
-        assert states["revoked"][1].endswith("; a restore had forgotten it)")
+        assert states["revoked"][1].endswith("; revoked again after a restore)")
         assert states["passed"][1].startswith("expired at 20")
         assert states["nearer"][2] == self.soon
         assert states["rotated"][2] < datetime.now(UTC) + timedelta(hours=1)
@@ -103,7 +103,7 @@ def story(owner: Owner) -> Story:
 
 @pytest.fixture
 def copy(database: Database, owner: Owner, story: Story) -> Iterator[Database]:
-    """What a backup from before the keys were ended becomes when it is restored."""
+    """A restored backup from before the keys were ended."""
     assert story
     owner.connection.close()
     with Database(database.server, f"{database.name}_copy", database.name) as copy:
@@ -118,7 +118,7 @@ def exported(program: Program, database: Database, tmp_path: Path, *options: obj
     return file
 
 
-def test_what_a_restored_backup_forgot_ends_again(
+def test_keys_that_a_restored_backup_reactivated_are_ended_again(
     program: Program, database: Database, copy: Database, owner: Owner, story: Story, tmp_path: Path
 ) -> None:
     story.end(owner)
@@ -139,7 +139,7 @@ def test_what_a_restored_backup_forgot_ends_again(
 
     again = there("revocations", "apply", file)
     assert again.out == (
-        "      6 were so already\n"
+        "      6 unchanged: already so\n"
         f"      1 not in this database: issued after the backup\n        {later}\n"
     )
     assert "The list ends at 20" in again.err
@@ -204,7 +204,7 @@ def test_a_key_that_waits_for_its_first_use_ends_again(
             assert restored.state(waiting)[1].startswith("left (revoked at ")
 
 
-def test_what_changed_after_the_list_is_left_and_named(
+def test_a_key_that_changed_after_the_list_was_written_is_left_and_named(
     program: Program, database: Database, owner: Owner, story: Story, tmp_path: Path
 ) -> None:
     suspended, _ = story.keys["suspended"]
@@ -217,7 +217,9 @@ def test_what_changed_after_the_list_is_left_and_named(
     owner.row("select keylatch.unsuspend_key(%s)", suspended)
     owner.row("update keylatch.keys set expires_at = null where id = %s returning id", nearer)
     shown = program.having(DATABASE_URL=database.url)("revocations", "apply", file, code=1)
-    assert shown.out.startswith("      2 changed after the list was written: look at each\n")
+    assert shown.out.startswith(
+        "      2 not touched: changed after the list was written, check each key\n"
+    )
     assert {str(suspended), str(nearer)} == set(shown.out.split()[-2:])
     assert owner.state(suspended)[0] == owner.state(nearer)[0] == "active"
 
@@ -286,7 +288,7 @@ def test_a_damaged_list_is_refused_before_anything_is_done(
     assert "hint: " in shown.err
 
 
-def test_who_does_not_see_every_key_gets_no_list(
+def test_a_user_who_cannot_see_every_key_gets_no_list(
     program: Program, database: Database, owner: Owner, tmp_path: Path
 ) -> None:
     at = program.having(DATABASE_URL=database.authenticator_url)

@@ -1,4 +1,4 @@
-"""Taking keylatch out again: what still uses it is named, and after that nothing of it is left."""
+"""Removing keylatch: what still uses it is named, and the removal leaves nothing."""
 
 from typing import Any
 
@@ -134,7 +134,7 @@ def alone(other_server: Cluster) -> Any:
         yield database
 
 
-def test_what_uses_keylatch_is_named_and_after_that_nothing_is_left(
+def test_objects_that_use_keylatch_are_named_and_the_removal_leaves_nothing(
     program: Program, project: Project, alone: Database
 ) -> None:
     project.add("accounts", ACCOUNTS, days=5)
@@ -189,7 +189,7 @@ def test_the_migration_itself_stops_where_keylatch_is_used(
         alone.connect(superuser=True).execute(statement.encode())
     before = catalog(alone)
     shown = program("uninstall", project.path)
-    assert "No database was asked what still uses keylatch" in shown.err
+    assert "No database was checked for objects that use keylatch" in shown.err
     with pytest.raises(CommandFailed) as refused:
         push_migrations(alone.url, project.path)
     for thing in NAMED:

@@ -65,7 +65,7 @@ def test_an_upgrade_locks_only_what_it_changes(installed: Database) -> None:
 
 
 def longest(took: list[float]) -> str:
-    """What stands in the record: the machine decides it too, so nothing is asserted about it."""
+    """The longest wait, for the record only: it depends on the machine, so no test asserts it."""
     return f"{max(took) * 1000:.1f} ms of {len(took)}"
 
 

@@ -1,4 +1,4 @@
-"""When a cached resolver has heard of everything: by its heartbeats, not by a clock of the test."""
+"""Wait until a cached resolver is up to date: by its heartbeats, not by the test's clock."""
 
 from collections.abc import Callable
 

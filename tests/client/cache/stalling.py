@@ -40,11 +40,11 @@ class StallingProxy:
         self._thread.join()
 
     def stall(self) -> None:
-        """Take what comes in and pass nothing on; connections stay open."""
+        """Stop forwarding, and keep the connections open."""
         self._open.clear()
 
     def flow(self) -> None:
-        """Pass everything on again, what was held back first."""
+        """Forward again, beginning with the data that was held back."""
         self._open.set()
 
     def move(self, target: int, *, keep: bool = False) -> None:

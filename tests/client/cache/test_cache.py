@@ -1,4 +1,4 @@
-"""What memory may say when, by a clock that the test moves."""
+"""When memory may answer, by a clock that the test moves."""
 
 import dataclasses
 import time
@@ -134,7 +134,7 @@ def test_an_answer_that_was_asked_for_before_a_change_was_heard_is_not_kept(syst
     assert system.cache.answer(QUESTION) == (found,)
 
 
-def test_that_there_is_no_key_is_forgotten_at_any_change_and_after_the_bound(
+def test_the_answer_no_key_is_forgotten_at_any_change_and_after_the_bound(
     system: System,
 ) -> None:
     system.learn(QUESTION, None)
@@ -208,7 +208,7 @@ def test_only_so_many_are_kept_and_those_that_were_not_asked_for_go_first(system
     assert known == [questions[0], *questions[3:]]
 
 
-def test_guessing_drives_no_key_out(system: System) -> None:
+def test_guessing_evicts_no_key(system: System) -> None:
     system.learn(QUESTION, key())
     for n in range(100):
         system.learn((bytes([n]) * 32, None), None)
@@ -230,7 +230,7 @@ def test_when_any_key_may_have_changed_everything_is_forgotten(system: System) -
     assert system.cache.answer(OTHER) == (found,)
 
 
-def test_a_change_that_nobody_was_told_of_makes_memory_forget_everything(system: System) -> None:
+def test_a_change_without_a_notification_makes_memory_forget_everything(system: System) -> None:
     system.learn(QUESTION, key())
     flight = system.cache.begin(OTHER)
     system.left_out += 1
@@ -245,7 +245,9 @@ def test_a_change_that_nobody_was_told_of_makes_memory_forget_everything(system:
 
 
 @pytest.mark.parametrize("when", ["while it listens", "before it listened"])
-def test_memory_stays_closed_until_who_told_nobody_has_committed(system: System, when: str) -> None:
+def test_memory_stays_closed_until_the_silent_transaction_has_committed(
+    system: System, when: str
+) -> None:
     system.writers = {"3/7", "4/2"}
     system.left_out += 1
     if when == "before it listened":

@@ -1,4 +1,4 @@
-"""Notices on a real server: what is told at once, what leaves a sign, and that nobody waits."""
+"""Notifications on a real server: what is sent, what is only counted, and that nobody waits."""
 
 import re
 import threading
@@ -62,7 +62,7 @@ def fleet(database: Database, people: People) -> Iterator[Fleet]:
         yield fleet
 
 
-def test_of_very_many_keys_only_that_something_changed_is_told(fleet: Fleet) -> None:
+def test_a_change_of_very_many_keys_ends_with_one_notification_for_all(fleet: Fleet) -> None:
     one = fleet.admin.issue(People.a, kind="secret")
     fleet.admin.issue_many(People.a, labels=["fleet"] * 1500)
     with fleet.listening() as resolver, psycopg.connect(fleet.database.url) as listener:
@@ -80,7 +80,7 @@ def test_of_very_many_keys_only_that_something_changed_is_told(fleet: Fleet) -> 
         until(lambda: resolver.resolve(one.key) is None)
 
 
-def test_a_change_beside_an_extension_is_seen_within_the_bound(fleet: Fleet) -> None:
+def test_a_change_together_with_an_extension_is_seen_within_the_bound(fleet: Fleet) -> None:
     issued = fleet.admin.issue(People.a, kind="secret", scopes=["a"])
     fleet.session.execute("update keylatch.keys set expires_at = now() + interval '1 hour'")
     with fleet.listening() as resolver, psycopg.connect(fleet.database.url) as listener:
@@ -102,7 +102,7 @@ def test_a_change_beside_an_extension_is_seen_within_the_bound(fleet: Fleet) -> 
         assert fleet.signs() == signs + 1
 
 
-def test_what_was_not_told_before_the_commit_is_not_remembered_until_the_commit(
+def test_a_change_without_a_notification_is_not_cached_until_its_commit(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sign is there at once, and the change only when the transaction ends."""
@@ -243,7 +243,7 @@ def stuck(janitor: Janitor) -> Iterator[Database]:
     ],
 )
 def test_an_extension_waits_for_nobody_at_its_commit(stuck: Database, changes: str) -> None:
-    """Else a key that expired in the meantime would come back to life."""
+    """Otherwise a key that expired during the wait would become active again."""
     service = stuck.connect("service_role")
     for label, lifetime in (("far", "30 s"), ("near", "30 days")):
         service.execute(
@@ -317,7 +317,7 @@ def test_a_cache_at_a_logical_replica_hears_of_a_revocation_at_the_publisher(
         until(is_there)
 
 
-def test_a_mark_does_not_show_the_id(fleet: Fleet) -> None:
+def test_the_mark_of_a_notification_does_not_reveal_the_id(fleet: Fleet) -> None:
     issued = fleet.admin.issue(People.a, kind="secret")
     with psycopg.connect(fleet.database.url, autocommit=True) as listener:
         listener.execute("listen keylatch")

@@ -1,4 +1,4 @@
-"""A cached resolver and a pooler in transaction mode, which lets nobody hear anything."""
+"""A cached resolver behind a pooler in transaction mode, which delivers no notifications."""
 
 import logging
 import re
@@ -25,7 +25,7 @@ def pooler(server: Cluster, janitor: Janitor) -> Iterator[Pooler]:
         yield pooler
 
 
-def test_through_a_pooler_it_resolves_and_listens_past_it(
+def test_the_resolver_asks_through_a_pooler_and_listens_on_a_direct_connection(
     database: Database, people: People, pooler: Pooler
 ) -> None:
     admin = Keylatch.from_psycopg(database.connect("authenticated", people.claims("alice")))
@@ -55,7 +55,7 @@ def test_a_listener_in_another_database_is_not_believed(
         caplog.at_level(logging.WARNING, "keylatch"),
         CachedResolver(runtime, listen=listen, bound=BOUND) as resolver,
     ):
-        until(lambda: "cannot ask keylatch" in caplog.text)
+        until(lambda: "cannot use keylatch" in caplog.text)
         for _ in range(2):
             assert resolver.resolve(issued.key) is not None
         assert resolver.stats().hits == 0
@@ -78,7 +78,7 @@ def test_a_listener_without_rights_is_not_believed(
             caplog.at_level(logging.WARNING, "keylatch"),
             CachedResolver(runtime, listen=listen, bound=BOUND) as resolver,
         ):
-            until(lambda: "cannot ask keylatch" in caplog.text)
+            until(lambda: "cannot use keylatch" in caplog.text)
             for _ in range(2):
                 assert resolver.resolve(issued.key) is not None
             assert resolver.stats().hits == 0

@@ -72,7 +72,7 @@ def fleet(database: Database, people: People) -> Iterator[Fleet]:
         yield fleet
 
 
-def test_the_second_answer_comes_from_memory_and_is_the_same(fleet: Fleet) -> None:
+def test_the_second_answer_comes_from_memory_and_equals_the_first(fleet: Fleet) -> None:
     issued = fleet.admin.issue(People.a, allowed_origins=[SITE], metadata={"plan": "pro"})
     with fleet.open() as resolver:
         until(is_listening(resolver))
@@ -102,7 +102,7 @@ CHANGES: dict[str, Callable[[Fleet, Any], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_ends_a_key_is_heard(fleet: Fleet, change: str) -> None:
+def test_every_change_that_ends_a_key_is_heard(fleet: Fleet, change: str) -> None:
     issued = fleet.admin.issue(People.a, allowed_origins=[SITE])
     with fleet.open() as resolver:
         until(is_listening(resolver))
@@ -112,7 +112,7 @@ def test_what_ends_a_key_is_heard(fleet: Fleet, change: str) -> None:
         assert resolver.stats().reconnects == 0
 
 
-def test_what_changes_of_a_key_that_lives_on_is_heard(fleet: Fleet) -> None:
+def test_every_change_of_a_key_that_stays_active_is_heard(fleet: Fleet) -> None:
     issued = fleet.admin.issue(People.a, kind="secret", scopes=["a"])
     alice = fleet.database.connect("authenticated", fleet.people.claims("alice"))
     with fleet.open() as resolver:
@@ -138,7 +138,7 @@ def test_what_changes_of_a_key_that_lives_on_is_heard(fleet: Fleet) -> None:
 
 
 def test_a_later_expiry_is_seen_at_the_old_one(fleet: Fleet) -> None:
-    """It is not told, so that its commit waits for nobody."""
+    """An extension sends no notification, so that its commit does not wait."""
     alice = fleet.database.connect("authenticated", fleet.people.claims("alice"))
     extend = "update keylatch.keys set expires_at = now() + interval '1 hour' where id = %s"
     with fleet.open() as resolver:
@@ -157,7 +157,7 @@ def test_a_later_expiry_is_seen_at_the_old_one(fleet: Fleet) -> None:
         assert found.expires_at > issued.expires_at + timedelta(minutes=30)
 
 
-def test_a_key_in_memory_expires_by_itself(fleet: Fleet) -> None:
+def test_a_cached_key_expires_by_itself(fleet: Fleet) -> None:
     with fleet.open() as resolver:
         until(is_listening(resolver))
         for issued in fleet.soon_expired():
@@ -170,8 +170,8 @@ def test_a_key_in_memory_expires_by_itself(fleet: Fleet) -> None:
         assert resolver.stats().hits > 0
 
 
-def test_what_was_acknowledged_before_a_heartbeat_is_in_every_answer_after_it(fleet: Fleet) -> None:
-    """Which is what the bound says; test_cache.py measures it by a clock it moves."""
+def test_a_change_acknowledged_before_a_heartbeat_is_in_every_answer_after_it(fleet: Fleet) -> None:
+    """This is the promise of the bound. test_cache.py measures it by a clock that it moves."""
     with fleet.open(bound=BOUND) as resolver:
         until(is_listening(resolver))
         for _ in range(30):
@@ -249,7 +249,7 @@ def test_a_restart_of_the_server_is_survived(people: People, janitor: Janitor) -
                 assert resolver.resolve(row[1]) is None
 
 
-def test_many_who_ask_the_same_at_once_ask_the_database_once(fleet: Fleet) -> None:
+def test_many_equal_questions_at_once_ask_the_database_once(fleet: Fleet) -> None:
     issued = fleet.admin.issue(People.a, kind="secret")
     asked: list[str] = []
     may_answer = threading.Event()
@@ -321,7 +321,7 @@ def test_a_setting_out_of_its_rule_is_named(fleet: Fleet, field: str, value: Any
 
 
 @pytest.mark.parametrize("odd", ["", "\x00", "\ud800", "x" * 1_000_000, "\u202ewk_sk_live"])
-def test_any_text_is_a_question(fleet: Fleet, odd: str) -> None:
+def test_the_cached_resolver_accepts_any_text(fleet: Fleet, odd: str) -> None:
     with fleet.open() as resolver:
         assert resolver.resolve(odd) is None
         assert resolver.resolve("wk_sk_live_x", origin=odd) is None
@@ -339,7 +339,7 @@ def test_origins_that_no_key_can_list_take_no_memory(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("given", [None, 1, b"wk_sk_live_x", ["wk"]])
-def test_what_is_no_text_is_refused(fleet: Fleet, given: Any) -> None:
+def test_a_value_that_is_not_a_string_is_refused(fleet: Fleet, given: Any) -> None:
     with fleet.open() as resolver:
         with pytest.raises(InvalidArgument, match="key"):
             resolver.resolve(given)
@@ -348,7 +348,7 @@ def test_what_is_no_text_is_refused(fleet: Fleet, given: Any) -> None:
                 resolver.resolve("wk", origin=given)
 
 
-async def test_the_async_one_hears_shares_and_ends(fleet: Fleet) -> None:
+async def test_the_async_resolver_hears_changes_shares_questions_and_ends(fleet: Fleet) -> None:
     issued = fleet.admin.issue(People.a, kind="secret")
     url = fleet.database.authenticator_url
     async with psycopg_pool.AsyncConnectionPool(url, open=False) as pool:
@@ -376,7 +376,7 @@ async def test_the_async_one_hears_shares_and_ends(fleet: Fleet) -> None:
         assert await resolver.resolve(issued.key) is None
 
 
-async def test_the_async_one_remembers_no_error_and_no_origin_that_no_key_can_list(
+async def test_the_async_resolver_caches_no_error_and_no_impossible_origin(
     fleet: Fleet,
 ) -> None:
     issued = fleet.admin.issue(People.a, kind="secret")
@@ -419,7 +419,7 @@ def test_opentelemetry_sees_the_counts(fleet: Fleet) -> None:
     assert seen["keylatch.cache.is_listening"] == [1]
 
 
-def test_who_listens_learns_no_id_and_no_key(fleet: Fleet) -> None:
+def test_a_listener_learns_no_id_and_no_key(fleet: Fleet) -> None:
     issued = fleet.admin.issue(People.a, kind="secret")
     with psycopg.connect(fleet.database.authenticator_url, autocommit=True) as stranger:
         stranger.execute("set role anon")
@@ -431,7 +431,7 @@ def test_who_listens_learns_no_id_and_no_key(fleet: Fleet) -> None:
     assert str(urlsplit(fleet.database.url).password) not in said.payload
 
 
-def test_a_label_a_new_key_and_a_change_of_nothing_are_not_told(fleet: Fleet) -> None:
+def test_a_label_a_new_key_and_an_empty_change_send_no_notification(fleet: Fleet) -> None:
     alice = fleet.database.connect("authenticated", fleet.people.claims("alice"))
     with psycopg.connect(fleet.database.authenticator_url, autocommit=True) as listener:
         listener.execute("listen keylatch")

@@ -20,7 +20,7 @@ expect.set_options(timeout=HANG_SECONDS * 1000)
 
 class _Files(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
-        """What a page asks for is nobody's business."""
+        """Do not log requests."""
 
 
 @contextmanager

@@ -244,7 +244,7 @@ def test_a_secret_key_in_a_page_is_refused_and_explain_key_says_why(site: Site) 
     assert "Rotate it" in str(hint)
 
 
-def test_where_the_gateway_allows_one_origin_a_browser_asks_for_no_other(
+def test_if_the_gateway_permits_one_origin_a_browser_asks_from_no_other_origin(
     site: Site, janitor: Janitor
 ) -> None:
     system = site.system

@@ -32,12 +32,14 @@ def test_without_a_key_nobody_sees_a_row(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("name", ["revoked", "suspended", "expired"])
-def test_a_dead_key_is_refused_and_does_not_become_nobody(shop: Shop, name: str) -> None:
+def test_an_inactive_key_is_refused_and_does_not_become_an_anonymous_request(
+    shop: Shop, name: str
+) -> None:
     assert shop.items(shop.system.keys[name].key) == REFUSED
 
 
 @pytest.mark.parametrize("key", ["", "null", "wk_sk_live_", "é" * 20, "x" * 20_000, "' or 1"])
-def test_what_is_no_key_is_refused_and_not_a_failure(shop: Shop, key: str) -> None:
+def test_a_text_that_is_not_a_key_is_refused_and_not_a_failure(shop: Shop, key: str) -> None:
     assert shop.items(key) == REFUSED
 
 
@@ -53,7 +55,7 @@ def test_a_publishable_key_is_refused_from_elsewhere(shop: Shop, origin: str | N
     assert shop.items(shop.page, origin=origin) == REFUSED
 
 
-def test_of_two_headers_the_last_counts_and_joined_to_one_they_are_no_key(shop: Shop) -> None:
+def test_the_last_of_two_headers_counts_and_two_joined_headers_are_no_key(shop: Shop) -> None:
     url, anon = f"{shop.system.rest.url}/rest/v1/orders?select=item", shop.system.rest.anon_key
     dead = shop.system.keys["revoked"].key
 
@@ -69,7 +71,7 @@ def test_of_two_headers_the_last_counts_and_joined_to_one_they_are_no_key(shop: 
     assert answer(f"{shop.reader},{dead}") == 401
 
 
-def test_two_origins_are_none_that_a_key_allows(shop: Shop) -> None:
+def test_two_origin_headers_match_no_key(shop: Shop) -> None:
     headers = [("x-api-key", shop.page), ("Origin", ORIGIN), ("Origin", "https://evil.example")]
     url = f"{shop.system.rest.rest_url}/orders?select=item"
     assert httpx.get(url, headers=headers).status_code == 401
@@ -116,7 +118,7 @@ def test_a_key_gets_no_right_that_no_policy_stops(shop: Shop) -> None:
         assert sqlstate(key, "truncate public.orders") == "42501"
 
 
-def test_a_user_is_a_user_and_with_a_key_nobody(shop: Shop) -> None:
+def test_a_user_without_a_key_is_the_user_and_a_user_with_a_key_is_nobody(shop: Shop) -> None:
     dead = shop.system.keys["revoked"].key
     assert shop.items(who="alice") == ["apples", "pears"]
     for who in ("alice", "bob", "mia", "stranger"):
@@ -131,7 +133,7 @@ def test_a_user_is_a_user_and_with_a_key_nobody(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("who", ["anon", "service_role"])
-def test_the_functions_can_be_asked_by_who_holds_the_key(shop: Shop, who: str) -> None:
+def test_the_holder_of_the_key_can_call_the_functions(shop: Shop, who: str) -> None:
     def ask(function: str, sent: str | None, **arguments: str) -> object:
         return shop.send(
             sent,
@@ -268,7 +270,7 @@ def test_as_pre_request_it_refuses_a_bad_key_before_anything_else(
         assert guarded.send(dead, method="OPTIONS", path="news", origin=ORIGIN).is_success
 
 
-def test_a_recipe_without_its_guards_would_let_a_dead_key_through(shop: Shop) -> None:
+def test_a_recipe_without_its_guards_would_let_an_inactive_key_through(shop: Shop) -> None:
     """The restrictive policy can fail: without it a row that is open to all hides the refusal."""
     dead = shop.system.keys["revoked"].key
     with shop.system.database.connect(autocommit=False) as owner:

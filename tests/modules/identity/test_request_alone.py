@@ -53,14 +53,12 @@ def test_the_module_works_without_sessions(alone: Database, key: tuple[Any, ...]
         ask(alone, x_api_key="mistyped")
 
 
-def test_it_takes_no_notice_of_a_header_that_it_does_not_know(
-    alone: Database, key: tuple[Any, ...]
-) -> None:
+def test_an_unknown_header_is_ignored(alone: Database, key: tuple[Any, ...]) -> None:
     assert ask(alone, x_session_token="wk_st_" + "a" * 36) == (None, None, True)
     assert ask(alone, x_session_token="", x_api_key=key[0]) == (People.a, key[1], True)
 
 
-def test_nothing_in_it_speaks_of_sessions(alone: Database) -> None:
+def test_the_module_request_names_no_sessions(alone: Database) -> None:
     [file] = (path for path in migrations("request") if "request" in path.name)
     assert "session" not in file.read_text().lower()
     with alone.connect() as owner:

@@ -1,4 +1,4 @@
-"""Sessions of visitors: who opens one and with what, who may do what with it, how long it lasts."""
+"""Sessions of visitors: who opens and uses them, and how long they last."""
 
 import json
 from collections.abc import Callable
@@ -158,7 +158,7 @@ def test_an_expired_or_closed_session_is_over_for_good(
             service.attach_subject(text, subject="x")
 
 
-def test_what_is_no_token_is_no_session_and_no_failure(
+def test_a_text_that_is_not_a_token_gives_no_session_and_no_failure(
     system: System, page: str, service: Keylatch
 ) -> None:
     for wrong in WRONG:
@@ -220,7 +220,7 @@ def test_a_subject_is_attached_once(system: System, page: str, service: Keylatch
             service.attach_subject(text, subject=bad)
 
 
-def test_of_two_subjects_at_once_one_is_attached(system: System, page: str) -> None:
+def test_one_of_two_subjects_attached_at_once_wins(system: System, page: str) -> None:
     text = token(system, page)
     sessions = [system.database.connect("keylatch_resolver") for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:

@@ -1,4 +1,4 @@
-"""What ends sessions before their time, and that nobody who opens one holds an ending up."""
+"""What ends sessions early, and that opening sessions delays no ending."""
 
 from uuid import UUID
 

@@ -1,4 +1,4 @@
-"""How many sessions a key opens in a minute, without anybody waiting for the counter."""
+"""The rate limit for opening sessions, whose counter makes nobody wait."""
 
 import json
 import random
@@ -18,7 +18,7 @@ LIMITED = "too_many_requests"
 
 
 def pass_a_minute(system: System) -> None:
-    """Let what was counted be older than a minute."""
+    """Make the counted sessions older than a minute."""
     with system.database.connect() as owner:
         owner.execute(
             "update keylatch_internal.sessions set created_at = created_at - interval '1 minute'"
@@ -326,7 +326,7 @@ def test_each_ipv4_visitor_has_a_limit_of_their_own_however_the_gateway_writes_t
     assert open_(system, page, **{"x-real-ip": "203.0.113.1"}).status_code == 429
 
 
-def test_the_database_keeps_its_slug_for_who_comes_without_http(system: System, page: str) -> None:
+def test_a_call_without_http_gets_the_slug_of_the_database(system: System, page: str) -> None:
     set_limits(system, sessions_per_minute=1)
     token(system, page)
     with system.database.connect("anon") as client:

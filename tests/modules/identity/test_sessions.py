@@ -124,7 +124,7 @@ def test_one_request_has_one_identity(board: Board) -> None:
         assert board.sees(who=who, **visitor) == two
 
 
-def test_what_is_no_session_is_refused_and_not_a_failure(board: Board) -> None:
+def test_a_text_that_is_not_a_session_token_is_refused_and_not_a_failure(board: Board) -> None:
     token = board.visit()["x_session_token"]
     cases: list[Mapping[str, str]] = [
         {"x_session_token": other, "origin": ORIGIN}

@@ -18,7 +18,7 @@ SLOW = "rpc/open_session?select=token&token=match.^" + "(.%2B)" * 10 + r"\10\9\8
 
 
 def open_(system: System, key: str, origin: str | None = ORIGIN, **headers: str) -> httpx.Response:
-    """What a page gets."""
+    """The answer that a page gets."""
     sent = {**headers, **({} if origin is None else {"Origin": origin})}
     return system.request("anon", "POST", "rpc/open_session", json={"key": key}, headers=sent)
 

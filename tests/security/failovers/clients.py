@@ -98,7 +98,7 @@ class Clients:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Nobody changes anything meanwhile."""
+        """Pause all changes during the block."""
         with ExitStack() as held:
             for lock in self._writing:
                 held.enter_context(lock)

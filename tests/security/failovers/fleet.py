@@ -31,7 +31,7 @@ _STREAMS = "select count(*) from pg_stat_replication where sync_state in ('sync'
 
 
 class Failover(Enum):
-    """How the primary goes."""
+    """The ways in which the primary fails."""
 
     synchronous = "killed; both standbys had replayed each commit"
     asynchronous = "killed; the promoted standby lacked commits, the other one had them"

@@ -1,4 +1,4 @@
-"""What clients asked and were told, with times, and what in it must not be.
+"""The questions and answers of clients, with times, and the rules that they must follow.
 
 A key that somebody was told is inactive must not be found by a question that began more than a
 bound after that. A change without an answer may have happened, and proves nothing. A change that

@@ -125,7 +125,7 @@ def report(outcome: Outcome, console: Console) -> bool:
 
 
 def main() -> int:
-    """Run it and print what came of it; 1 where a promise was broken."""
+    """Run the soak test and print the result. Return 1 if a promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--bound", type=float, default=0.5, help="seconds")

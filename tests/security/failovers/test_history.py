@@ -1,4 +1,4 @@
-"""The checker finds what must not be, and nothing else. Times are seconds; the bound is 1."""
+"""The checker finds violations and nothing else. Times are in seconds; the bound is 1."""
 
 import math
 from uuid import UUID, uuid4
@@ -26,16 +26,16 @@ def test_a_key_that_is_found_later_than_the_bound_after_its_revocation_is_a_viol
     assert violation.seconds == pytest.approx(1.1)
 
 
-def test_without_a_bound_an_answer_is_late_at_once() -> None:
+def test_without_a_bound_every_old_answer_is_late() -> None:
     assert len(history(REVOKED, asked=10.51, bound=0).violations()) == 1
 
 
 @pytest.mark.parametrize("asked", [9.0, 10.2, 10.5, 11.4])
-def test_a_question_before_the_answer_or_within_the_bound_may_find_the_key(asked: float) -> None:
+def test_a_resolve_before_the_answer_or_within_the_bound_may_find_the_key(asked: float) -> None:
     assert history(REVOKED, asked=asked).violations() == []
 
 
-def test_who_was_promised_nothing_is_late_and_no_violation() -> None:
+def test_a_late_answer_without_a_promised_bound_is_no_violation() -> None:
     made = history(REVOKED, asked=60.0, bound=math.inf)
     assert [one.seconds for one in made.stale()] == [49.5]
     assert made.violations() == []
@@ -78,7 +78,7 @@ def test_a_second_revocation_of_a_key_whose_first_was_lost_counts() -> None:
     assert violation.change is again
 
 
-def test_what_must_be_inactive_is_what_was_acknowledged_and_not_taken_back() -> None:
+def test_a_key_must_be_inactive_exactly_if_its_revocation_was_acknowledged_and_not_undone() -> None:
     made = History()
     one, two, three = uuid4(), uuid4(), uuid4()
     for change in (

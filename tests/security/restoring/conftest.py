@@ -41,7 +41,7 @@ def target(request: pytest.FixtureRequest, janitor: Janitor) -> Iterator[Server]
 
 @pytest.fixture(scope="module")
 def model(target: Server, janitor: Janitor) -> Model:
-    """What a fresh install has, on a server of the same version."""
+    """A fresh install on a server of the same version."""
     with Server(target.version, janitor=janitor) as server, Database(server, "model") as database:
         server.install_platform(database.name)
         database.apply(migrations(*module_names(), tenancy=True))
@@ -52,5 +52,5 @@ def model(target: Server, janitor: Janitor) -> Model:
 
 @pytest.fixture
 def ground(source: Database, target: Server, story: Story, tmp_path: Path) -> Ground:
-    """From where to where."""
+    """The source and the target."""
     return Ground(source, target, story, tmp_path)

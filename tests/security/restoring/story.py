@@ -149,7 +149,7 @@ def guards(database: Database) -> list[tuple[Any, ...]]:
 
 
 def faults(database: Database, model: Model, story: Story) -> list[str]:
-    """What is otherwise than in a fresh install: nothing of a database that is whole."""
+    """The differences from a fresh install: none for a healthy database."""
     found = []
     if guards(database) != model.guards:
         found.append("triggers")

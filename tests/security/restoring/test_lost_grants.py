@@ -51,7 +51,7 @@ ATTACHED = {
 
 @pytest.fixture(params=[without_role, without_owner_and_privileges], ids=lambda way: way.__name__)
 def opened(ground: Ground, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A restored database whose grants are lost, after the repair that everybody thinks of."""
+    """A restored database without its grants, after the obvious repair."""
     with_role(ground.target, exists=request.param is not without_role)
     with request.param(ground) as restored:
         with_role_made = "create role keylatch_resolver;" if request.param is without_role else ""
@@ -67,7 +67,7 @@ def test_nobody_resolves_a_secret_key(opened: Database, ground: Ground) -> None:
         assert "after_restore.sql" in str(seen.value.diag.message_hint)
 
 
-def test_what_runs_with_the_rights_of_the_owner_answers_nobody(opened: Database) -> None:
+def test_internal_functions_with_the_rights_of_the_owner_answer_no_role(opened: Database) -> None:
     with psycopg.connect(opened.superuser_url, autocommit=True) as connection:
         functions = connection.execute(DEFINERS.encode(), [False]).fetchall()
         names = {name for name, _, _ in functions}

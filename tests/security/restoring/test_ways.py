@@ -1,4 +1,4 @@
-"""Whatever way a database was restored: what works by itself, and what after_restore.sql mends."""
+"""Each way of restoring: what works by itself, and what after_restore.sql repairs."""
 
 import psycopg
 import pytest

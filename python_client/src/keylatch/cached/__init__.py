@@ -1,4 +1,4 @@
-"""`CachedResolver` and `AsyncCachedResolver`: resolve from memory, and hear of every revocation."""
+"""`CachedResolver` and `AsyncCachedResolver`: resolve from memory, and learn of every change."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncCachedResolver", "CacheStats", "CachedResolver"]
 
-# A longer origin matches no key, so there is nothing to remember: see SQL `is_canonical_origin`.
+# A longer origin matches no key, so it is not cached. See SQL `is_canonical_origin`.
 _LONGEST_ORIGIN = 300
 
 
 class CachedResolver:
-    """Answers `resolve` from memory, and is never wrong for longer than a stated bound.
+    """Answers `resolve` from memory. An answer is never out of date by more than `bound`.
 
-    It listens on a connection of its own. A revocation, suspension, rotation, nearer expiry, or
-    change of origins, scopes or metadata is heard at its commit. Memory answers only while that
-    connection is known to be current, and to be at the same server, timeline and database as the
-    connection that is asked: otherwise every question goes to the database. An answer may miss
-    what was acknowledged less than `bound` before it, and nothing older.
+    The resolver listens on a connection of its own. It is notified at the commit of a revocation,
+    suspension, rotation, earlier expiry, or change of origins, scopes or metadata. Memory answers
+    only while that connection is known to be current, and to be at the same server, timeline and
+    database as the connection for questions. Otherwise every question goes to the database. An
+    answer may miss a change acknowledged less than `bound` before it, and no older change.
 
-    Some changes are not told in a notice: those of a transaction that also extends a key, and all
-    while the notification queue of PostgreSQL is nearly full. Memory sees that in its next
-    heartbeat and forgets everything. A change that only extends a key is seen at the old expiry.
+    Some changes send no notification: those of a transaction that also extends a key, and all
+    while PostgreSQL's notification queue is nearly full. The next heartbeat shows this, and memory
+    is cleared. A change that only extends a key becomes visible at the old expiry.
 
-    Memory holds the hash of a key and what `resolve` gives, never the key.
+    Memory holds the hash of a key and the result of `resolve`, never the key.
 
-    It is a context manager; use it for as long as the service runs:
+    This is a context manager. Keep it open while the service runs:
 
         with CachedResolver(kl, listen=database_url) as resolver:
             found = resolver.resolve(presented, origin=request.headers.get("origin"))
@@ -62,24 +62,24 @@ class CachedResolver:
         ttl: timedelta = timedelta(minutes=5),
         size: int = 10_000,
     ) -> None:
-        """Make it; `with` opens it.
+        """Configure the resolver; `with` starts it.
 
         Args:
-            keylatch: Asks the database: the primary, also where it has a replica for its reads,
-                which may be behind what was heard. Now and then a question also asks where that
-                is, at most twice in a `bound`.
-            listen: How to connect to the primary for listening, a URL or DSN of psycopg. Connect
-                directly: behind a pooler in transaction mode nothing is heard. The login needs
-                the rights of `keylatch_resolver`, or membership in it. On a connection that hears
-                nothing, or is to another database, memory stays closed, with a warning in the log.
-            bound: How old a change may be at the most that an answer misses. From 20 ms on.
-            ttl: After how long a key is asked for again in any case.
-            size: How many keys are kept, and as many texts that are none.
+            keylatch: The client for questions. The resolver always asks the primary, because a
+                replica may be behind the notifications. It also checks the position of that
+                server, at most twice per `bound`.
+            listen: URL or DSN for psycopg, to listen on the primary. Connect directly: a pooler
+                in transaction mode delivers no notifications. The login needs the rights of
+                `keylatch_resolver`, or membership in it. If no notification arrives, or it is
+                another database, memory is not used, and the log has a warning.
+            bound: How long an answer may miss a change, at least 20 ms.
+            ttl: After this time a key is read from the database again in any case.
+            size: How many keys are kept, and as many texts that are no key.
 
         Raises:
-            InvalidArgument: A value is out of its rule; `detail` names it.
+            InvalidArgument: A value breaks a rule; `detail` names it.
         """
-        # What memory keeps must not be older than what was heard.
+        # Cached answers must not be older than the notifications.
         self._keylatch = keylatch._on_primary()
         self._conninfo = listen
         self._cache = _cache(listen, bound, ttl, size)
@@ -90,7 +90,7 @@ class CachedResolver:
         ) = None
 
     def __enter__(self) -> Self:
-        """Begin to listen, in a thread of its own. Until it does, the database answers."""
+        """Start listening in a separate thread. Until it listens, the database answers."""
         loop = asyncio.new_event_loop()
         task = loop.create_task(listen(self._conninfo, self._cache))
         thread = threading.Thread(
@@ -109,8 +109,8 @@ class CachedResolver:
         """Stop listening and forget everything."""
         if self._listening is not None:
             loop, task, thread = self._listening
-            # Again and again: up to Python 3.11 `asyncio.wait_for` forgets that it was cancelled
-            # when what it waits for is done in the same moment.
+            # Cancel repeatedly: up to Python 3.11, `asyncio.wait_for` loses a cancellation if its
+            # task finishes at the same moment.
             while thread.is_alive():
                 with suppress(RuntimeError):  # It has ended by itself.
                     loop.call_soon_threadsafe(task.cancel)
@@ -118,18 +118,18 @@ class CachedResolver:
         self._listening = None
 
     def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
-        """Ask which living key a text is, as `Keylatch.resolve`, from memory where it may answer.
+        """Find the active key of a text, as `Keylatch.resolve`, from memory if possible.
 
         Args:
-            key: What was presented: any text at all.
-            origin: The request's `Origin` header as it came; `None` where there was none.
+            key: The text that the request presented. Any text is allowed.
+            origin: The request's `Origin` header, unchanged; `None` if there was no header.
 
         Returns:
             The key, or `None`. Source: memory, or SQL `keylatch.resolve_key`.
 
         Raises:
-            InvalidArgument: `key` or `origin` is not a text.
-            KeylatchError: As `Keylatch.resolve`, where the database had to be asked.
+            InvalidArgument: `key` or `origin` is not a string.
+            KeylatchError: As for `Keylatch.resolve`, if the database is asked.
         """
         question = _question(key, origin)
         if question is None:
@@ -139,19 +139,19 @@ class CachedResolver:
         return known[0] if known is not None else self._ask(question, key, origin)
 
     def stats(self) -> CacheStats:
-        """Give what was counted so far."""
+        """Return the counts so far."""
         return self._cache.stats()
 
     def instrument(self, meter: Meter) -> None:
-        """Show the counts to OpenTelemetry (`pip install "keylatch[otel]"`).
+        """Report the counts to OpenTelemetry (`pip install "keylatch[otel]"`).
 
         Args:
-            meter: Where its instruments are made, named `keylatch.cache.*`.
+            meter: The meter for the instruments `keylatch.cache.*`.
         """
         _instrument(meter, self._cache)
 
     def _prove(self) -> None:
-        """Ask where the asked connection is, if nobody did so lately."""
+        """Check the server of the connection for questions, unless that was done just now."""
         sent = self._cache.begin_proof()
         if sent is None:
             return
@@ -165,7 +165,7 @@ class CachedResolver:
         flight = self._cache.begin(question)
         with self._lock:
             before = self._flying.get(question)
-            # An older one may have been answered before what this caller must not miss.
+            # An older question may have been answered before a change that this caller must see.
             if before is not None and flight.started - before[0] < self._cache.bound:
                 shared = before[1]
             else:
@@ -193,7 +193,7 @@ class CachedResolver:
 
 
 class AsyncCachedResolver:
-    """As `CachedResolver`, for asyncio: an async context manager over an `AsyncKeylatch`.
+    """`CachedResolver` for asyncio: an async context manager over an `AsyncKeylatch`.
 
     async with AsyncCachedResolver(kl, listen=database_url) as resolver:
         found = await resolver.resolve(presented, origin=request.headers.get("origin"))
@@ -208,8 +208,8 @@ class AsyncCachedResolver:
         ttl: timedelta = timedelta(minutes=5),
         size: int = 10_000,
     ) -> None:
-        """Make it; `async with` opens it. The arguments are those of `CachedResolver`."""
-        # What memory keeps must not be older than what was heard.
+        """Configure the resolver; `async with` starts it. Arguments as for `CachedResolver`."""
+        # Cached answers must not be older than the notifications.
         self._keylatch = keylatch._on_primary()
         self._conninfo = listen
         self._cache = _cache(listen, bound, ttl, size)
@@ -217,7 +217,7 @@ class AsyncCachedResolver:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to listen, in a task of its own. Until it does, the database answers."""
+        """Start listening in a separate task. Until it listens, the database answers."""
         self._task = asyncio.create_task(listen(self._conninfo, self._cache), name="keylatch")
         return self
 
@@ -229,7 +229,7 @@ class AsyncCachedResolver:
     ) -> None:
         """Stop listening and forget everything."""
         if self._task is not None:
-            # Again and again: as in `CachedResolver`.
+            # Cancel repeatedly, as in `CachedResolver`.
             while not self._task.done():
                 self._task.cancel()
                 await asyncio.wait([self._task], timeout=0.1)
@@ -237,7 +237,7 @@ class AsyncCachedResolver:
         self._task = None
 
     async def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
-        """Ask which living key a text is: as `CachedResolver.resolve`."""
+        """Find the active key of a text: as `CachedResolver.resolve`."""
         question = _question(key, origin)
         if question is None:
             return await self._keylatch.resolve(key, origin=origin)
@@ -249,7 +249,7 @@ class AsyncCachedResolver:
         before = self._flying.get(question)
         if before is not None and flight.started - before[0] < self._cache.bound:
             self._cache.abandon(flight)
-            # One caller that is cancelled does not cancel the others' question.
+            # A cancelled caller must not cancel the question of the other callers.
             return await asyncio.shield(before[1])
         shared = asyncio.ensure_future(self._keylatch.resolve(key, origin=origin))
         self._flying[question] = (flight.started, shared)
@@ -276,48 +276,48 @@ class AsyncCachedResolver:
             self._cache.unproven(error)
 
     def stats(self) -> CacheStats:
-        """Give what was counted so far."""
+        """Return the counts so far."""
         return self._cache.stats()
 
     def instrument(self, meter: Meter) -> None:
-        """Show the counts to OpenTelemetry: as `CachedResolver.instrument`."""
+        """Report the counts to OpenTelemetry: as `CachedResolver.instrument`."""
         _instrument(meter, self._cache)
 
 
 def _cache(conninfo: str, bound: timedelta, ttl: timedelta, size: int) -> Cache:
     if not isinstance(conninfo, str):
-        raise InvalidArgument.of("listen", "is not a text: give a URL or DSN of the primary")
+        raise InvalidArgument.of("listen", "is not a string: pass a URL or DSN of the primary")
     readable = False
-    # What psycopg says of it may hold the password.
+    # The error of psycopg may contain the password.
     with suppress(psycopg.Error, UnicodeError):
         readable = bool(conninfo_to_dict(conninfo))
     if not readable:
         raise InvalidArgument.of(
             "listen",
-            "cannot be read",
+            "is not a valid URL or DSN",
             "Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE, without +psycopg, and with %40 "
             "for an @ in the password.",
         )
     if not timedelta(milliseconds=20) <= bound <= timedelta(minutes=1):
-        raise InvalidArgument.of("bound", "is not from 20 milliseconds to a minute")
+        raise InvalidArgument.of("bound", "is not between 20 milliseconds and a minute")
     if not timedelta(0) < ttl <= timedelta(days=1):
-        raise InvalidArgument.of("ttl", "is not above 0 and up to a day")
+        raise InvalidArgument.of("ttl", "is not above 0 and at most a day")
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise InvalidArgument.of("size", "is not a number from 1 on")
+        raise InvalidArgument.of("size", "is not a whole number of at least 1")
     return Cache(bound=bound.total_seconds(), ttl=ttl.total_seconds(), size=size)
 
 
 def _question(key: str | Secret, origin: str | None) -> Question | None:
-    """Give what memory looks up, and `None` for what it does not remember."""
+    """Return the cache key of a question, or `None` for a question that is not cached."""
     text = key.reveal() if isinstance(key, Secret) else key
     if origin is not None and not isinstance(origin, str):
-        raise InvalidArgument.of("origin", f"is {type(origin).__name__}, not a text")
+        raise InvalidArgument.of("origin", f"is {type(origin).__name__}, not a string")
     try:
-        # Whatever a str may hold is a question; what cannot be sent finds no key.
+        # Any str is a valid question. A text that cannot be sent matches no key.
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     except AttributeError:
-        raise InvalidArgument.of("key", f"is {type(key).__name__}, not a text") from None
-    # Whoever sends requests chooses their origins, and must not choose how much is remembered.
+        raise InvalidArgument.of("key", f"is {type(key).__name__}, not a string") from None
+    # The sender chooses the origin, and must not choose how much memory the cache uses.
     if origin is not None and len(origin) > _LONGEST_ORIGIN:
         return None
     return digest, origin

@@ -1,4 +1,4 @@
-"""The connection on which a cached resolver hears of changes, and how it is kept."""
+"""The connection on which a cached resolver is notified of changes."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from .memory import Cache, Heartbeat
 T = TypeVar("T")
 
 _CHANNEL = "keylatch"
-# How long a new connection may take, and how long to wait before the next one at the most.
+# How long a connection attempt may take, and the longest pause before the next attempt.
 _CONNECT_SECONDS = 10
 _LONGEST_PAUSE = 5.0
-# How long a notification may take on a connection that is tried out.
+# How long the test notification on a new connection may take.
 _PROBE_SECONDS = 3.0
 _HEARTBEAT = (
     "select server_time, left_out, place, writers from keylatch_internal.read_heartbeat(%s)"
 )
-# For a login that resolves keys, such as PostgREST's, which has no rights of its own.
+# For a login that has the role but not its rights, such as PostgREST's.
 _BECOME = "set role keylatch_resolver"
 
 _logger = logging.getLogger("keylatch")
 
 
 async def listen(conninfo: str, cache: Cache) -> None:
-    """Listen until cancelled; whatever goes wrong, memory is closed first and then it tries again.
+    """Listen until cancelled. After any error, clear the cache, then connect again.
 
     Args:
-        conninfo: A direct connection: behind a pooler in transaction mode nothing is heard.
-        cache: Who is told.
+        conninfo: A direct connection: a pooler in transaction mode delivers no notifications.
+        cache: The cache to notify.
     """
     pause = 0.05
     while True:
@@ -50,7 +50,7 @@ async def listen(conninfo: str, cache: Cache) -> None:
         cache.lost()
         if time.monotonic() - began > _LONGEST_PAUSE:
             pause = 0.05
-        # Not all services of a fleet at the same moment.
+        # A random pause, so that the services of a fleet do not reconnect at the same moment.
         await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
         pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -59,7 +59,7 @@ async def _listen_once(conninfo: str, cache: Cache) -> None:
     connection = await _connect(conninfo)
     try:
         await _prove_that_it_hears(connection, conninfo)
-        with suppress(psycopg.Error):  # The login may have the rights itself.
+        with suppress(psycopg.Error):  # The login may have the rights without the role.
             await _in_time(connection, connection.execute(_BECOME), _CONNECT_SECONDS)
         connection.add_notify_handler(lambda notify: cache.heard(notify.payload))
         await _in_time(connection, connection.execute(f"listen {_CHANNEL}"), _CONNECT_SECONDS)
@@ -67,7 +67,8 @@ async def _listen_once(conninfo: str, cache: Cache) -> None:
         while not cache.is_misplaced:
             sent = steady_clock()
             cache.beat(sent, await _heartbeat(connection, cache))
-            # A notification wakes it at once; else it beats often enough for one beat to be late.
+            # A notification wakes this at once. Otherwise a heartbeat follows soon enough that one
+            # may be late.
             await _readable(connection, cache.bound / 4)
     finally:
         connection.pgconn.finish()
@@ -82,9 +83,9 @@ async def _heartbeat(connection: psycopg.AsyncConnection[Any], cache: Cache) -> 
     except psycopg.Error as error:
         if (error.sqlstate or "")[:2] in ("42", "3F"):
             _logger.warning(
-                "the listening connection cannot ask keylatch, so the database answers every"
-                " question: name the database of the keys, and a login with the rights of"
-                " keylatch_resolver: %s",
+                "the listening connection cannot use keylatch, so the database answers every"
+                " question: connect to the database of the keys, with a login that has the rights"
+                " of keylatch_resolver: %s",
                 error.diag.message_primary,
             )
         raise
@@ -101,10 +102,10 @@ async def _connect(conninfo: str) -> psycopg.AsyncConnection[Any]:
 
 
 async def _prove_that_it_hears(connection: psycopg.AsyncConnection[Any], conninfo: str) -> None:
-    """Let another session say something to this one, while it is idle.
+    """Send a notification from another session to this idle session.
 
-    A pooler in transaction mode takes `listen` and answers heartbeats, and what the server tells
-    an idle session it throws away. Nothing that the session itself asks can show that.
+    A pooler in transaction mode accepts `listen` and answers heartbeats, but drops notifications
+    to an idle session. Queries of the session itself cannot show that.
     """
     channel = f"{_CHANNEL}_{secrets.token_hex(8)}"
     await _in_time(connection, connection.execute(f"listen {channel}"), _CONNECT_SECONDS)
@@ -115,8 +116,8 @@ async def _prove_that_it_hears(connection: psycopg.AsyncConnection[Any], conninf
         other.pgconn.finish()
     if not [said async for said in connection.notifies(timeout=_PROBE_SECONDS, stop_after=1)]:
         _logger.warning(
-            "the listening connection hears nothing, so the database answers every question:"
-            " connect directly, not through a pooler in transaction mode"
+            "the listening connection gets no notifications, so the database answers every"
+            " question: connect directly, not through a pooler in transaction mode"
         )
         raise TimeoutError
     await _in_time(connection, connection.execute(f"unlisten {channel}"), _CONNECT_SECONDS)
@@ -125,10 +126,10 @@ async def _prove_that_it_hears(connection: psycopg.AsyncConnection[Any], conninf
 async def _in_time(
     connection: psycopg.AsyncConnection[Any], work: Coroutine[Any, Any, T], seconds: float
 ) -> T:
-    """Do something on the connection; if that takes too long, the connection is ended.
+    """Await work on the connection, and close the connection if the work takes too long.
 
-    Not by cancelling it: psycopg would first ask the server to cancel the query, and wait for an
-    answer that a network which only stopped forwarding does not bring.
+    The work is not cancelled: psycopg would first ask the server to cancel the query, and would
+    wait for an answer that a broken network never delivers.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -145,7 +146,7 @@ async def _in_time(
 
 
 async def _readable(connection: psycopg.AsyncConnection[Any], seconds: float) -> None:
-    """Wait until the server has said something, so many seconds at the most."""
+    """Wait until the server has sent something, up to `seconds`."""
     readable = asyncio.Event()
     loop = asyncio.get_running_loop()
     descriptor = connection.fileno()

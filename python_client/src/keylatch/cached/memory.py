@@ -1,4 +1,4 @@
-"""What a cached resolver remembers, and for how long it may; it knows nothing of networks."""
+"""The cache of a resolver, and how long its entries are valid. It does no network access."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ Question = tuple[bytes, str | None]
 
 _logger = logging.getLogger("keylatch")
 
-# A clock of the server that is set by hand moves further than a slow reply can explain.
+# A larger jump than this means that the server's clock was set, and not that a reply was slow.
 _JUMP_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStats:
-    """What a cached resolver has counted since it was opened. Source: `CachedResolver.stats`.
+    """The counts of a cached resolver since it was opened. Source: `CachedResolver.stats`.
 
     Counts of several threads at once may miss a few.
 
     Attributes:
-        hits: Answers from memory that a key is good.
+        hits: Answers from memory that a key is active.
         negative_hits: Answers from memory that there is no such key.
         misses: Questions that went to the database because memory had no answer.
-        stale_avoided: Questions that went to the database although memory had an answer: the
-            listener was not known to be current.
+        stale_avoided: Questions that went to the database although memory had an answer, because
+            the listener was not known to be current.
         reconnects: How often the listening connection was lost.
         entries: Keys in memory.
-        is_listening: Whether every change is heard now.
+        is_listening: Whether the resolver is notified of every change now.
     """
 
     hits: int
@@ -52,13 +52,13 @@ class CacheStats:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """What the server said on the listening connection. Source: SQL `read_heartbeat`.
+    """The server's answer on the listening connection. Source: SQL `read_heartbeat`.
 
     Attributes:
         server_time: The server's clock.
-        left_out: How many changes were not told on the channel since the installation.
+        left_out: How many changes since the installation sent no notification.
         place: The server, its timeline and the database.
-        writers: The transactions that change keys at the moment; `None` if not asked for.
+        writers: The transactions that are changing keys now; `None` if not asked for.
     """
 
     server_time: datetime
@@ -79,10 +79,10 @@ class Flight:
     """A question that is on its way to the database.
 
     Attributes:
-        question: What is asked.
-        started: When, by `steady_clock`.
-        epoch: Which listening connection was there when it was asked.
-        heard: The marks of the keys that changed meanwhile.
+        question: The question.
+        started: When it was asked, by `steady_clock`.
+        epoch: The number of the listening connection at that time.
+        heard: The marks of the keys that have changed since.
     """
 
     question: Question
@@ -92,26 +92,26 @@ class Flight:
 
 
 ANY_KEY = "*"
-"""What the database says when it names no key: any may have changed."""
+"""The mark in a notification without a key: any key may have changed."""
 
 
 def mark_of(key_id: UUID) -> str:
-    """What the database says of a key that changed: as SQL `keylatch_internal.notify_caches`."""
+    """Return a key's mark in notifications, as SQL `keylatch_internal.notify_caches` does."""
     return hashlib.sha256(str(key_id).encode()).hexdigest()[:16]
 
 
 class Cache:
-    """Answers of `resolve`, for as long as nothing can have changed them unheard.
+    """Answers of `resolve`, kept while no change can have been missed.
 
-    Memory answers only while a heartbeat that was sent less than `bound` ago has been answered on
-    the listening connection. The server delivers what it has to tell before it answers, so every
-    change that was acknowledged before that heartbeat has been heard; a stall that TCP does not
-    report stops the heartbeats, and with them the answers from memory. The heartbeat also says
-    whether a change was not told, because the server's queue is nearly full or the change must not
-    wait: then memory forgets everything.
+    Memory answers only if a heartbeat, sent less than `bound` ago, was answered on the listening
+    connection. The server delivers notifications before that answer, so every change that was
+    acknowledged before the heartbeat is known. A stall that TCP does not report stops the
+    heartbeats, and so the answers from memory. The heartbeat also says whether a change sent no
+    notification, because the server's queue is nearly full or the change must not wait. Memory is
+    then cleared.
 
-    And memory answers only while the connection that is asked was at the same place, less than
-    `bound` ago, as the one that listens.
+    In addition, less than `bound` ago, the connection for questions must have been at the same
+    server, timeline and database as the listening connection.
     """
 
     def __init__(
@@ -132,16 +132,16 @@ class Cache:
         self._by_mark: dict[str, set[Question]] = {}
         self._flights: set[Flight] = set()
         self._epoch = 0
-        # Until when memory may answer: by what was heard, and by where the other connection was.
+        # Memory may answer until the earlier of these: by heartbeats, and by proofs of the place.
         self._heard_until = self._proven_until = 0.0
-        # What the server's clock is ahead of ours at the most.
+        # The server's clock is ahead of ours by at most this.
         self._ahead: float | None = None
-        # Where the listening connection is.
+        # The place of the listening connection: server, timeline and database.
         self._place: str | None = None
         self.is_misplaced = False
         self._prove_at = 0.0
         self._is_told = False
-        # How many changes nobody was told of, and who may still have to commit one of them.
+        # How many changes sent no notification, and which transactions may still commit one.
         self._left_out: int | None = None
         self._unsettled: frozenset[str] | None = None
         self.is_settled = False
@@ -149,7 +149,7 @@ class Cache:
         self._lost = 0
 
     def answer(self, question: Question) -> tuple[ResolvedKey | None] | None:
-        """Give what memory knows, in a tuple; `None` where the database has to be asked."""
+        """Return the answer in a tuple, or `None` if the database has to be asked."""
         now = self._clock()
         entry = self._entries.get(question)
         if entry is not None and now < entry.ends:
@@ -157,7 +157,7 @@ class Cache:
                 try:
                     self._entries.move_to_end(question)
                 except KeyError:
-                    # Dropped by another thread in this moment: it is not known any more.
+                    # Another thread has dropped the entry at this moment.
                     self._misses += 1
                     return None
                 self._hits += 1
@@ -172,21 +172,21 @@ class Cache:
         return None
 
     def begin(self, question: Question) -> Flight:
-        """Note that the database is being asked; call it before the question is sent."""
+        """Note that the database is being asked. Call this before the question is sent."""
         with self._lock:
             flight = Flight(question, self._clock(), self._epoch)
             self._flights.add(flight)
             return flight
 
     def end(self, flight: Flight, found: ResolvedKey | None) -> None:
-        """Keep an answer, unless something that was heard meanwhile may have changed it."""
+        """Keep an answer, unless a notification since the question may concern it."""
         with self._lock:
             self._flights.discard(flight)
             now = self._clock()
             if flight.epoch != self._epoch or not self._is_open(now):
                 return
             if found is None:
-                # Why there is none is not told, so that any change may make one of it.
+                # The reason for "no key" is not known, so any change may make it wrong.
                 if not flight.heard:
                     self._negative[flight.question] = now + self.bound
                     self._negative.move_to_end(flight.question)
@@ -213,7 +213,7 @@ class Cache:
             self._flights.discard(flight)
 
     def heard(self, mark: str) -> None:
-        """Forget a key that has changed, and everything of which it is not known what it is."""
+        """Drop a key that has changed, and every text that was no key."""
         with self._lock:
             for flight in self._flights:
                 flight.heard.add(mark)
@@ -225,17 +225,17 @@ class Cache:
                 self._drop(question)
 
     def listening(self) -> None:
-        """A new connection listens: whatever happened before it was not heard."""
+        """A new connection listens. Earlier changes are not known, so clear everything."""
         with self._lock:
             self._left_out = None
             self.is_settled = self.is_misplaced = False
             self._forget()
 
     def beat(self, sent: float, heartbeat: Heartbeat) -> None:
-        """A heartbeat was answered. While memory is not settled, the next one asks for writers.
+        """A heartbeat was answered. Until the cache is settled, heartbeats ask for writers.
 
         Args:
-            sent: When it was sent, by `steady_clock`.
+            sent: When the heartbeat was sent, by `steady_clock`.
             heartbeat: The answer.
         """
         with self._lock:
@@ -247,7 +247,7 @@ class Cache:
                 self._forget()
             if not self.is_settled and not self._settle(heartbeat.writers):
                 return
-            # Its clock was read after the sending, so that it is ahead by this at the most.
+            # The server's clock was read after the sending, so it is ahead by at most this.
             ahead = _seconds(heartbeat.server_time) - sent
             if self._ahead is not None and abs(ahead - self._ahead) > _JUMP_SECONDS + self.bound:
                 self._forget()
@@ -256,7 +256,7 @@ class Cache:
             self._heard_until = sent + self.bound
 
     def begin_proof(self) -> float | None:
-        """Give the time if it is time to ask the other connection where it is, to one caller."""
+        """Return the time, to one caller, if the place of the other connection must be checked."""
         now = self._clock()
         if now < self._prove_at or now >= self._heard_until:
             return None
@@ -267,12 +267,12 @@ class Cache:
             return now
 
     def proven(self, asked: float, at: ReplayPosition, database: int) -> None:
-        """The connection that is asked said where it is.
+        """The connection for questions has reported its place.
 
         Args:
             asked: When it was asked, by `steady_clock`.
-            at: The server where it is.
-            database: The oid of the database.
+            at: The position of its server.
+            database: The oid of its database.
         """
         with self._lock:
             if self._place is None:
@@ -284,24 +284,24 @@ class Cache:
             self.is_misplaced = True
             self._forget()
         _logger.warning(
-            "the connection that is asked and the one that listens are not at the same primary,"
-            " timeline and database, so the database answers every question until they are"
+            "the client and the listening connection are not at the same primary, timeline and"
+            " database, so the database answers every question until they are"
         )
 
     def unproven(self, error: KeylatchError) -> None:
-        """The connection that is asked could not say where it is: memory closes by itself."""
+        """The connection for questions could not report its place: memory stops answering."""
         if not self._is_told:
-            _logger.warning("the database cannot say where it is, so memory is closed: %s", error)
+            _logger.warning("the server cannot report its position, so memory is unused: %s", error)
         self._is_told = True
 
     def lost(self) -> None:
-        """The listening connection is gone: memory may have missed something."""
+        """The listening connection is lost, so changes may have been missed."""
         with self._lock:
             self._lost += 1
             self._forget()
 
     def stats(self) -> CacheStats:
-        """Give the counts."""
+        """Return the counts."""
         return CacheStats(
             hits=self._hits,
             negative_hits=self._negative_hits,
@@ -316,13 +316,13 @@ class Cache:
         return now < self._heard_until and now < self._proven_until
 
     def _settle(self, writers: frozenset[str] | None) -> bool:
-        """Wait for the transactions that may have left a notice out; the lock is held."""
+        """Check whether all transactions that may have sent no notification have ended."""
         if writers is None:
             return False
         self._unsettled = writers if self._unsettled is None else self._unsettled & writers
         if self._unsettled:
             return False
-        # Whoever was asked meanwhile may not have seen their changes.
+        # Answers given in the meantime may lack the changes of these transactions.
         self._forget()
         self.is_settled = True
         return True

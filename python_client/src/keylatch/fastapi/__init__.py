@@ -21,7 +21,7 @@
     url, anon_key = f"{os.environ['SUPABASE_URL']}/rest/v1", os.environ["SUPABASE_ANON_KEY"]
     http = httpx.AsyncClient(timeout=10)
     rest = AsyncPostgrestClient(url, headers={"apikey": anon_key}, http_client=http)
-    # The token of a role that may resolve and nothing else; the service key does, too.
+    # The token of a role that can only resolve. The service key works too.
     kl = AsyncKeylatch.from_postgrest(rest.schema("keylatch").auth(os.environ["RESOLVER_TOKEN"]))
 
     @asynccontextmanager
@@ -37,7 +37,7 @@
     async def orders(key: Annotated[ResolvedKey, Depends(require_key(kl, scopes=["orders:read"]))]):
         return {"workspace": key.workspace_id}
 
-    # A route for programs, which send a key, and for signed-in users, who send their JWT.
+    # A route for programs (which send a key) and for signed-in users (who send their JWT).
     def verify(token):
         secret = os.environ["SUPABASE_JWT_SECRET"]
         return jwt.decode(token, secret, ["HS256"], audience="authenticated")["sub"]
@@ -50,12 +50,12 @@
             return {"workspace": caller.workspace_id}
         return {"user": caller}
 
-The sender does not learn why a key is refused. Your log does: the verdict of `explain`, the key's
-id, the masked key and the fingerprint, at level INFO of the logger `keylatch`. Python shows that
-level after `logging.basicConfig(level=logging.INFO)`, for example.
+The sender does not learn why a key is refused. The reason is in your log, at level INFO of the
+logger `keylatch`: the verdict of `explain`, the key's id, the masked key and the fingerprint.
+Python shows that level after `logging.basicConfig(level=logging.INFO)`, for example.
 
-Every refusal of the routers is `{"slug": …, "detail": …, "hint": …}`, and nothing that fails
-behind them is more than a 502. They open nothing that they were not given.
+The routers answer every refusal with `{"slug": …, "detail": …, "hint": …}`, and every failure
+behind them with 502. They open no connection of their own.
 """
 
 from .admin import admin_router, as_caller

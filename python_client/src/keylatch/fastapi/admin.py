@@ -1,4 +1,4 @@
-"""The routes of the admin: issue, list, rotate and revoke, with the rights of whoever calls."""
+"""Routes for admins: issue, list, rotate and revoke keys, with the rights of the caller."""
 
 import re
 from collections.abc import Callable
@@ -27,17 +27,17 @@ _BEARER = HTTPBearer(
     description="The token of the signed-in user; the row policies of the database decide.",
     auto_error=False,
 )
-# RFC 6750. What has other characters cannot be sent on.
+# RFC 6750. A token with other characters cannot be forwarded.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 
 
 class _Body(BaseModel):
-    # A misspelt name would otherwise be left out in silence.
+    # Otherwise a misspelt field would be ignored silently.
     model_config = ConfigDict(extra="forbid")
 
 
 class NewKey(_Body):
-    """A key to make. The database says what each value may be."""
+    """The properties of a new key. The database checks the values."""
 
     workspace_id: UUID = Field(description="The workspace of the key.")
     kind: Literal["publishable", "secret"] = Field(
@@ -65,13 +65,13 @@ class NewKey(_Body):
 class Rotation(_Body):
     """How to replace a key."""
 
-    # As an interval of the database, which allows 30 days; here so that it can be counted.
+    # In seconds, so that the limit of 30 days can be checked here as in the database.
     grace_seconds: int = Field(
         default=0,
         strict=True,
         ge=0,
         le=30 * 24 * 3600,
-        description="How long the old key still resolves; 0 revokes it.",
+        description="How long the old key still resolves, in seconds; 0 revokes it at once.",
     )
     expires_at: AwareDatetime | None = Field(
         default=None, description="When the new key expires; null for the same as the old one."
@@ -101,30 +101,30 @@ _WITHDRAWAL = Withdrawal()
 
 
 def as_caller(client: "AsyncPostgrestClient") -> Callable[..., Any]:
-    """Make the dependency that gives a client with the rights of whoever sent the request.
+    """Make a dependency: a client with the rights of the request's sender.
 
     Args:
-        client: Where to call. Its session is shared by all requests and stays yours to close; in
-            place of the token that it has, each request's own `Authorization: Bearer` is sent.
+        client: The client to call through. All requests share its session, and you close it. In
+            place of the client's token, each request's own `Authorization: Bearer` is sent.
 
     Returns:
-        A dependency that gives an `AsyncKeylatch`, or refuses with 401 where nobody is signed in.
+        A dependency that returns an `AsyncKeylatch`, or refuses with 401 if nobody is signed in.
 
     Raises:
         TypeError: The client is of another kind.
     """
-    AsyncKeylatch.from_postgrest(client)  # refuses here what would fail at every request
+    AsyncKeylatch.from_postgrest(client)  # raises now instead of at every request
 
     async def caller(request: Request, _: Annotated[object, Security(_BEARER)]) -> AsyncKeylatch:
         tokens = bearer_tokens(request)
-        # Clients of Supabase send the project's public key where nobody is signed in.
+        # If nobody is signed in, Supabase's clients send the project's public key.
         if not tokens or tokens == [client.headers.get("apikey")]:
             raise unauthorized("token_missing", "Nobody is signed in.", "Send a user's token.")
         if len(tokens) > 1 or not _TOKEN.fullmatch(tokens[0]):
             raise unauthorized(
                 "token_malformed",
                 "Authorization holds no token.",
-                "Send it once, as: Bearer, a space, and the user's token.",
+                "Send the header once: Bearer, a space, and the user's token.",
                 challenge='error="invalid_token"',
             )
         return AsyncKeylatch.from_postgrest(client.schema("keylatch").auth(tokens[0]))
@@ -133,15 +133,15 @@ def as_caller(client: "AsyncPostgrestClient") -> Callable[..., Any]:
 
 
 def admin_router(caller: Callable[..., Any]) -> APIRouter:
-    """Make the routes with which the admins of a workspace administer its keys.
+    """Make the routes with which admins of a workspace manage its keys.
 
-    `POST` and `GET /widget-keys`, `POST /widget-keys/{key_id}/rotate` and `/revoke`. They do
-    nothing with rights of their own: the row policies decide for each caller.
+    `POST` and `GET /widget-keys`, `POST /widget-keys/{key_id}/rotate` and `/revoke`. The routes
+    have no rights of their own: the row policies decide for each caller.
 
     Args:
-        caller: A dependency that gives an `AsyncKeylatch` with the rights of whoever sent the
-            request, as `as_caller` makes one. If you write your own, over psycopg with `claims`,
-            verify the token first: nothing after it does.
+        caller: A dependency that returns an `AsyncKeylatch` with the rights of the request's
+            sender, such as `as_caller(…)`. If you write your own, over psycopg with `claims`,
+            verify the token in it: no later step does.
 
     Returns:
         A router to include, with a prefix if you like.
@@ -159,7 +159,7 @@ def admin_router(caller: Callable[..., Any]) -> APIRouter:
     async def list_widget_keys(
         workspace_id: UUID, client: Annotated[AsyncKeylatch, Depends(caller)]
     ) -> Response:
-        """List the keys of a workspace, whatever their status; none if you do not administer it."""
+        """List the keys of a workspace, of any status; none if you do not administer it."""
         return to_json(await client.list(workspace_id))
 
     @router.post("/widget-keys/{key_id}/rotate", status_code=201, response_model=ShownKey)
@@ -168,9 +168,9 @@ def admin_router(caller: Callable[..., Any]) -> APIRouter:
         client: Annotated[AsyncKeylatch, Depends(caller)],
         rotation: Rotation = _ROTATION,
     ) -> Response:
-        """Replace a key by a new one with the same properties, and show the new one, once.
+        """Replace a key by a new key with the same properties. The new key is shown only here.
 
-        409 is `key_already_rotated`, `key_revoked`, `key_expired` or `key_suspended`.
+        409 means `key_already_rotated`, `key_revoked`, `key_expired` or `key_suspended`.
         """
         grace = timedelta(seconds=rotation.grace_seconds)
         return to_json(
@@ -183,7 +183,7 @@ def admin_router(caller: Callable[..., Any]) -> APIRouter:
         client: Annotated[AsyncKeylatch, Depends(caller)],
         withdrawal: Withdrawal = _WITHDRAWAL,
     ) -> Response:
-        """Revoke a key for good. Again is no error."""
+        """Revoke a key for good. Repeating the request is not an error."""
         return to_json(await client.revoke(key_id, **dict(withdrawal)))
 
     return router

@@ -1,4 +1,4 @@
-"""`require_key` and `require_key_or_user`: dependencies that let only known senders through."""
+"""`require_key` and `require_key_or_user`: dependencies that let only known senders in."""
 
 import inspect
 import re
@@ -19,10 +19,10 @@ from .reasons import log_refusal, log_refused_key, verdict_on_form
 from .resolving import as_dependency, bearer_tokens, resolve
 
 Fallback = Callable[[str], ResolvedKey | Awaitable[ResolvedKey | None] | None]
-"""Knows the keys of another system; a function that blocks is run in a thread."""
+"""Looks up a key of another system. A blocking function runs in a thread."""
 
 Verify = Callable[[str], Any]
-"""Gives the user of a JWT, or `None`, or raises; a function that blocks is run in a thread."""
+"""Returns the user of a JWT, or `None`, or raises. A blocking function runs in a thread."""
 
 _HEADER = APIKeyHeader(
     name="x-api-key", scheme_name="apiKey", description="The key.", auto_error=False
@@ -35,7 +35,7 @@ _KEY_OR_TOKEN = HTTPBearer(
     description="The token of a signed-in user; or the key, in place of `x-api-key`.",
     auto_error=False,
 )
-# Each JWT begins so, as its first part is a JSON object; a key of keylatch has no dot.
+# Every JWT begins like this, because its first part is a JSON object. A key has no dot.
 _JWT = re.compile(r"ey[\w-]*\.[\w-]+\.[\w-]*", re.ASCII)
 
 
@@ -46,32 +46,32 @@ def require_key(
     kinds: Iterable[str] = ("secret",),
     fallback: Fallback | None = None,
 ) -> Callable[..., Coroutine[Any, Any, ResolvedKey]]:
-    """Make a dependency that asks for a key in `x-api-key` or `Authorization: Bearer`.
+    """Make a dependency that requires a key in `x-api-key` or `Authorization: Bearer`.
 
-    Without an active key it answers 401, with one that may not do this 403, with two different
-    keys 400. The request's `Origin` goes along, so that a secret key from a page is refused.
+    The answer is 401 without an active key, 403 for a key of the wrong kind or scopes, and 400
+    for two different keys. The `Origin` is passed on, so that a secret key from a page is refused.
 
-    The sender does not learn why a key is refused. The logger `keylatch` does, at level INFO: the
-    verdict of `explain`, the id of the key, the masked key and the fingerprint; never the key. At
-    that level a refused key costs a second call.
+    The sender does not learn why a key is refused. The logger `keylatch` writes the reason at
+    level INFO: the verdict of `explain`, the key's id, the masked key and the fingerprint; never
+    the key. At that level, a refused key costs a second call.
 
     Args:
-        resolver: Who resolves: an `AsyncKeylatch` of role `keylatch_resolver` or with the service
-            key, or a dependency that gives one.
-        scopes: The words that the key must have, all of them, letter for letter: `orders:*` is
-            a word like any other.
-        kinds: What it may be. A `publishable` key, which any visitor can read and any program
-            can send, names a workspace and proves nothing; so it has to be asked for.
-        fallback: Asked about a text that is no active key and does not have the form of one, so
-            that a revoked key of keylatch is never taken for somebody else. Kind and scopes of
-            its answer count like those of any other key. It is also asked about an imported key
-            in a legacy form after its revocation: revoke that key in the other system too.
+        resolver: An `AsyncKeylatch` with role `keylatch_resolver` or the service key, or a
+            dependency that returns one.
+        scopes: The scopes that the key must have, all of them. They are compared literally:
+            `orders:*` is not a pattern.
+        kinds: The kinds that are accepted. `publishable` is not a default, because any visitor
+            can read such a key and any program can send it: it proves nothing.
+        fallback: Called for a text that is no active key and does not have keylatch's format, so
+            that it never sees a revoked key of keylatch. Kind and scopes of its answer are
+            checked like those of any other key. It does see imported keys in a legacy format
+            after their revocation: revoke these keys in the other system too.
 
     Returns:
-        A dependency that gives the `ResolvedKey`.
+        A dependency that returns the `ResolvedKey`.
 
     Raises:
-        TypeError: The resolver is neither, or one text stands where several should.
+        TypeError: The resolver is neither, or `scopes` or `kinds` is a single string.
     """
     rule = _Rule(_words("scopes", scopes), _words("kinds", kinds), fallback)
 
@@ -85,7 +85,7 @@ def require_key(
         if not keys:
             log_refusal("key_missing")
             raise unauthorized(
-                "key_missing", "No key was sent.", "Send it as x-api-key or Authorization: Bearer."
+                "key_missing", "No key was sent.", "Send one as x-api-key or Authorization: Bearer."
             )
         return await rule.admit(client, _only_key(keys), request)
 
@@ -100,25 +100,25 @@ def require_key_or_user(
     kinds: Iterable[str] = ("secret",),
     fallback: Fallback | None = None,
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """Make a dependency that takes a key or the JWT of a signed-in user.
+    """Make a dependency that accepts a key or the JWT of a signed-in user.
 
-    What has the form of a JWT behind `Authorization: Bearer` goes to `verify` and to nothing else;
-    everything else is a key, as in `require_key`. A request with a key and a JWT is answered 400,
-    one with neither 401, and a JWT that `verify` refuses 401. The log of `require_key` is kept
-    here too; of a token it has the fingerprint, and the class of what `verify` raised.
+    A JWT in `Authorization: Bearer` goes to `verify` only. Everything else is taken for a key, as
+    in `require_key`. The answer is 400 for a key together with a JWT, and 401 for neither or for
+    a JWT that `verify` refuses. Refusals are logged as in `require_key`; for a token, the log has
+    its fingerprint and the class of the exception of `verify`.
 
     Args:
-        resolver: Who resolves, as in `require_key`.
-        verify: Your check of the JWT: signature, expiry, audience. It gives the user, in any form
-            but `None`. `None` or an exception is a 401; an `HTTPException` is your own answer,
-            such as 503 where the public keys cannot be read. The project's anon key is a signed
-            JWT as well: refuse a token without a `sub`.
-        scopes: The words that a key must have. What a user may do, the route decides.
-        kinds: What a key may be, as in `require_key`.
-        fallback: Knows other keys, as in `require_key`.
+        resolver: As in `require_key`.
+        verify: Checks the signature, expiry and audience of the JWT. It returns the user, as any
+            value except `None`. `None` or an exception becomes a 401. An `HTTPException` is sent
+            unchanged, such as a 503 if the public keys cannot be read. The project's anon key is
+            also a signed JWT: refuse a token without a `sub`.
+        scopes: The scopes that a key must have. Your route decides what a user may do.
+        kinds: The kinds of key that are accepted, as in `require_key`.
+        fallback: Looks up other keys, as in `require_key`.
 
     Returns:
-        A dependency that gives the `ResolvedKey`, or what `verify` gave.
+        A dependency that returns the `ResolvedKey`, or the result of `verify`.
 
     Raises:
         TypeError: An argument is of another kind.
@@ -163,16 +163,16 @@ def require_key_or_user(
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """Which keys a route lets through."""
+    """The keys that a route accepts."""
 
     scopes: tuple[str, ...]
     kinds: tuple[str, ...]
     fallback: Fallback | None
 
     async def admit(self, client: AsyncKeylatch, key: Secret, request: Request) -> ResolvedKey:
-        """Give the key of this text, or refuse the request."""
+        """Return the key of a text, or refuse the request."""
         found = await resolve(client, key, request)
-        # A text in our form never reaches another system, mistyped or not.
+        # A text in keylatch's format never reaches another system, even if it is mistyped.
         if found is None and self.fallback and verdict_on_form(key) == "malformed":
             found = await _ask(self.fallback, key)
         if found is None:
@@ -203,16 +203,16 @@ class _Rule:
                 403,
                 "scope_missing",
                 f"The key does not have the scope {' '.join(missing)}.",
-                "Use a key that was issued with it.",
+                "Use a key that was issued with this scope.",
                 {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{wanted}"'},
             )
         return None
 
 
 def _words(name: str, words: Iterable[str]) -> tuple[str, ...]:
-    # A text is iterable too, and would be taken for its characters.
+    # A string is iterable too, and would be split into characters.
     if isinstance(words, str):
-        raise TypeError(f"{name} is one text; write a list of texts")
+        raise TypeError(f"{name} is a string; pass a list of strings")
     return tuple(words)
 
 
@@ -228,13 +228,13 @@ def _only_key(keys: set[str]) -> Secret:
 
 
 async def _user_of(verify: Verify, token: Secret) -> Any:
-    """Give the user of a token, or refuse the request."""
+    """Return the user of a token, or refuse the request."""
     reason = "verify gave None"
     try:
         user = await _ask(verify, token)
     except HTTPException:
         raise
-    # The library that checks the token is the application's. Its messages may repeat the token.
+    # The application's JWT library may repeat the token in its messages.
     except Exception as error:
         user, reason = None, f"verify raised {type(error).__name__}"
     if user is None:
@@ -249,7 +249,7 @@ async def _user_of(verify: Verify, token: Secret) -> Any:
 
 
 async def _ask(function: Callable[[str], Any], text: Secret) -> Any:
-    # The text stays out of the frames in between, should the function raise.
+    # If the function raises, the frames in between must not hold the text.
     def ask() -> Any:
         return function(text.reveal())
 

@@ -1,4 +1,4 @@
-"""What goes wrong, as HTTP: one body for every refusal, and the status of each error."""
+"""Errors as HTTP: one body for every refusal, and the status of each error."""
 
 import logging
 from collections.abc import Mapping
@@ -40,17 +40,17 @@ class ProblemBody(BaseModel):
 
 
 class Problem(HTTPException):
-    """A refusal as HTTP.
+    """A refusal as an HTTP error.
 
-    The routers here answer it with `slug`, `detail` and `hint`, and so does an application that
-    has called `install_error_handlers`. Any other answers it as it does every `HTTPException`:
-    by FastAPI's own habit the three are then within `detail`.
+    The routers here answer with `slug`, `detail` and `hint`, and so does an application that has
+    called `install_error_handlers`. Without these handlers FastAPI treats it as any other
+    `HTTPException`: the three fields are inside `detail`.
 
     Attributes:
         slug: The word that programs match on.
         status_code: The HTTP status.
-        detail: The body: `slug`, `detail` and `hint`, none of which holds a key.
-        headers: More headers of the answer, or `None`.
+        detail: The body: `slug`, `detail` and `hint`. None of them contains a key.
+        headers: Extra headers of the answer, or `None`.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Problem(HTTPException):
         super().__init__(status_code, body.model_dump(), dict(headers) if headers else None)
 
     def response(self) -> JSONResponse:
-        """Give the answer, with the three fields alone as its body."""
+        """Return the answer, with only the three fields as its body."""
         return JSONResponse(self.detail, self.status_code, self.headers)
 
 
@@ -77,8 +77,8 @@ def unauthorized(slug: str, detail: str, hint: str | None, *, challenge: str = "
         slug: The word that programs match on.
         detail: What is wrong.
         hint: What to do.
-        challenge: What stands behind `Bearer` in `WWW-Authenticate`, as in RFC 6750; nothing
-            where nothing was presented.
+        challenge: The text after `Bearer` in `WWW-Authenticate`, as in RFC 6750; empty if
+            nothing was presented.
 
     Returns:
         The problem, a 401.
@@ -87,14 +87,14 @@ def unauthorized(slug: str, detail: str, hint: str | None, *, challenge: str = "
 
 
 def problem_of(error: KeylatchError) -> Problem:
-    """Choose the status of an error in a call that was made as the sender of the request.
+    """Choose the HTTP status for an error of a call that ran with the rights of the sender.
 
     Args:
-        error: What the call raised.
+        error: The error of the call.
 
     Returns:
-        400, 401, 403, 404, 409 or 429 with the error's own texts; 502 for all that the sender of
-        the request cannot change.
+        400, 401, 403, 404, 409 or 429 with the error's own texts; 502 for every error that the
+        sender cannot fix.
     """
     detail = error.detail or error.slug
     for kind, status in _STATUS.items():
@@ -103,35 +103,35 @@ def problem_of(error: KeylatchError) -> Problem:
     if isinstance(error, PermissionDenied):
         if error.sqlstate == "42501":
             return Problem(403, error.slug, detail, error.hint)
-        # No database spoke, so the token did not get as far. With any other SQLSTATE it is the
-        # application itself that may not log in.
+        # Without a SQLSTATE, the token was refused before the database. With another SQLSTATE,
+        # the application itself may not log in.
         if error.sqlstate is None:
             return unauthorized(error.slug, detail, error.hint, challenge='error="invalid_token"')
     return unavailable(error)
 
 
 def unavailable(error: Exception) -> Problem:
-    """Log what failed behind the application, and give what its users may know of it.
+    """Log an internal failure, and return an answer that reveals nothing about it.
 
     Args:
-        error: What the call raised; its texts go to the logger `keylatch.fastapi`.
+        error: The error of the call. Its texts go to the logger `keylatch.fastapi`.
 
     Returns:
-        The problem, a 502, which is the same for all of them.
+        The problem: the same 502 for every failure.
     """
     _log.error("a call of keylatch failed: %s", error)
     return Problem(
         502,
         "unavailable",
         "The service that keeps the keys did not answer.",
-        "Try again in a moment. Look at the list of keys before you issue or rotate again.",
+        "Try again in a moment. Check the list of keys before you issue or rotate again.",
     )
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Let an application's own routes answer the errors of keylatch as the routers here do.
+    """Make the application's own routes answer keylatch's errors as the routers here do.
 
-    Without it, an error of keylatch that leaves a route of the application is a 500.
+    Without these handlers, an uncaught error of keylatch in a route is a 500.
 
     Args:
         app: The application.

@@ -1,4 +1,4 @@
-"""Why a request was refused, for the log of the service: the sender does not learn it."""
+"""Log why a request was refused. The sender does not learn the reason."""
 
 import logging
 from uuid import UUID
@@ -15,13 +15,13 @@ _log = logging.getLogger("keylatch")
 
 
 def verdict_on_form(key: Secret) -> str | None:
-    """Judge the form of a text without the database.
+    """Check the format of a text without the database.
 
     Args:
-        key: What was presented.
+        key: The presented text.
 
     Returns:
-        `malformed`, `checksum_failed`, or `None` for the form of a key.
+        `malformed`, `checksum_failed`, or `None` for the format of a key.
     """
     try:
         parse_key(key)
@@ -47,24 +47,24 @@ def log_refusal(reason: str, presented: Secret | None = None, key_id: UUID | Non
 
 
 async def log_refused_key(client: AsyncKeylatch, key: Secret, request: Request) -> None:
-    """Find out why a key did not resolve, and log it; no error here changes the answer.
+    """Find out why a key did not resolve, and log the reason. An error here is only logged.
 
-    Nothing is asked where nobody would read the answer, or where the checksum is wrong.
+    The database is not asked if the log level hides the reason, or if the checksum is wrong.
 
     Args:
-        client: Who resolves; it may explain, too.
-        key: What was presented.
-        request: Where it was presented.
+        client: The client that resolves; its role may also call `explain`.
+        key: The presented text.
+        request: The request that presented the key.
     """
     if not _log.isEnabledFor(logging.INFO):
         return
     verdict, key_id = verdict_on_form(key), None
-    # An imported key has any form, so that only the database knows what a malformed text is.
+    # An imported key can have any format, so only the database can explain a malformed text.
     if verdict != "checksum_failed":
         try:
             found = await client.explain(key, origin=origin_of(request))
             verdict, key_id = found.verdict, found.key_id
-        # The texts of an error may repeat the key, above all those of a resolver of one's own.
+        # The message of an error may repeat the key, above all in the application's own resolver.
         except KeylatchError as error:
             verdict = f"not explained ({error.slug})"
         except Exception as error:
@@ -76,5 +76,5 @@ def _fingerprint_of(presented: Secret) -> str:
     try:
         return f"fingerprint {fingerprint(presented)}"
     except InvalidArgument:
-        # JSON can carry half a character, which has no bytes to hash.
+        # JSON can carry a lone surrogate, which has no bytes to hash.
         return "not valid Unicode"

@@ -1,4 +1,4 @@
-"""What the widget's route and `require_key` share: who resolves, and what a request presents."""
+"""Shared by the widget's route and `require_key`: the resolver, and a request's key and origin."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,16 +13,16 @@ from .problems import unavailable
 
 
 def as_dependency(resolver: AsyncKeylatch | Callable[..., Any]) -> Callable[..., Any]:
-    """Give a resolver in the form that `Depends` takes.
+    """Turn a resolver into a dependency.
 
     Args:
-        resolver: A client, or a dependency that gives one.
+        resolver: A client, or a dependency that returns one.
 
     Returns:
         The dependency.
 
     Raises:
-        TypeError: It is neither; the blocking client would hold up every other request.
+        TypeError: The resolver is neither. A blocking client would hold up all other requests.
     """
     if not isinstance(resolver, AsyncKeylatch):
         if not callable(resolver):
@@ -31,7 +31,7 @@ def as_dependency(resolver: AsyncKeylatch | Callable[..., Any]) -> Callable[...,
             )
         return resolver
 
-    # A function that is not async would be sent to a thread for each request.
+    # FastAPI would run a function that is not async in a thread for each request.
     async def give() -> AsyncKeylatch:
         return resolver
 
@@ -39,18 +39,18 @@ def as_dependency(resolver: AsyncKeylatch | Callable[..., Any]) -> Callable[...,
 
 
 async def resolve(client: AsyncKeylatch, key: Secret, request: Request) -> ResolvedKey | None:
-    """Ask which active key was presented, from where the request itself says that it comes.
+    """Resolve the presented key with the request's `Origin` header.
 
     Args:
-        client: Who resolves.
-        key: What was presented.
-        request: Its `Origin` header counts, and no field of a body.
+        client: The client that resolves.
+        key: The presented text.
+        request: The request. Only its `Origin` header is used, never a field of the body.
 
     Returns:
         The key, or `None`.
 
     Raises:
-        Problem: A 502 for any error: whoever presents a key can help none of them.
+        Problem: A 502 for every error, because the sender of a key cannot fix any of them.
     """
     try:
         return await client.resolve(key, origin=origin_of(request))
@@ -60,13 +60,13 @@ async def resolve(client: AsyncKeylatch, key: Secret, request: Request) -> Resol
 
 
 def origin_of(request: Request) -> str | None:
-    """Give the `Origin` header of a request; `None` if there was none."""
-    # Two of them are no origin that anybody allows, and not a missing one either.
+    """Return the `Origin` header of a request, or `None` if there is no header."""
+    # Two headers make an origin that no key allows, which is not the same as no origin.
     origins = request.headers.getlist("origin")
     return ", ".join(origins) if origins else None
 
 
 def bearer_tokens(request: Request) -> list[str]:
-    """Give what stands behind `Authorization: Bearer`, once for each time that it was sent."""
+    """Return the text after `Authorization: Bearer`, for each time that the header was sent."""
     words = (value.partition(" ") for value in request.headers.getlist("authorization"))
     return [token.strip() for kind, _, token in words if kind.lower() == "bearer" and token.strip()]

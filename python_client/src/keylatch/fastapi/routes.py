@@ -1,4 +1,4 @@
-"""The kind of route that the routers here are made of: bounded, and with refusals of one form."""
+"""The route class of the routers here: it limits the body and gives all refusals one form."""
 
 import json
 import logging
@@ -19,26 +19,26 @@ from .problems import Problem, ProblemBody, problem_of
 
 _log = logging.getLogger("keylatch.fastapi")
 
-# Twice what a key with a hundred origins and all the metadata there can be needs.
+# Twice the size of a key with 100 origins and the largest metadata.
 _LONGEST_BODY = 128 * 1024
-# Python would read ten times as much, and then not be able to write it.
+# Python can read ten times this depth, but cannot write it again.
 _DEEPEST_BODY = 100
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ProblemBody, "description": "Refused; `slug` says why."},
     502: {"model": ProblemBody, "description": "The service that keeps the keys did not answer."},
 }
-"""What any of the routes may answer beside its success, for OpenAPI."""
+"""The refusals of every route, for OpenAPI."""
 
 
 class ProblemRoute(APIRoute):
-    """A route that answers every refusal with a `ProblemBody`, and whose answers nobody stores.
+    """A route that answers every refusal with a `ProblemBody`, and forbids caching of answers.
 
-    The errors of FastAPI itself repeat the body, and so a key in it.
+    FastAPI's own errors would repeat the body, and so a key in it.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Give what FastAPI made of the route, with our answers in place of its errors."""
+        """Return FastAPI's handler, with keylatch's answers in place of its errors."""
         handle = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
@@ -58,22 +58,22 @@ class ProblemRoute(APIRoute):
         return answer
 
     def unreadable(self, detail: str) -> Problem:
-        """Refuse a request that does not have the form of this route.
+        """Refuse a request that this route cannot read.
 
         Args:
-            detail: What is wrong with it.
+            detail: What is wrong with the request.
 
         Returns:
-            What to answer with.
+            The refusal.
         """
-        hint = "Send what the OpenAPI description of this route says, as application/json."
+        hint = "Send application/json as the OpenAPI description of this route says."
         return Problem(400, InvalidArgument.default_slug, detail, hint)
 
 
 def to_json(result: object, status_code: int = 200) -> Response:
-    """Answer with a result of keylatch, a new key in plaintext.
+    """Answer with a result of keylatch. A new key is in plaintext.
 
-    The metadata of a key may be nested deeper than pydantic would follow.
+    The metadata of a key may be nested deeper than pydantic allows.
 
     Args:
         result: A dataclass of `keylatch.models`, or a sequence of them.
@@ -98,7 +98,7 @@ def _plain(value: object) -> object:
 
 
 def _value_of(row: object, name: str) -> object:
-    """Give a value of a row; null, and a word in the log, if Python cannot read it."""
+    """Return a value of a row. If Python cannot read the value, log that and return null."""
     try:
         return getattr(row, name)
     except UnreadableRow as error:
@@ -107,7 +107,7 @@ def _value_of(row: object, name: str) -> object:
 
 
 class _Unreadable(HTTPException):
-    """Of a class that FastAPI lets pass while it reads a body."""
+    """An `HTTPException`, because FastAPI passes this class on while it reads a body."""
 
 
 class _JsonRequest(Request):
@@ -120,7 +120,7 @@ class _JsonRequest(Request):
             if _is_deep(body):
                 raise _Unreadable(400, f"The body is nested deeper than {_DEEPEST_BODY} levels.")
             return body
-        # Out of the except block: the error of the parser holds the whole body.
+        # Outside the except block: the parser's error holds the whole body.
         raise _Unreadable(400, "The body is not JSON.")
 
 
@@ -137,7 +137,7 @@ def _is_deep(body: object) -> bool:
 
 
 def _limited(receive: Receive) -> Receive:
-    """Stop where a body is longer than any that has a meaning here."""
+    """Stop reading a body that is too long for any valid request."""
     left = _LONGEST_BODY
 
     async def receive_limited() -> Message:
@@ -153,13 +153,13 @@ def _limited(receive: Receive) -> Receive:
 
 
 def _sentence(error: RequestValidationError) -> str:
-    """Name the first field that is wrong and its rule, and nothing of what was sent."""
+    """Name the first wrong field and its rule, without anything that was sent."""
     first = error.errors()[0]
     source, *path = first["loc"]
     if first["type"] == "extra_forbidden":
-        # The end of its path is a name that the sender chose.
-        return f"{source} has a field that is not known here."
+        # The name of the extra field was chosen by the sender, so it is not repeated.
+        return f"{source} has an unknown field."
     field = ".".join(map(str, [source, *path[:1]]))
     position = "".join(f"[{index}]" for index in path[1:] if isinstance(index, int))
-    # What follows a comma may quote.
+    # The text after a comma may quote the value.
     return f"{field}{position}: {first['msg'].partition(',')[0]}."

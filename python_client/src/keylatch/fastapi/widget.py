@@ -1,4 +1,4 @@
-"""The route of the anonymous widget: is this key good, on the page that shows me."""
+"""The route for an anonymous widget: is this key active and allowed on this page?"""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -15,35 +15,35 @@ from .routes import REFUSALS, ProblemRoute
 
 
 class PresentedKey(BaseModel):
-    """The key that stands in the page."""
+    """The key in the page."""
 
     key: SecretStr = Field(description="A publishable key.")
 
 
 class ActiveKey(BaseModel):
-    """A key that is good on this page. A visitor does not learn whose key it is."""
+    """A key that is valid on this page. The visitor does not learn whose key it is."""
 
     environment: Literal["live", "test"] = Field(description="Whether this is a test.")
 
 
 class _OpaqueRoute(ProblemRoute):
     def unreadable(self, detail: str) -> Problem:  # noqa: ARG002 - nothing is told
-        """Refuse a request without a key in it as one with a wrong key."""
+        """Refuse a request without a key like a request with a wrong key."""
         return _refusal()
 
 
 def resolve_router(resolver: AsyncKeylatch | Callable[..., Any]) -> APIRouter:
-    """Make the route that a widget calls before anything else: `POST /widget/keys/resolve`.
+    """Make the route that a widget calls first: `POST /widget/keys/resolve`.
 
-    It answers 200 to an active publishable key from an origin that the key allows, and the same
-    404 to all else. The origin is the `Origin` header of the request, which stops a foreign
-    page and does not stop a program. For a page of another site to read the answer at all, the
-    application needs `CORSMiddleware` with `allow_origins=["*"], allow_methods=["POST"]`.
-    Why a key was refused is in the log, as for `require_key`.
+    The answer is 200 for an active publishable key from an allowed origin, and the same 404 for
+    everything else. The origin is the request's `Origin` header. This stops other web pages, but
+    not programs. So that a page of another site can read the answer, the application needs
+    `CORSMiddleware` with `allow_origins=["*"], allow_methods=["POST"]`. The log says why a key
+    was refused, as for `require_key`.
 
     Args:
-        resolver: Who resolves: an `AsyncKeylatch` of role `keylatch_resolver` or with the service
-            key, or a dependency that gives one.
+        resolver: An `AsyncKeylatch` with role `keylatch_resolver` or the service key, or a
+            dependency that returns one.
 
     Returns:
         A router to include, with a prefix if you like.
@@ -60,7 +60,7 @@ def resolve_router(resolver: AsyncKeylatch | Callable[..., Any]) -> APIRouter:
         request: Request,
         client: Annotated[AsyncKeylatch, Depends(as_dependency(resolver))],
     ) -> ActiveKey:
-        """Tell whether a publishable key is good on the page that sends this.
+        """Check whether a publishable key is active and allowed on the page that sends this.
 
         Every refusal is the same 404: unknown, revoked, expired, suspended, or not for this page.
         """
@@ -69,7 +69,7 @@ def resolve_router(resolver: AsyncKeylatch | Callable[..., Any]) -> APIRouter:
         if found is None:
             await log_refused_key(client, key, request)
             raise _refusal()
-        # A secret key has no business in a widget, from wherever it comes.
+        # A secret key must not be used in a widget, whatever its origin.
         if found.kind != "publishable":
             log_refusal("kind_not_accepted", key, found.key_id)
             raise _refusal()
@@ -83,6 +83,6 @@ def _refusal() -> Problem:
         404,
         "key_not_found",
         "This key does not open this page.",
-        'Send {"key": …} as application/json, from a page that the key allows. An admin of the '
-        "workspace can call explain_key for the reason.",
+        'Send {"key": …} as application/json from a page that the key allows. To find the reason, '
+        "an admin of the workspace can call explain_key.",
     )

@@ -1,4 +1,4 @@
-"""What carries a call to the database: one method, in a sync and an async form."""
+"""Transports carry a call to the database. Each has one method, sync or async."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, Generic, Protocol, TypeVar
 Rows = Sequence[Mapping[str, object]]
 
 VIEWS = frozenset({"keys", "key_usage", "legacy_keys"})
-"""What is read where a function would be called: an argument is the value of a column."""
+"""Views that are read like a function: an argument filters on the column of that name."""
 READS = VIEWS | {"explain_key", "list_keys", "resolve_key", "resolve_keys"}
-"""What only reads: a replica may answer it, and its transaction has nothing to commit."""
+"""Calls that only read: a replica may answer them, and there is nothing to commit."""
 
 T = TypeVar("T")
 
-# What each way takes.
+# The types that each constructor accepts.
 _WAYS = {
     "Keylatch.from_supabase": ["supabase.Client"],
     "AsyncKeylatch.from_supabase": ["supabase.AsyncClient"],
@@ -37,7 +37,7 @@ _WAYS = {
         f"asyncpg.{kind}" for kind in ("Pool", "Connection", "pool.PoolConnectionProxy")
     ],
 }
-# What is no way in, by what to use for it.
+# Types that no constructor accepts, by the advice for them.
 _ADVICE = {
     "Keylatch.from_psycopg with a connection of psycopg 3 (pip install 'keylatch[psycopg]'): "
     "psycopg2 writes keys into the text of statements": [
@@ -54,7 +54,7 @@ _ADVICE = {
 
 
 class Batch(list[Any]):
-    """A list that is sent as JSON, and not as an array of SQL."""
+    """A list that is sent as JSON, not as an SQL array."""
 
 
 class Transport(Protocol):
@@ -68,11 +68,11 @@ class Transport(Protocol):
             arguments: Its arguments by name: JSON values, and a `Secret` where a key goes.
 
         Returns:
-            The rows of the answer by column, values as JSON has them; a key in them is a
+            The rows of the answer as JSON values by column name. A key is wrapped in a
             `Secret`.
 
         Raises:
-            KeylatchError: Whatever went wrong; never an error of a library.
+            KeylatchError: For every failure. Errors of libraries never leave a transport.
         """
 
 
@@ -83,12 +83,12 @@ class AsyncTransport(Protocol):
         """As `Transport.call`."""
 
 
-# What both forms do is written once, as coroutines. The blocking form gives them what is there
-# already instead of something to wait for, and `finish` runs them without an event loop.
+# The code of both forms is written once, as coroutines. In the blocking form, whatever they await
+# is done already, so `finish` can run them without an event loop.
 
 
 def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that awaits only what `at_once` gives, and give its result."""
+    """Run a coroutine that awaits only results of `at_once`, and return its result."""
     try:
         work.send(None)
     except StopIteration as end:
@@ -99,15 +99,15 @@ def finish(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def at_once(result: T) -> T:
-    """Give the result of a blocking call to a coroutine that awaits it."""
+    """Wrap the result of a blocking call, so that a coroutine can await it."""
     return result
 
 
 class EnteredAtOnce(Generic[T]):
-    """Gives a blocking context manager to a coroutine that enters it with `async with`."""
+    """Wraps a blocking context manager, so that a coroutine can enter it with `async with`."""
 
     def __init__(self, context: AbstractContextManager[T]) -> None:
-        """Take the context manager."""
+        """Wrap the context manager."""
         self._context = context
 
     async def __aenter__(self) -> T:
@@ -120,7 +120,7 @@ class EnteredAtOnce(Generic[T]):
 
 
 def as_it_is(waiting: T) -> T:
-    """Give what the async form awaits or enters."""
+    """Return what the async form awaits or enters, unchanged."""
     return waiting
 
 
@@ -157,9 +157,9 @@ class Awaited(Calls):
 
 
 def is_one_of(value: object, *names: str) -> bool:
-    """Tell whether a value is of a class, `psycopg.Connection`, of a library that may be absent.
+    """Check the class of a value by its name, such as `psycopg.Connection`, without importing it.
 
-    What was never imported has no instances, so nothing is imported.
+    A library that was never imported has no instances.
     """
     for name in names:
         module, _, kind = name.rpartition(".")
@@ -170,12 +170,12 @@ def is_one_of(value: object, *names: str) -> bool:
 
 
 def expect(way: str, source: object, reads: object = None) -> None:
-    """Raise `TypeError` for what a way, `Keylatch.from_psycopg`, does not take; name what does."""
+    """Raise `TypeError` for a type that a constructor does not accept, and name what to use."""
     for value in (source,) if reads is None else (source, reads):
         if is_one_of(value, *_WAYS[way]):
             continue
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         for other, names in {**_WAYS, **_ADVICE}.items():
             if is_one_of(value, *names):
-                raise TypeError(f"for a {kind} use {other}")
+                raise TypeError(f"for a {kind}, use {other}")
         raise TypeError(f"expected {' or '.join(_WAYS[way])}, not {kind}")

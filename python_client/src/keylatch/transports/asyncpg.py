@@ -18,7 +18,7 @@ from .sql import Call, Found, SqlCalls, driver_failure
 class AsyncpgTransport(Awaited, SqlCalls):
     """Calls on the caller's connection, or on one borrowed from the caller's pool."""
 
-    # A time-out is an `OSError`.
+    # A timeout is an `OSError`.
     _errors = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
     _connections = (asyncpg.Connection, PoolConnectionProxy)
     _new_lock = staticmethod(asyncio.Lock)
@@ -42,12 +42,12 @@ class AsyncpgTransport(Awaited, SqlCalls):
 
     @asynccontextmanager
     async def _savepoint(self, connection: Any) -> AsyncIterator[None]:
-        """Hold a savepoint; asyncpg's own refuses a transaction that a statement has begun."""
+        """Hold a savepoint. asyncpg's own fails in a transaction begun by a statement."""
         await connection.execute("savepoint keylatch")
         try:
             yield
         except BaseException:
-            # What went wrong before is what the caller needs to hear.
+            # The caller needs the first error, not an error of this cleanup.
             with suppress(*self._errors):
                 await connection.execute("rollback to savepoint keylatch")
                 await connection.execute("release savepoint keylatch")
@@ -59,7 +59,7 @@ class AsyncpgTransport(Awaited, SqlCalls):
 
 
 def failure_of(problem: Any, arguments: Mapping[str, object] | None = None) -> KeylatchError:
-    """Give the error of keylatch for what asyncpg raised, without any row in it."""
+    """Turn an error of asyncpg into keylatch's error, without any row in it."""
     if not isinstance(problem, asyncpg.PostgresError) or problem.sqlstate is None:
         return driver_failure(problem, BaseException)
     return error_for(

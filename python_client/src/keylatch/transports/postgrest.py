@@ -15,16 +15,16 @@ from .wire import VOID, as_rows, dump_json, read_json
 if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 
-# What a server may cut at its `max-rows`: 1000 on a Supabase project.
+# Answers that a server may cut at its `max-rows`: 1000 on a Supabase project.
 _PAGED = frozenset({"legacy_keys", "list_events", "list_keys"})
 
 
-# Of the project's keys that are no JWTs: `sb_secret_…`, `sb_publishable_…`.
+# The prefix of project keys that are not JWTs: `sb_secret_…`, `sb_publishable_…`.
 _NO_JWT = "sb_"
 
 
 class _Sending(NamedTuple):
-    """What `httpx.Client.send` takes."""
+    """The arguments of `httpx.Client.send`."""
 
     request: httpx.Request
     auth: Any
@@ -33,9 +33,9 @@ class _Sending(NamedTuple):
 class _Calls(Calls):
     """The calls of both forms, written once: see `finish`.
 
-    The request is posted on the client's own session rather than through its `rpc()`: the error
-    of postgrest-py does not carry the HTTP status, without which a gateway that refuses an API
-    key cannot be told from one that has lost its server, and it does carry the server's answer.
+    Requests go through the client's own session, not through its `rpc()`. The error of
+    postgrest-py has the server's answer but not the HTTP status, which is needed to tell a
+    gateway that refuses an API key from a gateway that has lost its server.
     """
 
     def __init__(self, client: Any) -> None:
@@ -44,12 +44,12 @@ class _Calls(Calls):
     async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         rows: list[Mapping[str, object]] = []
         while True:
-            # Asked for each time: signing in, or a refreshed token, changes the headers.
+            # Read each time: the headers change with a sign-in or a refreshed token.
             rest = self._client.schema("keylatch")
             if rest.session.is_closed:
                 raise _closed()
             try:
-                # Not kept in a name: it has the key, and a traceback shows what has a name.
+                # Not in a variable: a traceback may print variables, and the request has the key.
                 response = await self._wait(
                     rest.session.send(
                         **_sending(rest, function, arguments, offset=len(rows))._asdict()
@@ -63,16 +63,16 @@ class _Calls(Calls):
                 if not page or _is_all(response, len(rows)):
                     return rows
                 continue
-            # Out of the except block, so that the request, with its key, is not in the chain.
+            # Outside the except block, so that the request, with the key, is not in the chain.
             raise failure
 
 
 class PostgrestTransport(Blocking, _Calls):
-    """Calls through a client that the caller made, and signs in and out."""
+    """Calls through a client that the caller creates, signs in and signs out."""
 
 
 class AsyncPostgrestTransport(Awaited, _Calls):
-    """As `PostgrestTransport`, over the async clients."""
+    """`PostgrestTransport` for the async clients."""
 
 
 TRANSPORTS = (PostgrestTransport, AsyncPostgrestTransport)
@@ -85,10 +85,10 @@ def _sending(
     *,
     offset: int,
 ) -> _Sending:
-    # A copy of the client's: `schema()` makes one for each caller.
+    # A copy: `schema()` makes new headers for each caller.
     headers = rest.headers
     headers["Accept"] = headers["Content-Type"] = "application/json"
-    # The rule of postgrest-py: what the session signs with gives way to a token.
+    # As in postgrest-py: a token replaces the session's own auth.
     auth = httpx.USE_CLIENT_DEFAULT if "Authorization" not in headers else None
     params = {}
     if function in VIEWS:
@@ -96,8 +96,8 @@ def _sending(
     if function == "legacy_keys":
         params["order"] = "id"
     if function in _PAGED:
-        # These rows are never deleted, and a new one moves others only towards later pages: one may
-        # come twice, none is skipped.
+        # These rows are never deleted, and a new row moves others only to later pages. So a row
+        # may come twice, and no row is skipped.
         headers["Prefer"] = "count=exact"
         params["offset"] = str(offset)
     request = rest.session.build_request(
@@ -112,15 +112,15 @@ def _sending(
 
 
 def _send_key_as_apikey(headers: httpx.Headers) -> None:
-    """Move a key that is no JWT out of `Authorization`, where Supabase refuses it.
+    """Move a key that is not a JWT out of `Authorization`, because Supabase refuses it there.
 
-    supabase-py sends the project's key in both headers, and its session does so by itself, until
-    somebody signs in.
+    supabase-py sends the project's key in both headers until a user signs in. Its session adds
+    the headers by itself.
     """
     scheme, _, key = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.lstrip().startswith(_NO_JWT):
         del headers["Authorization"]
-        # Replaces any other apikey: the sender of this key must not act with the other one.
+        # Replaces any other apikey: the request must act with this key only.
         headers["apikey"] = key.strip()
 
 
@@ -131,7 +131,7 @@ def _body(function: str, arguments: Mapping[str, object]) -> bytes | None:
 
 
 def _read(response: httpx.Response, arguments: Mapping[str, object]) -> Rows:
-    """Give the rows of a good answer; raise the error of a bad one."""
+    """Return the rows of a successful answer, or raise the error of a failed one."""
     if response.status_code == httpx.codes.NO_CONTENT and response.url.path.endswith(VOID):
         return []
     try:
@@ -141,14 +141,14 @@ def _read(response: httpx.Response, arguments: Mapping[str, object]) -> Rows:
     if response.is_success:
         if answer is None:
             raise UnexpectedAnswer(
-                detail=f"HTTP {response.status_code} came without JSON",
-                hint="Check the address: keylatch needs the one of PostgREST.",
+                detail=f"the answer (HTTP {response.status_code}) is not JSON",
+                hint="Check the address: keylatch needs the address of PostgREST.",
             )
         return as_rows(answer)
     if "/rest/v1/rest/v1/" in response.url.path:
         raise UnexpectedAnswer(
-            detail="the address of the project ends in /rest/v1, which its client adds once more",
-            hint="Give create_client the address without /rest/v1.",
+            detail="the project's address ends in /rest/v1, and the client adds /rest/v1 again",
+            hint="Pass create_client the address without /rest/v1.",
         )
     said = answer if isinstance(answer, dict) else {}
     raise error_for(
@@ -167,7 +167,7 @@ def _text(said: Mapping[str, object], name: str) -> str | None:
 
 
 def _is_all(response: httpx.Response, count: int) -> bool:
-    """Tell whether nothing follows. `Content-Range` is `0-999/2345`, or ends in `*` uncounted."""
+    """Check whether this was the last page. `Content-Range` is `0-999/2345`, or `0-999/*`."""
     total = response.headers.get("Content-Range", "").rpartition("/")[2]
     return not total.isdecimal() or count >= int(total)
 
@@ -178,7 +178,7 @@ def _closed() -> KeylatchError:
 
 def _no_answer(problem: httpx.HTTPError) -> KeylatchError:
     detail = type(problem).__name__
-    # Only these speak of the socket alone; others may quote a header, and so a token.
+    # Messages of these classes are only about the socket. Others may quote a header with a token.
     if isinstance(problem, httpx.NetworkError | httpx.TimeoutException):
         detail = f"{detail}: {mask_keys(str(problem))}"
     return Unavailable(

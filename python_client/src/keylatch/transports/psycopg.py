@@ -19,8 +19,8 @@ from .sql import BECOME, Call, Found, SqlCalls, driver_failure
 
 class _Calls(SqlCalls):
     _errors = (psycopg.Error, UnicodeError)
-    # Made here, not by the connection: the caller's row factory stays the caller's, and a cursor
-    # that binds in the client would put the key into the statement's text.
+    # Not `connection.cursor()`: the caller may have set a row factory, or a cursor class that
+    # binds in the client and so puts the key into the statement's text.
     _cursor: Callable[..., Any]
 
     def _is_inside(self, connection: Any) -> bool:
@@ -28,7 +28,7 @@ class _Calls(SqlCalls):
 
     async def _borrowed(self, call: Call) -> Found:
         connection = await self._wait(self._source.getconn())
-        # What only reads needs no BEGIN and COMMIT, which are two round trips.
+        # A read needs no BEGIN and COMMIT, which are two round trips.
         switches = call.function in READS and not connection.autocommit
         try:
             if switches:
@@ -41,18 +41,18 @@ class _Calls(SqlCalls):
 
     async def _alone(self, connection: Any, call: Call) -> Found:
         if self._identity and call.function in READS and psycopg.Pipeline.is_supported():
-            # One round trip. What is sent together is one transaction, which commits at the end;
-            # psycopg cannot tell of a commit that fails there, and that of a read does not.
+            # One round trip. A pipeline is one transaction, which commits at the end. psycopg does
+            # not report a failed commit there, but the commit of a read cannot fail.
             asked = self._cursor(connection, row_factory=tuple_row)
             with suppress(psycopg.errors.PipelineAborted):
                 async with self._entered(connection.pipeline()):
-                    # Not through the pipeline, whose end raises it too, and else logs the rest.
+                    # Suppressed here, because the end of the pipeline raises the error again.
                     with suppress(psycopg.Error):
                         await self._wait(self._cursor(connection).execute(BECOME, self._identity))
                         await self._wait(asked.execute(*call.bound()))
                 found: Found = await self._wait(asked.fetchall())
                 return found
-            # The claims were refused. One statement after the other tells why.
+            # The claims were refused. Single statements show why.
         return await super()._alone(connection, call)
 
     async def _ask(self, connection: Any, query: str, values: Sequence[object] = ()) -> Found:
@@ -76,7 +76,7 @@ class PsycopgTransport(Blocking, _Calls):
 
 
 class AsyncPsycopgTransport(Awaited, _Calls):
-    """As `PsycopgTransport`, over the async connections and pools."""
+    """`PsycopgTransport` for the async connections and pools."""
 
     _connections, _cursor = (psycopg.AsyncConnection,), psycopg.AsyncRawCursor
     _new_lock = staticmethod(asyncio.Lock)
@@ -86,7 +86,7 @@ TRANSPORTS = (PsycopgTransport, AsyncPsycopgTransport)
 
 
 def is_idle(connection: Any) -> bool:
-    """Tell whether no transaction is open."""
+    """Check that no transaction is open."""
     return bool(connection.info.transaction_status == TransactionStatus.IDLE)
 
 
@@ -94,12 +94,12 @@ def failure_of(
     problem: psycopg.Error | UnicodeError,
     arguments: Mapping[str, object] | None = None,
 ) -> KeylatchError:
-    """Give the error of keylatch for what psycopg raised, without any row in it."""
+    """Turn an error of psycopg into keylatch's error, without any row in it."""
     if isinstance(problem, UnicodeError):
         return InvalidArgument(
-            detail=f"a text has characters that the encoding {problem.encoding} cannot carry"
+            detail=f"a string has characters that the encoding {problem.encoding} does not have"
             if isinstance(problem, UnicodeEncodeError)
-            else "a text of the database cannot be read in the connection's encoding",
+            else "a text in the database cannot be read in the connection's encoding",
             hint="Connect with client_encoding=utf8.",
         )
     if problem.sqlstate is None:

@@ -15,45 +15,45 @@ from . import READS, Awaited, Blocking, Calls, Rows
 
 
 class _Freshness:
-    """Whether a replica may answer, by what was seen of its position and of the primary's.
+    """Decides whether a replica may answer, from its position and the primary's.
 
-    A replica that has replayed what the primary had at a moment knows all that was acknowledged
-    before that moment. So positions of the primary are kept with the time at which they were asked
-    for, and the newest one that the replica has reached says how old its answers can be.
+    If a replica has replayed the primary's position of some moment, the replica knows everything
+    acknowledged before that moment. So the primary's positions are kept with the time at which
+    they were asked for. The newest that the replica has reached tells how old its answers can be.
 
-    That holds on one timeline. After a failover the position of a replica that did not follow may
-    be ahead, and mean nothing: positions of two timelines are never compared, and a replica that
-    receives no stream has no timeline.
+    This holds on one timeline only. After a failover, a replica that did not follow may have a
+    higher position that means nothing. So positions of two timelines are never compared, and a
+    replica that receives no stream has no timeline.
     """
 
     def __init__(self, max_lag: timedelta) -> None:
         if not timedelta(milliseconds=10) <= max_lag <= timedelta(days=1):
-            raise InvalidArgument.of("max_lag", "is not from 10 milliseconds to a day")
+            raise InvalidArgument.of("max_lag", "is not between 10 milliseconds and a day")
         self._max_lag = max_lag.total_seconds()
         self._marks: deque[tuple[float, tuple[object, object], int]] = deque(maxlen=64)
         self._fresh_until = 0.0
         self._look_at = 0.0
 
     def is_fresh(self) -> bool:
-        """Tell whether the replica may answer now."""
+        """Check whether the replica may answer now."""
         return steady_clock() < self._fresh_until
 
     def is_due(self) -> bool:
-        """Tell whether to look again: often enough that one late look is no gap."""
+        """Check whether to look again: often enough that one late look does no harm."""
         return steady_clock() >= self._look_at
 
     def look(self) -> float:
-        """Note that somebody looks now, and give the time."""
+        """Note that a caller looks now, and return the time."""
         now = steady_clock()
         self._look_at = now + self._max_lag / 8
         return now
 
     def seen(self, asked: float, primary: Rows, replica: Rows) -> None:
-        """Compare the two positions; `asked` is when the primary's was asked for."""
+        """Compare the two positions. `asked` is when the primary was asked."""
         is_replica, timeline, position = _position(primary)
         if is_replica is False and position is not None:
             self._marks.append((asked, timeline, position))
-        # A replica that was promoted follows nobody: it does not know what the primary knows.
+        # A promoted replica follows no primary: it does not know what the primary knows.
         is_replica, timeline, position = _position(replica)
         if is_replica is not True or timeline[1] is None or position is None:
             self._fresh_until = 0.0
@@ -68,7 +68,7 @@ class _Freshness:
 
 
 class _Replicated(Calls):
-    """Asks the replica where it may answer, and the primary otherwise.
+    """Asks the replica if it may answer, and the primary otherwise.
 
     Attributes:
         primary: The transport to the primary.
@@ -82,7 +82,7 @@ class _Replicated(Calls):
 
     async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         if function in READS and await self._may_read():
-            # It may be down, or replay what the reading would not let it replay.
+            # The replica may be down, or cancel a read that conflicts with its replay.
             with suppress(Unavailable):
                 return await self._ask(self._replica, function, arguments)
         return await self._ask(self.primary, function, arguments)
@@ -91,10 +91,10 @@ class _Replicated(Calls):
         freshness = self._freshness
         if freshness is None:
             return True
-        # One looks; the others go by what was seen before.
+        # One caller looks; the others use what was seen before.
         if freshness.is_due() and self._looking.acquire(blocking=False):
             try:
-                # Who cannot tell is not fresher than was seen before.
+                # After an error, the replica counts as no fresher than before.
                 with suppress(KeylatchError):
                     asked = freshness.look()
                     primary = await self._ask(self.primary, "replay_position", {})
@@ -121,7 +121,7 @@ TRANSPORTS = (ReplicaTransport, AsyncReplicaTransport)
 
 
 def _position(rows: Rows) -> tuple[object, tuple[object, object], int | None]:
-    """Give whether a server is a replica, its cluster and timeline, and its position."""
+    """Return whether a server is a replica, its cluster and timeline, and its position."""
     row = rows[0] if rows else {}
     position = row.get("position")
     return (

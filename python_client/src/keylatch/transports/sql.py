@@ -1,4 +1,4 @@
-"""Calls in SQL, whatever the driver: who makes them, the statement, and whose transaction it is."""
+"""Calls in SQL for every driver: the statement, its role, and its transaction."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ BECOME = """
 select pg_catalog.set_config('request.jwt.claims', $1::pg_catalog.text, true),
        pg_catalog.set_config('role', $2::pg_catalog.text, true)
 """
-"""Takes an `Identity`, and sets it as PostgREST does: for the transaction."""
-# Gives what `BECOME` takes to become who called.
+"""Sets an `Identity` for the transaction, as PostgREST does."""
+# Returns the arguments with which `BECOME` restores the caller's identity.
 _WHO = """
 select pg_catalog.current_setting('request.jwt.claims', true),
        pg_catalog.current_setting('role')
 """
 
-# The types of arguments that are texts or integers in a call of `calls`, where they are another
-# type in SQL. Every other text is text, and every other integer is integer.
+# SQL types of arguments that `calls` sends as strings or integers. Every other string is `text`,
+# and every other integer is `integer`.
 _TYPES = {
     "after": "uuid",
     "ends_at": "timestamptz",
@@ -43,38 +43,40 @@ _TYPES = {
 }
 
 # A call switches the role within a transaction, so two threads or tasks must not interleave on
-# one connection. By its id, since several clients may share it, and what a pool of asyncpg lends
-# has no weak references. Each client holds its connection and the lock.
+# one connection. Locks are found by the connection's id: several clients may share a connection,
+# and asyncpg's pooled connections allow no weak references. Each client keeps both alive.
 _locks: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
 Found = Sequence[Sequence[Any]]
 
 
 class Identity(NamedTuple):
-    """Who the calls are made as: the text of the claims, and their role."""
+    """Who makes the calls: the claims as JSON, and their role."""
 
     claims: str
     role: str
 
 
 def identity_of(claims: Mapping[str, Any] | None) -> Identity | None:
-    """Read the claims that the caller gave.
+    """Read the claims that the caller passed.
 
     Args:
         claims: The claims of a token, or `None` for the connection's own user.
 
     Returns:
-        Who to become, or `None`.
+        The identity, or `None`.
 
     Raises:
-        InvalidArgument: The claims are not a JSON object, or their role is not a text.
+        InvalidArgument: The claims are not a JSON object, or their role is not a string.
     """
     if claims is None:
         return None
-    # As PostgREST: a token without a role is anonymous.
+    # As in PostgREST, a token without a role is anonymous.
     role = claims.get("role", "anon")
     if not isinstance(role, str):
-        raise InvalidArgument.of("claims", f"has a role that is {type(role).__name__}, not a text")
+        raise InvalidArgument.of(
+            "claims", f"has a role of type {type(role).__name__}, not a string"
+        )
     try:
         text = json.dumps(dict(claims), allow_nan=False)
     except (TypeError, ValueError, RecursionError):
@@ -85,13 +87,13 @@ def identity_of(claims: Mapping[str, Any] | None) -> Identity | None:
 
 
 class Call(NamedTuple):
-    """A call as the transport got it: with the key as a `Secret`, which no traceback shows."""
+    """A call as the transport got it. The key is a `Secret`, so that no traceback shows it."""
 
     function: str
     arguments: Mapping[str, object]
 
     def bound(self) -> tuple[str, list[object]]:
-        """Give the statement and its values, for the driver alone."""
+        """Return the statement and its values, for the driver only."""
         types = tuple((name, type_of(name, value)) for name, value in self.arguments.items())
         return _statement(self.function, types), [_text(one) for one in self.arguments.values()]
 
@@ -99,13 +101,13 @@ class Call(NamedTuple):
 class SqlCalls(Calls):
     """The calls of every driver and of both forms, written once: see `finish`.
 
-    Inside the transaction that the caller has open, or that the connection opens by itself, a call
-    is a savepoint, so that the transaction stays usable whatever becomes of the call. Everywhere
-    else each call is a transaction of its own.
+    If the caller has a transaction open, or the connection opens transactions by itself, a call is
+    a savepoint, so that the transaction stays usable after an error. Otherwise each call is a
+    transaction of its own.
     """
 
     _errors: ClassVar[tuple[type[BaseException], ...]]
-    # What is no connection is a pool, of a library that need not be there.
+    # Any other source is a pool: its class is not named, because its library may be missing.
     _connections: ClassVar[tuple[Any, ...]]
     _new_lock: Callable[[], Any]
 
@@ -120,19 +122,19 @@ class SqlCalls(Calls):
 
     @abstractmethod
     def _is_inside(self, connection: Any) -> bool:
-        """Tell whether the call is in a transaction of the caller's."""
+        """Check whether the call is in a transaction of the caller."""
 
     @abstractmethod
     async def _ask(self, connection: Any, query: str, values: Sequence[object] = ()) -> Found:
-        """Run a statement, its values bound on the server, and give its rows."""
+        """Run a statement with values bound on the server, and return its rows."""
 
     @abstractmethod
     def _block(self, connection: Any) -> AbstractAsyncContextManager[Any]:
-        """Hold a transaction, or a savepoint where there is one."""
+        """Hold a transaction, or a savepoint inside a transaction."""
 
     @abstractmethod
     def _failure(self, problem: Any, arguments: Mapping[str, object]) -> KeylatchError:
-        """Give the error of keylatch for one of `_errors`."""
+        """Turn an error of the driver into keylatch's error."""
 
     async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         try:
@@ -140,7 +142,7 @@ class SqlCalls(Calls):
             return as_rows([read_json(row[0]) for row in found])
         except self._errors as problem:
             failure = self._failure(problem, arguments)
-        # Out of the except block: what the driver raised has frames and texts with the key.
+        # Outside the except block: the driver's error has frames and texts with the key.
         raise failure
 
     async def _carry(self, call: Call) -> Found:
@@ -155,8 +157,8 @@ class SqlCalls(Calls):
 
     async def _alone(self, connection: Any, call: Call) -> Found:
         """Make a call that is a transaction of its own."""
-        # asyncpg always autocommits. A statement is a transaction then: BEGIN and COMMIT cost two
-        # round trips.
+        # asyncpg always autocommits. A single statement is a transaction: BEGIN and COMMIT would
+        # cost two round trips.
         if self._identity is None and getattr(connection, "autocommit", True):
             return await self._ask(connection, *call.bound())
         async with self._block(connection):
@@ -166,31 +168,31 @@ class SqlCalls(Calls):
 
     async def _within(self, connection: Any, call: Call) -> Found:
         """Make a call in the caller's transaction."""
-        # Before the savepoint: with its first statement psycopg begins the transaction.
+        # Before the savepoint, because psycopg begins the transaction with its first statement.
         former = await self._ask(connection, _WHO)
         async with self._block(connection):
             if self._identity is None:
                 return await self._ask(connection, *call.bound())
             await self._ask(connection, BECOME, self._identity)
             found = await self._ask(connection, *call.bound())
-            # `set local` outlives a savepoint. After an error the rollback has undone it.
+            # `set local` outlives a savepoint. After an error, the rollback restores the identity.
             await self._ask(connection, BECOME, tuple(former[0]))
         return found
 
 
 @cache
 def _statement(function: str, types: tuple[tuple[str, str], ...]) -> str:
-    """Ask for JSON as PostgREST does, and send each argument as a text that the server casts.
+    """Ask for JSON as PostgREST does, and send each argument as a string that the server casts.
 
-    So nothing depends on what the caller's connection makes of times, arrays and JSON, and no
-    complaint of a driver repeats a value.
+    So the result does not depend on how the caller's connection converts times, arrays and JSON,
+    and no error of a driver repeats a value.
     """
     casts = {
         f'"{name}"': f"${place}::pg_catalog.text{'[]' if kind == 'text[]' else ''}"
         f"::pg_catalog.{kind}"
         for place, (name, kind) in enumerate(types, 1)
     }
-    # These are names of ours, and one of them is a word of SQL: limit.
+    # The names are keylatch's own. They are quoted because `limit` is an SQL keyword.
     if function in VIEWS:
         conditions = " and ".join(f"r.{name} = {cast}" for name, cast in casts.items())
         rows = f"keylatch.{function} as r where {conditions}"
@@ -201,7 +203,7 @@ def _statement(function: str, types: tuple[tuple[str, str], ...]) -> str:
 
 
 def type_of(name: str, value: object) -> str:
-    """Give the type that an argument has in SQL."""
+    """Return the SQL type of an argument."""
     match value:
         case bool():
             return "bool"
@@ -226,14 +228,14 @@ def _text(value: object) -> object:
 
 
 def driver_failure(problem: BaseException, *no_answer: type[BaseException]) -> KeylatchError:
-    """Give the error of keylatch for what a driver says where the server said nothing.
+    """Turn a driver's own error, without a server's answer, into keylatch's error.
 
     Args:
-        problem: What it raised.
-        no_answer: Its classes that say that nothing answers.
+        problem: The driver's error.
+        no_answer: The driver's classes for a server that does not answer.
 
     Returns:
-        The error, to be raised outside of the except block.
+        The error, to be raised outside the except block.
     """
     said = mask_keys(str(problem)).partition("\n")[0]
     detail = f"{type(problem).__name__}: {said}".removesuffix(": ")

@@ -1,7 +1,7 @@
 """Calls in SQL, through an engine, a connection or a session of SQLAlchemy.
 
-SQLAlchemy opens connections, lends them and ends their transactions. The statement of a call goes
-straight to its driver: so SQLAlchemy's errors, events and echo see no key.
+SQLAlchemy manages the connections and ends their transactions. The statement of a call goes
+straight to the driver, so that SQLAlchemy's errors, events and echo see no key.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from ..errors import InvalidArgument, KeylatchError
 from . import Awaited, Blocking, Calls, Rows, is_one_of
 from .sql import driver_failure, identity_of
 
-# SQLAlchemy and its driver both begin a transaction with the first statement, and a call is none
-# that SQLAlchemy sees.
+# SQLAlchemy and its driver both begin a transaction with the first statement, but SQLAlchemy does
+# not see the statement of a call.
 _FIRST = "select 1"
 
 
 class _Calls(Calls):
     """The calls of both forms, written once: see `finish`.
 
-    A call is part of the transaction of a connection or a session; over an engine it is its own.
+    A call over a connection or session is part of its transaction; over an engine it is its own.
     """
 
     _engine: ClassVar[Any]
     _connection: ClassVar[Any]
     _lent: Callable[[Any], Any]
-    # The drivers that bind on the server, and how an engine over them is made.
+    # The drivers that bind on the server, and how to make an engine for each.
     _drivers: ClassVar[Mapping[str, str]]
 
     def __init__(self, source: Any, claims: Mapping[str, Any] | None) -> None:
@@ -54,7 +54,7 @@ class _Calls(Calls):
                     rows: Rows = await self._wait(transport.call(function, arguments))
                     return rows
                 finally:
-                    # SQLAlchemy has not seen that it is lost, and would lend it again.
+                    # SQLAlchemy does not notice a lost connection, and would reuse it.
                     if driver.is_closed() if _is_asyncpg(driver) else driver.closed:
                         await self._wait(connection.invalidate())
         except (exc.SQLAlchemyError, OSError) as problem:
@@ -65,7 +65,7 @@ class _Calls(Calls):
     async def _opened(self) -> AsyncIterator[Any]:
         if isinstance(self._source, self._engine):
             async with self._entered(self._source.connect()) as connection:
-                # The driver's transport makes the call a transaction of its own.
+                # The driver's transport runs the call in a transaction of its own.
                 yield await self._wait(connection.execution_options(isolation_level="AUTOCOMMIT"))
         elif isinstance(self._source, self._connection):
             yield self._source
@@ -73,18 +73,18 @@ class _Calls(Calls):
             yield await self._wait(self._source.connection())
 
     def _require(self, source: Any) -> None:
-        """Refuse a driver over which no call works, or that binds arguments in the client."""
+        """Refuse a driver that does not work, or that binds arguments in the client."""
         dialect = source.dialect
         if dialect.name != "postgresql" or dialect.driver not in self._drivers:
             raise InvalidArgument(
-                detail=f"keylatch does not work over {dialect.name}+{dialect.driver}",
-                hint=f"Make the engine with {' or '.join(self._drivers.values())}: they send keys "
-                "apart from the statement.",
+                detail=f"keylatch does not work with {dialect.name}+{dialect.driver}",
+                hint=f"Make the engine with {' or '.join(self._drivers.values())}: these send keys "
+                "separately from the statement.",
             )
 
 
 class SqlalchemyTransport(Blocking, _Calls):
-    """Calls through what SQLAlchemy has opened over psycopg 3."""
+    """Calls through SQLAlchemy over psycopg 3."""
 
     _engine, _connection = Engine, Connection
     _lent = staticmethod(lambda connection: connection.connection)
@@ -92,7 +92,7 @@ class SqlalchemyTransport(Blocking, _Calls):
 
 
 class AsyncSqlalchemyTransport(Awaited, _Calls):
-    """As `SqlalchemyTransport`, over what is async, also over asyncpg."""
+    """`SqlalchemyTransport` for async code, over psycopg 3 or asyncpg."""
 
     _engine, _connection = AsyncEngine, AsyncConnection
     _lent = staticmethod(AsyncConnection.get_raw_connection)
@@ -119,8 +119,8 @@ def _transport_of(driver: Any) -> Callable[..., Any]:
 
 
 def _is_idle(lent: Any) -> bool:
-    """Tell whether the connection opens transactions by itself, and has opened none yet."""
-    # Asked of SQLAlchemy's adapter: asyncpg itself always autocommits.
+    """Check whether the connection opens transactions by itself, and has opened none yet."""
+    # SQLAlchemy's adapter knows: asyncpg itself always autocommits.
     if getattr(lent.dbapi_connection, "autocommit", False):
         return False
     if _is_asyncpg(lent.driver_connection):
@@ -131,13 +131,13 @@ def _is_idle(lent: Any) -> bool:
 
 
 def _failure_of(problem: exc.SQLAlchemyError | OSError) -> KeylatchError:
-    """Give the error of keylatch for what SQLAlchemy raised, by the error of the driver in it."""
+    """Turn an error of SQLAlchemy into keylatch's error, by the driver's error inside."""
     raised: Any = getattr(problem, "orig", None)
     if is_one_of(raised, "psycopg.Error"):
         from .psycopg import failure_of
 
         return failure_of(raised)
-    # SQLAlchemy's adapter of asyncpg has errors of its own, caused by those of asyncpg.
+    # SQLAlchemy's adapter for asyncpg has its own errors, caused by asyncpg's errors.
     cause: Any = getattr(raised, "__cause__", None)
     if is_one_of(cause, "asyncpg.PostgresError", "asyncpg.InterfaceError"):
         from .asyncpg import failure_of as failure_of_asyncpg

@@ -1,4 +1,4 @@
-"""What goes over the wire in JSON: arguments with keys in them, and answers that may have some."""
+"""JSON on the wire: arguments and answers, both of which may contain keys."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ..errors import UnexpectedAnswer
 from ..secret import Secret
 from . import Rows
 
-# A text of JSON as a whole, or one of the marks between values.
+# A whole JSON string, or a character between values.
 _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
-# What readers of every kind refuse; it stands for a value that Python cannot read.
+# Stands for a value that Python cannot read. Every reader of `rows` refuses it.
 _UNREADABLE = object()
-# Members of an answer that are rows themselves.
+# Members of an answer that are lists of rows.
 _ROWS = ("keys", "lines", "probes")
 VOID = ("/declare_scheme",)
-"""How the addresses of functions end that return nothing."""
+"""The ends of the addresses of functions that return nothing."""
 
 
 def read_json(text: str) -> object:
-    """Read JSON, each value for itself where Python cannot read all: a number of 5,000 digits.
+    """Read JSON. If Python cannot read all of it (a number of 5,000 digits), read value by value.
 
-    No reader of `rows` accepts what then stands for an unreadable value.
+    An unreadable value becomes a placeholder that every reader of `rows` refuses.
     """
     try:
         return json.loads(text)
@@ -52,7 +52,7 @@ def _read_rows(text: str) -> object:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Give the members of a JSON list or object, by the commas of its first level."""
+    """Split a JSON list or object into its members, at the commas of the first level."""
     depth = start = 0
     for token in _TOKEN.finditer(text):
         mark = token[0]
@@ -67,14 +67,14 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def as_rows(answer: object) -> Rows:
-    """Give any answer as rows, and hide a new key in it before anything can fail over it."""
+    """Turn any answer into rows, and wrap new keys before anything can fail and print them."""
     rows: list[dict[str, object]] = []
     for row in answer if isinstance(answer, list) else [answer]:
-        # A function that returns nothing answers with an empty text.
+        # A function that returns nothing answers with an empty string.
         if row == "":
             continue
         if not isinstance(row, dict):
-            raise UnexpectedAnswer(detail="the answer is not made of JSON objects")
+            raise UnexpectedAnswer(detail="the answer has a row that is not a JSON object")
         key, keys = row.get("key"), row.get("keys")
         if isinstance(keys, list):
             row = {**row, "keys": as_rows(keys)}
@@ -83,10 +83,10 @@ def as_rows(answer: object) -> Rows:
 
 
 def plain(value: object) -> object:
-    """Give an argument as the wire takes it: a `Secret` as its text, all else as it is."""
+    """Prepare an argument for the wire: a `Secret` becomes its text, all else stays as it is."""
     return value.reveal() if isinstance(value, Secret) else value
 
 
 def dump_json(value: object) -> str:
-    """Give a `Batch` or an object as JSON, with the text of each `Secret` in it."""
+    """Write a `Batch` or an object as JSON, with each `Secret` in plaintext."""
     return json.dumps(value, default=plain, allow_nan=False)

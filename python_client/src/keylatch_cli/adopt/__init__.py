@@ -1,1 +1,1 @@
-"""`keylatch adopt`: the move of a plaintext column to hashes, in phases."""
+"""`keylatch adopt`: moves a plaintext column to hashes, in phases."""

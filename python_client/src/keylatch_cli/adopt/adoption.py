@@ -23,12 +23,12 @@ _Row = TypeVar("_Row")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptedColumn:
-    """A column that is being moved, or was. Source: `adopt_column` and the steps after it.
+    """A column that is being moved or was moved. Source: `adopt_column` and the steps after it.
 
     Attributes:
         table_name: The table, as SQL writes it.
-        key_column: The column of the plaintext keys.
-        hash_column: The column of their hashes.
+        key_column: The column with the plaintext keys.
+        hash_column: The column with the hashes.
         phase: hashing, reading, emptying, dropped or reverted.
     """
 
@@ -40,13 +40,13 @@ class AdoptedColumn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptionProgress:
-    """How far a pass over the table is. Source: `hash_rows`.
+    """The progress of a pass over the table. Source: `hash_rows`.
 
     Attributes:
-        pages_done: Pages of 8 kB that the pass has seen.
+        pages_done: Pages of 8 kB that the pass has processed.
         pages: Pages of the table.
         rows_written: Rows that this call wrote.
-        is_done: Whether the pass has seen them all.
+        is_done: Whether the pass has processed all pages.
     """
 
     pages_done: int
@@ -57,21 +57,21 @@ class AdoptionProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptionProof:
-    """What stands in the table. Source: `prove_column`.
+    """The state of the table. Source: `prove_column`.
 
     Attributes:
         table_name: The table, as SQL writes it.
-        key_column: The column of the plaintext keys.
+        key_column: The column with the plaintext keys.
         phase: hashing, reading, emptying or dropped.
         rows: All rows.
         keys: Rows with a plaintext key.
         hashed: Rows with a hash.
-        missing: Rows with a key and no hash.
-        wrong: Rows with a hash that is not of their key.
-        index_is_ready: Whether the hashes have all their indexes.
-        trigger_is_ready: Whether the trigger that keeps them is there and always fires.
-        fallback_reads: Reads since the last step that fell back to plaintext; at least so many.
-        last_fallback_at: When the last of them was, UTC, by the server's clock.
+        missing: Rows with a key but without a hash.
+        wrong: Rows whose hash does not match the key.
+        index_is_ready: Whether the column of hashes has all its indexes.
+        trigger_is_ready: Whether the trigger that writes the hashes exists and always fires.
+        fallback_reads: The minimum number of reads since the last step that used plaintext.
+        last_fallback_at: When the last of these reads was, UTC, by the server's clock.
         is_clean: Whether the next step may be taken.
         reading_since: When `read_by_hash` was last called, UTC; `None` for never.
     """
@@ -99,8 +99,8 @@ _PROVE = "select * from keylatch_adoption.prove_column(%s, %s)"
 _READ = "select * from keylatch_adoption.read_by_hash(%s, %s)"
 _DROP = "select * from keylatch_adoption.drop_plaintext(%s, %s, %s, %s, %s)"
 _REVERT = "select * from keylatch_adoption.revert_column(%s, %s)"
-# The owner of the schema, whether that is the caller, whether the functions are loaded, and from
-# which files. An owner can be trusted with functions that this connection is about to run.
+# The owner of the schema, whether the caller is the owner, whether the functions are loaded, and
+# from which files. The check of the owner matters because this connection runs the functions.
 _SCHEMA = """
 select n.nspowner::regrole::text, r.rolname = current_user, c.oid is not null,
   pg_catalog.obj_description(n.oid, 'pg_namespace')
@@ -109,21 +109,21 @@ inner join pg_catalog.pg_roles as r on r.oid = n.nspowner
 left join pg_catalog.pg_class as c on c.relnamespace = n.oid and c.relname = 'adoptions'
 where n.nspname = 'keylatch_adoption'
 """
-# Somebody else loaded the schema at the same moment: duplicate_schema, unique_violation.
+# Another session loaded the schema at the same moment: duplicate_schema, unique_violation.
 _JUST_LOADED = ("42P06", "23505")
 _FILES = ("1_columns.sql", "2_rows.sql", "3_phases.sql")
 
 
 class Adoption:
-    """The steps for one column, over a connection in autocommit of the owner of the table.
+    """The steps for one column, over an autocommit connection of the table's owner.
 
-    Each may be repeated after an interruption: it goes on where it was. The SQL stands in the
-    schema `keylatch_adoption`, from `start` until the last adoption ends.
+    Repeat a step after an interruption: it continues where it stopped. The SQL functions are in
+    the schema `keylatch_adoption`, from `start` until the last adoption ends.
 
     Args:
         connection: The connection.
         table_name: The table as SQL writes it, with its schema.
-        key_column: The column that holds the plaintext keys, without quotes.
+        key_column: The column with the plaintext keys, without quotes.
     """
 
     def __init__(self, connection: psycopg.Connection[Any], table_name: str, key_column: str):
@@ -131,10 +131,10 @@ class Adoption:
         self._names = (table_name, key_column)
 
     def start(self, *, hash_column: str | None = None, form: str = "hex") -> AdoptedColumn:
-        """Load the schema, add the column of hashes and the trigger that keeps it.
+        """Load the schema, and add the column of hashes with the trigger that fills it.
 
         Args:
-            hash_column: Its name; `None` for that of the keys with `_hash` behind it.
+            hash_column: The name of the new column; by default the key column's name with `_hash`.
             form: `hex` or `bytea`.
 
         Returns:
@@ -142,10 +142,10 @@ class Adoption:
 
         Raises:
             InvalidArgument: There is no such table or column, or it cannot be adopted.
-            AdoptionNotReady: It is adopted in another way, or the table was in use all the time.
+            AdoptionNotReady: It is adopted with other settings, or the table was always in use.
             PermissionDenied: This role may not create a schema.
         """
-        # One transaction: what is refused leaves no schema behind.
+        # One transaction, so that a refusal leaves no schema behind.
         try:
             with self._connection.transaction():
                 if not self._is_loaded():
@@ -163,12 +163,12 @@ class Adoption:
         milliseconds: int = 40,
         done: Callable[[AdoptionProgress], None] | None = None,
     ) -> int:
-        """Pass over the table: hash what is not hashed, or empty it in phase 3.
+        """Pass over the table: hash all keys without a hash, or empty the plaintext in phase 3.
 
         Args:
-            pause: How many seconds to rest between two batches.
-            milliseconds: How long a batch should hold its rows.
-            done: Called after each batch, which is committed then.
+            pause: How many seconds to wait between two batches.
+            milliseconds: How long a batch should lock its rows.
+            done: Called after the commit of each batch.
 
         Returns:
             How many rows were written.
@@ -191,7 +191,7 @@ class Adoption:
             time.sleep(pause)
 
     def make_indexes(self) -> None:
-        """Make the indexes on the hashes, while others write. What a kill left half made goes.
+        """Create the indexes on the hashes concurrently, and replace invalid leftovers.
 
         Raises:
             AdoptionNotReady: The column is not adopted.
@@ -201,7 +201,7 @@ class Adoption:
             self._run(statement)
 
     def prove(self) -> AdoptionProof:
-        """Count over the whole table, locking nothing.
+        """Count over the whole table, without locks.
 
         Raises:
             AdoptionNotReady: The column is not adopted.
@@ -210,7 +210,7 @@ class Adoption:
         return self._ask(AdoptionProof, _PROVE)
 
     def read_by_hash(self) -> AdoptionProof:
-        """Begin phase 2, or count fallback reads anew.
+        """Begin phase 2, or reset the count of fallback reads.
 
         Raises:
             AdoptionNotReady: The proof is not clean.
@@ -221,28 +221,28 @@ class Adoption:
     def drop_plaintext(
         self, confirm: str, *, backup_taken: bool = False, days: int = 7
     ) -> AdoptedColumn:
-        """Begin phase 3, and end it when all rows are emptied; with the last one the schema goes.
+        """Begin phase 3, or finish it when all rows are empty. The last one removes the schema.
 
         Args:
-            confirm: `drop plaintext`, in these words.
-            backup_taken: Whether there is a backup, for there is no way back.
-            days: How long no read may have fallen back to plaintext, from 0 to 365.
+            confirm: The words `drop plaintext`.
+            backup_taken: Whether there is a backup. The drop cannot be undone.
+            days: For how many days no read may have used plaintext, from 0 to 365.
 
         Returns:
-            The column: in phase emptying, which is for `hash_rows` to do, or dropped.
+            The column, dropped or in phase emptying. For emptying, call `hash_rows` next.
 
         Raises:
-            InvalidArgument: It is not confirmed, or no backup was taken.
-            AdoptionNotReady: The proof is not clean, reads fell back, days are left, or something
-                needs the column or would be lost with it.
+            InvalidArgument: The drop is not confirmed, or no backup was taken.
+            AdoptionNotReady: The proof is not clean, reads used plaintext, days are left, or
+                something depends on the column.
         """
         return self._ask_and_remove(_DROP, confirm, backup_taken, days)
 
     def revert(self) -> AdoptedColumn:
-        """Take phases 1 and 2 back; with the last adoption the schema goes.
+        """Undo phases 1 and 2. The end of the last adoption removes the schema.
 
         Raises:
-            AdoptionNotReady: Phase 3 has begun, or something needs the column of hashes.
+            AdoptionNotReady: Phase 3 has begun, or something depends on the column of hashes.
         """
         return self._ask_and_remove(_REVERT)
 
@@ -259,12 +259,12 @@ class Adoption:
             table_name, key_column = self._names
             raise AdoptionNotReady(
                 detail=f"The column {key_column} of {table_name} is not adopted.",
-                hint="Begin with: keylatch adopt hash TABLE COLUMN. After drop and revert nothing "
+                hint="Begin with: keylatch adopt hash TABLE COLUMN. After drop or revert, nothing "
                 "is left to do.",
             )
 
     def _is_loaded(self) -> bool:
-        """Whether the functions are there: the caller's own, and of this version."""
+        """Check that the functions exist, belong to the caller and are of this version."""
         found = self._run(_SCHEMA).fetchone()
         if found is None:
             return False
@@ -277,7 +277,7 @@ class Adoption:
         if is_loaded and _digest() not in (comment or ""):
             raise AdoptionNotReady(
                 detail="The schema keylatch_adoption was made by another version of keylatch.",
-                hint=f"Finish or revert with that version. Its comment says: {comment}",
+                hint=f"Finish or revert the adoption with that version. Comment: {comment}",
             )
         return bool(is_loaded)
 
@@ -291,8 +291,8 @@ class Adoption:
             raise PermissionDenied(
                 sqlstate=problem.sqlstate,
                 detail=problem.detail,
-                hint="Let an administrator run: create schema keylatch_adoption authorization …; "
-                "with the name of this role.",
+                hint="Ask an administrator to run, with the name of this role: "
+                "create schema keylatch_adoption authorization …;",
             ) from None
         comment = (
             "Moves plaintext columns to hashes. Removed when no adoption is running. "
@@ -315,7 +315,7 @@ class Adoption:
             return cursor.execute(statement, arguments)
         except (psycopg.Error, UnicodeError) as problem:
             failure = failure_of(problem)
-        # Out of the except block: what the database says may hold a row.
+        # Outside the except block: the database's error may contain a row.
         raise failure
 
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 _CONFIRM = "drop plaintext"
 _AFTERWARDS = (
-    "The plaintext keys are gone from the table. Older copies may still hold them: dead rows until "
-    "you vacuum full the table; WAL archives, backups, dumps and replicas' snapshots until they "
-    "expire or you delete them; and logs."
+    "The plaintext keys are removed from the table. Older copies may still contain them: dead rows "
+    "until you run vacuum full on the table; WAL archives, backups, dumps and replicas' snapshots "
+    "until they expire or you delete them; and logs."
 )
 
 
 class Step(StrEnum):
-    """What to do."""
+    """The step to run."""
 
     HASH = "hash"
     PROVE = "prove"
@@ -37,7 +37,7 @@ class Step(StrEnum):
 
 
 class Form(StrEnum):
-    """What the hashes look like."""
+    """The format of the hashes."""
 
     HEX = "hex"
     BYTEA = "bytea"
@@ -46,24 +46,26 @@ class Form(StrEnum):
 @database_only
 def adopt(
     options: Options,
-    step: Annotated[Step, typer.Argument(help="What to do, see above.", show_default=False)],
+    step: Annotated[Step, typer.Argument(help="The step to run, see above.", show_default=False)],
     table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="With its schema: public.sessions.")
+        str, typer.Argument(metavar="TABLE", help="The table with its schema: public.sessions.")
     ],
     column: Annotated[
-        str, typer.Argument(metavar="COLUMN", help="The column of the plaintext keys.")
+        str, typer.Argument(metavar="COLUMN", help="The column with the plaintext keys.")
     ],
     hash_column: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="For hash: the new column, else COLUMN_hash."),
+        typer.Option(
+            metavar="NAME", help="For hash: the name of the new column. Default: COLUMN_hash."
+        ),
     ] = None,
-    form: Annotated[Form, typer.Option(help="For hash: how the hashes are stored.")] = Form.HEX,
+    form: Annotated[Form, typer.Option(help="For hash: the format of the hashes.")] = Form.HEX,
     pause: Annotated[
-        int, typer.Option(metavar="MS", min=0, help="The rest between two batches.")
+        int, typer.Option(metavar="MS", min=0, help="The pause between two batches.")
     ] = 0,
     confirm: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help=f"For drop: '{_CONFIRM}'.", show_default=False),
+        typer.Option(metavar="TEXT", help=f"For drop: type '{_CONFIRM}'.", show_default=False),
     ] = None,
     backup_taken: Annotated[
         bool,
@@ -71,18 +73,18 @@ def adopt(
     ] = False,
     days: Annotated[
         int,
-        typer.Option(metavar="N", help="For drop: so long no read fell back to plaintext."),
+        typer.Option(metavar="N", help="For drop: days without a read of plaintext."),
     ] = 7,
     as_json: Json = False,
 ) -> None:
     """Move a plaintext column of keys, of any table, to hashes.
 
-    Connect as the owner of the table. In this order: hash adds the column of hashes, keeps it in
-    step, hashes the old rows and makes the indexes; prove counts what stands there; read counts
-    anew how often the application falls back to plaintext; drop empties and drops the plaintext
-    column, for good. Until then, revert takes all of it back. Run the same step again after an
-    interruption: it goes on where it stopped. Until the last drop or revert, the database has a
-    schema keylatch_adoption. Exit code 1 if prove is not clean.
+    Connect as the owner of the table, and run the steps in this order. hash adds a column of hashes
+    with a trigger that fills it, hashes the old rows and creates the indexes. prove counts rows
+    without a right hash. read resets the count of reads that used plaintext. drop empties and drops
+    the plaintext column for good; before that, revert undoes everything. After an interruption, run
+    the same step again: it continues where it stopped. Until the last drop or revert, the database
+    has a schema keylatch_adoption. Exit code 1 if prove is not clean.
     """
     from .adoption import Adoption
 
@@ -102,7 +104,7 @@ def adopt(
 
 def _hash(adoption: Adoption, hash_column: str | None, form: Form, pause: float) -> None:
     adoption.start(hash_column=hash_column, form=form.value)
-    # A row that somebody held during one pass is free in the next, or in the one after it.
+    # A row that is locked during one pass is usually free in a later pass.
     for _ in range(3):
         with _progress("hashing") as advance:
             written = adoption.hash_rows(pause=pause, done=advance)
@@ -126,7 +128,7 @@ def _drop(
 
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[AdoptionProgress], None]]:
-    """Show on a terminal how far a pass is, and how long it will still take."""
+    """Show the progress and the remaining time of a pass on a terminal."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (

@@ -1,1 +1,1 @@
-"""`keylatch audit`: who can do what, tried against the database, beside what is expected."""
+"""`keylatch audit`: tests who can do what in the database, and compares that with the rules."""

@@ -1,7 +1,7 @@
-"""What the catalog itself says: owners, grants, policies, triggers, functions and views.
+"""Compares the catalog with the release: owners, grants, policies, triggers, functions and views.
 
-A try shows what somebody can do; this shows why, and what no try can reach: a policy for one user
-alone, a grant to a role that keylatch does not know, a guard that was switched off.
+A test shows what a user can do. The catalog shows why, and what no test can reach: a policy for a
+single user, a grant to a role that keylatch does not know, or a guard that was switched off.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..doctor.catalog import Entry, Name, read_catalog, read_manifest
 from ..install.migrations import CORE
 from .report import HASHES, WHY_HASHES, Difference
 
-# What an auditor compares; how fast or how large something is, is doctor's.
+# The properties that matter for access. `keylatch doctor` checks the others.
 _PROPERTIES: Mapping[str, tuple[str, ...]] = {
     "policy": ("permissive", "command", "roles", "using", "with check"),
     "trigger": ("fires", "definition"),
@@ -35,42 +35,42 @@ _WORDS = {
     "definition": "the definition as shipped",
 }
 _WHY = {
-    "policy": "Row policies are the authorization: they say who sees, makes and changes which "
+    "policy": "Row policies are the authorization: they decide who can read, issue and change "
     "keys.",
-    "trigger": "Triggers make the keys, hold the latch and write the events.",
-    "function": "A guard is as good as its function; this one was not tested as it is now.",
-    "view": "A view without security_invoker reads with its owner's rights, past the policies.",
+    "trigger": "Triggers make the keys, enforce the latch and record the events.",
+    "function": "This function is not the released version, so nobody has tested its checks.",
+    "view": "A view without security_invoker reads with its owner's rights and skips the policies.",
     "table": "Without row level security, a role with a grant reaches the keys of all workspaces.",
-    "rule": "A rule does something else than the statement says.",
+    "rule": "A rule replaces the statement by another one.",
 }
-_WHY_DEFINER = "It runs with the rights of its owner, past the row policies, for all who call it."
-_WHY_OWNER = "An owner may switch off the guards of what they own, and read its hashes."
-_WHY_MORE = "Somebody can do more than keylatch gives them."
-_WHY_LESS = "Calls of that role fail with 'permission denied'."
-_WHY_PASSED_ON = "The role may pass the right on to others, unseen."
-_PUBLIC = "everybody (public)"
+_WHY_DEFINER = "It runs with its owner's rights and skips the row policies, for every caller."
+_WHY_OWNER = "The owner of an object can switch off its guards and read its hashes."
+_WHY_MORE = "This role has more access than keylatch grants."
+_WHY_LESS = "Calls of this role fail with 'permission denied'."
+_WHY_PASSED_ON = "This role can grant the privilege to other roles."
+_PUBLIC = "everyone (public)"
 _WHO = {
-    "trigger": "everybody who writes to the table",
+    "trigger": "everyone who writes to the table",
     "function": "every caller",
     "view": "every reader",
-    "table": "everybody with a grant on it",
-    "rule": "everybody who writes to the table",
-    "column": "everybody with a grant on it",
-    "sequence": "everybody with a grant on it",
-    "schema": "everybody with a grant on it",
+    "table": "everyone with a grant on the table",
+    "rule": "everyone who writes to the table",
+    "column": "everyone with a grant on the column",
+    "sequence": "everyone with a grant on the sequence",
+    "schema": "everyone with a grant on the schema",
 }
-# Its rows are made and changed by keylatch alone; a recipe attaches its trigger there.
+# Only keylatch writes to this table, so a recipe may attach its trigger there.
 _RECIPE = ("trigger", "keylatch_internal.workspace_latches")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Causes:
-    """What the catalog says.
+    """The result of the comparison.
 
     Attributes:
-        differences: What is not as shipped, in no order.
-        parts: The parts whose objects are there.
-        has_own_tenancy: Whether the application replaced the function of the tenancy.
+        differences: The objects that differ from the release, unordered.
+        parts: The parts whose objects exist.
+        has_own_tenancy: Whether the application replaced the tenancy function.
     """
 
     differences: tuple[Difference, ...]
@@ -79,13 +79,13 @@ class Causes:
 
 
 def read(connection: psycopg.Connection[Any]) -> Causes | None:
-    """Compare the catalog with what was shipped.
+    """Compare the catalog with the release.
 
     Args:
-        connection: Inside a transaction. Any user may ask.
+        connection: Inside a transaction, as any user.
 
     Returns:
-        What differs; `None` where keylatch is not installed.
+        The differences; `None` if keylatch is not installed.
     """
     live = read_catalog(connection)
     if ("schema", "keylatch") not in live or ("schema", "keylatch_internal") not in live:
@@ -154,24 +154,24 @@ def _extra(shipped: Mapping[Name, Entry], live: Mapping[Name, Entry]) -> Iterato
             continue
         if entry.kind not in _COUNTED or (entry.kind, entry.relation) == _RECIPE:
             continue
-        detail, rank, why = "", 0, "Nobody has judged who may use it."
+        detail, rank, why = "", 0, "Nobody has reviewed who may use it."
         if entry.kind == "policy":
             using = entry.definition["using"] or entry.definition["with check"]
             detail = f": for {entry.definition['command']} where {using}"
-            why = "Policies add up: a row that one of them shows is shown."
+            why = "Policies add up: a row is visible if any policy allows it."
             rank = 0 if entry.definition["permissive"] else 2
             if not entry.definition["permissive"]:
-                why = "A restrictive policy takes rows away from those who should see them."
+                why = "A restrictive policy hides rows from users who should see them."
         elif entry.kind == "trigger":
-            why = "It sees each row with its hash, and may change the row or refuse it."
+            why = "It receives each row with its hash, and can change or refuse the row."
         elif entry.definition.get("security") == "security definer":
             why = _WHY_DEFINER
             detail = f": {entry.definition['security']}"
-        yield _difference(entry, "no such object", f"there{detail}", why, rank=rank)
+        yield _difference(entry, "no such object", f"an object{detail}", why, rank=rank)
 
 
 def _grants(shipped: Mapping[Name, Entry], live: Mapping[Name, Entry]) -> Iterator[Difference]:
-    """Name what is granted to whom; columns with the same grant once."""
+    """Name the differences in grants. Columns with the same grant are named together."""
     more: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     less: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for key, there in live.items():
@@ -236,7 +236,7 @@ def _difference(entry: Entry, expected: str, found: str, why: str, *, rank: int)
 
 
 def _who(entry: Entry) -> str:
-    """Tell whom an object lets do something, or guards against."""
+    """Name the users whom an object concerns."""
     if entry.kind == "policy":
         return ", ".join(_PUBLIC if one == "public" else one for one in entry.definition["roles"])
     return _WHO[entry.kind]
@@ -247,7 +247,7 @@ def _subject(entry: Entry) -> str:
 
 
 def _plain(value: object) -> object:
-    """Take from an expression what a dump and a restore may change: blanks and brackets."""
+    """Remove what a dump and restore may change in an expression: spaces and brackets."""
     return re.sub(r"[\s()]+", "", value).lower() if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""The command audit: who can do what, tried."""
+"""The command audit: tests who can do what."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ..output import Json
 if TYPE_CHECKING:
     from .report import Audit, Difference
 
-# How an outcome is shown where there is room for a mark alone.
+# The mark for each outcome in the table.
 MARKS = {"yes": "●", "stamp": "◐", "none": "○", "rule": "□", "latch": "◆", "no": "·"}
 _WIDTH = 80
 _NAME_WIDTH = 40
-# As many lines as an ordinary terminal shows.
+# The lines of an ordinary terminal.
 _SCREEN = 24
 _INDENT = " " * 5
 _OWN_TENANCY = (
-    "The tenancy is the application's own: its function was asked as a stranger, and the rest "
-    "tried with one workspace of the audit's own."
+    "The application decides itself who administers what. Its function was called as an unknown "
+    "user. All other tests used a workspace made by the audit."
 )
 
 
@@ -37,36 +37,36 @@ def audit(
     options: Options,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also write a page of it.", show_default=False),
+        typer.Option(metavar="FILE", help="Also write an HTML page.", show_default=False),
     ] = None,
     evidence: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Also write the answer to every question of sql/audit, as CSV with a manifest, "
-            "into an empty directory.",
+            help="Also answer every question of sql/audit into this empty directory, as CSV files "
+            "with a manifest.",
             show_default=False,
         ),
     ] = None,
     show_all: Annotated[
         bool,
-        typer.Option("--all", metavar="", help="Print all differences, and every try."),
+        typer.Option("--all", metavar="", help="Print all differences and all tests."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Try every operation as every kind of user: who can do what.
+    """Test every operation as every kind of user: who can do what.
 
-    As the owner of keylatch, who need not be a superuser. Every change is made on a workspace of
-    the audit's own, in a transaction that is rolled back: nothing is left, no lock is waited for
-    longer than 0.1 s, and no key in use is touched.
+    Run this as the owner of keylatch, which need not be a superuser. All changes are made in a
+    temporary workspace, inside a transaction that is rolled back. The audit leaves nothing behind,
+    waits for no lock longer than 0.1 s, and touches no key in use.
 
     \b
     Exit codes:
-      0  all is as expected
-      1  somebody can do more or less than expected, or a guard is missing
+      0  everything is as expected
+      1  a user can do more or less than expected, or a guard is missing
       2  the command line is wrong, or a file cannot be written
       3  the user is not the owner of keylatch, or cannot act as its roles
-      4  the database did not answer, or somebody else's lock was in the way
+      4  the database did not answer, or another session held a lock
       5  keylatch is not installed
     """  # noqa: D301
     from .matrix import audit as try_all
@@ -91,7 +91,7 @@ def audit(
         from .evidence import write
 
         count = write(connection, evidence)
-        output.note(f"{count} answers are in {evidence}, described by manifest.json")
+        output.note(f"{count} answers are in {evidence}; manifest.json describes them")
     if as_json:
         output.print_json({"is_clean": found.is_clean, **output.as_dict(found)})
     else:
@@ -117,11 +117,11 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def verdict(found: Audit) -> str:
-    """Sum an audit up in one line."""
+    """Summarize an audit in one line."""
     number = len(found.differences)
-    tries = f"{found.count:,} tries as {_count_actors()} kinds of user"
+    tries = f"{found.count:,} tests as {_count_actors()} kinds of user"
     if not number:
-        return f"As expected: {tries}, and no difference."
+        return f"As expected: no difference in {tries}."
     return f"Not as expected: {number:,} difference{'s' * (number != 1)} in {tries}."
 
 
@@ -139,7 +139,7 @@ def _print(found: Audit, database: str, *, show_all: bool) -> None:
     notes = wrap(_OWN_TENANCY, _WIDTH) if found.has_own_tenancy else []
     for line in notes:
         _line(line)
-    # What the heading and the last two lines leave of a screen.
+    # The lines of the screen without the heading and the last two lines.
     left = _SCREEN - 1 - len(head) - len(notes) - 2
     for number, one in enumerate(found.differences, 1):
         block = _block(number, one)
@@ -147,7 +147,7 @@ def _print(found: Audit, database: str, *, show_all: bool) -> None:
         if left < 0 and number > 1 and not show_all:
             hidden = len(found.differences) - number + 1
             _line("")
-            _line(f"{hidden:,} more: run keylatch audit --all, or --html FILE for a page.")
+            _line(f"{hidden:,} more: run keylatch audit --all, or keylatch audit --html FILE.")
             break
         _line("")
         for line in block:
@@ -157,11 +157,11 @@ def _print(found: Audit, database: str, *, show_all: bool) -> None:
 
 
 def _block(number: int, one: Difference) -> list[str]:
-    """Give the lines of a difference."""
+    """Return the lines of a difference."""
     texts = (f"{one.who}: {one.what}", f"expected {one.expected}; found {one.found}", one.why)
     lines: list[str] = []
     for text in texts:
-        # A name may hold what steers a terminal.
+        # A name may contain control characters.
         words = output.printable(" ".join(text.split()))
         first = f"{number:>3}. " if not lines else _INDENT
         lines += wrap(words, _WIDTH, initial_indent=first, subsequent_indent=_INDENT)
@@ -192,7 +192,7 @@ def _print_tries(found: Audit) -> None:
                 _line(f"  {line}")
     _line("")
     _line(f"Columns: {', '.join(ACTORS)}.")
-    _line("! is not as expected. What is refused to all but the owner is left out.")
+    _line("! is not as expected. Operations that only the owner may do are left out.")
 
 
 def _line(text: str, style: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The answers to the questions of sql/audit, written down for an auditor: CSV and a manifest."""
+"""Writes the answers to the questions of sql/audit for an auditor, as CSV with a manifest."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Question:
 
     Attributes:
         name: The name of the file.
-        text: Its first line: what it asks.
-        needs: The module that it asks about, or `tenancy`; `None` where the core is enough.
-        statement: All of it.
+        text: Its first line: the question in words.
+        needs: The module that it asks about, or `tenancy`; `None` if it needs only the core.
+        statement: The whole file.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Question:
 
 
 def questions() -> list[Question]:
-    """Read the questions that this version brings, by name."""
+    """Read the questions of this version, sorted by name."""
     directory = files("keylatch_cli").joinpath("sql", "audit")
     found = sorted(
         (one for one in directory.iterdir() if one.name.endswith(".sql")), key=lambda one: one.name
@@ -63,10 +63,10 @@ def _question(name: str, statement: str) -> Question:
 
 
 def require_empty(directory: Path) -> None:
-    """Refuse a directory that has something in it: evidence of two times must not be mixed.
+    """Refuse a directory that is not empty, so that evidence of two runs is never mixed.
 
     Args:
-        directory: It need not exist.
+        directory: The directory. It does not have to exist.
 
     Raises:
         KeylatchError: `usage`.
@@ -80,11 +80,11 @@ def require_empty(directory: Path) -> None:
 
 
 def write(connection: psycopg.Connection[Any], directory: Path) -> int:
-    """Ask every question in one snapshot that cannot write, and write the answers.
+    """Answer every question in one read-only snapshot, and write the answers.
 
     Args:
-        connection: Of the owner of keylatch, in no transaction.
-        directory: An empty directory, or none yet.
+        connection: As the owner of keylatch, outside a transaction.
+        directory: An empty directory, or a directory that does not exist yet.
 
     Returns:
         How many questions were answered.
@@ -134,15 +134,15 @@ def write(connection: psycopg.Connection[Any], directory: Path) -> int:
 def _answer(
     connection: psycopg.Connection[Any], question: Question, modules: list[str]
 ) -> tuple[str, int] | KeylatchError | None:
-    """Give the answer as CSV and its number of rows.
+    """Return the answer as CSV with its number of rows.
 
     Returns:
-        `None` where what it needs is not there; the error of a question that failed.
+        `None` if the module that the question needs is missing; the error if the question failed.
     """
     if question.needs is not None and question.needs not in modules:
         return None
     try:
-        # A damaged database is when evidence is wanted most: the other questions are still asked.
+        # If one question fails, the others are still answered: a damaged database needs evidence.
         with connection.transaction():
             cursor = connection.execute(question.statement.encode())
             rows = cursor.fetchall()
@@ -164,7 +164,7 @@ def _cell(value: object) -> str:
         return value.astimezone(UTC).isoformat()
     if isinstance(value, list):
         return mask_keys(", ".join(map(str, value)))
-    # A label or a reason is somebody's own text.
+    # A label or a reason is a user's text, which may contain a key.
     return mask_keys(str(value))
 
 

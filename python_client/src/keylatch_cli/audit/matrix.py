@@ -1,8 +1,7 @@
-"""Tries who can do what: every operation, as every kind of user, in a transaction that is undone.
+"""Tests every operation as every kind of user, in a transaction that is rolled back.
 
-For `keylatch audit`. What is expected stands in access.json beside this file, by the part that
-brings it. What there is to try is read from the catalog, so something new without an expectation is
-a finding as well.
+For `keylatch audit`. The expected outcomes are in access.json beside this file, grouped by part.
+Operations are read from the catalog, so a new object without an expectation is a finding too.
 """
 
 from __future__ import annotations
@@ -90,16 +89,16 @@ where t.tgrelid = {}::regclass and t.tgtype & 34 = 34 and t.tgenabled = 'A'
 # No privilege; a view, or a column of one, that cannot be written; a generated column.
 _REFUSED = ("42501", "55000", "0A000", "428C9")
 _LATCHED, _UNKNOWN = "PT409", ("PT401", "PT404")
-# Somebody else's lock, or a time that ran out: nothing is known of the try.
+# Another session's lock, or a timeout: the test has no result.
 _UNTRIED = ("55P03", "57014", "40P01")
 _ASKED = ("execute", "truncate")
 
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """What is tried: statements of which each goes further than the one before it.
+    """An operation to test: statements, each of which needs more access than the one before.
 
-    After an update `was_taken` says whether the rows have the value that was given.
+    After an update, `was_taken` checks whether the rows have the new value.
     """
 
     object: str
@@ -110,13 +109,13 @@ class _Operation:
 
 
 def expectations(parts: Collection[str] | None = None) -> dict[str, dict[str, str]]:
-    """Read what is expected.
+    """Read the expected outcomes.
 
     Args:
-        parts: The parts that are installed: `core`, `tenancy`, and modules; all unless given.
+        parts: The installed parts: `core`, `tenancy` and modules. All parts if not given.
 
     Returns:
-        By the name of a try, what comes of it for each actor.
+        For each test, by name, the outcome for each actor.
     """
     text = (files(__package__) / "access.json").read_text(encoding="utf-8")
     return {
@@ -136,22 +135,22 @@ def expectations(parts: Collection[str] | None = None) -> dict[str, dict[str, st
 def audit(
     connection: psycopg.Connection[Any], *, done: Callable[[int, int], None] | None = None
 ) -> Audit:
-    """Try everything as everybody on a throwaway workspace, and undo all of it.
+    """Test all operations as all kinds of user on a temporary workspace, and roll back.
 
-    Nothing waits for a lock longer than 100 ms, and nothing is committed. It holds the locks of
+    The audit waits for no lock longer than 100 ms, and commits nothing. It takes the locks of
     ordinary reads and writes (access share, row share, row exclusive) on keylatch's tables and on
-    auth.users, row locks on nothing but rows of its own, and no lock that a key's use waits for.
-    Numbers that a sequence gave are the only thing not given back.
+    auth.users, row locks only on its own rows, and no lock that blocks the use of a key. Only
+    sequence numbers are not given back.
 
     Args:
-        connection: Of the owner of keylatch, in no transaction.
-        done: Called after each operation, with how many are done of how many.
+        connection: As the owner of keylatch, outside a transaction.
+        done: Called after each operation with the number done and the total.
 
     Returns:
-        What came of it.
+        The result.
 
     Raises:
-        KeylatchError: The database cannot be audited so: a replica, no keylatch, not its owner.
+        KeylatchError: The audit is not possible: a replica, no keylatch, or not its owner.
     """
     try:
         with connection.transaction(force_rollback=True):
@@ -174,7 +173,7 @@ def _audit(connection: psycopg.Connection[Any], done: Callable[[int, int], None]
     tries: list[Try] = []
     missing: list[str] = []
     try:
-        # A transaction of its own, so that what the catalog said is kept if damage ends the tries.
+        # A nested transaction: if damage stops the tests, the result of the catalog is kept.
         with connection.transaction():
             parts = _parts(connection, found.parts)
             if found.has_own_tenancy:
@@ -199,7 +198,7 @@ def _all_tries(
     expected: dict[str, dict[str, str]],
     done: Callable[[int, int], None],
 ) -> tuple[list[Try], list[str]]:
-    """Make all tries, and tell which are expected and could not be made."""
+    """Run all tests, and name the expected tests that could not be made."""
     operations = list(_operations(connection, stage))
     tries = []
     for number, one in enumerate(operations, 1):
@@ -221,12 +220,12 @@ def _all_tries(
 def _parts(connection: psycopg.Connection[Any], parts: Collection[str]) -> list[str]:
     row = connection.execute(_INSTALLED.encode()).fetchone()
     if row is None:
-        raise KeylatchError("installation_missing", detail="The installation has no row.")
+        raise KeylatchError("installation_missing", detail="The installation table is empty.")
     return [*row[0], *({TENANCY} & set(parts))]
 
 
 def _asked_as_stranger(connection: psycopg.Connection[Any], role: str) -> Iterator[Difference]:
-    """Ask the application's own function as a user whom nobody knows."""
+    """Call the application's own function as an unknown user."""
     claims = json.dumps({"sub": str(uuid4()), "role": role, "aud": role})
     try:
         with connection.transaction(force_rollback=True):
@@ -236,15 +235,15 @@ def _asked_as_stranger(connection: psycopg.Connection[Any], role: str) -> Iterat
         if problem.sqlstate in _UNTRIED:
             raise
         found = f"an error: {failure_of(problem).detail or problem.sqlstate}"
-        why, rank = "Every call and every read of a signed-in user fails with that error.", 2
+        why, rank = "Every call and every query of a signed-in user fails with this error.", 2
     else:
         if not count:
             return
         found, rank = f"{count:,} workspaces", 0
-        why = "Every signed-in user sees, makes and revokes the keys of these workspaces."
+        why = "Every signed-in user can read, issue and revoke keys of these workspaces."
     yield Difference(
         who=ACTORS["stranger"],
-        what="administers, says the application's keylatch.admin_workspace_ids()",
+        what="administers, according to the application's keylatch.admin_workspace_ids()",
         expected="no workspace",
         found=found,
         why=why,
@@ -255,20 +254,20 @@ def _asked_as_stranger(connection: psycopg.Connection[Any], role: str) -> Iterat
 
 def _not_tried(problem: KeylatchError) -> Difference:
     return Difference(
-        who="everybody",
+        who="everyone",
         what="what each kind of user can do",
-        expected="to be tried on a throwaway workspace",
-        found=f"could not be tried: {problem.detail or problem.slug}",
-        why="The damage above ends the tries. Repair it, then audit again.",
+        expected="tests on a temporary workspace",
+        found=f"not testable: {problem.detail or problem.slug}",
+        why="The damage above stops the tests. Repair it, then audit again.",
         rank=1,
         is_cause=False,
     )
 
 
 def _operations(connection: psycopg.Connection[Any], stage: Stage) -> Iterator[_Operation]:
-    """Give what there is to try: first whether at all, then on the rows of the workspace alone.
+    """List the operations to test: first on no rows, then only on the rows of the workspace.
 
-    So no row of anybody else is read, locked or changed, however many there are.
+    So no row of another workspace is read, locked or changed.
     """
     for schema, name, described, is_table in connection.execute(_RELATIONS).fetchall():
         columns = {column: kind for column, kind, _ in described}
@@ -295,7 +294,7 @@ def _of_relation(
 ) -> Iterator[_Operation]:
     where, shown = sql.Identifier(schema, name), f"{schema}.{name}"
     reach = _reach(name, columns, stage)
-    # "false" first: a grant shows, even where the condition needs another one.
+    # "false" first: it shows a grant even if the second condition needs another grant.
     reaches = (sql.SQL("false"), reach)
     for column in columns:
         text = sql.SQL("select {} from {} where {} limit 1")
@@ -311,7 +310,7 @@ def _of_relation(
         )
     yield _Operation(shown, "insert", "", (insert,))
     if name == "workspace_membership":
-        # One row, so that the user of it can change.
+        # Only one row, so that its user_id can be changed.
         reach = sql.SQL("{} and role = 'member'").format(reach)
         reaches = (sql.SQL("false"), reach)
     for column in columns:
@@ -325,14 +324,14 @@ def _of_relation(
     text = sql.SQL("delete from {} where {}")
     yield _Operation(shown, "delete", "", tuple(text.format(where, one) for one in reaches))
     if is_table:
-        # Asked, not tried: truncating locks the table for everybody.
+        # Looked up, not tested: truncating locks the table for all sessions.
         literal = sql.Literal(shown)
         asked = tuple(sql.SQL(text).format(literal) for text in (_TRUNCATE, _TRUNCATE_HELD))
         yield _Operation(shown, "truncate", "", asked)
 
 
 def _reach(name: str, columns: Mapping[str, str], stage: Stage) -> sql.Composable:
-    """Give the condition for the rows of the workspace; of a table without any, for none."""
+    """Return the condition for the rows of the workspace, or "false" if the table has none."""
     if name in ("keys", "active_keys"):
         return sql.SQL("id = {}").format(sql.Literal(stage.publishable))
     column = "id" if name == "workspaces" else "workspace_id"
@@ -344,12 +343,12 @@ def _reach(name: str, columns: Mapping[str, str], stage: Stage) -> sql.Composabl
 def _call(
     name: sql.Identifier, arguments: list[list[str]], known: Mapping[str, object]
 ) -> sql.Composed:
-    """Call it for the throwaway workspace, and with nulls for what else it has to be told."""
+    """Call a function for the temporary workspace, with nulls for all other required arguments."""
     given = []
     if "workspace_id" in (argument for argument, _, _ in arguments):
         known = {**known, "limit": 1}
     for argument, kind, has_default in arguments:
-        # How many at the most is never left to a default: it would be for other people's rows.
+        # A limit never keeps its default, which could reach rows of other workspaces.
         if argument in known or has_default == "false" or kind == "integer":
             kind = "keylatch.issued_key" if kind == "anyelement" else kind
             value = sql.Literal(known.get(argument))
@@ -359,7 +358,7 @@ def _call(
 
 
 def _outcome(connection: psycopg.Connection[Any], actor: str, stage: Stage, one: _Operation) -> str:
-    """Try it as somebody, with all that a commit would check, and undo it."""
+    """Test an operation as one actor, with all checks of a commit, and roll back."""
     came = NO
     for statement in one.statements:
         try:
@@ -375,7 +374,7 @@ def _outcome(connection: psycopg.Connection[Any], actor: str, stage: Stage, one:
         if one.operation in _ASKED:
             if not rows:
                 return came
-            # The second question is whether a guard refuses what the first one grants.
+            # The second statement checks whether a guard refuses what the first one grants.
             came = LATCH if came == YES else YES
         elif rows > 0:
             came = YES if is_taken else STAMP
@@ -385,7 +384,7 @@ def _outcome(connection: psycopg.Connection[Any], actor: str, stage: Stage, one:
 
 
 def _is_taken(connection: psycopg.Connection[Any], owner: str, one: _Operation) -> bool:
-    """Tell whether an update has written the value that was given, or moved the row away."""
+    """Check whether an update has written the new value, or moved the row away."""
     if one.was_taken is None:
         return True
     connection.execute(TAKE_ROLE, [owner, ""])
@@ -396,6 +395,6 @@ def _refusal(sqlstate: str, operation: str, came: str) -> str:
     if sqlstate in _REFUSED:
         return came
     if operation == "call":
-        # Only the value was refused: with another value the role may do it.
+        # Only the value was refused. With another value, the role may make the call.
         return NONE if sqlstate in _UNKNOWN else YES
     return LATCH if sqlstate == _LATCHED else RULE

@@ -1,4 +1,4 @@
-"""The page of `keylatch audit --html`: one file, which asks no network for anything."""
+"""The page of `keylatch audit --html`: one file that loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ inner join pg_catalog.pg_class as c on p.polrelid = c.oid
 where c.relnamespace::regnamespace::text in ('keylatch', 'keylatch_internal')
 order by 1, 2
 """
-# Each key begins once and ends at most once: by whatever came first.
+# Each key starts once and ends at most once, at the first event that ends it.
 _CHANGES = """
 with ended as (
   select
@@ -57,7 +57,7 @@ order by 1
 """
 STATUSES = ("active", "superseded", "expired", "revoked")
 _HEADROOM = 4
-# A name that the template misspells is an error, and not an empty cell.
+# StrictUndefined: a misspelt name in the template is an error, not an empty cell.
 _TEMPLATES = Environment(
     loader=PackageLoader(__package__, ""),
     autoescape=True,
@@ -71,11 +71,11 @@ def page(connection: psycopg.Connection[Any], found: Audit) -> str:
     """Make the page of an audit.
 
     Args:
-        connection: The database that was audited, for the policies, the keys and doctor.
-        found: What the audit found.
+        connection: The audited database, for the policies, the keys and the findings of doctor.
+        found: The result of the audit.
 
     Returns:
-        HTML, whole: styles within, no script, and nothing that is loaded.
+        A complete HTML page with its styles, without scripts, which loads nothing.
     """
     from ..doctor.examination import examine
 
@@ -103,7 +103,7 @@ def page(connection: psycopg.Connection[Any], found: Audit) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Chart:
-    """How many keys there were of each status, as areas one above the other."""
+    """The number of keys of each status over time, as stacked areas."""
 
     first: date
     today: date
@@ -116,13 +116,13 @@ class _Chart:
     base: int = 216
 
     def point(self, share: float, count: int) -> tuple[float, float]:
-        """Give where a number of keys stands, after that share of the time."""
+        """Return the point for a number of keys at a share of the time."""
         x = self.left + (self.width - self.left) * share
         return x, self.base - (self.base - _HEADROOM) * count / self.top
 
 
 def _chart_of(changes: list[tuple[date, str, int]], today: date) -> _Chart | None:
-    """Draw the changes up to today; `None` if there never was a key."""
+    """Build the chart up to today; `None` if there never was a key."""
     if not changes:
         return None
     first = min(day for day, _, _ in changes)
@@ -132,7 +132,7 @@ def _chart_of(changes: list[tuple[date, str, int]], today: date) -> _Chart | Non
     steps: list[tuple[float, dict[str, int]]] = []
     for day, group in groupby(changes, key=lambda change: change[0]):
         share = (day - first).days / days
-        # It stays as it was until the day itself.
+        # The numbers stay the same until that day.
         steps.append((share, dict(counts)))
         for _, status, number in group:
             counts[status] += number

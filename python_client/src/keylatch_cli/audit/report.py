@@ -1,4 +1,4 @@
-"""What an audit gives: the tries, and the differences in an auditor's words."""
+"""The result of an audit: the tests, and the differences in the words of an auditor."""
 
 from __future__ import annotations
 
@@ -7,52 +7,52 @@ from dataclasses import dataclass
 from itertools import groupby
 
 ACTORS: dict[str, str] = {
-    "anon": "nobody signed in (anon)",
+    "anon": "a visitor who is not signed in (anon)",
     "stranger": "a signed-in user without a workspace",
-    "member": "a member of the workspace who is no admin",
-    "other": "the admin of another workspace",
-    "admin": "the admin of the workspace",
+    "member": "a member of the workspace who is not an admin",
+    "other": "an admin of another workspace",
+    "admin": "an admin of the workspace",
     "service": "the application's backend (service_role)",
     "resolver": "a service that resolves keys (keylatch_resolver)",
     "owner": "the owner of keylatch's tables",
 }
-"""Who tries, in words."""
+"""The kinds of user that the audit acts as."""
 
 NO, NONE, YES, STAMP, RULE, LATCH = "no", "none", "yes", "stamp", "rule", "latch"
 OUTCOMES: dict[str, str] = {
-    NO: "refused: no grant, no row policy, or nothing that can be written",
-    NONE: "permitted, and reaches nothing of the workspace",
+    NO: "denied: no grant, no row policy, or not writable",
+    NONE: "permitted, but reaches no data of the workspace",
     YES: "done: read, changed or called",
-    STAMP: "accepted, and the database writes its own value instead",
-    RULE: "refused by a rule for values",
-    LATCH: "refused by the latch, for every role",
+    STAMP: "accepted, but the database writes its own value",
+    RULE: "denied: the value breaks a rule",
+    LATCH: "denied by the latch, for every role",
 }
-"""What a try comes to."""
+"""The outcomes of a test."""
 
 HASHES = frozenset({"key_hash", "token_hash", "verifier"})
-"""The columns that nobody but the owner reads."""
-WHY_HASHES = "Hashes are for the owner alone: with them guesses can be checked offline."
+"""The columns that only the owner may read."""
+WHY_HASHES = "Only the owner may read hashes: they allow offline tests of guessed keys."
 _MORE, _GUARD, _LESS = 0, 1, 2
-# How much each outcome lets somebody do.
+# How much access each outcome means.
 _REACH = {LATCH: 0, RULE: 0, NO: 0, NONE: 1, STAMP: 2, YES: 3}
 _VERBS = {
-    "select": "reads {columns} of {object}",
-    "insert": "inserts into {object}",
-    "update": "changes {columns} of {object}",
-    "delete": "deletes from {object}",
-    "truncate": "truncates {object}",
-    "call": "calls {object}",
-    "execute": "executes the helper {object}",
+    "select": "read {columns} of {object}",
+    "insert": "insert into {object}",
+    "update": "change {columns} of {object}",
+    "delete": "delete from {object}",
+    "truncate": "truncate {object}",
+    "call": "call {object}",
+    "execute": "execute the internal function {object}",
 }
-# What is done, where it is.
+# The outcome YES of each operation, in words.
 _DONE = {
     "select": "rows of the workspace are read",
     "insert": "a row is inserted",
     "update": "the change is made",
     "delete": "rows of the workspace are deleted",
-    "truncate": "the right is there, and no trigger refuses it",
-    "call": "the call is served",
-    "execute": "the right to execute it is there",
+    "truncate": "the privilege is granted, and no trigger refuses it",
+    "call": "the call succeeds",
+    "execute": "the privilege is granted",
 }
 _FEW = 4
 
@@ -62,14 +62,13 @@ class Difference:
     """One thing that is not as expected.
 
     Attributes:
-        who: Who can do more or less, or whose object it is.
-        what: The deed, or the object.
-        expected: What this version of keylatch says.
-        found: What the database says.
-        why: Why it matters.
-        rank: 0 for too much access, 1 for a guard that is missing or another, 2 for too little
-            access.
-        is_cause: Whether it was read from the catalog; else it was tried.
+        who: The user with more or less access, or the owner of the object.
+        what: The operation, or the object.
+        expected: The rule of this version of keylatch.
+        found: What the database does or has.
+        why: Why this matters.
+        rank: 0 for too much access, 1 for a missing or changed guard, 2 for too little access.
+        is_cause: Whether it was read from the catalog; otherwise it was tested.
     """
 
     who: str
@@ -83,15 +82,15 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Try:
-    """An operation, and what came of it for each kind of user.
+    """An operation, and its outcome for each kind of user.
 
     Attributes:
         object: A table, view or function, with its schema.
-        operation: select, insert, update, delete, call; truncate, and execute of what is
-            not for callers, which are asked of the catalog.
-        column: Which column is selected or updated; empty for the rest.
-        found: What came of it by actor: a key of `OUTCOMES`.
-        expected: What should have; empty where nothing is known of such an object.
+        operation: select, insert, update, delete or call, which are tested; truncate, or
+            execute of an internal function, which are looked up in the catalog.
+        column: The column that is selected or updated; empty for the other operations.
+        found: The outcome for each actor: a key of `OUTCOMES`.
+        expected: The expected outcomes; empty for an object that keylatch does not have.
     """
 
     object: str
@@ -102,25 +101,25 @@ class Try:
 
     @property
     def name(self) -> str:
-        """One text for all three."""
+        """The operation, column and object as one text."""
         return name_of(self.object, self.operation, self.column)
 
     @property
     def differs(self) -> tuple[str, ...]:
-        """The actors for whom it came out otherwise than expected."""
+        """The actors with an unexpected outcome."""
         return tuple(actor for actor in ACTORS if self.found.get(actor) != self.expected.get(actor))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What was found.
+    """The result of an audit.
 
     Attributes:
         differences: What is not as expected, the most important first.
-        tries: All tries, in the order of their objects.
-        has_own_tenancy: Whether the application says itself who administers what. Then its function
-            was asked as a stranger, and replaced, within the transaction, by one for the throwaway
-            workspace.
+        tries: All tests, in the order of their objects.
+        has_own_tenancy: Whether the application decides itself who administers what. Its function
+            was then called as an unknown user, and replaced inside the transaction by a function
+            for the temporary workspace.
     """
 
     differences: tuple[Difference, ...]
@@ -129,22 +128,22 @@ class Audit:
 
     @property
     def count(self) -> int:
-        """How many tries there were."""
+        """The number of tests."""
         return len(self.tries) * len(ACTORS)
 
     @property
     def is_clean(self) -> bool:
-        """Whether all is as expected."""
+        """Whether everything is as expected."""
         return not self.differences
 
 
 def name_of(of: str, operation: str, column: str) -> str:
-    """Name an operation on an object or on a column of one."""
+    """Name an operation on an object or on one of its columns."""
     return f"{operation} {column} {of}" if column else f"{operation} {of}"
 
 
 def ranked(found: Iterable[Difference]) -> tuple[Difference, ...]:
-    """Put the most important first: what causes too much access, then what somebody can do by it.
+    """Sort by importance: first the causes of too much access, then the effects.
 
     Too little access comes last.
     """
@@ -152,11 +151,11 @@ def ranked(found: Iterable[Difference]) -> tuple[Difference, ...]:
 
 
 def differences_of(tries: Iterable[Try], missing: Iterable[str]) -> Iterator[Difference]:
-    """Say in words which tries came out otherwise, alike ones together.
+    """Describe the tests with an unexpected outcome, and combine similar ones.
 
     Args:
-        tries: All tries.
-        missing: The names of tries that were expected and could not be made.
+        tries: All tests.
+        missing: The names of expected tests whose object does not exist.
     """
     alike: dict[tuple[str, str, str, str], dict[tuple[str, ...], list[str]]] = {}
     for one in tries:
@@ -174,7 +173,7 @@ def differences_of(tries: Iterable[Try], missing: Iterable[str]) -> Iterator[Dif
                 what=_VERBS[operation].format(object=of, columns=_list(columns)),
                 expected=_DONE[operation]
                 if expected == YES
-                else OUTCOMES.get(expected, "nothing: keylatch has no such object"),
+                else OUTCOMES.get(expected, "no such object in keylatch"),
                 found=_DONE[operation] if found == YES else OUTCOMES[found],
                 why=_why(operation, columns, expected, found),
                 rank=_rank(expected, found),
@@ -183,11 +182,11 @@ def differences_of(tries: Iterable[Try], missing: Iterable[str]) -> Iterator[Dif
     for of, names in groupby(missing, key=lambda name: name.rpartition(" ")[2]):
         operations = sorted({name.partition(" ")[0] for name in names})
         yield Difference(
-            who="everybody",
+            who="everyone",
             what=f"{of} ({', '.join(operations)})",
-            expected="to be there",
+            expected="an object of keylatch",
             found="missing",
-            why="Calls and reads that need it fail.",
+            why="Calls and queries that use this object fail.",
             rank=_LESS,
             is_cause=False,
         )
@@ -208,24 +207,24 @@ def _rank(expected: str, found: str) -> int:
 
 def _why(operation: str, columns: list[str], expected: str, found: str) -> str:
     if not expected:
-        return "keylatch does not ship it, so nobody has judged who may use it."
+        return "This object is not part of keylatch, so nobody has reviewed who may use it."
     if _rank(expected, found) == _LESS:
-        return "What they are meant to do fails for them."
+        return "An operation that this user needs fails."
     if expected == LATCH:
-        return "The latch does not hold: what a key is, or its end, can be changed afterwards."
+        return "The latch is broken: a key's identity or its revocation can be changed afterwards."
     if operation == "select" and HASHES & set(columns):
         return WHY_HASHES
     if operation in ("select", "call") and expected == NONE:
-        return "The keys of a workspace reach somebody who does not administer it."
+        return "A user who does not administer the workspace can read its keys."
     if expected == NONE:
-        return "Somebody changes the keys of a workspace that they do not administer."
+        return "A user who does not administer the workspace can change its keys."
     if found == NONE:
-        return "The grant is there already: one row policy more, and it reaches rows."
-    return "They can do what keylatch keeps from them."
+        return "The privilege is already granted: one more row policy would open the rows."
+    return "This user can do something that keylatch forbids."
 
 
 def by_heading(tries: Iterable[Try]) -> Iterator[tuple[str, list[Try]]]:
-    """Give the tries by the object, or for functions by their schema."""
+    """Group the tests by object, and the tests of functions by schema."""
     for name, group in groupby(tries, key=_heading):
         yield name, list(group)
 
@@ -239,14 +238,14 @@ def _heading(one: Try) -> str:
 def lines(
     tries: Iterable[Try],
 ) -> Iterator[tuple[str, list[str], tuple[str, ...], tuple[str, ...]]]:
-    """Put together what came out alike, and leave out what is refused to all but the owner.
+    """Combine tests with the same outcome, and leave out operations that only the owner may do.
 
     Args:
-        tries: Those of one heading.
+        tries: The tests of one heading.
 
     Yields:
-        The operation or function, the columns, and the outcomes that were found and those that
-        were expected, in the order of the actors.
+        The operation or function, the columns, the outcomes and the expected outcomes, in the
+        order of the actors.
     """
     alike: dict[tuple[str, tuple[str, ...], tuple[str, ...]], list[str]] = {}
     for one in tries:

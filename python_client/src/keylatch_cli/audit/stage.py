@@ -1,6 +1,6 @@
-"""The throwaway workspace that an audit tries everything on, and who tries.
+"""The temporary workspace and the users of an audit.
 
-All of it is made in the transaction of the audit, which is rolled back.
+Everything is made inside the audit's transaction, which is rolled back.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ select key, id from keylatch.issue_key(
   %s, %s, allowed_origins => %s, expires_at => pg_catalog.now() + interval '1 day'
 )
 """
-# A row of the workspace in each table of a module, so that it shows who reaches rows there.
+# A row of the workspace in each table of a module, to show who reaches rows there.
 _ROWS: dict[str, LiteralString] = {
     "usage": """
 with used as (
@@ -95,17 +95,17 @@ values (%(key_id)s, %(workspace)s, 'bcrypt', %(key_id)s, %(key_id)s, '', 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """Where and as whom everything is tried.
+    """The workspaces, roles and values of the tests.
 
     Attributes:
-        workspace: The workspace, with a row in what is shown of it.
-        spare: A second one of the same admin, without rows: for what is inserted.
+        workspace: The tested workspace, with a row in each table.
+        spare: A second workspace of the same admin, without rows, for inserts.
         roles: The role of each actor.
         claims: The claims of each actor, as JSON.
-        known: What to call functions with, by the name of the argument.
-        publishable: The id of a publishable key of the workspace: its row is what is changed.
-        vacant: A third workspace, of nobody: for memberships.
-        user: The user who is the member of the workspace.
+        known: The values for the arguments of functions, by name.
+        publishable: The id of the workspace's publishable key, whose row is changed.
+        vacant: A third workspace, without members, for memberships.
+        user: The user who is a member of the workspace.
     """
 
     workspace: UUID
@@ -119,13 +119,13 @@ class Stage:
 
 
 def roles(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    """Tell the role of each actor, all of which the connection must be able to take.
+    """Return the role of each actor. The connection must be able to take all of them.
 
     Args:
         connection: In the transaction of the audit.
 
     Raises:
-        PermissionDenied: It cannot take one of them, so that a refusal would mean nothing.
+        PermissionDenied: The connection cannot take a role, so its test would mean nothing.
     """
     owner = connection.execute(_OWNER).fetchall()[0][0]
     found = {**_ROLES, "owner": owner}
@@ -139,7 +139,7 @@ def roles(connection: psycopg.Connection[Any]) -> dict[str, str]:
                 raise
             raise PermissionDenied(
                 sqlstate=problem.sqlstate,
-                detail=f"{login} cannot act as {role}, so the audit cannot try what {role} may do.",
+                detail=f"{login} cannot act as {role}, so the audit cannot test that role.",
                 hint=f"Connect as {owner}, who owns keylatch."
                 if role == owner
                 else f'Run as a superuser: grant {role} to "{login}";',
@@ -154,13 +154,13 @@ def furnish(
     *,
     own_tenancy: bool,
 ) -> Stage:
-    """Make the throwaway workspace.
+    """Make the temporary workspace.
 
     Args:
         connection: In the transaction of the audit, as the owner.
         actors: The role of each actor.
         parts: The parts that are installed.
-        own_tenancy: Whether the application says itself who administers what.
+        own_tenancy: Whether the application decides itself who administers what.
     """
     workspace, spare, elsewhere, vacant = (uuid4() for _ in range(4))
     people = {name: uuid4() for name in ("stranger", "member", "other", "admin")}
@@ -190,7 +190,7 @@ def furnish(
     for part, statement in _ROWS.items():
         if part in parts:
             connection.execute(statement, ids)
-    # What is still to be checked at the commit belongs to this, and not to the first try.
+    # Run the deferred checks now, so that the first test does not run them.
     connection.execute("set constraints all immediate")
     connection.execute("set constraints all deferred")
     claims = {
@@ -218,14 +218,14 @@ def furnish(
 
 
 def _add_users(connection: psycopg.Connection[Any], users: list[UUID]) -> None:
-    """Make users that no trigger of the application hears of, where the owner may do so."""
+    """Make the users, if possible without firing triggers of the application."""
     try:
         with connection.transaction():
             connection.execute(_REPLICATING, ["replica"])
             connection.execute(_USERS, users)
             connection.execute(_REPLICATING, ["origin"])
     except psycopg.errors.InsufficientPrivilege:
-        # Triggers on auth.users run then, and are undone with all else.
+        # The triggers on auth.users run in this case, and are rolled back too.
         try:
             with connection.transaction():
                 connection.execute(_USERS, users)
@@ -233,7 +233,7 @@ def _add_users(connection: psycopg.Connection[Any], users: list[UUID]) -> None:
             login = connection.execute("select current_user").fetchall()[0][0]
             raise PermissionDenied(
                 sqlstate="42501",
-                detail=f"{login} cannot make the users that the audit acts as.",
+                detail=f"{login} cannot create the users that the audit acts as.",
                 hint=f'Run as a superuser: alter role "{login}" bypassrls; '
                 f'grant insert on auth.users to "{login}";',
             ) from None

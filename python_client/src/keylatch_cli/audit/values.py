@@ -1,4 +1,4 @@
-"""The values that an audit writes: new ones that are good, so that only a guard can refuse them."""
+"""The values that an audit writes. They are new and valid, so that only a guard can refuse them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from psycopg import sql
 
 from .stage import Stage
 
-# By column, as SQL; of all others by type.
+# Values as SQL by column; other columns get a value by type.
 _BY_COLUMN = {
     "kind": "'secret'",
     "environment": "'test'",
@@ -34,21 +34,21 @@ _BY_TYPE = {
     "integer": "7",
     "bigint": "7",
 }
-# What only means something beside another column.
+# Columns that are only valid together with another column.
 _BESIDE = {"revoked_by": "revoked_at", "revoke_reason": "revoked_at"}
-# Of these the database makes all but the workspace and the kind.
+# The columns that an insert into keys gives; the database makes the others.
 _MINTED = ("workspace_id", "kind")
 
 
 def new_value(
     column: str, kind: str, stage: Stage, *, is_membership: bool = False
 ) -> sql.Composable:
-    """Give a value for a column, of its type.
+    """Return a value for a column, of its type.
 
     Args:
-        column: Its name.
-        kind: Its type, as `format_type` writes it.
-        stage: Whose workspaces and user are meant where the column names one.
+        column: The name of the column.
+        kind: The type of the column, as `format_type` writes it.
+        stage: The workspaces and user for columns that refer to them.
         is_membership: Whether the row makes a user a member of a workspace.
     """
     fixed = {
@@ -57,7 +57,7 @@ def new_value(
         "user_id": sql.Literal(stage.user),
     }
     text = _BY_COLUMN.get(column, _BY_TYPE.get(kind, "null"))
-    # One value for the statement, for what is compared with it, and for every actor.
+    # The same value in the statement, in the check after it, and for every actor.
     value = sql.Literal(uuid4()) if text == _BY_TYPE["uuid"] else sql.SQL(text)
     return sql.SQL("({})::" + kind).format(fixed.get(column, value))
 
@@ -65,7 +65,7 @@ def new_value(
 def assignments(
     column: str, columns: Mapping[str, str], stage: Stage
 ) -> tuple[sql.Composed, sql.Composable]:
-    """Give what an update sets, and the value that the column should then have."""
+    """Return the assignments of an update, and the value that the column should then have."""
     beside = _BESIDE.get(column)
     value = new_value(column, columns[column], stage, is_membership=_is_membership(columns))
     pairs = [(column, value)]
@@ -78,12 +78,12 @@ def assignments(
 def row_of(
     columns: Mapping[str, str], required: Sequence[str], stage: Stage, *, is_minted: bool
 ) -> dict[str, sql.Composable]:
-    """Give a row to insert: what must be given, and what says whose it is.
+    """Return a row to insert: the required columns, and the workspace.
 
     Args:
         columns: The columns and their types.
-        required: Those that are not null and have no default; of a view none are known.
-        stage: Whose spare workspace it is for.
+        required: The columns that are not null and have no default; unknown for a view.
+        stage: The stage whose spare workspace gets the row.
         is_minted: Whether the database makes the rest of the row.
     """
     if is_minted:

@@ -1,1 +1,1 @@
-"""`keylatch doctor`: what is wrong with an installation, and what to run."""
+"""`keylatch doctor`: finds what is wrong with an installation, and what to run."""

@@ -1,4 +1,4 @@
-"""Whether a database is older than the anchors of its events that were kept elsewhere."""
+"""Checks whether a database is older than the anchors of its events that were stored elsewhere."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Anchor:
     Attributes:
         number: The checkpoint.
         digest: Its digest, in hex.
-        anchored_at: When it was anchored, as the database wrote that.
+        anchored_at: When it was anchored, in the database's words.
     """
 
     number: int
@@ -38,16 +38,16 @@ class Anchor:
 
 
 def read_anchors(file: Path) -> tuple[Anchor, ...]:
-    """Read the anchors that were kept.
+    """Read the stored anchors.
 
     Args:
-        file: What `sql/ops/anchor_events.sql` has appended to.
+        file: The file that `sql/ops/anchor_events.sql` appends to.
 
     Returns:
         The anchors.
 
     Raises:
-        InvalidArgument: The file cannot be read, or holds something else.
+        InvalidArgument: The file cannot be read, or has another format.
     """
     try:
         with file.open(encoding="utf-8", newline="") as lines:
@@ -69,11 +69,11 @@ def check(
 
     Args:
         connection: Inside a transaction, as the owner or as service_role.
-        anchors: What was kept elsewhere.
-        parts: What is installed.
+        anchors: The anchors that were stored elsewhere.
+        parts: The installed parts.
 
     Yields:
-        A finding where checkpoints are gone, and one where they are others.
+        A finding if checkpoints are missing, and a finding if digests differ.
 
     Raises:
         psycopg.Error: The checkpoints cannot be read.
@@ -91,10 +91,10 @@ def check(
             Level.ERROR,
             "rolled_back",
             f"checkpoint {last.number}",
-            f"is not in the database, and was anchored at {last.anchored_at}",
-            "The database is older than its last anchor: somebody restored a backup. Keys that "
-            "were revoked since the backup are active again.",
-            "keylatch revocations apply FILE  # the list that was exported before",
+            f"was anchored at {last.anchored_at}, but is not in the database",
+            "The database is older than its last anchor: a backup was restored. Keys that were "
+            "revoked after the backup are active again.",
+            "keylatch revocations apply FILE  # the list that was exported before the restore",
         )
     changed = [one for one in anchors if digests.get(one.number, one.digest) != one.digest]
     if changed:
@@ -103,7 +103,7 @@ def check(
             Level.ERROR,
             "anchor_differs",
             f"checkpoint {first.number}",
-            f"has another digest than was anchored at {first.anchored_at}",
-            "Somebody changed events of the past, or went on writing to a restored copy.",
+            f"has another digest than the one anchored at {first.anchored_at}",
+            "Past events were changed, or new events were written to a restored copy.",
             "psql --no-psqlrc --file sql/ops/compare_anchors.sql < anchors.csv",
         )

@@ -1,4 +1,4 @@
-"""What PostgREST serves, against what is in the database."""
+"""Compares what PostgREST serves with what is in the database."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .report import Finding, Level, Site, Unchecked
 if TYPE_CHECKING:
     from postgrest import SyncPostgrestClient
 
-# No such function in its cache, no such relation.
+# PostgREST knows no such function or relation.
 _NOT_SERVED = ("PGRST202", "PGRST205", "42P01")
-# PostgreSQL answered, or PostgREST looked for something in the schema: so it is exposed.
+# PostgreSQL answered, or PostgREST looked into the schema, so the schema is exposed.
 _EXPOSED = re.compile(r"[0-9A-Z]{5}|PGRST2[0-9]{2}")
 _ARGUMENTS = """
 select p.proname, p.proargnames[1:p.pronargs]
@@ -36,18 +36,18 @@ order by 1
 """
 
 _EXPOSE = (
-    "-- The schema is installed, so expose it now: PostgREST 13 and later refuse every request\n"
-    "-- while an exposed schema is missing.\n"
+    "-- The schema is installed, so it can be exposed now. (PostgREST 13 and later refuse every\n"
+    "-- request while an exposed schema is missing.)\n"
     "-- hosted: add keylatch to the exposed schemas of the Data API, in the dashboard\n"
-    "-- local: add it to [api] schemas in supabase/config.toml\n"
-    "-- else: alter role authenticator set pgrst.db_schemas = 'public, keylatch';\n"
-    "--       notify pgrst, 'reload config';"
+    "-- local: add keylatch to [api] schemas in supabase/config.toml\n"
+    "-- otherwise: alter role authenticator set pgrst.db_schemas = 'public, keylatch';\n"
+    "--            notify pgrst, 'reload config';"
 )
 
 
 class _Request(Protocol):
     def execute(self) -> object:
-        """Send it."""
+        """Send the request."""
 
 
 def check(
@@ -56,16 +56,16 @@ def check(
     site: Site,
     live: Mapping[Name, Entry],
 ) -> Iterator[Finding | Unchecked]:
-    """Ask PostgREST what it serves. It is asked for what only reads.
+    """Check what PostgREST serves, with requests that only read.
 
     Args:
-        client: Whoever may ask: with the key of a project, or the token of a user.
-        connection: The database that it should serve, inside a transaction.
+        client: A client with the key of the project, or the token of a user.
+        connection: The database that PostgREST should serve, inside a transaction.
         site: That database.
-        live: What is in it.
+        live: The objects in the database.
 
     Yields:
-        What is the matter.
+        The findings.
     """
     where = f"API at {urlsplit(str(client.base_url)).netloc.rpartition('@')[2]}"
     try:
@@ -80,12 +80,12 @@ def check(
             _EXPOSE,
         )
     except errors.NotInstalled:
-        # It serves an older state, of which every function that is missing is named.
+        # PostgREST serves an older state. Every missing function is named.
         yield from _check_cache(client, connection, where, live)
     except errors.PermissionDenied as problem:
         yield Unchecked(
             "whether the API reaches this database",
-            f"{problem.detail}; it takes the key of service_role, or a user's token",
+            f"{problem.detail}; give the key of service_role, or a user's token",
         )
         yield from _check_cache(client, connection, where, live)
     except errors.KeylatchError as problem:
@@ -93,9 +93,9 @@ def check(
             Level.ERROR,
             "api_fails",
             where,
-            f"does not answer as PostgREST does: {problem.detail or problem.slug}",
+            f"does not answer like PostgREST: {problem.detail or problem.slug}",
             "Every call over HTTP fails.",
-            f"curl -i {client.base_url}  # is it the project's address, and is it up?",
+            f"curl -i {client.base_url}  # is this the project's address, and does it answer?",
         )
         return
     else:
@@ -118,8 +118,8 @@ def check(
                 "internal_exposed",
                 f"schema {schema}",
                 f"is exposed by the {where}",
-                "What clients are not meant to call is an API to them.",
-                f"-- take {schema} out of the exposed schemas, where keylatch stands",
+                "Clients can call internal functions and read internal tables.",
+                f"-- remove {schema} from the exposed schemas, in the setting that has keylatch",
             )
 
 
@@ -133,8 +133,8 @@ def _check_cache(
     missing = []
     with connection.cursor(row_factory=tuple_row) as cursor:
         for name, arguments in cursor.execute(_ARGUMENTS).fetchall():
-            # By all its arguments, so that an older signature does not do. By GET, which PostgREST
-            # runs read-only whatever the function; most of them refuse the value anyhow.
+            # With all arguments, so that an older signature does not match. With GET, because
+            # PostgREST then runs every function read-only. Most functions refuse the value anyway.
             values = dict.fromkeys(arguments or [], "x")
             if _code(rest.rpc(name, values, get=True)) in _NOT_SERVED:
                 missing.append(f"{name}({', '.join(values)})")
@@ -148,14 +148,14 @@ def _check_cache(
             Level.ERROR,
             "api_stale",
             where,
-            "does not serve what the database has: " + ", ".join(sorted(missing)),
-            "PostgREST goes by what it read from the database at an earlier time.",
+            "does not serve objects of the database: " + ", ".join(sorted(missing)),
+            "PostgREST uses an outdated schema cache.",
             "notify pgrst, 'reload schema';",
         )
 
 
 def _code(request: _Request) -> str | None:
-    """Send a request, and give the code of the error that it meets."""
+    """Send a request, and return the code of its error."""
     try:
         request.execute()
     except APIError as refused:

@@ -1,4 +1,4 @@
-"""What is installed in a database, and what this version installs, in one form."""
+"""Describes the objects of a database, and the objects that this version installs."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Entry:
 
     Attributes:
         kind: The word for it in SQL, such as `function`.
-        name: Its name, as SQL takes it behind the kind.
+        name: Its name, as SQL writes it after the kind.
         relation: The table or view that it is a part of, or `None`.
-        owner: Its owner; `None` for parts, and in a manifest, where no name is known.
+        owner: Its owner; `None` for parts of a relation, and in a manifest.
         comment: Its comment.
         grants: Who may do what: `authenticated: select`.
-        definition: All else, by property.
+        definition: All other properties by name.
     """
 
     kind: str
@@ -61,23 +61,23 @@ class Entry:
 
     @property
     def key(self) -> Name:
-        """What tells it from all others."""
+        """The kind and name, which identify the object."""
         return self.kind, self.name
 
     @property
     def schema(self) -> str:
-        """The schema that it is in."""
+        """The schema of the object."""
         return (self.relation or self.name).partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What has to be in a database.
+    """What a database should contain.
 
     Attributes:
         schema_version: The version of the schema.
         entries: The objects, without owners.
-        parts: The part that made or last changed each object: `core`, `tenancy`, or a module.
+        parts: The part that creates or last changes each object: `core`, `tenancy` or a module.
     """
 
     schema_version: str
@@ -91,9 +91,9 @@ class Manifest:
 
     Attributes:
         schema_version: The version.
-        parts: What each part makes or changes, in the order of installation: the core, the
-            tenancy, and each module.
-        rows: How many rows each part writes into which tables.
+        parts: The objects that each part creates or changes, in the order of installation: core,
+            tenancy, modules.
+        rows: How many rows each part writes into each table.
     """
 
     schema_version: str
@@ -106,13 +106,13 @@ class Manifest:
         return frozenset(self.parts) - {CORE, TENANCY}
 
     def expected(self, parts: Collection[str]) -> Expected:
-        """Give what has to be there where these parts are installed.
+        """Return what a database with these parts should contain.
 
         Args:
             parts: Names of parts.
 
         Returns:
-            The objects of all of them. Grants add up; of all else the last part decides.
+            The objects of all parts. Grants add up; the last part decides all other properties.
         """
         entries: dict[Name, Entry] = {}
         made_by: dict[Name, str] = {}
@@ -126,13 +126,13 @@ class Manifest:
         return Expected(self.schema_version, entries, made_by)
 
     def expected_rows(self, parts: Collection[str]) -> Mapping[str, int]:
-        """Give the number of rows that the migrations of these parts write into each table.
+        """Return the number of rows that the migrations of these parts write into each table.
 
         Args:
             parts: Names of parts.
 
         Returns:
-            The least number of rows by table; an application may add rows.
+            The minimum number of rows by table. An application may add rows.
         """
         counts: Counter[str] = Counter()
         for part in parts:
@@ -142,12 +142,12 @@ class Manifest:
     def installed(
         self, live: Mapping[Name, Entry], modules: Collection[str] | None
     ) -> tuple[str, ...]:
-        """Tell which parts a database has.
+        """Find out which parts a database has.
 
         Args:
-            live: What is there.
-            modules: What the database says of itself; `None` where it could not be asked. A module
-                is taken for installed, too, where one of its own tables or functions is there.
+            live: The objects of the database.
+            modules: The modules that the database names; `None` if it could not be asked. A module
+                also counts as installed if one of its own tables or functions exists.
 
         Returns:
             The parts, in order.
@@ -159,7 +159,7 @@ class Manifest:
                 return True
             if part in (modules or ()):
                 return True
-            # Not what it only changes, or shares with another part.
+            # Objects that the part only changes, or shares with another part, do not count.
             own = (key for key in self.parts[part] if makers[key] == 1)
             return any(key in live for key in own if key[0] in ("table", "function"))
 
@@ -167,16 +167,16 @@ class Manifest:
 
 
 def read_catalog(connection: psycopg.Connection[Any]) -> dict[Name, Entry]:
-    """Read what is installed.
+    """Read the installed objects.
 
     Args:
-        connection: Inside a transaction. Any user may ask.
+        connection: Inside a transaction, as any user.
 
     Returns:
-        The objects; none where keylatch is not installed.
+        The objects; empty if keylatch is not installed.
     """
     with connection.cursor(row_factory=dict_row) as cursor:
-        # What PostgreSQL shows of an expression depends on these.
+        # These settings change how PostgreSQL prints expressions.
         cursor.execute(
             "select pg_catalog.set_config(name, value, true) from (values ('search_path', ''), "
             "('timezone', 'UTC'), ('datestyle', 'ISO'), ('intervalstyle', 'postgres'), "
@@ -213,14 +213,14 @@ def read_manifest() -> Manifest:
 
 
 def count_rows(connection: psycopg.Connection[Any], tables: Collection[str]) -> dict[str, int]:
-    """Count rows, as far as this user may.
+    """Count rows in the tables that this user can read completely.
 
     Args:
         connection: Inside a transaction.
-        tables: Names of tables that are there.
+        tables: Names of existing tables.
 
     Returns:
-        The number of rows of each table that shows this user all of its rows.
+        The number of rows of each table whose rows are all visible to this user.
 
     Raises:
         psycopg.Error: A table cannot be read.
@@ -228,7 +228,7 @@ def count_rows(connection: psycopg.Connection[Any], tables: Collection[str]) -> 
     counts = {}
     with connection.cursor(row_factory=tuple_row) as cursor:
         visible = cursor.execute(
-            # By number: to look up a name, one needs the schema.
+            # By oid: looking up a name needs usage of the schema.
             "select c.relname, n.nspname from pg_catalog.pg_class as c "
             "inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid "
             "where n.nspname || '.' || c.relname = any(%s) "
@@ -246,7 +246,7 @@ def count_rows(connection: psycopg.Connection[Any], tables: Collection[str]) -> 
 
 
 def usual(kind: str) -> Mapping[str, Any]:
-    """Give the properties that most objects of a kind have, which the manifest leaves out.
+    """Return the usual properties of a kind of object, which the manifest leaves out.
 
     Args:
         kind: The kind of an object.

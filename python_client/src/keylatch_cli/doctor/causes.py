@@ -1,4 +1,4 @@
-"""One finding for one cause: a lost schema, half a migration, a restore, many alike."""
+"""Combines differences with one cause: a lost schema, half a migration, a restore, similar ones."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ AFTER_RESTORE = (
     "psql --no-psqlrc --single-transaction --file sql/ops/after_restore.sql\n"
     "# as the owner of keylatch"
 )
-"""The command that makes whole what a restore has lost."""
+"""The command that repairs what a restore has lost."""
 
 _CORE = "core of keylatch"
 _EVERYBODY = "public: execute"
 _INSTALLATION = "keylatch_internal.installation"
 _RESOLVER = "keylatch_resolver"
-# So many of a kind are no accident of one statement.
+# From this number on, similar differences are combined.
 _MANY = 4
 _NAMED = 3
 _ROLES = """
@@ -37,21 +37,21 @@ _HAVE_KEYS: dict[str, LiteralString] = {
     "keylatch_internal.legacy_keys": "select exists (select 1 from keylatch_internal.legacy_keys)",
 }
 _PLURALS = {"policy": "policies", "index": "indexes"}
-_WHY_OPEN = "Anyone with a connection or the anon key calls these functions."
+_WHY_OPEN = "Anyone with a connection or the anon key can call these functions."
 _WHY_RESTORE = (
-    "Until it has run, calls fail, and a revoked key can become active again in replication mode."
+    "Until the fix has run, calls fail, and in replication mode a revoked key can be reactivated."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What explains differences beside the objects.
+    """The state of the database beside its objects, which can explain differences.
 
     Attributes:
-        missing_roles: Roles of the API that the server lacks.
-        missing_rows: Tables that lack rows which the migrations write.
-        unregistered: Modules that are there, and that the installation's row does not name.
-        has_keys: Whether there is a key; `None` where that cannot be read.
+        missing_roles: Roles of the API that the server does not have.
+        missing_rows: Tables without all the rows that the migrations write.
+        unregistered: Modules that exist, but are not in the row of the installation.
+        has_keys: Whether there is a key; `None` if that cannot be read.
     """
 
     missing_roles: frozenset[str]
@@ -67,17 +67,17 @@ def read_state(
     live: Mapping[Name, Entry],
     modules: Collection[str] | None,
 ) -> State:
-    """Read what explains differences.
+    """Read the state that can explain differences.
 
     Args:
         connection: Inside a transaction.
         manifest: What this version installs.
-        parts: The parts that are there.
-        live: What is there.
-        modules: What the row of the installation names; `None` where it could not be asked.
+        parts: The installed parts.
+        live: The objects of the database.
+        modules: The modules in the row of the installation; `None` if it could not be read.
 
     Returns:
-        Roles, rows and modules that are missing.
+        The missing roles, rows and modules.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
         roles = {name for (name,) in cursor.execute(_ROLES)}
@@ -105,22 +105,22 @@ def read_state(
 def explain(
     differences: Iterable[Difference], expected: Expected, live: Mapping[Name, Entry], state: State
 ) -> Iterator[Finding]:
-    """Give one finding for each cause.
+    """Yield one finding for each cause.
 
     Args:
-        differences: What differs.
-        expected: What has to be there.
-        live: What is there.
-        state: What explains it.
+        differences: The differences.
+        expected: What the database should contain.
+        live: The objects of the database.
+        state: The state that can explain differences.
 
     Yields:
-        Findings; what follows from another one is left out.
+        The findings, without the consequences of other findings.
     """
     left = list(differences)
     half, left = _take_incomplete(left, expected, live, state)
     yield from half
     if is_core_incomplete(half):
-        # Whatever else is missing or different rests on the core.
+        # All other differences depend on the core.
         yield from _open_in_half_a_core([one for one in left if _is_open(one)])
         return
     left = _without_consequences(left)
@@ -130,10 +130,10 @@ def explain(
 
 
 def is_core_incomplete(findings: Iterable[Finding]) -> bool:
-    """Tell whether so much is missing that no other check means anything.
+    """Check whether so much of the core is missing that no other check is useful.
 
     Args:
-        findings: What was found.
+        findings: The findings so far.
 
     Returns:
         Whether the core is incomplete.
@@ -147,12 +147,12 @@ def _take_incomplete(
     live: Mapping[Name, Entry],
     state: State,
 ) -> tuple[list[Finding], list[Difference]]:
-    """Name each part of which whole tables, views or functions are missing."""
+    """Name each part with missing tables, views or functions."""
     missing: dict[str, list[Difference]] = defaultdict(list)
     for one in differences:
         if one.finding.slug == "object_missing" and one.entries[0].relation is None:
             missing[expected.parts[one.entries[0].key]].append(one)
-    # With a schema, all that was in it is missing, and is not named by itself.
+    # With a lost schema everything in it is missing, and is not named separately.
     lost = {name for kind, name in expected.entries if kind == "schema"} - {
         name for kind, name in live if kind == "schema"
     }
@@ -191,31 +191,31 @@ def _incomplete(
     if part != CORE:
         fix = (
             "keylatch sql --all > keylatch.sql\n"
-            "# run in one transaction the statements of the objects that are missing"
+            "# in one transaction, run the statements that create the missing objects"
         )
     elif state.has_keys is False:
         fix = (
-            "-- They hold no key. This also drops policies and views of yours that use them:\n"
-            "drop schema if exists keylatch, keylatch_internal cascade;\n"
-            "-- then run again, in one transaction: supabase db push, or keylatch apply"
+            "-- The schemas hold no keys. This also drops your policies and views that use\n"
+            "-- them. Afterwards run supabase db push or keylatch apply again.\n"
+            "drop schema if exists keylatch, keylatch_internal cascade;"
         )
     else:
         fix = (
             "-- restore both schemas from a backup, then run sql/ops/after_restore.sql;\n"
-            "-- or run what is missing, as keylatch sql --all prints it"
+            "-- or run the missing statements from the output of keylatch sql --all"
         )
     return Finding(
         Level.ERROR,
         "incomplete",
         _CORE if part == CORE else f"part {part} of keylatch",
         what,
-        "Calls fail. A migration stopped half-way, or somebody dropped objects.",
+        "Calls fail. A migration stopped half-way, or objects were dropped.",
         fix,
     )
 
 
 def _without_consequences(differences: Sequence[Difference]) -> list[Difference]:
-    """Leave out what `drop … cascade` took along: what names a table or function that is gone."""
+    """Leave out objects that `drop … cascade` removed with a missing table or function."""
     gone = [
         one.entries[0].name.partition("(")[0]
         for one in differences
@@ -233,12 +233,12 @@ def _without_consequences(differences: Sequence[Difference]) -> list[Difference]
 
 
 def _is_open(one: Difference) -> bool:
-    """Tell a function that everybody may execute, and should not."""
+    """Check whether everyone may execute a function that should be restricted."""
     return one.entries[0].kind in ("function", "procedure") and _EVERYBODY in one.grants
 
 
 def _open_in_half_a_core(opened: Sequence[Difference]) -> Iterator[Finding]:
-    """Say what is open in a core that a migration left before its grants."""
+    """Name the functions that stayed open because a migration stopped half-way."""
     if not opened:
         return
     functions = [one.entries[0] for one in opened]
@@ -256,13 +256,13 @@ def _open_in_half_a_core(opened: Sequence[Difference]) -> Iterator[Finding]:
 def _says_open(functions: Iterable[str]) -> str:
     names = _most_telling(name.partition("(")[0] for name in functions)
     count = f"{len(names)} functions" if len(names) > 1 else "a function"
-    return f"everybody may execute {count}: {_some(names)}"
+    return f"everyone may execute {count}: {_some(names)}"
 
 
 def _take_restore(
     differences: Sequence[Difference], state: State
 ) -> tuple[list[Finding], list[Difference]]:
-    """Name once what a restore loses: grants, the mode of triggers, a role, rows."""
+    """Combine what a restore loses into one finding: grants, trigger modes, a role, rows."""
     opened = [one for one in differences if _is_open(one) and one.finding.slug == "grant_extra"]
     ordinary = [one for one in differences if _fires_less(one)]
     roles = sorted(state.missing_roles)
@@ -281,13 +281,13 @@ def _take_restore(
     many_open = len(opened) >= _MANY
     if not says and not many_open:
         return [], list(differences)
-    # A pair of grants or one trigger is named by itself, with the statement that mends it.
+    # A few grants or one trigger are named separately, each with the statement that repairs it.
     explained = {id(one) for one in (*lost, *ordinary)} if says else set()
     if opened:
         explained |= {id(one) for one in opened}
         says.insert(0, _says_open(one.entries[0].name for one in opened))
     only_roles = len(says) == 1 and bool(roles)
-    # The script makes the role of keylatch; the others are those of a Supabase project.
+    # The script makes the role of keylatch. The other roles belong to a Supabase project.
     made = [f"create role {role} nologin noinherit;\n" for role in roles if role != _RESOLVER]
     finding = Finding(
         Level.ERROR,
@@ -301,7 +301,7 @@ def _take_restore(
 
 
 def _fires_less(one: Difference) -> bool:
-    """Tell a trigger that fires as any trigger does, and was made to fire always or at replicas."""
+    """Check whether a trigger has lost its mode "always" or "replica"."""
     entry = one.entries[0]
     return (
         entry.kind == "trigger"
@@ -311,19 +311,19 @@ def _fires_less(one: Difference) -> bool:
 
 
 def _is_lost_grant(one: Difference, missing_roles: Collection[str]) -> bool:
-    """Tell grants that a restore lost: those of missing roles, where there are such, or any."""
+    """Check whether a restore lost a grant: of a missing role, or of any role if all exist."""
     roles = {line.partition(": ")[0] for line in one.grants}
     is_lost = one.finding.slug == "grant_missing" and "the owner" not in roles
     return is_lost and (not missing_roles or bool(roles & set(missing_roles)))
 
 
 def _fold(differences: Sequence[Difference]) -> Iterator[Finding]:
-    """Give one finding for many that are alike, with all that mends them."""
+    """Combine many similar findings into one, with the fixes of all."""
     alike: dict[tuple[Any, ...], list[Difference]] = defaultdict(list)
     for one in differences:
         finding = one.finding
         if finding.slug == "object_extra" and _is_open(one):
-            what = f"{finding.what}, and everybody may execute the function"
+            what = f"{finding.what}, and everyone may execute the function"
             finding = replace(
                 finding, level=Level.ERROR, slug="open_to_everybody", what=what, why=_WHY_OPEN
             )
@@ -351,7 +351,7 @@ def _fold(differences: Sequence[Difference]) -> Iterator[Finding]:
 
 
 def _most_telling(names: Iterable[str]) -> list[str]:
-    """Put the functions of the API first, and of these what gives something away."""
+    """Sort the functions of the API first, and among these the most dangerous ones."""
     order = ("resolve", "claim", "start", "open", "import")
     return sorted(
         names,

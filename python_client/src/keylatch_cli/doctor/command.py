@@ -1,4 +1,4 @@
-"""The command doctor: is what is installed whole, and do all its users reach the same."""
+"""The command doctor: checks that the installation is complete, and that all services share it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .report import Finding, Report, Site
 
 _MOST_LINES = 10
-# A terminal has 24: the last is the prompt.
+# A terminal has 24 lines, the last of which is the prompt.
 _SCREEN = 23
 _STYLES = {"error": "bold red", "warning": "bold yellow", "note": "bold"}
 
@@ -39,8 +39,8 @@ Against = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="Another database URL that should reach the same installation, a replica for "
-        "example; better $KEYLATCH_AGAINST.",
+        help="Another database URL that should reach the same installation, such as a replica. "
+        "Prefer $KEYLATCH_AGAINST.",
         show_default=False,
     ),
 ]
@@ -48,12 +48,13 @@ AnchorFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Anchors that sql/ops/anchor_events.sql printed: is the database older than they are?",
+        help="Check that the database is not older than these anchors. "
+        "sql/ops/anchor_events.sql prints them.",
         show_default=False,
     ),
 ]
 All = Annotated[
-    bool, typer.Option("--all", metavar="", help="Print every finding, not only a screen.")
+    bool, typer.Option("--all", metavar="", help="Print all findings, not only one screen.")
 ]
 
 
@@ -68,11 +69,11 @@ def doctor(
     show_all: All = False,
     as_json: Json = False,
 ) -> None:
-    """Compare an installation with what was shipped.
+    """Compare an installation with the release.
 
-    It reads a database, best as its owner: what another user may not see is named as not checked.
-    With a project it also compares what the API serves. The exit code is 1 if there is an error;
-    warnings and notes do not count.
+    Connect as the owner of keylatch: checks that need more rights are listed as unchecked. If a
+    project is set, doctor also checks what the API serves. The exit code is 1 if there is an error.
+    Warnings and notes do not count.
     """
     connection = open_database(options)
     rest = _project(options, Options(url=url, key=key, token=token))
@@ -96,8 +97,8 @@ def doctor(
 
 
 def _project(options: Options, given: Options) -> SyncPostgrestClient | None:
-    """Give the API to look at: the one of the options, else of where the database is from."""
-    # A database that was named by hand need not be that of the project around it.
+    """Choose the API to check: by the options, else from the source of the database URL."""
+    # A database given by --db-url may not belong to the project in the environment.
     if given == Options() and options.db_url:
         return None
     target = locate(given)
@@ -105,7 +106,7 @@ def _project(options: Options, given: Options) -> SyncPostgrestClient | None:
 
 
 def _print(report: Report, show_all: bool) -> None:
-    """Print the sum, then the worst findings that fit a screen, or all of them."""
+    """Print the totals, then the worst findings that fit on a screen, or all of them."""
     counts = Counter(one.level for one in report.findings)
     told = [f"{number} {level}{'s' * (number > 1)}" for level, number in counts.items()]
     output.console().print(", ".join(told) or "Nothing to fix.")
@@ -127,7 +128,7 @@ def _print(report: Report, show_all: bool) -> None:
     shown = 0
     for block in blocks:
         left -= len(block.splitlines())
-        # A line is kept for what is left out; the first finding is shown whatever its length.
+        # One line is reserved for "more findings". The first finding is always shown.
         if not show_all and shown and left < (0 if shown + 1 == len(blocks) else 2):
             break
         sys.stdout.write(block)
@@ -169,11 +170,11 @@ def _unchecked(report: Report, show_all: bool) -> str:
 
 
 def _cut(mend: str) -> str:
-    """Show of a whole function only how it begins; what is to be run is in --json."""
+    """Shorten a long fix, such as a whole function. The complete fix is in --json."""
     lines = mend.splitlines()
     if len(lines) <= _MOST_LINES:
         return mend
-    return f"{lines[0]}\n-- and {len(lines) - 1} more lines, all of them in --json"
+    return f"{lines[0]}\n-- and {len(lines) - 1} more lines: see --json"
 
 
 def _named(site: Site, *, is_short: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""What differs between a database and what this version installs, object by object."""
+"""Compares a database with this version, object by object."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ from . import repair, tenancy
 from .catalog import Entry, Expected, Name
 from .report import Finding, Level
 
-# What an object of each kind is for, for whoever wonders whether a difference matters.
+# Why a difference matters, by the kind of object.
 _WHY = {
-    "policy": "Row policies are the authorization: who sees, makes and changes which keys.",
-    "trigger": "The triggers make the keys and hold the latch. Without them a revoked key can "
+    "policy": "Row policies are the authorization: they decide who reads, issues and changes keys.",
+    "trigger": "The triggers make the keys and enforce the latch. Without them, a revoked key can "
     "become active again.",
-    "constraint": "It keeps wrong rows out of the table, by whatever path they come.",
-    "index": "Without it a call reads whole tables.",
-    "function": "The calls and the guards are functions, and were tested as shipped.",
+    "constraint": "The constraint keeps invalid rows out of the table.",
+    "index": "Without this index, a call reads whole tables.",
+    "function": "Calls and guards are functions. Only the released version was tested.",
 }
-_WHY_ELSE = "The calls and the guards were tested as shipped."
-_WHY_OFF = "Without row level security, a role with a grant sees and changes all keys."
-# The same for what was added.
+_WHY_ELSE = "Only the released version was tested."
+_WHY_OFF = "Without row level security, a role with a grant can read and change all keys."
+# Why an added object matters.
 _WHY_EXTRA = {
-    "policy": "Policies add up: a row that one of them shows is shown.",
-    "trigger": "It sees each row with its hashes, and may change the row or refuse it.",
-    "rule": "Something else is done than the statement says.",
-    "constraint": "It may refuse what keylatch writes.",
-    "index": "Every write pays for it.",
-    "column": "No call of keylatch knows it.",
+    "policy": "Policies add up: a row is visible if any policy allows it.",
+    "trigger": "The trigger receives each row with its hashes, and can change or refuse the row.",
+    "rule": "A rule replaces the statement by another one.",
+    "constraint": "The constraint may refuse rows that keylatch writes.",
+    "index": "The index makes every write slower.",
+    "column": "keylatch does not use this column.",
 }
-_WHY_EXTRA_ELSE = "Clients may call what is in keylatch. In keylatch_internal nobody expects it."
+_WHY_EXTRA_ELSE = "Clients can call objects in keylatch. keylatch_internal is for keylatch only."
 _WHY_LATCH_TRIGGER = (
     "It runs when a workspace gets its first key or is deleted: see sql/recipes/first_key.sql."
 )
-_WHY_MORE = "Somebody may read or do more than keylatch allows."
-_WHY_LESS = "Calls of that role fail with 'permission denied'."
+_WHY_MORE = "This role has more access than keylatch grants."
+_WHY_LESS = "Calls of this role fail with 'permission denied'."
 _WHY_OWNER = (
-    "Definer functions and the latch rely on one owner who has all the rights and no other."
+    "Definer functions and the latch need one owner for all objects, which has all the rights."
 )
 _WHY_COMMENT = "PostgREST shows comments as the documentation of the API."
 
 _LEVEL_OF_EXTRA = {"trigger": Level.ERROR, "rule": Level.ERROR, "index": Level.NOTE}
 _DIGESTS = ("body", "query")
-# Before the value of a property where that says by itself what it is.
+# The verb for properties whose value speaks for itself.
 _VERBS = {"fires": "fires ", **dict.fromkeys(repair.ALTERABLE, "is ")}
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What differs at one object, or at columns of one relation that differ alike.
+    """A difference of one object, or of similar columns of one relation.
 
     Attributes:
-        finding: What to say if nothing else explains the difference.
-        entries: The objects: as they should be, or what is there and should not be.
+        finding: The finding if no other cause explains the difference.
+        entries: The objects as they should be, or the objects that should not exist.
         changed: The properties that differ.
-        grants: The grants that are too many or too few.
+        grants: The extra or missing grants.
     """
 
     finding: Finding
@@ -71,12 +71,12 @@ def compare(
     """Compare a database with what this version installs.
 
     Args:
-        expected: What has to be there.
-        live: What is there.
-        replaces_tenancy: Whether the application has replaced the function of the tenancy.
+        expected: What the database should contain.
+        live: The objects of the database.
+        replaces_tenancy: Whether the application has replaced the tenancy function.
 
     Yields:
-        Each difference. What an application may replace is left to `tenancy`.
+        Each difference. `tenancy` checks what an application may replace.
     """
     owner = _owner_of_most(live.values())
     wholes_there = _wholes(live.values())
@@ -85,7 +85,7 @@ def compare(
         if key in live:
             is_replaced = key == tenancy.FUNCTION and replaces_tenancy
             yield from _compare_one(shipped, live[key], part, owner, is_replaced=is_replaced)
-        # What is a part of something that is missing goes without saying.
+        # Parts of a missing object are not named.
         elif shipped.relation in (None, *wholes_there) and (
             shipped.kind == "schema" or shipped.schema in wholes_there
         ):
@@ -106,7 +106,7 @@ def compare(
                 _level_of_extra(entry),
                 "object_extra",
                 _subject(entry),
-                f"is no part of keylatch {expected.schema_version}",
+                f"is not part of keylatch {expected.schema_version}",
                 _WHY_LATCH_TRIGGER
                 if _is_recipe(entry)
                 else _WHY_EXTRA.get(entry.kind, _WHY_EXTRA_ELSE),
@@ -150,7 +150,7 @@ def _compare_one(
             Level.ERROR,
             "owner_differs",
             subject,
-            f"belongs to {found.owner}, and all else to {owner}",
+            f"belongs to {found.owner}, but everything else belongs to {owner}",
             _WHY_OWNER,
             repair.own(shipped, owner),
         )
@@ -160,7 +160,7 @@ def _compare_one(
 def _compare_grants(
     expected: Mapping[Name, Entry], live: Mapping[Name, Entry], owner: str | None
 ) -> Iterator[Difference]:
-    """Name the grants that are too many or too few, once for columns that differ alike."""
+    """Name extra and missing grants. Columns with the same difference are named together."""
     differing: dict[tuple[str, bool, frozenset[str]], list[Entry]] = defaultdict(list)
     for key, shipped in expected.items():
         if key not in live:
@@ -209,13 +209,13 @@ def _why(shipped: Entry) -> str:
 
 
 def _is_recipe(entry: Entry) -> bool:
-    """Tell a trigger where an application may have one."""
+    """Check whether this is a trigger that an application may add."""
     return (entry.kind, entry.relation) == ("trigger", "keylatch_internal.workspace_latches")
 
 
 def _level_of_extra(entry: Entry) -> Level:
     if entry.kind == "policy":
-        # Permissive policies add up; a restrictive one only takes away.
+        # Permissive policies add up. A restrictive policy only hides rows.
         return Level.ERROR if entry.definition["permissive"] else Level.WARNING
     if _is_recipe(entry):
         return Level.NOTE
@@ -224,13 +224,13 @@ def _level_of_extra(entry: Entry) -> Level:
 
 def _difference(name: str, found: Any, shipped: Any) -> str:
     if name in _DIGESTS:
-        return f"has another {name} than was shipped"
+        return f"has another {name} than the release"
     verb = _VERBS.get(name, f"has {name} ")
-    return f"{verb}{_word(found)}, shipped as {_word(shipped)}"
+    return f"{verb}{_word(found)}, but the release has {_word(shipped)}"
 
 
 def _grants(lines: Iterable[str]) -> str:
-    """Write `authenticated: select` as people say it."""
+    """Write `authenticated: select` as `select to authenticated`."""
     said = (line.partition(": ") for line in sorted(lines))
     return ", ".join(f"{privilege} to {role}" for role, _, privilege in said)
 

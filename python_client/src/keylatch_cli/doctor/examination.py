@@ -1,4 +1,4 @@
-"""The examination: every check in one read-only transaction, each by itself."""
+"""Runs all checks in one read-only transaction. A failed check does not stop the others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from postgrest import SyncPostgrestClient
 
 _ORDER = list(Level)
-# Of one level: what everybody may do comes first, then what explains the rest.
+# The order within a level: what is open to everyone, then what explains other findings.
 _FIRST = (
     "open_to_everybody",
     "not_installed",
@@ -35,7 +35,7 @@ _FIRST = (
     "rolled_back",
     "anchor_differs",
 )
-# Keys may be many, and whoever alters a table may be long about it; neither is waited for longer.
+# Limits for counting many keys, and for waiting while another session alters a table.
 _PATIENCE = (
     "select pg_catalog.set_config('statement_timeout', '30s', true), "
     "pg_catalog.set_config('lock_timeout', '5s', true)"
@@ -49,27 +49,27 @@ def examine(
     against: psycopg.Connection[Any] | None = None,
     anchors: tuple[kept_anchors.Anchor, ...] = (),
 ) -> Report:
-    """Look an installation over, and change nothing.
+    """Check an installation without changing it.
 
     Args:
-        connection: The database, not inside a transaction. The owner of keylatch sees all that
-            there is to see; for any other user the report says what could not be checked.
-        rest: PostgREST, which should serve this database; left alone unless given.
+        connection: The database, outside a transaction. The owner of keylatch can check
+            everything; for other users, the report names what could not be checked.
+        rest: The PostgREST server that should serve this database; not checked if `None`.
         against: A second connection that should reach the same installation.
-        anchors: Anchors of the events that were kept elsewhere.
+        anchors: Anchors of the events that were stored elsewhere.
 
     Returns:
-        What was found, the worst first.
+        The report, the worst findings first.
 
     Raises:
-        KeylatchError: The database did not answer to the end.
+        KeylatchError: The database stopped answering.
     """
     try:
         with _read_only(connection):
             return _examine(connection, rest, against, anchors)
     except psycopg.Error as problem:
         failure = failure_of(problem)
-    # Out of the except block, as everywhere: what a driver says may hold more than it should.
+    # Outside the except block: the driver's error may contain secrets.
     raise failure
 
 
@@ -150,7 +150,7 @@ def _compare(
 ) -> Iterator[Finding | Unchecked]:
     if other_version := list(identity.check_version(site, manifest)):
         yield from other_version
-        yield Unchecked("objects", "what this client could compare with is of another version")
+        yield Unchecked("objects", "this client has the objects of another version")
         return
     expected = manifest.expected(parts)
     modules = site.installation.modules if site.installation else None
@@ -166,7 +166,7 @@ def _reason(problem: KeylatchError) -> str:
 
 
 class _Seen:
-    """What has come of the checks so far."""
+    """The results of the checks so far."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
@@ -174,7 +174,7 @@ class _Seen:
         self.unchecked: list[Unchecked] = []
 
     def add(self, *found: Finding | Unchecked) -> None:
-        """Keep what a check says."""
+        """Add the results of a check."""
         for one in found:
             if isinstance(one, Finding):
                 self.findings.append(one)
@@ -182,7 +182,7 @@ class _Seen:
                 self.unchecked.append(one)
 
     def run(self, subject: str, check: Callable[[], Iterable[Finding | Unchecked]]) -> None:
-        """Run a check. What it may not see, or what is in its way, is said, and the rest runs."""
+        """Run a check. If it fails, note that as unchecked, and continue."""
         try:
             with self._connection.transaction():
                 for one in check():
@@ -198,7 +198,7 @@ class _Seen:
 
 @contextmanager
 def _read_only(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """Open a transaction that cannot write, and leave the connection as it was."""
+    """Open a read-only transaction, and restore the connection's settings afterwards."""
     before = connection.read_only, connection.isolation_level
     connection.read_only, connection.isolation_level = True, IsolationLevel.REPEATABLE_READ
     try:

@@ -1,4 +1,4 @@
-"""Which installation answers, in which version, how current, and whether another is the same."""
+"""Checks which installation answers, its version and lag, and whether another one is the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .catalog import Manifest
 from .platform import Kind
 from .report import Finding, Level, Site
 
-# A person notices a key that is still accepted that long after its revocation.
+# A key that is still accepted this long after its revocation is worth a finding.
 _SECONDS_BEHIND = 10
 
 
@@ -37,10 +37,10 @@ def read_site(connection: psycopg.Connection[Any]) -> tuple[Site, KeylatchError 
         connection: Inside a transaction.
 
     Returns:
-        The database, and why it does not tell its installation, if it does not.
+        The database, and the error if its installation could not be read.
 
     Raises:
-        psycopg.Error: Nothing can be asked.
+        psycopg.Error: A query failed.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
         ((name, oid, version),) = cursor.execute(
@@ -75,7 +75,7 @@ def check_version(site: Site, manifest: Manifest) -> Iterator[Finding]:
         f"schema keylatch {found.schema_version}",
         f"is {'older' if is_older else 'newer'} than this client, which knows "
         f"{manifest.schema_version}",
-        "Its objects were not compared: what this client expects is of another version.",
+        "The objects were not compared, because this client has those of another version.",
         "keylatch install . && supabase db push" if is_older else "pip install --upgrade keylatch",
     )
 
@@ -95,13 +95,13 @@ def not_installed(site: Site, kind: Kind) -> Finding:
         "not_installed",
         f"database {site.database}",
         "has no keylatch",
-        "Every call fails. Perhaps this is not the database that you mean.",
+        "Every call fails. Check that this is the right database.",
         _INSTALL[kind],
     )
 
 
 def check_lag(where: str, installation: Installation | None) -> Iterator[Finding]:
-    """Tell a replica that follows too slowly.
+    """Check whether a replica is too far behind.
 
     Args:
         where: How the database was reached.
@@ -119,10 +119,10 @@ def check_lag(where: str, installation: Installation | None) -> Iterator[Finding
         Level.WARNING,
         "replica_lag",
         where,
-        "is a replica that cannot tell how far it is behind"
+        "is a replica whose lag is not known"
         if seconds is None
         else f"is a replica, and {seconds:.0f} s behind",
-        "A key that was revoked since then resolves here, and a new one does not yet.",
+        "Recently revoked keys still resolve here, and new keys do not resolve yet.",
         "select * from pg_catalog.pg_stat_replication;  -- on the primary",
     )
 

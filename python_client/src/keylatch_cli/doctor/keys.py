@@ -1,4 +1,4 @@
-"""The keys that are there: those that can never resolve, that end soon, that are old."""
+"""Checks the keys: keys that can never resolve, expire soon, or are old."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .report import Finding, Level, Unchecked
 
 _SHOWN = 5
 
-# Row policies would hide keys, and what is left would look like all.
+# If row policies hide keys, the visible keys would look like all keys.
 _HIDDEN = "select pg_catalog.row_security_active('keylatch_internal.keys')"
 _FIND = sql.SQL("""
 select k.id, k.masked_key, k.label, pg_catalog.count(*) over () as number
@@ -27,7 +27,7 @@ limit %s
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A kind of keys to find: the condition on `keylatch.keys as k`, and what to say of them.
+    """A rule for keys: a condition on `keylatch.keys as k`, and the finding.
 
     `module` is the module whose tables the condition reads.
     """
@@ -47,7 +47,7 @@ _RULES = (
         "key_without_origin",
         "k.kind = 'publishable' and k.allowed_origins = '{}' "
         "and k.status in ('active', 'superseded', 'suspended')",
-        "publishable and without an allowed origin",
+        "publishable, without an allowed origin",
         "No page can use such a key: it is refused from every origin.",
         "update keylatch.keys set allowed_origins = '{{https://client.example}}'\n"
         "where id = '{id}';",
@@ -55,15 +55,15 @@ _RULES = (
     _Rule(
         Level.WARNING,
         "key_expires_soon",
-        # A superseded key has its successor, and one that was issued for days is meant to end.
+        # A superseded key has a successor, and a key issued for a few days is meant to expire.
         "k.status in ('active', 'suspended') and k.superseded_at is null "
         "and k.expires_at < pg_catalog.now() + interval '14 days' "
         "and k.expires_at > k.created_at + interval '14 days'",
-        "about to expire within 14 days",
-        "An expired key is refused for good. Its expiry can be moved only before.",
+        "expiring within 14 days",
+        "An expired key is refused for good. The expiry can only be moved before that.",
         "keylatch rotate {id} --grace 7d",
     ),
-    # Nothing is said where nobody reports, nor before somebody has for as long.
+    # Only if services have reported usage for more than 90 days.
     _Rule(
         Level.NOTE,
         "secret_unused",
@@ -73,18 +73,18 @@ _RULES = (
         "where d.used_on < pg_catalog.now() - interval '90 days') "
         "and not exists (select 1 from keylatch.key_usage as u where u.key_id = k.id "
         "and u.last_used_at > pg_catalog.now() - interval '90 days')",
-        "secret and unused for 90 days, as far as services have reported",
-        "Nobody notices if somebody else uses such a key.",
+        "secret, without a reported use for 90 days",
+        "Nobody would notice if an attacker used such a key.",
         "keylatch revoke {id} --reason unused",
         module="usage",
     ),
-    # How old a secret is, is known also where nobody reports its use.
+    # The age is known even if no service reports uses.
     _Rule(
         Level.NOTE,
         "secret_old",
         "k.kind = 'secret' and k.status = 'active' "
         "and k.created_at < pg_catalog.now() - interval '90 days'",
-        "secret and more than 90 days old",
+        "secret, more than 90 days old",
         "The older a secret is, the more backups, logs and people may have it.",
         "keylatch rotate {id} --grace 7d",
     ),
@@ -94,21 +94,21 @@ _RULES = (
 def check(
     connection: psycopg.Connection[Any], parts: Collection[str]
 ) -> Iterator[Finding | Unchecked]:
-    """Look for keys that somebody should do something about.
+    """Find keys that need attention.
 
     Args:
         connection: Inside a transaction.
-        parts: What is installed.
+        parts: The installed parts.
 
     Yields:
-        A finding for each kind of them.
+        A finding for each rule.
 
     Raises:
         psycopg.Error: The keys cannot be read.
     """
     with connection.cursor(row_factory=scalar_row) as cursor:
         if cursor.execute(_HIDDEN).fetchone():
-            yield Unchecked("keys", "row policies hide them from this user; ask as the owner")
+            yield Unchecked("keys", "row policies hide them from this user; connect as the owner")
             return
     for rule in _RULES:
         if rule.module not in (None, *parts):

@@ -1,4 +1,4 @@
-"""Settings of the server that write the arguments of calls, and so keys, into its log."""
+"""Finds server settings that write the arguments of calls, and so keys, into the log."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ select s.name, s.setting, s.boot_val, s.source in ('user', 'database user')
 from pg_catalog.pg_settings as s
 where s.name = any(%s)
 """
-# Such settings of a role, of this database, or of a role in it.
+# The same settings for a role, for this database, or for a role in this database.
 _OVERRIDES = """
 select d.datname, pg_catalog.quote_ident(r.rolname), c.setting
 from pg_catalog.pg_db_role_setting as s
@@ -57,9 +57,9 @@ class _Leak:
 
     Attributes:
         level: How bad it is.
-        what: What it does.
-        mend: The setting that ends it, and its value.
-        cause: The setting that logs the calls, off; a hosted project's owner can set it.
+        what: What the setting does.
+        mend: The setting and value that stop the leak.
+        cause: The logging setting, switched off, which the owner of a hosted project can set.
     """
 
     level: Level
@@ -69,23 +69,23 @@ class _Leak:
 
 
 def check(connection: psycopg.Connection[Any]) -> Iterator[Finding | Unchecked]:
-    """Look whether keys end up in the server's log.
+    """Check whether keys end up in the server's log.
 
     Args:
-        connection: Inside a transaction. Any user may ask.
+        connection: Inside a transaction, as any user.
 
     Yields:
-        A finding for the server, and one for each role that has worse settings of its own.
+        A finding for the server, and a finding for each role with worse settings of its own.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
         server = cursor.execute(_SERVER, [list(_NAMES)]).fetchall()
         overrides = cursor.execute(_OVERRIDES, [list(_NAMES)]).fetchall()
-    # What is set for the role that asks tells nothing about the others.
+    # Settings of the connected role say nothing about other roles.
     values = {name: default if is_own else value for name, value, default, is_own in server}
     if own := sorted(name for name, _, _, is_own in server if is_own):
         yield Unchecked(
             f"what the server logs by {', '.join(own)}",
-            "this role has a setting of its own; ask as another",
+            "this role has a setting of its own; connect as another role",
         )
     everywhere = set(_leaks(values))
     yield from _findings("server log", "alter database {database} set", everywhere, connection)
@@ -110,16 +110,16 @@ def _findings(
     is_warning = any(one.level is Level.WARNING for one in leaks)
     how = alter.format(database=connection.info.dbname)
     settings = sorted({one.mend for one in leaks})
-    remark = "  -- as a superuser"
+    remark = "  -- run as a superuser"
     if kind_of(connection) is Kind.SUPABASE and not _may_set(connection, settings):
         settings = sorted({one.cause for one in leaks})
-        remark = "\n-- A hosted project refuses log_parameter_max_length, so log fewer statements."
+        remark = "\n-- A hosted project cannot set log_parameter_max_length; log fewer statements."
     yield Finding(
         Level.WARNING if is_warning else Level.NOTE,
         "keys_logged",
         subject,
         "; ".join(sorted(one.what for one in leaks)),
-        "Everybody who reads the log, or a copy of it, has the keys that are presented.",
+        "Everyone who can read the log or a copy of it can read the presented keys.",
         "\n".join(f"{how} {one};" for one in settings) + remark,
     )
 
@@ -135,7 +135,7 @@ def _leaks(values: Mapping[str, str]) -> Iterator[_Leak]:
     if values.get("log_parameter_max_length_on_error", "0") != "0":
         yield _Leak(
             Level.WARNING,
-            "the arguments of a call that fails are logged",
+            "the arguments of failed calls are logged",
             "log_parameter_max_length_on_error = 0",
             "log_parameter_max_length_on_error = 0",
         )
@@ -151,7 +151,7 @@ def _leaks(values: Mapping[str, str]) -> Iterator[_Leak]:
         yield from _slow(values, "log_min_duration_statement", mend)
         if float(values.get("log_statement_sample_rate", 0)) > 0:
             yield from _slow(values, "log_min_duration_sample", mend)
-    # Before 16 it has no parameters; a verbose plan shows them all the same.
+    # Before PostgreSQL 16, auto_explain logs no parameters, but a verbose plan shows them.
     if _is_on(values.get("auto_explain.log_verbose")):
         yield from _slow(values, "auto_explain.log_min_duration", "auto_explain.log_verbose = off")
     if values.get("auto_explain.log_parameter_max_length", "0") != "0":

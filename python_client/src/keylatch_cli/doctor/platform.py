@@ -1,4 +1,4 @@
-"""What keylatch stands on and did not make: pgcrypto, roles, and what PostgREST exposes."""
+"""Checks what keylatch depends on: pgcrypto, roles, and the schemas that PostgREST exposes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .report import Finding, Level
 
 
 class Kind(Enum):
-    """What kind of database it is, which decides how keylatch gets there."""
+    """The kind of database, which decides how keylatch is installed."""
 
     SUPABASE = "Supabase"
-    """The Supabase CLI manages it."""
+    """A database that the Supabase CLI manages."""
     PREPARED = "prepared"
-    """A PostgreSQL with the roles and schemas of a Supabase project."""
+    """A PostgreSQL database with the roles and schemas of a Supabase project."""
     PLAIN = "plain"
-    """A PostgreSQL without them."""
+    """A PostgreSQL database without these roles and schemas."""
 
 
 HIDDEN_SCHEMAS = ("keylatch_internal",)
-"""What must never be exposed."""
+"""The schemas that must never be exposed."""
 
 _PGCRYPTO = """
 select exists (
@@ -46,7 +46,7 @@ from pg_catalog.pg_roles as r
 where r.rolname in ('anon', 'authenticated', 'service_role', 'keylatch_resolver')
 order by 1
 """
-# Superusers are members of everything; of them _ROLES tells.
+# Superusers are members of every role; _ROLES reports them.
 _MEMBERSHIPS = """
 select
   lower_role.rolname,
@@ -71,7 +71,7 @@ select pg_catalog.pg_has_role(a.oid, r.oid, 'member')
 from pg_catalog.pg_roles as a, pg_catalog.pg_roles as r
 where a.rolname = 'authenticator' and r.rolname = 'keylatch_resolver'
 """
-# The CLI keeps its history in a schema; a hosted project has a role of the platform's.
+# The CLI keeps its history in a schema, and a hosted project has a role of the platform.
 _IS_SUPABASE = """
 select pg_catalog.to_regnamespace('supabase_migrations') is not null
   or pg_catalog.to_regrole('supabase_admin') is not null
@@ -81,7 +81,7 @@ select pg_catalog.to_regnamespace('auth') is not null
   and pg_catalog.to_regnamespace('extensions') is not null
   and pg_catalog.to_regrole('authenticator') is not null
 """
-# As PostgREST reads it: what is set for the database wins.
+# As in PostgREST, the setting for the database wins.
 _EXPOSED = """
 select pg_catalog.split_part(c.setting, '=', 2)
 from pg_catalog.pg_db_role_setting as s, pg_catalog.unnest(s.setconfig) as c (setting)
@@ -96,7 +96,7 @@ limit 1
 
 
 def kind_of(connection: psycopg.Connection[Any]) -> Kind:
-    """Tell a Supabase project from a plain PostgreSQL.
+    """Find out whether this is a Supabase project or a plain PostgreSQL database.
 
     Args:
         connection: Inside a transaction.
@@ -110,34 +110,34 @@ def kind_of(connection: psycopg.Connection[Any]) -> Kind:
 
 
 def check_pgcrypto(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-    """Look whether keys are made of pgcrypto's random bytes.
+    """Check that keys are made from pgcrypto's random bytes.
 
     Args:
         connection: Inside a transaction.
 
     Yields:
-        A finding where they are not.
+        A finding if they are not.
     """
     if not _one(connection, _PGCRYPTO):
         yield Finding(
             Level.ERROR,
             "pgcrypto_missing",
             "function extensions.gen_random_bytes(integer)",
-            "is not the one of pgcrypto",
-            "No key can be made, or keys are made of bytes that somebody may know.",
+            "is not the function of pgcrypto",
+            "No key can be issued, or keys are made from bytes that others may know.",
             "create extension if not exists pgcrypto with schema extensions;\n"
             "alter extension pgcrypto set schema extensions;",
         )
 
 
 def check_roles(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-    """Look whether the roles of the API have the rights that keylatch counts on, and no more.
+    """Check that the API's roles have exactly the rights that keylatch relies on.
 
     Args:
         connection: Inside a transaction.
 
     Yields:
-        A finding for each role that has more or less.
+        A finding for each role with more or fewer rights.
     """
     roles = dict(_rows(connection, _ROLES))
     for role, is_above in roles.items():
@@ -147,7 +147,7 @@ def check_roles(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
                 "role_below_policies",
                 f"role {role}",
                 "is subject to row policies",
-                "The backend sees and manages no key: the policies are for signed-in users.",
+                "The backend cannot see or manage keys: the policies are for signed-in users.",
                 "alter role service_role bypassrls;",
             )
         elif role != "service_role" and is_above:
@@ -155,20 +155,20 @@ def check_roles(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
                 Level.ERROR,
                 "role_above_policies",
                 f"role {role}",
-                "passes by row policies",
-                "Row policies are the authorization: it sees and changes the keys of all.",
+                "bypasses row policies",
+                "Row policies are the authorization: this role can read and change all keys.",
                 f"alter role {role} nosuperuser nobypassrls;",
             )
     for role, higher, grantors in _rows(connection, _MEMBERSHIPS):
-        # From 16 on it is taken back only from who gave it.
+        # From PostgreSQL 16 on, only the grantor's own grant can be revoked.
         mends = [f"revoke {higher} from {role} granted by {one};" for one in grantors]
         yield Finding(
             Level.ERROR,
             "role_member",
             f"role {role}",
             f"is a member of {higher}",
-            f"It may do all that {higher} may, which is more than keylatch allows it.",
-            "\n".join(mends) or f"-- take {role} out of the role that is a member of {higher}",
+            f"It has all rights of {higher}, which is more than keylatch allows.",
+            "\n".join(mends) or f"-- remove {role} from the role that is a member of {higher}",
         )
     if _one(connection, _RESOLVER) is False:
         yield Finding(
@@ -176,19 +176,19 @@ def check_roles(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
             "resolver_not_granted",
             "role keylatch_resolver",
             "is not granted to authenticator",
-            "An edge service that resolves over HTTP needs the service key instead.",
+            "A service that resolves keys over HTTP needs the service key instead.",
             "grant keylatch_resolver to authenticator;",
         )
 
 
 def check_exposure(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-    """Look at what PostgREST is told to expose, where the database is what tells it.
+    """Check the exposed schemas, if they are set in the database.
 
     Args:
         connection: Inside a transaction.
 
     Yields:
-        A finding for a schema that is exposed, or is not, against what it should be.
+        A finding for a schema that is wrongly exposed or not exposed.
     """
     setting = _one(connection, _EXPOSED)
     if setting is None:
@@ -204,13 +204,13 @@ def check_exposure(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
 
 
 def check_early_exposure(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-    """Look whether PostgREST is told to expose keylatch, which is not installed.
+    """Check whether PostgREST is set to expose keylatch before it is installed.
 
     Args:
         connection: Inside a transaction.
 
     Yields:
-        A finding where it is.
+        A finding if it is.
     """
     exposed = [one.strip() for one in str(_one(connection, _EXPOSED) or "").split(",")]
     if "keylatch" in exposed:
@@ -218,9 +218,9 @@ def check_early_exposure(connection: psycopg.Connection[Any]) -> Iterator[Findin
         finding = _exposure("exposed_too_early", "keylatch", "is exposed", wanted)
         yield replace(
             finding,
-            what="is exposed by pgrst.db_schemas of authenticator, and is not there",
+            what="is exposed by pgrst.db_schemas of authenticator, but is not installed",
             why="PostgREST 13 and later refuse every request while an exposed schema is missing.",
-            mend=f"{finding.mend}\n-- install keylatch, and only then expose the schema again",
+            mend=f"{finding.mend}\n-- install keylatch first, then expose the schema again",
         )
 
 
@@ -232,7 +232,7 @@ def _exposure(slug: str, schema: str, what: str, wanted: list[str]) -> Finding:
         f"{what} by pgrst.db_schemas of authenticator",
         "Every call over HTTP fails."
         if schema == "keylatch"
-        else "What clients are not meant to call is an API to them.",
+        else "Clients can call internal functions and read internal tables.",
         f"alter role authenticator set pgrst.db_schemas = '{', '.join(wanted)}';\n"
         "notify pgrst, 'reload config';",
     )

@@ -1,4 +1,4 @@
-"""The SQL that makes an object what it was shipped as."""
+"""Writes the SQL that changes an object back to the released version."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from collections.abc import Iterable, Sequence
 from ..install import migrations
 from .catalog import Entry
 
-# Each begins a line and ends one, as all statements of the migrations do.
+# Every statement of the migrations begins and ends a line.
 _STATEMENTS = {
     "function": r"^create (?:or replace )?function {}\(.*?^(?:end )?\$\$;$",
     "view": r"^create view {} .*?;$",
 }
 _FIRES = {"always": "enable always", "origin": "enable", "replica": "enable replica"}
 ALTERABLE = ("volatility", "security", "parallel", "null input", "leakproof")
-"""Properties of a function whose value is what `alter function` takes."""
+"""Properties whose value can be passed to `alter function`."""
 
 
 def restore(shipped: Entry, part: str, changed: Sequence[str] | None = None) -> str:
-    """Give what makes an object again, or changes it back.
+    """Return the SQL that creates an object again, or changes it back.
 
     Args:
         shipped: The object as it should be.
-        part: The part that makes it.
-        changed: The properties of its definition that differ; `None` where the object is missing.
+        part: The part that creates it.
+        changed: The properties of its definition that differ; `None` if the object is missing.
 
     Returns:
-        SQL; where all that hangs on the object has to be made too, only a comment in SQL.
+        SQL. Only an SQL comment if dependent objects have to be created again too.
     """
     altered = _alter(shipped, changed) if changed else None
     if altered is not None:
@@ -40,7 +40,7 @@ def restore(shipped: Entry, part: str, changed: Sequence[str] | None = None) -> 
     again = _create(shipped, part)
     if again is None:
         return (
-            f"-- run again what makes {shipped.kind} {shipped.name}; it is printed by\n"
+            f"-- run the statements for {shipped.kind} {shipped.name} from the output of\n"
             "-- keylatch sql --all --tenancy keylatch"
         )
     lines = [drop(shipped), again] if changed else [again]
@@ -48,7 +48,7 @@ def restore(shipped: Entry, part: str, changed: Sequence[str] | None = None) -> 
 
 
 def drop(entry: Entry) -> str:
-    """Give what removes an object that is not ours, or moves it away where it may hold data.
+    """Return the SQL that drops a foreign object, or moves it away if it may hold data.
 
     Args:
         entry: The object.
@@ -60,14 +60,14 @@ def drop(entry: Entry) -> str:
     if entry.kind == "constraint":
         return f"alter table {entry.relation} drop constraint {name};"
     if entry.kind == "column":
-        return f"alter table {entry.relation} drop column {name};  -- with all that is in it"
+        return f"alter table {entry.relation} drop column {name};  -- deletes its data"
     if entry.relation is None and entry.kind not in ("function", "procedure", "aggregate"):
         return f"alter {entry.kind} {entry.name} set schema public;  -- or drop it"
     return f"drop {entry.kind} {entry.name};"
 
 
 def regrant(entries: Sequence[Entry], lines: Iterable[str], owner: str, *, take: bool) -> str:
-    """Give what grants or revokes.
+    """Return the SQL that grants or revokes privileges.
 
     Args:
         entries: An object, or columns of one relation.
@@ -102,7 +102,7 @@ def regrant(entries: Sequence[Entry], lines: Iterable[str], owner: str, *, take:
 
 
 def comment(entry: Entry) -> str:
-    """Give what puts a comment back.
+    """Return the SQL that restores a comment.
 
     Args:
         entry: The object as it should be.
@@ -114,7 +114,7 @@ def comment(entry: Entry) -> str:
 
 
 def own(entry: Entry, owner: str) -> str:
-    """Give what makes somebody the owner of an object.
+    """Return the SQL that changes the owner of an object.
 
     Args:
         entry: The object.
@@ -127,7 +127,7 @@ def own(entry: Entry, owner: str) -> str:
 
 
 def _alter(shipped: Entry, changed: Sequence[str]) -> str | None:
-    """Change it back without making it anew, where that can be done."""
+    """Change an object back with `alter`, if possible."""
     definition, lines = shipped.definition, []
     for one in changed:
         if shipped.kind == "trigger" and one == "fires":
@@ -139,7 +139,7 @@ def _alter(shipped: Entry, changed: Sequence[str]) -> str | None:
             lines.append(f"alter function {shipped.name} reset all;")
             for setting in definition["settings"]:
                 name, _, value = setting.partition("=")
-                # A list of names stands there as SQL takes it, but for the empty one.
+                # search_path is stored as valid SQL, except for the empty list.
                 is_list = name == "search_path" and value != '""'
                 text = value if is_list else "''" if value == '""' else _literal(value)
                 lines.append(f"alter function {shipped.name} set {name} = {text};")
@@ -164,7 +164,7 @@ def _alter(shipped: Entry, changed: Sequence[str]) -> str | None:
 
 
 def _statement(shipped: Entry, part: str) -> str | None:
-    """Cut the statement that makes it out of the SQL of its part."""
+    """Find the statement that creates an object in the SQL of its part."""
     if shipped.kind not in _STATEMENTS:
         return None
     text = migrations.shipped().parts[part].text
@@ -177,7 +177,7 @@ def _create(shipped: Entry, part: str) -> str | None:
     definition, name = shipped.definition, _own_name(shipped)
     if shipped.kind == "function":
         again = _statement(shipped, part)
-        # The owner has it from the start, and so has everybody else.
+        # A new function is executable by its owner and by everyone.
         grants = [one for one in shipped.grants if not one.startswith("the owner: ")]
         taken = f"revoke all on function {shipped.name} from public;"
         return again and "\n".join([again, taken, regrant([shipped], grants, "", take=False)])
@@ -209,7 +209,7 @@ def _alter_column(column: Entry, how: str) -> str:
 
 
 def _own_name(entry: Entry) -> str:
-    """Give the name without the relation's, quoted where SQL needs that."""
+    """Return the name without the relation, quoted if SQL needs that."""
     if entry.kind == "column":
         return entry.name.removeprefix(f"{entry.relation}.")
     return entry.name.removesuffix(f" on {entry.relation}")

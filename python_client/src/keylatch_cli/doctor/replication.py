@@ -1,4 +1,4 @@
-"""Whether a logical subscription that fills keylatch's tables still does."""
+"""Checks that logical subscriptions to keylatch's tables are running."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from psycopg.rows import tuple_row
 
 from .report import Finding, Level
 
-# `pid` is null where no worker applies changes; a table that is not "r" is still being copied.
+# `pid` is null if no worker applies changes. A table whose state is not "r" is still being copied.
 _SUBSCRIPTIONS = """
 select
   pg_catalog.quote_ident(s.subname),
@@ -30,14 +30,14 @@ where s.subdbid = (
 group by s.oid, s.subname, s.subenabled
 order by s.subname
 """
-_WHY = "A key that is revoked at the publisher stays active here."
+_WHY = "A key that is revoked on the publisher stays active here."
 
 
 def check(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-    """Look at the subscriptions of this database that fill tables of keylatch.
+    """Check the subscriptions of this database to keylatch's tables.
 
     Args:
-        connection: Inside a transaction. Any user may ask.
+        connection: Inside a transaction, as any user.
 
     Yields:
         A finding for each subscription that is stopped or not complete.
@@ -46,7 +46,7 @@ def check(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
         rows = cursor.execute(_SUBSCRIPTIONS.encode()).fetchall()
     for quoted, is_enabled, is_running, copying in rows:
         drop = (
-            f"-- after a cut-over, when this database is the primary:\n"
+            f"-- after a switchover, if this database is now the primary:\n"
             f"alter subscription {quoted} disable;\n"
             f"alter subscription {quoted} set (slot_name = none);\n"
             f"drop subscription {quoted};"
@@ -56,7 +56,7 @@ def check(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
                 Level.WARNING,
                 "subscription_stopped",
                 f"subscription {quoted}",
-                "is disabled" if not is_enabled else "does not run: no worker applies changes",
+                "is disabled" if not is_enabled else "is not running: no worker applies changes",
                 _WHY,
                 f"alter subscription {quoted} enable;  -- to follow the publisher again\n{drop}"
                 if not is_enabled
@@ -69,5 +69,5 @@ def check(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
                 f"subscription {quoted}",
                 f"has not copied all of {', '.join(copying)}",
                 "Keys are missing here until the copy is complete.",
-                "-- wait, or see the server log; do not cut over before",
+                "-- wait for the copy before you switch over, or check the server log",
             )

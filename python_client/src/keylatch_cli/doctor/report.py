@@ -1,4 +1,4 @@
-"""What an examination gives: findings, what could not be checked, and which database it was."""
+"""The report of doctor: the findings, the unchecked subjects, and the database."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ class Level(StrEnum):
     ERROR = "error"
     """A guard is missing, a call fails, or two services do not share their keys."""
     WARNING = "warning"
-    """It works, and sooner or later will not, or shows more than it should."""
+    """Works now, but may fail later or reveals too much."""
     NOTE = "note"
-    """Nothing is wrong; somebody should know."""
+    """Nothing is wrong, but good to know."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it should be.
+    """One problem.
 
     Attributes:
         level: How bad it is.
         slug: The word that programs match on, such as `object_changed`.
-        subject: What it is about, such as `policy keys_select_admin on keylatch_internal.keys`.
-        what: What is the matter with it.
+        subject: The object, such as `policy keys_select_admin on keylatch_internal.keys`.
+        what: What is wrong with it.
         why: Why that matters.
-        mend: The command that mends it: SQL, or a line for a shell.
+        mend: The fix: SQL, or a shell command.
     """
 
     level: Level
@@ -42,11 +42,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Unchecked:
-    """Something that could not be looked at.
+    """A check that was not possible.
 
     Attributes:
-        subject: What.
-        reason: Why not, and what it needs.
+        subject: What could not be checked.
+        reason: Why, and what the check needs.
     """
 
     subject: str
@@ -55,13 +55,13 @@ class Unchecked:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Which database answered.
+    """The database that answered.
 
     Attributes:
         database: Its name.
         database_oid: Its number in the cluster, which a replica shares and a copy does not.
-        server_version: Of PostgreSQL, as the server writes it.
-        installation: What `keylatch.installation()` says; `None` where it could not be asked.
+        server_version: The PostgreSQL version, as the server writes it.
+        installation: The answer of `keylatch.installation()`; `None` if the call failed.
     """
 
     database: str
@@ -72,15 +72,15 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that came of an examination.
+    """The result of an examination.
 
     Attributes:
-        client_version: Of this package.
-        schema_version: Of the schema that this package ships and compares with.
-        site: The database that was examined.
-        against: The other database, where one was given.
-        findings: The worst first.
-        unchecked: What could not be looked at.
+        client_version: The version of this package.
+        schema_version: The version of the schema in this package.
+        site: The examined database.
+        against: The second database, if there is one.
+        findings: The findings, the worst first.
+        unchecked: The checks that were not possible.
     """
 
     client_version: str

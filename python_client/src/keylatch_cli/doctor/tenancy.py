@@ -1,4 +1,4 @@
-"""Whether it is decided who administers which workspace, by keylatch's tables or one's own."""
+"""Checks who administers which workspace, by keylatch's tables or the application's."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .catalog import Entry, Manifest, Name
 from .report import Finding, Level, Unchecked
 
 FUNCTION: Name = ("function", "keylatch.admin_workspace_ids()")
-"""What an application with tables of its own replaces."""
+"""The function that an application with its own tables replaces."""
 KEPT = ("arguments", "result")
-"""What of the function stays the same whatever it does."""
+"""The properties that stay the same when the function is replaced."""
 
 _SUBJECT = " ".join(FUNCTION)
-# Of the ids, not of rows: to count those, PostgreSQL need not work the ids out.
+# Counts ids, not rows: to count rows, PostgreSQL may skip computing the ids.
 _ASK = "select pg_catalog.count(w.id) from keylatch.admin_workspace_ids() as w (id)"
 
 
 class _People(NamedTuple):
-    """Where users to ask as are found."""
+    """The table and query that find users for the test."""
 
     table: str
     query: LiteralString
@@ -37,10 +37,10 @@ _ADMINS = _People(
     "keylatch.workspace_membership",
     "select m.user_id from keylatch.workspace_membership as m where m.role = 'admin' limit 1",
 )
-# Enough to meet one who administers something, and soon over where nobody does.
+# Enough users to find an admin, and few enough to be fast if there is none.
 _OWN_USERS = _People("auth.users", "select u.id from auth.users as u limit 100")
 
-_WHY = "Row policies ask this function who may see and change the keys of a workspace."
+_WHY = "Row policies call this function to decide who may see and change keys."
 _REPLACE = (
     "create or replace function keylatch.admin_workspace_ids()  -- see sql/tenancy for examples"
 )
@@ -69,14 +69,14 @@ _TRIGGER = (
 
 
 def is_replaced(live: Mapping[Name, Entry], manifest: Manifest) -> bool:
-    """Tell whether the function of the tenancy is another than the one of keylatch's tables.
+    """Check whether the application has replaced the tenancy function.
 
     Args:
-        live: What is there.
+        live: The objects of the database.
         manifest: What this version installs.
 
     Returns:
-        Whether what the function does is for `check` to judge.
+        Whether the function differs from the function for keylatch's own tables.
     """
     return FUNCTION in live and _body(live) != _body(manifest.parts[TENANCY])
 
@@ -84,18 +84,18 @@ def is_replaced(live: Mapping[Name, Entry], manifest: Manifest) -> bool:
 def check(
     connection: psycopg.Connection[Any], manifest: Manifest, live: Mapping[Name, Entry]
 ) -> Iterator[Finding | Unchecked]:
-    """Ask the function as several users, and look for the trigger on the table of workspaces.
+    """Call the function as several users, and look for the trigger on the table of workspaces.
 
     Args:
         connection: Inside a read-only transaction, as a user who may become `authenticated`.
         manifest: What this version installs.
-        live: What is there.
+        live: The objects of the database.
 
     Yields:
-        What is the matter.
+        The findings.
 
     Raises:
-        psycopg.Error: Something could not be asked.
+        psycopg.Error: A query failed.
     """
     function = live.get(FUNCTION)
     if function is None:
@@ -106,15 +106,15 @@ def check(
             Level.WARNING,
             "tenancy_missing",
             _SUBJECT,
-            "is as the core makes it, and gives nobody anything",
-            "No signed-in user sees or makes a key; only service_role manages keys.",
+            "is the core's default, which returns no workspace for anyone",
+            "No signed-in user can see or issue keys; only service_role can manage keys.",
             _REPLACE,
         )
         return
     if own:
         yield from _check_own(connection, live)
     elif any(key[0] == "table" and key not in live for key in manifest.parts[TENANCY]):
-        # The missing table is named, and the function fails for want of it.
+        # Another finding names the missing table, without which the function fails.
         return
     yield from _ask(connection, own)
 
@@ -131,7 +131,7 @@ def _check_own(
         Level.NOTE,
         "tenancy_own",
         _SUBJECT,
-        "is the application's own, so only what it answers was checked",
+        "is the application's own, so only its results were checked",
         _WHY,
         "select pg_catalog.pg_get_functiondef(\n"
         "  'keylatch.admin_workspace_ids()'::regprocedure);  -- to read it",
@@ -143,11 +143,11 @@ def _check_own(
             "tenancy_unpinned",
             _SUBJECT,
             "is a definer function without a search_path of its own",
-            "A caller who shadows a table or a function that it names administers everything.",
+            "A caller can shadow a table or function that it uses, and so administer everything.",
             "alter function keylatch.admin_workspace_ids() set search_path = pg_catalog, pg_temp;",
         )
     with connection.cursor(row_factory=scalar_row) as cursor:
-        # The function may be one's own and still go by keylatch's tables, which have the trigger.
+        # The application's function may still use keylatch's tables, which have the trigger.
         is_guarded = ("table", "keylatch.workspaces") in live and cursor.execute(
             "select exists (select 1 from keylatch.workspaces)"
         ).fetchone()
@@ -170,15 +170,15 @@ def _ask(connection: psycopg.Connection[Any], own: bool) -> Iterator[Finding | U
                 Level.ERROR,
                 "everybody_administers",
                 _SUBJECT,
-                "gives workspaces to a user who does not exist",
-                "Every signed-in user has the keys of others.",
+                "returns workspaces for a user who does not exist",
+                "Every signed-in user can manage the keys of others.",
                 _REPLACE,
             )
             return
         people = _OWN_USERS if own else _ADMINS
         users = _users(connection, people)
         if users is None:
-            hidden = f"row policies hide {people.table} from this user; ask as the owner"
+            hidden = f"row policies hide {people.table} from this user; connect as the owner"
             yield Unchecked("tenancy", hidden)
             return
         if any(_count(connection, user) for user in users):
@@ -189,7 +189,7 @@ def _ask(connection: psycopg.Connection[Any], own: bool) -> Iterator[Finding | U
             "tenancy_fails",
             _SUBJECT,
             f"fails for a signed-in user: {refused}",
-            "Every call and every page of keys of a signed-in user fails with it.",
+            "Every call and every query of a signed-in user fails with this error.",
             _REPLACE,
         )
         return
@@ -197,31 +197,31 @@ def _ask(connection: psycopg.Connection[Any], own: bool) -> Iterator[Finding | U
         Level.NOTE,
         "nobody_administers",
         _SUBJECT,
-        f"gives nothing to any of {len(users)} users who were asked for"
+        f"returns no workspace for any of the {len(users)} users tested"
         if own
-        else "gives nobody anything: no membership has the role admin",
-        "No signed-in user sees or makes a key, unless more than the user's id decides it."
+        else "returns no workspace for anyone: no membership has the role admin",
+        "No signed-in user can see or issue keys, unless the function uses more than the user's id."
         if own
-        else "No signed-in user sees or makes a key; only service_role manages keys.",
-        "KEYLATCH_TOKEN=… keylatch list WORKSPACE  # as one of its admins" if own else _ADMIN,
+        else "No signed-in user can see or issue keys; only service_role can manage keys.",
+        "KEYLATCH_TOKEN=… keylatch list WORKSPACE  # with the token of an admin" if own else _ADMIN,
     )
 
 
 def _users(connection: psycopg.Connection[Any], people: _People) -> list[UUID] | None:
-    """Find users to ask as; `None` where their table would not show all."""
+    """Find users for the test; `None` if row policies hide some of them."""
     with connection.cursor(row_factory=scalar_row) as cursor:
-        # Row policies would hide rows, and what is left would look like all.
+        # If row policies hide rows, the visible rows would look like all rows.
         if cursor.execute("select pg_catalog.row_security_active(%s)", [people.table]).fetchone():
             return None
         return cursor.execute(people.query).fetchall()
 
 
 class _Refused(Exception):
-    """The function raised an error; this is what it said."""
+    """The error message of the function."""
 
 
 def _count(connection: psycopg.Connection[Any], user: UUID) -> int:
-    """Ask as a signed-in user, and become oneself again."""
+    """Count the workspaces of a signed-in user, and reset the role."""
     claims = json.dumps({"sub": str(user), "role": "authenticated", "aud": "authenticated"})
     with connection.transaction(force_rollback=True):
         connection.execute(

@@ -1,1 +1,1 @@
-"""`keylatch resolve`, `upgrade` and `explain`: what becomes of a key that is presented."""
+"""`keylatch resolve`, `upgrade` and `explain`: the commands for a presented key."""

@@ -1,4 +1,4 @@
-"""The commands for a key that somebody presents: resolve, upgrade and explain."""
+"""The commands for a presented key: resolve, upgrade and explain."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..connection import Options, any_connection, connect
 from ..importing.files import Format, Set
 from ..output import Json
 
-# Far above every key there is; what is longer is none, however it goes on.
+# Far longer than any key. The rest of a longer text does not matter.
 _LONGEST_READ = 65536
 
 Origin = Annotated[
     str | None,
     typer.Option(
         metavar="ORIGIN",
-        help="The request's Origin header, if there is one.",
+        help="The Origin header of the request, if it has one.",
         show_default=False,
     ),
 ]
@@ -32,10 +32,10 @@ Origin = Annotated[
 
 @any_connection
 def resolve(options: Options, origin: Origin = None, as_json: Json = False) -> None:
-    """Tell which active key a text is, as a service is told.
+    """Resolve a key as a service does.
 
-    The key is read from stdin, or asked for without echo. There is no argument for it, because
-    `ps` shows arguments. Exit code 1 if it does not resolve.
+    The key is read from stdin, or prompted for without echo. It is not an argument, because `ps`
+    shows arguments. Exit code 1 if the key does not resolve.
     """
     _print_found(connect(options).resolve(_read_key(), origin=origin), as_json)
 
@@ -56,7 +56,7 @@ def upgrade(
 
     A legacy key was imported with a salted hash. The upgrade turns it into a key of keylatch.
 
-    The key is read from stdin, or asked for without echo. Exit code 1 if it does not resolve.
+    The key is read from stdin, or prompted for without echo. Exit code 1 if it does not resolve.
     """
     keylatch = connect(options)
     found = keylatch.upgrade_key(_read_key(), workspace_id=workspace, origin=origin)
@@ -79,7 +79,8 @@ def explain(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="With --workspace: a file with keys of another system, as import reads it.",
+            help="With --workspace: explain the keys of another system in this file instead. "
+            "The format is that of keylatch import.",
             show_default=False,
         ),
     ] = None,
@@ -87,10 +88,10 @@ def explain(
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Say why a key resolves or does not, and what to do.
+    """Explain why a key resolves or not, and what to do.
 
-    For admins. The key is read from stdin, or asked for without echo. Exit code 1 unless it is
-    valid.
+    For admins. The key is read from stdin, or prompted for without echo. Exit code 1 unless the key
+    is valid.
     """
     if workspace is not None:
         from .workspace import explain_workspace
@@ -100,7 +101,7 @@ def explain(
         )
         return
     if old is not None:
-        raise KeylatchError("usage", detail="--old goes with --workspace")
+        raise KeylatchError("usage", detail="--old needs --workspace")
     why = connect(options).explain(_read_key(), origin=origin)
     if as_json:
         output.print_json(why)
@@ -124,8 +125,8 @@ def _print_found(found: ResolvedKey | None, as_json: bool) -> None:
         output.fail(
             KeylatchError(
                 "not_resolved",
-                detail="unknown, revoked, expired, suspended and wrong origin look alike",
-                hint="As an admin run: keylatch explain",
+                detail="the key is unknown, revoked, expired, suspended or from a wrong origin",
+                hint="For the reason, run as an admin: keylatch explain",
             )
         )
     if as_json:
@@ -144,12 +145,12 @@ def _print_found(found: ResolvedKey | None, as_json: bool) -> None:
 
 
 def _read_key() -> Secret:
-    """Read a key from stdin; only the end of its line is taken away."""
+    """Read a key from stdin. Only the line ending is removed."""
     if sys.stdin.isatty():
         text = getpass("Key: ")
     else:
         read = sys.stdin.buffer.read(_LONGEST_READ)
-        # Bytes that are not UTF-8 are no key; the database says so.
+        # Bytes that are not UTF-8 are not a key. The database refuses them.
         text = read.decode(errors="replace").removesuffix("\n").removesuffix("\r")
     if not text:
         raise InvalidArgument.of("key", "is empty", "Run: keylatch resolve < key.txt")

@@ -1,4 +1,4 @@
-"""Why the keys of another system do not validate. For `keylatch explain --workspace`."""
+"""Explains for `keylatch explain --workspace` why keys do not resolve."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from keylatch.models import Key, LegacyKey
 from keylatch.secret import Secret
 
 _ISSUE = "Issue a new key."
-_IMPORT = "Import the key: its holder keeps it, and keylatch resolves it at once."
+_IMPORT = "Import the key. Its holder can keep using it, and keylatch resolves it at once."
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What there is to say of one key.
+    """The explanation of one key.
 
     Attributes:
-        verdict: A word for programs: `valid`, or why it would not validate.
+        verdict: A word for programs: `valid`, or why the key does not resolve.
         detail: Why, in a sentence.
         hint: What to do.
     """
@@ -33,18 +33,18 @@ class Finding:
 
 
 def explain_keys(keys: Iterable[Key]) -> Iterator[Finding]:
-    """Say of each key of a workspace whether it resolves.
+    """Explain for each key of a workspace whether it resolves.
 
     Args:
         keys: The keys.
 
     Yields:
-        One finding for each key, in their order: `valid`, `revoked`, `expired`, `suspended` or
+        One finding for each key, in the same order: `valid`, `revoked`, `expired`, `suspended` or
         `origin_denied`.
     """
     for key in keys:
         if key.status in ("revoked", "expired"):
-            yield Finding(key.status, f"The key is {key.status}, for good.", _ISSUE)
+            yield Finding(key.status, f"The key is {key.status} for good.", _ISSUE)
         elif key.status == "suspended":
             yield Finding(
                 "suspended", "An admin suspended the key.", f"Run: keylatch unsuspend {key.id}"
@@ -60,33 +60,33 @@ def explain_keys(keys: Iterable[Key]) -> Iterator[Finding]:
 
 
 def explain_legacy(keys: Iterable[LegacyKey]) -> Iterator[Finding]:
-    """Say of each legacy key that is not upgraded whether its first use would find it.
+    """Explain for each legacy key before its upgrade whether its first use would work.
 
     Args:
         keys: The legacy keys.
 
     Yields:
-        One finding for each key, in their order: `revoked`, `expired`, `suspended` or `waiting`.
+        One finding for each key, in the same order: `revoked`, `expired`, `suspended` or `waiting`.
     """
     for key in keys:
         if key.status in ("revoked", "expired"):
-            yield Finding(key.status, f"The key is {key.status}, for good.", _ISSUE)
+            yield Finding(key.status, f"The key is {key.status} for good.", _ISSUE)
         elif key.status == "suspended":
-            yield Finding("suspended", "The other system had suspended the key.", _ISSUE)
+            yield Finding("suspended", "The key was suspended in the other system.", _ISSUE)
         else:
             yield Finding(
                 "waiting",
                 f"The key has a salted hash ({key.scheme}), so resolve does not find it.",
-                "Call upgrade_key where resolve finds nothing: the first use upgrades the key.",
+                "Call upgrade_key when resolve finds nothing: the first use upgrades the key.",
             )
 
 
 def explain_old(fields: Mapping[str, object], *, now: datetime) -> Finding:
-    """Say why a key of another system would not validate there, where a service looks it up.
+    """Explain why a key of another system would not validate in a service of that system.
 
     Args:
-        fields: A line of an import, which may have key and hash both.
-        now: The time that decides whether it has expired, with a zone.
+        fields: A line of an import. It may have both the key and the hash.
+        now: The time to compare the expiry with, with a time zone.
 
     Returns:
         The first that applies of `revoked`, `expired`, `suspended`, `hash_missing`,
@@ -95,13 +95,13 @@ def explain_old(fields: Mapping[str, object], *, now: datetime) -> Finding:
     key, kept = fields.get("key"), fields.get("hash")
     if fields.get("revoked_at") is not None:
         return Finding(
-            "revoked", "The other system revoked the key.", "Import it, so that explain knows it."
+            "revoked", "The other system revoked the key.", "Import it, so that explain knows why."
         )
     if _is_past(fields.get("expires_at"), now):
         return Finding(
             "expired",
             "The key expired in the other system.",
-            "Import it, so that explain knows it.",
+            "Import it, so that explain knows why.",
         )
     if fields.get("suspended_at") is not None:
         return Finding(
@@ -112,27 +112,27 @@ def explain_old(fields: Mapping[str, object], *, now: datetime) -> Finding:
     if kept is None:
         return Finding(
             "hash_missing",
-            "No hash was saved with the key, so a service that compares hashes refuses it."
+            "The key was saved without a hash, so a service that compares hashes refuses the key."
             if key is not None
             else "The line has neither the key nor its hash.",
             _IMPORT if key is not None else _ISSUE,
         )
     if key is None:
         if fields.get("alg") == "sha256":
-            return Finding("valid", "Its SHA-256 is stored: services can look it up.", _IMPORT)
+            return Finding("valid", "Its SHA-256 is stored, so services can look it up.", _IMPORT)
         return Finding(
             "hash_salted",
-            "Its hash has a salt: nobody can look the key up by it.",
+            "Its hash is salted, so services cannot look the key up by its hash.",
             "Import the key: its first use upgrades it.",
         )
     matches = _matches(key.reveal() if isinstance(key, Secret) else str(key), fields)
     if matches is False:
-        return Finding("hash_wrong", "The hash beside the key is the hash of another key.", _IMPORT)
+        return Finding("hash_wrong", "The stored hash is the hash of another key.", _IMPORT)
     if matches is None:
-        return Finding("hash_unreadable", "The hash beside the key cannot be read.", _IMPORT)
+        return Finding("hash_unreadable", "The stored hash cannot be read.", _IMPORT)
     return Finding(
         "plaintext",
-        "The key validates, but everybody who reads the table or a dump has it.",
+        "The key validates, but everyone who can read the table or a dump can read the key.",
         _IMPORT,
     )
 
@@ -146,7 +146,7 @@ def _is_past(time: object, now: datetime) -> bool:
 
 
 def _matches(key: str, fields: Mapping[str, object]) -> bool | None:
-    """Whether the hash is that of the key; `None` where it cannot be told here, as for bcrypt."""
+    """Check the hash of a key; `None` if that is not possible here, as for bcrypt."""
     alg, kept = fields.get("alg"), str(fields.get("hash"))
     try:
         if alg == "sha256":

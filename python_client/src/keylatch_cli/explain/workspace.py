@@ -1,4 +1,4 @@
-"""What `keylatch explain --workspace` prints: why the keys of a workspace would not validate."""
+"""`keylatch explain --workspace`: prints why the keys of a workspace do not resolve."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def explain_workspace(
     defaults: list[str] | None,
     as_json: bool,
 ) -> None:
-    """Say of each key of a workspace, or of each line of a file for it, whether it resolves.
+    """Print whether each key of a workspace resolves, or each line of a file for the workspace.
 
     Args:
         keylatch: A client of an admin.
         workspace: The workspace's id.
-        old: A file with keys of another system as `keylatch import` reads it; `-` for stdin.
-        form: `csv` or `jsonl`, where the name of the file does not say.
+        old: A file with keys of another system, as for `keylatch import`; `-` for stdin.
+        form: `csv` or `jsonl`, if the name of the file does not tell.
         defaults: Fields for the lines that do not have them, `NAME=VALUE`.
-        as_json: Whether programs read it.
+        as_json: Whether to print JSON.
 
     Raises:
         InvalidArgument: The id is not a UUID.
@@ -77,8 +77,8 @@ def _keys(keylatch: Keylatch, workspace: UUID) -> Iterator[Named]:
     try:
         legacy_keys = keylatch.legacy_keys(workspace)
     except NotInstalled:
-        return  # Without the module there are none.
-    # An upgraded key is one of the keys above.
+        return  # Without the module there are no legacy keys.
+    # An upgraded key is already in the list above.
     waiting = [key for key in legacy_keys if key.status != "upgraded"]
     findings = explain_legacy(waiting)
     for legacy, finding in zip(waiting, findings, strict=True):
@@ -105,7 +105,7 @@ def _lines(
 
 def _print(found: list[Named], *, of_lines: bool) -> None:
     if not found:
-        output.note("no keys: there are none, or you do not administer the workspace")
+        output.note("no keys: the workspace has none, or you do not administer it")
         return
     rows = [
         [

@@ -1,1 +1,1 @@
-"""`keylatch install`, `sql` and `apply`: one file for a project, or a database without one."""
+"""`keylatch install`, `sql` and `apply`: install keylatch into a project or a database."""

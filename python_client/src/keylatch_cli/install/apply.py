@@ -1,4 +1,4 @@
-"""Brings keylatch into a database without psql or the Supabase CLI, in one transaction."""
+"""Installs keylatch into a database in one transaction, without psql or the Supabase CLI."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from .migrations import (
     shipped,
 )
 
-# By the catalog, which everybody may read; the row itself is the owner's.
+# From the catalog, which everyone may read. Only the owner may read the row itself.
 _COLUMNS = """
 select pg_catalog.array_agg(a.attname)
 from pg_catalog.pg_attribute as a
 where a.attrelid = pg_catalog.to_regclass('keylatch_internal.installation')
 """
 _HAS_WORKSPACES = "select pg_catalog.to_regclass('keylatch.workspaces') is not null"
-# The lock lets one at a time add to an installation. Nobody but the owner can take it.
+# The lock lets only one session at a time change an installation. Only the owner can take it.
 _INSTALLED = "select i.schema_version, i.modules from keylatch_internal.installation as i"
-# All of keylatch has one owner; and a definer function should not be a superuser's.
+# All objects of keylatch need the same owner, and a superuser should not own definer functions.
 _OWNER = """
 select o.rolname
 from pg_catalog.pg_roles as o
@@ -72,30 +72,30 @@ where not exists (
   where n.nspname = 'auth' and c.relname = 'users'
 )
 """
-# What only this part misses; no part where that is None.
+# The part that needs an object of the platform; None if no part does.
 _MISSED_BY = {
     "role authenticator": None,
     "function auth.uid()": TENANCY,
     "table auth.users": TENANCY,
 }
-# In seconds: how long to wait before the next try where somebody uses what a migration has to lock.
+# Pauses in seconds between attempts, while another session uses a table that must be locked.
 _PAUSES = (0.1, 0.2, 0.4, 0.8, *([1.0] * 28))
-# Somebody else installs at this moment: the schema, or the row of it in the catalog, is there.
+# Another session is installing at this moment: the schema or its catalog row exists.
 _AT_ONCE = (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateSchema)
 
 
 def read_database(connection: psycopg.Connection[Any]) -> Installed | None:
-    """Find out what a database has.
+    """Find out what is installed in a database.
 
     Args:
-        connection: In autocommit, as the owner of keylatch or a superuser.
+        connection: In autocommit mode, as the owner of keylatch or a superuser.
 
     Returns:
-        What is there; `None` for nothing.
+        What is installed, or `None`.
 
     Raises:
-        KeylatchError: `earlier_checkout` where keylatch is there in another form; else what the
-            server says.
+        KeylatchError: `earlier_checkout` for a version before the first release, or an error of
+            the server.
     """
     with own_errors(), connection.transaction():
         return _read(_cursor(connection))
@@ -108,20 +108,21 @@ def apply(
     *,
     release: Release | None = None,
 ) -> tuple[Migration, ...]:
-    """Apply what a database lacks, all of it or nothing; any number may do so at once.
+    """Apply what is missing in a database: everything or nothing. Safe in parallel.
 
     Args:
-        connection: In autocommit, as the owner of keylatch or a superuser.
-        choice: Which modules are asked for; what is there, or the default ones, unless given.
-        tenancy: Whose tenancy is asked for; see `Release.plan`.
-        release: What to install; what this version ships unless given.
+        connection: In autocommit mode, as the owner of keylatch or a superuser.
+        choice: The requested modules. Default: the installed or the default modules.
+        tenancy: The requested tenancy; see `Release.plan`.
+        release: What to install. Default: this version.
 
     Returns:
-        What was applied.
+        The applied migrations.
 
     Raises:
-        KeylatchError: `migration_failed` with the line; as `Release.plan`; what the server says.
-        NotInstalled: `platform_missing` where the database lacks what keylatch stands on.
+        KeylatchError: `migration_failed` with the line; as `Release.plan`; or an error of the
+            server.
+        NotInstalled: `platform_missing` if roles or schemas that keylatch needs are missing.
     """
     release = shipped() if release is None else release
     choice = choice or Choice()
@@ -137,23 +138,23 @@ def apply(
             break
         time.sleep(pause)
     if isinstance(problem.reason, _AT_ONCE) and read_database(connection) is not None:
-        # The other one was first; perhaps there is still something to add.
+        # The other session was first. There may still be something to add.
         return apply(connection, choice, tenancy, release=release)
     raise _failure(problem.reason, problem.migration)
 
 
 def install_platform(connection: psycopg.Connection[Any]) -> bool:
-    """Make of a plain PostgreSQL what a Supabase project is from the start, if it is not that.
+    """Create the roles and schemas of a Supabase project in a plain PostgreSQL database.
 
     Args:
-        connection: In autocommit, as a superuser.
+        connection: In autocommit mode, as a superuser.
 
     Returns:
-        Whether there was anything to do.
+        Whether anything was missing.
 
     Raises:
-        PermissionDenied: The user is no superuser.
-        KeylatchError: What the server says.
+        PermissionDenied: The user is not a superuser.
+        KeylatchError: The server reported an error.
     """
     with own_errors(), connection.transaction():
         cursor = _cursor(connection)
@@ -161,8 +162,8 @@ def install_platform(connection: psycopg.Connection[Any]) -> bool:
             return False
         if not _first(cursor, _IS_SUPERUSER):
             raise PermissionDenied(
-                detail="Only a superuser can make the roles and schemas of a Supabase project.",
-                hint="Name a superuser in the database URL, this once.",
+                detail="Only a superuser can create the roles and schemas of a Supabase project.",
+                hint="Use a superuser in the database URL for this command.",
             )
         # A role that another database of the server has already is no news.
         cursor.execute("set local client_min_messages = warning")
@@ -174,14 +175,14 @@ def install_platform(connection: psycopg.Connection[Any]) -> bool:
 def missing_platform(
     connection: psycopg.Connection[Any], migrations: Sequence[Migration]
 ) -> list[str]:
-    """Tell what migrations stand on that the database lacks.
+    """List the roles and objects that migrations need and the database does not have.
 
     Args:
-        connection: In autocommit.
-        migrations: What is to be applied.
+        connection: In autocommit mode.
+        migrations: The migrations to apply.
 
     Returns:
-        What is missing: `role anon`. Nothing in a Supabase project.
+        What is missing, such as `role anon`. Empty for a Supabase project.
     """
     with own_errors():
         return _missing(_cursor(connection), migrations)
@@ -192,7 +193,7 @@ class _Failed(Exception):
 
     Attributes:
         migration: The migration.
-        reason: What the server said.
+        reason: The error of the server.
     """
 
     def __init__(self, migration: Migration, reason: psycopg.Error) -> None:
@@ -205,13 +206,13 @@ def _apply(
 ) -> tuple[Migration, ...]:
     with connection.transaction():
         cursor = _cursor(connection)
-        # What others did while this waited for the lock must be seen.
+        # Changes that others made while this session waited for the lock must be visible.
         cursor.execute("set transaction isolation level read committed")
         plan = release.plan(_read(cursor, lock=True), choice, tenancy)
         if missing := _missing(cursor, plan) if plan else []:
             raise NotInstalled(
                 "platform_missing",
-                detail=f"The database lacks {', '.join(missing)}, which a Supabase project has.",
+                detail=f"The database has no {', '.join(missing)}, as a Supabase project has.",
                 hint="Run this once as a superuser: keylatch apply --platform",
             )
         if owner := _first(cursor, _OWNER):
@@ -222,7 +223,7 @@ def _apply(
             except psycopg.Error as problem:
                 raise _Failed(migration, problem) from None
         if plan:
-            # PostgREST knows the schema from when it last looked.
+            # PostgREST caches the schema.
             cursor.execute("notify pgrst, 'reload schema'")
         return plan
 
@@ -238,7 +239,7 @@ def _read(cursor: psycopg.Cursor[tuple[Any, ...]], *, lock: bool = False) -> Ins
         raise KeylatchError(
             "installation_missing",
             detail="The table keylatch_internal.installation has no row.",
-            hint="Restore the row from a backup. It says which version and modules are installed.",
+            hint="Restore the row from a backup. It has the installed version and modules.",
         )
     tenancy: Tenancy = "keylatch" if _first(cursor, _HAS_WORKSPACES) else "own"
     return Installed(row[0], frozenset(row[1]), tenancy)
@@ -256,7 +257,7 @@ def _first(cursor: psycopg.Cursor[tuple[Any, ...]], query: str) -> Any:
 def _missing(
     cursor: psycopg.Cursor[tuple[Any, ...]], new: Sequence[Migration] | None = None
 ) -> list[str]:
-    """Give what the migrations stand on that is not there; unless they are given, all of it."""
+    """List what is missing of what these migrations need, or of the whole platform."""
     missing = [what for (what,) in cursor.execute(_MISSING.encode())]
     if new is None:
         return missing
@@ -265,7 +266,7 @@ def _missing(
 
 
 def _failure(problem: psycopg.Error, migration: Migration) -> KeylatchError:
-    """Say what the server said, and at which line."""
+    """Build the error with the server's message and the line of the migration."""
     said, found = problem.diag, own_error(problem)
     if problem.sqlstate is None:
         return found
@@ -273,12 +274,14 @@ def _failure(problem: psycopg.Error, migration: Migration) -> KeylatchError:
     if said.statement_position:
         end = int(said.statement_position) - 1
         where += f", line {migration.text.count(chr(10), 0, end) + 1}"
-    hint = "Nothing was changed. Mend what is wrong, and run the command again."
+    hint = "Nothing was changed. Fix the problem, and run the command again."
     if isinstance(problem, psycopg.errors.LockNotAvailable):
-        hint = "A long transaction uses the table, and nothing was changed. Find it, and run the "
-        hint += "command again: select pid, xact_start, query from pg_stat_activity order by 2;"
+        hint = (
+            "Nothing was changed: a long transaction uses the table. Wait for its end and run the "
+        )
+        hint += "command again. To find it: select pid, xact_start, query from pg_stat_activity;"
     elif isinstance(problem, psycopg.errors.DuplicateSchema):
-        hint = "The schema belongs to somebody else: rename it, or drop it if nobody needs it."
+        hint = "The schema has another owner: rename it, or drop it if nobody needs it."
     return type(found)(
         "migration_failed",
         problem.sqlstate,

@@ -1,4 +1,4 @@
-"""The commands that bring keylatch into a project or a database: install, sql and apply."""
+"""The commands that install keylatch into a project or a database: install, sql and apply."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ With = Annotated[
     typer.Option(
         "--with",
         metavar="MODULE,…",
-        help="Add these modules to the default ones, or to what is there.",
+        help="Add these modules to the default modules, or to the installed modules.",
         show_default=False,
     ),
 ]
@@ -45,7 +45,7 @@ Only = Annotated[
     typer.Option(
         "--only",
         metavar="MODULE,…",
-        help="Install these modules and no others; core for none.",
+        help="Install only these modules; core for none.",
         show_default=False,
     ),
 ]
@@ -54,17 +54,19 @@ TenancyOption = Annotated[
     Tenancy | None,
     typer.Option(
         metavar="WORD",
-        help="Whose tables say who administers a workspace: keylatch (brings its own) or own "
-        "(your application has them). Needed once; later runs find it out.",
+        help="Which tables decide who administers a workspace: keylatch (keylatch creates them) "
+        "or own (your application has them). Needed only the first time.",
         show_default=False,
     ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", metavar="", help="Only say what would be done.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", metavar="", help="Only show what would be done.")
+]
 
 
 def install(
     project: Annotated[
-        Path, typer.Argument(metavar="PROJECT", help="The directory that holds supabase/.")
+        Path, typer.Argument(metavar="PROJECT", help="The directory that contains supabase/.")
     ],
     with_: With = None,
     only: Only = None,
@@ -75,8 +77,8 @@ def install(
         typer.Option(
             "--expose/--no-expose",
             metavar="",
-            help="Add the schema to [api] schemas in supabase/config.toml, or do not. Unless "
-            "given, a terminal is asked.",
+            help="Whether to add the schema to [api] schemas in supabase/config.toml. Without "
+            "this option, a terminal is asked.",
             show_default=False,
         ),
     ] = None,
@@ -85,8 +87,8 @@ def install(
 ) -> None:
     """Write keylatch into a Supabase project, as one migration.
 
-    By default the migration has the core and the module events. Run it again to add modules with
-    --with, and after an update of keylatch: one more file upgrades what is there.
+    By default, the migration has the core and the module events. Run this again to add modules with
+    --with, and after an update of keylatch: it then writes one more file that upgrades the schema.
     """
     choice = _choice(with_, only, all_)
     plan = _decided(
@@ -95,7 +97,7 @@ def install(
     schemas = files.exposed_schemas(project)
     is_exposed = files.SCHEMA in schemas
     if not dry_run:
-        # The question and what may be missing come before the first change.
+        # Ask, and check for a missing library, before the first change.
         to_expose = not is_exposed and (expose or (expose is None and _may_expose(as_json)))
         to_list = plan.tree and plan.description and plan.tree.entry
         if (to_expose or to_list) and find_spec("tomlkit") is None:
@@ -126,13 +128,13 @@ def install(
         output.note(
             "\nNext, in this order:\n"
             "  1. Push: supabase db push, or locally supabase migration up.\n"
-            "  2. Expose the schema keylatch, where it is not yet. PostgREST fails every\n"
-            "     request while an exposed schema is missing."
+            "  2. Expose the schema keylatch, if it is not exposed yet. Not before the push:\n"
+            "     PostgREST fails every request while an exposed schema is missing."
         )
         if plan.installed is not None:
             output.note(
-                "The push gives up and changes nothing if it would let readers of the keys wait "
-                "(lock timeout): push again."
+                "If the push fails with a lock timeout, push again. Nothing was changed: the push "
+                "gives up before it makes readers of the keys wait."
             )
     if plan.installed is None:
         _print_tenancy(plan.tenancy)
@@ -149,7 +151,7 @@ def sql(
 ) -> None:
     """Print what install would write: keylatch sql | psql -1.
 
-    With --db-url print only what that database lacks.
+    With --db-url, print only what is missing in that database.
     """
     choice = _choice(with_, only, all_)
     installed = None
@@ -181,18 +183,18 @@ def apply(
         typer.Option(
             "--platform",
             metavar="",
-            help="First make what a Supabase project has: roles, and schemas auth and extensions. "
-            "Needed once, as a superuser; nothing happens where they are.",
+            help="First create the roles and the schemas auth and extensions, as in a Supabase "
+            "project. Needed once, as a superuser. Existing ones are not changed.",
         ),
     ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Apply to a database what install would write.
+    """Install keylatch into a database without the Supabase CLI.
 
-    For a plain PostgreSQL, or a database that the Supabase CLI does not manage. Run it again to
-    add modules with --with, and after an update of keylatch. A superuser applies as the owner of
-    the database.
+    For a plain PostgreSQL, or a database that the Supabase CLI does not manage. Run this again to
+    add modules with --with, and after an update of keylatch. For a superuser, the owner of the
+    database becomes the owner of keylatch.
     """
     choice, release = _choice(with_, only, all_), shipped()
     connection = open_database(options)
@@ -210,7 +212,7 @@ def apply(
         missing = database.missing_platform(connection, plan)
     else:
         if platform and database.install_platform(connection) and not as_json:
-            output.note("The platform is made. Its roles have no passwords: alter role … password.")
+            output.note("The platform was created. Its roles have no passwords yet: alter role ….")
         plan = database.apply(connection, choice, decided)
     if as_json:
         report = _as_dict(installed, plan, decided, dry_run)
@@ -218,7 +220,7 @@ def apply(
         return
     _print_new([one.name for one in plan], "To be applied:" if dry_run else "Applied:")
     if missing:
-        output.note(f"The option --platform makes what is missing: {', '.join(missing)}.")
+        output.note(f"Missing: {', '.join(missing)}. The option --platform creates them.")
     if not plan:
         output.note(f"{_there(installed)}: nothing to do.")
     elif installed is None:
@@ -230,8 +232,8 @@ def _choice(with_: str | None, only: str | None, all_: bool) -> Choice:
     if sum((with_ is not None, only is not None, all_)) > 1:
         raise KeylatchError(
             "usage",
-            detail="--with, --only and --all exclude each other.",
-            hint="Give one of them.",
+            detail="--with, --only and --all cannot be combined.",
+            hint="Use one of them.",
         )
     return Choice(_words(with_ or ""), None if only is None else _words(only), all_)
 
@@ -241,7 +243,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _decided(plan: Callable[[Tenancy | None], T], tenancy: Tenancy | None, *, may_ask: bool) -> T:
-    """Make a plan, and ask a terminal for the tenancy where the plan needs it."""
+    """Make a plan. If the plan needs the tenancy, ask for it on a terminal."""
     try:
         return plan(tenancy)
     except TenancyUndecided:
@@ -252,8 +254,8 @@ def _decided(plan: Callable[[Tenancy | None], T], tenancy: Tenancy | None, *, ma
 
 def _ask_tenancy() -> Tenancy:
     sys.stderr.write(
-        "Whose tables say who administers a workspace?\n"
-        "  keylatch: keylatch brings tables for workspaces and their members\n"
+        "Which tables decide who administers a workspace?\n"
+        "  keylatch: keylatch creates tables for workspaces and their members\n"
         "  own: your application has such tables; you write one function and a trigger\n"
         "keylatch or own: "
     )
@@ -277,8 +279,8 @@ def _may_expose(as_json: bool) -> bool:
 
 
 def _pass_on(said: Diagnostic) -> None:
-    """Show what a migration has to say, such as that it could not grant something."""
-    # PostgreSQL's own word that something was there already.
+    """Show a notice of a migration, such as a grant that was not possible."""
+    # PostgreSQL's own notices that an object exists already.
     if (said.sqlstate or "").startswith("42"):
         return
     hint = f" ({said.message_hint})" if said.message_hint else ""
@@ -300,36 +302,36 @@ def _as_dict(
 
 def _there(installed: Installed | None) -> str:
     if installed is None:
-        return "There is no keylatch"
+        return "keylatch is not installed"
     parts = ", ".join(["the core", *sorted(installed.modules)])
-    return f"keylatch {installed.version} is there already, with {parts}"
+    return f"keylatch {installed.version} is already installed, with {parts}"
 
 
 def _print_new(names: Iterable[str], heading: str) -> None:
     if names := list(names):
         output.note(heading)
         sys.stdout.writelines(f"{name}\n" for name in names)
-        # What follows goes to stderr.
+        # The following output goes to stderr.
         sys.stdout.flush()
 
 
 def _described(project: Path, plan: files.Plan) -> str | None:
-    """Give the file of the declarative schemas that is to be written, from the project on."""
+    """Return the path of the declarative schema file to write, relative to the project."""
     if plan.tree is None or plan.description is None:
         return None
     return str(plan.tree.file.relative_to(project))
 
 
 def _print_declarative(project: Path, plan: files.Plan) -> None:
-    """Say what a project with declarative schemas has to know."""
+    """Print what matters for a project with declarative schemas."""
     tree = plan.tree
     if tree is None:
         return
     if tree.exported:
         where = tree.exported.relative_to(project)
         output.note(
-            f"\nYour declarative schemas describe keylatch, in {where}: an export. After the push "
-            "export again, or the next sync takes back what is new: "
+            f"\nYour declarative schemas are an export that has keylatch in {where}. Export again "
+            "after the push, or the next sync removes what is new: "
             "supabase db schema declarative generate"
         )
     elif plan.description:
@@ -342,7 +344,7 @@ def _print_declarative(project: Path, plan: files.Plan) -> None:
 def _print_tenancy(tenancy: Tenancy) -> None:
     if tenancy == "own":
         output.note(
-            "\nWrite who administers what in a migration of your own, with the names of your "
+            "\nDefine who administers a workspace in your own migration, with the names of your "
             "tables:\n"
         )
         _print_as_it_is(own_tenancy())
@@ -356,13 +358,13 @@ def _print_exposure(project: Path, schemas: Iterable[str], is_exposed: bool) -> 
         f"\n  keylatch install {project} --expose"
     )
     output.note(
-        "Hosted, after the push, it is a setting: Integrations > Data API > Exposed schemas. Or in "
-        "SQL, which wins over the setting from then on:\n"
+        "Hosted, after the push: Integrations > Data API > Exposed schemas. Or in SQL, which "
+        "overrides that setting from then on:\n"
     )
     _print_as_it_is(files.expose_statements(schemas))
 
 
 def _print_as_it_is(text: str) -> None:
-    """Print what somebody will copy: the terminal may break its lines, this does not."""
+    """Print text to copy, without line breaks of our own."""
     for line in text.splitlines():
         output.err().print(output.text(f"  {line}" if line else ""), soft_wrap=True)

@@ -1,8 +1,8 @@
-"""The file of a project with declarative schemas: without it a sync would drop keylatch.
+"""Describes keylatch in a project with declarative schemas, where a sync would drop it otherwise.
 
-Such a project describes its database in `supabase/schemas`, and the Supabase CLI writes a migration
-for whatever the migrations make and the description lacks. No setting of the CLI leaves a schema
-out, so keylatch is described there, too.
+Such a project describes its database in `supabase/schemas`. The Supabase CLI writes a migration
+that drops everything that the description does not have. The CLI cannot ignore a schema, so
+keylatch has to be described too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..writing import replacing
 from .migrations import Installed, Release
 
 NAME = "00_keylatch.sql"
-"""The name of the file: before the application's own, which may build on keylatch."""
+"""The name of the file. It sorts before the application's files, which may use keylatch."""
 
 _DIRECTORY = "./schemas"
 _HEADER = (
@@ -39,10 +39,10 @@ class Tree:
     """The declarative schemas of a project.
 
     Attributes:
-        file: Where keylatch is described.
-        exported: A file of the tree that describes keylatch already, as an export of the database
-            does; `None` where there is none.
-        entry: What `schema_paths` of config.toml has to list, too; `None` where it need not.
+        file: The file that describes keylatch.
+        exported: Another file that already describes keylatch, such as an export of the database;
+            else `None`.
+        entry: The entry that `schema_paths` of config.toml needs; `None` if it needs none.
     """
 
     file: Path
@@ -55,10 +55,10 @@ def find(root: Path, config: dict[str, Any]) -> Tree | None:
 
     Args:
         root: The directory `supabase`.
-        config: What its config.toml says.
+        config: The content of its config.toml.
 
     Returns:
-        The tree; `None` for a project that has none.
+        The tree; `None` for a project without declarative schemas.
     """
     listed = [
         str(one) for one in config.get("db", {}).get("migrations", {}).get("schema_paths", [])
@@ -98,7 +98,7 @@ def write(tree: Tree, text: str) -> None:
 
     Args:
         tree: The tree.
-        text: What `describe` gave.
+        text: The result of `describe`.
 
     Raises:
         OSError: The file cannot be written.
@@ -109,11 +109,11 @@ def write(tree: Tree, text: str) -> None:
 
 
 def list_first(config: Path, entry: str) -> None:
-    """Add a file to the front of `schema_paths`; all else in config.toml stays as it is.
+    """Add a file to the front of `schema_paths`, and keep the rest of config.toml.
 
     Args:
         config: The file config.toml.
-        entry: What to add.
+        entry: The entry to add.
 
     Raises:
         OSError: The file cannot be written.
@@ -127,7 +127,7 @@ def list_first(config: Path, entry: str) -> None:
 
 
 def _matching(root: Path, pattern: str) -> Iterator[Path]:
-    """Give the SQL files that an entry of `schema_paths` names."""
+    """Return the SQL files that an entry of `schema_paths` names."""
     path = root / pattern
     if path.is_dir():
         yield from sorted(path.rglob("*.sql"))

@@ -1,4 +1,4 @@
-"""What this version ships, and what a project or a database still lacks of it."""
+"""What this version installs, and what is still missing in a project or database."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from keylatch.errors import InvalidArgument, KeylatchError
 from keylatch.secret import mask_keys
 
 Tenancy = Literal["keylatch", "own"]
-"""Whose tables say who administers a workspace: keylatch's, or the application's own."""
+"""Which tables decide who administers a workspace: keylatch's, or the application's own."""
 
 CORE, TENANCY = "core", "tenancy"
-"""The parts that are no modules: what every installation has, and keylatch's own workspaces."""
+"""The parts that are not modules: the core, and keylatch's own tables of workspaces."""
 
 NOTHING = "nothing"
 """The version that a removal leads to."""
@@ -36,13 +36,13 @@ _VERSION = re.compile(
 )
 _UPGRADE = re.compile(r"([0-9.]+)--([0-9.]+)\.sql")
 _PATIENCE = (
-    "-- A waiting lock makes every resolve behind it wait. So give up early, change nothing,\n"
-    "-- and run this file again.\n"
+    "-- While this file waits for a lock, every resolve waits behind it. So it gives up early,\n"
+    "-- and changes nothing. Run the file again.\n"
     "set local lock_timeout = '30ms';\n"
 )
 _LAST = "update keylatch_internal.installation set schema_version = 'NEW';\n"
 _SECTION = re.compile(r"^-- module: (\w+) *\n", re.MULTILINE)
-# An exact number of lines: version control and the CLI may remove the empty line behind them.
+# No empty line at the end: version control and the CLI may remove it.
 _HEADER = re.compile(
     r"-- keylatch (?P<old>[0-9.]+?)(?: to (?P<new>[0-9.]+|nothing))?\s*\n"
     r"-- contains: (?P<parts>[a-z_, ]+?)\s*\n"
@@ -54,20 +54,20 @@ _HEADER = re.compile(
 
 
 class TenancyUndecided(InvalidArgument):
-    """A new installation, and nobody said whose tenancy it has."""
+    """A new installation needs the option --tenancy."""
 
     default_slug = "tenancy_undecided"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is installed as a whole: the core, the tenancy, or a module.
+    """A unit of installation: the core, the tenancy or a module.
 
     Attributes:
-        name: `core`, `tenancy`, or the module.
-        about: What it is, in a line.
+        name: `core`, `tenancy`, or the name of the module.
+        about: A one-line description.
         needs: The modules that it needs.
-        is_default: Whether it is installed unless somebody chooses otherwise.
+        is_default: Whether it is installed by default.
         text: Its SQL.
     """
 
@@ -80,12 +80,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What a project or a database has.
+    """What is installed in a project or database.
 
     Attributes:
         version: The version of the schema.
         modules: The modules beside the core.
-        tenancy: Whose tables say who administers a workspace.
+        tenancy: Which tables decide who administers a workspace.
     """
 
     version: str
@@ -95,10 +95,10 @@ class Installed:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which modules somebody asks for.
+    """The requested modules.
 
     Attributes:
-        added: Modules beside the default ones, or beside what is there.
+        added: Modules beside the default modules or the installed modules.
         only: Exactly these modules, or `None`.
         all: Every module.
     """
@@ -113,11 +113,11 @@ class Header:
     """The first lines of a generated file.
 
     Attributes:
-        version: The version of the schema when the file has run; `NOTHING` for a removal.
-        upgrades: The version before, for an upgrade.
-        parts: The parts that the file makes or changes.
-        tenancy: Whose tenancy the installation has.
-        is_intact: Whether the rest of the file is what was generated.
+        version: The version of the schema after the file has run; `NOTHING` for a removal.
+        upgrades: The previous version, for an upgrade.
+        parts: The parts that the file creates or changes.
+        tenancy: The tenancy of the installation.
+        is_intact: Whether the rest of the file is unchanged since it was generated.
     """
 
     version: str
@@ -129,14 +129,14 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file to write, or to run.
+    """A file to write or run.
 
     Attributes:
-        name: What follows the stamp in the name of the file: `keylatch_0.1.0`.
+        name: The part of the file name after the stamp: `keylatch_0.1.0`.
         versions: `0.1.0`, or `0.1.0 to 0.2.0`.
-        parts: The parts that it makes or changes.
-        tenancy: Whose tenancy the installation has.
-        command: What made it.
+        parts: The parts that it creates or changes.
+        tenancy: The tenancy of the installation.
+        command: The command that generated it.
         body: The SQL without the header.
     """
 
@@ -149,7 +149,7 @@ class Migration:
 
     @property
     def text(self) -> str:
-        """The whole file: a header that says what it is, and the SQL."""
+        """The whole file: a header that describes it, and the SQL."""
         return (
             f"-- keylatch {self.versions}\n"
             f"-- contains: {', '.join(self.parts)}\n"
@@ -163,12 +163,12 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What a version ships.
+    """What a version installs.
 
     Attributes:
         version: The version of the schema.
         parts: The core, the tenancy and the modules by name, in the order of installation.
-        upgrades: What turns one version into another, by the two versions.
+        upgrades: The SQL that upgrades one version to another, by the two versions.
     """
 
     version: str
@@ -181,13 +181,13 @@ class Release:
         return tuple(name for name in self.parts if name not in (CORE, TENANCY))
 
     def with_needs(self, modules: Iterable[str]) -> tuple[str, ...]:
-        """Add what modules need.
+        """Add the modules that these modules need.
 
         Args:
             modules: Names of modules.
 
         Returns:
-            The modules and what they need, in the order of installation.
+            The modules and the modules that they need, in the order of installation.
 
         Raises:
             InvalidArgument: There is no such module.
@@ -205,28 +205,28 @@ class Release:
     def plan(
         self, installed: Installed | None, choice: Choice, tenancy: Tenancy | None
     ) -> tuple[Migration, ...]:
-        """Decide what is to come.
+        """Decide what to install.
 
         Args:
-            installed: What is there; `None` for nothing.
-            choice: Which modules are asked for.
-            tenancy: Whose tenancy is asked for; `None` where nobody said.
+            installed: What is installed, or `None`.
+            choice: The requested modules.
+            tenancy: The requested tenancy, or `None`.
 
         Returns:
-            What is lacking, in order: one migration for a new installation; else an upgrade, added
-            modules, both, or nothing.
+            The missing migrations in order: one for a new installation; otherwise an upgrade,
+            added modules, both, or nothing.
 
         Raises:
             InvalidArgument: There is no such module.
-            TenancyUndecided: Nobody said whose tenancy a new installation has.
-            KeylatchError: `tenancy_installed`, `module_installed` where something else is there;
-                `client_older`, `no_upgrade` where no way leads to this version.
+            TenancyUndecided: A new installation needs a tenancy.
+            KeylatchError: `tenancy_installed` or `module_installed` if something else is
+                installed; `client_older` or `no_upgrade` if no upgrade leads to this version.
         """
         if installed is None:
             if tenancy is None:
                 raise TenancyUndecided(
                     detail="A new installation needs the option --tenancy.",
-                    hint="Give --tenancy keylatch for keylatch's own tables of workspaces and "
+                    hint="Use --tenancy keylatch for keylatch's own tables of workspaces and "
                     "admins, or --tenancy own if your application has such tables.",
                 )
             return (self._install(self._chosen(choice), tenancy),)
@@ -235,8 +235,8 @@ class Release:
         if choice.only is not None and (more := installed.modules - set(wanted)):
             raise KeylatchError(
                 "module_installed",
-                detail=f"There are more modules already: {', '.join(sorted(more))}.",
-                hint="Leave --only out. A module is not removed again.",
+                detail=f"More modules are already installed: {', '.join(sorted(more))}.",
+                hint="Leave out --only. A single module cannot be removed.",
             )
         plan = []
         if installed.version != self.version:
@@ -246,10 +246,10 @@ class Release:
         return tuple(plan)
 
     def whole(self, installed: Installed) -> str:
-        """Give what makes an installation from nothing.
+        """Return the SQL of a complete installation.
 
         Args:
-            installed: Which modules and whose tenancy it has.
+            installed: Its modules and tenancy.
 
         Returns:
             The SQL, without a header.
@@ -308,11 +308,11 @@ class Release:
         )
 
     def _way(self, version: str) -> Iterator[tuple[str, str]]:
-        """Give the upgrades that lead from that version to this one."""
+        """Return the upgrades from that version to this version."""
         if _number(version) > _number(self.version):
             raise KeylatchError(
                 "client_older",
-                detail=f"The schema is of keylatch {version}, and this is {self.version}.",
+                detail=f"The schema has version {version}, but this client has {self.version}.",
                 hint="Run: pip install --upgrade keylatch",
             )
         while version != self.version:
@@ -322,8 +322,8 @@ class Release:
             if not steps:
                 raise KeylatchError(
                     "no_upgrade",
-                    detail=f"No upgrade leads from keylatch {version} to {self.version}.",
-                    hint="Install a version of keylatch between the two first.",
+                    detail=f"There is no upgrade from keylatch {version} to {self.version}.",
+                    hint="First upgrade to a version of keylatch between the two.",
                 )
             step = (version, max(steps, key=_number))
             yield step
@@ -334,7 +334,7 @@ class Release:
 
 
 def shipped() -> Release:
-    """Read what this version ships.
+    """Read what this version installs.
 
     Returns:
         The release.
@@ -350,7 +350,7 @@ def shipped() -> Release:
     }
     found = _VERSION.search(parts[CORE].text)
     if found is None:
-        raise RuntimeError("the core's migrations do not say their version")
+        raise RuntimeError("the core's migrations do not name their version")
     upgrades = {
         (match[1], match[2]): text
         for file_name, text in _texts("upgrades")
@@ -360,7 +360,7 @@ def shipped() -> Release:
 
 
 def platform() -> tuple[str, ...]:
-    """Read what makes of a plain PostgreSQL what a Supabase project is from the start.
+    """Read the SQL that creates the roles and schemas of a Supabase project.
 
     Returns:
         SQL for a superuser, in order.
@@ -369,24 +369,24 @@ def platform() -> tuple[str, ...]:
 
 
 def own_tenancy() -> str:
-    """Read what an application with its own tenancy defines.
+    """Read the example of an application with its own tenancy.
 
     Returns:
-        SQL to start from: the function and the triggers of an example.
+        SQL to start from: the function and the triggers of the example.
     """
     example = dict(_texts("tenancy"))["own_tables.sql"]
-    # The example begins with tables that the application has.
+    # The example begins with the application's tables, which exist already.
     return example[example.index("-- Which workspaces a user administers.") :]
 
 
 def read_header(text: str) -> Header | None:
-    """Read what a generated file says of itself.
+    """Read the header of a generated file.
 
     Args:
         text: The file.
 
     Returns:
-        What its first lines say, or `None` for any other file.
+        The header, or `None` for any other file.
     """
     match = _HEADER.match(text.lstrip())
     if match is None:
@@ -402,16 +402,16 @@ def read_header(text: str) -> Header | None:
 
 
 def read_installed(headers: Iterable[Header]) -> Installed | None:
-    """Tell what is there when files have run.
+    """Find out what is installed after the files have run.
 
     Args:
-        headers: Of the generated files, in the order of their stamps.
+        headers: The headers of the generated files, in the order of their stamps.
 
     Returns:
-        What is there; `None` without files.
+        What is installed; `None` without files.
 
     Raises:
-        KeylatchError: `migration_missing` where a file builds on one that is not there.
+        KeylatchError: `migration_missing` if a file needs an earlier file that does not exist.
     """
     installed: Installed | None = None
     for one in headers:
@@ -423,7 +423,7 @@ def read_installed(headers: Iterable[Header]) -> Installed | None:
                 raise KeylatchError(
                     "migration_twice",
                     detail="Two files install keylatch.",
-                    hint="Keep the one that `supabase migration list` shows as applied.",
+                    hint="Keep the file that `supabase migration list` shows as applied.",
                 )
             modules = frozenset(one.parts) - {CORE, TENANCY}
             installed = Installed(one.version, modules, one.tenancy)
@@ -433,8 +433,8 @@ def read_installed(headers: Iterable[Header]) -> Installed | None:
             what = "upgrades" if one.upgrades else f"adds {', '.join(one.parts)} to"
             raise KeylatchError(
                 "migration_missing",
-                detail=f"A file {what} keylatch {needed}, and no file before brings that version.",
-                hint="Take the missing file back from version control.",
+                detail=f"A file {what} keylatch {needed}, but no earlier file installs it.",
+                hint="Restore the missing file from version control.",
             )
         added = frozenset() if one.upgrades else frozenset(one.parts)
         installed = Installed(one.version, installed.modules | added, installed.tenancy)
@@ -442,28 +442,28 @@ def read_installed(headers: Iterable[Header]) -> Installed | None:
 
 
 def earlier_checkout(where: str) -> KeylatchError:
-    """Say what to do with an installation from before the first release.
+    """Build the error for an installation from before the first release.
 
     Args:
-        where: Where it was found, to begin a sentence with.
+        where: Where it was found; the beginning of the sentence.
 
     Returns:
-        The error, to be raised.
+        The error for the caller to raise.
     """
     return KeylatchError(
         "earlier_checkout",
         detail=f"{where} keylatch from a checkout before the first release.",
         hint=f"Drop it, with its keys, and install again:\n{DROP}\n"
         "rm supabase/migrations/*_keylatch_*.sql && keylatch install .\n"
-        "Where the Supabase CLI applied the old files: supabase migration repair --status reverted",
+        "If the Supabase CLI applied the old files: supabase migration repair --status reverted",
     )
 
 
 def checksum(body: str) -> str:
-    """Give the SHA-256 of the words of a file.
+    """Return the SHA-256 of a file after normalizing its white space.
 
-    White space is left out: version control, editors and `supabase migration fetch` all change it,
-    and none of them changes what the SQL does.
+    Version control, editors and `supabase migration fetch` all change white space, which does not
+    change the meaning of the SQL.
 
     Args:
         body: The SQL without the header.
@@ -475,7 +475,7 @@ def checksum(body: str) -> str:
 
 
 def split_name(file_name: str) -> tuple[str, str] | None:
-    """Take the name of a migration's file apart as the Supabase CLI does.
+    """Split the name of a migration file as the Supabase CLI does.
 
     Args:
         file_name: The name, without directories.
@@ -488,18 +488,18 @@ def split_name(file_name: str) -> tuple[str, str] | None:
 
 
 def next_stamps(newest: str, now: datetime, count: int) -> tuple[str, ...]:
-    """Give stamps that follow all others, a second apart.
+    """Return stamps that are newer than all others, one second apart.
 
     Args:
-        newest: The newest stamp that there is; empty if there is none.
-        now: The time, in UTC; no stamp will be older.
-        count: How many.
+        newest: The newest existing stamp, or an empty string.
+        now: The time, in UTC. No stamp is older.
+        count: How many stamps to return.
 
     Returns:
         The stamps.
 
     Raises:
-        KeylatchError: `migration_order` where the newest stamp is later than now and no time.
+        KeylatchError: `migration_order` if the newest stamp cannot be followed by a later one.
     """
     if newest >= f"{now:{_STAMP}}":
         try:
@@ -510,8 +510,8 @@ def next_stamps(newest: str, now: datetime, count: int) -> tuple[str, ...]:
         if not is_time:
             raise KeylatchError(
                 "migration_order",
-                detail=f"The newest migration is {newest}, which is no time that another follows.",
-                hint="Rename it to a stamp of the form YYYYMMDDHHMMSS.",
+                detail=f"The newest migration is {newest}: no valid stamp can follow it.",
+                hint="Rename the file: its stamp must have the form YYYYMMDDHHMMSS.",
             )
     return tuple(f"{now + timedelta(seconds=place):{_STAMP}}" for place in range(count))
 
@@ -523,10 +523,10 @@ def _refuse_other_tenancy(installed: Installed, tenancy: Tenancy | None) -> None
         "tenancy_installed",
         detail="keylatch's own tables of workspaces are installed."
         if tenancy == "own"
-        else "The application has its own tenancy, and this would replace it.",
-        hint="Replace keylatch.admin_workspace_ids() in a migration of your own."
+        else "The application has its own tenancy, which this option would replace.",
+        hint="Replace keylatch.admin_workspace_ids() in your own migration."
         if tenancy == "own"
-        else "Leave --tenancy out.",
+        else "Leave out --tenancy.",
     )
 
 
@@ -546,7 +546,7 @@ def _guard(version: str, modules: Collection[str]) -> str:
 
 
 def _sections(text: str) -> Iterator[tuple[str, str]]:
-    """Give the sections of an upgrade: the part that each is for, and its SQL."""
+    """Split an upgrade into its sections: the part and its SQL."""
     first, *rest = _SECTION.split(text)
     yield CORE, first
     yield from zip(rest[::2], rest[1::2], strict=True)
@@ -572,7 +572,7 @@ def _read(*path: str) -> str:
 
 
 def _texts(directory: str) -> Iterator[tuple[str, str]]:
-    """Give the SQL files of a directory of `keylatch/sql` by name, in order."""
+    """Return the SQL files of a directory of `keylatch/sql`, sorted by name."""
     names = (one.name for one in files("keylatch_cli").joinpath("sql", directory).iterdir())
     for name in sorted(name for name in names if name.endswith(".sql")):
         yield name, _read(directory, name)

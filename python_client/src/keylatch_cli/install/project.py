@@ -1,4 +1,4 @@
-"""Brings keylatch into a Supabase project: reads which part of it is there, and adds a file."""
+"""Installs keylatch into a Supabase project: reads what it has, and adds a migration."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from .migrations import (
 )
 
 SCHEMA = "keylatch"
-"""What the API has to expose."""
+"""The schema that the API has to expose."""
 
-# What the Supabase CLI exposes where config.toml does not say.
+# The schemas that the Supabase CLI exposes by default.
 _EXPOSED_BY_DEFAULT = ("public", "graphql_public")
-# How the first file of an installation begins, generated or not.
+# A statement of the first file of every installation.
 _MAKES_SCHEMA = re.compile(r"^create schema keylatch;", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What an install would do.
+    """The plan of an installation.
 
     Attributes:
-        installed: What the project has; `None` for nothing.
-        present: The names of the generated files that are there.
-        new: What is to be written, by the names of the files.
-        tenancy: Whose tenancy the project has or will have.
-        tree: The project's declarative schemas; `None` where it has none.
-        description: What has to stand there of keylatch; `None` where that is there already, or
+        installed: What the project has, or `None`.
+        present: The names of the existing generated files.
+        new: The migrations to write, by file name.
+        tenancy: The tenancy that the project has or will have.
+        tree: The project's declarative schemas, or `None`.
+        description: The description of keylatch to write there; `None` if it is up to date, or if
             an export describes keylatch.
     """
 
@@ -70,23 +70,23 @@ def prepare(
     release: Release | None = None,
     now: datetime | None = None,
 ) -> Plan:
-    """Say what an install would do; nothing is written.
+    """Plan an installation without writing anything.
 
     Args:
         project: The directory with `supabase/config.toml`.
-        choice: Which modules are asked for; what is there, or the default ones, unless given.
-        tenancy: Whose tenancy is asked for; see `Release.plan`.
-        release: What to install; what this version ships unless given.
-        now: The time, in UTC; the clock's unless given.
+        choice: The requested modules. Default: the installed or the default modules.
+        tenancy: The requested tenancy; see `Release.plan`.
+        release: What to install. Default: this version.
+        now: The time, in UTC. Default: the current time.
 
     Returns:
-        The plan, with names that follow all migrations of the project: the Supabase CLI refuses
-        what is older than what it has applied.
+        The plan. New files sort after all migrations of the project, because the Supabase CLI
+        refuses a file that is older than an applied one.
 
     Raises:
-        InvalidArgument: The directory is no Supabase project, or leads out of itself.
-        KeylatchError: `migration_differs` where a generated file was edited; `earlier_checkout`
-            where keylatch is there in another form; else as `Release.plan`, `read_installed` and
+        InvalidArgument: The directory is not a Supabase project, or links out of itself.
+        KeylatchError: `migration_differs` if a generated file was edited; `earlier_checkout`
+            for a version before the first release; else as `Release.plan`, `read_installed` and
             `next_stamps`.
     """
     release = shipped() if release is None else release
@@ -111,26 +111,26 @@ def prepare_removal(
     *,
     now: datetime | None = None,
 ) -> Plan:
-    """Say what removes keylatch from a project; nothing is written.
+    """Plan a removal without writing anything.
 
     Args:
         project: The directory with `supabase/config.toml`.
-        removal: Writes the migration, for what is there.
-        now: The time, in UTC; the clock's unless given.
+        removal: Builds the migration for what is installed.
+        now: The time, in UTC. Default: the current time.
 
     Returns:
-        The plan, with one migration that removes.
+        The plan, with one migration that removes keylatch.
 
     Raises:
         InvalidArgument: As `prepare`.
-        NotInstalled: The project has no keylatch, or removes it already.
+        NotInstalled: The project does not have keylatch, or removes it already.
         KeylatchError: As `prepare`.
     """
     installed, newest, present = _read(project)
     if installed is None:
         raise NotInstalled(
-            detail="The migrations of this project install no keylatch, or remove it already.",
-            hint="For a database without such a project leave PROJECT out: "
+            detail="The migrations of this project do not install keylatch, or remove it already.",
+            hint="For a database without a project, leave out PROJECT: "
             "keylatch uninstall --db-url URL > remove.sql",
         )
     new = _stamped(newest, (removal(installed),), now)
@@ -139,14 +139,14 @@ def prepare_removal(
 
 
 def write(project: Path, plan: Plan) -> None:
-    """Write the files of a plan into a project: all of them or, whatever interrupts it, none.
+    """Write the files of a plan: all of them, or none after an interruption.
 
     Args:
         project: The directory with `supabase/config.toml`.
-        plan: What to write.
+        plan: The plan.
 
     Raises:
-        InvalidArgument: The directory of the migrations leads out of the project.
+        InvalidArgument: The directory of the migrations links out of the project.
         OSError: A file cannot be written.
     """
     directory = _directory(project)
@@ -168,7 +168,7 @@ def write(project: Path, plan: Plan) -> None:
 
 
 def exposed_schemas(project: Path) -> tuple[str, ...]:
-    """Read which schemas the project's own API exposes.
+    """Read which schemas the project's local API exposes.
 
     Args:
         project: The directory with `supabase/config.toml`.
@@ -177,29 +177,29 @@ def exposed_schemas(project: Path) -> tuple[str, ...]:
         The schemas, in order.
 
     Raises:
-        InvalidArgument: The directory is no Supabase project, or leads out of itself.
-        KeylatchError: `config_unreadable` where the file cannot be read.
+        InvalidArgument: The directory is not a Supabase project, or links out of itself.
+        KeylatchError: `config_unreadable` if the file cannot be read.
     """
     schemas = _read_config(project).get("api", {}).get("schemas", _EXPOSED_BY_DEFAULT)
     return tuple(map(str, schemas))
 
 
 def expose(project: Path) -> None:
-    """Let the project's own API expose the schema; all else in the file stays as it is.
+    """Expose the schema in the project's local API, and keep the rest of the file.
 
     Args:
         project: The directory with `supabase/config.toml`.
 
     Raises:
-        InvalidArgument: The directory is no Supabase project, or leads out of itself.
-        KeylatchError: `config_unreadable` where the file cannot be read.
+        InvalidArgument: The directory is not a Supabase project, or links out of itself.
+        KeylatchError: `config_unreadable` if the file cannot be read.
     """
     import tomlkit
 
     schemas = exposed_schemas(project)
     if SCHEMA in schemas:
         return
-    # The file itself where a link of the project leads to it.
+    # The target file, if config.toml is a link.
     path = _config(project).resolve()
     document = tomlkit.parse(path.read_bytes().decode())
     api = document.setdefault("api", tomlkit.table())
@@ -212,14 +212,14 @@ def expose(project: Path) -> None:
 
 
 def expose_statements(schemas: Iterable[str]) -> str:
-    """Give what lets a hosted project's API expose the schema, in SQL.
+    """Return the SQL that exposes the schema in a hosted project's API.
 
     Args:
-        schemas: What it exposes already.
+        schemas: The schemas that are exposed already.
 
     Returns:
-        The statements. The last one is needed too: with the one before it PostgREST reads the new
-        list, and not what is in the schemas.
+        The statements. 'reload config' makes PostgREST read the new list, and 'reload schema' makes
+        it read the objects in the schemas.
     """
     names = ", ".join(dict.fromkeys((*schemas, SCHEMA)))
     return (
@@ -230,7 +230,7 @@ def expose_statements(schemas: Iterable[str]) -> str:
 
 
 def _read_config(project: Path) -> dict[str, Any]:
-    """Read config.toml; what keylatch asks of it has the type that the Supabase CLI wants."""
+    """Read config.toml, and check the types of the settings that keylatch uses."""
     path = _config(project)
     try:
         found = tomllib.loads(path.read_bytes().decode())
@@ -239,20 +239,20 @@ def _read_config(project: Path) -> dict[str, Any]:
             for name in section:
                 part = part.get(name, {})
             if not isinstance(part, dict):
-                raise TypeError(f"{'.'.join(section)} is no section")
+                raise TypeError(f"{'.'.join(section)} is not a section")
         list(map(str, found.get("api", {}).get("schemas", ())))
         list(map(str, found.get("db", {}).get("migrations", {}).get("schema_paths", ())))
     except (ValueError, AttributeError, TypeError) as problem:
         raise KeylatchError(
             "config_unreadable",
             detail=f"supabase/config.toml cannot be read: {problem}",
-            hint="Mend the file; `supabase init --force` shows what belongs in it.",
+            hint="Correct the file. `supabase init --force` writes a valid example.",
         ) from None
     return found
 
 
 def _read(project: Path) -> tuple[Installed | None, str, tuple[str, ...]]:
-    """Give what the project has, its newest stamp, and the names of the generated files."""
+    """Return what the project has, its newest stamp, and the names of the generated files."""
     _config(project)
     newest, headers = "", dict[str, Header]()
     for path in sorted(_directory(project).glob("*.sql")):
@@ -262,13 +262,12 @@ def _read(project: Path) -> tuple[Installed | None, str, tuple[str, ...]]:
         if (header := read_header(text)) is not None:
             headers[path.name] = header
         elif _MAKES_SCHEMA.search(text):
-            raise earlier_checkout(f"{path.name} makes the schema of")
+            raise earlier_checkout(f"{path.name} installs")
     if edited := [name for name, header in headers.items() if not header.is_intact]:
         raise KeylatchError(
             "migration_differs",
-            detail=f"Somebody edited {', '.join(edited)}.",
-            hint="Take the file back from version control. Put your changes into a migration of "
-            "your own.",
+            detail=f"A generated file was edited: {', '.join(edited)}.",
+            hint="Restore the file from version control. Put your changes into your own migration.",
         )
     return read_installed(headers.values()), newest, tuple(headers)
 
@@ -285,8 +284,8 @@ def _config(project: Path) -> Path:
     if not path.is_file():
         raise InvalidArgument.of(
             "PROJECT",
-            "is no Supabase project: it has no supabase/config.toml.",
-            "Name the directory that holds supabase/, or make it a project: supabase init",
+            "is not a Supabase project: it has no supabase/config.toml.",
+            "Give the directory that contains supabase/, or make it a project: supabase init",
         )
     return _inside(project, path)
 
@@ -296,11 +295,11 @@ def _directory(project: Path) -> Path:
 
 
 def _inside(project: Path, path: Path) -> Path:
-    """Refuse a path that a link leads out of the project: a checkout may bring such a link."""
+    """Refuse a path that links out of the project: a cloned repository may have such a link."""
     if path.resolve().is_relative_to(project.resolve()):
         return path
     raise InvalidArgument.of(
         "PROJECT",
-        f"is not safe to write to: {path.relative_to(project)} leads out of it.",
-        "Replace the symbolic link by what it leads to.",
+        f"is not safe to write to: {path.relative_to(project)} links out of it.",
+        "Replace the symbolic link by a copy of its target.",
     )

@@ -1,1 +1,1 @@
-"""`keylatch issue`, `list`, `rotate`, `revoke` and the other commands of an admin."""
+"""`keylatch issue`, `list`, `rotate`, `revoke` and the other commands for admins."""

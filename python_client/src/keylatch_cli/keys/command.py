@@ -1,4 +1,4 @@
-"""The commands of an admin: issue, list, show, rotate, revoke, suspend, retire and others."""
+"""The commands for admins: issue, list, show, rotate, revoke, suspend, retire and others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Workspace = Annotated[
     str | None,
     typer.Argument(
         metavar="WORKSPACE_ID",
-        help="The workspace, else $KEYLATCH_WORKSPACE_ID.",
+        help="The workspace. Default: $KEYLATCH_WORKSPACE_ID.",
         show_default=False,
     ),
 ]
@@ -30,12 +30,10 @@ KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, not 
 Reason = Annotated[
     str | None, typer.Option(metavar="TEXT", help="Why, for the audit.", show_default=False)
 ]
-Yes = Annotated[
-    bool, typer.Option("--yes", "-y", metavar="", help="Do not ask. Only a terminal is asked.")
-]
+Yes = Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask for confirmation.")]
 KeyOnly = Annotated[
     bool,
-    typer.Option("--key-only", metavar="", help="Print the new key alone, for a pipe."),
+    typer.Option("--key-only", metavar="", help="Print only the new key, for a pipe."),
 ]
 Expires = Annotated[
     str | None,
@@ -53,22 +51,22 @@ def issue(
     workspace_id: Workspace = None,
     kind: Annotated[
         Literal["publishable", "secret"],
-        typer.Option(help="For a web page, or for a server."),
+        typer.Option(help="publishable for a web page, secret for a server."),
     ] = "publishable",
     label: Annotated[str, typer.Option(metavar="TEXT", help="A name for people.")] = "",
     origin: Annotated[
         list[str] | None,
         typer.Option(
             metavar="ORIGIN",
-            help="Whose pages may use a publishable key: https://client.example or "
-            "https://*.client.example. May be given again.",
+            help="An origin whose pages may use a publishable key: https://client.example or "
+            "https://*.client.example. Repeat for more origins.",
             show_default=False,
         ),
     ] = None,
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="WORD", help="What it may do. May be given again.", show_default=False
+            metavar="WORD", help="A scope of the key. Repeat for more.", show_default=False
         ),
     ] = None,
     environment: Annotated[
@@ -82,10 +80,10 @@ def issue(
     key_only: KeyOnly = False,
     as_json: Json = False,
 ) -> None:
-    """Make a key, and show it: a secret key only here.
+    """Issue a key, and show it. A secret key is shown only here.
 
-    A publishable key may stand in a web page and works from its origins alone; a secret key
-    belongs on a server.
+    A publishable key may be in a web page, and works only from its origins. A secret key belongs
+    on a server.
     """
     _one_form(key_only, as_json)
     issued = connect(options).issue(
@@ -110,7 +108,7 @@ def list_(
         Literal["active", "superseded", "suspended", "expired", "revoked"] | None,
         typer.Option(
             metavar="STATUS",
-            help="Only the active, superseded, suspended, expired or revoked ones.",
+            help="Only this status: active, superseded, suspended, expired or revoked.",
             show_default=False,
         ),
     ] = None,
@@ -128,12 +126,12 @@ def list_(
         columns = ["Id and key", "Status", "Expires", "Label"]
         output.table(columns, [_row(key) for key in keys], whole=columns[:3])
     else:
-        output.note("no keys: there are none, or you do not administer the workspace")
+        output.note("no keys: the workspace has none, or you do not administer it")
 
 
 @any_connection
 def show(options: Options, key_id: KeyId, as_json: Json = False) -> None:
-    """Show one key; of a secret key all but the key itself."""
+    """Show one key. The text of a secret key is masked."""
     _print_key(connect(options).show(key_id), as_json)
 
 
@@ -149,11 +147,11 @@ def rotate(
     key_only: KeyOnly = False,
     as_json: Json = False,
 ) -> None:
-    """Replace a key by a new one, and show the new key.
+    """Replace a key by a new key, and show the new key.
 
     The new key has the same properties.
 
-    Without --grace the old key is revoked at once.
+    Without --grace, the old key is revoked at once.
     """
     _one_form(key_only, as_json)
     issued = connect(options).rotate(
@@ -171,25 +169,25 @@ def revoke(
     reason: Reason = None,
     cascade: Annotated[
         bool,
-        typer.Option("--cascade", metavar="", help="Also all keys that it was rotated from or to."),
+        typer.Option("--cascade", metavar="", help="Also revoke all keys of its rotation family."),
     ] = False,
     wait_for_replicas: Annotated[
         bool,
-        typer.Option("--wait-for-replicas", metavar="", help="Then wait for the replicas."),
+        typer.Option("--wait-for-replicas", metavar="", help="Wait until the replicas know it."),
     ] = False,
     legacy: Annotated[
         bool,
-        typer.Option("--legacy", metavar="", help="The id is that of a key in keylatch legacy."),
+        typer.Option("--legacy", metavar="", help="The id is the id of a legacy key."),
     ] = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Revoke a key for good. Again is no error."""
+    """Revoke a key for good. Repeating is not an error."""
     if legacy and (cascade or wait_for_replicas):
         raise KeylatchError(
             "usage",
-            detail="--legacy excludes --cascade and --wait-for-replicas",
-            hint="Leave them out: a legacy key has no rotation family, and is in no cache.",
+            detail="--legacy cannot be combined with --cascade and --wait-for-replicas",
+            hint="Leave them out: a legacy key has no rotation family, and no cache holds it.",
         )
     keylatch = connect(options)
     if not yes and sys.stdin.isatty():
@@ -213,7 +211,7 @@ def revoke(
 def end_sessions(
     options: Options, key_id: KeyId, reason: Reason = None, yes: Yes = False, as_json: Json = False
 ) -> None:
-    """Revoke an abused key, and end all sessions that it opened."""
+    """Revoke an abused key, and end all its sessions."""
     keylatch = connect(options)
     if not yes and sys.stdin.isatty():
         name = _name(keylatch.show(key_id))
@@ -242,14 +240,14 @@ def retire(
     options: Options,
     workspace_id: Annotated[str, typer.Argument(metavar="WORKSPACE_ID", help="The workspace.")],
     limit: Annotated[
-        int, typer.Option(metavar="NUMBER", help="How many keys to revoke at once.")
+        int, typer.Option(metavar="NUMBER", help="How many keys to revoke per step.")
     ] = 10_000,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
     """Revoke all keys of a workspace.
 
-    For a workspace that has too many keys to delete it at once. Then delete the workspace.
+    For a workspace with too many keys to be deleted in one step. Then delete the workspace.
     """
     keylatch = connect(options)
     if not yes and sys.stdin.isatty():
@@ -270,14 +268,14 @@ def retire(
 def legacy(options: Options, workspace_id: Workspace = None, as_json: Json = False) -> None:
     """List the legacy keys of a workspace.
 
-    They were imported with a salted hash, and wait for their first use, or have waited.
+    Legacy keys were imported with a salted hash. The first use of a legacy key upgrades it.
     """
     keys = connect(options).legacy_keys(_workspace(workspace_id))
     if as_json:
         output.print_json(keys)
         return
     if not keys:
-        output.note("no legacy keys: there are none, or you do not administer the workspace")
+        output.note("no legacy keys: the workspace has none, or you do not administer it")
         return
     columns = ["Id and key", "Status", "Scheme", "Expires", "Label"]
     rows: list[list[Any]] = [
@@ -307,8 +305,8 @@ def _workspace(given: str | None) -> str:
     if workspace_id is None:
         raise KeylatchError(
             "usage",
-            detail="no workspace is given",
-            hint="Give its id, or set KEYLATCH_WORKSPACE_ID in the environment or in .env.",
+            detail="no workspace is set",
+            hint="Pass a workspace id, or set KEYLATCH_WORKSPACE_ID in the environment or in .env.",
         )
     return workspace_id
 
@@ -318,16 +316,16 @@ def _metadata(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
-    raise InvalidArgument.of("metadata", "is not JSON", """Write it as '{"plan": "pro"}'.""")
+    raise InvalidArgument.of("metadata", "is not JSON", """Write for example '{"plan": "pro"}'.""")
 
 
 def _one_form(key_only: bool, as_json: bool) -> None:
     if key_only and as_json:
-        raise KeylatchError("usage", detail="--key-only and --json exclude each other")
+        raise KeylatchError("usage", detail="--key-only and --json cannot be combined")
 
 
 def _print_issued(issued: IssuedKey, key_only: bool, as_json: bool) -> None:
-    """Print a new key: the one place of this program where a key leaves its `Secret`."""
+    """Print a new key. This is the only place where the program reveals a `Secret`."""
     if key_only:
         sys.stdout.write(f"{issued.key.reveal()}\n")
         return
@@ -338,7 +336,7 @@ def _print_issued(issued: IssuedKey, key_only: bool, as_json: bool) -> None:
     if issued.kind == "secret":
         output.note("This is the only time that the key is shown: store it now.")
     elif not issued.allowed_origins:
-        output.note("The key allows no origin, so no page can use it: see issue --origin.")
+        output.note("The key allows no origin, so no page can use it. See issue --origin.")
 
 
 def _print_key(key: Key, as_json: bool) -> None:
@@ -364,7 +362,7 @@ def _print_key(key: Key, as_json: bool) -> None:
 
 
 def _properties(key: IssuedKey | Key) -> dict[str, Any]:
-    """Give the properties that a key has from its first day."""
+    """Return the properties that a key has from the start."""
     found = {
         "id": key.id,
         "workspace": key.workspace_id,

@@ -1,4 +1,4 @@
-"""Durations and times as they are typed: `24h`, `90d`, `2027-01-31`."""
+"""Reads durations and times such as `24h`, `90d` and `2027-01-31`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def parse_duration(field: str, text: str) -> timedelta:
     """Read a duration.
 
     Args:
-        field: What it is for; an error names it.
-        text: Numbers with their units: s, m (minutes), h, d (of 24 hours) or w; `1d12h`. Or 0.
+        field: The name of the field, for errors.
+        text: Numbers with units: s, m (minutes), h, d (24 hours) or w, such as `1d12h`. Or 0.
 
     Returns:
         The duration.
 
     Raises:
-        InvalidArgument: It cannot be read, or is longer than Python counts.
+        InvalidArgument: The text is not a duration, or is too long for Python.
     """
     if not _DURATION.fullmatch(text):
         raise InvalidArgument.of(field, "is not a duration", "Write 30m, 24h, 90d, 2w or 1d12h.")
@@ -34,18 +34,18 @@ def parse_duration(field: str, text: str) -> timedelta:
 
 
 def parse_time(field: str, text: str | None) -> datetime | None:
-    """Read when something expires.
+    """Read an expiry.
 
     Args:
-        field: What it is for; an error names it.
-        text: A duration from now on; or a date or time of ISO 8601, in UTC unless it has a zone
-            of its own; or `None`.
+        field: The name of the field, for errors.
+        text: A duration from now; or an ISO 8601 date or time, in UTC unless it has a time zone;
+            or `None`.
 
     Returns:
-        The time with its zone, `None` for `None`.
+        The time with its time zone; `None` for `None`.
 
     Raises:
-        InvalidArgument: It cannot be read, or lies beyond the year 9999.
+        InvalidArgument: The text is not a time, or is after the year 9999.
     """
     if text is None:
         return None
@@ -54,7 +54,7 @@ def parse_time(field: str, text: str | None) -> datetime | None:
             return datetime.now(UTC) + parse_duration(field, text)
         time = datetime.fromisoformat(text)
     except OverflowError:
-        raise InvalidArgument.of(field, "is beyond the year 9999") from None
+        raise InvalidArgument.of(field, "is after the year 9999") from None
     except InvalidArgument:
         raise
     except ValueError:

@@ -1,1 +1,1 @@
-"""`keylatch revocations`: a list of what ended keys, and what a restored database forgot of it."""
+"""`keylatch revocations`: exports ended keys, and ends them again in a restored database."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 revocations = typer.Typer(
     name="revocations",
-    help="List ended keys, and end them after a restore.",
+    help="Export ended keys, and end them again after a restore.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -33,9 +33,9 @@ revocations = typer.Typer(
 _MOST_NAMES = 10
 _MEANING = {
     "revoked": "revoked now",
-    "limited": "suspended, or expire earlier now",
-    "already": "were so already",
-    "changed": "changed after the list was written: look at each",
+    "limited": "suspended now, or expire earlier now",
+    "already": "unchanged: already so",
+    "changed": "not touched: changed after the list was written, check each key",
     "unknown": "not in this database: issued after the backup",
 }
 _WOULD = {"revoked": "would be revoked", "limited": "would be suspended, or expire earlier"}
@@ -49,23 +49,23 @@ def export(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Only keys that changed from this time on: 2027-01-31T09:30Z.",
+            help="Only keys that changed since this time: 2027-01-31T09:30Z.",
             show_default=False,
         ),
     ] = None,
     to: Annotated[
         Path | None,
         typer.Option(
-            "--output", metavar="FILE", help="Write here; else to stdout.", show_default=False
+            "--output", metavar="FILE", help="The file. Default: stdout.", show_default=False
         ),
     ] = None,
 ) -> None:
-    """Write the list of the keys that a restored backup would revive.
+    """Write the list of keys that a restored backup would reactivate.
 
-    It holds the id of each key that is revoked or suspended or that expires, when, and why. No
-    keys and no hashes. Run it from a timer, and keep the list where the database's backups are
-    not. A digest at the end shows a damaged list; it does not show who wrote the list. Needs a
-    user who reads every row: the owner of keylatch.
+    The list has the id of each key that is revoked, is suspended or expires, with the time and the
+    reason. It contains no keys and no hashes. Run this from a timer, and store the list apart from
+    the database's backups. A digest at the end detects a damaged list; it does not prove who wrote
+    the list. Connect as the owner of keylatch, who can read every row.
     """
     start = None if since is None else parse_time("since", since)
     connection = open_database(options)
@@ -92,23 +92,23 @@ def export(
 @database_only
 def apply(
     options: Options,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What revocations export wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The list of revocations export.")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Only say what would happen.")
+        bool, typer.Option("--dry-run", metavar="", help="Only show what would happen.")
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", metavar="", help="Also where the list is of another installation."),
+        typer.Option("--force", metavar="", help="Accept a list of another installation."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """End the keys that a restored database has forgotten to end.
+    """End keys again that a restore has reactivated.
 
-    Revokes what the list says is revoked or has expired, suspends, and brings expiries nearer. It
-    never extends or revives a key, so it is safe to run again. A suspension or expiry that changed
-    in this database after the list was written is left as it is, and named. Scopes and origins are
-    not in the list. Run it before the restored database serves anybody. Exit code 1 if a key
-    was left for you to look at.
+    Revokes the keys that the list has as revoked or expired, suspends keys, and moves expiries to
+    an earlier time. It never extends or reactivates a key, so it is safe to repeat. Keys whose
+    suspension or expiry changed after the list was written are not touched but named. Scopes and
+    origins are not in the list. Run this before the restored database is used. Exit code 1 if keys
+    were named for you to check.
     """
     head, total = lists.read(file)
     connection = open_database(options)
@@ -168,12 +168,12 @@ def _print(outcome: Outcome, head: lists.Head, dry_run: bool) -> None:
     if outcome.is_behind:
         number, _ = head.checkpoint or (0, "")
         output.note(
-            f"The events of this database end before checkpoint {number} of the list, or differ: "
-            "it was restored to an earlier time."
+            f"The events of this database end before checkpoint {number} of the list, or differ "
+            "from it. So the database was restored to an earlier time."
         )
     output.note(
-        f"The list ends at {output.when(head.exported_at)}. What was revoked later is in none of "
-        "it: look into your tickets."
+        f"The list was written at {output.when(head.exported_at)}. Later revocations are not in "
+        "it: check your tickets for them."
     )
 
 
@@ -181,4 +181,4 @@ def _print_names(ids: list[UUID]) -> None:
     for key_id in ids[:_MOST_NAMES]:
         sys.stdout.write(f"        {key_id}\n")
     if len(ids) > _MOST_NAMES:
-        sys.stdout.write(f"        and {len(ids) - _MOST_NAMES:,} more, all of them in --json\n")
+        sys.stdout.write(f"        and {len(ids) - _MOST_NAMES:,} more: see --json\n")

@@ -1,4 +1,4 @@
-"""Reads from a database what ended its keys, and ends again what a restored one forgot."""
+"""Reads the ended keys of a database, and ends keys again that a restore has reactivated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..output import when
 from .lists import Entry, Head
 
 _BATCH = 500
-# Under row security an incomplete list would look complete.
+# If row security hides keys, an incomplete list would look complete.
 _READABLE = """
 select
   not coalesce(pg_catalog.row_security_active('keylatch_internal.keys'), true),
@@ -47,8 +47,8 @@ where
   and (%(since)s::timestamptz is null or k.updated_at >= %(since)s)
 order by k.id
 """
-# What to do with a key. A revocation is never undone, so the list is always right about it. Of
-# suspensions and expiries the later change counts, and a row shows when it last changed.
+# What to do with a key. A revocation is never undone, so the list is always right about it. For
+# suspensions and expiries, the later change counts; a row has the time of its last change.
 _JUDGE = """
 select
   k.id,
@@ -89,12 +89,12 @@ _LONGEST_REASON = 500
 
 @dataclass(slots=True)
 class Outcome:
-    """What applying a list did.
+    """The result of applying a list.
 
     Attributes:
         counts: How many keys had each outcome: `revoked`, `limited`, `already`, `changed`,
             `unknown`.
-        named: The ids of the keys, by outcome, without those that were `already` so.
+        named: The ids of the keys, by outcome, without `already`.
         is_behind: The database's events end before those of the list, or differ from them.
     """
 
@@ -106,7 +106,7 @@ class Outcome:
         """Count a key.
 
         Args:
-            outcome: What happened to it.
+            outcome: What happened to the key.
             key_id: Its id.
         """
         self.counts[outcome] += 1
@@ -118,11 +118,12 @@ class Outcome:
 def exported(
     connection: psycopg.Connection[Any], since: datetime | None
 ) -> Iterator[tuple[Head, Iterator[Entry]]]:
-    """Read what ended keys, all of it as of one moment.
+    """Read the ended keys in one snapshot.
 
     Args:
-        connection: In autocommit, as the owner of keylatch or another role that reads every row.
-        since: Only what changed from then on; `None` for all.
+        connection: In autocommit mode, as the owner of keylatch or another role that reads every
+            row.
+        since: Only keys that changed since then; `None` for all.
 
     Yields:
         The first line, and the keys.
@@ -156,26 +157,26 @@ def apply(
     force: bool,
     done: Callable[[int], None],
 ) -> Outcome:
-    """End the keys of a list that a restored database still takes for good.
+    """End the keys of a list that are active in a restored database.
 
-    Each batch is a transaction of its own. Again is safe: what is done stays done.
+    Each batch is a transaction of its own. Repeating is safe.
 
     Args:
-        connection: In autocommit, as the owner of keylatch or another role that reads every row.
+        connection: As for `exported`.
         head: The first line of the list.
-        entries: Its keys.
+        entries: The keys of the list.
         dry_run: Change nothing.
-        force: Go on where the list is of another installation.
+        force: Accept a list of another installation.
         done: Called after each batch with the number of its keys.
 
     Returns:
         What happened.
 
     Raises:
-        NotInstalled: There is no keylatch.
+        NotInstalled: keylatch is not installed.
         PermissionDenied: Row security hides keys from this user.
-        KeylatchError: `other_installation`; `replica` where nothing can be written; what the
-            server says.
+        KeylatchError: `other_installation`; `replica` if nothing can be written; or an error of
+            the server.
     """
     with own_errors():
         has_events = _check_rights(connection)
@@ -183,8 +184,8 @@ def apply(
         if found != head.installation and not force:
             raise KeylatchError(
                 "other_installation",
-                detail=f"The list is of installation {head.installation}, and the database {name} "
-                f"holds installation {found}.",
+                detail=f"The list belongs to installation {head.installation}, but the database "
+                f"{name} is installation {found}.",
                 hint="Check the database URL. If this database is a copy that has got an id of its "
                 "own, give --force.",
             )
@@ -192,7 +193,7 @@ def apply(
             raise KeylatchError(
                 "replica",
                 detail=f"The database {name} is a read replica: no key can be revoked here.",
-                hint="Name the primary in the database URL, or promote this server first.",
+                hint="Use the database URL of the primary, or promote this server first.",
             )
         outcome = Outcome()
         if head.checkpoint and has_events:
@@ -215,8 +216,8 @@ def _apply_batch(
     outcome: Outcome,
     dry_run: bool,
 ) -> None:
-    """Do one batch; what the database knows leaves the batch."""
-    # In the order of the ids, as every statement of keylatch that locks several keys.
+    """Apply one batch, and remove the keys that exist from it."""
+    # Locks in the order of the ids, like every statement of keylatch that locks several keys.
     lock = "" if dry_run else "\nfor update of k"
     judged = _rows(
         connection,
@@ -251,21 +252,21 @@ def _wanted(entries: Iterable[Entry]) -> str:
 
 
 def _reason(entry: Entry) -> str:
-    """Say why a key is revoked a second time: the database stamps the time of today."""
+    """Build the reason: the database stamps the current time, so the reason has the old time."""
     revoked = entry.revoked_at is not None
     what = (
         f"revoked at {when(entry.revoked_at)}"
         if revoked
         else f"expired at {when(entry.expires_at)}"
     )
-    again = f"{what}; a restore had forgotten it"
+    again = f"{what}; revoked again after a restore"
     if not entry.reason:
         return again
     return f"{entry.reason[: _LONGEST_REASON - len(again) - 3]} ({again})"
 
 
 def _check_rights(connection: psycopg.Connection[Any]) -> bool:
-    """Give whether the events are there, after finding that every row can be read."""
+    """Check that every row can be read. Return whether there are events."""
     if not _row(connection, _THERE)[0]:
         raise NotInstalled(
             detail="The database has no keylatch.",
@@ -274,8 +275,8 @@ def _check_rights(connection: psycopg.Connection[Any]) -> bool:
     may_read, has_events = _row(connection, _READABLE)
     if not may_read:
         raise PermissionDenied(
-            detail="Row security hides keys from this user, and the list would not be complete.",
-            hint="Name the owner of keylatch in the database URL: postgres in a Supabase project.",
+            detail="Row security hides keys from this user, so the list would not be complete.",
+            hint="Connect as the owner of keylatch: postgres in a Supabase project.",
         )
     return bool(has_events)
 

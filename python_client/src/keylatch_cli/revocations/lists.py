@@ -1,7 +1,7 @@
-"""The file of a revocation list: what stands in it, and how a damaged one is refused.
+"""The file format of a revocation list, and the checks that refuse a damaged list.
 
-One JSON object a line. The first line says which installation the list is of, then comes a line
-for each key, and the last line has the number of keys and the SHA-256 of all bytes before it.
+Each line is a JSON object. The first line names the installation. Each further line is a key. The
+last line has the number of keys and the SHA-256 of all bytes before it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from uuid import UUID
 from keylatch.errors import KeylatchError
 
 FORMAT = 1
-"""The version of the form."""
+"""The version of the format."""
 
 _TIMES = ("revoked_at", "suspended_at", "expires_at")
 
@@ -31,8 +31,8 @@ class Head:
         installation: The id of the installation.
         database: The name of its database.
         exported_at: When the list was written, by the clock of the database.
-        since: Only changes from then on are in the list; `None` for all.
-        checkpoint: Number and digest of the last checkpoint of the events; `None` without.
+        since: Only changes since then are in the list; `None` for all changes.
+        checkpoint: Number and digest of the last checkpoint of the events, or `None`.
     """
 
     installation: UUID
@@ -44,7 +44,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A key that a restored database could revive.
+    """A key that a restore could reactivate.
 
     Attributes:
         id: The id of the key.
@@ -99,7 +99,7 @@ def lines(head: Head, entries: Iterable[Entry]) -> Iterator[bytes]:
 
 
 def read(path: Path) -> tuple[Head, int]:
-    """Check a whole list before anything is done with it.
+    """Check a whole list before it is used.
 
     Args:
         path: The file.
@@ -128,19 +128,19 @@ def read(path: Path) -> tuple[Head, int]:
         raise KeylatchError(
             "list_incomplete",
             detail=f"{path} has no last line with a digest: the end of the list is missing.",
-            hint="Take another copy of the list. Nothing was changed.",
+            hint="Use another copy of the list. Nothing was changed.",
         )
     if end != {"keys": count - 1, "sha256": digest.hexdigest()}:
         raise KeylatchError(
             "list_changed",
-            detail=f"{path} is not what keylatch wrote: its digest does not fit its lines.",
-            hint="Take another copy of the list. Nothing was changed.",
+            detail=f"{path} was changed after keylatch wrote it: the digest does not match.",
+            hint="Use another copy of the list. Nothing was changed.",
         )
     return head, count - 1
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """Read the keys of a list that `read` found good.
+    """Read the keys of a list that `read` has checked.
 
     Args:
         path: The file.
@@ -149,7 +149,7 @@ def entries(path: Path) -> Iterator[Entry]:
         The keys.
 
     Raises:
-        KeylatchError: `list_unreadable` where a line is no key.
+        KeylatchError: `list_unreadable` if a line is not a key.
     """
     with path.open("rb") as file:
         next(file)
@@ -162,16 +162,16 @@ def entries(path: Path) -> Iterator[Entry]:
                 reason = fields.get("reason")
                 yield Entry(UUID(fields["id"]), reason=reason and str(reason), **times)
             except (KeyError, TypeError, ValueError, AttributeError):
-                raise _unreadable(path, "has a line that is no key") from None
+                raise _unreadable(path, "has a line that is not a key") from None
 
 
 def _head(fields: dict[str, Any], path: Path) -> Head:
     if fields.get("keylatch") != "revocations":
-        raise _unreadable(path, "does not begin as a revocation list does")
+        raise _unreadable(path, "is not a revocation list")
     if fields.get("format") != FORMAT:
         raise KeylatchError(
             "client_older",
-            detail=f"{path} is written by a newer keylatch.",
+            detail=f"{path} was written by a newer version of keylatch.",
             hint="Run: pip install --upgrade keylatch",
         )
     try:
@@ -196,7 +196,7 @@ def _object(line: bytes, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise _unreadable(path, "has a line that is no JSON object")
+        raise _unreadable(path, "has a line that is not a JSON object")
     return found
 
 
@@ -213,7 +213,7 @@ def _unreadable(path: Path, why: str) -> KeylatchError:
     return KeylatchError(
         "list_unreadable",
         detail=f"{path} {why}.",
-        hint="Give the file that `keylatch revocations export` wrote. Nothing was changed.",
+        hint="Use the file that `keylatch revocations export` wrote. Nothing was changed.",
     )
 
 

@@ -1,1 +1,1 @@
-"""`keylatch uninstall`: what still uses keylatch, and the migration that removes it."""
+"""`keylatch uninstall`: finds what still uses keylatch, and writes a migration that removes it."""

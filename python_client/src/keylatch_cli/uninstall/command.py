@@ -1,4 +1,4 @@
-"""The command that takes keylatch out of a project or a database: uninstall."""
+"""The command that removes keylatch from a project or a database: uninstall."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def uninstall(
         Path | None,
         typer.Argument(
             metavar="PROJECT",
-            help="The directory that holds supabase/. Without it the SQL goes to stdout: "
+            help="The directory that contains supabase/. Without it, the SQL goes to stdout: "
             "keylatch uninstall | psql -1 -f -",
             show_default=False,
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Only say what would be done.")
+        bool, typer.Option("--dry-run", metavar="", help="Only show what would be done.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the migration that removes keylatch.
 
-    The migration deletes every key. The command refuses, and names them, while policies, views,
-    triggers, defaults, functions or foreign keys of the application use keylatch, and while the
-    API exposes it: for that it looks into a database, best the one in production. The migration
-    asks the same again where it runs. First unexpose, then drop: PostgREST fails every request
-    when an exposed schema is missing.
+    The migration deletes every key. While policies, views, triggers, defaults, functions or foreign
+    keys of the application use keylatch, or the API exposes it, the command names them and refuses.
+    To find them it reads a database, ideally the one in production. The migration checks again when
+    it runs. Unexpose the schema before you drop it: PostgREST fails every request while an exposed
+    schema is missing.
     """
     plan = files.prepare_removal(project, migration) if project else None
     found = None
@@ -69,10 +69,10 @@ def uninstall(
         if plan.tree:
             where = (plan.tree.exported or plan.tree.file).relative_to(project)
             output.note(
-                f"\nTake keylatch out of your declarative schemas: {where}"
+                f"\nRemove keylatch from your declarative schemas: {where}"
                 if plan.tree.exported
-                else f"\n{where} of the declarative schemas goes with it; take it out of "
-                "schema_paths in config.toml, where it is listed."
+                else f"\n{where} of the declarative schemas is removed too. If schema_paths in "
+                "config.toml lists it, remove the entry."
             )
     _print_order(found, is_written=project is not None)
 
@@ -88,33 +88,33 @@ def _refuse(uses: list[Use], as_json: bool) -> None:
         "still_used",
         detail=f"{len(uses)} {'thing uses' if len(uses) == 1 else 'things use'} keylatch, and "
         "nothing was written.",
-        hint="First take keylatch out of the settings: in config.toml, hosted under Integrations > "
+        hint="First remove keylatch from the settings: in config.toml, hosted in Integrations > "
         "Data API, and in SQL: alter role authenticator reset pgrst.db_pre_request; "
         "notify pgrst, 'reload config';"
         if settings
-        else "Remove what the table names in a migration of your own, push it, and run this again.",
+        else "Remove what the table lists in your own migration, push it, and run this again.",
     )
 
 
 def _print_order(found: Found | None, *, is_written: bool) -> None:
     if found is None:
         output.note(
-            "\nNo database was asked what still uses keylatch: the migration asks, and stops if "
-            "something does. To ask now, set DATABASE_URL."
+            "\nNo database was checked for objects that use keylatch. The migration checks, and "
+            "stops if there are any. To check now, set DATABASE_URL."
         )
     output.note(
         "\nThis deletes every key and event for good."
         if found is None or found.keys is None
         else f"\nThis deletes {found.keys:,} keys{' and their events' * found.has_events} for good."
     )
-    output.note("Keep what you need first:")
+    output.note("First save what you need:")
     kept = ["keys", *(["key_events"] if found is None or found.has_events else [])]
     for name in kept:
         copy = f"\\copy (table keylatch.{name}) to {name}.csv csv header"
         output.err().print(f"  psql \"$DATABASE_URL\" -c '{copy}'", soft_wrap=True)
     output.note(
-        "\nThen in this order:\n"
-        "  1. Unexpose: hosted, take keylatch out of Integrations > Data API > Exposed\n"
-        "     schemas; elsewhere out of db-schemas and db-pre-request of PostgREST.\n"
+        "\nThen, in this order:\n"
+        "  1. Unexpose: hosted, remove keylatch from Integrations > Data API > Exposed\n"
+        "     schemas; elsewhere from db-schemas and db-pre-request of PostgREST.\n"
         + ("  2. Drop: supabase db push" if is_written else "  2. Drop: run this SQL: psql -1 -f -")
     )

@@ -1,4 +1,4 @@
-"""The migration that removes keylatch, and what of an application still uses it."""
+"""The migration that removes keylatch, and the check for what still uses it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..install.migrations import CORE, NOTHING, TENANCY, Installed, Migration
 if TYPE_CHECKING:
     import psycopg
 
-# No statement of a migration can name a table that may be missing.
+# A static statement cannot name a table that may be missing.
 _HAS_JOBS = "select pg_catalog.to_regclass('cron.job') is not null"
 _JOBS = (
     "select 'cron job' as kind, j.jobname || ': ' || j.command as thing from cron.job as j "
@@ -26,8 +26,8 @@ _THERE = "select pg_catalog.to_regclass('keylatch_internal.keys') is not null"
 _GUARD = """\
 -- Removes keylatch with all its keys and events. Only a backup brings them back.
 --
--- First the application must use keylatch no more, and the API must not expose it. Else this stops
--- and changes nothing.
+-- Before, the application must stop using keylatch, and the API must not expose it. Otherwise this
+-- file stops and changes nothing.
 do $$
 declare
   v_found text[];
@@ -46,8 +46,8 @@ begin
   if pg_catalog.cardinality(v_found) > 0 then
     raise exception 'keylatch is still in use: %', pg_catalog.array_to_string(v_found, '; ')
       using errcode = 'dependent_objects_still_exist',
-      hint = 'Take keylatch out of the exposed schemas and db-pre-request, and remove what uses it '
-      'in a migration before this one.';
+      hint = 'Remove keylatch from the exposed schemas and db-pre-request, and remove what uses it '
+      'in an earlier migration.';
   end if;
 end $$;
 
@@ -59,8 +59,8 @@ class Use:
     """Something that uses keylatch.
 
     Attributes:
-        kind: What it is: `policy`, `trigger`, `setting`.
-        thing: Which one.
+        kind: Its kind: `policy`, `trigger`, `setting`.
+        thing: Its name.
     """
 
     kind: str
@@ -69,11 +69,11 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a database says before keylatch is removed from it.
+    """The state of a database before the removal.
 
     Attributes:
         uses: What still uses keylatch.
-        keys: How many keys would be deleted; `None` where there is no keylatch.
+        keys: How many keys would be deleted; `None` if keylatch is not installed.
         has_events: Whether events would be deleted.
     """
 
@@ -83,16 +83,16 @@ class Found:
 
 
 def look(connection: psycopg.Connection[Any]) -> Found:
-    """Find out what would be lost.
+    """Find what uses keylatch, and what would be deleted.
 
     Args:
-        connection: In autocommit, as the owner of keylatch.
+        connection: In autocommit mode, as the owner of keylatch.
 
     Returns:
-        What there is.
+        The state of the database.
 
     Raises:
-        KeylatchError: What the server says.
+        KeylatchError: The server reported an error.
     """
     from ..asking import own_errors
 
@@ -110,10 +110,10 @@ def migration(installed: Installed | None) -> Migration:
     """Write the migration.
 
     Args:
-        installed: What is there; `None` where nobody knows.
+        installed: What is installed; `None` if that is not known.
 
     Returns:
-        The migration: it asks what uses keylatch, and stops if something does.
+        The migration. It checks what uses keylatch, and stops if there is anything.
     """
     version = installed.version if installed else "0"
     tenancy = installed.tenancy if installed else "keylatch"
@@ -133,7 +133,7 @@ def migration(installed: Installed | None) -> Migration:
 
 
 def _dependents() -> str:
-    """Give the question without its comment above and without the last semicolon."""
+    """Return the query without its leading comment and its last semicolon."""
     text = _read("dependents.sql")
     return text[text.index("with homes as") :].rstrip().removesuffix(";")
 
