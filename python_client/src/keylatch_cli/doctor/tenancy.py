@@ -197,7 +197,7 @@ def _ask(connection: psycopg.Connection[Any], own: bool) -> Iterator[Finding | U
         Level.NOTE,
         "nobody_administers",
         _SUBJECT,
-        f"returns no workspace for any of the {len(users)} users tested"
+        f"returns no workspace for any tested user ({len(users)} tested)"
         if own
         else "returns no workspace for anyone: no membership has the role admin",
         "No signed-in user can see or issue keys, unless the function uses more than the user's id."
