@@ -25,9 +25,6 @@ alter role service_role nologin inherit bypassrls;
 
 -- What PostgREST logs in as. It has no rights of its own until it takes one of the three above.
 alter role authenticator login noinherit;
-grant anon to authenticator;
-grant authenticated to authenticator;
-grant service_role to authenticator;
 
 comment on role anon is 'A request without a token.';
 comment on role authenticated is 'A request of a signed-in user; row policies tell who.';
@@ -56,19 +53,40 @@ begin
 end
 $$;
 
--- What `postgres` may become is what a hosted project has, as far as the roles above are concerned.
--- On 15 it is no member of authenticator: who has createrole grants any role there. From 16 on only
--- who holds a role with admin option may grant it.
+-- What `authenticator` and `postgres` may become is what a hosted project has, as far as the roles
+-- above are concerned. On 15 `postgres` is no member of authenticator: a role with createrole grants
+-- any role there. From 16 on a grant needs admin option on the role. A grant that is there is not
+-- repeated: PostgreSQL would print a notice.
 do $$
+declare
+  v_is_old constant boolean := pg_catalog.current_setting('server_version_num')::integer < 160000;
+  v_grant record;
 begin
-  if pg_catalog.current_setting('server_version_num')::integer < 160000 then
-    grant anon, authenticated, service_role to postgres;
-    grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres;
-  else
-    grant anon, authenticated, service_role, authenticator to postgres with admin option;
-    grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres with admin option;
-    execute 'grant pg_create_subscription to postgres';
-  end if;
+  for v_grant in
+    select r.role, 'authenticator' as member, false as has_admin
+    from pg_catalog.unnest(array['anon', 'authenticated', 'service_role']) as r (role)
+    union all
+    select r.role, 'postgres', not v_is_old
+    from pg_catalog.unnest(array[
+      'anon', 'authenticated', 'service_role', 'pg_monitor', 'pg_read_all_data',
+      'pg_signal_backend'
+    ]) as r (role)
+    union all
+    select r.role, 'postgres', r.role = 'authenticator'
+    from pg_catalog.unnest(array['authenticator', 'pg_create_subscription']) as r (role)
+    where not v_is_old
+  loop
+    continue when exists (
+      select from pg_catalog.pg_auth_members as m
+      where m.roleid = pg_catalog.to_regrole(v_grant.role)::oid
+        and m.member = pg_catalog.to_regrole(v_grant.member)::oid
+        and (m.admin_option or not v_grant.has_admin)
+    );
+    execute pg_catalog.format(
+      'grant %I to %I %s', v_grant.role, v_grant.member,
+      case when v_grant.has_admin then 'with admin option' end
+    );
+  end loop;
 end
 $$;
 
