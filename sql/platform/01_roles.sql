@@ -54,8 +54,8 @@ end
 $$;
 
 -- What `authenticator` and `postgres` may become is what a hosted project has, as far as the roles
--- above are concerned. On 15 `postgres` is no member of authenticator: a role with createrole grants
--- any role there. From 16 on a grant needs admin option on the role. A grant that is there is not
+-- above are concerned. On 15 `postgres` is no member of authenticator: createrole is enough there to
+-- grant any role. From 16 on a grant needs admin option on the role. A grant that is there is not
 -- repeated: PostgreSQL would print a notice.
 do $$
 declare
