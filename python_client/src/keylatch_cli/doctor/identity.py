@@ -22,7 +22,7 @@ _SECONDS_BEHIND = 10
 
 
 _TIMELINE = "select c.timeline_id::text from pg_catalog.pg_control_checkpoint() as c"
-_REVOKE_AGAIN = "keylatch revocations apply FILE  # first: revoke what it has forgotten\n"
+_REVOKE_AGAIN = "keylatch revocations apply FILE  # first: what it has forgotten\n"
 
 _INSTALL = {
     Kind.SUPABASE: "keylatch install . && supabase db push\n"
@@ -160,8 +160,7 @@ def check_place(connection: psycopg.Connection[Any], site: Site) -> Iterator[Fin
             f"was made in {where}: the database is a copy, or was restored or moved",
             "Keys that were revoked after the backup are active again. If the original is still "
             "in use, neither database knows what the other issues and revokes.",
-            f"{_REVOKE_AGAIN}keylatch installation renew  # then; with --keep-id if the original "
-            "is gone",
+            f"{_REVOKE_AGAIN}keylatch installation renew  # then; --keep-id if no original is left",
         )
         return
     with connection.cursor(row_factory=tuple_row) as cursor:
@@ -174,7 +173,7 @@ def check_place(connection: psycopg.Connection[Any], site: Site) -> Iterator[Fin
             f"was made on timeline {timeline}, and the server is on timeline {now}",
             "A failover changes the timeline. So does a point-in-time recovery, after which keys "
             "that were revoked since are active again.",
-            f"{_REVOKE_AGAIN}keylatch installation renew --keep-id  # then: this note goes away",
+            f"{_REVOKE_AGAIN}keylatch installation renew --keep-id  # then the note goes away",
         )
 
 
