@@ -5,6 +5,7 @@ import pytest
 
 from cli.program import Program
 from core.fingerprint import fingerprint
+from keylatch_cli.audit.matrix import audit
 from keylatch_cli.doctor.examination import examine
 from keylatch_cli.doctor.report import Level
 from security.restoring.ground import Ground, mend, psql, run, with_role
@@ -38,6 +39,8 @@ def test_a_restored_database_is_whole_or_after_restore_makes_it_so(
         for name, before in ground.story.rows.items():
             if name.startswith("keylatch"):
                 assert found[name] == before, name
+        with psycopg.connect(restored.superuser_url) as owner:
+            assert audit(owner).differences == ()
         use_every_call(restored, ground.story)
         at = Program(ground.directory, {"DATABASE_URL": restored.superuser_url}, is_preloaded=True)
         assert at("installation", "renew").out == f"{installation_id(restored)}\n"
