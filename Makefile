@@ -94,7 +94,7 @@ generate: setup ## write what is made from the migrations: manifest, access, ref
 	@$(RUN) tools.after_restore
 	@$(RUN) tools.restoring
 
-bench: setup ## measure WHAT=resolving startup cache client identity sessions adoption imports events
+bench: setup ## measure WHAT=resolving startup cache client identity sessions adoption imports events upgrading
 	@$(RUN) bench.$(or $(WHAT),resolving) $(ARGS)
 
 soak: setup ## ten minutes of a cached resolver among faults, and ten of failovers

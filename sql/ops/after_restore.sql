@@ -166,7 +166,7 @@ revoke all on schema keylatch, keylatch_internal from public, anon, authenticate
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.refuse, keylatch_internal.require_grants,
-keylatch_internal.describe_installation, keylatch.installation
+keylatch_internal.current_place, keylatch_internal.describe_installation, keylatch.installation
 from public, anon, authenticated, service_role;
 grant usage on schema keylatch, keylatch_internal to authenticated, service_role, keylatch_resolver;
 grant execute on function
@@ -222,11 +222,11 @@ alter table keylatch_internal.keys enable replica trigger keys_update_a_merge_re
 revoke all on function
 keylatch_internal.is_apply_worker, keylatch_internal.hold_latch, keylatch_internal.hold_expiry,
 keylatch_internal.merge_revocation, keylatch_internal.stamp_update, keylatch_internal.judge_update,
-keylatch_internal.check_metadata, keylatch_internal.check_scopes, keylatch_internal.check_key
+keylatch_internal.check_metadata, keylatch_internal.check_key
 from public, anon, authenticated, service_role;
 grant execute on function
 keylatch_internal.is_apply_worker, keylatch_internal.check_metadata,
-keylatch_internal.check_scopes, keylatch_internal.check_key to authenticated, service_role;
+keylatch_internal.check_key to authenticated, service_role;
 revoke all on function keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
 keylatch_internal.mint_key, keylatch_internal.insert_key,
 keylatch_internal.set_suspended, keylatch.issue_key, keylatch.issue_keys, keylatch.rotate_key,

@@ -25,9 +25,6 @@ alter role service_role nologin inherit bypassrls;
 
 -- The login of PostgREST. It has no rights of its own until it takes one of the three roles above.
 alter role authenticator login noinherit;
-grant anon to authenticator;
-grant authenticated to authenticator;
-grant service_role to authenticator;
 
 comment on role anon is 'A request without a token.';
 comment on role authenticated is 'A request of a signed-in user; row policies decide by the user.';
@@ -58,17 +55,38 @@ $$;
 
 -- `postgres` is a member of the same roles as on a hosted project, as far as they are named above.
 -- On 15 it is not a member of authenticator: there, a role with createrole may grant any role. From
--- 16 on, only a role with the admin option may grant a role.
+-- 16 on, only a role with the admin option may grant a role. A grant that exists is not repeated:
+-- PostgreSQL would print a notice.
 do $$
+declare
+  v_is_old constant boolean := pg_catalog.current_setting('server_version_num')::integer < 160000;
+  v_grant record;
 begin
-  if pg_catalog.current_setting('server_version_num')::integer < 160000 then
-    grant anon, authenticated, service_role to postgres;
-    grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres;
-  else
-    grant anon, authenticated, service_role, authenticator to postgres with admin option;
-    grant pg_monitor, pg_read_all_data, pg_signal_backend to postgres with admin option;
-    execute 'grant pg_create_subscription to postgres';
-  end if;
+  for v_grant in
+    select r.role, 'authenticator' as member, false as has_admin
+    from pg_catalog.unnest(array['anon', 'authenticated', 'service_role']) as r (role)
+    union all
+    select r.role, 'postgres', not v_is_old
+    from pg_catalog.unnest(array[
+      'anon', 'authenticated', 'service_role', 'pg_monitor', 'pg_read_all_data',
+      'pg_signal_backend'
+    ]) as r (role)
+    union all
+    select r.role, 'postgres', r.role = 'authenticator'
+    from pg_catalog.unnest(array['authenticator', 'pg_create_subscription']) as r (role)
+    where not v_is_old
+  loop
+    continue when exists (
+      select from pg_catalog.pg_auth_members as m
+      where m.roleid = pg_catalog.to_regrole(v_grant.role)::oid
+        and m.member = pg_catalog.to_regrole(v_grant.member)::oid
+        and (m.admin_option or not v_grant.has_admin)
+    );
+    execute pg_catalog.format(
+      'grant %I to %I %s', v_grant.role, v_grant.member,
+      case when v_grant.has_admin then 'with admin option' end
+    );
+  end loop;
 end
 $$;
 

@@ -126,25 +126,37 @@ comment on function keylatch_internal.require_grants is
   'Raises restore_incomplete if everybody may execute this function: a restore can lose the grants
 that keep other roles out.';
 
+create function keylatch_internal.current_place()
+returns text language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return (select concat_ws('/', s.system_identifier, d.oid, c.timeline_id)
+    from pg_control_system() as s cross join pg_control_checkpoint() as c
+    cross join pg_catalog.pg_database as d where d.datname = current_database());
+end $$;
+comment on function keylatch_internal.current_place is
+  'Where this database is: system identifier, database oid and timeline, with slashes between.';
+
 create table keylatch_internal.installation (
   only_row boolean not null default true,
   id uuid not null default pg_catalog.gen_random_uuid(),
   schema_version text not null,
   modules text[] not null default '{}',
   installed_at timestamptz not null default pg_catalog.now(),
+  made_in text not null default keylatch_internal.current_place(),
   constraint installation_pkey primary key (only_row),
   constraint installation_only_row_check check (only_row)
 );
 comment on table keylatch_internal.installation is
   'One row: which installation of keylatch this database holds.';
 comment on column keylatch_internal.installation.only_row is 'Always true: there is one row.';
-comment on column keylatch_internal.installation.id is
-  'Random. A copy of the database has the same id.';
+comment on column keylatch_internal.installation.id is 'Random. A copy has the same id.';
 comment on column keylatch_internal.installation.schema_version is
   'The release of keylatch whose migrations have run.';
 comment on column keylatch_internal.installation.modules is
   'The modules that are installed beside the core. The migration of a module adds its name.';
 comment on column keylatch_internal.installation.installed_at is 'When the first migration ran.';
+comment on column keylatch_internal.installation.made_in is 'Where it was installed.';
 alter table keylatch_internal.installation enable row level security;
 
 insert into keylatch_internal.installation (schema_version) values ('0.1.0');
@@ -152,7 +164,7 @@ insert into keylatch_internal.installation (schema_version) values ('0.1.0');
 create type keylatch.installation_info as (
   id uuid, schema_version text, modules text[], installed_at timestamptz, database_name text,
   database_oid bigint, system_identifier text, is_replica boolean,
-  replica_lag_seconds double precision
+  replica_lag_seconds double precision, made_in text
 );
 comment on type keylatch.installation_info is
   'Which installation answers, in which database of which server, and its replication lag.';
@@ -164,25 +176,24 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_info keylatch.installation_info;
 begin
-  select i.id, i.schema_version, i.modules, i.installed_at, d.datname, d.oid
-  into v_info.id, v_info.schema_version, v_info.modules, v_info.installed_at,
-    v_info.database_name, v_info.database_oid
+  select
+    i.id, i.schema_version, i.modules, i.installed_at, d.datname, d.oid, s.system_identifier,
+    pg_is_in_recovery(),
+    case
+      when not pg_is_in_recovery() then 0
+      -- A replica that has replayed all that it received does not lag behind an idle primary.
+      when pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
+        and exists (select from pg_catalog.pg_stat_wal_receiver as w where w.pid is not null) then 0
+      else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
+    end,
+    i.made_in
+  into v_info
   from keylatch_internal.installation as i
+  cross join pg_control_system() as s
   cross join pg_catalog.pg_database as d where d.datname = current_database();
   if not found then
     perform keylatch_internal.refuse('restore_incomplete', 'The table installation has no row.');
   end if;
-  v_info.system_identifier := (select c.system_identifier::text from pg_control_system() as c);
-  v_info.is_replica := pg_is_in_recovery();
-  v_info.replica_lag_seconds := case
-    when not v_info.is_replica then 0
-    -- A replica that receives the stream and has replayed all of it does not lag behind an idle
-    -- primary.
-    when pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn()
-      and exists (select 1 from pg_catalog.pg_stat_wal_receiver as w where w.pid is not null)
-      then 0
-    else extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp())
-  end;
   return v_info;
 end $$;
 comment on function keylatch_internal.describe_installation is 'Does the work of installation.';
@@ -198,14 +209,15 @@ comment on function keylatch.installation is
 and system_identifier are equal, both use the same database.
 
 modules: what is installed beside the core. is_replica: whether this server is a read replica.
-replica_lag_seconds: how far behind (0 on a primary, null if the replica cannot tell).';
+replica_lag_seconds: how far behind (0 on a primary, null if the replica cannot tell). made_in:
+system_identifier/database_oid/timeline where it was installed; a copy answers with another place.';
 
 -- Who may do what. All other roles have no rights.
 revoke all on schema keylatch, keylatch_internal from public, anon, authenticated, service_role;
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.refuse, keylatch_internal.require_grants,
-keylatch_internal.describe_installation, keylatch.installation
+keylatch_internal.current_place, keylatch_internal.describe_installation, keylatch.installation
 from public, anon, authenticated, service_role;
 
 -- The calls run with the rights of the caller, and use helpers of keylatch_internal.

@@ -226,23 +226,6 @@ end $$;
 comment on function keylatch_internal.check_metadata is
   'What is wrong with this metadata, and what to do; null if every language can read it.';
 
-create function keylatch_internal.check_scopes(p_scopes text[])
-returns text[] language plpgsql immutable parallel safe security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return case
-    when p_scopes is null or array_ndims(p_scopes) > 1 or cardinality(p_scopes) > 64
-      or cardinality(p_scopes) > (
-        select count(distinct s.scope)
-        from unnest(p_scopes) as s (scope) where s.scope ~ '^[a-z0-9_.:*-]{1,64}$'
-      ) then array[
-      'scopes must be up to 64 different words of 1 to 64 characters from a-z 0-9 _ . : * -',
-      'Pass for example ["orders:read", "orders:write"].']
-  end;
-end $$;
-comment on function keylatch_internal.check_scopes is
-  'What is wrong with this list of scopes, and what to do; null for a good list.';
-
 create function keylatch_internal.check_key(
   p_old keylatch_internal.keys, p_new keylatch_internal.keys
 )
@@ -282,12 +265,19 @@ begin
         and concat(p_new.label, ' ', p_new.metadata)
         ~ '[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[1-9A-HJ-NP-Za-km-z]{36}' then array[
         'label or metadata contains a key.', 'Write the key id or the masked key instead.']
+      when p_new.scopes is distinct from coalesce(p_old.scopes, '{}') and (
+        p_new.scopes is null or array_ndims(p_new.scopes) > 1 or cardinality(p_new.scopes) > 64
+        or cardinality(p_new.scopes) > (
+          select count(distinct s.scope) from unnest(p_new.scopes) as s (scope)
+          where s.scope ~ '^[a-z0-9_.:*-]{1,64}$'
+        )
+      ) then array[
+        'scopes must be up to 64 different words of 1 to 64 characters from a-z 0-9 _ . : * -',
+        'Pass for example ["orders:read", "orders:write"].']
     end,
     -- The usual values are good, and need no call.
     case when p_new.metadata is distinct from coalesce(p_old.metadata, '{}')
       then keylatch_internal.check_metadata(p_new.metadata) end,
-    case when p_new.scopes is distinct from coalesce(p_old.scopes, '{}')
-      then keylatch_internal.check_scopes(p_new.scopes) end,
     case when p_new.allowed_origins is distinct from coalesce(p_old.allowed_origins, '{}')
       then keylatch_internal.check_origins(p_new.allowed_origins, p_new.kind, p_new.environment) end
   );
@@ -325,9 +315,9 @@ when they were written.';
 revoke all on function
 keylatch_internal.is_apply_worker, keylatch_internal.hold_latch, keylatch_internal.hold_expiry,
 keylatch_internal.merge_revocation, keylatch_internal.stamp_update, keylatch_internal.judge_update,
-keylatch_internal.check_metadata, keylatch_internal.check_scopes, keylatch_internal.check_key
+keylatch_internal.check_metadata, keylatch_internal.check_key
 from public, anon, authenticated, service_role;
 -- The conditions and functions of the triggers call these with the rights of the writing role.
 grant execute on function
 keylatch_internal.is_apply_worker, keylatch_internal.check_metadata,
-keylatch_internal.check_scopes, keylatch_internal.check_key to authenticated, service_role;
+keylatch_internal.check_key to authenticated, service_role;

@@ -120,9 +120,7 @@ begin
   return case
     when p_key.id is null then
       -- An imported key may have any form, so the form matters only if no key was found.
-      case keylatch_internal.key_form(p_text)
-        when 'valid' then 'unknown' else keylatch_internal.key_form(p_text)
-      end
+      replace(keylatch_internal.key_form(p_text), 'valid', 'unknown')
     when p_key.status in ('revoked', 'expired', 'suspended') then p_key.status
     when p_key.kind = 'secret' then
       case when p_origin is null then 'valid' else 'secret_in_browser' end

@@ -876,6 +876,7 @@ export type Database = {
         "system_identifier": string
         "is_replica": boolean
         "replica_lag_seconds": number | null
+        "made_in": string
       }
       "issued_key": {
         "key": string

@@ -165,6 +165,7 @@ JSON: dict[type[Any], dict[str, object]] = {
         "system_identifier": "7710342416666718126",
         "is_replica": True,
         "replica_lag_seconds": 1.5,
+        "made_in": "7710342416666718126/5/1",
     },
 }
 JSON[Key] = {

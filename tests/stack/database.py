@@ -12,6 +12,15 @@ from psycopg import sql
 from stack.cluster import SUPERUSER, Cluster
 from stack.supabase import push_migrations
 
+# A copy tells that it was installed elsewhere; one of a template is an installation of its own.
+_SETTLE = """
+do $$ begin
+  if to_regclass('keylatch_internal.installation') is not null then
+    update keylatch_internal.installation set made_in = default;
+  end if;
+end $$
+"""
+
 
 def make_template(
     server: Cluster, name: str = "keylatch_template", files: Sequence[Path] | None = None
@@ -37,12 +46,17 @@ class Database:
         name: Its name.
     """
 
-    def __init__(self, server: Cluster, name: str, template: str | None = None) -> None:
-        """Create it, as a copy of `template` if that is given."""
+    def __init__(
+        self, server: Cluster, name: str, template: str | None = None, *, is_copy: bool = False
+    ) -> None:
+        """Create it, from `template` if that is given: as new, or as a copy that shows."""
         self.server = server
         self.name = name
         self._connections = contextlib.ExitStack()
         server.create_database(name, template)
+        if template is not None and not is_copy:
+            with psycopg.connect(self.superuser_url) as connection:
+                connection.execute(_SETTLE)
 
     def __enter__(self) -> Self:
         """Give the database."""

@@ -177,6 +177,9 @@ class Installation(Row):
     is_replica: bool  #: Whether this server is a read replica.
     #: How far the replica is behind, in seconds; 0 on a primary, `None` if it is not known.
     replica_lag_seconds: float | None
+    #: Where it was installed, as `system_identifier/database_oid/timeline`. In a copy, or where a
+    #: dump was restored, that is another place than this one.
+    made_in: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

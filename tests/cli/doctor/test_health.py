@@ -2,9 +2,10 @@
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -12,6 +13,8 @@ import pytest
 
 from cli.doctor.examining import examined, run, told
 from cli.install.test_own_tenancy import EXAMPLES
+from core.fingerprint import fingerprint
+from keylatch_cli.doctor.catalog import Entry, Name, read_catalog
 from keylatch_cli.install.apply import apply
 from keylatch_cli.install.migrations import Choice, Tenancy, shipped
 from stack import Cluster, Database, Janitor, People, Server
@@ -127,13 +130,31 @@ def test_a_database_that_was_dumped_and_restored_is_whole(
         apply(dumped.connect(), choice, tenancy)
         if example:
             dumped.connect().execute(example.read_bytes())
+        (key,) = one(dumped, "select key from keylatch.issue_key(gen_random_uuid(), 'secret')")
         healthy = told(examined(dumped).findings)
-        assert [one for one in healthy if one[0] == "error"] == []
+        assert [found for found in healthy if found[0] == "error"] == []
         target.install_platform(restored.name)
         run(restored, MAKE_ROLE)
         copy(dumped, restored)
+        assert catalog(restored) == catalog(dumped)
+        if version == 15:
+            assert fingerprint(restored.url) == fingerprint(dumped.url)
+        assert one(restored, "select count(*) from keylatch.resolve_key(%s)", key) == (1,)
+        (number,) = one(restored, "select id from keylatch.installation()")
+        healthy.insert(0, ("warning", "installed_elsewhere", f"installation {number}"))
         assert told(examined(restored).findings) == healthy
         assert told(examined(restored, restored.superuser_url).findings) == healthy
+
+
+def one(database: Database, query: str, *values: object) -> Any:
+    """The one row of a query of the owner."""
+    return database.connect().execute(query.encode(), values or None).fetchone()
+
+
+def catalog(database: Database) -> Mapping[Name, Entry]:
+    """All that is installed, as every version of PostgreSQL tells it alike."""
+    with psycopg.connect(database.url) as connection:
+        return read_catalog(connection)
 
 
 MAKE_ROLE = """

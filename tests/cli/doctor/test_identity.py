@@ -46,7 +46,7 @@ def test_another_address_of_the_same_database_is_the_same(
 def test_a_copy_by_create_database_is_not_the_same(
     database: Database, people: People, server: Cluster
 ) -> None:
-    with Database(server, f"copy_{uuid4().hex}", database.name) as copy:
+    with Database(server, f"copy_{uuid4().hex}", database.name, is_copy=True) as copy:
         finding = only(against(database, copy.url))
         assert told([finding]) == [("error", "other_installation", "--against")]
         assert f"database {copy.name} of the same server" in finding.what
@@ -141,6 +141,7 @@ def test_a_replica_that_is_far_behind_or_cannot_tell_is_a_warning(
         system_identifier="1",
         is_replica=True,
         replica_lag_seconds=lag,
+        made_in="1/1/1",
     )
     findings = list(identity.check_lag("database", replica))
     assert told(findings) == ([("warning", "replica_lag", "database")] if words else [])

@@ -106,7 +106,7 @@ def copy(database: Database, owner: Owner, story: Story) -> Iterator[Database]:
     """A restored backup from before the keys were ended."""
     assert story
     owner.connection.close()
-    with Database(database.server, f"{database.name}_copy", database.name) as copy:
+    with Database(database.server, f"{database.name}_copy", database.name, is_copy=True) as copy:
         owner.connection = database.connect()
         yield copy
 
@@ -191,7 +191,7 @@ def test_a_key_that_waits_for_its_first_use_ends_again(
     there = program.having(DATABASE_URL=database.url)
     there("import", "-", "--format", "jsonl", stdin=json.dumps(line))
     owner.connection.close()
-    with Database(database.server, f"{database.name}_copy", database.name) as copy:
+    with Database(database.server, f"{database.name}_copy", database.name, is_copy=True) as copy:
         owner.connection = database.connect()
         (waiting,) = owner.row("select id from keylatch.legacy_keys where status = 'waiting'")
         owner.row("select keylatch.revoke_legacy_key(%s, 'left')", waiting)

@@ -218,6 +218,25 @@ def test_an_exposed_schema_is_never_dropped_under_the_api(
     assert there("uninstall").err.startswith("\nThis deletes every key")
 
 
+def test_a_job_that_calls_keylatch_is_named(program: Program, alone: Database) -> None:
+    apply(alone.connect(), Choice(only=("events",)), "keylatch")
+    server, owner = alone.connect(superuser=True), alone.connect()
+    # What pg_cron makes, as far as it is read.
+    server.execute("create schema cron authorization postgres")
+    owner.execute("create table cron.job (jobname text, command text)")
+    owner.execute("insert into cron.job values ('other', 'select 1')")
+    owner.execute("insert into cron.job values ('seal', 'select keylatch.seal_events(9)')")
+    refused = program.having(DATABASE_URL=alone.url)("uninstall", "--json", code=1)
+    job = {"kind": "cron job", "thing": "seal: select keylatch.seal_events(9)"}
+    assert refused.json["used_by"] == [job]
+    text = program("uninstall").out
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist, match="cron job seal: "):
+        owner.execute(text.encode())
+    owner.execute("delete from cron.job where jobname = 'seal'")
+    owner.execute(text.encode())
+    assert owner.execute("select to_regnamespace('keylatch')").fetchone() == (None,)
+
+
 class Said:
     """What the server said beside its answers."""
 

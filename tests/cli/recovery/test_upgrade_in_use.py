@@ -64,6 +64,13 @@ def test_an_upgrade_locks_only_what_it_changes(installed: Database) -> None:
     assert strongest_locks(installed, with_column, ALL) == ["keylatch_internal.keys"]
 
 
+def upgrader(database: Database) -> psycopg.Connection[Any]:
+    """A connection for an upgrade that fails, and does not hang, if it waits for a lock."""
+    connection = database.connect()
+    connection.execute("set statement_timeout = '5s'")
+    return connection
+
+
 def longest(took: list[float]) -> str:
     """The longest wait, for the record only: it depends on the machine, so no test asserts it."""
     return f"{max(took) * 1000:.1f} ms of {len(took)}"
@@ -134,7 +141,7 @@ def test_an_upgrade_that_has_to_wait_does_not_make_others_wait(
         # A backup, or somebody's forgotten transaction.
         reader.execute("select count(*) from keylatch_internal.keys")
         with resolving(installed) as took:
-            upgrade = pool.submit(apply, installed.connect(), release=release)
+            upgrade = pool.submit(apply, upgrader(installed), release=release)
             until(lambda: len(took) >= 500)
             assert not upgrade.done()
             reader.rollback()
@@ -151,7 +158,7 @@ def test_an_upgrade_gives_up_with_a_hint_and_nothing_is_changed(
     with installed.connect(autocommit=False) as reader:
         reader.execute("select count(*) from keylatch_internal.keys")
         with pytest.raises(KeylatchError, match="lock timeout") as refused:
-            apply(installed.connect(), release=next_release(ADDS_A_COLUMN))
+            apply(upgrader(installed), release=next_release(ADDS_A_COLUMN))
         assert (refused.value.slug, refused.value.sqlstate) == ("migration_failed", "55P03")
         assert "pg_stat_activity" in str(refused.value.hint)
     found: Any = read_database(installed.connect())

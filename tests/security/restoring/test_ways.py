@@ -3,7 +3,9 @@
 import psycopg
 import pytest
 
+from cli.program import Program
 from core.fingerprint import fingerprint
+from keylatch_cli.audit.matrix import audit
 from keylatch_cli.doctor.examination import examine
 from keylatch_cli.doctor.report import Level
 from security.restoring.ground import Ground, mend, psql, run, with_role
@@ -23,24 +25,39 @@ def test_a_restored_database_is_whole_or_after_restore_makes_it_so(
     with way.restore(ground) as restored:
         assert tuple(faults(restored, model, ground.story)) == way.lost
         # Who may take the role is a matter of the cluster: the doctor does not call it an error.
-        assert bool(errors(restored)) == bool(set(way.lost) - {"members of the role"})
+        is_broken = bool(set(way.lost) - {"members of the role"})
+        assert bool(findings(restored, Level.ERROR)) == is_broken
         mend(restored, way.owner)
         assert faults(restored, model, ground.story) == []
         assert fingerprint(restored.superuser_url) == model.catalog
-        assert errors(restored) == []
+        assert findings(restored, Level.ERROR) == []
+        # It is whole, and not where it was made: keys may be active again.
+        said = findings(restored, Level.WARNING)
+        assert said == [f"installed_elsewhere installation {installation_id(restored)}"]
         # The rows that were there, and no others: no trigger wrote an event of a restored key.
         found = rows(restored)
         for name, before in ground.story.rows.items():
             if name.startswith("keylatch"):
                 assert found[name] == before, name
+        with psycopg.connect(restored.superuser_url) as owner:
+            assert audit(owner).differences == ()
         use_every_call(restored, ground.story)
+        at = Program(ground.directory, {"DATABASE_URL": restored.superuser_url}, is_preloaded=True)
+        assert at("installation", "renew").out == f"{installation_id(restored)}\n"
+        assert findings(restored, Level.WARNING) == []
 
 
-def errors(database: Database) -> list[str]:
-    """What the doctor says is broken."""
+def findings(database: Database, level: Level) -> list[str]:
+    """What the doctor says of a level."""
     with psycopg.connect(database.superuser_url, autocommit=True) as connection:
         found = examine(connection).findings
-    return [f"{one.slug} {one.subject}" for one in found if one.level is Level.ERROR]
+    return [f"{one.slug} {one.subject}" for one in found if one.level is level]
+
+
+def installation_id(database: Database) -> str:
+    with connected(database.superuser_url) as owner:
+        [row] = owner.execute("select id from keylatch_internal.installation").fetchall()
+    return str(row.id)
 
 
 def test_a_script_that_finds_nothing_to_mend_changes_nothing(ground: Ground, model: Model) -> None:
@@ -100,6 +117,8 @@ def test_a_copy_of_the_schema_alone_names_the_script_and_works_after_it(ground: 
             row = owner.execute("select * from keylatch.installation()").fetchone()
             assert row and set(row.modules) == set(_modules(ground))
             sizes = {name: len(content) for name, content in rows(copy).items()}
+        # It holds no key that could be active again: it is an installation of its own.
+        assert findings(copy, Level.WARNING) == []
     for name in ("errors", "installation", "event_settings", "session_limits", "legacy_settings"):
         table = f"keylatch_internal.{name}"
         assert sizes[table] == len(ground.story.rows[table])

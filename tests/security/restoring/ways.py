@@ -272,7 +272,9 @@ from 15 to 17 (`create database … template` on both). Do not edit.
 
 After each way, and after the script where the table names it, a test found: a key that was revoked
 before the dump stays revoked, in replication mode, too; the catalog is that of a fresh install; the
-seals of the events verify; no event was added; `keylatch doctor` has no error; each call answers.
+seals of the events verify; no event was added; each call answers; `keylatch audit` is as expected;
+`keylatch doctor` has no error. The doctor warns that the installation was made elsewhere, until
+`keylatch installation renew`.
 
 No dump knows which keys were revoked after it was made: those are active again after every way that
 begins with a dump. Data without its schema goes into a migrated database only in replication mode,

@@ -203,14 +203,13 @@ def _all_tries(
     tries = []
     for number, one in enumerate(operations, 1):
         outcomes = {actor: _outcome(connection, actor, stage, one) for actor in ACTORS}
-        wanted = expected.pop(name_of(one.object, one.operation, one.column), {})
         tries.append(
             Try(
                 object=one.object,
                 operation=one.operation,
                 column=one.column,
                 found=outcomes,
-                expected=wanted,
+                expected=expected.pop(name_of(one.object, one.operation, one.column), {}),
             )
         )
         done(number, len(operations))
@@ -325,8 +324,7 @@ def _of_relation(
     yield _Operation(shown, "delete", "", tuple(text.format(where, one) for one in reaches))
     if is_table:
         # Looked up, not tested: truncating locks the table for all sessions.
-        literal = sql.Literal(shown)
-        asked = tuple(sql.SQL(text).format(literal) for text in (_TRUNCATE, _TRUNCATE_HELD))
+        asked = tuple(sql.SQL(one).format(shown) for one in (_TRUNCATE, _TRUNCATE_HELD))
         yield _Operation(shown, "truncate", "", asked)
 
 

@@ -34,6 +34,7 @@ _FIRST = (
     "role_missing",
     "rolled_back",
     "anchor_differs",
+    "installed_elsewhere",
 )
 # Limits for counting many keys, and for waiting while another session alters a table.
 _PATIENCE = (
@@ -104,6 +105,7 @@ def _examine(
         parts = manifest.installed(live, modules)
         seen.run("objects", lambda: _compare(connection, manifest, parts, live, site))
         seen.run("replica", lambda: identity.check_lag("database", site.installation))
+        seen.run("origin", lambda: identity.check_place(connection, site))
         seen.run("subscriptions", lambda: replication.check(connection))
         if causes.is_core_incomplete(seen.findings):
             seen.add(Unchecked("keys, tenancy, API", "the core of keylatch is incomplete"))

@@ -21,6 +21,9 @@ from .report import Finding, Level, Site
 _SECONDS_BEHIND = 10
 
 
+_TIMELINE = "select c.timeline_id::text from pg_catalog.pg_control_checkpoint() as c"
+_REVOKE_AGAIN = "keylatch revocations apply FILE  # first: what it has forgotten\n"
+
 _INSTALL = {
     Kind.SUPABASE: "keylatch install . && supabase db push\n"
     "# then, and not before: add keylatch to the exposed schemas",
@@ -127,6 +130,53 @@ def check_lag(where: str, installation: Installation | None) -> Iterator[Finding
     )
 
 
+def check_place(connection: psycopg.Connection[Any], site: Site) -> Iterator[Finding]:
+    """Tell a copy, a restored database, and a server that left its timeline.
+
+    Args:
+        connection: Inside a transaction.
+        site: The database.
+
+    Yields:
+        A finding where the installation was made elsewhere, or before a failover or a recovery.
+
+    Raises:
+        psycopg.Error: The timeline cannot be read.
+    """
+    found = site.installation
+    if found is None:
+        return
+    system, oid, timeline = (*found.made_in.split("/"), "", "", "")[:3]
+    if (system, oid) != (found.system_identifier, str(found.database_oid)):
+        where = (
+            f"database oid {oid} of this server, and this is oid {found.database_oid}"
+            if system == found.system_identifier
+            else f"the server {system}, and this is the server {found.system_identifier}"
+        )
+        yield Finding(
+            Level.WARNING,
+            "installed_elsewhere",
+            f"installation {found.id}",
+            f"was made in {where}: the database is a copy, or was restored or moved",
+            "Keys that were revoked after the backup are active again. If the original is still "
+            "in use, neither database knows what the other issues and revokes.",
+            f"{_REVOKE_AGAIN}keylatch installation renew  # then; --keep-id if no original is left",
+        )
+        return
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        ((now,),) = cursor.execute(_TIMELINE).fetchall()
+    if timeline != now:
+        yield Finding(
+            Level.NOTE,
+            "timeline_changed",
+            f"installation {found.id}",
+            f"was made on timeline {timeline}, and the server is on timeline {now}",
+            "A failover changes the timeline. So does a point-in-time recovery, after which keys "
+            "that were revoked since are active again.",
+            f"{_REVOKE_AGAIN}keylatch installation renew --keep-id  # then the note goes away",
+        )
+
+
 def check_against(site: Site, other: Site) -> Iterator[Finding]:
     """Tell whether two databases are one.
 
@@ -153,8 +203,8 @@ def check_against(site: Site, other: Site) -> Iterator[Finding]:
     yield replace(
         other_installation("--against", what),
         why="Keys that one of them issues or revokes are not known to the other.",
-        mend="keylatch revocations apply FILE  # at the copy: revoke what it has forgotten\n"
-        "keylatch installation renew  # at the copy: an id of its own",
+        mend="# at the copy:\n"
+        f"{_REVOKE_AGAIN}keylatch installation renew  # then: an id of its own",
     )
 
 

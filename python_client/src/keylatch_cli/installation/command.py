@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -35,8 +35,20 @@ where
 """
 _THERE = "select pg_catalog.to_regclass('keylatch_internal.installation') is not null"
 _RENEW = """
-update keylatch_internal.installation as i set id = pg_catalog.gen_random_uuid() returning i.id
+update keylatch_internal.installation as i
+set id = case when %s then i.id else pg_catalog.gen_random_uuid() end, made_in = default
+returning i.id
 """
+
+KeepId = Annotated[
+    bool,
+    typer.Option(
+        "--keep-id",
+        metavar="",
+        help="Keep the id: the original is gone, as after a move, an upgrade of the server or a "
+        "failover.",
+    ),
+]
 
 
 @installation.callback(invoke_without_command=True)
@@ -63,14 +75,19 @@ def show(options: Options, context: typer.Context, as_json: Json = False) -> Non
             "database": f"{found.database_name}, oid {found.database_oid}",
             "server": f"replica{behind}" if found.is_replica else "primary",
             "system": found.system_identifier,
+            "made in": "this database"
+            if found.made_in.startswith(f"{found.system_identifier}/{found.database_oid}/")
+            else f"{found.made_in} (system/oid/timeline), so this is a copy or was restored",
         }
     )
 
 
 @installation.command("renew")
 @database_only
-def renew(options: Options, yes: Yes = False, as_json: Json = False) -> None:
-    """Give a copy of a database an id of its own.
+def renew(
+    options: Options, yes: Yes = False, keep_id: KeepId = False, as_json: Json = False
+) -> None:
+    """Give a copy an id of its own, and note where it is now.
 
     For the copy, never for the original. After a restore first run `keylatch revocations apply`:
     it refuses the list of another id. Needs the owner of keylatch.
@@ -98,17 +115,22 @@ def renew(options: Options, yes: Yes = False, as_json: Json = False) -> None:
             )
         if not yes and sys.stdin.isatty():
             output.confirm(
-                f"Give the installation {old} in the database {name} a new id? Do this in a copy "
-                "only."
+                f"Is the database {name} the only one with the installation {old}?"
+                if keep_id
+                else f"Give the installation {old} in the database {name} a new id? Do this in a "
+                "copy only."
             )
-        (new,) = _first(connection, _RENEW)
+        (new,) = _first(connection, _RENEW, keep_id)
     if as_json:
         output.print_json({"old": old, "id": new})
         return
     sys.stdout.write(f"{new}\n")
     sys.stdout.flush()
-    output.note(f"This copy was {old} before. A list of revocations of that id needs --force now.")
+    if not keep_id:
+        output.note(
+            f"This copy was {old} before. A list of revocations of that id needs --force now."
+        )
 
 
-def _first(connection: psycopg.Connection[Any], query: str) -> Any:
-    return connection.execute(query.encode()).fetchone()
+def _first(connection: psycopg.Connection[Any], query: str, *values: object) -> Any:
+    return connection.execute(query.encode(), values).fetchone()

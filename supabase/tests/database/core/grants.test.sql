@@ -2,7 +2,7 @@
 -- every object, also of the modules.
 begin;
 \ir ../people.psql
-select plan(100);
+select plan(99);
 
 create temporary view schemas as
 select n.oid, n.nspname as name
@@ -74,7 +74,6 @@ values
 ('keylatch_internal.check_key', 'authenticated service_role'),
 ('keylatch_internal.check_metadata', 'authenticated service_role'),
 ('keylatch_internal.check_origins', 'authenticated service_role'),
-('keylatch_internal.check_scopes', 'authenticated service_role'),
 ('keylatch_internal.complete_key', 'authenticated service_role'),
 ('keylatch_internal.current_user_id', 'authenticated service_role'),
 ('keylatch_internal.describe_installation', 'authenticated keylatch_resolver service_role'),
