@@ -658,9 +658,14 @@ begin
     p_lines[v_row."position"] := v_line;
   end loop;
   if p_import ->> 'source' <> '' and cardinality(v_known) > 0 then
+    with locked as materialized (
+      select g.key_id from keylatch_internal.legacy_keys as g
+      where g.key_id = any (v_known) and g.seen_by <> (p_import ->> 'id')::uuid
+      order by g.key_id for update
+    )
     update keylatch_internal.legacy_keys as g
     set source = p_import ->> 'source', seen_by = (p_import ->> 'id')::uuid
-    where g.key_id = any (v_known) and g.seen_by <> (p_import ->> 'id')::uuid;
+    from locked as l where g.key_id = l.key_id;
   end if;
   return p_lines;
 end $$;
