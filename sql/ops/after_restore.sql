@@ -508,7 +508,8 @@ revoke all on function
 keylatch_internal.read_bytes, keylatch_internal.read_secret, keylatch_internal.scheme_digest,
 keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_internal.judge_scheme,
 keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
-keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch.revoke_legacy_key,
+keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch_internal.is_placeholder,
+keylatch.revoke_legacy_key,
 keylatch_internal.count_attempt,
 keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
 keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,
@@ -531,6 +532,7 @@ from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.mask_key, keylatch_internal.insert_keys, keylatch_internal.read_import_fields,
 keylatch_internal.read_plaintext, keylatch_internal.read_verifier,
+keylatch_internal.judge_hash, keylatch_internal.note_source,
 keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
 keylatch_internal.read_import, keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,

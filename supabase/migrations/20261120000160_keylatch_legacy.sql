@@ -496,6 +496,17 @@ begin
   end loop;
 end $$;
 
+create function keylatch_internal.is_placeholder(p_text text)
+returns boolean language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return p_text ~* E'^([[({<]*(undefined|null|none|nil|nan|true|false|todo|redacted|change.?me.*'
+    '|placeholder.*|(your|replace|insert)[-_ ].*|(my|example|test)[-_ ]?(api)?[-_ ]?'
+    '(key|secret|token))[])}>]*)?$';
+end $$;
+comment on function keylatch_internal.is_placeholder is
+  'Whether a text stands where a key is missing: undefined, changeme, <your key>, or nothing.';
+
 create or replace function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
 -- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
@@ -513,6 +524,8 @@ begin
     return null;
   elsif p_text = '' then
     return p_text::bytea;
+  elsif keylatch_internal.is_placeholder(p_text) then
+    return null;
   end if;
   v_hash := sha256(convert_to(p_text, 'UTF8'));
   v_hashes := array(
@@ -721,11 +734,14 @@ set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as 
 declare
   v_hash constant bytea := sha256(convert_to(p_key, 'UTF8'));
   v_similar keylatch_internal.legacy_keys[];
+  v_rounds bigint;
   v_ids uuid[];
 begin
   perform keylatch_internal.require_grants('keylatch_internal.upgrade_legacy_key');
   -- A text whose key is known, active or not, costs no slow hash.
-  if length(p_key) not between 1 and 1000 or keylatch_internal.find_key(p_key) is not null then
+  if length(p_key) not between 1 and 1000 or keylatch_internal.is_placeholder(p_key)
+    or keylatch_internal.find_key(p_key) is not null
+  then
     return;
   end if;
   v_similar := array(
@@ -733,12 +749,15 @@ begin
       keylatch_internal.clear_parts(p_key), p_workspace_id
     ) as s
   );
-  if (select sum(s.rounds) from unnest(v_similar) as s) > keylatch_internal.round_budget() then
+  v_rounds := (select sum(s.rounds) from unnest(v_similar) as s);
+  if v_rounds > keylatch_internal.round_budget() then
     perform keylatch_internal.refuse(
       'invalid_argument', 'workspace_id is needed: more keys begin alike than one call tries.',
       'Pass the workspace whose key it would be.'
     );
-  elsif exists (select from unnest(v_similar) as s where s.scheme <> 'sha256_salted') then
+  elsif v_rounds > 1000
+    or exists (select from unnest(v_similar) as s where s.scheme <> 'sha256_salted')
+  then
     perform keylatch_internal.count_attempt();
   end if;
   -- Compare all keys, and do not stop at the first match: a revoked key may match as well.
@@ -804,7 +823,8 @@ revoke all on function
 keylatch_internal.read_bytes, keylatch_internal.read_secret, keylatch_internal.scheme_digest,
 keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_internal.judge_scheme,
 keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
-keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch.revoke_legacy_key,
+keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch_internal.is_placeholder,
+keylatch.revoke_legacy_key,
 keylatch_internal.count_attempt,
 keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
 keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,

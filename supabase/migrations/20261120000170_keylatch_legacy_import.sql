@@ -136,10 +136,7 @@ declare
   v_force constant text := p_line.given ->> 'force';
   v_form constant text := keylatch_internal.key_form(v_text);
   v_weakness constant text := case
-    when v_text ~* E'^[[({<]*(undefined|null|none|nil|nan|true|false|todo|redacted|change.?me.*'
-      '|placeholder.*|(your|replace|insert)[-_ ].*|(my|example|test)[-_ ]?(api)?[-_ ]?'
-      '(key|secret|token))[])}>]*$'
-      then 'is a placeholder'
+    when keylatch_internal.is_placeholder(v_text) then 'is a placeholder'
     when v_text ~ E'^(\\$[0-9a-z-]+\\$|[a-z0-9_]+\\$[0-9]+\\$|\\{[A-Za-z0-9]+\\})'
       or v_text ~* '^(md5|sha[0-9]+|bcrypt|pbkdf2|scrypt|argon2)[^ ]{0,10}[:=$]'
       then 'has the form of a hash'
@@ -229,6 +226,22 @@ end $$;
 comment on function keylatch_internal.read_verifier is
   'Reads a salted hash and converts it to the form of the column verifier.';
 
+create function keylatch_internal.judge_hash(p_scheme text, p_hash bytea)
+returns text[] language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  -- Under a scheme or a salt the text is judged when it comes.
+  return case when p_scheme = 'sha256' and p_hash in (
+    select sha256(convert_to(w.word, 'UTF8')) from unnest(
+      '{"",undefined,"null","NULL","Null",none,NONE,None,nil,nan,NaN,true,TRUE,True,false,FALSE,'
+      'False,todo,TODO,redacted,REDACTED,[redacted],[REDACTED],changeme,change-me,placeholder}'
+      ::text[]
+    ) as w (word)
+  ) then array['hash is that of a placeholder.', 'Leave the line out and issue a new key.'] end;
+end $$;
+comment on function keylatch_internal.judge_hash is
+  'What is wrong with the hash of a common placeholder or of nothing; null for any other hash.';
+
 create function keylatch_internal.read_legacy_hash(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
@@ -256,8 +269,7 @@ begin
       'The line has neither key nor hash.',
       'Give the key in plaintext, or its hash with alg. If you have neither, issue a new key.']
     when v_alg is null and not v_given ? 'scheme' then array[
-      'alg must be given with a hash.',
-      'Give sha256, pbkdf2_sha256, django or bcrypt, or a scheme.']
+      'alg must be given with a hash.', 'Give sha256, pbkdf2_sha256, django or bcrypt, or a scheme.']
     when v_alg is not null and v_given ? 'scheme' then array[
       'alg and scheme do not go together.', 'Leave alg out.']
     when v_given ? 'scheme' and v_length is null then array[
@@ -274,6 +286,7 @@ begin
       or octet_length(v_hash) not between 16 and 128 then array[
       format('hash must be %s bytes, written as hash_encoding says.', coalesce(v_length, 32)),
       'In hex a hash of 32 bytes has 64 characters, in base64 43 and a =.']
+    else keylatch_internal.judge_hash(v_scheme, v_hash)
   end;
   p_line.clear_part := case
     when length(v_given ->> 'ends_with') > coalesce(length(v_given ->> 'starts_with'), 0)
@@ -605,6 +618,23 @@ comment on function keylatch_internal.move_key is
   'Revokes, suspends or shortens a key if the line says so, takes over label and scopes, and says
 what changed.';
 
+create function keylatch_internal.note_source(p_ids uuid[], p_import jsonb)
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  -- In one order, so that two imports of one source do not deadlock.
+  with locked as materialized (
+    select g.key_id from keylatch_internal.legacy_keys as g
+    where g.key_id = any (p_ids) and g.seen_by <> (p_import ->> 'id')::uuid
+    order by g.key_id for update
+  )
+  update keylatch_internal.legacy_keys as g
+  set source = p_import ->> 'source', seen_by = (p_import ->> 'id')::uuid
+  from locked as l where g.key_id = l.key_id;
+end $$;
+comment on function keylatch_internal.note_source is
+  'Notes which import of a source named these keys last.';
+
 create function keylatch_internal.settle_import(
   p_lines keylatch_internal.import_line[], p_import jsonb
 )
@@ -658,9 +688,7 @@ begin
     p_lines[v_row."position"] := v_line;
   end loop;
   if p_import ->> 'source' <> '' and cardinality(v_known) > 0 then
-    update keylatch_internal.legacy_keys as g
-    set source = p_import ->> 'source', seen_by = (p_import ->> 'id')::uuid
-    where g.key_id = any (v_known) and g.seen_by <> (p_import ->> 'id')::uuid;
+    perform keylatch_internal.note_source(v_known, p_import);
   end if;
   return p_lines;
 end $$;
@@ -910,6 +938,7 @@ from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.mask_key, keylatch_internal.insert_keys, keylatch_internal.read_import_fields,
 keylatch_internal.read_plaintext, keylatch_internal.read_verifier,
+keylatch_internal.judge_hash, keylatch_internal.note_source,
 keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
 keylatch_internal.read_import, keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,

@@ -101,7 +101,10 @@ def suspend(admin: Keylatch, key_id: object, *, beside_an_extension: bool) -> No
         admin.suspend(key_id)  # type: ignore[arg-type]
         return
     pool: psycopg_pool.ConnectionPool = admin._transport._source
-    extend = "update keylatch_internal.keys set expires_at = now() + interval '1 day' where id = %s"
+    extend = (
+        "update keylatch_internal.keys set expires_at = now() + interval '1 day'"
+        " where id = %s and revoked_at is null"
+    )
     both = extend.replace("'1 day'", "'2 days', suspended_at = now()")
     with pool.connection() as connection:
         for statement in (extend, both):

@@ -265,6 +265,30 @@ def test_a_text_that_is_hardly_a_key_is_refused_unless_it_is_forced(
         assert resolves(system, key) == UUID(forced["key_id"])
 
 
+@pytest.mark.parametrize("text", ["", "undefined", "null", "NULL", "[REDACTED]", "changeme"])
+def test_the_hash_of_a_placeholder_is_no_key(
+    system: System, service: Connection, text: str
+) -> None:
+    """Threat: what filled a column in place of a key was hashed there like a key."""
+    for name in ("md5", "sha512"):
+        recipe = json.dumps({"digest": name})
+        service.execute("select keylatch.declare_scheme(%s, %s)", [f"old-{name}", recipe])
+    hashes: list[dict[str, object]] = [
+        {"alg": "sha256", "hash": hashlib.sha256(text.encode()).hexdigest()},
+        {"scheme": "old-md5", "hash": hashlib.md5(text.encode()).hexdigest()},  # noqa: S324
+        {"scheme": "old-sha512", "hash": hashlib.sha512(text.encode()).hexdigest()},
+        {"alg": "sha256_salted", "salt": "salt", "salt_encoding": "text", "salt_place": "before",
+         "hash": hashlib.sha256(b"salt" + text.encode()).hexdigest()},
+    ]  # fmt: skip
+    lines = import_(service, *(line(**one, hash_encoding="hex") for one in hashes))["lines"]
+    assert lines[0]["outcome"] == "refused"
+    assert "placeholder" in lines[0]["detail"]
+    # What a scheme or a salt hides is seen when the text comes.
+    upgraded = "select key_id from keylatch.upgrade_key(%s, %s)"
+    assert service.execute(upgraded, [text, People.a]).fetchone() is None
+    assert resolves(system, text) is None
+
+
 def test_a_key_that_only_resembles_a_placeholder_is_imported(service: Connection) -> None:
     report = import_(service, *(line(key=key) for key in STRONG))
     assert {(one["outcome"], one["detail"]) for one in report["lines"]} == {("imported", None)}

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from core.racing import System, attempt, together
+from keylatch import hash_key
 from modules.test_import import OLD, PBKDF2, import_, line, resolves
 from modules.test_upgrade import pbkdf2
 from stack import Database, People
@@ -40,18 +41,75 @@ def test_two_imports_of_the_same_keys_at_once_leave_one_and_say_which(system: Sy
     assert "another workspace" in elsewhere["lines"][0]["detail"]
 
 
-def test_imports_of_the_same_keys_in_another_order_do_not_meet_head_on(system: System) -> None:
-    lines = [line(key=f"key number {number} of the old system") for number in range(1000)]
-    ways = [json.dumps(lines), json.dumps(lines[::-1])]
-    sessions = [system.database.connect("service_role") for _ in ways]
-    outcomes = together(
-        [
-            partial(attempt, session, "select (keylatch.import_keys(%s)).imported", [way])
-            for session, way in zip(sessions, ways, strict=True)
-        ]
+@pytest.mark.parametrize("is_there", [False, True], ids=["new keys", "keys that are there"])
+def test_imports_of_the_same_keys_in_another_order_do_not_meet_head_on(
+    system: System, *, is_there: bool
+) -> None:
+    # The workspace has a key: where it has none, the second import waits before its first line.
+    system.issue()
+    first, middle, last = sorted(
+        (f"key number {number} of the old system" for number in range(3)), key=hash_key
     )
+
+    def importing(*keys: str, **fields: str) -> str:
+        return json.dumps([line(key=key, **fields) for key in keys])
+
+    if is_there:
+        service = system.database.connect("service_role")
+        service.execute("select keylatch.import_keys(%s)", [importing(first, middle, last)])
+    # What happens to the middle key meanwhile lets both ways begin, and go on at the same time.
+    holder = system.database.connect("service_role", autocommit=False)
+    holder.execute("select keylatch.import_keys(%s)", [importing(middle, label="held")])
+    ways = [
+        system.waiting(
+            "select jsonb_path_query_array(to_jsonb(r), '$.lines[*].outcome')"
+            " from keylatch.import_keys(%s) as r",
+            [importing(*keys, suspended_at="2024-01-01")],
+            session=system.database.connect("service_role"),
+        )
+        for keys in ((first, middle, last), (last, middle, first))
+    ]
+    holder.rollback()
+    outcomes = [one.outcome() for one in ways]
     assert [one.word for one in outcomes] == ["done", "done"]
-    assert sum(one.row[0] for one in outcomes) == len(lines)
+    assert sorted(one.row[0][0] for one in outcomes) == [
+        "exists", "moved" if is_there else "imported"
+    ]  # fmt: skip
+
+
+def test_imports_of_one_source_note_what_they_saw_in_one_order(system: System) -> None:
+    service = system.database.connect("service_role")
+    keys = [line(key=f"key number {number} of the old system") for number in range(50)]
+    statement = "select keylatch.import_keys(%s, source => 'old')"
+    # Of one batch the rows may stand in the order of the ids.
+    for batch in (keys[:20], keys[20:30], keys[30:]):
+        service.execute(statement, [json.dumps(batch)])
+    by_place = [
+        row[0]
+        for row in system.owner.execute(
+            "select key_id from keylatch_internal.legacy_keys order by ctid"
+        )
+    ]
+    by_id = sorted(by_place)
+
+    def before(order: list[UUID], key_id: UUID) -> set[UUID]:
+        return set(order[: order.index(key_id)])
+
+    # Who goes by the place and who goes by the id have both locked what the other one needs.
+    held = next(
+        one
+        for one in by_id
+        if before(by_place, one) - before(by_id, one) and before(by_id, one) - before(by_place, one)
+    )
+    holder = system.database.connect(autocommit=False)
+    holder.execute("select from keylatch_internal.legacy_keys where key_id = %s for update", [held])
+    ways = []
+    for other_plan in ("bitmapscan", "indexscan"):
+        session = system.database.connect("service_role")
+        session.execute(f"set enable_{other_plan} = off".encode())
+        ways.append(system.waiting(statement, [json.dumps(keys)], session=session))
+    holder.rollback()
+    assert [one.outcome().word for one in ways] == ["done", "done"]
 
 
 def test_an_import_and_revocations_of_the_same_keys_do_not_deadlock(system: System) -> None:

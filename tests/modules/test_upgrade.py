@@ -449,6 +449,26 @@ def test_nobody_waits_for_the_counter_and_a_key_with_a_row_is_not_counted(
         assert upgrade(service, "wrong", People.b) is None
 
 
+def test_many_cheap_hashes_are_counted_like_a_slow_one(system: System, service: Connection) -> None:
+    """Threat: a stranger's text makes a service compute a second of cheap hashes, without end."""
+    limit(system, 3)
+    cheap = {
+        "alg": "sha256_salted",
+        "salt": "salt",
+        "salt_encoding": "text",
+        "salt_place": "before",
+        "hash_encoding": "hex",
+    }
+    import_(service, *(line(**cheap, hash=f"{number:064x}") for number in range(500)))
+    words = [attempt(service, UPGRADE, [f"wrong {n}", People.a]).word for n in range(7)]
+    assert words[0] == "done"
+    assert words[-1] == "too_many_requests"
+    # A few of them cost less than counting does.
+    import_(service, line(**cheap, hash="ab" * 32, workspace_id=str(People.b)))
+    for number in range(7):
+        assert upgrade(service, f"wrong {number}", People.b) is None
+
+
 def test_a_window_that_a_wrong_clock_opened_closes_by_itself(
     system: System, service: Connection
 ) -> None:
