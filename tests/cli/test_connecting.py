@@ -315,7 +315,7 @@ def test_the_key_of_another_project_is_named_before_it_is_sent(
     refused(there, "list", system.people.a, code=2, detail=detail, hint="from the same project")
     with FixedServer(401, b'{"message": "Invalid API key"}') as server:
         there = program.having(SUPABASE_URL=server.url, SUPABASE_KEY=system.rest.service_key)
-        detail = "the gateway does not know SUPABASE_KEY: the key belongs to another project"
+        detail = "the gateway does not know SUPABASE_KEY: it belongs to another project"
         refused(there, "issue", system.people.a, code=3, detail=detail, hint="Copy the key of")
 
 

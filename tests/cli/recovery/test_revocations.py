@@ -142,7 +142,7 @@ def test_keys_that_a_restored_backup_reactivated_are_ended_again(
         "      6 unchanged: already so\n"
         f"      1 not in this database: issued after the backup\n        {later}\n"
     )
-    assert "The list ends at 20" in again.err
+    assert "The list was written at 20" in again.err
 
 
 def test_a_recovery_of_the_server_to_before_a_revocation_is_made_good(
