@@ -193,7 +193,7 @@ declare
 begin
   -- Both for every text: the key of a stranger takes the steps of an unknown one.
   return (select k.id from keylatch_internal.keys as k where k.key_hash = any (v_hashes)
-    order by k.key_hash <> v_hashes[1] limit 1);
+    order by k.key_hash <> coalesce(v_hashes[2], v_hashes[1]) limit 1);
 end $$;
 comment on function keylatch_internal.find_key is
   'The id of the key of this text, for explain_key to read as its caller.';

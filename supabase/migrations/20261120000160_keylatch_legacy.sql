@@ -177,8 +177,9 @@ declare
 begin
   return case
     when p_name is null or p_name !~ '^[a-z][a-z0-9_-]{0,39}$'
-      or p_name ~ '^(plaintext|sha256|sha256_salted|pbkdf2_.*|django|bcrypt)$' then array[
-      'name must be 1 to 40 letters, digits, _ or -, and not the word of an alg.',
+      or p_name ~ '^(plaintext|sha256|sha256_salted|pbkdf2_.*|django|bcrypt|salted|held|again)$'
+      then array[
+      'name must be 1 to 40 letters, digits, _ or -, and not a word of keylatch itself.',
       'Name the scheme after the old system, for example "sanctum".']
     when jsonb_typeof(p_recipe) is distinct from 'object'
       or p_recipe - '{after,strip,take,decode,prepend,append,digest,secret,secret_encoding}'::text[]
@@ -340,14 +341,20 @@ create table keylatch_internal.legacy_keys (
   -- squawk-ignore prefer-bigint-over-int
   rounds integer,
   upgraded_at timestamptz,
+  taken_back text,
   constraint legacy_keys_pkey primary key (key_id),
-  constraint legacy_keys_rounds_check check ((verifier is null) = (rounds is null))
+  constraint legacy_keys_rounds_check check ((verifier is null) = (rounds is null)),
+  constraint legacy_keys_taken_back_check check (taken_back in ('active', 'suspended', 'revoked'))
 );
 create index legacy_keys_workspace_id_clear_part_idx
 on keylatch_internal.legacy_keys (workspace_id, clear_part)
-where rounds > 0 and upgraded_at is null;
+where rounds > 0 and upgraded_at is null and taken_back is null;
 create index legacy_keys_clear_part_idx
-on keylatch_internal.legacy_keys (clear_part) where rounds > 0 and upgraded_at is null;
+on keylatch_internal.legacy_keys (clear_part)
+where rounds > 0 and upgraded_at is null and taken_back is null;
+create index legacy_keys_import_id_idx on keylatch_internal.legacy_keys (import_id);
+create index legacy_keys_taken_back_idx
+on keylatch_internal.legacy_keys (import_id) where taken_back is not null;
 create index legacy_keys_source_scheme_idx on keylatch_internal.legacy_keys (source, scheme);
 comment on table keylatch_internal.legacy_keys is
   'A row for each imported key: where it came from, and how a key under a salted hash is known.';
@@ -372,10 +379,17 @@ comment on column keylatch_internal.legacy_keys.rounds is
 because it may be one with. Null: the key does not wait.';
 comment on column keylatch_internal.legacy_keys.upgraded_at is
   'When its first use told its text; null while it waits.';
+comment on column keylatch_internal.legacy_keys.taken_back is
+  'What the key was when its import was taken back: active, suspended or revoked. A later import
+brings the same key as a new row, suspended or revoked if it was. Null: the import stands.';
 comment on index keylatch_internal.legacy_keys_workspace_id_clear_part_idx is
   'Finds the waiting keys of a workspace that a text may be.';
 comment on index keylatch_internal.legacy_keys_clear_part_idx is
   'Finds them where the workspace is not known.';
+comment on index keylatch_internal.legacy_keys_import_id_idx is
+  'Finds the keys of an import that is taken back.';
+comment on index keylatch_internal.legacy_keys_taken_back_idx is
+  'Tells whether an import was ever taken back.';
 comment on index keylatch_internal.legacy_keys_source_scheme_idx is
   'Finds what a source no longer has, and the keys of a scheme.';
 
@@ -415,13 +429,15 @@ create trigger legacy_keys_update_immutable
 before update on keylatch_internal.legacy_keys for each row when (
   -- Not a comparison of rows: a restore would write that in another way.
   new.key_id is distinct from old.key_id or new.workspace_id is distinct from old.workspace_id
-  or new.scheme is distinct from old.scheme or new.verifier is distinct from old.verifier
-  or new.clear_part is distinct from old.clear_part or new.rounds is distinct from old.rounds
+  or new.import_id is distinct from old.import_id or new.scheme is distinct from old.scheme
+  or new.verifier is distinct from old.verifier or new.rounds is distinct from old.rounds
+  or new.clear_part is distinct from old.clear_part
   or (new.upgraded_at is distinct from old.upgraded_at and old.upgraded_at is not null)
+  or (new.taken_back is distinct from old.taken_back and old.taken_back is not null)
 ) execute function keylatch_internal.keep_legacy('column_is_immutable');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
 comment on trigger legacy_keys_update_immutable on keylatch_internal.legacy_keys is
-  'How an imported key is known never changes.';
+  'How an imported key is known never changes, and a taken-back import stays taken back.';
 
 create trigger legacy_keys_delete_keep
 before delete or truncate on keylatch_internal.legacy_keys
@@ -462,7 +478,7 @@ comment on column keylatch.legacy_keys.status is
 create view keylatch.imported_keys with (security_invoker = true) as
 select
   k.id as key_id, k.workspace_id, k.label, k.masked_key, k.status, k.expires_at, k.imported_at,
-  g.scheme, g.source, g.import_id, g.last_used_at
+  g.scheme, g.source, g.import_id, g.last_used_at, g.taken_back
 from keylatch_internal.legacy_keys as g
 inner join keylatch.keys as k on g.key_id = k.id;
 comment on view keylatch.imported_keys is
@@ -496,6 +512,39 @@ begin
   end loop;
 end $$;
 
+create function keylatch_internal.current_hash(p_hash bytea)
+returns bytea language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_hash bytea := p_hash;
+begin
+  while exists (
+    select from keylatch_internal.keys as k
+    inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
+    where k.key_hash = v_hash and g.taken_back is not null
+  ) loop
+    v_hash := keylatch_internal.legacy_hash('again', v_hash);
+  end loop;
+  return v_hash;
+end $$;
+comment on function keylatch_internal.current_hash is
+  'This key_hash; if its row is of an import that was taken back, the one that a later import of the
+same key has. Rows are never deleted, so a later row needs another key_hash.';
+
+create function keylatch_internal.current_hashes(p_hashes bytea[])
+returns bytea[] language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return case when exists (
+    select from keylatch_internal.legacy_keys as g where g.taken_back is not null
+  ) then array(
+    select keylatch_internal.current_hash(h.hash)
+    from unnest(p_hashes) with ordinality as h (hash, place) order by h.place
+  ) else p_hashes end;
+end $$;
+comment on function keylatch_internal.current_hashes is
+  'current_hash of each, at the price of one look if no import was ever taken back.';
+
 create or replace function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
 -- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
@@ -505,9 +554,13 @@ declare
   v_hash bytea;
   v_hashes bytea[];
 begin
-  -- All that a failed look-up costs while there is no scheme, and no salted key was used.
+  -- All that a failed look-up costs while there is no scheme, no salted key was used, and no import
+  -- was taken back.
   if not exists (select from keylatch_internal.legacy_schemes)
     and not exists (select from keylatch_internal.legacy_texts)
+    and not exists (
+      select from keylatch_internal.legacy_keys as g where g.taken_back is not null
+    )
     or octet_length(p_text) > 4000
   then
     return null;
@@ -515,22 +568,23 @@ begin
     return p_text::bytea;
   end if;
   v_hash := sha256(convert_to(p_text, 'UTF8'));
-  v_hashes := array(
+  v_hashes := keylatch_internal.current_hashes(v_hash || array(
     select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = v_hash
     union all
     select keylatch_internal.legacy_hash(s.name, keylatch_internal.scheme_digest(p_text, s))
     from keylatch_internal.legacy_schemes as s
-  );
-  if v_hashes = '{}' then
+  ));
+  if v_hashes = array[v_hash] then
     return null;
   end if;
   return (
     select k.key_hash from keylatch_internal.keys as k
-    where k.key_hash = any (v_hashes || v_hash)
-    -- The text's own row first. Then, what is inactive under one scheme or salt is inactive: the row
-    -- nearest to its end answers.
+    where k.key_hash = any (v_hashes)
+    -- The text's own row first. Then, what is inactive under one scheme or salt is inactive: the
+    -- row nearest to its end answers.
     order by
-      k.key_hash <> v_hash, k.revoked_at is null, coalesce(k.expires_at > clock_timestamp(), true),
+      k.key_hash <> v_hashes[1], k.revoked_at is null,
+      coalesce(k.expires_at > clock_timestamp(), true),
       k.suspended_at is null, k.expires_at nulls last, k.id
     limit 1
   );
@@ -696,7 +750,8 @@ begin
     select g.* from unnest(array_remove(p_parts, '')) as p (part)
     cross join lateral (
       select l.* from keylatch_internal.legacy_keys as l
-      where l.clear_part = p.part and l.rounds > 0 and l.upgraded_at is null offset 0
+      where l.clear_part = p.part and l.rounds > 0 and l.upgraded_at is null
+        and l.taken_back is null offset 0
     ) as g;
   else
     return query
@@ -704,7 +759,8 @@ begin
     cross join lateral (
       select l.* from keylatch_internal.legacy_keys as l
       where l.workspace_id = p_workspace_id and l.clear_part = p.part
-        and l.rounds > 0 and l.upgraded_at is null offset 0
+        and l.rounds > 0 and l.upgraded_at is null
+        and l.taken_back is null offset 0
     ) as g;
   end if;
 end $$;
@@ -725,7 +781,11 @@ declare
 begin
   perform keylatch_internal.require_grants('keylatch_internal.upgrade_legacy_key');
   -- A text whose key is known, active or not, costs no slow hash.
-  if length(p_key) not between 1 and 1000 or keylatch_internal.find_key(p_key) is not null then
+  if length(p_key) not between 1 and 1000 or exists (
+    select from keylatch_internal.keys as k
+    left join keylatch_internal.legacy_keys as g on k.id = g.key_id
+    where k.id = keylatch_internal.find_key(p_key) and g.taken_back is null
+  ) then
     return;
   end if;
   v_similar := array(
@@ -749,10 +809,10 @@ begin
     -- Those that waited because they may be the same text as a key under a salt.
     select k.id from keylatch_internal.keys as k
     inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
-    where k.key_hash in (
+    where k.key_hash = any (keylatch_internal.current_hashes(array(
       select keylatch_internal.legacy_hash('held', h)
       from unnest(v_hash || keylatch_internal.scheme_hashes(p_key)) as h
-    ) and coalesce(k.workspace_id = p_workspace_id, true)
+    ))) and coalesce(k.workspace_id = p_workspace_id, true)
   );
   insert into keylatch_internal.legacy_texts (text_hash, key_hash)
   select v_hash, k.key_hash from keylatch_internal.keys as k where k.id = any (v_ids)
@@ -805,6 +865,7 @@ keylatch_internal.read_bytes, keylatch_internal.read_secret, keylatch_internal.s
 keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_internal.judge_scheme,
 keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
 keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch.revoke_legacy_key,
+keylatch_internal.current_hash, keylatch_internal.current_hashes,
 keylatch_internal.count_attempt,
 keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
 keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,
@@ -812,7 +873,8 @@ keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
 from public, anon, authenticated, service_role;
 -- Not how a waiting key is known.
 grant select (
-  key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at
+  key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at,
+  taken_back
 )
 on table keylatch_internal.legacy_keys to authenticated, service_role;
 grant select on table keylatch.legacy_keys, keylatch.imported_keys to authenticated, service_role;

@@ -38,12 +38,13 @@ comment on function keylatch_internal.insert_keys is
 
 create type keylatch_internal.import_line as (
   "position" integer, given jsonb, key keylatch_internal.keys, scheme text, verifier text,
-  clear_part text, parts text[], rounds integer, other_hashes bytea[], problem text[],
-  outcome text, note text
+  clear_part text, parts text[], rounds integer, text_hash bytea, other_hashes bytea[],
+  problem text[], outcome text, note text
 );
 comment on type keylatch_internal.import_line is
   'A line of an import: what was given, the row of the keys that was read from that, how a waiting
-key is recognised, under which hashes its row may be already, and what is wrong with the line or
+key is recognised, the hash that its text or scheme gives, under which hashes its row may be
+already, and what is wrong with the line or
 became of it.';
 
 create view keylatch_internal.import_fields as
@@ -438,7 +439,7 @@ begin
     where g.workspace_id = p_workspace_id
       -- What is known of a key is printable ASCII, and this character comes after that.
       and g.clear_part > p_part and g.clear_part < p_part || E'\x7f'
-      and g.rounds > 0 and g.upgraded_at is null
+      and g.rounds > 0 and g.upgraded_at is null and g.taken_back is null
   ), 0);
 end $$;
 comment on function keylatch_internal.similar_rounds is
@@ -488,7 +489,7 @@ declare
   v_line record;
 begin
   for v_line in
-    select l."position", l.key
+    select l."position", l.text_hash
     from unnest(p_lines) as l
     where l.problem is null and l.rounds is null and (
       exists (select from keylatch_internal.similar_keys(coalesce(l.parts, array(
@@ -499,15 +500,82 @@ begin
     ) and not exists (select from keylatch_internal.keys as k where k.key_hash = (l.key).key_hash)
   loop
     p_lines[v_line."position"].rounds := 0;
-    p_lines[v_line."position"].verifier := encode((v_line.key).key_hash, 'hex');
+    p_lines[v_line."position"].verifier := encode(v_line.text_hash, 'hex');
     p_lines[v_line."position"].key.key_hash :=
-      keylatch_internal.legacy_hash('held', (v_line.key).key_hash);
+      keylatch_internal.current_hash(keylatch_internal.legacy_hash('held', v_line.text_hash));
     p_lines[v_line."position"].key.public_key := null;
   end loop;
   return p_lines;
 end $$;
 comment on function keylatch_internal.hold_lines is
   'Lets the keys wait that may be one under a salted hash: their first use tells.';
+
+create function keylatch_internal.follow_line(p_line keylatch_internal.import_line)
+returns keylatch_internal.import_line language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_states text[];
+begin
+  with recursive chain as (
+    select h.hash
+    from unnest(array[
+      p_line.text_hash, keylatch_internal.legacy_hash('held', p_line.text_hash)
+    ]) as h (hash)
+    union all
+    select keylatch_internal.legacy_hash('again', c.hash)
+    from chain as c
+    inner join keylatch_internal.keys as k on c.hash = k.key_hash
+    inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
+    where g.taken_back is not null
+  )
+  select array_agg(distinct g.taken_back) into v_states
+  from chain as c
+  inner join keylatch_internal.keys as k on c.hash = k.key_hash
+  inner join keylatch_internal.legacy_keys as g on k.id = g.key_id;
+  p_line.key.key_hash := keylatch_internal.current_hash(p_line.text_hash);
+  p_line.other_hashes := keylatch_internal.current_hashes(p_line.other_hashes);
+  if (p_line.key).key_hash <> p_line.text_hash then
+    p_line.key.public_key := null;
+  end if;
+  if 'revoked' = any (v_states) and (p_line.key).revoked_at is null then
+    p_line.key.revoked_at := clock_timestamp();
+    p_line.key.revoke_reason := 'revoked before its import was taken back';
+    p_line.note := 'The key stays revoked: it was, when its import was taken back.';
+  elsif 'suspended' = any (v_states) and (p_line.key).suspended_at is null then
+    p_line.key.suspended_at := clock_timestamp();
+    p_line.note := 'The key stays suspended: it was, when its import was taken back.';
+  end if;
+  return p_line;
+end $$;
+comment on function keylatch_internal.follow_line is
+  'Gives the key of a line the key_hash after those of imports that were taken back. A key that was
+revoked or suspended there begins so.';
+
+create function keylatch_internal.find_lines(p_lines keylatch_internal.import_line[])
+returns keylatch_internal.import_line[] language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_any constant boolean := exists (
+    select from keylatch_internal.legacy_keys as g where g.taken_back is not null
+  );
+  v_line keylatch_internal.import_line;
+begin
+  for v_place in 1 .. cardinality(p_lines) loop
+    v_line := p_lines[v_place];
+    continue when v_line.problem is not null;
+    v_line.text_hash := (v_line.key).key_hash;
+    v_line.other_hashes := array[
+      v_line.text_hash, keylatch_internal.legacy_hash('held', v_line.text_hash)
+    ] || v_line.other_hashes || array(
+      select t.key_hash from keylatch_internal.legacy_texts as t
+      where t.text_hash = v_line.text_hash
+    );
+    p_lines[v_place] := case when v_any then keylatch_internal.follow_line(v_line) else v_line end;
+  end loop;
+  return p_lines;
+end $$;
+comment on function keylatch_internal.find_lines is
+  'Says for each line under which hashes its key may be there already.';
 
 create function keylatch_internal.write_import(
   p_lines keylatch_internal.import_line[], p_import jsonb
@@ -521,28 +589,28 @@ begin
   -- An import of salted hashes is alone, so that no other overlooks it. Only imports wait here.
   if v_is_salted then
     lock table keylatch_internal.legacy_settings in exclusive mode;
+  else
+    lock table keylatch_internal.legacy_settings in share mode;
+  end if;
+  p_lines := keylatch_internal.find_lines(p_lines);
+  if v_is_salted then
     p_lines := keylatch_internal.limit_rounds(p_lines);
     perform keylatch_internal.insert_lines(array(
       select l from unnest(p_lines) as l where l.problem is null and l.rounds is not null
     ), p_import);
-  else
-    lock table keylatch_internal.legacy_settings in share mode;
   end if;
   if exists (
     select from keylatch_internal.legacy_keys as g
     where g.workspace_id = any (v_workspaces) and g.rounds > 0 and g.upgraded_at is null
+      and g.taken_back is null
   ) then
     p_lines := keylatch_internal.hold_lines(p_lines);
   end if;
   perform keylatch_internal.insert_lines(array(
     select l from unnest(p_lines) as l
     where l.problem is null and coalesce(l.rounds = 0, true)
-      -- The same text may be there under another hash.
       and not exists (
-        select from unnest(l.other_hashes || array(
-          select t.key_hash from keylatch_internal.legacy_texts as t
-          where t.text_hash = (l.key).key_hash
-        ) || keylatch_internal.legacy_hash('held', (l.key).key_hash)) as h (hash)
+        select from unnest(l.other_hashes) as h (hash)
         inner join keylatch_internal.keys as k on h.hash = k.key_hash
       )
   ), p_import);
@@ -625,20 +693,7 @@ begin
         or (l.given ? 'scopes' and (l.key).scopes <> k.scopes)
       ) as is_different
     from unnest(p_lines) as l
-    cross join lateral (
-      select (l.key).key_hash as hash
-      union
-      select keylatch_internal.legacy_hash('held', (l.key).key_hash)
-      union
-      -- Of a held line the hash of its text.
-      select decode(l.verifier, 'hex') where l.rounds = 0
-      union
-      select u.hash from unnest(l.other_hashes) as u (hash)
-      union
-      select t.key_hash from keylatch_internal.legacy_texts as t
-      where t.text_hash = case when l.rounds = 0 then decode(l.verifier, 'hex')
-        else (l.key).key_hash end
-    ) as h
+    cross join lateral (select distinct u.hash from unnest(l.other_hashes) as u (hash)) as h
     inner join keylatch_internal.keys as k on h.hash = k.key_hash
     where l.problem is null and k.id <> (l.key).id
     -- In one order, so that two imports of the same keys do not deadlock.
@@ -913,6 +968,7 @@ keylatch_internal.read_plaintext, keylatch_internal.read_verifier,
 keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
 keylatch_internal.read_import, keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
+keylatch_internal.follow_line, keylatch_internal.find_lines,
 keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
 keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
 keylatch.import_keys, keylatch.finish_import

@@ -46,7 +46,7 @@ _CALLS_OF = {
         *("resolve_session", "close_session", "attach_subject", "prune_sessions", "end_sessions"),
     ),
     "legacy": (
-        *("import_keys", "declare_scheme", "end_scheme", "finish_import"),
+        *("import_keys", "declare_scheme", "end_scheme", "finish_import", "take_back_import"),
         *("upgrade_key", "legacy_keys", "revoke_legacy_key"),
     ),
 }
@@ -552,21 +552,15 @@ def import_keys(
     towards its end, and never away from it. `keylatch import` does this for a file of any length.
 
     Args:
-        lines: Up to 10,000. Each has `workspace_id`, and either `key` in plaintext, or `hash`
-            with `alg`. The comment of the SQL function names the other fields.
+        lines: Up to 10,000, as the comment of the SQL function says.
         dry_run: Only say what would happen.
         strict: Import nothing if one line is refused.
         source: Which table of which system this is, for `finish_import`.
         import_id: Shared by the batches of one file; `None` for a new one.
-        probes: Up to 20 keys that are tried against the import, also in a dry run. Each has
-            `key`, and perhaps `workspace_id` and `origin`.
+        probes: Up to 20 keys to try: `key`, and perhaps `workspace_id` and `origin`.
 
     Returns:
         What happened to each line. Source: SQL `keylatch.import_keys`.
-
-    Raises:
-        InvalidArgument: There are too many lines, or a value in one cannot be sent at all;
-            `detail` names it, and nothing is imported.
     """
     return _call("import_keys", read_one, ImportReport, locals())
 
@@ -580,9 +574,6 @@ def declare_scheme(name: str, *, recipe: Mapping[str, object]) -> Call[None]:
 
     Returns:
         Nothing. Source: SQL `keylatch.declare_scheme`.
-
-    Raises:
-        InvalidArgument: The recipe cannot work, or there are eight schemes already.
     """
     return Call("declare_scheme", sent(locals()), lambda _: None)
 
@@ -597,9 +588,6 @@ def end_scheme(name: str, *, ends_at: datetime, limit: int = 10_000) -> Call[Ret
 
     Returns:
         How many keys got this end; call it until `is_done`. Source: SQL `keylatch.end_scheme`.
-
-    Raises:
-        InvalidArgument: There is no such scheme, or the time is past, or after its end.
     """
     return _call("end_scheme", read_one, Retirement, locals())
 
@@ -614,11 +602,24 @@ def finish_import(source: str, *, import_id: UUID | str, limit: int = 10_000) ->
 
     Returns:
         How many keys were revoked; call it until `is_done`. Source: SQL `keylatch.finish_import`.
-
-    Raises:
-        InvalidArgument: The import named no key of this source.
     """
     return _call("finish_import", read_one, Retirement, locals())
+
+
+def take_back_import(import_id: UUID | str, *, limit: int = 10_000) -> Call[Retirement]:
+    """Take back a wrong import, as long as none of its keys was used. For the service key.
+
+    Args:
+        import_id: As the report of the import has it.
+        limit: How many keys one call takes back.
+
+    Returns:
+        How many keys were; call it until `is_done`. Source: SQL `keylatch.take_back_import`.
+
+    Raises:
+        LatchViolation: `import_was_used`. `detail` says how.
+    """
+    return _call("take_back_import", read_one, Retirement, locals())
 
 
 def upgrade_key(
@@ -631,16 +632,14 @@ def upgrade_key(
 
     Args:
         key: What was presented: any text at all.
-        workspace_id: The workspace of the key, if something else than the key names it. Without
-            it, only keys are tried whose beginning the import gave.
+        workspace_id: The workspace of the key. Without it, only keys are tried whose beginning or
+            end the import gave.
         origin: As for `resolve`.
 
     Returns:
         The key if it is good, else `None`. Source: SQL `keylatch.upgrade_key`.
 
     Raises:
-        InvalidArgument: `key` or `origin` is not a text, or `workspace_id` is not a UUID or is
-            needed.
         TooManyRequests: A limit of the installation is reached.
     """
     arguments = {**sent({"key": key, "origin": origin}), "workspace_id": None}
