@@ -545,7 +545,7 @@ keylatch_internal.read_plaintext, keylatch_internal.read_verifier,
 keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
 keylatch_internal.read_import, keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
-keylatch_internal.follow_line, keylatch_internal.find_lines,
+keylatch_internal.follow_line, keylatch_internal.follow_lines,
 keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
 keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
 keylatch.import_keys, keylatch.finish_import

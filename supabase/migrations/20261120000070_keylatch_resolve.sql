@@ -14,7 +14,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_hash is
-  'The key_hash of a text that is stored under another hash than its own. Resolving asks after a miss.
+  'The key_hash of a text that is stored under another hash. Resolving asks after a miss.
 Of the empty text, which no key has: null if no text has another hash, so that a batch asks once.
 A module that brings other hashes replaces this function.';
 

@@ -62,11 +62,14 @@ create function keylatch_internal.read_bytes(p_text text, p_encoding text)
 returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  v_base64 constant text := rtrim(translate(p_text, '-_', '+/'), '=');
+  v_base64 text;
 begin
+  if p_encoding = 'hex' then
+    return case when p_text ~ '^([0-9a-fA-F]{2})+$' then decode(p_text, 'hex') end;
+  end if;
+  v_base64 := rtrim(translate(p_text, '-_', '+/'), '=');
   return case
     when p_encoding = 'text' then convert_to(p_text, 'UTF8')
-    when p_encoding = 'hex' and p_text ~ '^([0-9a-fA-F]{2})+$' then decode(p_text, 'hex')
     when p_encoding = 'base64' and p_text ~ '^[A-Za-z0-9+/_-]+={0,2}$' and length(v_base64) % 4 <> 1
       then decode(rpad(v_base64, (length(v_base64) + 3) / 4 * 4, '='), 'base64')
   end;

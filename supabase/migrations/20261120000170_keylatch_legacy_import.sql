@@ -14,9 +14,10 @@ comment on function keylatch_internal.mask_key is
 of the text stay hidden.';
 
 create function keylatch_internal.insert_keys(p_keys keylatch_internal.keys[])
-returns void language plpgsql volatile security invoker
+returns setof uuid language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
+  return query
   insert into keylatch_internal.keys (
     id, workspace_id, kind, environment, key_hash, public_key, masked_key, label, metadata,
     allowed_origins, scopes, expires_at, suspended_at, revoked_at, revoked_by, revoke_reason,
@@ -29,10 +30,11 @@ begin
   from unnest(p_keys) with ordinality as k
   -- In one order, so that two imports of the same keys do not deadlock.
   order by k.key_hash, k.ordinality
-  on conflict do nothing;
+  on conflict do nothing
+  returning keys.id;
 end $$;
 comment on function keylatch_internal.insert_keys is
-  'Inserts these rows, but for texts that have a row already.';
+  'Inserts these rows, but for texts that have a row already, and gives the ids of the new ones.';
 
 -- Reading an import: each line by itself, so that a bad one costs no other.
 
@@ -99,8 +101,9 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   return query
   with given as materialized (
-    select e.place, case jsonb_typeof(e.line) when 'object'
-      then e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
+    select e.place, case when jsonb_typeof(e.line) <> 'object' then null
+      when not jsonb_path_exists(e.line, '$.* ? (@ == null)') then e.line
+      else e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
     end as line
     from jsonb_array_elements(p_lines) with ordinality as e (line, place)
   ),
@@ -370,6 +373,10 @@ begin
         v_good := v_key;
         v_line := case when v_given.line ? 'key' then keylatch_internal.read_plaintext(v_line)
           else keylatch_internal.read_legacy_hash(v_line) end;
+        v_line.text_hash := (v_line.key).key_hash;
+        v_line.other_hashes := array[
+          v_line.text_hash, keylatch_internal.legacy_hash('held', v_line.text_hash)
+        ] || v_line.other_hashes;
       end if;
     exception
       when data_exception then
@@ -408,23 +415,28 @@ comment on function keylatch_internal.share_import is
 create function keylatch_internal.insert_lines(
   p_lines keylatch_internal.import_line[], p_import jsonb
 )
-returns void language plpgsql volatile security invoker
+returns uuid[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
+declare
+  v_ids constant uuid[] := array(
+    select keylatch_internal.insert_keys(array(select l.key from unnest(p_lines) as l))
+  );
 begin
-  perform keylatch_internal.insert_keys(array(select l.key from unnest(p_lines) as l));
   insert into keylatch_internal.legacy_keys (
     key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, verifier, clear_part,
     rounds
   )
   select
-    k.id, k.workspace_id, l.scheme, p_import ->> 'source', (p_import ->> 'id')::uuid,
+    n.id, (l.key).workspace_id, l.scheme, p_import ->> 'source', (p_import ->> 'id')::uuid,
     (p_import ->> 'id')::uuid, (l.given ->> 'last_used_at')::timestamptz, l.verifier,
     coalesce(l.clear_part, ''), l.rounds
   from unnest(p_lines) as l
-  inner join keylatch_internal.keys as k on k.id = (l.key).id;
+  inner join unnest(v_ids) as n (id) on n.id = (l.key).id;
+  return v_ids;
 end $$;
 comment on function keylatch_internal.insert_lines is
-  'Inserts these keys, as far as they are not there yet, and what the import knows of each.';
+  'Inserts these keys, as far as they are not there yet, and what the import knows of each. Gives
+the ids of the new ones.';
 
 create function keylatch_internal.similar_rounds(p_part text, p_workspace_id uuid)
 returns bigint language plpgsql stable security invoker
@@ -551,7 +563,7 @@ comment on function keylatch_internal.follow_line is
   'Gives the key of a line the key_hash after those of imports that were taken back. A key that was
 revoked or suspended there begins so.';
 
-create function keylatch_internal.find_lines(p_lines keylatch_internal.import_line[])
+create function keylatch_internal.follow_lines(p_lines keylatch_internal.import_line[])
 returns keylatch_internal.import_line[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -559,28 +571,35 @@ declare
     select from keylatch_internal.legacy_keys as g where g.taken_back is not null
   );
   v_line keylatch_internal.import_line;
+  v_row record;
 begin
-  for v_place in 1 .. cardinality(p_lines) loop
-    v_line := p_lines[v_place];
-    continue when v_line.problem is not null;
-    v_line.text_hash := (v_line.key).key_hash;
-    v_line.other_hashes := array[
-      v_line.text_hash, keylatch_internal.legacy_hash('held', v_line.text_hash)
-    ] || v_line.other_hashes || array(
-      select t.key_hash from keylatch_internal.legacy_texts as t
-      where t.text_hash = v_line.text_hash
-    );
-    p_lines[v_place] := case when v_any then keylatch_internal.follow_line(v_line) else v_line end;
+  for v_row in
+    select l."position", array(
+      select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = l.text_hash
+    ) as hashes
+    from unnest(p_lines) as l
+    where l.problem is null and (
+      v_any or exists (
+        select from keylatch_internal.legacy_texts as t where t.text_hash = l.text_hash
+      )
+    )
+  loop
+    v_line := p_lines[v_row."position"];
+    v_line.other_hashes := v_line.other_hashes || v_row.hashes;
+    if v_any then
+      v_line := keylatch_internal.follow_line(v_line);
+    end if;
+    p_lines[v_row."position"] := v_line;
   end loop;
   return p_lines;
 end $$;
-comment on function keylatch_internal.find_lines is
-  'Says for each line under which hashes its key may be there already.';
+comment on function keylatch_internal.follow_lines is
+  'Adds the hashes under which the first use, or an import that was taken back, left a key.';
 
 create function keylatch_internal.write_import(
-  p_lines keylatch_internal.import_line[], p_import jsonb
+  inout p_lines keylatch_internal.import_line[], p_import jsonb, out p_new uuid[]
 )
-returns keylatch_internal.import_line[] language plpgsql volatile security invoker
+language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_workspaces constant uuid[] := array(select (l.key).workspace_id from unnest(p_lines) as l);
@@ -592,10 +611,10 @@ begin
   else
     lock table keylatch_internal.legacy_settings in share mode;
   end if;
-  p_lines := keylatch_internal.find_lines(p_lines);
+  p_lines := keylatch_internal.follow_lines(p_lines);
   if v_is_salted then
     p_lines := keylatch_internal.limit_rounds(p_lines);
-    perform keylatch_internal.insert_lines(array(
+    p_new := keylatch_internal.insert_lines(array(
       select l from unnest(p_lines) as l where l.problem is null and l.rounds is not null
     ), p_import);
   end if;
@@ -606,7 +625,7 @@ begin
   ) then
     p_lines := keylatch_internal.hold_lines(p_lines);
   end if;
-  perform keylatch_internal.insert_lines(array(
+  p_new := p_new || keylatch_internal.insert_lines(array(
     select l from unnest(p_lines) as l
     where l.problem is null and coalesce(l.rounds = 0, true)
       and not exists (
@@ -614,7 +633,6 @@ begin
         inner join keylatch_internal.keys as k on h.hash = k.key_hash
       )
   ), p_import);
-  return p_lines;
 end $$;
 comment on function keylatch_internal.write_import is
   'Inserts the keys that are not there yet: the salted ones, as far as upgrade_key could find them,
@@ -674,7 +692,7 @@ comment on function keylatch_internal.move_key is
 says what changed.';
 
 create function keylatch_internal.settle_import(
-  p_lines keylatch_internal.import_line[], p_import jsonb
+  p_lines keylatch_internal.import_line[], p_import jsonb, p_new uuid[]
 )
 returns keylatch_internal.import_line[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
@@ -695,7 +713,9 @@ begin
     from unnest(p_lines) as l
     cross join lateral (select distinct u.hash from unnest(l.other_hashes) as u (hash)) as h
     inner join keylatch_internal.keys as k on h.hash = k.key_hash
-    where l.problem is null and k.id <> (l.key).id
+    where l.problem is null
+      -- Not "not exists", which a plan for short lists would compare with each line.
+      and (l.key).id not in (select n.id from unnest(p_new) as n (id))
     -- In one order, so that two imports of the same keys do not deadlock.
     order by k.created_at, k.id, l."position"
   loop
@@ -708,7 +728,10 @@ begin
     elsif v_row.is_different then
       v_line := keylatch_internal.move_key(v_row.id, v_line);
     end if;
-    v_known := case when v_row.is_ours then v_known || v_row.id else v_known end;
+    if v_row.is_ours then
+      -- Not in an expression: that would copy the whole list each time.
+      v_known := array_append(v_known, v_row.id);
+    end if;
     v_line.key.id := v_row.id;
     p_lines[v_row."position"] := v_line;
   end loop;
@@ -817,6 +840,7 @@ declare
   v_refused keylatch_internal.import_line;
   v_probes keylatch.import_probe[];
   v_deleted uuid[];
+  v_new uuid[];
   v_place integer;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.take_import');
@@ -829,8 +853,9 @@ begin
         'The workspace was deleted, so no key is imported there.',
         'Import the key into a workspace with a new id.'];
     end loop;
-    v_lines := keylatch_internal.write_import(v_lines, p_import);
-    v_lines := keylatch_internal.settle_import(v_lines, p_import);
+    select w.p_lines, w.p_new into v_lines, v_new
+    from keylatch_internal.write_import(v_lines, p_import) as w;
+    v_lines := keylatch_internal.settle_import(v_lines, p_import, v_new);
     v_probes := keylatch_internal.probe_import(p_probes);
     if p_dry_run then
       raise sqlstate 'UNDO0';
@@ -968,7 +993,7 @@ keylatch_internal.read_plaintext, keylatch_internal.read_verifier,
 keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
 keylatch_internal.read_import, keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
-keylatch_internal.follow_line, keylatch_internal.find_lines,
+keylatch_internal.follow_line, keylatch_internal.follow_lines,
 keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
 keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
 keylatch.import_keys, keylatch.finish_import
