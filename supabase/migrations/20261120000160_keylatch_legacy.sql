@@ -32,6 +32,12 @@ create table keylatch_internal.legacy_schemes (
   digest text not null,
   secret text,
   secret_encoding text not null default 'text',
+  -- squawk-ignore prefer-bigint-over-int
+  salt_take integer,
+  -- squawk-ignore prefer-bigint-over-int
+  iter integer,
+  -- squawk-ignore prefer-bigint-over-int
+  length integer,
   ends_at timestamptz,
   constraint legacy_schemes_pkey primary key (name)
 );
@@ -49,11 +55,16 @@ comment on column keylatch_internal.legacy_schemes.prepend is
   'Then: with this before it. {secret} stands for the secret.';
 comment on column keylatch_internal.legacy_schemes.append is 'And with this after it.';
 comment on column keylatch_internal.legacy_schemes.digest is
-  'At last: sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512.';
+  'At last: sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512; or pbkdf2-sha1, pbkdf2-sha256 or
+pbkdf2-sha512, which are slow and computed at the first use alone.';
 comment on column keylatch_internal.legacy_schemes.secret is
   'The name of the secret: of Supabase Vault, or else of legacy_secrets.';
 comment on column keylatch_internal.legacy_schemes.secret_encoding is
   'How the key of an HMAC is written: text, hex or base64.';
+comment on column keylatch_internal.legacy_schemes.salt_take is
+  'Of PBKDF2: as many characters of the presented text are the salt, from the end if negative.';
+comment on column keylatch_internal.legacy_schemes.iter is 'Of PBKDF2: the rounds.';
+comment on column keylatch_internal.legacy_schemes.length is 'Of PBKDF2: the bytes of the hash.';
 comment on column keylatch_internal.legacy_schemes.ends_at is
   'When its keys expire at the latest; null for no end.';
 alter table keylatch_internal.legacy_schemes enable row level security;
@@ -135,7 +146,12 @@ begin
       coalesce(replace(p_scheme.append, '{secret}', coalesce(v_secret, '')), ''), 'UTF8'
     );
   return case
-    when (v_secret is null) <> (p_scheme.secret is null) then null
+    when v_text is null or (v_secret is null) <> (p_scheme.secret is null) then null
+    when p_scheme.iter is not null then keylatch_internal.derive_pbkdf2(
+      v_text, convert_to(case when p_scheme.salt_take > 0 then left(p_text, p_scheme.salt_take)
+        else right(p_text, -p_scheme.salt_take) end, 'UTF8'),
+      p_scheme.iter, p_scheme.length, substr(p_scheme.digest, 8)
+    )
     when starts_with(p_scheme.digest, 'hmac-') then extensions.hmac(
       v_bytes, keylatch_internal.read_bytes(v_secret, p_scheme.secret_encoding),
       substr(p_scheme.digest, 6)
@@ -170,6 +186,22 @@ end $$;
 comment on function keylatch_internal.scheme_hashes is
   'The key_hash that this text would have under each scheme.';
 
+create function keylatch_internal.judge_slow_scheme(p_recipe jsonb)
+returns boolean language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if starts_with(p_recipe ->> 'digest', 'pbkdf2-') then
+    -- A text that does not begin as strip says costs no slow hash.
+    return not p_recipe ?& '{strip,salt_take,iter,length}' or length(p_recipe ->> 'strip') < 3
+      or p_recipe ?| '{decode,prepend,append,secret}'
+      or (p_recipe ->> 'length')::integer not between 16 and 128
+      or (p_recipe ->> 'iter')::integer > keylatch_internal.round_budget() / 7;
+  end if;
+  return p_recipe ?| '{salt_take,iter,length}';
+end $$;
+comment on function keylatch_internal.judge_slow_scheme is
+  'Whether the words of PBKDF2 in a scheme are wrong.';
+
 create function keylatch_internal.judge_scheme(p_name text, p_recipe jsonb)
 returns text[] language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
@@ -185,21 +217,29 @@ begin
       'name must be 1 to 40 letters, digits, _ or -, and not a word of keylatch itself.',
       'Name the scheme after the old system, for example "sanctum".']
     when jsonb_typeof(p_recipe) is distinct from 'object'
-      or p_recipe - '{after,strip,take,decode,prepend,append,digest,secret,secret_encoding}'::text[]
-      <> '{}' then array[
+      or p_recipe - ('{after,strip,take,decode,prepend,append,digest,secret,secret_encoding,'
+        'salt_take,iter,length}')::text[] <> '{}' then array[
       'The scheme has a word that keylatch does not know.',
-      'after, strip, take, decode, prepend, append, digest, secret and secret_encoding are known.']
+      'The comment of declare_scheme names the words.']
     when exists (
       select from jsonb_each(p_recipe) as w
-      where case when w.key = 'take' then w.value::text !~ '^-?[1-9][0-9]{0,2}$'
+      where case
+        when w.key in ('take', 'salt_take') then w.value::text !~ '^-?[1-9][0-9]{0,2}$'
+        when w.key in ('iter', 'length') then w.value::text !~ '^[1-9][0-9]{0,6}$'
         else jsonb_typeof(w.value) <> 'string' or length(w.value #>> '{}') not between 1 and 200 end
     ) then array[
-      'Each word of a scheme must be a text of 1 to 200 characters; take a number to 999 or -999.',
+      'Each word of a scheme must be a text of 1 to 200 characters; take and salt_take a number to '
+        '999 or -999, iter and length one from 1 on.',
       'Leave out what the old system does not do.']
-    when v_digest is null or v_digest !~ '^(sha256|sha512|md5|sha1|hmac-sha256|hmac-sha512)$'
+    when v_digest is null
+      or v_digest !~ '^(sha256|sha512|md5|sha1|hmac-sha256|hmac-sha512|pbkdf2-sha(1|256|512))$'
       then array[
-      'digest must be sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512.',
+      'digest must be sha256, sha512, md5, sha1, hmac-sha256, hmac-sha512 or pbkdf2-sha256.',
       'Salted hashes need no scheme: name their alg in the line.']
+    when keylatch_internal.judge_slow_scheme(p_recipe) then array[
+      format('PBKDF2 in a scheme needs strip (3 characters or more), salt_take, iter (up to %s), '
+        'length (16 to 128) and may have after and take.', keylatch_internal.round_budget() / 7),
+      'If the table has the salt, it needs no scheme: name the alg in the line.']
     when coalesce(p_recipe ->> 'decode', 'hex') not in ('hex', 'base64')
       or coalesce(p_recipe ->> 'secret_encoding', 'text') not in ('text', 'hex', 'base64')
       then array[
@@ -272,6 +312,8 @@ recipe: what is done to the presented text, in this order; all but digest may be
   decode           hex or base64: goes on with the bytes
   prepend, append  texts put around it; {secret} stands for the secret
   digest           sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512
+  salt_take        with digest pbkdf2-sha1, pbkdf2-sha256 or pbkdf2-sha512, iter and length: so many
+                   characters of the text are its salt. Such a key waits for upgrade_key
   secret           its name in Supabase Vault or in keylatch_internal.legacy_secrets
   secret_encoding  of the key of an HMAC: text (as it is), hex or base64
 For example {"after": "|", "digest": "sha256"}. Errors: invalid_argument (400).';
@@ -575,7 +617,7 @@ begin
     select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = v_hash
     union all
     select keylatch_internal.legacy_hash(s.name, keylatch_internal.scheme_digest(p_text, s))
-    from keylatch_internal.legacy_schemes as s
+    from keylatch_internal.legacy_schemes as s where s.iter is null
   ));
   if v_hashes = array[v_hash] then
     return null;
@@ -771,6 +813,19 @@ comment on function keylatch_internal.similar_keys is
   'The waiting keys with one of these clear parts; without a workspace, of all workspaces, those of
 which a part is known.';
 
+create function keylatch_internal.is_known(p_text text)
+returns boolean language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return exists (
+    select from keylatch_internal.keys as k
+    left join keylatch_internal.legacy_keys as g on k.id = g.key_id
+    where k.id = keylatch_internal.find_key(p_text) and g.taken_back is null
+  );
+end $$;
+comment on function keylatch_internal.is_known is
+  'Whether a text is a key, active or not, other than one that was taken back.';
+
 create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id uuid)
 returns void language plpgsql volatile security definer
 -- definer because: a service that resolves keys reads no salted hash.
@@ -784,11 +839,7 @@ declare
 begin
   perform keylatch_internal.require_grants('keylatch_internal.upgrade_legacy_key');
   -- A text whose key is known, active or not, costs no slow hash.
-  if length(p_key) not between 1 and 1000 or exists (
-    select from keylatch_internal.keys as k
-    left join keylatch_internal.legacy_keys as g on k.id = g.key_id
-    where k.id = keylatch_internal.find_key(p_key) and g.taken_back is null
-  ) then
+  if length(p_key) not between 1 and 1000 or keylatch_internal.is_known(p_key) then
     return;
   end if;
   v_similar := array(
@@ -801,7 +852,12 @@ begin
       'invalid_argument', 'workspace_id is needed: more keys begin alike than one call tries.',
       'Pass the workspace whose key it would be.'
     );
-  elsif exists (select from unnest(v_similar) as s where s.scheme <> 'sha256_salted') then
+  elsif exists (select from unnest(v_similar) as s where s.scheme <> 'sha256_salted')
+    or exists (
+      select from keylatch_internal.legacy_schemes as s
+      where s.iter is not null and strpos(p_key, s.strip) > 0
+    )
+  then
     perform keylatch_internal.count_attempt();
   end if;
   -- All of them, not only until the first match: a revoked one may match as well.
@@ -869,6 +925,7 @@ keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_interna
 keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
 keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch.revoke_legacy_key,
 keylatch_internal.current_hash, keylatch_internal.current_hashes,
+keylatch_internal.judge_slow_scheme, keylatch_internal.is_known,
 keylatch_internal.count_attempt,
 keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
 keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,

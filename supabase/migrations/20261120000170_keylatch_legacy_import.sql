@@ -245,14 +245,15 @@ declare
     v_text,
     E'^pbkdf2_sha(?:1|256|512)\\$[1-9][0-9]{0,6}\\$[^$]{1,250}\\$([A-Za-z0-9+/]{27,86}={1,2})$'
   ), 'base64') else keylatch_internal.read_bytes(v_text, v_given ->> 'hash_encoding') end;
-  v_kept record;
+  v_kept keylatch_internal.legacy_schemes;
   v_length integer := case when v_alg in ('sha256', 'sha256_salted') then 32 end;
 begin
   if v_given ? 'scheme' then
-    select s.digest, s.ends_at into v_kept
+    select s.* into v_kept
     from keylatch_internal.legacy_schemes as s where s.name = v_scheme;
-    v_length := case when v_kept.digest ~ '256$' then 32 when v_kept.digest ~ '512$' then 64
-      when v_kept.digest = 'md5' then 16 when v_kept.digest = 'sha1' then 20 end;
+    v_length := coalesce(v_kept.length, case when v_kept.digest ~ '256$' then 32
+      when v_kept.digest ~ '512$' then 64 when v_kept.digest = 'md5' then 16
+      when v_kept.digest = 'sha1' then 20 end);
     p_line.key.expires_at := least((p_line.key).expires_at, v_kept.ends_at);
   end if;
   p_line.problem := case
@@ -323,12 +324,23 @@ end $$;
 comment on function keylatch_internal.name_workspaces is
   'The lines with the workspace_id of the workspace that they name by its external_id.';
 
+create function keylatch_internal.usual_key(p_now timestamptz)
+returns keylatch_internal.keys language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return jsonb_populate_record(null::keylatch_internal.keys, jsonb_build_object(
+    'label', '', 'metadata', '{}'::jsonb, 'allowed_origins', '[]'::jsonb, 'scopes', '[]'::jsonb,
+    'masked_key', '...', 'created_at', p_now, 'updated_at', p_now, 'imported_at', p_now
+  ));
+end $$;
+comment on function keylatch_internal.usual_key is 'The row of which a line says what differs.';
+
 create function keylatch_internal.read_import(p_lines jsonb)
 returns keylatch_internal.import_line[] language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_now constant timestamptz := clock_timestamp();
-  v_usual keylatch_internal.keys;
+  v_usual keylatch_internal.keys := keylatch_internal.usual_key(v_now);
   v_key keylatch_internal.keys;
   v_good keylatch_internal.keys;
   v_own text[];
@@ -336,10 +348,6 @@ declare
   v_line keylatch_internal.import_line;
   v_lines keylatch_internal.import_line[] := '{}'::keylatch_internal.import_line[];
 begin
-  v_usual := jsonb_populate_record(v_usual, jsonb_build_object(
-    'label', '', 'metadata', '{}'::jsonb, 'allowed_origins', '[]'::jsonb, 'scopes', '[]'::jsonb,
-    'masked_key', '...', 'created_at', v_now, 'updated_at', v_now, 'imported_at', v_now
-  ));
   for v_given in select f.* from keylatch_internal.read_import_fields(p_lines) as f loop
     v_line := null;
     v_line."position" := v_given.place;
@@ -374,9 +382,8 @@ begin
         v_line := case when v_given.line ? 'key' then keylatch_internal.read_plaintext(v_line)
           else keylatch_internal.read_legacy_hash(v_line) end;
         v_line.text_hash := (v_line.key).key_hash;
-        v_line.other_hashes := array[
-          v_line.text_hash, keylatch_internal.legacy_hash('held', v_line.text_hash)
-        ] || v_line.other_hashes;
+        v_line.other_hashes := v_line.other_hashes || v_line.text_hash
+          || keylatch_internal.legacy_hash('held', v_line.text_hash);
       end if;
     exception
       when data_exception then
@@ -504,7 +511,9 @@ begin
     select l."position", l.text_hash
     from unnest(p_lines) as l
     where l.problem is null and l.rounds is null and (
-      exists (select from keylatch_internal.similar_keys(coalesce(l.parts, array(
+      -- A look-up does not compute slow hashes.
+      l.scheme in (select s.name from keylatch_internal.legacy_schemes as s where s.iter > 0)
+      or exists (select from keylatch_internal.similar_keys(coalesce(l.parts, array(
         select left(l.clear_part, n) from generate_series(0, length(l.clear_part)) as n
       )), (l.key).workspace_id))
       or l.parts is null
@@ -520,7 +529,8 @@ begin
   return p_lines;
 end $$;
 comment on function keylatch_internal.hold_lines is
-  'Lets the keys wait that may be one under a salted hash: their first use tells.';
+  'Lets the keys wait that may be one under a salted hash, and those of a slow scheme: their first
+use tells.';
 
 create function keylatch_internal.follow_line(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql volatile security invoker
@@ -615,10 +625,10 @@ begin
   if v_is_salted then
     p_lines := keylatch_internal.limit_rounds(p_lines);
     p_new := keylatch_internal.insert_lines(array(
-      select l from unnest(p_lines) as l where l.problem is null and l.rounds is not null
+      select l from unnest(p_lines) as l where l.problem is null and l.rounds > 0
     ), p_import);
   end if;
-  if exists (
+  if exists (select from keylatch_internal.legacy_schemes as s where s.iter > 0) or exists (
     select from keylatch_internal.legacy_keys as g
     where g.workspace_id = any (v_workspaces) and g.rounds > 0 and g.upgraded_at is null
       and g.taken_back is null
@@ -991,7 +1001,8 @@ revoke all on function
 keylatch_internal.mask_key, keylatch_internal.insert_keys, keylatch_internal.read_import_fields,
 keylatch_internal.read_plaintext, keylatch_internal.read_verifier,
 keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
-keylatch_internal.read_import, keylatch_internal.share_import, keylatch_internal.insert_lines,
+keylatch_internal.usual_key, keylatch_internal.read_import,
+keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
 keylatch_internal.follow_line, keylatch_internal.follow_lines,
 keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
