@@ -68,7 +68,8 @@ from (
     'Give the external_id of the workspace.'),
   ('{alg}', 'string', null, '^(sha256|sha256_salted|pbkdf2_(sha1|sha256|sha512)|django|bcrypt)$',
     'sha256, sha256_salted, pbkdf2_sha1, pbkdf2_sha256, pbkdf2_sha512, django or bcrypt',
-    'For another hash without a salt call declare_scheme, and give its name as scheme.'),
+    'For another hash without a salt call declare_scheme, and give its name as scheme. scrypt and '
+    'argon2 cannot be imported: issue new keys.'),
   ('{scheme}', 'string', 40, '.', 'the name of a scheme', 'Call declare_scheme first.'),
   ('{salt_place}', 'string', null, '^(before|after)$', 'before or after',
     'Say where the old system put the salt: before or after the key.'),
