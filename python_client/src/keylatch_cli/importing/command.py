@@ -43,6 +43,8 @@ File = Annotated[
 
 # A batch keeps one core of the server busy. More connections would slow the server for others.
 _CONNECTIONS = 2
+# Far below the 8 s that a statement may take on hosted Supabase.
+_AT_ONCE = 5000
 _TAKE_BACK = "To undo a wrong import before a key is used: keylatch import take-back {}"
 _UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS"
 
@@ -314,7 +316,7 @@ def _take_back(client: Keylatch, import_id: str | None, as_json: bool) -> None:
         )
     taken = 0
     while True:
-        done = client.take_back_import(import_id)
+        done = client.take_back_import(import_id, limit=_AT_ONCE)
         taken += done.revoked
         if done.is_done:
             break
