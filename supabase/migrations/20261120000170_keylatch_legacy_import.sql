@@ -252,9 +252,8 @@ begin
   if v_given ? 'scheme' then
     select s.* into v_kept
     from keylatch_internal.legacy_schemes as s where s.name = v_scheme;
-    v_length := coalesce(v_kept.length, case when v_kept.digest ~ '256$' then 32
-      when v_kept.digest ~ '512$' then 64 when v_kept.digest = 'md5' then 16
-      when v_kept.digest = 'sha1' then 20 end);
+    v_length := coalesce(v_kept.length, case v_kept.digest when 'md5' then 16 when 'sha1' then 20
+      else right(v_kept.digest, 3)::integer / 8 end);
     p_line.key.expires_at := least((p_line.key).expires_at, v_kept.ends_at);
   end if;
   p_line.problem := case
