@@ -191,7 +191,7 @@ declare
 begin
   -- Both hashes for every text: a stranger's key must take as long as an unknown key.
   return (select k.id from keylatch_internal.keys as k where k.key_hash = any (v_hashes)
-    order by k.key_hash <> v_hashes[1] limit 1);
+    order by k.key_hash <> coalesce(v_hashes[2], v_hashes[1]) limit 1);
 end $$;
 comment on function keylatch_internal.find_key is
   'The id of the key with this text. explain_key then reads the key as its caller.';

@@ -400,38 +400,37 @@ begin
   insert into keylatch_internal.key_events (
     workspace_id, key_id, event, address, agent, reason, changes
   )
-  values (
-    new.workspace_id, new.id,
+  select
+    n.workspace_id, n.id,
     case
-      when new.imported_at is not null then 'imported'
-      when new.rotated_from is not null then 'rotated'
+      when n.imported_at is not null then 'imported'
+      when n.rotated_from is not null then 'rotated'
       else 'issued'
     end,
-    v_source[1], v_source[2], keylatch_internal.clean_word(new.revoke_reason),
-    jsonb_strip_nulls(jsonb_build_object(
-      'kind', jsonb_build_object('new', new.kind),
-      'environment', jsonb_build_object('new', new.environment),
-      'masked_key', jsonb_build_object('new', new.masked_key),
-      'allowed_origins', jsonb_build_object('new', new.allowed_origins),
-      'scopes', jsonb_build_object('new', new.scopes),
-      'label', jsonb_build_object('new', case when strpos(new.label, '_') > 0
-        then keylatch_internal.clean_word(new.label) else new.label end),
-      'metadata', case when new.metadata <> '{}'
-        then keylatch_internal.metadata_change(null, new.metadata) end,
-      'rotated_from', case when new.rotated_from is not null
-        then jsonb_build_object('new', new.rotated_from) end,
-      'expires_at', case when new.expires_at is not null
-        then jsonb_build_object('new', new.expires_at) end,
-      'suspended_at', case when new.suspended_at is not null
-        then jsonb_build_object('new', new.suspended_at) end,
-      'superseded_at', case when new.superseded_at is not null
-        then jsonb_build_object('new', new.superseded_at) end,
-      'revoked_at', case when new.revoked_at is not null
-        then jsonb_build_object('new', new.revoked_at) end
-    ))
-  );
+    v_source[1], v_source[2], keylatch_internal.clean_word(n.revoke_reason),
+    jsonb_build_object(
+      'kind', jsonb_build_object('new', n.kind),
+      'environment', jsonb_build_object('new', n.environment),
+      'masked_key', jsonb_build_object('new', n.masked_key),
+      'allowed_origins', jsonb_build_object('new', n.allowed_origins),
+      'scopes', jsonb_build_object('new', n.scopes),
+      'label', jsonb_build_object('new', case when strpos(n.label, '_') > 0
+        then keylatch_internal.clean_word(n.label) else n.label end)
+    -- Most keys have none of these.
+    ) || case when n.metadata = '{}' and num_nonnulls(
+      n.rotated_from, n.expires_at, n.suspended_at, n.superseded_at, n.revoked_at
+    ) = 0 then '{}' else jsonb_strip_nulls(jsonb_build_object(
+      'metadata', case when n.metadata <> '{}'
+        then keylatch_internal.metadata_change(null, n.metadata) end,
+      'rotated_from', jsonb_build_object('new', n.rotated_from),
+      'expires_at', jsonb_build_object('new', n.expires_at),
+      'suspended_at', jsonb_build_object('new', n.suspended_at),
+      'superseded_at', jsonb_build_object('new', n.superseded_at),
+      'revoked_at', jsonb_build_object('new', n.revoked_at)
+    )) end
+  from new_keys as n;
   if current_setting('role') = 'authenticated' then
-    perform keylatch_internal.limit_growth(new.workspace_id, true);
+    perform keylatch_internal.limit_growth(n.workspace_id, true) from new_keys as n;
   end if;
   return null;
 end $$;
@@ -440,7 +439,8 @@ comment on function keylatch_internal.record_new_key is
 
 create trigger keys_insert_record_events
 after insert on keylatch_internal.keys
-for each row execute function keylatch_internal.record_new_key();
+referencing new table as new_keys
+for each statement execute function keylatch_internal.record_new_key();
 comment on trigger keys_insert_record_events on keylatch_internal.keys is
   'No key is made without an event.
 

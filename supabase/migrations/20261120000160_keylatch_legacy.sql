@@ -32,6 +32,12 @@ create table keylatch_internal.legacy_schemes (
   digest text not null,
   secret text,
   secret_encoding text not null default 'text',
+  -- squawk-ignore prefer-bigint-over-int
+  salt_take integer,
+  -- squawk-ignore prefer-bigint-over-int
+  iter integer,
+  -- squawk-ignore prefer-bigint-over-int
+  length integer,
   ends_at timestamptz,
   constraint legacy_schemes_pkey primary key (name)
 );
@@ -49,11 +55,16 @@ comment on column keylatch_internal.legacy_schemes.prepend is
   'Step 5: put this text before it. {secret} stands for the secret.';
 comment on column keylatch_internal.legacy_schemes.append is 'Step 6: put this after it.';
 comment on column keylatch_internal.legacy_schemes.digest is
-  'Step 7: compute sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512.';
+  'Step 7: compute sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512; or pbkdf2-sha1,
+pbkdf2-sha256 or pbkdf2-sha512, which are slow: only the first use of a key computes them.';
 comment on column keylatch_internal.legacy_schemes.secret is
   'The name of the secret, in legacy_secrets or in Supabase Vault.';
 comment on column keylatch_internal.legacy_schemes.secret_encoding is
   'How the key of an HMAC is written: text, hex or base64.';
+comment on column keylatch_internal.legacy_schemes.salt_take is
+  'Of PBKDF2: as many characters of the presented text are the salt, from the end if negative.';
+comment on column keylatch_internal.legacy_schemes.iter is 'Of PBKDF2: the rounds.';
+comment on column keylatch_internal.legacy_schemes.length is 'Of PBKDF2: the bytes of the hash.';
 comment on column keylatch_internal.legacy_schemes.ends_at is
   'When its keys expire at the latest; null for no end.';
 alter table keylatch_internal.legacy_schemes enable row level security;
@@ -62,11 +73,14 @@ create function keylatch_internal.read_bytes(p_text text, p_encoding text)
 returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  v_base64 constant text := rtrim(translate(p_text, '-_', '+/'), '=');
+  v_base64 text;
 begin
+  if p_encoding = 'hex' then
+    return case when p_text ~ '^([0-9a-fA-F]{2})+$' then decode(p_text, 'hex') end;
+  end if;
+  v_base64 := rtrim(translate(p_text, '-_', '+/'), '=');
   return case
     when p_encoding = 'text' then convert_to(p_text, 'UTF8')
-    when p_encoding = 'hex' and p_text ~ '^([0-9a-fA-F]{2})+$' then decode(p_text, 'hex')
     when p_encoding = 'base64' and p_text ~ '^[A-Za-z0-9+/_-]+={0,2}$' and length(v_base64) % 4 <> 1
       then decode(rpad(v_base64, (length(v_base64) + 3) / 4 * 4, '='), 'base64')
   end;
@@ -132,7 +146,12 @@ begin
       coalesce(replace(p_scheme.append, '{secret}', coalesce(v_secret, '')), ''), 'UTF8'
     );
   return case
-    when (v_secret is null) <> (p_scheme.secret is null) then null
+    when v_text is null or (v_secret is null) <> (p_scheme.secret is null) then null
+    when p_scheme.iter is not null then keylatch_internal.derive_pbkdf2(
+      v_text, convert_to(case when p_scheme.salt_take > 0 then left(p_text, p_scheme.salt_take)
+        else right(p_text, -p_scheme.salt_take) end, 'UTF8'),
+      p_scheme.iter, p_scheme.length, substr(p_scheme.digest, 8)
+    )
     when starts_with(p_scheme.digest, 'hmac-') then extensions.hmac(
       v_bytes, keylatch_internal.read_bytes(v_secret, p_scheme.secret_encoding),
       substr(p_scheme.digest, 6)
@@ -167,6 +186,22 @@ end $$;
 comment on function keylatch_internal.scheme_hashes is
   'The key_hash that this text would have under each scheme.';
 
+create function keylatch_internal.judge_slow_scheme(p_recipe jsonb)
+returns boolean language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if starts_with(p_recipe ->> 'digest', 'pbkdf2-') then
+    -- A text that does not begin as strip says costs no slow hash.
+    return not p_recipe ?& '{strip,salt_take,iter,length}' or length(p_recipe ->> 'strip') < 3
+      or p_recipe ?| '{decode,prepend,append,secret}'
+      or (p_recipe ->> 'length')::integer not between 16 and 128
+      or (p_recipe ->> 'iter')::integer > keylatch_internal.round_budget() / 7;
+  end if;
+  return p_recipe ?| '{salt_take,iter,length}';
+end $$;
+comment on function keylatch_internal.judge_slow_scheme is
+  'Whether the words of PBKDF2 in a scheme are wrong.';
+
 create function keylatch_internal.judge_scheme(p_name text, p_recipe jsonb)
 returns text[] language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
@@ -177,25 +212,34 @@ declare
 begin
   return case
     when p_name is null or p_name !~ '^[a-z][a-z0-9_-]{0,39}$'
-      or p_name ~ '^(plaintext|sha256|sha256_salted|pbkdf2_.*|django|bcrypt)$' then array[
-      'name must be 1 to 40 letters, digits, _ or -, and not the word of an alg.',
+      or p_name ~ '^(plaintext|sha256|sha256_salted|pbkdf2_.*|django|bcrypt|salted|held|again)$'
+      then array[
+      'name must be 1 to 40 letters, digits, _ or -, and not a word of keylatch itself.',
       'Name the scheme after the old system, for example "sanctum".']
     when jsonb_typeof(p_recipe) is distinct from 'object'
-      or p_recipe - '{after,strip,take,decode,prepend,append,digest,secret,secret_encoding}'::text[]
-      <> '{}' then array[
+      or p_recipe - ('{after,strip,take,decode,prepend,append,digest,secret,secret_encoding,'
+        'salt_take,iter,length}')::text[] <> '{}' then array[
       'The scheme has a word that keylatch does not know.',
-      'after, strip, take, decode, prepend, append, digest, secret and secret_encoding are known.']
+      'The comment of declare_scheme names the words.']
     when exists (
       select from jsonb_each(p_recipe) as w
-      where case when w.key = 'take' then w.value::text !~ '^-?[1-9][0-9]{0,2}$'
+      where case
+        when w.key in ('take', 'salt_take') then w.value::text !~ '^-?[1-9][0-9]{0,2}$'
+        when w.key in ('iter', 'length') then w.value::text !~ '^[1-9][0-9]{0,6}$'
         else jsonb_typeof(w.value) <> 'string' or length(w.value #>> '{}') not between 1 and 200 end
     ) then array[
-      'Each word of a scheme must be a text of 1 to 200 characters; take a number to 999 or -999.',
+      'Each word of a scheme must be a text of 1 to 200 characters; take and salt_take a number to '
+        '999 or -999, iter and length one from 1 on.',
       'Leave out what the old system does not do.']
-    when v_digest is null or v_digest !~ '^(sha256|sha512|md5|sha1|hmac-sha256|hmac-sha512)$'
+    when v_digest is null
+      or v_digest !~ '^(sha256|sha512|md5|sha1|hmac-sha256|hmac-sha512|pbkdf2-sha(1|256|512))$'
       then array[
-      'digest must be sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512.',
+      'digest must be sha256, sha512, md5, sha1, hmac-sha256, hmac-sha512 or pbkdf2-sha256.',
       'Salted hashes need no scheme: name their alg in the line.']
+    when keylatch_internal.judge_slow_scheme(p_recipe) then array[
+      format('PBKDF2 in a scheme needs strip (3 characters or more), salt_take, iter (up to %s), '
+        'length (16 to 128) and may have after and take.', keylatch_internal.round_budget() / 7),
+      'If the table has the salt, it needs no scheme: name the alg in the line.']
     when coalesce(p_recipe ->> 'decode', 'hex') not in ('hex', 'base64')
       or coalesce(p_recipe ->> 'secret_encoding', 'text') not in ('text', 'hex', 'base64')
       then array[
@@ -268,6 +312,8 @@ recipe: what is done to the presented text, in this order; all but digest may be
   decode           hex or base64: continue with the decoded bytes
   prepend, append  put these texts around it; {secret} stands for the secret
   digest           sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512
+  salt_take        with digest pbkdf2-sha1, pbkdf2-sha256 or pbkdf2-sha512, iter and length: so many
+                   characters of the text are its salt. Such a key waits for upgrade_key
   secret           its name in Supabase Vault or in keylatch_internal.legacy_secrets
   secret_encoding  of the key of an HMAC: text (as it is), hex or base64
 For example {"after": "|", "digest": "sha256"}. Errors: invalid_argument (400).';
@@ -340,14 +386,20 @@ create table keylatch_internal.legacy_keys (
   -- squawk-ignore prefer-bigint-over-int
   rounds integer,
   upgraded_at timestamptz,
+  taken_back text,
   constraint legacy_keys_pkey primary key (key_id),
-  constraint legacy_keys_rounds_check check ((verifier is null) = (rounds is null))
+  constraint legacy_keys_rounds_check check ((verifier is null) = (rounds is null)),
+  constraint legacy_keys_taken_back_check check (taken_back in ('active', 'suspended', 'revoked'))
 );
 create index legacy_keys_workspace_id_clear_part_idx
 on keylatch_internal.legacy_keys (workspace_id, clear_part)
-where rounds > 0 and upgraded_at is null;
+where rounds > 0 and upgraded_at is null and taken_back is null;
 create index legacy_keys_clear_part_idx
-on keylatch_internal.legacy_keys (clear_part) where rounds > 0 and upgraded_at is null;
+on keylatch_internal.legacy_keys (clear_part)
+where rounds > 0 and upgraded_at is null and taken_back is null;
+create index legacy_keys_import_id_idx on keylatch_internal.legacy_keys (import_id);
+create index legacy_keys_taken_back_idx
+on keylatch_internal.legacy_keys (import_id) where taken_back is not null;
 create index legacy_keys_source_scheme_idx on keylatch_internal.legacy_keys (source, scheme);
 comment on table keylatch_internal.legacy_keys is
   'A row for each imported key: where it came from, and how a key under a salted hash is known.';
@@ -372,10 +424,17 @@ comment on column keylatch_internal.legacy_keys.rounds is
 because it may be the same key as a salted hash. Null: the key does not wait.';
 comment on column keylatch_internal.legacy_keys.upgraded_at is
   'When its first use showed its text; null while it waits.';
+comment on column keylatch_internal.legacy_keys.taken_back is
+  'What the key was when its import was taken back: active, suspended or revoked. A later import
+brings the same key as a new row, suspended or revoked if it was. Null: the import stands.';
 comment on index keylatch_internal.legacy_keys_workspace_id_clear_part_idx is
   'Finds the waiting keys of a workspace that may have a given text.';
 comment on index keylatch_internal.legacy_keys_clear_part_idx is
   'Finds waiting keys if the workspace is not known.';
+comment on index keylatch_internal.legacy_keys_import_id_idx is
+  'Finds the keys of an import that is taken back.';
+comment on index keylatch_internal.legacy_keys_taken_back_idx is
+  'Tells whether an import was ever taken back.';
 comment on index keylatch_internal.legacy_keys_source_scheme_idx is
   'Finds what a source no longer has, and the keys of a scheme.';
 
@@ -415,13 +474,15 @@ create trigger legacy_keys_update_immutable
 before update on keylatch_internal.legacy_keys for each row when (
   -- Not a comparison of rows: pg_dump would write that differently.
   new.key_id is distinct from old.key_id or new.workspace_id is distinct from old.workspace_id
-  or new.scheme is distinct from old.scheme or new.verifier is distinct from old.verifier
-  or new.clear_part is distinct from old.clear_part or new.rounds is distinct from old.rounds
+  or new.import_id is distinct from old.import_id or new.scheme is distinct from old.scheme
+  or new.verifier is distinct from old.verifier or new.rounds is distinct from old.rounds
+  or new.clear_part is distinct from old.clear_part
   or (new.upgraded_at is distinct from old.upgraded_at and old.upgraded_at is not null)
+  or (new.taken_back is distinct from old.taken_back and old.taken_back is not null)
 ) execute function keylatch_internal.keep_legacy('column_is_immutable');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
 comment on trigger legacy_keys_update_immutable on keylatch_internal.legacy_keys is
-  'The hashes by which an imported key is recognised never change.';
+  'The hashes of an imported key never change, and a taken-back import stays taken back.';
 
 create trigger legacy_keys_delete_keep
 before delete or truncate on keylatch_internal.legacy_keys
@@ -462,7 +523,7 @@ comment on column keylatch.legacy_keys.status is
 create view keylatch.imported_keys with (security_invoker = true) as
 select
   k.id as key_id, k.workspace_id, k.label, k.masked_key, k.status, k.expires_at, k.imported_at,
-  g.scheme, g.source, g.import_id, g.last_used_at
+  g.scheme, g.source, g.import_id, g.last_used_at, g.taken_back
 from keylatch_internal.legacy_keys as g
 inner join keylatch.keys as k on g.key_id = k.id;
 comment on view keylatch.imported_keys is
@@ -507,6 +568,39 @@ end $$;
 comment on function keylatch_internal.is_placeholder is
   'Whether a text stands where a key is missing: undefined, changeme, <your key>, or nothing.';
 
+create function keylatch_internal.current_hash(p_hash bytea)
+returns bytea language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_hash bytea := p_hash;
+begin
+  while exists (
+    select from keylatch_internal.keys as k
+    inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
+    where k.key_hash = v_hash and g.taken_back is not null
+  ) loop
+    v_hash := keylatch_internal.legacy_hash('again', v_hash);
+  end loop;
+  return v_hash;
+end $$;
+comment on function keylatch_internal.current_hash is
+  'This key_hash; if its row is of an import that was taken back, the one that a later import of the
+same key has. Rows are never deleted, so a later row needs another key_hash.';
+
+create function keylatch_internal.current_hashes(p_hashes bytea[])
+returns bytea[] language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return case when exists (
+    select from keylatch_internal.legacy_keys as g where g.taken_back is not null
+  ) then array(
+    select keylatch_internal.current_hash(h.hash)
+    from unnest(p_hashes) with ordinality as h (hash, place) order by h.place
+  ) else p_hashes end;
+end $$;
+comment on function keylatch_internal.current_hashes is
+  'current_hash of each hash. Costs one look-up if no import was ever taken back.';
+
 create or replace function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
 -- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
@@ -516,9 +610,13 @@ declare
   v_hash bytea;
   v_hashes bytea[];
 begin
-  -- A failed look-up costs only this while there is no scheme, and no salted key was used.
+  -- A failed look-up costs only this while there is no scheme, no salted key was used, and no
+  -- import was taken back.
   if not exists (select from keylatch_internal.legacy_schemes)
     and not exists (select from keylatch_internal.legacy_texts)
+    and not exists (
+      select from keylatch_internal.legacy_keys as g where g.taken_back is not null
+    )
     or octet_length(p_text) > 4000
   then
     return null;
@@ -528,22 +626,23 @@ begin
     return null;
   end if;
   v_hash := sha256(convert_to(p_text, 'UTF8'));
-  v_hashes := array(
+  v_hashes := keylatch_internal.current_hashes(v_hash || array(
     select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = v_hash
     union all
     select keylatch_internal.legacy_hash(s.name, keylatch_internal.scheme_digest(p_text, s))
-    from keylatch_internal.legacy_schemes as s
-  );
-  if v_hashes = '{}' then
+    from keylatch_internal.legacy_schemes as s where s.iter is null
+  ));
+  if v_hashes = array[v_hash] then
     return null;
   end if;
   return (
     select k.key_hash from keylatch_internal.keys as k
-    where k.key_hash = any (v_hashes || v_hash)
+    where k.key_hash = any (v_hashes)
     -- The text's own row first. Then the least active row: a text that is inactive under one scheme
     -- or salt must not resolve under another.
     order by
-      k.key_hash <> v_hash, k.revoked_at is null, coalesce(k.expires_at > clock_timestamp(), true),
+      k.key_hash <> v_hashes[1], k.revoked_at is null,
+      coalesce(k.expires_at > clock_timestamp(), true),
       k.suspended_at is null, k.expires_at nulls last, k.id
     limit 1
   );
@@ -709,7 +808,8 @@ begin
     select g.* from unnest(array_remove(p_parts, '')) as p (part)
     cross join lateral (
       select l.* from keylatch_internal.legacy_keys as l
-      where l.clear_part = p.part and l.rounds > 0 and l.upgraded_at is null offset 0
+      where l.clear_part = p.part and l.rounds > 0 and l.upgraded_at is null
+        and l.taken_back is null offset 0
     ) as g;
   else
     return query
@@ -717,13 +817,27 @@ begin
     cross join lateral (
       select l.* from keylatch_internal.legacy_keys as l
       where l.workspace_id = p_workspace_id and l.clear_part = p.part
-        and l.rounds > 0 and l.upgraded_at is null offset 0
+        and l.rounds > 0 and l.upgraded_at is null
+        and l.taken_back is null offset 0
     ) as g;
   end if;
 end $$;
 comment on function keylatch_internal.similar_keys is
   'The waiting keys with one of these clear parts. Without a workspace: the keys of all workspaces,
 but only those with a known part.';
+
+create function keylatch_internal.is_known(p_text text)
+returns boolean language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return exists (
+    select from keylatch_internal.keys as k
+    left join keylatch_internal.legacy_keys as g on k.id = g.key_id
+    where k.id = keylatch_internal.find_key(p_text) and g.taken_back is null
+  );
+end $$;
+comment on function keylatch_internal.is_known is
+  'Whether a text is a key, active or not, other than one that was taken back.';
 
 create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id uuid)
 returns void language plpgsql volatile security definer
@@ -740,7 +854,7 @@ begin
   perform keylatch_internal.require_grants('keylatch_internal.upgrade_legacy_key');
   -- A text whose key is known, active or not, costs no slow hash.
   if length(p_key) not between 1 and 1000 or keylatch_internal.is_placeholder(p_key)
-    or keylatch_internal.find_key(p_key) is not null
+    or keylatch_internal.is_known(p_key)
   then
     return;
   end if;
@@ -757,6 +871,10 @@ begin
     );
   elsif v_rounds > 1000
     or exists (select from unnest(v_similar) as s where s.scheme <> 'sha256_salted')
+    or exists (
+      select from keylatch_internal.legacy_schemes as s
+      where s.iter is not null and strpos(p_key, s.strip) > 0
+    )
   then
     perform keylatch_internal.count_attempt();
   end if;
@@ -768,10 +886,10 @@ begin
     -- Keys that waited because they may have the same text as a salted key.
     select k.id from keylatch_internal.keys as k
     inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
-    where k.key_hash in (
+    where k.key_hash = any (keylatch_internal.current_hashes(array(
       select keylatch_internal.legacy_hash('held', h)
       from unnest(v_hash || keylatch_internal.scheme_hashes(p_key)) as h
-    ) and coalesce(k.workspace_id = p_workspace_id, true)
+    ))) and coalesce(k.workspace_id = p_workspace_id, true)
   );
   insert into keylatch_internal.legacy_texts (text_hash, key_hash)
   select v_hash, k.key_hash from keylatch_internal.keys as k where k.id = any (v_ids)
@@ -824,7 +942,8 @@ keylatch_internal.read_bytes, keylatch_internal.read_secret, keylatch_internal.s
 keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_internal.judge_scheme,
 keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
 keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch_internal.is_placeholder,
-keylatch.revoke_legacy_key,
+keylatch.revoke_legacy_key, keylatch_internal.current_hash, keylatch_internal.current_hashes,
+keylatch_internal.judge_slow_scheme, keylatch_internal.is_known,
 keylatch_internal.count_attempt,
 keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
 keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,
@@ -832,7 +951,8 @@ keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
 from public, anon, authenticated, service_role;
 -- Not the columns that would help to guess a waiting key.
 grant select (
-  key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at
+  key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at,
+  taken_back
 )
 on table keylatch_internal.legacy_keys to authenticated, service_role;
 grant select on table keylatch.legacy_keys, keylatch.imported_keys to authenticated, service_role;

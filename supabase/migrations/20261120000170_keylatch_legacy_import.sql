@@ -14,9 +14,10 @@ comment on function keylatch_internal.mask_key is
 of the text stay hidden.';
 
 create function keylatch_internal.insert_keys(p_keys keylatch_internal.keys[])
-returns void language plpgsql volatile security invoker
+returns setof uuid language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
+  return query
   insert into keylatch_internal.keys (
     id, workspace_id, kind, environment, key_hash, public_key, masked_key, label, metadata,
     allowed_origins, scopes, expires_at, suspended_at, revoked_at, revoked_by, revoke_reason,
@@ -29,22 +30,23 @@ begin
   from unnest(p_keys) with ordinality as k
   -- In one order, so that two imports of the same keys do not deadlock.
   order by k.key_hash, k.ordinality
-  on conflict do nothing;
+  on conflict do nothing
+  returning keys.id;
 end $$;
 comment on function keylatch_internal.insert_keys is
-  'Inserts these rows, except for texts that already have a row.';
+  'Inserts these rows, except for texts that already have a row, and returns the ids of the new rows.';
 
 -- Reading an import: each line on its own, so that a bad line does not affect other lines.
 
 create type keylatch_internal.import_line as (
   "position" integer, given jsonb, key keylatch_internal.keys, scheme text, verifier text,
-  clear_part text, parts text[], rounds integer, other_hashes bytea[], problem text[],
-  outcome text, note text
+  clear_part text, parts text[], rounds integer, text_hash bytea, other_hashes bytea[],
+  problem text[], outcome text, note text
 );
 comment on type keylatch_internal.import_line is
   'A line of an import: its fields, the row of keys that was read from them, how a waiting key is
-recognised, under which hashes its row may exist already, and the problem or the outcome of the
-line.';
+recognised, the hash of its text or scheme, under which hashes its row may exist already, and the
+problem or the outcome of the line.';
 
 create view keylatch_internal.import_fields as
 select v.type, v.longest, v.pattern, v.rule, v.hint, f.field
@@ -65,7 +67,8 @@ from (
     'Give the external_id of the workspace.'),
   ('{alg}', 'string', null, '^(sha256|sha256_salted|pbkdf2_(sha1|sha256|sha512)|django|bcrypt)$',
     'sha256, sha256_salted, pbkdf2_sha1, pbkdf2_sha256, pbkdf2_sha512, django or bcrypt',
-    'For another hash without a salt call declare_scheme, and give its name as scheme.'),
+    'For another hash without a salt call declare_scheme, and give its name as scheme. scrypt and '
+    'argon2 cannot be imported: issue new keys.'),
   ('{scheme}', 'string', 40, '.', 'the name of a scheme', 'Call declare_scheme first.'),
   ('{salt_place}', 'string', null, '^(before|after)$', 'before or after',
     'Say where the old system put the salt: before or after the key.'),
@@ -98,8 +101,9 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   return query
   with given as materialized (
-    select e.place, case jsonb_typeof(e.line) when 'object'
-      then e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
+    select e.place, case when jsonb_typeof(e.line) <> 'object' then null
+      when not jsonb_path_exists(e.line, '$.* ? (@ == null)') then e.line
+      else e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
     end as line
     from jsonb_array_elements(p_lines) with ordinality as e (line, place)
   ),
@@ -254,14 +258,14 @@ declare
     v_text,
     E'^pbkdf2_sha(?:1|256|512)\\$[1-9][0-9]{0,6}\\$[^$]{1,250}\\$([A-Za-z0-9+/]{27,86}={1,2})$'
   ), 'base64') else keylatch_internal.read_bytes(v_text, v_given ->> 'hash_encoding') end;
-  v_kept record;
+  v_kept keylatch_internal.legacy_schemes;
   v_length integer := case when v_alg in ('sha256', 'sha256_salted') then 32 end;
 begin
   if v_given ? 'scheme' then
-    select s.digest, s.ends_at into v_kept
+    select s.* into v_kept
     from keylatch_internal.legacy_schemes as s where s.name = v_scheme;
-    v_length := case when v_kept.digest ~ '256$' then 32 when v_kept.digest ~ '512$' then 64
-      when v_kept.digest = 'md5' then 16 when v_kept.digest = 'sha1' then 20 end;
+    v_length := coalesce(v_kept.length, case v_kept.digest when 'md5' then 16 when 'sha1' then 20
+      else right(v_kept.digest, 3)::integer / 8 end);
     p_line.key.expires_at := least((p_line.key).expires_at, v_kept.ends_at);
   end if;
   p_line.problem := case
@@ -332,12 +336,23 @@ end $$;
 comment on function keylatch_internal.name_workspaces is
   'The lines with the workspace_id of the workspace that they name by its external_id.';
 
+create function keylatch_internal.usual_key(p_now timestamptz)
+returns keylatch_internal.keys language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return jsonb_populate_record(null::keylatch_internal.keys, jsonb_build_object(
+    'label', '', 'metadata', '{}'::jsonb, 'allowed_origins', '[]'::jsonb, 'scopes', '[]'::jsonb,
+    'masked_key', '...', 'created_at', p_now, 'updated_at', p_now, 'imported_at', p_now
+  ));
+end $$;
+comment on function keylatch_internal.usual_key is 'The row of which a line says what differs.';
+
 create function keylatch_internal.read_import(p_lines jsonb)
 returns keylatch_internal.import_line[] language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_now constant timestamptz := clock_timestamp();
-  v_usual keylatch_internal.keys;
+  v_usual keylatch_internal.keys := keylatch_internal.usual_key(v_now);
   v_key keylatch_internal.keys;
   v_good keylatch_internal.keys;
   v_own text[];
@@ -345,10 +360,6 @@ declare
   v_line keylatch_internal.import_line;
   v_lines keylatch_internal.import_line[] := '{}'::keylatch_internal.import_line[];
 begin
-  v_usual := jsonb_populate_record(v_usual, jsonb_build_object(
-    'label', '', 'metadata', '{}'::jsonb, 'allowed_origins', '[]'::jsonb, 'scopes', '[]'::jsonb,
-    'masked_key', '...', 'created_at', v_now, 'updated_at', v_now, 'imported_at', v_now
-  ));
   for v_given in select f.* from keylatch_internal.read_import_fields(p_lines) as f loop
     v_line := null;
     v_line."position" := v_given.place;
@@ -382,6 +393,9 @@ begin
         v_good := v_key;
         v_line := case when v_given.line ? 'key' then keylatch_internal.read_plaintext(v_line)
           else keylatch_internal.read_legacy_hash(v_line) end;
+        v_line.text_hash := (v_line.key).key_hash;
+        v_line.other_hashes := v_line.other_hashes || v_line.text_hash
+          || keylatch_internal.legacy_hash('held', v_line.text_hash);
       end if;
     exception
       when data_exception then
@@ -420,23 +434,28 @@ comment on function keylatch_internal.share_import is
 create function keylatch_internal.insert_lines(
   p_lines keylatch_internal.import_line[], p_import jsonb
 )
-returns void language plpgsql volatile security invoker
+returns uuid[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
+declare
+  v_ids constant uuid[] := array(
+    select keylatch_internal.insert_keys(array(select l.key from unnest(p_lines) as l))
+  );
 begin
-  perform keylatch_internal.insert_keys(array(select l.key from unnest(p_lines) as l));
   insert into keylatch_internal.legacy_keys (
     key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, verifier, clear_part,
     rounds
   )
   select
-    k.id, k.workspace_id, l.scheme, p_import ->> 'source', (p_import ->> 'id')::uuid,
+    n.id, (l.key).workspace_id, l.scheme, p_import ->> 'source', (p_import ->> 'id')::uuid,
     (p_import ->> 'id')::uuid, (l.given ->> 'last_used_at')::timestamptz, l.verifier,
     coalesce(l.clear_part, ''), l.rounds
   from unnest(p_lines) as l
-  inner join keylatch_internal.keys as k on k.id = (l.key).id;
+  inner join unnest(v_ids) as n (id) on n.id = (l.key).id;
+  return v_ids;
 end $$;
 comment on function keylatch_internal.insert_lines is
-  'Inserts the keys that do not exist yet, and what the import knows of each key.';
+  'Inserts the keys that do not exist yet, and what the import knows of each key. Returns the ids of
+the new keys.';
 
 create function keylatch_internal.similar_rounds(p_part text, p_workspace_id uuid)
 returns bigint language plpgsql stable security invoker
@@ -451,7 +470,7 @@ begin
     where g.workspace_id = p_workspace_id
       -- A known part is printable ASCII, and this character sorts after all of these.
       and g.clear_part > p_part and g.clear_part < p_part || E'\x7f'
-      and g.rounds > 0 and g.upgraded_at is null
+      and g.rounds > 0 and g.upgraded_at is null and g.taken_back is null
   ), 0);
 end $$;
 comment on function keylatch_internal.similar_rounds is
@@ -501,10 +520,12 @@ declare
   v_line record;
 begin
   for v_line in
-    select l."position", l.key
+    select l."position", l.text_hash
     from unnest(p_lines) as l
     where l.problem is null and l.rounds is null and (
-      exists (select from keylatch_internal.similar_keys(coalesce(l.parts, array(
+      -- A look-up does not compute slow hashes.
+      l.scheme in (select s.name from keylatch_internal.legacy_schemes as s where s.iter > 0)
+      or exists (select from keylatch_internal.similar_keys(coalesce(l.parts, array(
         select left(l.clear_part, n) from generate_series(0, length(l.clear_part)) as n
       )), (l.key).workspace_id))
       or l.parts is null
@@ -512,20 +533,95 @@ begin
     ) and not exists (select from keylatch_internal.keys as k where k.key_hash = (l.key).key_hash)
   loop
     p_lines[v_line."position"].rounds := 0;
-    p_lines[v_line."position"].verifier := encode((v_line.key).key_hash, 'hex');
+    p_lines[v_line."position"].verifier := encode(v_line.text_hash, 'hex');
     p_lines[v_line."position"].key.key_hash :=
-      keylatch_internal.legacy_hash('held', (v_line.key).key_hash);
+      keylatch_internal.current_hash(keylatch_internal.legacy_hash('held', v_line.text_hash));
     p_lines[v_line."position"].key.public_key := null;
   end loop;
   return p_lines;
 end $$;
 comment on function keylatch_internal.hold_lines is
-  'Lets the keys wait that may be the same key as a salted hash. Their first use decides.';
+  'Lets the keys wait that may be the same key as a salted hash, and the keys of a slow scheme. Their
+first use decides.';
+
+create function keylatch_internal.follow_line(p_line keylatch_internal.import_line)
+returns keylatch_internal.import_line language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_states text[];
+begin
+  with recursive chain as (
+    select h.hash
+    from unnest(array[
+      p_line.text_hash, keylatch_internal.legacy_hash('held', p_line.text_hash)
+    ]) as h (hash)
+    union all
+    select keylatch_internal.legacy_hash('again', c.hash)
+    from chain as c
+    inner join keylatch_internal.keys as k on c.hash = k.key_hash
+    inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
+    where g.taken_back is not null
+  )
+  select array_agg(distinct g.taken_back) into v_states
+  from chain as c
+  inner join keylatch_internal.keys as k on c.hash = k.key_hash
+  inner join keylatch_internal.legacy_keys as g on k.id = g.key_id;
+  p_line.key.key_hash := keylatch_internal.current_hash(p_line.text_hash);
+  p_line.other_hashes := keylatch_internal.current_hashes(p_line.other_hashes);
+  if (p_line.key).key_hash <> p_line.text_hash then
+    p_line.key.public_key := null;
+  end if;
+  if 'revoked' = any (v_states) and (p_line.key).revoked_at is null then
+    p_line.key.revoked_at := clock_timestamp();
+    p_line.key.revoke_reason := 'revoked before its import was taken back';
+    p_line.note := 'The key stays revoked: it was, when its import was taken back.';
+  elsif 'suspended' = any (v_states) and (p_line.key).suspended_at is null then
+    p_line.key.suspended_at := clock_timestamp();
+    p_line.note := 'The key stays suspended: it was, when its import was taken back.';
+  end if;
+  return p_line;
+end $$;
+comment on function keylatch_internal.follow_line is
+  'Gives the key of a line the key_hash after those of imports that were taken back. A key that was
+revoked or suspended there begins so.';
+
+create function keylatch_internal.follow_lines(p_lines keylatch_internal.import_line[])
+returns keylatch_internal.import_line[] language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_any constant boolean := exists (
+    select from keylatch_internal.legacy_keys as g where g.taken_back is not null
+  );
+  v_line keylatch_internal.import_line;
+  v_row record;
+begin
+  for v_row in
+    select l."position", array(
+      select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = l.text_hash
+    ) as hashes
+    from unnest(p_lines) as l
+    where l.problem is null and (
+      v_any or exists (
+        select from keylatch_internal.legacy_texts as t where t.text_hash = l.text_hash
+      )
+    )
+  loop
+    v_line := p_lines[v_row."position"];
+    v_line.other_hashes := v_line.other_hashes || v_row.hashes;
+    if v_any then
+      v_line := keylatch_internal.follow_line(v_line);
+    end if;
+    p_lines[v_row."position"] := v_line;
+  end loop;
+  return p_lines;
+end $$;
+comment on function keylatch_internal.follow_lines is
+  'Adds the hashes under which the first use, or an import that was taken back, left a key.';
 
 create function keylatch_internal.write_import(
-  p_lines keylatch_internal.import_line[], p_import jsonb
+  inout p_lines keylatch_internal.import_line[], p_import jsonb, out p_new uuid[]
 )
-returns keylatch_internal.import_line[] language plpgsql volatile security invoker
+language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_workspaces constant uuid[] := array(select (l.key).workspace_id from unnest(p_lines) as l);
@@ -534,32 +630,31 @@ begin
   -- An import of salted hashes runs alone, so that no other import misses it. Only imports wait.
   if v_is_salted then
     lock table keylatch_internal.legacy_settings in exclusive mode;
-    p_lines := keylatch_internal.limit_rounds(p_lines);
-    perform keylatch_internal.insert_lines(array(
-      select l from unnest(p_lines) as l where l.problem is null and l.rounds is not null
-    ), p_import);
   else
     lock table keylatch_internal.legacy_settings in share mode;
   end if;
-  if exists (
+  p_lines := keylatch_internal.follow_lines(p_lines);
+  if v_is_salted then
+    p_lines := keylatch_internal.limit_rounds(p_lines);
+    p_new := keylatch_internal.insert_lines(array(
+      select l from unnest(p_lines) as l where l.problem is null and l.rounds > 0
+    ), p_import);
+  end if;
+  if exists (select from keylatch_internal.legacy_schemes as s where s.iter > 0) or exists (
     select from keylatch_internal.legacy_keys as g
     where g.workspace_id = any (v_workspaces) and g.rounds > 0 and g.upgraded_at is null
+      and g.taken_back is null
   ) then
     p_lines := keylatch_internal.hold_lines(p_lines);
   end if;
-  perform keylatch_internal.insert_lines(array(
+  p_new := p_new || keylatch_internal.insert_lines(array(
     select l from unnest(p_lines) as l
     where l.problem is null and coalesce(l.rounds = 0, true)
-      -- The same text may be there under another hash.
       and not exists (
-        select from unnest(l.other_hashes || array(
-          select t.key_hash from keylatch_internal.legacy_texts as t
-          where t.text_hash = (l.key).key_hash
-        ) || keylatch_internal.legacy_hash('held', (l.key).key_hash)) as h (hash)
+        select from unnest(l.other_hashes) as h (hash)
         inner join keylatch_internal.keys as k on h.hash = k.key_hash
       )
   ), p_import);
-  return p_lines;
 end $$;
 comment on function keylatch_internal.write_import is
   'Inserts the keys that do not exist yet: salted hashes that upgrade_key can find, and all others.
@@ -636,7 +731,7 @@ comment on function keylatch_internal.note_source is
   'Notes which import of a source named these keys last.';
 
 create function keylatch_internal.settle_import(
-  p_lines keylatch_internal.import_line[], p_import jsonb
+  p_lines keylatch_internal.import_line[], p_import jsonb, p_new uuid[]
 )
 returns keylatch_internal.import_line[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
@@ -655,22 +750,11 @@ begin
         or (l.given ? 'scopes' and (l.key).scopes <> k.scopes)
       ) as is_different
     from unnest(p_lines) as l
-    cross join lateral (
-      select (l.key).key_hash as hash
-      union
-      select keylatch_internal.legacy_hash('held', (l.key).key_hash)
-      union
-      -- For a held line, the hash of its text.
-      select decode(l.verifier, 'hex') where l.rounds = 0
-      union
-      select u.hash from unnest(l.other_hashes) as u (hash)
-      union
-      select t.key_hash from keylatch_internal.legacy_texts as t
-      where t.text_hash = case when l.rounds = 0 then decode(l.verifier, 'hex')
-        else (l.key).key_hash end
-    ) as h
+    cross join lateral (select distinct u.hash from unnest(l.other_hashes) as u (hash)) as h
     inner join keylatch_internal.keys as k on h.hash = k.key_hash
-    where l.problem is null and k.id <> (l.key).id
+    where l.problem is null
+      -- Not "not exists", which a plan for short lists would compare with each line.
+      and (l.key).id not in (select n.id from unnest(p_new) as n (id))
     -- In one order, so that two imports of the same keys do not deadlock.
     order by k.created_at, k.id, l."position"
   loop
@@ -683,7 +767,10 @@ begin
     elsif v_row.is_different then
       v_line := keylatch_internal.move_key(v_row.id, v_line);
     end if;
-    v_known := case when v_row.is_ours then v_known || v_row.id else v_known end;
+    if v_row.is_ours then
+      -- Not in an expression: that would copy the whole list each time.
+      v_known := array_append(v_known, v_row.id);
+    end if;
     v_line.key.id := v_row.id;
     p_lines[v_row."position"] := v_line;
   end loop;
@@ -790,6 +877,7 @@ declare
   v_refused keylatch_internal.import_line;
   v_probes keylatch.import_probe[];
   v_deleted uuid[];
+  v_new uuid[];
   v_place integer;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.take_import');
@@ -802,8 +890,9 @@ begin
         'The workspace was deleted, so no key is imported there.',
         'Import the key into a workspace with a new id.'];
     end loop;
-    v_lines := keylatch_internal.write_import(v_lines, p_import);
-    v_lines := keylatch_internal.settle_import(v_lines, p_import);
+    select w.p_lines, w.p_new into v_lines, v_new
+    from keylatch_internal.write_import(v_lines, p_import) as w;
+    v_lines := keylatch_internal.settle_import(v_lines, p_import, v_new);
     v_probes := keylatch_internal.probe_import(p_probes);
     if p_dry_run then
       raise sqlstate 'UNDO0';
@@ -940,8 +1029,10 @@ keylatch_internal.mask_key, keylatch_internal.insert_keys, keylatch_internal.rea
 keylatch_internal.read_plaintext, keylatch_internal.read_verifier,
 keylatch_internal.judge_hash, keylatch_internal.note_source,
 keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
-keylatch_internal.read_import, keylatch_internal.share_import, keylatch_internal.insert_lines,
+keylatch_internal.usual_key, keylatch_internal.read_import,
+keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
+keylatch_internal.follow_line, keylatch_internal.follow_lines,
 keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
 keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
 keylatch.import_keys, keylatch.finish_import

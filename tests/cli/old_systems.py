@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import secrets
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from uuid import uuid4
@@ -137,6 +138,27 @@ def gitea() -> OldSystem:
         "updated_unix": 1772357400,
     }
     return OldSystem(key=key, row=row, becomes=FIRST)
+
+
+def grafana() -> OldSystem:
+    secret = secrets.token_hex(16)
+    # pkg/components/satokengen: the checksum of the token is the salt of its secret.
+    checksum = zlib.crc32(f"glsa_{secret}".encode()).to_bytes(4, "little").hex()
+    kept = hashlib.pbkdf2_hmac("sha256", secret.encode(), checksum.encode(), 10_000, 50).hex()
+    row = {
+        "id": 1,
+        "org_id": 42,
+        "name": "ci",
+        "key": kept,
+        "role": "Viewer",
+        "created": SEEN,
+        "updated": SEEN,
+        "expires": 4102444800,
+        "service_account_id": 7,
+        "last_used_at": SEEN,
+        "is_revoked": 0,
+    }
+    return OldSystem(key=f"glsa_{secret}_{checksum}", row=row, becomes=FIRST)
 
 
 def sentry() -> OldSystem:
@@ -276,7 +298,7 @@ def systems() -> dict[str, Callable[[], OldSystem]]:
             },
         ),
         "gitea": gitea,
-        "grafana": lambda: OldSystem(key="glsa_x", row={"key": "00"}, becomes=NEVER),
+        "grafana": grafana,
         "sentry": sentry,
         "posthog": lambda: posthog(f"sha256${sha('sha256', phx).hex()}", phx, NOW),
         "strapi": strapi,

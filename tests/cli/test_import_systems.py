@@ -9,6 +9,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from cli.program import Program
 from cli.system import System
 from keylatch_cli.importing import presets
 from stack import HANG_SECONDS, Cluster, Database, People
-from stack.tools import ROOT
+from stack.tools import ROOT, MissingTool
 
 pytestmark = pytest.mark.one_server
 
@@ -137,6 +138,23 @@ def test_a_dump_that_the_library_itself_made_comes_over(
     key, dump = made_by_django[name]
     (row,) = csv.DictReader(io.StringIO(dump))
     check(old(OldSystem(key=key, row=row, owner="42" if "user_id" in row else "")), name)
+
+
+def test_a_dump_that_better_auth_itself_made_comes_over(old: Callable[[OldSystem], Old]) -> None:
+    node = shutil.which("node")
+    if node is None:
+        raise MissingTool("node")
+    done = subprocess.run(
+        [node, ROOT / "tests" / "cli" / "better_auth_system.mjs"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=HANG_SECONDS,
+        env={**os.environ, "BETTER_AUTH_SECRET": secrets.token_hex(32)},
+    )
+    made = json.loads(done.stdout)
+    (row,) = csv.DictReader(io.StringIO(made["dump"]))
+    check(old(OldSystem(key=made["key"], row=row, owner=made["owner"])), "better-auth")
 
 
 def test_every_preset_is_tried_here_and_told_in_80_columns(program: Program) -> None:

@@ -52,6 +52,8 @@ REFUSED: list[tuple[object, str]] = [
     ({"key": "wk_sk_live_" + "a" * 36}, "check characters"),
     ({"hash": HEX}, "alg must be"),
     ({**NATIVE, "alg": "md5"}, "alg must be"),
+    ({"hash": "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA", "alg": "argon2"}, "alg must be"),
+    ({"hash": "scrypt$16384$salt$8$1$aGFzaA==", "alg": "django"}, "Django"),
     ({**NATIVE, "hash_encoding": None}, "hash_encoding"),
     ({**NATIVE, "hash_encoding": "base64url"}, "hash_encoding must be"),
     ({**NATIVE, "hash": 7}, "hash must be a text"),

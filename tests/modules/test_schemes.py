@@ -35,6 +35,14 @@ def presented(body: bytes) -> str:
 TEXT = "12|lOMLLeoo9rUrySS4AD2hp7qIOGjuVO90"
 PART = TEXT.split("|")[1]
 BODY = hashlib.sha256(TEXT.encode()).digest()
+SLOW = {
+    "strip": "glsa_",
+    "take": 32,
+    "digest": "pbkdf2-sha256",
+    "salt_take": -8,
+    "iter": 1000,
+    "length": 50,
+}
 SECRETIVE = {"digest": "hmac-sha256", "secret": "pepper"}
 # What the old system does, the key as its holder has it, and what the old table has.
 SCHEMES: Mapping[str, tuple[dict[str, object], str, bytes]] = {
@@ -262,6 +270,10 @@ REFUSED: list[tuple[str | None, object, str]] = [
     (None, {"digest": "md5"}, "name must be"),
     ("bcrypt", {"digest": "md5"}, "name must be"),
     ("pbkdf2_sha256", {"digest": "md5"}, "name must be"),
+    # The hashes of keylatch's own rows are told apart by these.
+    ("held", {"digest": "md5"}, "name must be"),
+    ("again", {"digest": "md5"}, "name must be"),
+    ("salted", {"digest": "md5"}, "name must be"),
     ("old", [], "does not know"),
     ("old", None, "does not know"),
     ("old", {"digest": "md5", "reverse": "yes"}, "does not know"),
@@ -283,6 +295,16 @@ REFUSED: list[tuple[str | None, object, str]] = [
     ("old", {**SECRETIVE, "secret": "salt"}, "no secret of that name"),
     ("old", {**SECRETIVE, "secret_encoding": "hex"}, "no secret of that name"),
     ("old", {"digest": "sha256"}, "needs no scheme"),
+    ("old", {"digest": "md5", "iter": 1}, "PBKDF2 in a scheme"),
+    ("old", {"digest": "pbkdf2-sha256"}, "PBKDF2 in a scheme"),
+    ("old", {**SLOW, "strip": "g_"}, "PBKDF2 in a scheme"),
+    ("old", {**SLOW, "decode": "hex"}, "PBKDF2 in a scheme"),
+    ("old", {**SLOW, "prepend": "x"}, "PBKDF2 in a scheme"),
+    ("old", {**SLOW, "length": 15}, "PBKDF2 in a scheme"),
+    # No call could compute it.
+    ("old", {**SLOW, "iter": 171_429}, "PBKDF2 in a scheme"),
+    ("old", {**SLOW, "iter": "10000"}, "iter and length one"),
+    ("old", {**SLOW, "salt_take": 0}, "take and salt_take"),
 ]
 
 
@@ -540,3 +562,50 @@ def test_a_revoked_waiting_key_is_revoked_without_a_wait_for_an_import(
     assert attempt(alice, REVOKE, [key_id]).word == "done"
     importing.commit()
     assert service.execute(UPGRADE, [TEXT, People.a]).fetchone() is None
+
+
+def slow(key: str) -> dict[str, object]:
+    """A key of which the salt is a part, as Grafana hashes it."""
+    made = hashlib.pbkdf2_hmac("sha256", key[5:37].encode(), key[-8:].encode(), 1000, 50)
+    return {"scheme": "slow", "hash": made.hex(), "hash_encoding": "hex"}
+
+
+SLOW_KEY = f"glsa_{'Ab1' * 10}xy_0badcafe"
+
+
+def test_a_key_that_holds_its_own_salt_is_found_at_its_first_use(
+    system: System, service: Connection
+) -> None:
+    service.execute(DECLARE, ["slow", json.dumps(SLOW)])
+    (came,) = import_(service, line(**slow(SLOW_KEY)))["lines"]
+    assert came["outcome"] == "waiting"
+    assert resolves(system, SLOW_KEY) is None
+    assert upgrade(service, f"{SLOW_KEY[:-1]}f", None) is None
+    assert upgrade(service, SLOW_KEY, None) == UUID(came["key_id"])
+    assert resolves(system, SLOW_KEY) == UUID(came["key_id"])
+    # Lines that are the key again, in whatever form.
+    for again in (slow(SLOW_KEY), {"key": SLOW_KEY}):
+        (said,) = import_(service, line(**again))["lines"]
+        assert (said["outcome"], said["key_id"]) == ("exists", came["key_id"])
+
+
+def test_a_revoked_key_that_holds_its_own_salt_stays_revoked(
+    system: System, service: Connection
+) -> None:
+    service.execute(DECLARE, ["slow", json.dumps(SLOW)])
+    (came,) = import_(service, line(**slow(SLOW_KEY)))["lines"]
+    service.execute("select keylatch.revoke_key(%s)", [came["key_id"]])
+    assert upgrade(service, SLOW_KEY, None) is None
+    # Neither does its text make it active.
+    (again,) = import_(service, line(key=SLOW_KEY))["lines"]
+    assert (again["outcome"], again["key_id"]) == ("exists", came["key_id"])
+    assert resolves(system, SLOW_KEY) is None
+
+
+def test_only_a_text_that_begins_so_costs_a_slow_hash(system: System, service: Connection) -> None:
+    service.execute(DECLARE, ["slow", json.dumps(SLOW)])
+    system.owner.execute("update keylatch_internal.legacy_settings set upgrades_per_minute = 1")
+    for _ in range(3):
+        assert upgrade(service, "another text of this length", None) is None
+    assert upgrade(service, SLOW_KEY, None) is None
+    assert attempt(service, UPGRADE, [SLOW_KEY, None]).word == "too_many_requests"

@@ -46,7 +46,7 @@ _CALLS_OF = {
         *("resolve_session", "close_session", "attach_subject", "prune_sessions", "end_sessions"),
     ),
     "legacy": (
-        *("import_keys", "declare_scheme", "end_scheme", "finish_import"),
+        *("import_keys", "declare_scheme", "end_scheme", "finish_import", "take_back_import"),
         *("upgrade_key", "legacy_keys", "revoke_legacy_key"),
     ),
 }
@@ -554,21 +554,15 @@ def import_keys(
     suspend or shorten a key, and never undoes that. `keylatch import` reads a file of any length.
 
     Args:
-        lines: Up to 10,000. Each has `workspace_id`, and either `key` in plaintext, or `hash`
-            with `alg`. The comment of the SQL function names the other fields.
+        lines: Up to 10,000, as the comment of the SQL function says.
         dry_run: Only report what would happen.
         strict: Import nothing if one line is refused.
-        source: The system and table that the lines come from, for `finish_import`.
+        source: The system and table of the lines, for `finish_import`.
         import_id: The same for all batches of one file; `None` for a new id.
-        probes: Up to 20 keys to try after the import, also in a dry run. Each has `key`, and
-            optionally `workspace_id` and `origin`.
+        probes: Up to 20 keys to try: `key`, optionally `workspace_id` and `origin`.
 
     Returns:
         What happened to each line. Source: SQL `keylatch.import_keys`.
-
-    Raises:
-        InvalidArgument: There are too many lines, or a value in a line cannot be sent. `detail`
-            names the value, and nothing is imported.
     """
     return _call("import_keys", read_one, ImportReport, locals())
 
@@ -582,9 +576,6 @@ def declare_scheme(name: str, *, recipe: Mapping[str, object]) -> Call[None]:
 
     Returns:
         Nothing. Source: SQL `keylatch.declare_scheme`.
-
-    Raises:
-        InvalidArgument: The recipe cannot work, or there are eight schemes already.
     """
     return Call("declare_scheme", sent(locals()), lambda _: None)
 
@@ -599,9 +590,6 @@ def end_scheme(name: str, *, ends_at: datetime, limit: int = 10_000) -> Call[Ret
 
     Returns:
         How many keys now expire then. Call until `is_done`. Source: SQL `keylatch.end_scheme`.
-
-    Raises:
-        InvalidArgument: There is no such scheme, or the time is in the past or too late.
     """
     return _call("end_scheme", read_one, Retirement, locals())
 
@@ -616,11 +604,24 @@ def finish_import(source: str, *, import_id: UUID | str, limit: int = 10_000) ->
 
     Returns:
         How many keys were revoked. Call until `is_done`. Source: SQL `keylatch.finish_import`.
-
-    Raises:
-        InvalidArgument: The import has no key of this source.
     """
     return _call("finish_import", read_one, Retirement, locals())
+
+
+def take_back_import(import_id: UUID | str, *, limit: int = 10_000) -> Call[Retirement]:
+    """Take back a wrong import, as long as none of its keys was used. For the service key.
+
+    Args:
+        import_id: As the report of the import has it.
+        limit: How many keys one call takes back.
+
+    Returns:
+        How many keys were; call it until `is_done`. Source: SQL `keylatch.take_back_import`.
+
+    Raises:
+        LatchViolation: `import_was_used`. `detail` says how.
+    """
+    return _call("take_back_import", read_one, Retirement, locals())
 
 
 def upgrade_key(
@@ -633,16 +634,14 @@ def upgrade_key(
 
     Args:
         key: The text that the request presented. Any text is allowed.
-        workspace_id: The workspace of the key, if the request names it. Without a workspace,
-            only keys whose first characters were imported are tried.
+        workspace_id: The workspace of the key. Without it, only keys whose beginning or end was
+            imported are tried.
         origin: As for `resolve`.
 
     Returns:
         The key if it is active, else `None`. Source: SQL `keylatch.upgrade_key`.
 
     Raises:
-        InvalidArgument: `key` or `origin` is not a string, or `workspace_id` is missing or not a
-            UUID.
         TooManyRequests: A rate limit is reached.
     """
     arguments = {**sent({"key": key, "origin": origin}), "workspace_id": None}

@@ -40,7 +40,8 @@ order by 1
 """
 VALUES = {"jsonb": "'{}'", "text[]": "'{}'", "text": "'x'", "boolean": "true"}
 ATTACHED = {
-    "keylatch_internal.record_new_key": "after insert on theirs.keys for each row",
+    "keylatch_internal.record_new_key": "after insert on theirs.keys"
+    " referencing new table as new_keys for each statement",
     "keylatch_internal.record_change": "after insert on theirs.keys for each row",
     "keylatch_internal.delete_session": "after insert on theirs.keys for each row",
     "keylatch_internal.revoke_workspace_keys": "after delete on theirs.keys for each row",

@@ -1,0 +1,133 @@
+-- Module legacy: taking back an import that was wrong, before any of its keys was used.
+--
+-- Rows are never deleted, and nothing becomes active again. The keys are revoked and marked, and
+-- look-ups pass over them: a later import brings the same keys as new rows (see current_hash).
+
+insert into keylatch_internal.errors (slug, code, hint) values
+(
+  'import_was_used', 'PT409',
+  'Revoke the wrong keys with revoke_key, and issue new ones in the right workspace.'
+);
+
+create function keylatch_internal.import_use(p_import_id uuid)
+returns text language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_module record;
+  v_found boolean;
+begin
+  if exists (
+    select from keylatch_internal.legacy_keys as g
+    where g.import_id = p_import_id and g.taken_back is null and g.upgraded_at is not null
+  ) then
+    return 'A waiting key of the import had its first use.';
+  elsif exists (
+    select from keylatch_internal.legacy_keys as g
+    inner join keylatch_internal.keys as s on g.key_id = s.rotated_from
+    where g.import_id = p_import_id and g.taken_back is null
+  ) then
+    return 'A key of the import was rotated.';
+  end if;
+  -- What other modules know, where they are installed. This one needs none of them.
+  for v_module in
+    select m.relation, m.condition, m.use
+    from (values
+      ('key_usage', 'u.uses > 0', 'A key of the import was used, as a service reported.'),
+      ('sessions', 'true', 'A key of the import opened a session.')
+    ) as m (relation, condition, use)
+    where to_regclass('keylatch_internal.' || m.relation) is not null
+  loop
+    execute format(
+      'select exists (select from keylatch_internal.%I as u '
+      'inner join keylatch_internal.legacy_keys as g on u.key_id = g.key_id '
+      'where g.import_id = $1 and g.taken_back is null and %s)',
+      v_module.relation, v_module.condition
+    ) into v_found using p_import_id;
+    if v_found then
+      return v_module.use;
+    end if;
+  end loop;
+  return null;
+end $$;
+comment on function keylatch_internal.import_use is
+  'How a key of an import was used, in a sentence; null as far as the database knows of no use.';
+
+create function keylatch_internal.take_back(p_import_id uuid, p_limit integer)
+returns keylatch.retirement language plpgsql volatile security definer
+-- definer because: what is known of imported keys is written by the owner alone.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_result keylatch.retirement;
+  v_use text;
+begin
+  perform keylatch_internal.require_grants('keylatch_internal.take_back');
+  -- No import looks for keys meanwhile.
+  lock table keylatch_internal.legacy_settings in exclusive mode;
+  v_use := keylatch_internal.import_use(p_import_id);
+  if v_use is not null then
+    perform keylatch_internal.refuse('import_was_used', v_use);
+  elsif not exists (
+    select from keylatch_internal.legacy_keys as g where g.import_id = p_import_id
+  ) then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'import_id is not the id of an import that brought a key.',
+      'The report of the import has it, and so has the view imported_keys.'
+    );
+  end if;
+  with locked as materialized (
+    select k.id, k.revoked_at, k.expires_at, k.suspended_at, k.imported_at, k.updated_at
+    from keylatch_internal.keys as k
+    inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
+    where g.import_id = p_import_id and g.taken_back is null
+    order by k.id limit p_limit
+    for update skip locked
+  ),
+  revoked as (
+    update keylatch_internal.keys as k
+    set revoked_at = clock_timestamp(), revoke_reason = 'the import was taken back'
+    from locked as l where k.id = l.id and l.revoked_at is null
+  )
+  update keylatch_internal.legacy_keys as g
+  set taken_back = case
+    when l.revoked_at is not null then 'revoked'
+    -- An expiry that somebody set here is a decision; one that the import brought may be wrong.
+    when l.expires_at <= clock_timestamp() and l.updated_at <> l.imported_at then 'revoked'
+    when l.suspended_at is not null then 'suspended'
+    else 'active'
+  end
+  from locked as l where g.key_id = l.id;
+  get diagnostics v_result.revoked = row_count;
+  v_result.is_done := not exists (
+    select from keylatch_internal.legacy_keys as g
+    where g.import_id = p_import_id and g.taken_back is null
+  );
+  return v_result;
+end $$;
+comment on function keylatch_internal.take_back is 'Does the work of take_back_import.';
+
+create function keylatch.take_back_import(import_id uuid, "limit" integer default 10000)
+returns keylatch.retirement language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if take_back_import."limit" is null or take_back_import."limit" not between 1 and 100000 then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'limit must be from 1 to 100000.', 'Leave it out for 10000.'
+    );
+  end if;
+  return keylatch_internal.take_back(take_back_import.import_id, take_back_import."limit");
+end $$;
+comment on function keylatch.take_back_import is
+  'Takes back a wrong import before any of its keys was used: revokes the keys that it brought, up
+to limit of them, and lets a correct import bring the same keys again, also to another workspace.
+Call it until is_done is true.
+
+Used: a waiting key had its first use, a key was rotated, a service reported a use, or a session was
+opened. Resolving alone leaves no trace. Keys that were there before the import stay as it left
+them. A key that was revoked, or suspended, in the meantime stays so in a later import.
+revoked: how many keys were taken back. Errors: import_was_used (409), invalid_argument (400).';
+
+-- Who may do what: those who import.
+revoke all on function
+keylatch_internal.import_use, keylatch_internal.take_back, keylatch.take_back_import
+from public, anon, authenticated, service_role;
+grant execute on function keylatch.take_back_import, keylatch_internal.take_back to service_role;
