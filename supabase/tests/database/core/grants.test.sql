@@ -2,7 +2,7 @@
 -- every object, also of the modules.
 begin;
 \ir ../people.psql
-select plan(99);
+select plan(100);
 
 create temporary view schemas as
 select n.oid, n.nspname as name
@@ -95,6 +95,7 @@ values
 ('keylatch_internal.origin_matches', 'authenticated service_role'),
 ('keylatch_internal.other_hash', null),
 ('keylatch_internal.refuse', 'authenticated keylatch_resolver service_role'),
+('keylatch_internal.current_place', null),
 ('keylatch_internal.require_grants', null),
 ('keylatch_internal.require_rotatable', 'authenticated service_role'),
 ('keylatch_internal.require_unrevoked', 'authenticated service_role'),
