@@ -118,7 +118,7 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   if has_function_privilege('public', p_function, 'execute') then
     perform keylatch_internal.refuse(
-      'restore_incomplete', format('Everybody may execute %s, so it answers nobody.', p_function)
+      'restore_incomplete', format('Everybody may execute %s, so it refuses everybody.', p_function)
     );
   end if;
 end $$;

@@ -117,7 +117,7 @@ declare
   v_guess text;
   v_problem text[] := case
     when p_origins is null or array_ndims(p_origins) > 1 or array_position(p_origins, null) > 0
-      then array['allowed_origins must be a list of texts without nulls.', 'Pass [] for no origin.']
+      then array['allowed_origins must be a list of texts without nulls.', 'Pass [] to allow none.']
     when cardinality(p_origins) > 0 and p_kind = 'secret' then array[
       'allowed_origins must be empty: a secret key is never used from a page.',
       'Issue a publishable key for the page.']
@@ -126,7 +126,7 @@ declare
       'Cover subdomains with https://*.example.com, or issue a second key.']
     when cardinality(p_origins) > 1 and cardinality(p_origins) > (
       select count(distinct o.origin) from unnest(p_origins) as o (origin)
-    ) then array['allowed_origins names an origin twice.', 'List each origin once.']
+    ) then array['allowed_origins lists an origin twice.', 'List each origin once.']
   end;
 begin
   if v_problem is not null then
@@ -144,7 +144,7 @@ begin
     return array[
       format('allowed_origins[%s] is %s.', array_position(p_origins, v_entry), case
         when keylatch_internal.is_origin_entry(v_entry, 'test') then 'for test keys only'
-        else 'not an origin as a browser sends it' end),
+        else 'not an origin that a browser sends' end),
       case when keylatch_internal.is_origin_entry(v_guess, p_environment)
         then 'Write ' || v_guess || '.'
         else 'Write the origin as location.origin shows it in the page, for example '

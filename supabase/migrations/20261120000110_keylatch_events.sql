@@ -8,13 +8,13 @@
 insert into keylatch_internal.errors (slug, code, hint) values
 (
   'events_are_kept', 'PT409',
-  'Read keylatch.key_events. To give up old events, see sql/ops/archive_events.sql.'
+  'Leave events unchanged. To remove old events, run sql/ops/archive_events.sql.'
 ),
 ('admin_required', '42501', 'Ask an admin of a workspace to make the call.'),
 ('sealed_at_publisher', 'PT409', 'Call seal_events at the publisher: its checkpoints arrive here.'),
 (
   'too_many_keys', 'PT409',
-  'Use another workspace, or let the owner raise keys_per_workspace in event_settings.'
+  'Let the owner raise keys_per_workspace in event_settings, or use another workspace.'
 );
 
 -- The defaults record who acts. The triggers insert with the owner's rights, so the role is read
@@ -190,7 +190,7 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_op = 'INSERT' then
     perform keylatch_internal.refuse(
-      'events_are_kept', 'Nothing but the triggers on the keys writes events.',
+      'events_are_kept', 'Only the triggers on the keys insert events.',
       'To restore the data of a dump, first run: set session_replication_role = replica;'
     );
   elsif tg_op = 'DELETE' and tg_level = 'ROW' then
@@ -206,7 +206,7 @@ begin
     end if;
   end if;
   perform keylatch_internal.refuse(
-    'events_are_kept', 'Events and checkpoints are not changed, deleted or truncated.'
+    'events_are_kept', 'Events and checkpoints cannot be changed, deleted or truncated.'
   );
   return null;
 end $$;
@@ -547,7 +547,7 @@ declare
 begin
   if list_events."limit" is null or list_events."limit" not between 1 and 10000 then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'limit must be from 1 to 10000.', 'Leave it out for 1000.'
+      'invalid_argument', 'limit must be from 1 to 10000.', 'Leave limit out to use 1000.'
     );
   elsif list_events.after is not null then
     select e.occurred_at, e.id into v_at, v_id
@@ -555,8 +555,8 @@ begin
     where e.id = list_events.after and e.workspace_id = list_events.workspace_id;
     if not found then
       perform keylatch_internal.refuse(
-        'invalid_argument', 'after names no event of a workspace that you administer.',
-        'Pass the id of the last event of the page before.'
+        'invalid_argument', 'after is not the id of an event of this workspace.',
+        'Pass the id of the last event of the previous page.'
       );
     end if;
   end if;
@@ -673,7 +673,7 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   if seal_events."limit" is null or seal_events."limit" not between 1 and 100000 then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'limit must be from 1 to 100000.', 'Leave it out for 10000.'
+      'invalid_argument', 'limit must be from 1 to 100000.', 'Leave limit out to use 10000.'
     );
   elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
     -- On an older snapshot two sealers would make the same checkpoint.
@@ -687,7 +687,7 @@ begin
   then
     -- Two checkpoints with the same number would stop the replication, so also the revocations.
     perform keylatch_internal.refuse(
-      'sealed_at_publisher', 'This database is a logical replica of another one''s checkpoints.'
+      'sealed_at_publisher', 'On a logical replica, the checkpoints come from the publisher.'
     );
   end if;
   return keylatch_internal.seal_key_events(seal_events."limit");
@@ -780,7 +780,7 @@ begin
   then
     perform keylatch_internal.refuse(
       'invalid_argument', 'from_checkpoint must be 1 or more, and limit from 1 to 1000.',
-      'Begin with 1, and go on with next_checkpoint of the answer.'
+      'Pass 1 first, then next_checkpoint of the answer.'
     );
   elsif row_security_active('keylatch_internal.key_events'::regclass)
     and not exists (select from keylatch.admin_workspace_ids())

@@ -452,7 +452,7 @@ returns trigger language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
 begin
   if not exists (select from keylatch_internal.active_keys as k where k.id = new.key_id) then
-    perform keylatch_internal.refuse('session_refused', 'The key has ended in the meantime.');
+    perform keylatch_internal.refuse('session_refused', 'The key became inactive meanwhile.');
   end if;
   return null;
 end $$;
@@ -701,7 +701,7 @@ begin
   if prune_sessions.batch is null or prune_sessions.batch not between 1 and 100000 then
     perform keylatch_internal.refuse(
       'invalid_argument', 'batch must be from 1 to 100000.',
-      'Leave it out for 10000, and call again while pruned is as large as batch.'
+      'Leave batch out to use 10000. Call again while pruned equals batch.'
     );
   end if;
   return row(keylatch_internal.delete_old_sessions(prune_sessions.batch))::keylatch.session_pruning;

@@ -219,8 +219,7 @@ begin
     when jsonb_typeof(p_recipe) is distinct from 'object'
       or p_recipe - ('{after,strip,take,decode,prepend,append,digest,secret,secret_encoding,'
         'salt_take,iter,length}')::text[] <> '{}' then array[
-      'The scheme has a word that keylatch does not know.',
-      'The comment of declare_scheme names the words.']
+      'The recipe has an unknown member.', 'The comment of declare_scheme names the members.']
     when exists (
       select from jsonb_each(p_recipe) as w
       where case
@@ -228,8 +227,8 @@ begin
         when w.key in ('iter', 'length') then w.value::text !~ '^[1-9][0-9]{0,6}$'
         else jsonb_typeof(w.value) <> 'string' or length(w.value #>> '{}') not between 1 and 200 end
     ) then array[
-      'Each word of a scheme must be a text of 1 to 200 characters; take and salt_take a number to '
-        '999 or -999, iter and length one from 1 on.',
+      'Each member of recipe must be a text of 1 to 200 characters; take and salt_take a number to '
+        '999 or -999, iter and length a number from 1 on.',
       'Leave out what the old system does not do.']
     when v_digest is null
       or v_digest !~ '^(sha256|sha512|md5|sha1|hmac-sha256|hmac-sha512|pbkdf2-sha(1|256|512))$'
@@ -243,23 +242,23 @@ begin
     when coalesce(p_recipe ->> 'decode', 'hex') not in ('hex', 'base64')
       or coalesce(p_recipe ->> 'secret_encoding', 'text') not in ('text', 'hex', 'base64')
       then array[
-      'decode must be hex or base64, and secret_encoding text, hex or base64.', 'Correct it.']
+      'decode must be hex or base64, and secret_encoding text, hex or base64.', 'Use one of these.']
     when (p_recipe ? 'secret') <> (v_has_place or starts_with(v_digest, 'hmac-')) then array[
-      'secret belongs to an HMAC, or to {secret} in prepend or append, and they need it.',
-      'Name the secret, or leave it out.']
+      'secret is needed for an HMAC or for {secret} in prepend or append, else not allowed.',
+      'Pass the name of the secret, or leave secret out.']
     when p_recipe = '{"digest": "sha256"}' then array[
       'A SHA-256 of the whole key needs no scheme.', 'Give the lines alg sha256.']
     when p_recipe ? 'secret' and keylatch_internal.read_bytes(
       keylatch_internal.read_secret(p_recipe ->> 'secret'),
       coalesce(p_recipe ->> 'secret_encoding', 'text')
     ) is null then array[
-      'There is no secret of that name, or it is not of its secret_encoding.',
+      'There is no secret of that name, or the secret does not have its secret_encoding.',
       'Store it with vault.create_secret(secret, name), or insert it into '
         'keylatch_internal.legacy_secrets, as the owner.']
     when (select count(*) > 7 from keylatch_internal.legacy_schemes as s where s.name <> p_name)
       then array[
       'There are eight schemes already, and each makes a failed look-up slower.',
-      'End a scheme whose keys were replaced, and delete its row.']
+      'Call end_scheme for an old scheme, then delete its row.']
   end;
 end $$;
 comment on function keylatch_internal.judge_scheme is
@@ -287,7 +286,7 @@ begin
     v_scheme.ends_at := v_kept.ends_at;
     v_problem := case when v_kept.name is not null and v_kept is distinct from v_scheme then array[
       'There is a scheme of this name with another recipe.',
-      'Keys were imported by it. Give the other recipe another name.'] end;
+      'Keys use that recipe. Pass another name for the new recipe.'] end;
   end if;
   if v_problem is not null then
     perform keylatch_internal.refuse('invalid_argument', v_problem[1], v_problem[2]);
@@ -330,8 +329,8 @@ begin
   if not found then
     perform keylatch_internal.refuse(
       'invalid_argument',
-      'ends_at must be in the future and not after the end that the scheme has, if it is declared.',
-      'To end it now, give a time in a minute.'
+      'ends_at must be in the future, and not after the present end of the scheme.',
+      'To end the scheme now, pass the time of one minute from now.'
     );
   end if;
 end $$;
@@ -463,7 +462,7 @@ returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   perform keylatch_internal.refuse(
-    tg_argv[0], 'By which hash and which text an imported key is known is kept as it is.'
+    tg_argv[0], 'The hash and the text of an imported key never change.'
   );
   return null;
 end $$;
@@ -866,8 +865,8 @@ begin
   v_rounds := (select sum(s.rounds) from unnest(v_similar) as s);
   if v_rounds > keylatch_internal.round_budget() then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'workspace_id is needed: more keys begin alike than one call tries.',
-      'Pass the workspace whose key it would be.'
+      'invalid_argument', 'workspace_id is needed: too many keys begin like this text.',
+      'Pass the workspace_id of the key.'
     );
   elsif v_rounds > 1000
     or exists (select from unnest(v_similar) as s where s.scheme <> 'sha256_salted')

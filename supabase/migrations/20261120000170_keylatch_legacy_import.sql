@@ -54,7 +54,7 @@ from (
   values
   ('{workspace_id,created_by}'::text[], 'string', 36,
     '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$', 'a UUID',
-    'Give the workspace that the key will belong to. created_by may be left out.'),
+    'Give the id of the workspace of the key. created_by may be left out.'),
   ('{expires_at,suspended_at,revoked_at,created_at,last_used_at}', 'string', 40,
     E'^(19|[2-9]\\d)\\d\\d-\\d\\d-\\d\\d'
     '([T ]\\d\\d:\\d\\d(:\\d\\d(\\.\\d{1,6})?)? ?(Z|[+-]\\d\\d(:?\\d\\d)?))?$',
@@ -77,11 +77,11 @@ from (
   ('{salt_encoding}', 'string', null, '^(hex|base64|text)$', 'hex, base64 or text',
     'Say text if the other system hashed the salt as it is written.'),
   ('{iter}', null, 7, '^[1-9][0-9]*$', 'a number of rounds from 1 on',
-    'Give what the other system computes.'),
+    'Give the number of rounds of the other system.'),
   ('{starts_with,ends_with}', 'string', 32, '^[ -~]*$', 'up to 32 printable ASCII characters',
-    'Give what the other system kept of the key in plaintext, if it did.'),
+    'Give the part of the key that the other system stored in plaintext, if any.'),
   ('{masked_key}', 'string', 40, '^[ -~]+$', '1 to 40 printable ASCII characters',
-    'Give what people know the key by, for example its last four characters.'),
+    'Give a short form of the key, for example its last four characters.'),
   ('{force}', 'string', 200, '.', 'a reason of 1 to 200 characters',
     'Say why the weak key is imported.'),
   ('{hash,salt,kind,environment,label,revoke_reason}', 'string', null, null, 'a text',
@@ -114,8 +114,8 @@ begin
   wrong as (
     select distinct on (f.place) f.place, case
       when r.rule is null then array[
-        'The line has a field that an import does not know.',
-        'The comment of import_keys names the fields.']
+        'The line has an unknown field.',
+        'See the comment of import_keys for the fields.']
       else array[f.key || ' must be ' || r.rule || '.', r.hint]
     end as problem
     from fields as f left join keylatch_internal.import_fields as r on f.key = r.field
@@ -153,16 +153,16 @@ declare
 begin
   p_line.problem := case
     when v_form = 'checksum_failed' then array[
-      'key has the form of a key of keylatch, but its check characters are wrong.',
-      'It was mistyped or cut: nobody has such a key.']
+      'key looks like a key of keylatch, but its check characters are wrong.',
+      'Copy the whole key again: it was mistyped or cut off.']
     when v_form = 'valid'
       and v_text !~ format('_%sk_%s_', left((p_line.key).kind, 1), (p_line.key).environment)
       then array[
-      'key is of another kind or environment than the line says.',
+      'key has another kind or environment than the line.',
       'Leave kind and environment out.']
     when v_weakness is not null and v_force is null then array[
       'key ' || v_weakness || '.',
-      'Leave the line out and issue a new key. To import it anyway, give a reason as force.']
+      'Leave the line out and issue a new key. To import the key anyway, give a reason as force.']
   end;
   p_line.note := case
     when v_force is not null then 'Imported by force: ' || v_force
@@ -197,16 +197,16 @@ begin
   p_line.problem := case
     when p_line.scheme = 'bcrypt' then case
       when v_text !~ E'^\\$2[aby]\\$(0[4-9]|1[0-5])\\$[./A-Za-z0-9]{53}$' then array[
-      'hash is not one of bcrypt: $2a$, $2b$ or $2y$, a cost from 04 to 15, $ and 53 characters.',
-      'Give the whole text as the other system has it. Above that cost issue a new key.'] end
+      'hash must be a bcrypt hash: $2a$, $2b$ or $2y$, a cost from 04 to 15, $ and 53 characters.',
+      'Give the whole hash of the other system. For a higher cost, issue a new key.'] end
     when coalesce(octet_length(v_salt), 0) not between 1 and 1000 then array[
       'salt must be 1 to 1000 bytes, written as salt_encoding says.',
       'Say text if the other system hashed the salt as it is written.']
     when p_line.scheme <> 'sha256_salted' and v_rounds = '' then array[
       'iter must be given with ' || p_line.scheme || '.',
-      'Give how many rounds the other system computes.']
+      'Give the number of rounds of the other system.']
     when (p_line.scheme = 'sha256_salted') <> (v_given ? 'salt_place') then array[
-      'salt_place belongs to sha256_salted, and must be given there.', 'Say before or after.']
+      'salt_place must be given with sha256_salted, and only there.', 'Say before or after.']
   end;
   if p_line.problem is not null then
     return p_line;
@@ -275,7 +275,7 @@ begin
     when v_alg is null and not v_given ? 'scheme' then array[
       'alg must be given with a hash.', 'Give sha256, pbkdf2_sha256, django or bcrypt, or a scheme.']
     when v_alg is not null and v_given ? 'scheme' then array[
-      'alg and scheme do not go together.', 'Leave alg out.']
+      'A line cannot have both alg and scheme.', 'Leave alg out.']
     when v_given ? 'scheme' and v_length is null then array[
       'scheme is not the name of a scheme.', 'Call declare_scheme first.']
     when v_scheme !~ '^(pbkdf2|sha256_salted)' and v_given ?| '{salt,salt_encoding,salt_place,iter}'
@@ -284,7 +284,7 @@ begin
       'Leave them out.']
     when v_scheme = 'bcrypt' then null
     when v_scheme = 'django' and v_hash is null then array[
-      'hash is not one of Django: pbkdf2_sha256$iterations$salt$hash.',
+      'hash must be a Django hash: pbkdf2_sha256$iterations$salt$hash.',
       'Give the whole text. Other hashers of Django cannot be imported.']
     when octet_length(v_hash) is null or octet_length(v_hash) <> v_length
       or octet_length(v_hash) not between 16 and 128 then array[
@@ -383,7 +383,7 @@ begin
             (v_given.line ->> 'last_used_at')::timestamptz
           ) > v_now then array[
             'suspended_at, revoked_at, created_at and last_used_at must not be in the future.',
-            'Give a key that ends later an expires_at.']
+            'For a key that expires later, give expires_at.']
           -- Values that equal those of the good line before are not checked again.
           else keylatch_internal.check_key(case when (v_good.kind, v_good.environment)
             = (v_key.kind, v_key.environment) then v_good end, v_key)
@@ -399,7 +399,7 @@ begin
       end if;
     exception
       when data_exception then
-        v_line.problem := array['A time of the line does not exist, or a list holds a list.',
+        v_line.problem := array['The line has an impossible time, or a list in a list.',
           'Correct expires_at, suspended_at, revoked_at, created_at, allowed_origins or scopes.'];
     end;
     v_lines := array_append(v_lines, v_line);
@@ -762,8 +762,8 @@ begin
     v_line.outcome := 'exists';
     if not v_row.is_ours then
       v_line.problem := array[
-        'The key is there already, in another workspace.',
-        'A key belongs to one workspace: find out which of the two is right.'];
+        'The key already exists in another workspace.',
+        'Find out which workspace is right: a key belongs to one workspace.'];
     elsif v_row.is_different then
       v_line := keylatch_internal.move_key(v_row.id, v_line);
     end if;
@@ -989,8 +989,8 @@ begin
     where g.source = finish_import.source and g.seen_by = finish_import.import_id
   ) then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'This import named no key of this source.',
-      'Pass the source and the import_id that the batches of the whole file had.'
+      'invalid_argument', 'This import contained no key of this source.',
+      'Pass the source and the import_id of the batches of the whole file.'
     );
   end if;
   with locked as materialized (

@@ -77,7 +77,7 @@ def test_a_csv_file_is_imported_and_its_bad_lines_are_named(
         "line 3: invalid_argument: metadata is not JSON",
         "line 5: invalid_argument: the line has more cells than the first one",
         "line 6: invalid_argument: workspace_id must be a UUID. "
-        "(Give the workspace that the key will belong to. created_by may be left out.)",
+        "(Give the id of the workspace of the key. created_by may be left out.)",
     ]
     assert told(done) == f"Lines: 1 imported, 3 refused\n{UNPROVEN}"
     assert key not in done.out

@@ -36,10 +36,10 @@ DJANGO = "pbkdf2_sha256$9$salt$" + "A" * 43 + "="
 # A line that is refused, and the words that name what is wrong with it.
 REFUSED: list[tuple[object, str]] = [
     ("a text", "not a JSON object"),
-    ({"key": OLD, "colour": "red"}, "does not know"),
+    ({"key": OLD, "colour": "red"}, "unknown field"),
     # No line may name what the database makes.
-    ({"key": OLD, "id": str(uuid4())}, "does not know"),
-    ({"key": OLD, "verifier": "x"}, "does not know"),
+    ({"key": OLD, "id": str(uuid4())}, "unknown field"),
+    ({"key": OLD, "verifier": "x"}, "unknown field"),
     ({"key": OLD, "workspace_id": "7"}, "workspace_id"),
     ({"key": OLD, "workspace_id": None}, "workspace_id"),
     ({}, "neither key nor hash"),
@@ -96,7 +96,7 @@ REFUSED: list[tuple[object, str]] = [
     ({"key": OLD, "expires_at": "tomorrow"}, "expires_at"),
     ({"key": OLD, "expires_at": "infinity"}, "expires_at"),
     ({"key": OLD, "expires_at": "2027-01-31T09:30:00"}, "expires_at"),
-    ({"key": OLD, "expires_at": "2027-02-30"}, "does not exist"),
+    ({"key": OLD, "expires_at": "2027-02-30"}, "impossible time"),
     ({"key": OLD, "expires_at": "9999-12-31T23:59:59-15:59"}, "expires_at"),
     ({"key": OLD, "expires_at": "0001-01-01T00:00:00+15:59"}, "year 1900"),
     ({"key": OLD, "revoked_at": "2999-01-01"}, "future"),
@@ -425,7 +425,7 @@ def test_a_key_of_another_workspace_is_refused_and_a_double_line_is_known(
         line(alg="sha256", hash_encoding="hex", hash=HEX),
     )
     words = [(one["outcome"], one["detail"]) for one in report["lines"]]
-    assert words[0] == ("refused", "The key is there already, in another workspace.")
+    assert words[0] == ("refused", "The key already exists in another workspace.")
     assert words[1] == ("imported", None)
     assert words[2] == ("exists", None)
     assert words[3] == ("exists", None)

@@ -104,7 +104,7 @@ select is(
     case
       when v.environment = 'live' and v.entry in ('*', 'http://localhost:*')
         then 'for test keys only'
-      else 'not an origin as a browser sends it'
+      else 'not an origin that a browser sends'
     end,
     coalesce(v.advice, 'the origin as location.origin shows it in the page, for example '
       || 'https://shop.example, or https://*.shop.example for its subdomains')
@@ -136,7 +136,7 @@ from (values
 select pg_temp.make('page', '''publishable''');
 select is(
   pg_temp.words('alice', v.statement),
-  'allowed_origins[2] is not an origin as a browser sends it. Write https://b.example.',
+  'allowed_origins[2] is not an origin that a browser sends. Write https://b.example.',
   v.what || ' names the entry and its canonical form'
 )
 from (values
