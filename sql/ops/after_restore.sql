@@ -277,13 +277,13 @@ begin
 insert into keylatch_internal.errors (slug, code, hint) values
 (
   'events_are_kept', 'PT409',
-  'Read keylatch.key_events. To give up old events, see sql/ops/archive_events.sql.'
+  'Leave events unchanged. To remove old events, run sql/ops/archive_events.sql.'
 ),
 ('admin_required', '42501', 'Ask an admin of a workspace to make the call.'),
 ('sealed_at_publisher', 'PT409', 'Call seal_events at the publisher: its checkpoints arrive here.'),
 (
   'too_many_keys', 'PT409',
-  'Use another workspace, or let the owner raise keys_per_workspace in event_settings.'
+  'Let the owner raise keys_per_workspace in event_settings, or use another workspace.'
 )
 on conflict do nothing;
   get diagnostics v_rows = row_count;
