@@ -34,7 +34,7 @@ begin
   returning keys.id;
 end $$;
 comment on function keylatch_internal.insert_keys is
-  'Inserts these rows, except for texts that already have a row, and returns the ids of the new rows.';
+  'Inserts these rows, except for texts that already have a row. Returns the ids of the new rows.';
 
 -- Reading an import: each line on its own, so that a bad line does not affect other lines.
 
@@ -541,8 +541,8 @@ begin
   return p_lines;
 end $$;
 comment on function keylatch_internal.hold_lines is
-  'Lets the keys wait that may be the same key as a salted hash, and the keys of a slow scheme. Their
-first use decides.';
+  'Lets the keys wait that may be the same key as a salted hash, and the keys of a slow scheme.
+Their first use decides.';
 
 create function keylatch_internal.follow_line(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql volatile security invoker
