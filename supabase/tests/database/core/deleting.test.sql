@@ -174,7 +174,7 @@ from (values
 select is(
   (select array_agg(e.code || ' ' || e.hint) from keylatch_internal.errors as e
     where e.slug = 'read_committed_required'),
-  array['0A000 Run: set transaction isolation level read committed;'],
+  array['0A000 Run "set transaction isolation level read committed" first.'],
   'a deletion needs READ COMMITTED, and the hint says how to set it'
 );
 
