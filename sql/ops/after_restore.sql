@@ -122,13 +122,13 @@ insert into keylatch_internal.errors (slug, code, hint) values
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.errors, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.errors, %', v_rows;
   end if;
 insert into keylatch_internal.installation (schema_version) values ('0.1.0')
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.installation, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.installation, %', v_rows;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
 ('workspace_deleted', 'PT409', 'Create a workspace with a new id, and issue the key there.'),
@@ -136,7 +136,7 @@ insert into keylatch_internal.errors (slug, code, hint) values
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.errors, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.errors, %', v_rows;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
 ('column_is_immutable', 'PT409', 'Call issue_key or rotate_key instead.'),
@@ -149,7 +149,7 @@ insert into keylatch_internal.errors (slug, code, hint) values
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.errors, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.errors, %', v_rows;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
 ('key_not_found', 'PT404', 'List the keys of the workspace with list_keys.'),
@@ -160,7 +160,7 @@ insert into keylatch_internal.errors (slug, code, hint) values
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.errors, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.errors, %', v_rows;
   end if;
 revoke all on schema keylatch, keylatch_internal from public, anon, authenticated, service_role;
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
@@ -288,17 +288,16 @@ insert into keylatch_internal.errors (slug, code, hint) values
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.errors, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.errors, %', v_rows;
   end if;
 insert into keylatch_internal.event_settings default values
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.event_settings, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.event_settings, %', v_rows;
   end if;
 update keylatch_internal.installation set modules = array_append(modules, 'events')
 where 'events' <> all (modules);
-revoke and suspend keys.';
 alter table keylatch_internal.key_events enable always trigger key_events_update_keep;
 alter table keylatch_internal.key_events enable always trigger key_events_delete_keep;
 alter table keylatch_internal.key_events enable always trigger key_events_truncate_keep;
@@ -368,7 +367,7 @@ insert into keylatch_internal.errors (slug, code, hint) values
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.errors, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.errors, %', v_rows;
   end if;
 update keylatch_internal.installation set modules = array_append(modules, 'notify')
 where 'notify' <> all (modules);
@@ -401,7 +400,7 @@ insert into keylatch_internal.errors (slug, code, hint) values
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.errors, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.errors, %', v_rows;
   end if;
 update keylatch_internal.installation set modules = array_append(modules, 'request')
 where 'request' <> all (modules);
@@ -434,13 +433,13 @@ insert into keylatch_internal.errors (slug, code, hint) values
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.errors, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.errors, %', v_rows;
   end if;
 insert into keylatch_internal.session_limits default values
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.session_limits, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.session_limits, %', v_rows;
   end if;
 update keylatch_internal.installation set modules = array_append(modules, 'sessions')
 where 'sessions' <> all (modules);
@@ -490,7 +489,7 @@ insert into keylatch_internal.legacy_settings default values
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.legacy_settings, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.legacy_settings, %', v_rows;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
 (
@@ -500,7 +499,7 @@ insert into keylatch_internal.errors (slug, code, hint) values
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
-    raise notice 'Mended rows of keylatch_internal.errors, %', v_rows;
+    raise notice 'Repaired rows of keylatch_internal.errors, %', v_rows;
   end if;
 update keylatch_internal.installation set modules = array_append(modules, 'legacy')
 where 'legacy' <> all (modules);
@@ -585,9 +584,9 @@ end $$;
 
 do $$
 declare
-  v_mended record;
+  v_repaired record;
 begin
-  for v_mended in
+  for v_repaired in
     select
       n.kind, count(*) as number,
       array_to_string((array_agg(n.name order by n.name))[:3], ', ')
@@ -598,7 +597,7 @@ begin
     group by n.kind
     order by n.kind
   loop
-    raise notice 'Mended %, %: %', v_mended.kind, v_mended.number, v_mended.names;
+    raise notice 'Repaired %, %: %', v_repaired.kind, v_repaired.number, v_repaired.names;
   end loop;
   raise notice 'keylatch is whole. Keys that were revoked after the dump was made are active again:'
     ' run keylatch revocations apply.';

@@ -118,9 +118,9 @@ end $$;
 TAIL = """\
 do $$
 declare
-  v_mended record;
+  v_repaired record;
 begin
-  for v_mended in
+  for v_repaired in
     select
       n.kind, count(*) as number,
       array_to_string((array_agg(n.name order by n.name))[:3], ', ')
@@ -131,7 +131,7 @@ begin
     group by n.kind
     order by n.kind
   loop
-    raise notice 'Mended %, %: %', v_mended.kind, v_mended.number, v_mended.names;
+    raise notice 'Repaired %, %: %', v_repaired.kind, v_repaired.number, v_repaired.names;
   end loop;
   raise notice 'keylatch is whole. Keys that were revoked after the dump was made are active again:'
     ' run keylatch revocations apply.';
@@ -170,12 +170,15 @@ def _part(title: str, files: list[Path]) -> str:
     for match in re.finditer(r"^insert into (keylatch_internal\.\w+).*?;$", text, re.M | re.S):
         lines.append(f"{match[0][:-1]}\non conflict do nothing;")
         lines += ["  get diagnostics v_rows = row_count;", "  if v_rows > 0 then"]
-        lines += [f"    raise notice 'Mended rows of {match[1]}, %', v_rows;", "  end if;"]
+        lines += [f"    raise notice 'Repaired rows of {match[1]}, %', v_rows;", "  end if;"]
     for match in re.finditer(
         r"^(update keylatch_internal.installation set .*'(\w+)'\));", text, re.M
     ):
         lines.append(f"{match[1]}\nwhere '{match[2]}' <> all (modules);")
-    statements = r"^(?:alter table [a-z_.]+\s+enable \w+ trigger|revoke|grant)\s.*?;$"
+    # A line of a comment may begin with one of these words, too: `on` must follow.
+    statements = (
+        r"^(?:alter table [a-z_.]+\s+enable \w+ trigger|(?:revoke|grant)\s[a-z_,()\s]*?\bon)\s.*?;$"
+    )
     lines += re.findall(statements, text, re.M | re.S)
     return "\n".join([*lines, "end $$;", "", ""])
 

@@ -61,7 +61,7 @@ def test_a_schema_that_is_not_exposed_is_an_error_that_names_the_setting(
     with Rest(database, tokens, janitor=janitor, schemas="public") as rest:
         finding = only(seen(database, rest))
     assert told([finding]) == [("error", "schema_not_exposed", "schema keylatch")]
-    assert "supabase/config.toml" in finding.mend
+    assert "supabase/config.toml" in finding.fix
 
 
 def test_schemas_that_should_be_hidden_are_errors_where_they_are_exposed(
@@ -115,7 +115,7 @@ def test_objects_missing_in_the_schema_cache_of_postgrest_are_named_until_it_rel
             finding = only(seen(database, rest, token))
             assert told([finding]) == [("error", "api_stale", where(rest))]
             assert finding.what.endswith(f": {named}")
-        run(database, finding.mend)
+        run(database, finding.fix)
         for _ in range(100):
             if not (report := seen(database, rest)).findings:
                 return

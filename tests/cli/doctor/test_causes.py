@@ -145,7 +145,7 @@ def test_one_cause_is_one_finding(database: Database, people: People, name: str)
     first = findings[0]
     assert (first.slug, first.subject.endswith(cause.subject)) == (cause.slug, True), first
     assert cause.words in first.what
-    assert cause.fix in first.mend
+    assert cause.fix in first.fix
     assert len(findings) <= cause.most, told(findings)
 
 
@@ -157,8 +157,8 @@ def test_a_core_that_stopped_half_way_is_named_once(bare: Database) -> None:
         ("error", "open_to_everybody", "core of keylatch"),
         ("error", "incomplete", "core of keylatch"),
     ]
-    assert "supabase db push" in report.findings[1].mend
-    run(bare, report.findings[0].mend)
+    assert "supabase db push" in report.findings[1].fix
+    run(bare, report.findings[0].fix)
     assert only(examined(bare)).slug == "incomplete"
     assert "keys, tenancy, API" in [one.subject for one in report.unchecked]
 
@@ -173,12 +173,12 @@ def test_functions_open_in_half_a_core_are_named_before_it(bare: Database) -> No
 def test_an_empty_database_is_told_what_installs_keylatch_there(
     bare: Database, server: Cluster
 ) -> None:
-    assert "supabase db push" in only(examined(bare)).mend
+    assert "supabase db push" in only(examined(bare)).fix
     with Database(server, "plain") as plain:
         finding = only(examined(plain))
         assert finding.slug == "not_installed"
-        assert finding.mend.startswith("keylatch apply --platform")
-        assert "supabase" not in finding.mend
+        assert finding.fix.startswith("keylatch apply --platform")
+        assert "supabase" not in finding.fix
 
 
 def test_a_schema_that_is_exposed_before_it_is_there_is_an_outage(bare: Database) -> None:
@@ -186,7 +186,7 @@ def test_a_schema_that_is_exposed_before_it_is_there_is_an_outage(bare: Database
     run(bare, f"{where} set pgrst.db_schemas = 'public, keylatch'")
     findings = examined(bare).findings
     assert [one.slug for one in findings] == ["not_installed", "exposed_too_early"]
-    assert "then expose" in findings[1].mend
+    assert "then expose" in findings[1].fix
 
 
 def test_a_stopped_subscription_is_named_and_a_database_without_one_is_whole(
@@ -201,5 +201,5 @@ def test_a_stopped_subscription_is_named_and_a_database_without_one_is_whole(
     )
     finding = only(examined(database))
     assert told([finding]) == [("warning", "subscription_stopped", "subscription moved")]
-    run(database, *(finding.mend.splitlines()[-3:]))
+    run(database, *(finding.fix.splitlines()[-3:]))
     assert examined(database).findings == ()

@@ -1,4 +1,4 @@
-"""Each kind of damage is found, named, and mended by the command that the finding gives."""
+"""Each kind of damage is found, named, and repaired by the command that the finding gives."""
 
 from dataclasses import dataclass
 
@@ -279,7 +279,7 @@ DAMAGE = (
 
 @pytest.mark.one_server
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.done[:70])
-def test_damage_is_named_and_its_mend_makes_all_whole_again(
+def test_damage_is_named_and_its_fix_makes_all_whole_again(
     database: Database, people: People, damage: Damage
 ) -> None:
     run(database, damage.done)
@@ -290,8 +290,8 @@ def test_damage_is_named_and_its_mend_makes_all_whole_again(
         assert found.subject.startswith(damage.subject)
         assert damage.words in found.what
         assert found.why.endswith(".")
-    run(database, *(found.mend for found in findings))
-    run(database, *(found.mend for found in examined(database).findings))
+    run(database, *(found.fix for found in findings))
+    run(database, *(found.fix for found in examined(database).findings))
     assert told(examined(database).findings) == []
 
 
@@ -303,7 +303,7 @@ def test_a_function_of_another_shape_is_made_anew(database: Database, people: Pe
     )
     findings = examined(database).findings
     assert {finding.subject for finding in findings} == {"function keylatch.suspend_key(uuid)"}
-    run(database, *(finding.mend for finding in findings))
+    run(database, *(finding.fix for finding in findings))
     assert examined(database).findings == ()
 
 

@@ -214,7 +214,7 @@ def test_a_database_without_keylatch_has_that_one_finding(bare: Database) -> Non
 
 def test_another_version_is_named_and_its_objects_are_not_compared(database: Database) -> None:
     run(database, "drop policy keys_select_admin on keylatch_internal.keys")
-    for version, slug, mend in (
+    for version, slug, fix in (
         ("0.0.9", "schema_older", "keylatch install"),
         ("0.10.0", "client_older", "pip install"),
     ):
@@ -224,7 +224,7 @@ def test_another_version_is_named_and_its_objects_are_not_compared(database: Dat
             ("warning", slug, f"schema keylatch {version}"),
             NOBODY,
         ]
-        assert mend in report.findings[0].mend
+        assert fix in report.findings[0].fix
         assert "objects" in [one.subject for one in report.unchecked]
 
 

@@ -50,8 +50,8 @@ def test_a_copy_by_create_database_is_not_the_same(
         finding = only(against(database, copy.url))
         assert told([finding]) == [("error", "other_installation", "--against")]
         assert f"database {copy.name} of the same server" in finding.what
-        assert "keylatch installation renew" in finding.mend
-        assert "keylatch revocations apply" in finding.mend
+        assert "keylatch installation renew" in finding.fix
+        assert "keylatch revocations apply" in finding.fix
 
 
 def test_another_installation_and_a_restored_copy_are_not_the_same(

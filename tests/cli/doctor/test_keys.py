@@ -74,7 +74,7 @@ def test_a_publishable_key_without_an_origin_is_a_warning(
     assert told([finding]) == [("warning", "key_without_origin", "1 key")]
     assert f"{key}  wk_..." in finding.what
     assert finding.what.endswith("  shop")
-    run(database, finding.mend)
+    run(database, finding.fix)
     assert examined(database).findings == ()
 
 
@@ -84,7 +84,7 @@ def test_a_key_that_expires_soon_is_a_warning_until_it_is_rotated(
     key = stock.key(age="60 days", left="13 days")
     finding = only(examined(database))
     assert told([finding]) == [("warning", "key_expires_soon", "1 key")]
-    assert finding.mend == f"keylatch rotate {key} --grace 7d"
+    assert finding.fix == f"keylatch rotate {key} --grace 7d"
     with database.connect("authenticated", people.claims("alice")) as alice:
         alice.execute("select keylatch.rotate_key(%s, '7 days', now() + interval '1 year')", [key])
     assert examined(database).findings == ()

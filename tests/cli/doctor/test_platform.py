@@ -43,7 +43,7 @@ def test_a_role_with_too_many_or_too_few_rights_is_named_and_mended(
 ) -> None:
     run(database, statement)
     findings = examined(database).findings
-    run(database, *(finding.mend for finding in findings))
+    run(database, *(finding.fix for finding in findings))
     (finding,) = findings
     assert (finding.slug, finding.subject) == (slug, subject)
     assert words in finding.what
@@ -64,7 +64,7 @@ def test_a_role_that_a_dump_did_not_bring_along_is_missed(
     finally:
         run(database, "alter role another rename to keylatch_resolver")
     assert told([finding]) == [("error", "role_missing", "role keylatch_resolver")]
-    assert "sql/ops/after_restore.sql" in finding.mend
+    assert "sql/ops/after_restore.sql" in finding.fix
 
 
 def test_random_bytes_of_somebody_elses_are_an_error(database: Database, people: People) -> None:
@@ -76,7 +76,7 @@ def test_random_bytes_of_somebody_elses_are_an_error(database: Database, people:
     )
     finding = only(examined(database))
     assert (finding.level, finding.slug) == ("error", "pgcrypto_missing")
-    run(database, "drop function extensions.gen_random_bytes(int)", finding.mend)
+    run(database, "drop function extensions.gen_random_bytes(int)", finding.fix)
     assert examined(database).findings == ()
 
 
@@ -86,7 +86,7 @@ def test_pgcrypto_in_another_schema_is_an_error_and_moved(
     run(database, "alter extension pgcrypto set schema public")
     finding = only(examined(database))
     assert finding.slug == "pgcrypto_missing"
-    run(database, finding.mend)
+    run(database, finding.fix)
     assert examined(database).findings == ()
 
 
@@ -103,7 +103,7 @@ def test_the_exposed_schemas_are_read_from_the_setting_of_postgrest(
         ("error", "internal_exposed", "schema keylatch_internal"),
     ]
     wanted = "set pgrst.db_schemas = 'public, keylatch';"
-    assert all(wanted in finding.mend for finding in findings)
+    assert all(wanted in finding.fix for finding in findings)
 
 
 @pytest.mark.parametrize(("setting", "level", "words"), LOGS)
@@ -114,7 +114,7 @@ def test_a_server_that_logs_keys_is_named_and_mended(
     finding = only(examined(database))
     assert told([finding]) == [(level, "keys_logged", "server log")]
     assert words in finding.what
-    run(database, finding.mend)
+    run(database, finding.fix)
     assert examined(database).findings == ()
 
 
@@ -123,7 +123,7 @@ def test_a_role_whose_calls_are_logged_is_named(database: Database, people: Peop
     run(database, f"alter role {place} set log_statement = 'all'")
     finding = only(examined(database))
     assert told([finding]) == [("warning", "keys_logged", f"server log, role {place}")]
-    run(database, finding.mend)
+    run(database, finding.fix)
     assert examined(database).findings == ()
 
 

@@ -111,7 +111,7 @@ def test_the_json_output_has_everything_under_stable_names(
     assert {"id", "system_identifier", "schema_version", "is_replica"} <= set(site["installation"])
     assert found["against"] is None
     (finding,) = found["findings"]
-    assert list(finding) == ["level", "slug", "subject", "what", "why", "mend"]
+    assert list(finding) == ["level", "slug", "subject", "what", "why", "fix"]
     assert (finding["level"], finding["slug"]) == ("error", "object_changed")
     assert finding["subject"] == POLICY
     assert found["unchecked"] == [

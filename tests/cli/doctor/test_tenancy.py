@@ -42,7 +42,7 @@ def test_tables_of_the_application_are_a_note_and_no_error(
         run(database, "drop trigger workspaces_delete_revoke_keys on public.workspaces")
         findings = examined(database).findings
         assert told(findings)[0][:2] == ("warning", "workspace_deletion_unguarded")
-        run(database, findings[0].mend)
+        run(database, findings[0].fix)
         assert told(examined(database).findings) == [OWN]
 
 
@@ -52,7 +52,7 @@ def test_claims_of_ones_own_are_noted_and_cannot_be_tried(server: Cluster) -> No
         findings = examined(database).findings
         assert told(findings) == [OWN, ("note", "nobody_administers", FUNCTION)]
         assert "any tested user (1 tested)" in findings[1].what
-        assert "KEYLATCH_TOKEN" in findings[1].mend
+        assert "KEYLATCH_TOKEN" in findings[1].fix
 
 
 def test_without_a_tenancy_function_of_its_own_nobody_administers_anything(
@@ -76,8 +76,8 @@ def test_memberships_without_an_admin_are_noted_with_what_makes_one(
     run(database, "update keylatch.workspace_membership set role = 'member'")
     finding = only(examined(database))
     assert told([finding]) == [("note", "nobody_administers", FUNCTION)]
-    mend = finding.mend.replace("WORKSPACE", str(people.b)).replace("USER", str(people.mia))
-    run(database, mend)
+    fix = finding.fix.replace("WORKSPACE", str(people.b)).replace("USER", str(people.mia))
+    run(database, fix)
     assert examined(database).findings == ()
 
 
@@ -131,7 +131,7 @@ def test_a_definer_function_without_a_search_path_is_an_error(
     run(database, f"{REPLACE} language sql stable security definer as '{body}'")
     findings = examined(database).findings
     assert told(findings) == [("error", "tenancy_unpinned", FUNCTION), OWN]
-    run(database, findings[0].mend)
+    run(database, findings[0].fix)
     assert told(examined(database).findings) == [OWN]
 
 

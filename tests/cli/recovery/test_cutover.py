@@ -87,7 +87,7 @@ def test_doctor_names_each_step_of_a_cut_over_and_then_nothing(
         ("warning", "subscription_stopped"),
     ]
     # What the finding says to run when this database becomes the primary.
-    run(target, *stopped[1]["mend"].splitlines()[-3:])
+    run(target, *stopped[1]["fix"].splitlines()[-3:])
     assert told() == [ELSEWHERE]
 
     # The cut-over: this one serves now, and a revocation holds.

@@ -108,7 +108,7 @@ def pg_restore(
     return run("pg_restore", database, *arguments, user=user, is_allowed_to_fail=fails)
 
 
-def mend(database: Database, user: str = SUPERUSER) -> None:
+def repair(database: Database, user: str = SUPERUSER) -> None:
     """Run after_restore.sql, as the owner."""
     psql(database, AFTER_RESTORE.read_text(), user=user)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from security.restoring.ground import Ground, mend, psql, with_role
+from security.restoring.ground import Ground, psql, repair, with_role
 from security.restoring.story import OPEN, Model, faults
 from security.restoring.ways import without_owner_and_privileges, without_role
 from stack import Database
@@ -108,5 +108,5 @@ def test_after_restore_closes_everything_and_says_so(
     opened: Database, ground: Ground, model: Model
 ) -> None:
     assert "open functions" in faults(opened, model, ground.story)
-    mend(opened)
+    repair(opened)
     assert faults(opened, model, ground.story) == []

@@ -8,7 +8,7 @@ from core.fingerprint import fingerprint
 from keylatch_cli.audit.matrix import audit
 from keylatch_cli.doctor.examination import examine
 from keylatch_cli.doctor.report import Level
-from security.restoring.ground import Ground, mend, psql, run, with_role
+from security.restoring.ground import Ground, psql, repair, run, with_role
 from security.restoring.story import Model, connected, faults, rows, use_every_call
 from security.restoring.ways import WAYS, Way, clean, migrated, schema_only
 from stack import Database
@@ -27,7 +27,7 @@ def test_a_restored_database_is_whole_or_after_restore_makes_it_so(
         # Who may take the role is a matter of the cluster: the doctor does not call it an error.
         is_broken = bool(set(way.lost) - {"members of the role"})
         assert bool(findings(restored, Level.ERROR)) == is_broken
-        mend(restored, way.owner)
+        repair(restored, way.owner)
         assert faults(restored, model, ground.story) == []
         assert fingerprint(restored.superuser_url) == model.catalog
         assert findings(restored, Level.ERROR) == []
@@ -112,7 +112,7 @@ def test_a_copy_of_the_schema_alone_names_the_script_and_works_after_it(ground: 
             owner.execute("select keylatch.installation()")
         assert refused.value.diag.message_primary == "restore_incomplete"
         assert "after_restore.sql" in str(refused.value.diag.message_hint)
-        mend(copy, "postgres")
+        repair(copy, "postgres")
         with connected(copy.url) as owner:
             row = owner.execute("select * from keylatch.installation()").fetchone()
             assert row and set(row.modules) == set(_modules(ground))

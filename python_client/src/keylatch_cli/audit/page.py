@@ -96,7 +96,7 @@ def page(connection: psycopg.Connection[Any], found: Audit) -> str:
         policies=connection.execute(_POLICIES).fetchall(),
         chart=_chart_of(connection.execute(_CHANGES).fetchall(), now.date()),
         findings=[
-            (one.level, f"{one.subject}: {one.what}", one.why, one.mend) for one in report.findings
+            (one.level, f"{one.subject}: {one.what}", one.why, one.fix) for one in report.findings
         ],
     )
 

@@ -346,7 +346,7 @@ def _fold(differences: Sequence[Difference]) -> Iterator[Finding]:
             f"{len(them)} {plural}",
             f"{what if len({one.finding.what for one in them}) == 1 else 'differ'}: {_some(names)}",
             first.why,
-            "\n".join(one.finding.mend for one in them),
+            "\n".join(one.finding.fix for one in them),
         )
 
 

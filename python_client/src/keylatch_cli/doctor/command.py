@@ -150,7 +150,7 @@ def _block(finding: Finding) -> str:
                 ),
                 "what": finding.what,
                 "why": finding.why,
-                "fix": _cut(finding.mend),
+                "fix": _cut(finding.fix),
             }
         )
     return captured.get()
@@ -169,11 +169,11 @@ def _unchecked(report: Report, show_all: bool) -> str:
     return captured.get()
 
 
-def _cut(mend: str) -> str:
+def _cut(fix: str) -> str:
     """Shorten a long fix, such as a whole function. The complete fix is in --json."""
-    lines = mend.splitlines()
+    lines = fix.splitlines()
     if len(lines) <= _MOST_LINES:
-        return mend
+        return fix
     return f"{lines[0]}\n-- and {len(lines) - 1} more lines: see --json"
 
 

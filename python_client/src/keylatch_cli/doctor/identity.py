@@ -203,8 +203,7 @@ def check_against(site: Site, other: Site) -> Iterator[Finding]:
     yield replace(
         other_installation("--against", what),
         why="Keys that one of them issues or revokes are not known to the other.",
-        mend="# at the copy:\n"
-        f"{_REVOKE_AGAIN}keylatch installation renew  # then: an id of its own",
+        fix=f"# at the copy:\n{_REVOKE_AGAIN}keylatch installation renew  # then: an id of its own",
     )
 
 

@@ -37,7 +37,7 @@ class _Rule:
     condition: LiteralString
     what: str
     why: str
-    mend: str
+    fix: str
     module: str | None = None
 
 
@@ -128,5 +128,5 @@ def check(
             f"{number} {'key' if number == 1 else 'keys'}",
             f"{rule.what}:\n{names}{more}",
             rule.why,
-            rule.mend.format(id=found[0]["id"]),
+            rule.fix.format(id=found[0]["id"]),
         )

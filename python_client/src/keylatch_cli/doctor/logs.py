@@ -58,13 +58,13 @@ class _Leak:
     Attributes:
         level: How bad it is.
         what: What the setting does.
-        mend: The setting and value that stop the leak.
+        fix: The setting and value that stop the leak.
         cause: The logging setting, switched off, which the owner of a hosted project can set.
     """
 
     level: Level
     what: str
-    mend: str
+    fix: str
     cause: str
 
 
@@ -109,7 +109,7 @@ def _findings(
         return
     is_warning = any(one.level is Level.WARNING for one in leaks)
     how = alter.format(database=connection.info.dbname)
-    settings = sorted({one.mend for one in leaks})
+    settings = sorted({one.fix for one in leaks})
     remark = "  -- run as a superuser"
     if kind_of(connection) is Kind.SUPABASE and not _may_set(connection, settings):
         settings = sorted({one.cause for one in leaks})
@@ -140,17 +140,17 @@ def _leaks(values: Mapping[str, str]) -> Iterator[_Leak]:
             "log_parameter_max_length_on_error = 0",
         )
     if values.get("log_parameter_max_length") != "0":
-        mend = "log_parameter_max_length = 0"
+        fix = "log_parameter_max_length = 0"
         if values.get("log_statement") == "all":
             yield _Leak(
-                Level.WARNING, "log_statement = all logs every call", mend, "log_statement = none"
+                Level.WARNING, "log_statement = all logs every call", fix, "log_statement = none"
             )
         if float(values.get("log_transaction_sample_rate", 0)) > 0:
             cause = "log_transaction_sample_rate = 0"
-            yield _Leak(Level.WARNING, "log_transaction_sample_rate logs some calls", mend, cause)
-        yield from _slow(values, "log_min_duration_statement", mend)
+            yield _Leak(Level.WARNING, "log_transaction_sample_rate logs some calls", fix, cause)
+        yield from _slow(values, "log_min_duration_statement", fix)
         if float(values.get("log_statement_sample_rate", 0)) > 0:
-            yield from _slow(values, "log_min_duration_sample", mend)
+            yield from _slow(values, "log_min_duration_sample", fix)
     # Before PostgreSQL 16, auto_explain logs no parameters, but a verbose plan shows them.
     if _is_on(values.get("auto_explain.log_verbose")):
         yield from _slow(values, "auto_explain.log_min_duration", "auto_explain.log_verbose = off")
@@ -171,14 +171,14 @@ def _leaks(values: Mapping[str, str]) -> Iterator[_Leak]:
         )
 
 
-def _slow(values: Mapping[str, str], name: str, mend: str) -> Iterator[_Leak]:
+def _slow(values: Mapping[str, str], name: str, fix: str) -> Iterator[_Leak]:
     milliseconds = _milliseconds(values.get(name, "-1"))
     cause = f"{name} = -1"
     if milliseconds == 0:
-        yield _Leak(Level.WARNING, f"{name} = 0 logs every call", mend, cause)
+        yield _Leak(Level.WARNING, f"{name} = 0 logs every call", fix, cause)
     elif milliseconds > 0:
         seconds = f"{milliseconds / 1000:g} s"
-        yield _Leak(Level.NOTE, f"{name} logs a call that takes longer than {seconds}", mend, cause)
+        yield _Leak(Level.NOTE, f"{name} logs a call that takes longer than {seconds}", fix, cause)
 
 
 def _milliseconds(text: str) -> float:

@@ -161,14 +161,14 @@ def check_roles(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
             )
     for role, higher, grantors in _rows(connection, _MEMBERSHIPS):
         # From PostgreSQL 16 on, only the grantor's own grant can be revoked.
-        mends = [f"revoke {higher} from {role} granted by {one};" for one in grantors]
+        fixes = [f"revoke {higher} from {role} granted by {one};" for one in grantors]
         yield Finding(
             Level.ERROR,
             "role_member",
             f"role {role}",
             f"is a member of {higher}",
             f"It has all rights of {higher}, which is more than keylatch allows.",
-            "\n".join(mends) or f"-- remove {role} from the role that is a member of {higher}",
+            "\n".join(fixes) or f"-- remove {role} from the role that is a member of {higher}",
         )
     if _one(connection, _RESOLVER) is False:
         yield Finding(
@@ -220,7 +220,7 @@ def check_early_exposure(connection: psycopg.Connection[Any]) -> Iterator[Findin
             finding,
             what="is exposed by pgrst.db_schemas of authenticator, but is not installed",
             why="PostgREST 13 and later refuse every request while an exposed schema is missing.",
-            mend=f"{finding.mend}\n-- install keylatch first, then expose the schema again",
+            fix=f"{finding.fix}\n-- install keylatch first, then expose the schema again",
         )
 
 

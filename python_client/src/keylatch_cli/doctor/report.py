@@ -29,7 +29,7 @@ class Finding:
         subject: The object, such as `policy keys_select_admin on keylatch_internal.keys`.
         what: What is wrong with it.
         why: Why that matters.
-        mend: The fix: SQL, or a shell command.
+        fix: The fix: SQL, or a shell command.
     """
 
     level: Level
@@ -37,7 +37,7 @@ class Finding:
     subject: str
     what: str
     why: str
-    mend: str
+    fix: str
 
 
 @dataclass(frozen=True, slots=True)
