@@ -319,6 +319,16 @@ def test_the_help_lists_each_exit_code_on_a_line_of_its_own(program: Program) ->
 
 
 @pytest.mark.one_server
+def test_an_audit_that_could_test_nothing_says_so(
+    program: Program, core: Database, owner: psycopg.Connection[tuple[object, ...]]
+) -> None:
+    owner.execute("alter table keylatch_internal.keys disable trigger user")
+    shown = program.having(DATABASE_URL=core.url)("audit", code=1).out
+    assert "Repair them first: nothing was tested yet." in " ".join(shown.split())
+    assert "in 0 tests" not in shown
+
+
+@pytest.mark.one_server
 def test_the_terminal_shows_a_screen_with_the_worst_first(
     program: Program, core: Database, owner: psycopg.Connection[tuple[object, ...]]
 ) -> None:

@@ -122,7 +122,10 @@ def verdict(found: Audit) -> str:
     tries = f"{found.count:,} tests as {_count_actors()} kinds of user"
     if not number:
         return f"As expected: no difference in {tries}."
-    return f"Not as expected: {number:,} difference{'s' * (number != 1)} in {tries}."
+    differences = f"{number:,} difference{'s' * (number != 1)}"
+    if not found.count:
+        return f"Not as expected: {differences}. Repair them first: nothing was tested yet."
+    return f"Not as expected: {differences} in {tries}."
 
 
 def _count_actors() -> int:
