@@ -44,7 +44,7 @@ alter role authenticator set lock_timeout = '8s';
 do $$
 begin
   if (select rolsuper from pg_catalog.pg_roles where rolname = 'postgres') then
-    raise warning 'postgres is a superuser here, unlike on Supabase; this is not changed';
+    raise notice 'The role postgres stays a superuser, as is usual on plain PostgreSQL.';
   else
     alter role postgres login inherit createdb createrole replication bypassrls;
     alter role postgres set search_path = "$user", public, extensions;

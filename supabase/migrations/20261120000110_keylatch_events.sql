@@ -534,7 +534,7 @@ after update on keylatch_internal.keys
 for each row execute function keylatch_internal.record_change();
 alter table keylatch_internal.keys enable always trigger keys_update_record_events;
 comment on trigger keys_update_record_events on keylatch_internal.keys is
-  'Every change of a key makes an event, also in replication mode.';
+  'Each change of a key makes an event, also if session_replication_role is replica.';
 
 create function keylatch.list_events(
   workspace_id uuid, after uuid default null, "limit" integer default 1000

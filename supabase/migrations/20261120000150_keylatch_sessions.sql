@@ -103,7 +103,7 @@ begin
   update keylatch_internal.sessions as s set expires_at = clock_timestamp() where s.id = old.id;
   return old;
 end $$;
-comment on function keylatch_internal.delete_session is 'Ends a session through the view.';
+comment on function keylatch_internal.delete_session is 'Ends the session whose row of the view is deleted.';
 
 create trigger sessions_delete_instead
 instead of delete on keylatch.sessions
@@ -206,7 +206,7 @@ create table keylatch_internal.session_limits (
   )
 );
 comment on table keylatch_internal.session_limits is
-  'One row, which the owner changes. Not a setting, because any caller could raise a setting.';
+  'One row, which only the owner can change. A setting (GUC) could be changed by any caller.';
 comment on column keylatch_internal.session_limits.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.session_limits.sessions_per_minute is
   'How many sessions one key may open in a minute. A limit of many thousands makes counting slow.';

@@ -495,7 +495,7 @@ before update or delete or truncate on keylatch_internal.legacy_texts
 for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
 alter table keylatch_internal.legacy_texts enable always trigger legacy_texts_change_keep;
 comment on trigger legacy_texts_change_keep on keylatch_internal.legacy_texts is
-  'Rows are kept: without its row, a text could be imported again.';
+  'Rows are never deleted: otherwise an old key could be imported a second time.';
 
 create view keylatch.legacy_keys with (security_invoker = true) as
 select
@@ -674,7 +674,7 @@ create table keylatch_internal.legacy_settings (
     upgrades_per_minute >= 1 and upgrades_per_minute <= 100000
   )
 );
-comment on table keylatch_internal.legacy_settings is 'One row, which the owner changes.';
+comment on table keylatch_internal.legacy_settings is 'A table with one row, which only the owner can change.';
 comment on column keylatch_internal.legacy_settings.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.legacy_settings.upgrades_per_minute is
   'How many calls of upgrade_key may compute slow hashes in a minute, however they end.';

@@ -121,7 +121,7 @@ comment on function keylatch.take_back_import is
 to limit of them, and lets a correct import bring the same keys again, also to another workspace.
 Call it until is_done is true.
 
-Used: a waiting key had its first use, a key was rotated, a service reported a use, or a session was
+It was used if a waiting key had its first use, a key was rotated, a service reported a use, or a session was
 opened. Resolving alone leaves no trace. Keys that were there before the import stay as it left
 them. A key that was revoked, or suspended, in the meantime stays so in a later import.
 revoked: how many keys were taken back. Errors: import_was_used (409), invalid_argument (400).';

@@ -91,14 +91,14 @@ def resolves(who: Keylatch, text: str, call: str, origin: str | None = None) -> 
         ends = f", until {found.expires_at:%H:%M:%S}" if found.expires_at else ""
         return f"{found.kind} key of workspace {str(found.workspace_id)[:8]}…{ends}"
 
-    does("runtime", call, lambda: who.resolve(text, origin=origin), outcome)
+    does("service", call, lambda: who.resolve(text, origin=origin), outcome)
 
 
 def resolves_to_nothing(who: Keylatch, text: str, call: str, origin: str | None = None) -> None:
     """Resolve a key that has to be refused, without a reason."""
     if who.resolve(text, origin=origin) is not None:
         raise Unexpected(f"{call} still gave a key")
-    tell("✗", "runtime", call, "no key")
+    tell("✗", "service", call, "no key")
 
 
 def client(stack: Stack, token: str) -> Client:
@@ -115,7 +115,7 @@ def story(stack: Stack) -> None:
     member = Keylatch.from_supabase(client(stack, people.token("mia")))
     stranger = Keylatch.from_supabase(client(stack, people.token("stranger")))
     anon = Keylatch.from_supabase(client(stack, stack.anon_key))
-    runtime = Keylatch.from_supabase(client(stack, stack.token(role="keylatch_resolver")))
+    service = Keylatch.from_supabase(client(stack, stack.token(role="keylatch_resolver")))
 
     console.print("✓ is a call that went through, ✗ one that the database refused.", style="dim")
 
@@ -134,11 +134,11 @@ def story(stack: Stack) -> None:
     )
     public, secret = widget.key.reveal(), server.key.reveal()
 
-    chapter("The runtime resolves them, and nobody else does")
-    resolves(runtime, public, f"resolve('{widget.masked_key}', origin='{SITE}')", SITE)
-    resolves(runtime, secret, f"resolve('{server.masked_key}')")
+    chapter("The service resolves them, and nobody else does")
+    resolves(service, public, f"resolve('{widget.masked_key}', origin='{SITE}')", SITE)
+    resolves(service, secret, f"resolve('{server.masked_key}')")
     resolves_to_nothing(
-        runtime, public, f"resolve('{widget.masked_key}', origin='{FOREIGN}')", FOREIGN
+        service, public, f"resolve('{widget.masked_key}', origin='{FOREIGN}')", FOREIGN
     )
     is_refused("mia, member", "issue(workspace)", lambda: member.issue(people.a), "42501")
     is_refused(
@@ -156,8 +156,8 @@ def story(stack: Stack) -> None:
         lambda: admin.rotate(server.id, grace=timedelta(hours=1)),
         lambda key: f"{key.masked_key}, the successor",
     )
-    resolves(runtime, secret, f"resolve('{server.masked_key}'), the old one")
-    resolves(runtime, successor.key.reveal(), f"resolve('{successor.masked_key}'), the new one")
+    resolves(service, secret, f"resolve('{server.masked_key}'), the old one")
+    resolves(service, successor.key.reveal(), f"resolve('{successor.masked_key}'), the new one")
     table = admin_client.schema("keylatch").table("keys")
 
     def patch_expiry(when: datetime) -> Any:
@@ -177,7 +177,7 @@ def story(stack: Stack) -> None:
         lambda _: "the grace only ever gets shorter",
     )
     time.sleep(max(0.0, (ends_at - datetime.now(UTC)).total_seconds()) + 0.05)
-    resolves_to_nothing(runtime, secret, f"resolve('{server.masked_key}'), a second later")
+    resolves_to_nothing(service, secret, f"resolve('{server.masked_key}'), a second later")
 
     chapter("A revocation, and five attempts to bring the key back", in_picture=True)
     does(
@@ -187,7 +187,7 @@ def story(stack: Stack) -> None:
         lambda done: f"revoked at {done.revoked_at:%H:%M:%S}",
     )
     revive(stack, admin_client, widget.id)
-    resolves_to_nothing(runtime, public, f"resolve('{widget.masked_key}', origin='{SITE}')", SITE)
+    resolves_to_nothing(service, public, f"resolve('{widget.masked_key}', origin='{SITE}')", SITE)
 
     chapter("Why does this key not work?")
     cut = successor.key.reveal()

@@ -221,7 +221,7 @@ class Adoption:
     def drop_plaintext(
         self, confirm: str, *, backup_taken: bool = False, days: int = 7
     ) -> AdoptedColumn:
-        """Begin phase 3, or finish it when all rows are empty. The last one removes the schema.
+        """Begin phase 3, or finish it when no row has plaintext. The last table removes the schema.
 
         Args:
             confirm: The words `drop plaintext`.

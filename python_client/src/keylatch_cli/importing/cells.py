@@ -56,7 +56,7 @@ def time(value: object, zone: tzinfo | None) -> str | None:
     """Give a time as `import_keys` takes it.
 
     Args:
-        value: ISO 8601 with up to 9 digits of a second, or seconds, milliseconds or microseconds
+        value: ISO 8601 with up to 9 fractional digits, or seconds, milliseconds or microseconds
             since 1970.
         zone: Of a time that names none.
 

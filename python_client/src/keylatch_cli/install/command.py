@@ -96,6 +96,7 @@ def install(
     )
     schemas = files.exposed_schemas(project)
     is_exposed = files.SCHEMA in schemas
+    to_expose = False
     if not dry_run:
         # Ask, and check for a missing library, before the first change.
         to_expose = not is_exposed and (expose or (expose is None and _may_expose(as_json)))
@@ -122,9 +123,11 @@ def install(
     names = [*plan.new, *([described] if described else [])]
     _print_new(names, "To be written:" if dry_run else "Written:")
     _print_declarative(project, plan)
-    if not names:
+    if to_expose:
+        output.note("Added keylatch to [api] schemas in supabase/config.toml.")
+    elif not names:
         output.note(f"{_there(plan.installed)}: nothing to do.")
-    elif plan.new and not dry_run:
+    if plan.new and not dry_run:
         output.note(
             "\nNext, in this order:\n"
             "  1. Push: supabase db push, or locally supabase migration up.\n"
@@ -220,7 +223,12 @@ def apply(
         return
     _print_new([one.name for one in plan], "To be applied:" if dry_run else "Applied:")
     if missing:
-        output.note(f"Missing: {', '.join(missing)}. The option --platform creates them.")
+        names = ", ".join(missing)
+        output.note(
+            f"--platform would create: {names}."
+            if platform
+            else f"Missing: {names}. The option --platform creates them."
+        )
     if not plan:
         output.note(f"{_there(installed)}: nothing to do.")
     elif installed is None:
