@@ -392,10 +392,10 @@ create table keylatch_internal.legacy_keys (
 );
 create index legacy_keys_workspace_id_clear_part_idx
 on keylatch_internal.legacy_keys (workspace_id, clear_part)
-where rounds > 0 and upgraded_at is null and taken_back is null;
+where rounds > 0 and upgraded_at is null and taken_back is distinct from 'active';
 create index legacy_keys_clear_part_idx
 on keylatch_internal.legacy_keys (clear_part)
-where rounds > 0 and upgraded_at is null and taken_back is null;
+where rounds > 0 and upgraded_at is null and taken_back is distinct from 'active';
 create index legacy_keys_import_id_idx on keylatch_internal.legacy_keys (import_id);
 create index legacy_keys_taken_back_idx
 on keylatch_internal.legacy_keys (import_id) where taken_back is not null;
@@ -567,33 +567,39 @@ end $$;
 comment on function keylatch_internal.is_placeholder is
   'Whether a text stands where a key is missing: undefined, changeme, <your key>, or nothing.';
 
-create function keylatch_internal.current_hash(p_hash bytea)
+create function keylatch_internal.current_hash(p_hash bytea, p_is_new boolean)
 returns bytea language plpgsql stable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_hash bytea := p_hash;
+  v_state text;
+  v_inactive bytea;
 begin
-  while exists (
-    select from keylatch_internal.keys as k
-    inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
-    where k.key_hash = v_hash and g.taken_back is not null
-  ) loop
+  loop
+    select g.taken_back into v_state
+    from keylatch_internal.keys as k
+    left join keylatch_internal.legacy_keys as g on k.id = g.key_id
+    where k.key_hash = v_hash;
+    exit when v_state is null;
+    v_inactive := case when v_state = 'active' then v_inactive else v_hash end;
     v_hash := keylatch_internal.legacy_hash('again', v_hash);
   end loop;
-  return v_hash;
+  -- A text whose key was revoked must not resolve under a hash of another form.
+  return case when found or p_is_new then v_hash else coalesce(v_inactive, v_hash) end;
 end $$;
 comment on function keylatch_internal.current_hash is
   'This key_hash; if its row is of an import that was taken back, the one that a later import of the
-same key has. Rows are never deleted, so a later row needs another key_hash.';
+same key has. Rows are never deleted, so a later row needs another key_hash. For a look-up: if no
+later import brought the key, that of the row which was revoked or suspended before.';
 
-create function keylatch_internal.current_hashes(p_hashes bytea[])
+create function keylatch_internal.current_hashes(p_hashes bytea[], p_is_new boolean default false)
 returns bytea[] language plpgsql stable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   return case when exists (
     select from keylatch_internal.legacy_keys as g where g.taken_back is not null
   ) then array(
-    select keylatch_internal.current_hash(h.hash)
+    select keylatch_internal.current_hash(h.hash, p_is_new)
     from unnest(p_hashes) with ordinality as h (hash, place) order by h.place
   ) else p_hashes end;
 end $$;
@@ -800,7 +806,8 @@ create function keylatch_internal.similar_keys(p_parts text[], p_workspace_id uu
 returns setof keylatch_internal.legacy_keys language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- Also revoked and expired keys, because a text that matches them is refused.
+  -- Also revoked and expired keys, because a text that matches them is refused. Of those that were
+  -- taken back, only the active ones are passed over.
   -- "offset 0" keeps the planner from reading all rows of a workspace: each part is one look-up.
   if p_workspace_id is null then
     return query
@@ -808,7 +815,7 @@ begin
     cross join lateral (
       select l.* from keylatch_internal.legacy_keys as l
       where l.clear_part = p.part and l.rounds > 0 and l.upgraded_at is null
-        and l.taken_back is null offset 0
+        and l.taken_back is distinct from 'active' offset 0
     ) as g;
   else
     return query
@@ -817,7 +824,7 @@ begin
       select l.* from keylatch_internal.legacy_keys as l
       where l.workspace_id = p_workspace_id and l.clear_part = p.part
         and l.rounds > 0 and l.upgraded_at is null
-        and l.taken_back is null offset 0
+        and l.taken_back is distinct from 'active' offset 0
     ) as g;
   end if;
 end $$;
@@ -832,11 +839,11 @@ begin
   return exists (
     select from keylatch_internal.keys as k
     left join keylatch_internal.legacy_keys as g on k.id = g.key_id
-    where k.id = keylatch_internal.find_key(p_text) and g.taken_back is null
+    where k.id = keylatch_internal.find_key(p_text) and g.taken_back is distinct from 'active'
   );
 end $$;
 comment on function keylatch_internal.is_known is
-  'Whether a text is a key, active or not, other than one that was taken back.';
+  'Whether a text is a key, active or not, other than an active one that was taken back.';
 
 create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id uuid)
 returns void language plpgsql volatile security definer

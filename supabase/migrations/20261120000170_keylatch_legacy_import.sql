@@ -470,7 +470,7 @@ begin
     where g.workspace_id = p_workspace_id
       -- A known part is printable ASCII, and this character sorts after all of these.
       and g.clear_part > p_part and g.clear_part < p_part || E'\x7f'
-      and g.rounds > 0 and g.upgraded_at is null and g.taken_back is null
+      and g.rounds > 0 and g.upgraded_at is null and g.taken_back is distinct from 'active'
   ), 0);
 end $$;
 comment on function keylatch_internal.similar_rounds is
@@ -535,7 +535,7 @@ begin
     p_lines[v_line."position"].rounds := 0;
     p_lines[v_line."position"].verifier := encode(v_line.text_hash, 'hex');
     p_lines[v_line."position"].key.key_hash :=
-      keylatch_internal.current_hash(keylatch_internal.legacy_hash('held', v_line.text_hash));
+      keylatch_internal.current_hash(keylatch_internal.legacy_hash('held', v_line.text_hash), true);
     p_lines[v_line."position"].key.public_key := null;
   end loop;
   return p_lines;
@@ -551,11 +551,9 @@ declare
   v_states text[];
 begin
   with recursive chain as (
-    select h.hash
-    from unnest(array[
-      p_line.text_hash, keylatch_internal.legacy_hash('held', p_line.text_hash)
-    ]) as h (hash)
-    union all
+    -- Under every hash that the text may have, for a key in plaintext also those of the schemes.
+    select h.hash from unnest(p_line.other_hashes) as h (hash)
+    union
     select keylatch_internal.legacy_hash('again', c.hash)
     from chain as c
     inner join keylatch_internal.keys as k on c.hash = k.key_hash
@@ -566,18 +564,18 @@ begin
   from chain as c
   inner join keylatch_internal.keys as k on c.hash = k.key_hash
   inner join keylatch_internal.legacy_keys as g on k.id = g.key_id;
-  p_line.key.key_hash := keylatch_internal.current_hash(p_line.text_hash);
-  p_line.other_hashes := keylatch_internal.current_hashes(p_line.other_hashes);
+  p_line.key.key_hash := keylatch_internal.current_hash(p_line.text_hash, true);
+  p_line.other_hashes := keylatch_internal.current_hashes(p_line.other_hashes, true);
   if (p_line.key).key_hash <> p_line.text_hash then
     p_line.key.public_key := null;
   end if;
   if 'revoked' = any (v_states) and (p_line.key).revoked_at is null then
     p_line.key.revoked_at := clock_timestamp();
     p_line.key.revoke_reason := 'revoked before its import was taken back';
-    p_line.note := 'The key stays revoked: it was, when its import was taken back.';
+    p_line.note := 'The key stays revoked: it was revoked before its import was taken back.';
   elsif 'suspended' = any (v_states) and (p_line.key).suspended_at is null then
     p_line.key.suspended_at := clock_timestamp();
-    p_line.note := 'The key stays suspended: it was, when its import was taken back.';
+    p_line.note := 'The key stays suspended: it was suspended before its import was taken back.';
   end if;
   return p_line;
 end $$;
@@ -643,7 +641,7 @@ begin
   if exists (select from keylatch_internal.legacy_schemes as s where s.iter > 0) or exists (
     select from keylatch_internal.legacy_keys as g
     where g.workspace_id = any (v_workspaces) and g.rounds > 0 and g.upgraded_at is null
-      and g.taken_back is null
+      and g.taken_back is distinct from 'active'
   ) then
     p_lines := keylatch_internal.hold_lines(p_lines);
   end if;

@@ -189,6 +189,26 @@ def _lines(service: Connection, *lines: object) -> list[Any]:
     return list(row[0])
 
 
+@pytest.mark.parametrize("end", ["revoked_at", "suspended_at"])
+@pytest.mark.parametrize("first", FORMS)
+@pytest.mark.parametrize("second", FORMS)
+def test_a_text_whose_key_was_inactive_does_not_resolve_by_a_line_of_another_form(
+    system: System, service: Connection, first: str, second: str, end: str
+) -> None:
+    if (first, second) == ("scheme", "sha256"):
+        return  # the SHA-256 of the whole key decides alone, as import_keys says
+    service.execute("select keylatch.declare_scheme('old', '{\"digest\": \"md5\"}')")
+    word = "waiting" if first in ("pbkdf2", "bcrypt") else "imported"
+    import_id = bring(service, line(**FORMS[first](OLD)), outcome=word)
+    system.owner.execute(f"update keylatch.keys set {end} = now()".encode())
+    take_back(service, import_id)
+    # The hash of a salted line has another salt than the one before.
+    _lines(service, line(**FORMS[second](OLD)))
+    assert resolves(system, OLD) is None
+    assert upgrade(service, OLD, People.a) is None
+    assert resolves(system, OLD) is None
+
+
 def _upgraded(system: System, service: Connection) -> None:
     assert upgrade(service, "a salted old key") is not None
 
