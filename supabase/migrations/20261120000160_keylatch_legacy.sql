@@ -680,7 +680,7 @@ create table keylatch_internal.legacy_settings (
     upgrades_per_minute >= 1 and upgrades_per_minute <= 100000
   )
 );
-comment on table keylatch_internal.legacy_settings is 'A table with one row, which only the owner can change.';
+comment on table keylatch_internal.legacy_settings is 'One row, which only the owner can change.';
 comment on column keylatch_internal.legacy_settings.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.legacy_settings.upgrades_per_minute is
   'How many calls of upgrade_key may compute slow hashes in a minute, however they end.';
@@ -836,14 +836,14 @@ create function keylatch_internal.is_known(p_text text)
 returns boolean language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  return exists (
+  return keylatch_internal.is_placeholder(p_text) or exists (
     select from keylatch_internal.keys as k
     left join keylatch_internal.legacy_keys as g on k.id = g.key_id
     where k.id = keylatch_internal.find_key(p_text) and g.taken_back is distinct from 'active'
   );
 end $$;
 comment on function keylatch_internal.is_known is
-  'Whether a text is a key, active or not, other than an active one that was taken back.';
+  'Whether a text is a placeholder, or a key, active or not, but not an active one taken back.';
 
 create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id uuid)
 returns void language plpgsql volatile security definer
@@ -859,15 +859,12 @@ declare
 begin
   perform keylatch_internal.require_grants('keylatch_internal.upgrade_legacy_key');
   -- A text whose key is known, active or not, costs no slow hash.
-  if length(p_key) not between 1 and 1000 or keylatch_internal.is_placeholder(p_key)
-    or keylatch_internal.is_known(p_key)
-  then
+  if length(p_key) not between 1 and 1000 or keylatch_internal.is_known(p_key) then
     return;
   end if;
   v_similar := array(
-    select s from keylatch_internal.similar_keys(
-      keylatch_internal.clear_parts(p_key), p_workspace_id
-    ) as s
+    select s
+    from keylatch_internal.similar_keys(keylatch_internal.clear_parts(p_key), p_workspace_id) as s
   );
   v_rounds := (select sum(s.rounds) from unnest(v_similar) as s);
   if v_rounds > keylatch_internal.round_budget() then
@@ -899,8 +896,7 @@ begin
   );
   insert into keylatch_internal.legacy_texts (text_hash, key_hash)
   select v_hash, k.key_hash from keylatch_internal.keys as k where k.id = any (v_ids)
-  order by k.key_hash
-  on conflict do nothing;
+  order by k.key_hash on conflict do nothing;
   update keylatch_internal.legacy_keys as g set upgraded_at = clock_timestamp()
   from (
     select l.key_id from keylatch_internal.legacy_keys as l

@@ -303,7 +303,7 @@ REFUSED: list[tuple[str | None, object, str]] = [
     ("old", {**SLOW, "length": 15}, "PBKDF2 in a scheme"),
     # No call could compute it.
     ("old", {**SLOW, "iter": 171_429}, "PBKDF2 in a scheme"),
-    ("old", {**SLOW, "iter": "10000"}, "iter and length one"),
+    ("old", {**SLOW, "iter": "10000"}, "iter and length a number"),
     ("old", {**SLOW, "salt_take": 0}, "take and salt_take"),
 ]
 
