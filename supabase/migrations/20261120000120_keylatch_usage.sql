@@ -31,7 +31,7 @@ comment on table keylatch_internal.key_days is
   'How often a key was used or refused on a day. Written under a lock on the row of key_usage.';
 comment on column keylatch_internal.key_days.key_id is 'The key.';
 comment on column keylatch_internal.key_days.day is 'The day, UTC.';
-comment on column keylatch_internal.key_days.verdict is 'The verdict of explain_key: valid for a use.';
+comment on column keylatch_internal.key_days.verdict is 'The verdict of explain_key.';
 comment on column keylatch_internal.key_days.workspace_id is 'Its workspace.';
 comment on column keylatch_internal.key_days.number is 'How many were reported.';
 

@@ -103,7 +103,7 @@ begin
   update keylatch_internal.sessions as s set expires_at = clock_timestamp() where s.id = old.id;
   return old;
 end $$;
-comment on function keylatch_internal.delete_session is 'Ends the session whose row of the view is deleted.';
+comment on function keylatch_internal.delete_session is 'Ends the session of a deleted row.';
 
 create trigger sessions_delete_instead
 instead of delete on keylatch.sessions
