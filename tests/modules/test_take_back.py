@@ -3,10 +3,12 @@
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import psycopg
 import pytest
 from postgrest import SyncPostgrestClient
 
@@ -207,6 +209,82 @@ def test_a_text_whose_key_was_inactive_does_not_resolve_by_a_line_of_another_for
     assert resolves(system, OLD) is None
     assert upgrade(service, OLD, People.a) is None
     assert resolves(system, OLD) is None
+
+
+def _ran_out(system: System) -> None:
+    system.owner.execute("select pg_sleep(1.1)")
+
+
+def _superseded(system: System) -> None:
+    system.owner.execute(
+        "update keylatch.keys set superseded_at = now(), expires_at = now() + interval '1 hour'"
+    )
+
+
+def _revoked_in_the_same_words(system: System) -> None:
+    system.owner.execute(
+        "select keylatch.revoke_key(id, 'the import was taken back') from keylatch.keys"
+    )
+
+
+@pytest.mark.parametrize("end", [_ran_out, _superseded, _revoked_in_the_same_words])
+def test_a_key_that_ended_here_stays_revoked_in_a_later_import(
+    system: System, service: Connection, end: Callable[[System], None]
+) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    ends = {"expires_at": soon.isoformat()} if end is _ran_out else {}
+    import_id = bring(service, line(**sha256(OLD), **ends))
+    assert resolves(system, OLD) is not None
+    end(system)
+    take_back(service, import_id)
+    (again,) = _lines(service, line(**sha256(OLD), workspace_id=str(People.b)))
+    assert "stays revoked" in again["detail"]
+    assert resolves(system, OLD) is None
+
+
+@pytest.mark.parametrize("mode", ["origin", "replica"])
+def test_nobody_marks_a_revoked_key_as_taken_back(
+    system: System, service: Connection, mode: str
+) -> None:
+    """The mark would let a later import bring the key again, active."""
+    bring(service, line(key=OLD))
+    _, issued = system.issue()
+    superuser = psycopg.connect(system.database.superuser_url, autocommit=True)
+    superuser.execute(f"set session_replication_role = {mode}".encode())
+    mark = "update keylatch_internal.legacy_keys set taken_back = %s"
+    plant = (
+        "insert into keylatch_internal.legacy_keys (key_id, workspace_id, scheme, import_id,"
+        " seen_by, taken_back) select id, workspace_id, 'sha256', id, id, %s from keylatch.keys"
+        " where imported_at is null"
+    )
+    for state in ("active", "suspended", "revoked"):
+        assert attempt(superuser, mark, [state]).word == "column_is_immutable"
+    system.owner.execute("select keylatch.revoke_key(id, 'leaked') from keylatch.keys")
+    for state in ("active", "suspended"):
+        assert attempt(superuser, mark, [state]).word == "column_is_immutable"
+        assert attempt(superuser, plant, [state]).word == "column_is_immutable"
+    superuser.close()
+    for key in (OLD, issued):
+        _lines(service, line(key=key))
+        assert resolves(system, key) is None
+
+
+def test_a_first_use_that_is_not_over_is_spared_and_delays_no_revocation(
+    system: System, service: Connection
+) -> None:
+    salted = pbkdf2("a salted old key", "hex", "hex")
+    import_id = bring(service, line(**salted), outcome="waiting")
+    using = system.database.connect("keylatch_resolver", autocommit=False)
+    using.execute("select keylatch.upgrade_key(%s, %s)", ["a salted old key", People.a])
+    taking = system.database.connect("service_role", autocommit=False)
+    assert take_back(taking, import_id) == (0, False)
+    using.commit()
+    (key_id,) = system.owner.execute("select id from keylatch.keys").fetchone() or (None,)
+    revoking = system.session()
+    revoking.execute("set lock_timeout = '10ms'")
+    assert attempt(revoking, "select keylatch.revoke_key(%s)", [key_id]).word == "done"
+    taking.commit()
+    assert attempt(service, TAKE_BACK, [import_id, 10]).word == "import_was_used"
 
 
 def _upgraded(system: System, service: Connection) -> None:
