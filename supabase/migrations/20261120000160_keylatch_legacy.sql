@@ -610,7 +610,9 @@ create or replace function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
 -- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
 -- A generic plan: planning the last query at each call would take longer than everything else.
-set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+-- enable_seqscan, jit: as in upgrade_legacy_key.
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set jit = off as $$
 declare
   v_hash bytea;
   v_hashes bytea[];

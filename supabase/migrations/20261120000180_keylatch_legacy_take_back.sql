@@ -80,9 +80,9 @@ declare
 begin
   select k.* into v_key from keylatch_internal.keys as k where k.id = new.key_id;
   -- A restore may insert this row before the key.
-  if found and not coalesce(
-    new.taken_back in ('revoked', keylatch_internal.taken_back_state(v_key))
-    and v_key.revoked_at is not null, false
+  if found and (
+    v_key.revoked_at is null or new.taken_back in ('active', 'suspended')
+    and new.taken_back <> keylatch_internal.taken_back_state(v_key)
   ) then
     perform keylatch_internal.refuse(
       'column_is_immutable', 'taken_back must say what the key was: only its import is taken back.',

@@ -426,6 +426,19 @@ def test_those_who_import_take_back_and_nobody_else(
     assert (resolves(system, OLD) is None) == (who == "service_role")
 
 
+def test_a_failed_look_up_reads_no_table_of_imports_whole(
+    system: System, service: Connection
+) -> None:
+    for n in range(2):
+        bring(service, *[line(key=f"an old key of number {n} {m}") for m in range(200)])
+        session = system.database.connect(autocommit=False)
+        session.execute("select from keylatch.resolve_key('no key at all of that system')")
+        read = "select seq_tup_read from pg_stat_xact_user_tables where relname = 'legacy_keys'"
+        assert session.execute(read).fetchone() == (0,)
+        session.rollback()
+        take_back(service, bring(service, line(key=OLD, label=str(n))))
+
+
 def test_a_take_back_waits_for_an_import_and_sees_what_it_brought(
     system: System, service: Connection
 ) -> None:
