@@ -110,6 +110,33 @@ alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_upda
 comment on trigger legacy_keys_update_taken_back on keylatch_internal.legacy_keys is
   'A key that was revoked otherwise is not marked as taken back: an import could bring it again.';
 
+create function keylatch_internal.merge_legacy()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_key keylatch_internal.keys;
+begin
+  -- What the replica itself recorded stays. Refusing the row would stop the worker for good.
+  new.upgraded_at := coalesce(old.upgraded_at, new.upgraded_at);
+  select k.* into v_key from keylatch_internal.keys as k where k.id = new.key_id;
+  new.taken_back := case
+    when old.taken_back is not null then old.taken_back
+    when new.taken_back is not null and keylatch_internal.taken_back_state(v_key) = 'revoked'
+      then 'revoked'
+    else new.taken_back
+  end;
+  return new;
+end $$;
+comment on function keylatch_internal.merge_legacy is
+  'On a logical replica: keeps what the replica itself recorded of a key, and its own revocation.';
+
+create trigger legacy_keys_update_a_merge before update on keylatch_internal.legacy_keys
+for each row
+when (keylatch_internal.is_apply_worker()) execute function keylatch_internal.merge_legacy();
+alter table keylatch_internal.legacy_keys enable replica trigger legacy_keys_update_a_merge;
+comment on trigger legacy_keys_update_a_merge on keylatch_internal.legacy_keys is
+  'On a logical replica, before all other triggers: of two states, the more final one wins.';
+
 create function keylatch_internal.take_back(p_import_id uuid, p_limit integer)
 returns keylatch.retirement language plpgsql volatile security definer
 -- definer because: what is known of imported keys is written by the owner alone.
@@ -189,6 +216,7 @@ revoked: how many keys were taken back. Errors: import_was_used (409), invalid_a
 -- Who may do what: those who import.
 revoke all on function
 keylatch_internal.import_use, keylatch_internal.taken_back_state,
-keylatch_internal.hold_taken_back, keylatch_internal.take_back, keylatch.take_back_import
+keylatch_internal.hold_taken_back, keylatch_internal.merge_legacy, keylatch_internal.take_back,
+keylatch.take_back_import
 from public, anon, authenticated, service_role;
 grant execute on function keylatch.take_back_import, keylatch_internal.take_back to service_role;

@@ -11,13 +11,14 @@ import httpx
 import psycopg
 import pytest
 from postgrest import SyncPostgrestClient
+from psycopg import sql
 
 from core.racing import Connection, System, attempt
 from keylatch import Keylatch
 from keylatch.errors import InvalidArgument, LatchViolation, PermissionDenied
 from modules.test_import import OLD, line, resolves
 from modules.test_upgrade import blowfish, pbkdf2, upgrade
-from stack import Database, People, Rest, Tokens
+from stack import Cluster, Database, People, Rest, Tokens, until
 
 TAKE_BACK = "select revoked, is_done from keylatch.take_back_import(%s, %s)"
 
@@ -452,3 +453,50 @@ def test_a_take_back_waits_for_an_import_and_sees_what_it_brought(
     first.commit()
     assert second.outcome().row == (1, True)
     assert resolves(system, OLD) is None
+
+
+def test_a_key_that_a_replica_revoked_or_took_back_stays_so_there_and_the_replica_goes_on(
+    server: Cluster, template: str, system: System, service: Connection
+) -> None:
+    here, there, later = (f"an old key of number {n}" for n in range(3))
+    publisher = psycopg.connect(system.database.superuser_url, autocommit=True)
+    publisher.execute(
+        "create publication legacy for table keylatch_internal.keys, keylatch_internal.legacy_keys"
+    )
+    with Database(server, f"{system.database.name}_replica", template) as replica:
+        slot = "select pg_create_logical_replication_slot(%s, 'pgoutput')"
+        publisher.execute(slot, [replica.name])
+        subscriber: Connection = psycopg.connect(replica.superuser_url, autocommit=True)
+        subscriber.execute(
+            sql.SQL(
+                "create subscription legacy connection {} publication legacy"
+                " with (create_slot = false, slot_name = {})"
+            ).format(sql.Literal(system.database.inner_url), sql.Identifier(replica.name))
+        )
+
+        def has(key: str) -> bool:
+            row = subscriber.execute("select keylatch_internal.find_key(%s)", [key]).fetchone()
+            return row is not None and row[0] is not None
+
+        try:
+            first = bring(service, line(key=here))
+            second = bring(service, line(key=there))
+            until(lambda: has(here) and has(there))
+            revoke = "select keylatch.revoke_key(keylatch_internal.find_key(%s), 'only here')"
+            subscriber.execute(revoke, [here])
+            take_back(service, first)
+            bring(service, line(key=here))
+            assert take_back(subscriber, second) == (1, True)
+            # The publisher writes to the same row.
+            again = "select keylatch.import_keys(%s, source => 'another')"
+            service.execute(again, [json.dumps([line(key=there)])])
+            bring(service, line(key=later))
+            until(lambda: has(later))
+            for key in (here, there):
+                assert resolves(system, key) is not None
+                found = subscriber.execute("select from keylatch.resolve_key(%s)", [key])
+                assert found.fetchone() is None
+        finally:
+            subscriber.execute("drop subscription legacy")
+            subscriber.close()
+            publisher.close()
