@@ -556,8 +556,13 @@ from public, anon, authenticated, service_role;
 grant execute on function
 keylatch.import_keys, keylatch_internal.take_import, keylatch.finish_import
 to service_role;
+alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_insert_taken_back;
+alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_taken_back;
+alter table keylatch_internal.legacy_keys enable replica trigger legacy_keys_update_a_merge;
 revoke all on function
-keylatch_internal.import_use, keylatch_internal.take_back, keylatch.take_back_import
+keylatch_internal.import_use, keylatch_internal.taken_back_state,
+keylatch_internal.hold_taken_back, keylatch_internal.merge_legacy, keylatch_internal.take_back,
+keylatch.take_back_import
 from public, anon, authenticated, service_role;
 grant execute on function keylatch.take_back_import, keylatch_internal.take_back to service_role;
 end $$;

@@ -573,19 +573,24 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_hash bytea := p_hash;
   v_state text;
+  v_is_revoked boolean;
   v_inactive bytea;
+  v_revoked bytea;
 begin
   loop
-    select g.taken_back into v_state
+    select g.taken_back, k.revoked_at is not null into v_state, v_is_revoked
     from keylatch_internal.keys as k
     left join keylatch_internal.legacy_keys as g on k.id = g.key_id
     where k.key_hash = v_hash;
     exit when v_state is null;
     v_inactive := case when v_state = 'active' then v_inactive else v_hash end;
+    v_revoked := case when v_state = 'revoked' then v_hash else v_revoked end;
     v_hash := keylatch_internal.legacy_hash('again', v_hash);
   end loop;
-  -- A text whose key was revoked must not resolve under a hash of another form.
-  return case when found or p_is_new then v_hash else coalesce(v_inactive, v_hash) end;
+  -- A text whose key was revoked must not resolve under a hash of another form; nor by the next row,
+  -- if only this replica revoked the key.
+  return case when p_is_new or (found and (v_revoked is null or v_is_revoked)) then v_hash
+    else coalesce(v_revoked, v_inactive, v_hash) end;
 end $$;
 comment on function keylatch_internal.current_hash is
   'This key_hash; if its row is of an import that was taken back, the one that a later import of the
@@ -610,7 +615,9 @@ create or replace function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
 -- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
 -- A generic plan: planning the last query at each call would take longer than everything else.
-set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+-- enable_seqscan, jit: as in upgrade_legacy_key.
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set jit = off as $$
 declare
   v_hash bytea;
   v_hashes bytea[];

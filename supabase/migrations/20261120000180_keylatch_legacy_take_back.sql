@@ -52,6 +52,91 @@ end $$;
 comment on function keylatch_internal.import_use is
   'How a key of an import was used, in a sentence; null as far as the database knows of no use.';
 
+create function keylatch_internal.taken_back_state(p_key keylatch_internal.keys)
+returns text language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return case
+    when p_key.revoked_at is null then null
+    when p_key.revoke_reason is distinct from 'the import was taken back'
+      or p_key.imported_at is null or p_key.superseded_at is not null then 'revoked'
+    -- A key that expired here was active here. An expiry in the past came with the import, and may
+    -- be wrong.
+    when p_key.expires_at <= p_key.revoked_at and p_key.expires_at > p_key.imported_at
+      then 'revoked'
+    when p_key.suspended_at is not null then 'suspended'
+    else 'active'
+  end;
+end $$;
+comment on function keylatch_internal.taken_back_state is
+  'What a revoked key was before its import was taken back, by the columns that never change any
+more; null for a key that is not revoked.';
+
+create function keylatch_internal.hold_taken_back()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_key keylatch_internal.keys;
+begin
+  select k.* into v_key from keylatch_internal.keys as k where k.id = new.key_id;
+  -- A restore may insert this row before the key.
+  if found and (
+    v_key.revoked_at is null or new.taken_back in ('active', 'suspended')
+    and new.taken_back <> keylatch_internal.taken_back_state(v_key)
+  ) then
+    perform keylatch_internal.refuse(
+      'column_is_immutable', 'taken_back must say what the key was: only its import is taken back.',
+      'Call take_back_import.'
+    );
+  end if;
+  return new;
+end $$;
+comment on function keylatch_internal.hold_taken_back is
+  'Refuses to mark a key as taken back that was not, or as more active than it was.';
+
+create trigger legacy_keys_insert_taken_back
+before insert on keylatch_internal.legacy_keys for each row when (
+  new.taken_back is not null and not keylatch_internal.is_apply_worker()
+) execute function keylatch_internal.hold_taken_back();
+alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_insert_taken_back;
+comment on trigger legacy_keys_insert_taken_back on keylatch_internal.legacy_keys is
+  'A key that was revoked otherwise is not marked as taken back: an import could bring it again.';
+
+create trigger legacy_keys_update_taken_back
+before update on keylatch_internal.legacy_keys for each row when (
+  old.taken_back is null and new.taken_back is not null and not keylatch_internal.is_apply_worker()
+) execute function keylatch_internal.hold_taken_back();
+alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_taken_back;
+comment on trigger legacy_keys_update_taken_back on keylatch_internal.legacy_keys is
+  'A key that was revoked otherwise is not marked as taken back: an import could bring it again.';
+
+create function keylatch_internal.merge_legacy()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_key keylatch_internal.keys;
+begin
+  -- What the replica itself recorded stays. Refusing the row would stop the worker for good.
+  new.upgraded_at := coalesce(old.upgraded_at, new.upgraded_at);
+  select k.* into v_key from keylatch_internal.keys as k where k.id = new.key_id;
+  new.taken_back := case
+    when old.taken_back is not null then old.taken_back
+    when new.taken_back is not null and keylatch_internal.taken_back_state(v_key) = 'revoked'
+      then 'revoked'
+    else new.taken_back
+  end;
+  return new;
+end $$;
+comment on function keylatch_internal.merge_legacy is
+  'On a logical replica: keeps what the replica itself recorded of a key, and its own revocation.';
+
+create trigger legacy_keys_update_a_merge before update on keylatch_internal.legacy_keys
+for each row
+when (keylatch_internal.is_apply_worker()) execute function keylatch_internal.merge_legacy();
+alter table keylatch_internal.legacy_keys enable replica trigger legacy_keys_update_a_merge;
+comment on trigger legacy_keys_update_a_merge on keylatch_internal.legacy_keys is
+  'On a logical replica, before all other triggers: of two states, the more final one wins.';
+
 create function keylatch_internal.take_back(p_import_id uuid, p_limit integer)
 returns keylatch.retirement language plpgsql volatile security definer
 -- definer because: what is known of imported keys is written by the owner alone.
@@ -59,6 +144,8 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_result keylatch.retirement;
   v_use text;
+  v_ids uuid[];
+  v_revoked uuid[];
 begin
   perform keylatch_internal.require_grants('keylatch_internal.take_back');
   -- No import looks for keys meanwhile.
@@ -74,29 +161,28 @@ begin
       'The report of the import has it, and so has the view imported_keys.'
     );
   end if;
-  with locked as materialized (
-    select k.id, k.revoked_at, k.expires_at, k.suspended_at, k.imported_at, k.updated_at
-    from keylatch_internal.keys as k
-    inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
-    where g.import_id = p_import_id and g.taken_back is null
-    order by k.id limit p_limit
-    for update skip locked
-  ),
-  revoked as (
+  v_ids := array(
+    -- legacy_keys first: a key that just has its first use is passed over without a lock on it, so
+    -- that its revocation does not wait.
+    select g.key_id from keylatch_internal.legacy_keys as g
+    inner join keylatch_internal.keys as k on g.key_id = k.id
+    where g.import_id = p_import_id and g.taken_back is null and g.upgraded_at is null
+    order by g.key_id limit p_limit
+    for update of g skip locked for update of k skip locked
+  );
+  with revoked as (
     update keylatch_internal.keys as k
     set revoked_at = clock_timestamp(), revoke_reason = 'the import was taken back'
-    from locked as l where k.id = l.id and l.revoked_at is null
+    where k.id = any (v_ids) and k.revoked_at is null
+    returning k.id
   )
+  select array_agg(r.id) into v_revoked from revoked as r;
   update keylatch_internal.legacy_keys as g
-  set taken_back = case
-    when l.revoked_at is not null then 'revoked'
-    -- An expiry that somebody set here is a decision; one that the import brought may be wrong.
-    when l.expires_at <= clock_timestamp() and l.updated_at <> l.imported_at then 'revoked'
-    when l.suspended_at is not null then 'suspended'
-    else 'active'
-  end
-  from locked as l where g.key_id = l.id;
-  get diagnostics v_result.revoked = row_count;
+  set taken_back = case when g.key_id = any (v_revoked)
+    then keylatch_internal.taken_back_state(k) else 'revoked' end
+  from keylatch_internal.keys as k
+  where g.key_id = any (v_ids) and k.id = g.key_id;
+  v_result.revoked := cardinality(v_ids);
   v_result.is_done := not exists (
     select from keylatch_internal.legacy_keys as g
     where g.import_id = p_import_id and g.taken_back is null
@@ -123,11 +209,14 @@ Call it until is_done is true.
 
 It was used if a waiting key had its first use, a key was rotated, a service reported a use, or a session was
 opened. Resolving alone leaves no trace. Keys that were there before the import stay as it left
-them. A key that was revoked, or suspended, in the meantime stays so in a later import.
+them. A key that was revoked or suspended, or expired here, before the call stays so in a later
+import. revoke_key cannot add to that after the call: leave a leaked key out of the next import.
 revoked: how many keys were taken back. Errors: import_was_used (409), invalid_argument (400).';
 
 -- Who may do what: those who import.
 revoke all on function
-keylatch_internal.import_use, keylatch_internal.take_back, keylatch.take_back_import
+keylatch_internal.import_use, keylatch_internal.taken_back_state,
+keylatch_internal.hold_taken_back, keylatch_internal.merge_legacy, keylatch_internal.take_back,
+keylatch.take_back_import
 from public, anon, authenticated, service_role;
 grant execute on function keylatch.take_back_import, keylatch_internal.take_back to service_role;

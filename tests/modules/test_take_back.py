@@ -3,19 +3,22 @@
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import psycopg
 import pytest
 from postgrest import SyncPostgrestClient
+from psycopg import sql
 
 from core.racing import Connection, System, attempt
 from keylatch import Keylatch
 from keylatch.errors import InvalidArgument, LatchViolation, PermissionDenied
 from modules.test_import import OLD, line, resolves
 from modules.test_upgrade import blowfish, pbkdf2, upgrade
-from stack import Database, People, Rest, Tokens
+from stack import Cluster, Database, People, Rest, Tokens, until
 
 TAKE_BACK = "select revoked, is_done from keylatch.take_back_import(%s, %s)"
 
@@ -209,6 +212,82 @@ def test_a_text_whose_key_was_inactive_does_not_resolve_by_a_line_of_another_for
     assert resolves(system, OLD) is None
 
 
+def _ran_out(system: System) -> None:
+    system.owner.execute("select pg_sleep(1.1)")
+
+
+def _superseded(system: System) -> None:
+    system.owner.execute(
+        "update keylatch.keys set superseded_at = now(), expires_at = now() + interval '1 hour'"
+    )
+
+
+def _revoked_in_the_same_words(system: System) -> None:
+    system.owner.execute(
+        "select keylatch.revoke_key(id, 'the import was taken back') from keylatch.keys"
+    )
+
+
+@pytest.mark.parametrize("end", [_ran_out, _superseded, _revoked_in_the_same_words])
+def test_a_key_that_ended_here_stays_revoked_in_a_later_import(
+    system: System, service: Connection, end: Callable[[System], None]
+) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    ends = {"expires_at": soon.isoformat()} if end is _ran_out else {}
+    import_id = bring(service, line(**sha256(OLD), **ends))
+    assert resolves(system, OLD) is not None
+    end(system)
+    take_back(service, import_id)
+    (again,) = _lines(service, line(**sha256(OLD), workspace_id=str(People.b)))
+    assert "stays revoked" in again["detail"]
+    assert resolves(system, OLD) is None
+
+
+@pytest.mark.parametrize("mode", ["origin", "replica"])
+def test_nobody_marks_a_revoked_key_as_taken_back(
+    system: System, service: Connection, mode: str
+) -> None:
+    """The mark would let a later import bring the key again, active."""
+    bring(service, line(key=OLD))
+    _, issued = system.issue()
+    superuser = psycopg.connect(system.database.superuser_url, autocommit=True)
+    superuser.execute(f"set session_replication_role = {mode}".encode())
+    mark = "update keylatch_internal.legacy_keys set taken_back = %s"
+    plant = (
+        "insert into keylatch_internal.legacy_keys (key_id, workspace_id, scheme, import_id,"
+        " seen_by, taken_back) select id, workspace_id, 'sha256', id, id, %s from keylatch.keys"
+        " where imported_at is null"
+    )
+    for state in ("active", "suspended", "revoked"):
+        assert attempt(superuser, mark, [state]).word == "column_is_immutable"
+    system.owner.execute("select keylatch.revoke_key(id, 'leaked') from keylatch.keys")
+    for state in ("active", "suspended"):
+        assert attempt(superuser, mark, [state]).word == "column_is_immutable"
+        assert attempt(superuser, plant, [state]).word == "column_is_immutable"
+    superuser.close()
+    for key in (OLD, issued):
+        _lines(service, line(key=key))
+        assert resolves(system, key) is None
+
+
+def test_a_first_use_that_is_not_over_is_spared_and_delays_no_revocation(
+    system: System, service: Connection
+) -> None:
+    salted = pbkdf2("a salted old key", "hex", "hex")
+    import_id = bring(service, line(**salted), outcome="waiting")
+    using = system.database.connect("keylatch_resolver", autocommit=False)
+    using.execute("select keylatch.upgrade_key(%s, %s)", ["a salted old key", People.a])
+    taking = system.database.connect("service_role", autocommit=False)
+    assert take_back(taking, import_id) == (0, False)
+    using.commit()
+    (key_id,) = system.owner.execute("select id from keylatch.keys").fetchone() or (None,)
+    revoking = system.session()
+    revoking.execute("set lock_timeout = '10ms'")
+    assert attempt(revoking, "select keylatch.revoke_key(%s)", [key_id]).word == "done"
+    taking.commit()
+    assert attempt(service, TAKE_BACK, [import_id, 10]).word == "import_was_used"
+
+
 def _upgraded(system: System, service: Connection) -> None:
     assert upgrade(service, "a salted old key") is not None
 
@@ -348,6 +427,19 @@ def test_those_who_import_take_back_and_nobody_else(
     assert (resolves(system, OLD) is None) == (who == "service_role")
 
 
+def test_a_failed_look_up_reads_no_table_of_imports_whole(
+    system: System, service: Connection
+) -> None:
+    for n in range(2):
+        bring(service, *[line(key=f"an old key of number {n} {m}") for m in range(200)])
+        session = system.database.connect(autocommit=False)
+        session.execute("select from keylatch.resolve_key('no key at all of that system')")
+        read = "select seq_tup_read from pg_stat_xact_user_tables where relname = 'legacy_keys'"
+        assert session.execute(read).fetchone() == (0,)
+        session.rollback()
+        take_back(service, bring(service, line(key=OLD, label=str(n))))
+
+
 def test_a_take_back_waits_for_an_import_and_sees_what_it_brought(
     system: System, service: Connection
 ) -> None:
@@ -361,3 +453,50 @@ def test_a_take_back_waits_for_an_import_and_sees_what_it_brought(
     first.commit()
     assert second.outcome().row == (1, True)
     assert resolves(system, OLD) is None
+
+
+def test_a_key_that_a_replica_revoked_or_took_back_stays_so_there_and_the_replica_goes_on(
+    server: Cluster, template: str, system: System, service: Connection
+) -> None:
+    here, there, later = (f"an old key of number {n}" for n in range(3))
+    publisher = psycopg.connect(system.database.superuser_url, autocommit=True)
+    publisher.execute(
+        "create publication legacy for table keylatch_internal.keys, keylatch_internal.legacy_keys"
+    )
+    with Database(server, f"{system.database.name}_replica", template) as replica:
+        slot = "select pg_create_logical_replication_slot(%s, 'pgoutput')"
+        publisher.execute(slot, [replica.name])
+        subscriber: Connection = psycopg.connect(replica.superuser_url, autocommit=True)
+        subscriber.execute(
+            sql.SQL(
+                "create subscription legacy connection {} publication legacy"
+                " with (create_slot = false, slot_name = {})"
+            ).format(sql.Literal(system.database.inner_url), sql.Identifier(replica.name))
+        )
+
+        def has(key: str) -> bool:
+            row = subscriber.execute("select keylatch_internal.find_key(%s)", [key]).fetchone()
+            return row is not None and row[0] is not None
+
+        try:
+            first = bring(service, line(key=here))
+            second = bring(service, line(key=there))
+            until(lambda: has(here) and has(there))
+            revoke = "select keylatch.revoke_key(keylatch_internal.find_key(%s), 'only here')"
+            subscriber.execute(revoke, [here])
+            take_back(service, first)
+            bring(service, line(key=here))
+            assert take_back(subscriber, second) == (1, True)
+            # The publisher writes to the same row.
+            again = "select keylatch.import_keys(%s, source => 'another')"
+            service.execute(again, [json.dumps([line(key=there)])])
+            bring(service, line(key=later))
+            until(lambda: has(later))
+            for key in (here, there):
+                assert resolves(system, key) is not None
+                found = subscriber.execute("select from keylatch.resolve_key(%s)", [key])
+                assert found.fetchone() is None
+        finally:
+            subscriber.execute("drop subscription legacy")
+            subscriber.close()
+            publisher.close()

@@ -2,7 +2,7 @@
 begin;
 \ir ../people.psql
 \ir importing.psql
-select plan(15);
+select plan(17);
 
 -- The import that brought the key of a text.
 create function pg_temp.import_of(p_text text) returns uuid language sql as
@@ -61,6 +61,19 @@ select throws_ok(
 select throws_ok(
   'update keylatch_internal.legacy_keys set taken_back = ''expired'' where taken_back is null',
   '23514', null, 'there are three ways to be taken back'
+);
+
+select throws_ok(
+  'update keylatch_internal.legacy_keys set taken_back = ''active'' where taken_back is null',
+  'PT409', 'column_is_immutable', 'a key that was revoked otherwise is not marked as taken back'
+);
+select keylatch.issue_key(pg_temp.a(), 'secret');
+select throws_ok(
+  'insert into keylatch_internal.legacy_keys
+    (key_id, workspace_id, scheme, import_id, seen_by, taken_back)
+    select k.id, k.workspace_id, ''sha256'', k.id, k.id, ''active'' from keylatch.keys as k
+    where k.imported_at is null limit 1',
+  'PT409', 'column_is_immutable', 'nor is one that no import brought'
 );
 
 -- Who may.
