@@ -258,7 +258,7 @@ begin
     when (select count(*) > 7 from keylatch_internal.legacy_schemes as s where s.name <> p_name)
       then array[
       'There are eight schemes already, and each makes a failed look-up slower.',
-      'Call end_scheme for an old scheme, then delete its row.']
+      'Call end_scheme for an old scheme. After that, delete its row: its keys become unknown.']
   end;
 end $$;
 comment on function keylatch_internal.judge_scheme is
