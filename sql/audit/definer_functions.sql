@@ -84,7 +84,6 @@ with reasons (function_name, because) as (
     'Anon may open a session and nothing else. The origin is the request''s own.'
   ),
   (
-    'keylatch_internal.take_back',
     'What is known of imported keys is written by the owner alone.'
   ),
   (

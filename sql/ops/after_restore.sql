@@ -491,16 +491,6 @@ on conflict do nothing;
   if v_rows > 0 then
     raise notice 'Repaired rows of keylatch_internal.legacy_settings, %', v_rows;
   end if;
-insert into keylatch_internal.errors (slug, code, hint) values
-(
-  'import_was_used', 'PT409',
-  'Revoke the wrong keys with revoke_key, and issue new ones in the right workspace.'
-)
-on conflict do nothing;
-  get diagnostics v_rows = row_count;
-  if v_rows > 0 then
-    raise notice 'Repaired rows of keylatch_internal.errors, %', v_rows;
-  end if;
 update keylatch_internal.installation set modules = array_append(modules, 'legacy')
 where 'legacy' <> all (modules);
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
@@ -518,16 +508,14 @@ keylatch_internal.read_bytes, keylatch_internal.read_secret, keylatch_internal.s
 keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_internal.judge_scheme,
 keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
 keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch_internal.is_placeholder,
-keylatch.revoke_legacy_key, keylatch_internal.current_hash, keylatch_internal.current_hashes,
-keylatch_internal.judge_slow_scheme, keylatch_internal.is_known,
+keylatch.revoke_legacy_key, keylatch_internal.judge_slow_scheme,
 keylatch_internal.count_attempt,
 keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
 keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,
 keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
 from public, anon, authenticated, service_role;
 grant select (
-  key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at,
-  taken_back
+  key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at
 )
 on table keylatch_internal.legacy_keys to authenticated, service_role;
 grant select on table keylatch.legacy_keys, keylatch.imported_keys to authenticated, service_role;
@@ -548,7 +536,7 @@ keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
 keylatch_internal.usual_key, keylatch_internal.read_import,
 keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
-keylatch_internal.follow_line, keylatch_internal.follow_lines,
+keylatch_internal.add_known_hashes,
 keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
 keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
 keylatch.import_keys, keylatch.finish_import
@@ -556,15 +544,6 @@ from public, anon, authenticated, service_role;
 grant execute on function
 keylatch.import_keys, keylatch_internal.take_import, keylatch.finish_import
 to service_role;
-alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_insert_taken_back;
-alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_taken_back;
-alter table keylatch_internal.legacy_keys enable replica trigger legacy_keys_update_a_merge;
-revoke all on function
-keylatch_internal.import_use, keylatch_internal.taken_back_state,
-keylatch_internal.hold_taken_back, keylatch_internal.merge_legacy, keylatch_internal.take_back,
-keylatch.take_back_import
-from public, anon, authenticated, service_role;
-grant execute on function keylatch.take_back_import, keylatch_internal.take_back to service_role;
 end $$;
 
 -- Triggers on your own tables that must also fire in replication mode.

@@ -212,7 +212,7 @@ declare
 begin
   return case
     when p_name is null or p_name !~ '^[a-z][a-z0-9_-]{0,39}$'
-      or p_name ~ '^(plaintext|sha256|sha256_salted|pbkdf2_.*|django|bcrypt|salted|held|again)$'
+      or p_name ~ '^(plaintext|sha256|sha256_salted|pbkdf2_.*|django|bcrypt|salted|held)$'
       then array[
       'name must be 1 to 40 letters, digits, _ or -, and not a word of keylatch itself.',
       'Name the scheme after the old system, for example "sanctum".']
@@ -385,20 +385,16 @@ create table keylatch_internal.legacy_keys (
   -- squawk-ignore prefer-bigint-over-int
   rounds integer,
   upgraded_at timestamptz,
-  taken_back text,
   constraint legacy_keys_pkey primary key (key_id),
-  constraint legacy_keys_rounds_check check ((verifier is null) = (rounds is null)),
-  constraint legacy_keys_taken_back_check check (taken_back in ('active', 'suspended', 'revoked'))
+  constraint legacy_keys_rounds_check check ((verifier is null) = (rounds is null))
 );
 create index legacy_keys_workspace_id_clear_part_idx
 on keylatch_internal.legacy_keys (workspace_id, clear_part)
-where rounds > 0 and upgraded_at is null and taken_back is distinct from 'active';
+where rounds > 0 and upgraded_at is null;
 create index legacy_keys_clear_part_idx
 on keylatch_internal.legacy_keys (clear_part)
-where rounds > 0 and upgraded_at is null and taken_back is distinct from 'active';
+where rounds > 0 and upgraded_at is null;
 create index legacy_keys_import_id_idx on keylatch_internal.legacy_keys (import_id);
-create index legacy_keys_taken_back_idx
-on keylatch_internal.legacy_keys (import_id) where taken_back is not null;
 create index legacy_keys_source_scheme_idx on keylatch_internal.legacy_keys (source, scheme);
 comment on table keylatch_internal.legacy_keys is
   'A row for each imported key: where it came from, and how a key under a salted hash is known.';
@@ -423,17 +419,11 @@ comment on column keylatch_internal.legacy_keys.rounds is
 because it may be the same key as a salted hash. Null: the key does not wait.';
 comment on column keylatch_internal.legacy_keys.upgraded_at is
   'When its first use showed its text; null while it waits.';
-comment on column keylatch_internal.legacy_keys.taken_back is
-  'What the key was when its import was taken back: active, suspended or revoked. A later import
-brings the same key as a new row, suspended or revoked if it was. Null: the import stands.';
 comment on index keylatch_internal.legacy_keys_workspace_id_clear_part_idx is
   'Finds the waiting keys of a workspace that may have a given text.';
 comment on index keylatch_internal.legacy_keys_clear_part_idx is
   'Finds waiting keys if the workspace is not known.';
-comment on index keylatch_internal.legacy_keys_import_id_idx is
-  'Finds the keys of an import that is taken back.';
-comment on index keylatch_internal.legacy_keys_taken_back_idx is
-  'Tells whether an import was ever taken back.';
+comment on index keylatch_internal.legacy_keys_import_id_idx is 'Finds the keys of an import.';
 comment on index keylatch_internal.legacy_keys_source_scheme_idx is
   'Finds what a source no longer has, and the keys of a scheme.';
 
@@ -477,11 +467,10 @@ before update on keylatch_internal.legacy_keys for each row when (
   or new.verifier is distinct from old.verifier or new.rounds is distinct from old.rounds
   or new.clear_part is distinct from old.clear_part
   or (new.upgraded_at is distinct from old.upgraded_at and old.upgraded_at is not null)
-  or (new.taken_back is distinct from old.taken_back and old.taken_back is not null)
 ) execute function keylatch_internal.keep_legacy('column_is_immutable');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
 comment on trigger legacy_keys_update_immutable on keylatch_internal.legacy_keys is
-  'The hashes of an imported key never change, and a taken-back import stays taken back.';
+  'The hashes by which an imported key is recognised never change.';
 
 create trigger legacy_keys_delete_keep
 before delete or truncate on keylatch_internal.legacy_keys
@@ -522,7 +511,7 @@ comment on column keylatch.legacy_keys.status is
 create view keylatch.imported_keys with (security_invoker = true) as
 select
   k.id as key_id, k.workspace_id, k.label, k.masked_key, k.status, k.expires_at, k.imported_at,
-  g.scheme, g.source, g.import_id, g.last_used_at, g.taken_back
+  g.scheme, g.source, g.import_id, g.last_used_at
 from keylatch_internal.legacy_keys as g
 inner join keylatch.keys as k on g.key_id = k.id;
 comment on view keylatch.imported_keys is
@@ -567,68 +556,18 @@ end $$;
 comment on function keylatch_internal.is_placeholder is
   'Whether a text stands where a key is missing: undefined, changeme, <your key>, or nothing.';
 
-create function keylatch_internal.current_hash(p_hash bytea, p_is_new boolean)
-returns bytea language plpgsql stable parallel safe security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_hash bytea := p_hash;
-  v_state text;
-  v_is_revoked boolean;
-  v_inactive bytea;
-  v_revoked bytea;
-begin
-  loop
-    select g.taken_back, k.revoked_at is not null into v_state, v_is_revoked
-    from keylatch_internal.keys as k
-    left join keylatch_internal.legacy_keys as g on k.id = g.key_id
-    where k.key_hash = v_hash;
-    exit when v_state is null;
-    v_inactive := case when v_state = 'active' then v_inactive else v_hash end;
-    v_revoked := case when v_state = 'revoked' then v_hash else v_revoked end;
-    v_hash := keylatch_internal.legacy_hash('again', v_hash);
-  end loop;
-  -- A text whose key was revoked must not resolve under a hash of another form; nor by the next row,
-  -- if only this replica revoked the key.
-  return case when p_is_new or (found and (v_revoked is null or v_is_revoked)) then v_hash
-    else coalesce(v_revoked, v_inactive, v_hash) end;
-end $$;
-comment on function keylatch_internal.current_hash is
-  'This key_hash; if its row is of an import that was taken back, the one that a later import of the
-same key has. Rows are never deleted, so a later row needs another key_hash. For a look-up: if no
-later import brought the key, that of the row which was revoked or suspended before.';
-
-create function keylatch_internal.current_hashes(p_hashes bytea[], p_is_new boolean default false)
-returns bytea[] language plpgsql stable parallel safe security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return case when exists (
-    select from keylatch_internal.legacy_keys as g where g.taken_back is not null
-  ) then array(
-    select keylatch_internal.current_hash(h.hash, p_is_new)
-    from unnest(p_hashes) with ordinality as h (hash, place) order by h.place
-  ) else p_hashes end;
-end $$;
-comment on function keylatch_internal.current_hashes is
-  'current_hash of each hash. Costs one look-up if no import was ever taken back.';
-
 create or replace function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
 -- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
 -- A generic plan: planning the last query at each call would take longer than everything else.
--- enable_seqscan, jit: as in upgrade_legacy_key.
-set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan
-set enable_seqscan = off set jit = off as $$
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
   v_hash bytea;
   v_hashes bytea[];
 begin
-  -- A failed look-up costs only this while there is no scheme, no salted key was used, and no
-  -- import was taken back.
+  -- A failed look-up costs only this while there is no scheme, and no salted key was used.
   if not exists (select from keylatch_internal.legacy_schemes)
     and not exists (select from keylatch_internal.legacy_texts)
-    and not exists (
-      select from keylatch_internal.legacy_keys as g where g.taken_back is not null
-    )
     or octet_length(p_text) > 4000
   then
     return null;
@@ -638,23 +577,22 @@ begin
     return null;
   end if;
   v_hash := sha256(convert_to(p_text, 'UTF8'));
-  v_hashes := keylatch_internal.current_hashes(v_hash || array(
+  v_hashes := array(
     select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = v_hash
     union all
     select keylatch_internal.legacy_hash(s.name, keylatch_internal.scheme_digest(p_text, s))
     from keylatch_internal.legacy_schemes as s where s.iter is null
-  ));
-  if v_hashes = array[v_hash] then
+  );
+  if v_hashes = '{}' then
     return null;
   end if;
   return (
     select k.key_hash from keylatch_internal.keys as k
-    where k.key_hash = any (v_hashes)
+    where k.key_hash = any (v_hashes || v_hash)
     -- The text's own row first. Then the least active row: a text that is inactive under one scheme
     -- or salt must not resolve under another.
     order by
-      k.key_hash <> v_hashes[1], k.revoked_at is null,
-      coalesce(k.expires_at > clock_timestamp(), true),
+      k.key_hash <> v_hash, k.revoked_at is null, coalesce(k.expires_at > clock_timestamp(), true),
       k.suspended_at is null, k.expires_at nulls last, k.id
     limit 1
   );
@@ -813,16 +751,14 @@ create function keylatch_internal.similar_keys(p_parts text[], p_workspace_id uu
 returns setof keylatch_internal.legacy_keys language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- Also revoked and expired keys, because a text that matches them is refused. Of those that were
-  -- taken back, only the active ones are passed over.
+  -- Also revoked and expired keys, because a text that matches them is refused.
   -- "offset 0" keeps the planner from reading all rows of a workspace: each part is one look-up.
   if p_workspace_id is null then
     return query
     select g.* from unnest(array_remove(p_parts, '')) as p (part)
     cross join lateral (
       select l.* from keylatch_internal.legacy_keys as l
-      where l.clear_part = p.part and l.rounds > 0 and l.upgraded_at is null
-        and l.taken_back is distinct from 'active' offset 0
+      where l.clear_part = p.part and l.rounds > 0 and l.upgraded_at is null offset 0
     ) as g;
   else
     return query
@@ -830,27 +766,13 @@ begin
     cross join lateral (
       select l.* from keylatch_internal.legacy_keys as l
       where l.workspace_id = p_workspace_id and l.clear_part = p.part
-        and l.rounds > 0 and l.upgraded_at is null
-        and l.taken_back is distinct from 'active' offset 0
+        and l.rounds > 0 and l.upgraded_at is null offset 0
     ) as g;
   end if;
 end $$;
 comment on function keylatch_internal.similar_keys is
   'The waiting keys with one of these clear parts. Without a workspace: the keys of all workspaces,
 but only those with a known part.';
-
-create function keylatch_internal.is_known(p_text text)
-returns boolean language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return keylatch_internal.is_placeholder(p_text) or exists (
-    select from keylatch_internal.keys as k
-    left join keylatch_internal.legacy_keys as g on k.id = g.key_id
-    where k.id = keylatch_internal.find_key(p_text) and g.taken_back is distinct from 'active'
-  );
-end $$;
-comment on function keylatch_internal.is_known is
-  'Whether a text is a placeholder, or a key, active or not, but not an active one taken back.';
 
 create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id uuid)
 returns void language plpgsql volatile security definer
@@ -866,14 +788,13 @@ declare
 begin
   perform keylatch_internal.require_grants('keylatch_internal.upgrade_legacy_key');
   -- A text whose key is known, active or not, costs no slow hash.
-  if length(p_key) not between 1 and 1000 or keylatch_internal.is_known(p_key) then
+  if length(p_key) not between 1 and 1000 or keylatch_internal.is_placeholder(p_key)
+    or keylatch_internal.find_key(p_key) is not null
+  then
     return;
   end if;
-  v_similar := array(
-    select s
-    from keylatch_internal.similar_keys(keylatch_internal.clear_parts(p_key), p_workspace_id) as s
-  );
-  v_rounds := (select sum(s.rounds) from unnest(v_similar) as s);
+  select array_agg(s), sum(s.rounds) into v_similar, v_rounds
+  from keylatch_internal.similar_keys(keylatch_internal.clear_parts(p_key), p_workspace_id) as s;
   if v_rounds > keylatch_internal.round_budget() then
     perform keylatch_internal.refuse(
       'invalid_argument', 'workspace_id is needed: too many keys begin like this text.',
@@ -896,10 +817,10 @@ begin
     -- Keys that waited because they may have the same text as a salted key.
     select k.id from keylatch_internal.keys as k
     inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
-    where k.key_hash = any (keylatch_internal.current_hashes(array(
+    where k.key_hash in (
       select keylatch_internal.legacy_hash('held', h)
       from unnest(v_hash || keylatch_internal.scheme_hashes(p_key)) as h
-    ))) and coalesce(k.workspace_id = p_workspace_id, true)
+    ) and coalesce(k.workspace_id = p_workspace_id, true)
   );
   insert into keylatch_internal.legacy_texts (text_hash, key_hash)
   select v_hash, k.key_hash from keylatch_internal.keys as k where k.id = any (v_ids)
@@ -951,8 +872,7 @@ keylatch_internal.read_bytes, keylatch_internal.read_secret, keylatch_internal.s
 keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_internal.judge_scheme,
 keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
 keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch_internal.is_placeholder,
-keylatch.revoke_legacy_key, keylatch_internal.current_hash, keylatch_internal.current_hashes,
-keylatch_internal.judge_slow_scheme, keylatch_internal.is_known,
+keylatch.revoke_legacy_key, keylatch_internal.judge_slow_scheme,
 keylatch_internal.count_attempt,
 keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
 keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,
@@ -960,8 +880,7 @@ keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
 from public, anon, authenticated, service_role;
 -- Not the columns that would help to guess a waiting key.
 grant select (
-  key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at,
-  taken_back
+  key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at
 )
 on table keylatch_internal.legacy_keys to authenticated, service_role;
 grant select on table keylatch.legacy_keys, keylatch.imported_keys to authenticated, service_role;

@@ -470,7 +470,7 @@ begin
     where g.workspace_id = p_workspace_id
       -- A known part is printable ASCII, and this character sorts after all of these.
       and g.clear_part > p_part and g.clear_part < p_part || E'\x7f'
-      and g.rounds > 0 and g.upgraded_at is null and g.taken_back is distinct from 'active'
+      and g.rounds > 0 and g.upgraded_at is null
   ), 0);
 end $$;
 comment on function keylatch_internal.similar_rounds is
@@ -535,7 +535,7 @@ begin
     p_lines[v_line."position"].rounds := 0;
     p_lines[v_line."position"].verifier := encode(v_line.text_hash, 'hex');
     p_lines[v_line."position"].key.key_hash :=
-      keylatch_internal.current_hash(keylatch_internal.legacy_hash('held', v_line.text_hash), true);
+      keylatch_internal.legacy_hash('held', v_line.text_hash);
     p_lines[v_line."position"].key.public_key := null;
   end loop;
   return p_lines;
@@ -544,77 +544,25 @@ comment on function keylatch_internal.hold_lines is
   'Lets the keys wait that may be the same key as a salted hash, and the keys of a slow scheme.
 Their first use decides.';
 
-create function keylatch_internal.follow_line(p_line keylatch_internal.import_line)
-returns keylatch_internal.import_line language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_states text[];
-begin
-  with recursive chain as (
-    -- Under every hash that the text may have, for a key in plaintext also those of the schemes.
-    select h.hash from unnest(p_line.other_hashes) as h (hash)
-    union
-    select keylatch_internal.legacy_hash('again', c.hash)
-    from chain as c
-    inner join keylatch_internal.keys as k on c.hash = k.key_hash
-    inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
-    where g.taken_back is not null
-  )
-  select array_agg(distinct g.taken_back) into v_states
-  from chain as c
-  inner join keylatch_internal.keys as k on c.hash = k.key_hash
-  inner join keylatch_internal.legacy_keys as g on k.id = g.key_id;
-  p_line.key.key_hash := keylatch_internal.current_hash(p_line.text_hash, true);
-  p_line.other_hashes := keylatch_internal.current_hashes(p_line.other_hashes, true);
-  if (p_line.key).key_hash <> p_line.text_hash then
-    p_line.key.public_key := null;
-  end if;
-  if 'revoked' = any (v_states) and (p_line.key).revoked_at is null then
-    p_line.key.revoked_at := clock_timestamp();
-    p_line.key.revoke_reason := 'revoked before its import was taken back';
-    p_line.note := 'The key stays revoked: it was revoked before its import was taken back.';
-  elsif 'suspended' = any (v_states) and (p_line.key).suspended_at is null then
-    p_line.key.suspended_at := clock_timestamp();
-    p_line.note := 'The key stays suspended: it was suspended before its import was taken back.';
-  end if;
-  return p_line;
-end $$;
-comment on function keylatch_internal.follow_line is
-  'Gives the key of a line the key_hash after those of imports that were taken back. A key that was
-revoked or suspended there begins so.';
-
-create function keylatch_internal.follow_lines(p_lines keylatch_internal.import_line[])
+create function keylatch_internal.add_known_hashes(p_lines keylatch_internal.import_line[])
 returns keylatch_internal.import_line[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  v_any constant boolean := exists (
-    select from keylatch_internal.legacy_keys as g where g.taken_back is not null
-  );
-  v_line keylatch_internal.import_line;
-  v_row record;
+  v_line record;
 begin
-  for v_row in
-    select l."position", array(
-      select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = l.text_hash
-    ) as hashes
+  for v_line in
+    select l."position", array_agg(t.key_hash) as hashes
     from unnest(p_lines) as l
-    where l.problem is null and (
-      v_any or exists (
-        select from keylatch_internal.legacy_texts as t where t.text_hash = l.text_hash
-      )
-    )
+    inner join keylatch_internal.legacy_texts as t on l.text_hash = t.text_hash
+    where l.problem is null group by l."position"
   loop
-    v_line := p_lines[v_row."position"];
-    v_line.other_hashes := v_line.other_hashes || v_row.hashes;
-    if v_any then
-      v_line := keylatch_internal.follow_line(v_line);
-    end if;
-    p_lines[v_row."position"] := v_line;
+    p_lines[v_line."position"].other_hashes :=
+      p_lines[v_line."position"].other_hashes || v_line.hashes;
   end loop;
   return p_lines;
 end $$;
-comment on function keylatch_internal.follow_lines is
-  'Adds the hashes under which the first use, or an import that was taken back, left a key.';
+comment on function keylatch_internal.add_known_hashes is
+  'Adds the hashes of the keys that a first use has shown to have the text of a line.';
 
 create function keylatch_internal.write_import(
   inout p_lines keylatch_internal.import_line[], p_import jsonb, out p_new uuid[]
@@ -631,7 +579,7 @@ begin
   else
     lock table keylatch_internal.legacy_settings in share mode;
   end if;
-  p_lines := keylatch_internal.follow_lines(p_lines);
+  p_lines := keylatch_internal.add_known_hashes(p_lines);
   if v_is_salted then
     p_lines := keylatch_internal.limit_rounds(p_lines);
     p_new := keylatch_internal.insert_lines(array(
@@ -641,7 +589,6 @@ begin
   if exists (select from keylatch_internal.legacy_schemes as s where s.iter > 0) or exists (
     select from keylatch_internal.legacy_keys as g
     where g.workspace_id = any (v_workspaces) and g.rounds > 0 and g.upgraded_at is null
-      and g.taken_back is distinct from 'active'
   ) then
     p_lines := keylatch_internal.hold_lines(p_lines);
   end if;
@@ -1030,7 +977,7 @@ keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
 keylatch_internal.usual_key, keylatch_internal.read_import,
 keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
-keylatch_internal.follow_line, keylatch_internal.follow_lines,
+keylatch_internal.add_known_hashes,
 keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
 keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
 keylatch.import_keys, keylatch.finish_import

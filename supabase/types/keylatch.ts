@@ -101,7 +101,6 @@ export type Database = {
           "scheme": string
           "source": string
           "status": Status | null
-          "taken_back": string | null
           "workspace_id": string
         }
         ComputedFields: never
@@ -760,19 +759,6 @@ export type Database = {
         SetofOptions: {
           from: "*"
           to: "keys"
-          isOneToOne: true
-          isSetofReturn: false
-        }
-      }
-      "take_back_import": {
-        Args: {
-          "import_id": string
-          "limit"?: number
-        }
-        Returns: Database["keylatch"]["CompositeTypes"]["retirement"]
-        SetofOptions: {
-          from: "*"
-          to: "retirement"
           isOneToOne: true
           isSetofReturn: false
         }

@@ -23,7 +23,7 @@ from stack.tools import ROOT, MissingTool
 pytestmark = pytest.mark.one_server
 
 A = str(People.a)
-TAKE_BACK = r"To undo a wrong import .*: keylatch import take-back ([0-9a-f-]{36})\n"
+UNDO = r"Import [0-9a-f-]{36}\. To undo it before a key is used, see .*\n"
 UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS\n"
 
 
@@ -47,7 +47,7 @@ def resolves(system: System, key: str, origin: str | None = None) -> bool:
 
 def told(done: Result) -> str:
     """What a program said of the lines, without the id of the import."""
-    said, count = re.subn(TAKE_BACK, "", done.err)
+    said, count = re.subn(UNDO, "", done.err)
     assert count == 1
     return said
 
@@ -157,46 +157,6 @@ def test_a_line_that_moves_a_key_says_what_it_did(sql_owner: Program, system: Sy
     assert done.out == "line 1: moved: The key is revoked now.\n"
     assert done.err == "Lines: 0 imported, 1 moved towards their end, 0 refused\n"
     assert not resolves(system, key)
-
-
-@pytest.mark.parametrize("connection", ["rest", "database"])
-def test_a_wrong_import_is_taken_back_and_the_correct_one_resolves(
-    program: Program, system: System, connection: str
-) -> None:
-    service = system.acting_as(program, connection, "service")
-    keys = [f"old key {uuid4()}" for _ in range(3)]
-    lines = jsonl(*({"key": key} for key in keys))
-    given = ("import", "-", "--format", "jsonl", "--set")
-    wrong = service(*given, f"workspace_id={People.b}", stdin=lines)
-    found = re.search(TAKE_BACK, wrong.err)
-    assert found is not None
-    done = service("import", "take-back", found[1])
-    assert done.err == "3 keys taken back: none of them resolves. Import the correct file.\n"
-    assert not any(resolves(system, key) for key in keys)
-    assert "3 imported" in service(*given, f"workspace_id={A}", stdin=lines).err
-    assert all(resolves(system, key) for key in keys)
-    again = service("import", "take-back", found[1], "--json")
-    assert again.json == {"import_id": found[1], "taken_back": 0}
-
-
-def test_an_import_that_was_used_or_is_unknown_is_not_taken_back(
-    sql_owner: Program, system: System
-) -> None:
-    key = f"old key {uuid4()}"
-    line = jsonl({"workspace_id": A, "key": key})
-    done = sql_owner("import", "-", "--format", "jsonl", stdin=line)
-    import_id = re.search(TAKE_BACK, done.err)[1]  # type: ignore[index]
-    with owner(system) as connection:
-        connection.execute(
-            "select keylatch.rotate_key(key_id, '1 day') from keylatch.resolve_key(%s)", [key]
-        )
-    refused = sql_owner("import", "take-back", import_id, code=1)
-    assert "import_was_used: A key of the import was rotated." in refused.err
-    assert resolves(system, key)
-    for arguments in ((), ("7",), (str(uuid4()),)):
-        unknown = sql_owner("import", "take-back", *arguments, code=None)
-        assert unknown.code in (1, 2), arguments
-        assert "import" in unknown.err
 
 
 def test_a_wrong_file_is_told_before_all_of_it_is_read(sql_owner: Program) -> None:

@@ -294,7 +294,6 @@ def _sent() -> Iterator[calls.Call[Any]]:
     yield calls.declare_scheme("old", recipe={"digest": "md5"})
     yield calls.end_scheme("old", ends_at=now)
     yield calls.finish_import("old", import_id=some)
-    yield calls.take_back_import(some)
     yield calls.upgrade_key(SECRET, workspace_id=some)
     yield calls.legacy_keys(some)
     yield calls.revoke_legacy_key(some)

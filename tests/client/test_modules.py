@@ -36,7 +36,6 @@ CALLS: dict[str, Callable[[Keylatch], object]] = {
     "declare_scheme": lambda kl: kl.declare_scheme("old", recipe={"digest": "md5"}),
     "end_scheme": lambda kl: kl.end_scheme("old", ends_at=datetime(2099, 1, 1, tzinfo=UTC)),
     "finish_import": lambda kl: kl.finish_import("old", import_id=ID),
-    "take_back_import": lambda kl: kl.take_back_import(ID),
     "upgrade_key": lambda kl: kl.upgrade_key("key"),
     "legacy_keys": lambda kl: kl.legacy_keys(ID),
     "revoke_legacy_key": lambda kl: kl.revoke_legacy_key(ID),

@@ -108,7 +108,7 @@ def test_both_clients_have_the_methods_of_the_contract() -> None:
         *("events", "seal_events", "verify_events", "record_usage", "usage"),
         *("replay_position", "wait_for_replicas"),
         *("resolve_session", "close_session", "attach_subject", "prune_sessions", "end_sessions"),
-        *("import_keys", "declare_scheme", "end_scheme", "finish_import", "take_back_import"),
+        *("import_keys", "declare_scheme", "end_scheme", "finish_import"),
         *("upgrade_key", "legacy_keys", "revoke_legacy_key"),
     }
 

@@ -272,7 +272,6 @@ REFUSED: list[tuple[str | None, object, str]] = [
     ("pbkdf2_sha256", {"digest": "md5"}, "name must be"),
     # The hashes of keylatch's own rows are told apart by these.
     ("held", {"digest": "md5"}, "name must be"),
-    ("again", {"digest": "md5"}, "name must be"),
     ("salted", {"digest": "md5"}, "name must be"),
     ("old", [], "unknown member"),
     ("old", None, "unknown member"),

@@ -37,7 +37,6 @@ DEFINER_NAMES = (
     "seal_key_events(integer)",
     "share_workspaces()",
     "start_session(text)",
-    "take_back(uuid,integer)",
     "take_import(jsonb,boolean,boolean,jsonb,jsonb)",
     "upgrade_legacy_key(text,uuid)",
     "verify_checkpoints(bigint,integer)",

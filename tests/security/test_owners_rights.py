@@ -254,7 +254,6 @@ CALLABLE = {
     "keylatch_internal.request_identity()": ("anon", *EVERYBODY_SIGNED_IN),
     "keylatch_internal.seal_key_events(integer)": ("service_role",),
     "keylatch_internal.start_session(text)": ("anon", "authenticated"),
-    "keylatch_internal.take_back(uuid,integer)": ("service_role",),
     "keylatch_internal.take_import(jsonb,boolean,boolean,jsonb,jsonb)": ("service_role",),
     "keylatch_internal.upgrade_legacy_key(text,uuid)": RUNTIME,
     "keylatch_internal.verify_checkpoints(bigint,integer)": ("authenticated", "service_role"),

@@ -126,7 +126,6 @@ class AsyncKeylatch(_Base):
     declare_scheme = awaited(calls.declare_scheme)
     end_scheme = awaited(calls.end_scheme)
     finish_import = awaited(calls.finish_import)
-    take_back_import = awaited(calls.take_back_import)
     upgrade_key = awaited(calls.upgrade_key)
     legacy_keys = awaited(calls.legacy_keys)
     revoke_legacy_key = awaited(calls.revoke_legacy_key)

@@ -46,7 +46,7 @@ _CALLS_OF = {
         *("resolve_session", "close_session", "attach_subject", "prune_sessions", "end_sessions"),
     ),
     "legacy": (
-        *("import_keys", "declare_scheme", "end_scheme", "finish_import", "take_back_import"),
+        *("import_keys", "declare_scheme", "end_scheme", "finish_import"),
         *("upgrade_key", "legacy_keys", "revoke_legacy_key"),
     ),
 }
@@ -606,22 +606,6 @@ def finish_import(source: str, *, import_id: UUID | str, limit: int = 10_000) ->
         How many keys were revoked. Call until `is_done`. Source: SQL `keylatch.finish_import`.
     """
     return _call("finish_import", read_one, Retirement, locals())
-
-
-def take_back_import(import_id: UUID | str, *, limit: int = 10_000) -> Call[Retirement]:
-    """Take back a wrong import, as long as none of its keys was used. For the service key.
-
-    Args:
-        import_id: As the report of the import has it.
-        limit: How many keys one call takes back.
-
-    Returns:
-        How many keys were; call it until `is_done`. Source: SQL `keylatch.take_back_import`.
-
-    Raises:
-        LatchViolation: `import_was_used`. `detail` says how.
-    """
-    return _call("take_back_import", read_one, Retirement, locals())
 
 
 def upgrade_key(

@@ -87,7 +87,6 @@ class Keylatch(_Base):
     declare_scheme = blocking(calls.declare_scheme)
     end_scheme = blocking(calls.end_scheme)
     finish_import = blocking(calls.finish_import)
-    take_back_import = blocking(calls.take_back_import)
     upgrade_key = blocking(calls.upgrade_key)
     legacy_keys = blocking(calls.legacy_keys)
     revoke_legacy_key = blocking(calls.revoke_legacy_key)

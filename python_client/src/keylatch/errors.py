@@ -136,7 +136,7 @@ _SLUGS: dict[type[KeylatchError], str] = {
     KeyNotUsable: "key_already_rotated key_revoked key_expired key_suspended",
     LatchViolation: "revoked_is_final expired_is_final superseded_is_final column_is_immutable "
     "keys_are_kept events_are_kept sealed_at_publisher workspace_deleted subject_is_final "
-    "too_many_keys import_was_used",
+    "too_many_keys",
     InvalidArgument: "invalid_argument",
     PermissionDenied: "admin_required invalid_api_key invalid_session session_refused",
     SessionNotFound: "session_not_found",

@@ -251,9 +251,6 @@ def use_every_call(database: Database, story: Story) -> None:
         assert call("service_role", "end_scheme", "old", ending)[0].is_done
         named = "select source, import_id from keylatch.imported_keys limit 1"
         assert call("service_role", "finish_import", *connection.execute(named).fetchall()[0])
-        wrong = json.dumps([{"workspace_id": str(a), "key": "a key of another workspace"}])
-        taken = call("service_role", "import_keys", wrong)[0].import_id
-        assert call("service_role", "take_back_import", taken)[0].is_done
         waiting = "select id from keylatch.legacy_keys where label = %s"
         legacy = connection.execute(waiting, [_OLD_KEYS[1]]).fetchone()
         assert legacy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -34,9 +33,8 @@ if TYPE_CHECKING:
 File = Annotated[
     str | None,
     typer.Argument(
-        metavar="FILE|verify|take-back",
-        help="A .csv, .tsv or .jsonl file; - for stdin, see --format. Or verify: try KEYS. "
-        "Or take-back: undo the import ID.",
+        metavar="FILE|verify",
+        help="A .csv, .tsv or .jsonl file; - for stdin, see --format. Or verify: try KEYS.",
         show_default=False,
     ),
 ]
@@ -45,7 +43,7 @@ File = Annotated[
 _CONNECTIONS = 2
 # Far below the 8 s that a statement may take on hosted Supabase.
 _AT_ONCE = 5000
-_TAKE_BACK = "To undo a wrong import before a key is used: keylatch import take-back {}"
+_UNDO = "Import {}. To undo it before a key is used, see sql/docs/wrong_import.md"
 _UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS"
 
 
@@ -60,8 +58,8 @@ def import_(
     keys: Annotated[
         str | None,
         typer.Argument(
-            metavar="KEYS|ID",
-            help="With verify: a file with a key a line. With take-back: the id of the import.",
+            metavar="KEYS",
+            help="With verify: a file with a key a line.",
             show_default=False,
         ),
     ] = None,
@@ -138,8 +136,7 @@ def import_(
     scheme, and further fields such as label, scopes, allowed_origins, expires_at and revoked_at:
     see the comment of keylatch.import_keys. A bad line costs no other. The same file again is
     safe: an import moves a key towards its end, and never away from it. A salted key waits until
-    upgrade_key sees it. A wrong import can be taken back as long as none of its keys was used:
-    keylatch import take-back ID. Exit code 1 if a line was refused, or a probe does not resolve.
+    upgrade_key sees it. Exit code 1 if a line was refused, or a probe does not resolve.
     """
     from .batches import Import
     from .lines import Reading
@@ -150,9 +147,6 @@ def import_(
         return
     if file == "verify":
         _verify(connect(options), _keys_of(keys or "-"), as_json)
-        return
-    if file == "take-back":
-        _take_back(connect(options), keys, as_json)
         return
     if file is None:
         raise KeylatchError("usage", detail="FILE is missing", hint="See: keylatch import --help")
@@ -189,7 +183,7 @@ def import_(
         counts["deleted"] = _finish(connect(options), import_)
     summary(counts, import_, as_json)
     if not as_json and not dry_run and counts["imported"] + counts["waiting"]:
-        output.note(_TAKE_BACK.format(import_.id))
+        output.note(_UNDO.format(import_.id))
     if complete and counts["refused"]:
         output.note(
             "Keys that the file lacks were not revoked: the keys of refused lines would be among "
@@ -304,28 +298,6 @@ def _finish(client: Keylatch, import_: Import) -> int:
         revoked += done.revoked
         if done.is_done:
             return revoked
-
-
-def _take_back(client: Keylatch, import_id: str | None, as_json: bool) -> None:
-    """Take back all keys of an import."""
-    if import_id is None:
-        raise KeylatchError(
-            "usage",
-            detail="take-back needs the id of the import",
-            hint="The import printed it. The view keylatch.imported_keys has it, too.",
-        )
-    taken = 0
-    while True:
-        done = client.take_back_import(import_id, limit=_AT_ONCE)
-        taken += done.revoked
-        if done.is_done:
-            break
-        if not done.revoked:
-            time.sleep(0.1)  # another session holds the keys that are left
-    if as_json:
-        output.print_json({"import_id": import_id, "taken_back": taken})
-    else:
-        output.note(f"{taken:,} keys taken back: none of them resolves. Import the correct file.")
 
 
 def _keys_of(file: str) -> list[Probe]:
