@@ -38,7 +38,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_identity is
-  'The identity from another header than x-api-key; null here. The module sessions replaces this.';
+  'The identity from another header than x-api-key; null here. A module may replace this function.';
 
 create function keylatch_internal.request_identity()
 returns keylatch_internal.identity language plpgsql stable parallel safe security definer

@@ -259,7 +259,7 @@ def test_no_step_before_the_proof_is_clean(owner: Connection) -> None:
     for confirm in (None, "", "yes", "DROP PLAINTEXT"):
         assert "confirm must be" in refusal(owner, "drop_plaintext", confirm)
     owner.execute('create view app.seen as select "the \'k" from app."Odd ""T"')
-    assert "This needs the plaintext column" in refusal(
+    assert "These need the plaintext column" in refusal(
         owner, "drop_plaintext", "drop plaintext", True, 0
     )
     assert "view app.seen" in refusal(owner, "drop_plaintext", "drop plaintext", True, 0)
@@ -580,7 +580,7 @@ def test_objects_that_would_be_lost_with_the_column_are_named_before(
         return
     refused = refusal(owner, "drop_plaintext", "drop plaintext", True, 0, names=names)
     assert refused.startswith(
-        "adoption_not_ready: This needs the plaintext column, or would be lost"
+        "adoption_not_ready: These need the plaintext column, or would be lost"
     )
     assert said in refused
     assert call(owner, "prove_column", names=names)["phase"] == "reading"

@@ -241,7 +241,7 @@ def test_a_secret_key_in_a_page_is_refused_and_explain_key_says_why(site: Site) 
         "alice", "select verdict, key_id, hint from keylatch.explain_key(%s, %s)", secret, site.shop
     )
     assert (verdict, found) == ("secret_in_browser", key_id)
-    assert "Rotate it" in str(hint)
+    assert "Call rotate_key" in str(hint)
 
 
 def test_if_the_gateway_permits_one_origin_a_browser_asks_from_no_other_origin(

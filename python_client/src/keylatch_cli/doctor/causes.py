@@ -152,11 +152,11 @@ def _take_incomplete(
     for one in differences:
         if one.finding.slug == "object_missing" and one.entries[0].relation is None:
             missing[expected.parts[one.entries[0].key]].append(one)
-    # With a lost schema everything in it is missing, and is not named separately.
+    # With a lost schema or table of keys, what depended on it went too, and is not named separately.
     lost = {name for kind, name in expected.entries if kind == "schema"} - {
         name for kind, name in live if kind == "schema"
     }
-    if lost:
+    if lost or ("table", "keylatch_internal.keys") not in live:
         missing = {CORE: [one for many in missing.values() for one in many]}
     findings: list[Finding] = []
     explained: set[int] = set()
