@@ -14,7 +14,8 @@
 --
 -- While it runs, resolving goes on, but every change of a key waits, also a revocation, and so do
 -- imports, first uses and new sessions. A logical replica that has keylatch refuses the deletion,
--- and replication stops: run this on the replica first. Run it as the owner, in psql.
+-- and replication stops: run this on the replica first. A backup from before brings the keys back:
+-- run it again after such a restore. Run it as the owner, in psql.
 --
 -- deleted                how many keys are gone
 -- kept_because_inactive  how many keys of the import stay
@@ -39,6 +40,8 @@ exception when lock_not_available then
     using errcode = 'lock_not_available', hint = 'Run the script again.';
 end $$;
 create temporary table undone on commit drop as
+with texts as (select distinct l.key_hash from keylatch_internal.legacy_texts as l)
+
 select
   k.id,
   -- An expiry that was over at the import came with the import, and may be wrong.
@@ -53,9 +56,7 @@ select
 from keylatch_internal.legacy_keys as g
 inner join keylatch_internal.keys as k on g.key_id = k.id
 left join keylatch_internal.keys as s on k.id = s.rotated_from
-left join (
-  select distinct l.key_hash from keylatch_internal.legacy_texts as l
-) as t on k.key_hash = t.key_hash
+left join texts as t on k.key_hash = t.key_hash
 where g.import_id = :'import_id';
 do $$
 declare

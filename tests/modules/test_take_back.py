@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,16 +11,14 @@ from core.racing import REVOKE, Connection, System, attempt
 from modules.test_events import run_program
 from modules.test_import import OLD, import_, line, resolves
 from modules.test_upgrade import blowfish, pbkdf2, sha256, upgrade
-from stack import Database, People
+from stack import HANG_SECONDS, Database, People
 from stack.tools import ROOT
 
 pytestmark = pytest.mark.one_server
 
-SALTED = "a salted old key"
-TRIGGERS = (
-    "select tgrelid::regclass, tgname, tgenabled from pg_trigger"
-    " where not tgisinternal and tgrelid::regclass::text like 'keylatch_internal.%' order by 1, 2"
-)
+SALTED, OTHER = "a salted old key", "a key of another import"
+IMPORT = "select keylatch.import_keys(%s, source => 'shop', import_id => %s)"
+TRIGGERS = "select tgenabled::text from pg_trigger where tgname like '%keys_delete_keep'"
 
 
 @pytest.fixture
@@ -33,10 +29,8 @@ def system(database: Database, people: People) -> System:
 @pytest.fixture
 def service(system: System) -> Connection:
     service = system.database.connect("service_role")
-    service.execute("select keylatch.declare_scheme('old', '{\"digest\": \"md5\"}')")
-    service.execute(
-        "select keylatch.declare_scheme('wrong', '{\"digest\": \"md5\", \"append\": \"x\"}')"
-    )
+    for name, recipe in (("old", {"digest": "md5"}), ("wrong", {"digest": "md5", "append": "x"})):
+        service.execute("select keylatch.declare_scheme(%s, %s)", [name, json.dumps(recipe)])
     return service
 
 
@@ -48,14 +42,13 @@ def bring(service: Connection, *lines: object) -> UUID:
 
 
 def take_back(system: System, import_id: UUID, *before: str) -> tuple[int, int]:
-    """Run the script: how many keys it deleted and kept. The message is that of psql."""
-    triggers = system.owner.execute(TRIGGERS).fetchall()
+    """Run the script: how many keys it deleted and kept. If it fails, the message is psql's."""
     script = f"--file={ROOT}/sql/ops/take_back_import.sql"
-    psql = ("psql", "--no-psqlrc", "-qtA", *before, f"--set=import_id={import_id}")
+    psql = ("psql", "--no-psqlrc", "-qtA", *before, f"--set=import_id={import_id}", script)
     try:
-        deleted, kept = run_program(*psql, script, system.database.url).strip().split("|")
+        deleted, kept = run_program(*psql, system.database.url).strip().split("|")
     finally:
-        assert system.owner.execute(TRIGGERS).fetchall() == triggers
+        assert system.owner.execute(TRIGGERS).fetchall() == [("A",), ("A",)]
     return int(deleted), int(kept)
 
 
@@ -64,128 +57,81 @@ def scheme(key: str, name: str = "old") -> dict[str, object]:
     return {"scheme": name, "hash": digest, "hash_encoding": "hex"}
 
 
-FORMS: dict[str, Callable[[str], dict[str, object]]] = {
-    "plaintext": lambda key: {"key": key},
-    "sha256": sha256,
-    "scheme": scheme,
-}
-SALTS: dict[str, Callable[[str], dict[str, object]]] = {
-    "pbkdf2": lambda key: pbkdf2(key, "hex", "hex"),
-    "bcrypt": blowfish,
+Fields = dict[str, dict[str, Any]]
+FORMS: Fields = {"plaintext": {"key": OLD}, "sha256": sha256(OLD), "scheme": scheme(OLD)}
+SALTS: Fields = {"pbkdf2": pbkdf2(OLD, "hex", "hex"), "bcrypt": blowfish(OLD)}
+WRONG: Fields = {
+    "workspace": {"workspace_id": str(People.b)},
+    "expired": {"expires_at": "2024-01-01"},
+    "expires": {"expires_at": "2999-01-01"},
+    "scheme": scheme(OLD, "wrong"),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"workspace_id": str(People.b)},
-        {"expires_at": "2024-01-01"},
-        {"expires_at": "2999-01-01"},
-        {**scheme(OLD, "wrong"), "key": None},
-    ],
-    ids=["workspace", "expired", "expiry", "scheme"],
-)
+@pytest.mark.parametrize("wrong", WRONG)
 def test_after_a_wrong_import_the_correct_one_resolves(
-    system: System, service: Connection, form: str, wrong: dict[str, Any]
+    system: System, service: Connection, form: str, wrong: str
 ) -> None:
-    given = {**({} if "scheme" in wrong else FORMS[form](OLD)), **wrong}
-    given = {name: value for name, value in given.items() if value is not None}
-    import_id = bring(service, line(**given))
-    assert take_back(system, import_id) == (1, 0)
+    given = WRONG[wrong] if wrong == "scheme" else {**FORMS[form], **WRONG[wrong]}
+    assert take_back(system, bring(service, line(**given))) == (1, 0)
     assert resolves(system, OLD) is None
-    bring(service, line(**FORMS[form](OLD)))
+    bring(service, line(**FORMS[form]))
     found = system.owner.execute(
         "select e.verdict, k.workspace_id, k.expires_at from keylatch.explain_key(%s) as e"
         " inner join keylatch.keys as k on e.key_id = k.id",
         [OLD],
-    ).fetchall()
-    assert found == [("valid", People.a, None)]
-    assert resolves(system, OLD) is not None
-    # What was deleted is still in the log.
-    told = "select event, reason from keylatch.key_events where workspace_id = %s order by id"
-    workspace = wrong.get("workspace_id", People.a)
-    events = system.owner.execute(told.encode(), [workspace]).fetchall()
-    assert ("revoked", "the import was undone") in events
-
-
-@pytest.mark.parametrize("form", SALTS)
-def test_a_salted_key_that_waits_comes_again_and_has_its_first_use(
-    system: System, service: Connection, form: str
-) -> None:
-    given = SALTS[form](SALTED)
-    # A key in plaintext waits as well, because it may be the same key.
-    lines = (line(**given, workspace_id=str(People.b)), line(key=OLD, workspace_id=str(People.b)))
-    assert take_back(system, bring(service, *lines)) == (2, 0)
-    assert upgrade(service, SALTED, People.b) is None
-    bring(service, line(**given))
-    found = upgrade(service, SALTED, People.a)
-    assert found is not None
-    assert resolves(system, SALTED) == found
-
-
-def _upgraded(system: System, service: Connection) -> None:
-    assert upgrade(service, SALTED) is not None
-
-
-def _rotated(system: System, service: Connection) -> None:
-    service.execute("select keylatch.rotate_key(%s)", [resolves(system, OLD)])
-
-
-def _superseded(system: System, service: Connection) -> None:
-    service.execute("select keylatch.rotate_key(%s, '1 hour')", [resolves(system, OLD)])
-
-
-def _reported(system: System, service: Connection) -> None:
-    batch = json.dumps({str(resolves(system, OLD)): {"uses": 1}})
-    service.execute("select keylatch.record_usage(%s)", [batch])
-
-
-def _opened(system: System, _: Connection) -> None:
-    system.owner.execute(
-        "insert into keylatch_internal.sessions (token_hash, workspace_id, key_id, origin,"
-        " created_at, expires_at) select sha256('x'), workspace_id, id, 'https://a.example',"
-        " now(), now() + interval '1 hour' from keylatch.keys limit 1"
     )
+    assert found.fetchall() == [("valid", People.a, None)]
+    assert resolves(system, OLD) is not None
+    # The log still has what was deleted.
+    revoked = "select reason from keylatch.key_events where event = 'revoked'"
+    assert system.owner.execute(revoked).fetchall() == [("the import was undone",)]
+
+
+@pytest.mark.parametrize("salt", SALTS)
+def test_a_waiting_key_comes_again(system: System, service: Connection, salt: str) -> None:
+    wrong = {"workspace_id": str(People.b)}
+    # A key in plaintext waits as well, because it may be the same key.
+    import_id = bring(service, line(**SALTS[salt], **wrong), line(key=OTHER, **wrong))
+    assert take_back(system, import_id) == (2, 0)
+    assert upgrade(service, OLD, People.b) is None
+    bring(service, line(**SALTS[salt]))
+    found = upgrade(service, OLD, People.a)
+    assert found is not None
+    assert resolves(system, OLD) == found
 
 
 USES = {
-    "first use": _upgraded,
-    "rotated": _rotated,
-    "rotated with a grace": _superseded,
-    "use reported": _reported,
-    "session opened": _opened,
+    f"select keylatch.upgrade_key('{SALTED}', '{People.a}') where %s is not null": "first use",
+    # An import that ran at the same time keeps a first use from writing upgraded_at.
+    "insert into keylatch_internal.legacy_texts select sha256('x'), key_hash"
+    " from keylatch_internal.keys where id = %s": "first use",
+    "select keylatch.rotate_key(%s)": "rotated",
+    "update keylatch.keys set superseded_at = now(), expires_at = now() + interval '1 hour'"
+    " where id = %s": "rotated",
+    'select keylatch.record_usage(format(\'{"%%s": {"uses": 1}}\', %s)::jsonb)': "use reported",
+    "insert into keylatch_internal.sessions (token_hash, workspace_id, key_id, origin, created_at,"
+    " expires_at) select sha256('x'), workspace_id, id, 'https://a.example', now(),"
+    " now() + interval '1 hour' from keylatch.keys where id = %s": "session opened",
 }
 
 
 @pytest.mark.parametrize("use", USES)
-def test_an_import_of_which_a_key_was_used_is_refused(
-    system: System, service: Connection, use: str
-) -> None:
+def test_after_a_use_it_is_refused(system: System, service: Connection, use: str) -> None:
     import_id = uuid4()
     for one in (line(key=OLD), line(**pbkdf2(SALTED, "hex", "hex"))):
-        call = "select keylatch.import_keys(%s, import_id => %s)"
-        service.execute(call, [json.dumps([one]), import_id])
-    USES[use](system, service)
-    reason = use.removesuffix(" with a grace")
-    with pytest.raises(AssertionError, match=rf"1 of its 2 keys were used \({reason}: 1\)"):
+        service.execute(IMPORT, [json.dumps([one]), import_id])
+    system.owner.execute(use.encode(), [resolves(system, OLD)])
+    with pytest.raises(AssertionError, match=rf"1 of its 2 keys were used \({USES[use]}: 1\)"):
         take_back(system, import_id)
-    kept = "select count(*) from keylatch.imported_keys where import_id = %s"
-    assert system.owner.execute(kept, [import_id]).fetchone() == (2,)
+    assert system.owner.execute("select from keylatch.imported_keys").rowcount == 2
 
 
-def _expired(system: System) -> None:
-    soon = "update keylatch.keys set expires_at = clock_timestamp() + interval '50 ms'"
-    system.owner.execute(soon)
-    system.owner.execute("select pg_sleep(0.06)")
-
-
-ENDS: dict[str, Callable[[System], object]] = {
-    "revoked": lambda system: system.owner.execute("update keylatch.keys set revoked_at = now()"),
-    "suspended": lambda system: system.owner.execute(
-        "update keylatch.keys set suspended_at = now()"
-    ),
-    "expired": _expired,
+ENDS = {
+    "revoked": "revoked_at = now()",
+    "suspended": "suspended_at = now()",
+    "expired": "expires_at = clock_timestamp() + interval '50 ms'; select pg_sleep(0.06)",
 }
 
 
@@ -195,12 +141,60 @@ ENDS: dict[str, Callable[[System], object]] = {
 def test_a_key_that_was_inactive_stays_so_in_a_later_import(
     system: System, service: Connection, first: str, second: str, end: str
 ) -> None:
-    import_id = bring(service, line(**(FORMS | SALTS)[first](OLD)))
-    ENDS[end](system)
+    import_id = bring(service, line(**(FORMS | SALTS)[first]))
+    system.owner.execute(f"update keylatch.keys set {ENDS[end]}".encode())
     assert take_back(system, import_id) == (0, 1)
-    import_(service, line(**FORMS[second](OLD)))
+    import_(service, line(**FORMS[second]))
     # The SHA-256 of the whole key decides alone, as import_keys says.
-    if (first, second) != ("scheme", "sha256"):
-        assert resolves(system, OLD) is None
-        assert upgrade(service, OLD, People.a) is None
-        assert resolves(system, OLD) is None
+    is_other_key = (first, second) == ("scheme", "sha256")
+    for _ in range(2):
+        assert (resolves(system, OLD) is not None) == is_other_key
+        assert (upgrade(service, OLD, People.a) is not None) == is_other_key
+
+
+def test_of_an_import_the_active_keys_go_and_of_another_import_none(
+    system: System, service: Connection
+) -> None:
+    other = bring(service, line(key=OTHER))
+    import_id = bring(service, *(line(key=f"an old key of number {n}") for n in range(3)))
+    service.execute(IMPORT, [json.dumps([line(key=OTHER)]), import_id])
+    system.session().execute(REVOKE, [resolves(system, "an old key of number 0"), False])
+    # A refusal that was reported is no use.
+    batch = {str(resolves(system, "an old key of number 1")): {"refusals": {"suspended": 1}}}
+    service.execute("select keylatch.record_usage(%s)", [json.dumps(batch)])
+    system.owner.execute("listen keylatch")
+    assert take_back(system, import_id) == (2, 1)
+    with pytest.raises(AssertionError, match="No key came with this import_id"):
+        take_back(system, uuid4())
+    left = system.owner.execute("select import_id, status from keylatch.imported_keys order by 2")
+    assert left.fetchall() == [(other, "active"), (import_id, "revoked")]
+    # Caches hear of it.
+    assert len(list(system.owner.notifies(timeout=HANG_SECONDS, stop_after=2))) == 2
+
+
+HINDERS = {
+    "create table public.mine (id uuid references keylatch_internal.keys);"
+    "insert into public.mine select id from keylatch.keys; commit": "violates foreign key",
+    "select from keylatch_internal.keys for update": "Another session changes keys",
+    f"select keylatch.upgrade_key('{SALTED}', '{People.a}')": "Another session changes keys",
+}
+
+
+@pytest.mark.parametrize("hinder", HINDERS)
+def test_a_failure_changes_nothing(system: System, service: Connection, hinder: str) -> None:
+    import_id = bring(service, line(**pbkdf2(SALTED, "hex", "hex")))
+    other = system.database.connect(autocommit=False)
+    other.execute(hinder.encode())
+    with pytest.raises(AssertionError, match=HINDERS[hinder]):
+        take_back(system, import_id)
+    other.rollback()
+    assert system.statuses() == ["active"]
+    assert attempt(system.owner, "delete from keylatch_internal.keys").word == "keys_are_kept"
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated", "service_role", "keylatch_resolver"])
+def test_who_is_not_the_owner_is_refused(system: System, service: Connection, role: str) -> None:
+    import_id = bring(service, line(key=OLD))
+    with pytest.raises(AssertionError, match="permission denied"):
+        take_back(system, import_id, f"--command=set role {role}")
+    assert resolves(system, OLD) is not None
