@@ -84,9 +84,6 @@ with reasons (function_name, because) as (
     'Anon may open a session and nothing else. The origin is the request''s own.'
   ),
   (
-    'What is known of imported keys is written by the owner alone.'
-  ),
-  (
     'keylatch_internal.take_import',
     'An import brings hashes, and only the owner may write that column.'
   ),

@@ -72,7 +72,8 @@ class Tree:
             text=True,
             # The client of the clone, and not of this project.
             env={
-                **os.environ,
+                # Options of a make that runs the tests, such as -i, are not for this make.
+                **{name: value for name, value in os.environ.items() if name != "MAKEFLAGS"},
                 "COLUMNS": "1000",
                 "PYTHONPATH": os.pathsep.join(
                     str(self.directory / name) for name in ("python_client/src", "tests")
