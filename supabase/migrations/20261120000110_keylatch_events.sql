@@ -68,7 +68,7 @@ comment on column keylatch_internal.key_events.changes is
 missing old or new is null. For metadata: the SHA-256 of old and new, and the names of the members
 that changed.';
 comment on column keylatch_internal.key_events.erased is
-  'The digest of user_id, address, agent, reason and changes, after the owner erased the five.';
+  'Digest of user_id, address, agent, reason and changes; set when the owner erased these columns.';
 comment on column keylatch_internal.key_events.checkpoint is 'Its checkpoint; null at first.';
 comment on index keylatch_internal.key_events_workspace_id_occurred_at_idx is
   'Lists the events of one workspace, the newest first, and counts those of the last minute.';

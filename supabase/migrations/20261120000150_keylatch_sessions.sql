@@ -502,7 +502,7 @@ begin
   return v_session;
 end $$;
 comment on function keylatch_internal.find_session is
-  'The open session of this token; null for any other text. Reads only.';
+  'The open session of this token; null if no open session has it. Reads only.';
 
 create function keylatch_internal.change_session(p_token text, p_change text, p_subject text)
 returns keylatch.session language plpgsql volatile security definer

@@ -245,7 +245,7 @@ begin
       'decode must be hex or base64, and secret_encoding text, hex or base64.', 'Use one of these.']
     when (p_recipe ? 'secret') <> (v_has_place or starts_with(v_digest, 'hmac-')) then array[
       'secret is needed for an HMAC or for {secret} in prepend or append, else not allowed.',
-      'Pass the name of the secret, or leave secret out.']
+      'Pass the name of the secret, or omit the argument secret.']
     when p_recipe = '{"digest": "sha256"}' then array[
       'A SHA-256 of the whole key needs no scheme.', 'Give the lines alg sha256.']
     when p_recipe ? 'secret' and keylatch_internal.read_bytes(
@@ -433,7 +433,7 @@ create table keylatch_internal.legacy_texts (
   constraint legacy_texts_pkey primary key (text_hash, key_hash)
 );
 comment on table keylatch_internal.legacy_texts is
-  'The texts of keys whose key_hash is not the hash of their text. Rows are only ever inserted.';
+  'Texts of keys that do not hash to the key_hash of their row. Rows are only ever inserted.';
 comment on column keylatch_internal.legacy_texts.text_hash is 'SHA-256 of the text.';
 comment on column keylatch_internal.legacy_texts.key_hash is
   'The key. A text may have several keys, if it was imported under several salts.';

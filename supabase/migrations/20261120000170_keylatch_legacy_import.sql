@@ -91,7 +91,7 @@ from (
 ) as v (fields, type, longest, pattern, rule, hint)
 cross join lateral pg_catalog.unnest(v.fields) as f (field);
 comment on view keylatch_internal.import_fields is
-  'The fields of a line: the type of JSON, the pattern of the text, and the rule in words. Rules
+  'For each field of a line: its JSON type, its regular expression, and the rule in words. Rules
 that hold for every key are in check_key.';
 
 create function keylatch_internal.read_import_fields(p_lines jsonb)
@@ -737,7 +737,7 @@ suspended or expires earlier) or refused, with slug, reason and next step. detai
 
 create type keylatch.import_probe as ("position" integer, verdict text, key_id uuid);
 comment on type keylatch.import_probe is
-  'The verdict that explain_key would give for a key that was tried with an import.';
+  'What explain_key would answer, after the import, for a key that was passed to try the import.';
 
 create type keylatch.import_report as (
   imported integer, existing integer, moved integer, waiting integer, refused integer,

@@ -105,7 +105,7 @@ async def _prove_that_it_hears(connection: psycopg.AsyncConnection[Any], conninf
     """Send a notification from another session to this idle session.
 
     A pooler in transaction mode accepts `listen` and answers heartbeats, but drops notifications
-    to an idle session. Queries of the session itself cannot show that.
+    to an idle session. Queries that the session runs cannot show that.
     """
     channel = f"{_CHANNEL}_{secrets.token_hex(8)}"
     await _in_time(connection, connection.execute(f"listen {channel}"), _CONNECT_SECONDS)

@@ -17,7 +17,7 @@ from . import READS, Awaited, Blocking, Calls, Rows
 class _Freshness:
     """Decides whether a replica may answer, from its position and the primary's.
 
-    If a replica has replayed the primary's position of some moment, the replica knows everything
+    If a replica has replayed a position that was read at the primary, the replica knows everything
     acknowledged before that moment. So the primary's positions are kept with the time at which
     they were asked for. The newest that the replica has reached tells how old its answers can be.
 

@@ -152,7 +152,7 @@ def _take_incomplete(
     for one in differences:
         if one.finding.slug == "object_missing" and one.entries[0].relation is None:
             missing[expected.parts[one.entries[0].key]].append(one)
-    # With a lost schema or table of keys, what depended on it went too, and is not named separately.
+    # What depended on a lost schema, or on the table of keys, is lost too, and is not named.
     lost = {name for kind, name in expected.entries if kind == "schema"} - {
         name for kind, name in live if kind == "schema"
     }
