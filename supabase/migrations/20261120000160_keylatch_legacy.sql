@@ -394,7 +394,6 @@ where rounds > 0 and upgraded_at is null;
 create index legacy_keys_clear_part_idx
 on keylatch_internal.legacy_keys (clear_part)
 where rounds > 0 and upgraded_at is null;
-create index legacy_keys_import_id_idx on keylatch_internal.legacy_keys (import_id);
 create index legacy_keys_source_scheme_idx on keylatch_internal.legacy_keys (source, scheme);
 comment on table keylatch_internal.legacy_keys is
   'A row for each imported key: where it came from, and how a key under a salted hash is known.';
@@ -423,7 +422,6 @@ comment on index keylatch_internal.legacy_keys_workspace_id_clear_part_idx is
   'Finds the waiting keys of a workspace that may have a given text.';
 comment on index keylatch_internal.legacy_keys_clear_part_idx is
   'Finds waiting keys if the workspace is not known.';
-comment on index keylatch_internal.legacy_keys_import_id_idx is 'Finds the keys of an import.';
 comment on index keylatch_internal.legacy_keys_source_scheme_idx is
   'Finds what a source no longer has, and the keys of a scheme.';
 

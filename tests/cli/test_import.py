@@ -23,7 +23,7 @@ from stack.tools import ROOT, MissingTool
 pytestmark = pytest.mark.one_server
 
 A = str(People.a)
-UNDO = r"Import [0-9a-f-]{36}\. To undo it before a key is used, see .*\n"
+UNDO = r"Import [0-9a-f-]{36}\. To undo this import before a key is used, see .*\n"
 UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS\n"
 
 

@@ -564,7 +564,7 @@ def test_a_revoked_waiting_key_is_revoked_without_a_wait_for_an_import(
 
 
 def slow(key: str) -> dict[str, object]:
-    """A key of which the salt is a part, as Grafana hashes it."""
+    """The key contains its own salt, as in Grafana."""
     made = hashlib.pbkdf2_hmac("sha256", key[5:37].encode(), key[-8:].encode(), 1000, 50)
     return {"scheme": "slow", "hash": made.hex(), "hash_encoding": "hex"}
 

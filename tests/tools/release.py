@@ -242,7 +242,7 @@ def write(version: str) -> None:
     git("add", "--all")
     epoch = int(now.timestamp())
     build_twice(epoch)
-    # Whoever builds the tag with the time of its commit gets the same packages.
+    # A build of the tag with the time of its commit gives the same packages.
     git("commit", "--message", f"Release {version}", GIT_COMMITTER_DATE=f"{epoch} +0000")
     git("tag", "--annotate", f"v{version}", "--message", f"keylatch {version}")
 

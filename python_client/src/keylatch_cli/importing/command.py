@@ -41,9 +41,7 @@ File = Annotated[
 
 # A batch keeps one core of the server busy. More connections would slow the server for others.
 _CONNECTIONS = 2
-# Far below the 8 s that a statement may take on hosted Supabase.
-_AT_ONCE = 5000
-_UNDO = "Import {}. To undo it before a key is used, see sql/docs/wrong_import.md"
+_UNDO = "Import {}. To undo this import before a key is used, see sql/docs/wrong_import.md"
 _UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS"
 
 

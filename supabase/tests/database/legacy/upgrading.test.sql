@@ -2,7 +2,7 @@
 begin;
 \ir ../people.psql
 \ir importing.psql
-select plan(68);
+select plan(69);
 
 select is(
   pg_temp.import(pg_temp.line(jsonb_build_object(
@@ -232,6 +232,8 @@ select is(
 )
 from (values
   ('owner', 'update keylatch_internal.legacy_keys set rounds = 1', 'PT409 column_is_immutable'),
+  ('owner', 'update keylatch_internal.legacy_keys set import_id = gen_random_uuid()',
+    'PT409 column_is_immutable'),
   ('owner', 'update keylatch_internal.legacy_keys set clear_part = ''''', 'PT409 column_is_immutable'),
   ('replica', 'update keylatch_internal.legacy_keys set verifier = ''x''',
     'PT409 column_is_immutable'),
