@@ -496,6 +496,10 @@ where 'legacy' <> all (modules);
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_delete_keep;
 alter table keylatch_internal.legacy_texts enable always trigger legacy_texts_change_keep;
+alter table keylatch_internal.legacy_keys
+enable replica trigger legacy_keys_update_a_merge_first_use;
+alter table keylatch_internal.legacy_texts
+enable replica trigger legacy_texts_insert_merge_first_use;
 revoke all on table
 keylatch_internal.legacy_secrets, keylatch_internal.legacy_schemes, keylatch_internal.legacy_keys,
 keylatch_internal.legacy_texts, keylatch_internal.legacy_settings, keylatch.legacy_keys,
@@ -507,7 +511,8 @@ revoke all on function
 keylatch_internal.read_bytes, keylatch_internal.read_secret, keylatch_internal.scheme_digest,
 keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_internal.judge_scheme,
 keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
-keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch_internal.is_placeholder,
+keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch_internal.merge_first_use,
+keylatch_internal.is_placeholder,
 keylatch.revoke_legacy_key, keylatch_internal.judge_slow_scheme,
 keylatch_internal.count_attempt,
 keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
@@ -536,7 +541,7 @@ keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
 keylatch_internal.usual_key, keylatch_internal.read_import,
 keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
-keylatch_internal.add_known_hashes,
+keylatch_internal.separate_hashes, keylatch_internal.add_known_hashes,
 keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
 keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
 keylatch.import_keys, keylatch.finish_import

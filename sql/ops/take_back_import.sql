@@ -49,7 +49,8 @@ select
     k.expires_at is null or k.expires_at > pg_catalog.clock_timestamp()
     or k.expires_at <= k.imported_at
   ) as is_deleted,
-  g.upgraded_at is not null or t.key_hash is not null as had_first_use,
+  -- The text of a SHA-256 is noted at the import.
+  g.upgraded_at is not null or (g.scheme <> 'sha256' and t.key_hash is not null) as had_first_use,
   k.superseded_at is not null or s.id is not null as was_rotated,
   false as was_reported,
   false as opened_session

@@ -394,6 +394,9 @@ where rounds > 0 and upgraded_at is null;
 create index legacy_keys_clear_part_idx
 on keylatch_internal.legacy_keys (clear_part)
 where rounds > 0 and upgraded_at is null;
+create index legacy_keys_workspace_id_scheme_idx
+on keylatch_internal.legacy_keys (workspace_id, scheme)
+where rounds = 0 and upgraded_at is null;
 create index legacy_keys_source_scheme_idx on keylatch_internal.legacy_keys (source, scheme);
 comment on table keylatch_internal.legacy_keys is
   'A row for each imported key: where it came from, and how a key under a salted hash is known.';
@@ -422,6 +425,8 @@ comment on index keylatch_internal.legacy_keys_workspace_id_clear_part_idx is
   'Finds the waiting keys of a workspace that may have a given text.';
 comment on index keylatch_internal.legacy_keys_clear_part_idx is
   'Finds waiting keys if the workspace is not known.';
+comment on index keylatch_internal.legacy_keys_workspace_id_scheme_idx is
+  'Finds the waiting keys of a workspace whose hash has no salt.';
 comment on index keylatch_internal.legacy_keys_source_scheme_idx is
   'Finds what a source no longer has, and the keys of a scheme.';
 
@@ -483,6 +488,42 @@ for each statement execute function keylatch_internal.keep_legacy('keys_are_kept
 alter table keylatch_internal.legacy_texts enable always trigger legacy_texts_change_keep;
 comment on trigger legacy_texts_change_keep on keylatch_internal.legacy_texts is
   'Rows are never deleted: otherwise an old key could be imported a second time.';
+
+create function keylatch_internal.merge_first_use()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  -- The first use was here and at the publisher. Refusing the row would stop the worker for good.
+  if tg_op = 'UPDATE' then
+    new.upgraded_at := old.upgraded_at;
+  elsif exists (
+    select from keylatch_internal.legacy_texts as t
+    where t.text_hash = new.text_hash and t.key_hash = new.key_hash
+  ) then
+    return null;
+  end if;
+  return new;
+end $$;
+comment on function keylatch_internal.merge_first_use is
+  'On a logical replica: keeps a first use that the replica itself has recorded.';
+
+create trigger legacy_keys_update_a_merge_first_use
+before update on keylatch_internal.legacy_keys for each row
+when (old.upgraded_at is not null and keylatch_internal.is_apply_worker())
+execute function keylatch_internal.merge_first_use();
+alter table keylatch_internal.legacy_keys
+enable replica trigger legacy_keys_update_a_merge_first_use;
+comment on trigger legacy_keys_update_a_merge_first_use on keylatch_internal.legacy_keys is
+  'On a logical replica, before all other triggers: the first use that the replica recorded stays.';
+
+create trigger legacy_texts_insert_merge_first_use
+before insert on keylatch_internal.legacy_texts for each row
+when (keylatch_internal.is_apply_worker())
+execute function keylatch_internal.merge_first_use();
+alter table keylatch_internal.legacy_texts
+enable replica trigger legacy_texts_insert_merge_first_use;
+comment on trigger legacy_texts_insert_merge_first_use on keylatch_internal.legacy_texts is
+  'On a logical replica: a text that the replica itself has recorded is not inserted again.';
 
 create view keylatch.legacy_keys with (security_invoker = true) as
 select
@@ -869,7 +910,8 @@ revoke all on function
 keylatch_internal.read_bytes, keylatch_internal.read_secret, keylatch_internal.scheme_digest,
 keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_internal.judge_scheme,
 keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
-keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch_internal.is_placeholder,
+keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch_internal.merge_first_use,
+keylatch_internal.is_placeholder,
 keylatch.revoke_legacy_key, keylatch_internal.judge_slow_scheme,
 keylatch_internal.count_attempt,
 keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,

@@ -171,7 +171,12 @@ begin
   end;
   p_line.key.key_hash := sha256(convert_to(v_text, 'UTF8'));
   p_line.scheme := 'plaintext';
-  p_line.other_hashes := keylatch_internal.scheme_hashes(v_text);
+  p_line.other_hashes := array(
+    select u.hash from unnest(keylatch_internal.scheme_hashes(v_text)) as h (hash)
+    cross join lateral (
+      values (h.hash), (keylatch_internal.legacy_hash('held', h.hash))
+    ) as u (hash)
+  );
   p_line.key.public_key := case (p_line.key).kind when 'publishable' then v_text end;
   p_line.key.masked_key := keylatch_internal.mask_key(v_text);
   p_line.parts := keylatch_internal.clear_parts(v_text);
@@ -451,6 +456,12 @@ begin
     coalesce(l.clear_part, ''), l.rounds
   from unnest(p_lines) as l
   inner join unnest(v_ids) as n (id) on n.id = (l.key).id;
+  insert into keylatch_internal.legacy_texts (text_hash, key_hash)
+  select l.text_hash, (l.key).key_hash
+  from unnest(p_lines) as l
+  inner join unnest(v_ids) as n (id) on n.id = (l.key).id
+  where l.scheme = 'sha256' and l.rounds is null and l.text_hash <> (l.key).key_hash
+  order by l.text_hash on conflict do nothing;
   return v_ids;
 end $$;
 comment on function keylatch_internal.insert_lines is
@@ -518,6 +529,8 @@ returns keylatch_internal.import_line[] language plpgsql volatile security invok
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_line record;
+  v_schemes constant text[] :=
+    '{plaintext,sha256}' || array(select s.name from keylatch_internal.legacy_schemes as s);
 begin
   for v_line in
     select l."position", l.text_hash
@@ -528,8 +541,16 @@ begin
       or exists (select from keylatch_internal.similar_keys(coalesce(l.parts, array(
         select left(l.clear_part, n) from generate_series(0, length(l.clear_part)) as n
       )), (l.key).workspace_id))
-      or l.parts is null
-      and keylatch_internal.similar_rounds(l.clear_part, (l.key).workspace_id) > 0
+      or l.parts is null and (
+        keylatch_internal.similar_rounds(l.clear_part, (l.key).workspace_id) > 0
+        -- A waiting row of another hash may have the same text, and may be revoked.
+        or exists (
+          select from unnest(v_schemes) as n (name)
+          inner join keylatch_internal.legacy_keys as g on n.name = g.scheme
+          where n.name <> l.scheme and (n.name, l.scheme) <> ('plaintext', 'sha256')
+            and g.workspace_id = (l.key).workspace_id and g.rounds = 0 and g.upgraded_at is null
+        )
+      )
     ) and not exists (select from keylatch_internal.keys as k where k.key_hash = (l.key).key_hash)
   loop
     p_lines[v_line."position"].rounds := 0;
@@ -543,6 +564,28 @@ end $$;
 comment on function keylatch_internal.hold_lines is
   'Lets the keys wait that may be the same key as a salted hash, and the keys of a slow scheme.
 Their first use decides.';
+
+create function keylatch_internal.separate_hashes(p_lines keylatch_internal.import_line[])
+returns keylatch_internal.import_line[] language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_line record;
+  v_hash bytea;
+begin
+  for v_line in
+    select l."position", l.text_hash from unnest(p_lines) as l
+    where l.scheme = 'sha256' and l.problem is null
+      and not exists (select from keylatch_internal.keys as k where k.key_hash = l.text_hash)
+  loop
+    v_hash := keylatch_internal.legacy_hash('sha256', v_line.text_hash);
+    p_lines[v_line."position"].key.key_hash := v_hash;
+    p_lines[v_line."position"].other_hashes := p_lines[v_line."position"].other_hashes || v_hash;
+  end loop;
+  return p_lines;
+end $$;
+comment on function keylatch_internal.separate_hashes is
+  'Keeps a SHA-256 apart from the hash of the text: a look-up by the hash of the text would not see
+that the text has a revoked row under a scheme.';
 
 create function keylatch_internal.add_known_hashes(p_lines keylatch_internal.import_line[])
 returns keylatch_internal.import_line[] language plpgsql volatile security invoker
@@ -579,6 +622,9 @@ begin
   else
     lock table keylatch_internal.legacy_settings in share mode;
   end if;
+  if exists (select from keylatch_internal.legacy_schemes) then
+    p_lines := keylatch_internal.separate_hashes(p_lines);
+  end if;
   p_lines := keylatch_internal.add_known_hashes(p_lines);
   if v_is_salted then
     p_lines := keylatch_internal.limit_rounds(p_lines);
@@ -588,7 +634,7 @@ begin
   end if;
   if exists (select from keylatch_internal.legacy_schemes as s where s.iter > 0) or exists (
     select from keylatch_internal.legacy_keys as g
-    where g.workspace_id = any (v_workspaces) and g.rounds > 0 and g.upgraded_at is null
+    where g.workspace_id = any (v_workspaces) and g.rounds >= 0 and g.upgraded_at is null
   ) then
     p_lines := keylatch_internal.hold_lines(p_lines);
   end if;
@@ -908,7 +954,8 @@ keylatch.workspaces), and key in plaintext, or hash with hash_encoding (hex or b
 A salted hash waits until upgrade_key sees its text. So does a key that may be the same key as a
 waiting hash. All other keys resolve at once. A salted hash that is imported later, or a hash of the
 same text under another scheme, becomes a second key of the text. If one of these is inactive, the
-text does not resolve. But if the SHA-256 of the whole key is stored, that row alone decides.
+text does not resolve. A key in plaintext, or a SHA-256 that was imported before the first scheme, is
+an exception: only its own row counts.
 starts_with, ends_with (up to 32 characters; the longer is used) help upgrade_key to find a waiting
 key. The keys of a workspace that may have the same text need at most 1200000 rounds together, or
 lines are refused.
@@ -977,7 +1024,7 @@ keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
 keylatch_internal.usual_key, keylatch_internal.read_import,
 keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
-keylatch_internal.add_known_hashes,
+keylatch_internal.separate_hashes, keylatch_internal.add_known_hashes,
 keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
 keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
 keylatch.import_keys, keylatch.finish_import

@@ -6,10 +6,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 from psycopg.rows import dict_row
 
 from stack import Cluster, Database, People, until
+from stack.subscriber import subscribed
 
 
 def rows(database: Database) -> list[tuple[Any, ...]]:
@@ -26,25 +26,8 @@ def wait_until_equal(one: Database, other: Database) -> None:
 @pytest.fixture
 def replica(server: Cluster, template: str, database: Database) -> Iterator[Database]:
     """A second database that subscribes to the keys of the test's own."""
-    with Database(server, f"{database.name}_replica", template) as replica:
-        with psycopg.connect(database.superuser_url, autocommit=True) as publisher:
-            # A worker that is to be started again waits this long: 5 seconds by default.
-            publisher.execute("alter system set wal_retrieve_retry_interval = '100ms'")
-            publisher.execute("select pg_reload_conf()")
-            publisher.execute("create publication keys for table keylatch_internal.keys")
-            # Within one server the slot has to be made first, or both sides wait for each other.
-            publisher.execute(
-                "select pg_create_logical_replication_slot(%s, 'pgoutput')", [replica.name]
-            )
-        with psycopg.connect(replica.superuser_url, autocommit=True) as subscriber:
-            subscriber.execute(
-                sql.SQL(
-                    "create subscription keys connection {} publication keys"
-                    " with (create_slot = false, slot_name = {})"
-                ).format(sql.Literal(database.inner_url), sql.Identifier(replica.name))
-            )
-            yield replica
-            subscriber.execute("drop subscription keys")
+    with subscribed(server, template, database, "keys") as replica:
+        yield replica
 
 
 def test_a_replica_holds_the_same_rows_times_included(

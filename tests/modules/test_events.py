@@ -28,6 +28,7 @@ from keylatch import Keylatch
 from stack import HANG_SECONDS, Cluster, Database, People, Rest, Server, until
 from stack.database import make_template
 from stack.modules import migrations
+from stack.subscriber import subscribed
 from stack.tools import MissingTool
 
 SUSPEND = "select id from keylatch.suspend_key(%s)"
@@ -510,36 +511,21 @@ def test_a_logical_replica_has_the_events_and_seals_of_its_publisher(
     server: Cluster, template: str, database: Database, people: People
 ) -> None:
     system = System(database, people)
-    tables = sql.SQL("keylatch_internal.") + sql.SQL(", keylatch_internal.").join(
-        map(sql.Identifier, ("keys", "key_events", "key_event_checkpoints"))
-    )
-    with Database(server, f"{database.name}_replica", template) as replica:
-        publisher = database.connect(superuser=True)
-        publisher.execute(sql.SQL("create publication events for table {}").format(tables))
-        publisher.execute(
-            "select pg_create_logical_replication_slot(%s, 'pgoutput')", [replica.name]
-        )
-        before, _ = system.issue()
+    before, _ = system.issue()
+    tables = ("keys", "key_events", "key_event_checkpoints")
+    with subscribed(server, template, database, *tables) as replica:
         subscriber = replica.connect(superuser=True)
-        subscriber.execute(
-            sql.SQL(
-                "create subscription events connection {} publication events"
-                " with (create_slot = false, slot_name = {})"
-            ).format(sql.Literal(database.inner_url), sql.Identifier(replica.name))
-        )
-        try:
-            system.session().execute(REVOKE, [before, False])
-            system.issue()
-            system.owner.execute(SEAL)
-            system.issue()
-            _wait_until_equal(subscriber, system.owner)
-            assert verified(subscriber) == (True, 1, 3, 1, None)
-            assert attempt(replica.connect(), SEAL).word == "sealed_at_publisher"
-            _archive(system.owner)
-            _wait_until_equal(subscriber, system.owner)
-            assert verified(subscriber) == (True, 1, 0, 1, None)
-        finally:
-            subscriber.execute("drop subscription events")
+        system.session().execute(REVOKE, [before, False])
+        system.issue()
+        system.owner.execute(SEAL)
+        system.issue()
+        _wait_until_equal(subscriber, system.owner)
+        assert verified(subscriber) == (True, 1, 3, 1, None)
+        assert attempt(replica.connect(), SEAL).word == "sealed_at_publisher"
+        _archive(system.owner)
+        _wait_until_equal(subscriber, system.owner)
+        assert verified(subscriber) == (True, 1, 0, 1, None)
+        subscriber.execute("drop subscription keys")
         # After a cut-over the replica goes on by itself: there is no number to fall behind.
         assert attempt(replica.connect(), ISSUE, [people.a]).word == "done"
         assert attempt(replica.connect(), SEAL).row == (2, 2, True)

@@ -211,6 +211,68 @@ def test_a_text_that_is_inactive_under_one_hash_is_inactive(
         assert system.session().execute(asked, [text]).fetchone() == (verdict,)
 
 
+PLAIN = {"alg": "sha256", "hash": digest("sha256")(TEXT).hex(), "hash_encoding": "hex"}
+
+
+@pytest.mark.parametrize(("verdict", "fields"), INACTIVE)
+def test_a_key_that_is_inactive_under_a_scheme_is_not_active_under_its_sha256(
+    system: System, service: Connection, verdict: str, fields: dict[str, object]
+) -> None:
+    """Threat: a dead imported key that lives again by a second import."""
+    dead = sanctum(service, **fields)
+    report = import_(service, line(**PLAIN), line(**PLAIN))
+    assert [one["outcome"] for one in report["lines"]] == ["imported", "exists"]
+    assert report["lines"][0]["key_id"] == report["lines"][1]["key_id"]
+    assert resolves(system, TEXT) is None
+    asked = "select verdict, key_id from keylatch.explain_key(%s)"
+    assert system.session().execute(asked, [TEXT]).fetchone() == (verdict, dead)
+    # An active key under its SHA-256 resolves at once, and a later line finds its row.
+    other = {**PLAIN, "hash": digest("sha256")("another key of that system").hex()}
+    (came,) = import_(service, line(**other))["lines"]
+    assert resolves(system, "another key of that system") == UUID(came["key_id"])
+    for again in (other, {"key": "another key of that system"}):
+        (said,) = import_(service, line(**again))["lines"]
+        assert (said["outcome"], said["key_id"]) == ("exists", came["key_id"])
+
+
+def test_a_sha256_that_came_before_the_first_scheme_is_found_again(
+    system: System, service: Connection
+) -> None:
+    (came,) = import_(service, line(**PLAIN))["lines"]
+    declare(service, "knox", digest="sha512")
+    (again,) = import_(service, line(**PLAIN))["lines"]
+    assert (again["outcome"], again["key_id"]) == ("exists", came["key_id"])
+    assert resolves(system, TEXT) == UUID(came["key_id"])
+
+
+def test_a_sha256_resolves_after_its_schemes_are_deleted(
+    system: System, service: Connection
+) -> None:
+    declare(service, "knox", digest="sha512")
+    (came,) = import_(service, line(**PLAIN))["lines"]
+    system.owner.execute("delete from keylatch_internal.legacy_schemes")
+    assert resolves(system, TEXT) == UUID(came["key_id"])
+
+
+@pytest.mark.parametrize("again", ["plaintext", "sha256", "a fast scheme"])
+def test_a_revoked_key_that_waits_is_inactive_under_every_hash(
+    system: System, service: Connection, again: str
+) -> None:
+    """Threat: a dead imported key that lives again by a second import."""
+    service.execute(DECLARE, ["slow", json.dumps(SLOW)])
+    declare(service, "knox", digest="sha512")
+    import_(service, line(**slow(SLOW_KEY), revoked_at="2024-01-01"))
+    forms: Mapping[str, dict[str, object]] = {
+        "plaintext": line(key=SLOW_KEY),
+        "sha256": line(**{**PLAIN, "hash": digest("sha256")(SLOW_KEY).hex()}),
+        "a fast scheme": under("knox", digest("sha512")(SLOW_KEY)),
+    }
+    import_(service, forms[again])
+    assert resolves(system, SLOW_KEY) is None
+    assert upgrade(service, SLOW_KEY) is None
+    assert resolves(system, SLOW_KEY) is None
+
+
 def test_a_hash_that_may_be_a_salted_key_waits_for_its_text(
     system: System, service: Connection
 ) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import psycopg
 import psycopg_pool
 import pytest
-from psycopg import sql
 
 from client.cache.hearing import until_heard, until_remembered
 from keylatch import Keylatch
 from keylatch.cached import CachedResolver
 from keylatch.cached.memory import Heartbeat
 from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, told, until
+from stack.subscriber import subscribed
 
 BOUND = timedelta(milliseconds=500)
 RUNTIME = {"role": "keylatch_resolver"}
@@ -277,22 +277,8 @@ def test_a_revocation_does_not_wait_for_a_commit_that_waits_for_a_standby(stuck:
 @pytest.fixture
 def replica(server: Cluster, template: str, database: Database) -> Iterator[Database]:
     """A second database that subscribes to the keys of the test's own."""
-    with Database(server, f"{database.name}_replica", template) as replica:
-        with psycopg.connect(database.superuser_url, autocommit=True) as publisher:
-            publisher.execute("create publication keys for table keylatch_internal.keys")
-            # Within one server the slot has to be made first, or both sides wait for each other.
-            publisher.execute(
-                "select pg_create_logical_replication_slot(%s, 'pgoutput')", [replica.name]
-            )
-        with psycopg.connect(replica.superuser_url, autocommit=True) as subscriber:
-            subscriber.execute(
-                sql.SQL(
-                    "create subscription keys connection {} publication keys"
-                    " with (create_slot = false, slot_name = {})"
-                ).format(sql.Literal(database.inner_url), sql.Identifier(replica.name))
-            )
-            yield replica
-            subscriber.execute("drop subscription keys")
+    with subscribed(server, template, database, "keys") as replica:
+        yield replica
 
 
 def test_a_cache_at_a_logical_replica_hears_of_a_revocation_at_the_publisher(
