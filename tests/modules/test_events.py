@@ -12,7 +12,6 @@ import httpx
 import psycopg
 import pytest
 from postgrest import SyncPostgrestClient
-from psycopg import sql
 
 from core.racing import (
     ISSUE,

@@ -1,4 +1,4 @@
-"""A logical replica with imported keys: a first use there stops nothing that the publisher sends."""
+"""A logical replica with imported keys: a first use there stops nothing of the publisher."""
 
 from core.racing import REVOKE, System
 from modules.test_import import resolves

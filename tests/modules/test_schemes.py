@@ -219,7 +219,7 @@ def test_a_key_that_is_inactive_under_a_scheme_is_not_active_under_its_sha256(
     system: System, service: Connection, verdict: str, fields: dict[str, object]
 ) -> None:
     """Threat: a dead imported key that lives again by a second import."""
-    dead = sanctum(service, **fields)
+    dead = sanctum(service, TEXT, **fields)
     report = import_(service, line(**PLAIN), line(**PLAIN))
     assert [one["outcome"] for one in report["lines"]] == ["imported", "exists"]
     assert report["lines"][0]["key_id"] == report["lines"][1]["key_id"]
