@@ -49,7 +49,7 @@ class Secret:
         object.__setattr__(self, "_value", value)
 
     def reveal(self) -> str:
-        """Return the value in plaintext. Keep it out of logs from here on.
+        """Return the value in plaintext. Do not log the value.
 
         Returns:
             The text that the secret was made from.

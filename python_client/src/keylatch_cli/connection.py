@@ -1,4 +1,4 @@
-"""Where and as whom a command connects. Options come first, then the environment, then `.env`."""
+"""Decides where a command connects, and as which user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keylatch.errors import InvalidArgument, KeylatchError
 from keylatch.secret import mask_keys
 
 from .credentials import NamingTransport, check_credential
-from .database import open_url
+from .database import open_url, other_login
 from .output import missing_extra
 from .settings import dotenv, setting, source_of
 
@@ -97,11 +97,15 @@ def _option(metavar: str, what: str) -> typer.models.OptionInfo:
 
 
 DbUrl = Annotated[
-    str | None, _option("URL", "The database. Prefer $DATABASE_URL: `ps` shows options.")
+    str | None, _option("URL", "URL of the database. Prefer $DATABASE_URL: `ps` shows options.")
 ]
 Url = Annotated[
     str | None,
-    _option("URL", "The Supabase project (default $SUPABASE_URL), or a PostgREST without a key."),
+    _option(
+        "URL",
+        "URL of the Supabase project (default $SUPABASE_URL); without a key, URL of a PostgREST "
+        "server.",
+    ),
 ]
 ApiKey = Annotated[
     str | None,
@@ -113,18 +117,18 @@ Token = Annotated[
 ]
 AsUser = Annotated[
     str | None,
-    _option("UUID", "With a database URL: act as this user, as PostgREST would."),
+    _option("UUID", "With a database URL: act as this user, so that row policies apply."),
 ]
 _ANY = {"db_url": DbUrl, "url": Url, "key": ApiKey, "token": Token, "as_user": AsUser}
 
 
 def any_connection(command: Callable[Concatenate[Options, P], None]) -> Callable[..., None]:
-    """Add all connection options to a command, which gets them as its first argument."""
+    """Add all connection options to a command, whose first argument is then an `Options`."""
     return _with_options(command, _ANY)
 
 
 def database_only(command: Callable[Concatenate[Options, P], None]) -> Callable[..., None]:
-    """Add only the option `--db-url` to a command, which gets `Options` as its first argument."""
+    """Add only the option `--db-url` to a command, whose first argument is then an `Options`."""
     return _with_options(command, {"db_url": DbUrl})
 
 
@@ -138,7 +142,7 @@ def connect(options: Options) -> Keylatch:
         A client. Its connection stays open until the process ends.
 
     Raises:
-        KeylatchError: `usage` if no connection is named, or two; `missing_extra` if a
+        KeylatchError: `usage` if no connection or two connections are named; `missing_extra` if a
             library is not installed.
         InvalidArgument: `as_user` is not a UUID.
         PermissionDenied: The database refuses the user.
@@ -159,14 +163,24 @@ def connect(options: Options) -> Keylatch:
     from keylatch.transports.psycopg import PsycopgTransport
 
     transport = PsycopgTransport(connection, claims)
-    return Keylatch(NamingTransport(transport, login=connection.info.user))
+    name = source_of(target.url, "--db-url")
+    return Keylatch(
+        NamingTransport(
+            transport,
+            login=connection.info.user,
+            needs_owner=None if claims else lambda: other_login(connection, name),
+        )
+    )
 
 
-def open_database(options: Options) -> psycopg.Connection[tuple[Any, ...]]:
+def open_database(
+    options: Options, *, as_owner: bool = False
+) -> psycopg.Connection[tuple[Any, ...]]:
     """Open a direct database connection, for commands that PostgREST cannot serve.
 
     Args:
         options: Only `db_url` is used. Without it, `DATABASE_URL` of the environment or `.env`.
+        as_owner: Whether the command needs the owner of keylatch, if keylatch is installed.
 
     Returns:
         A connection as the URL's own user, in autocommit mode. It is closed at exit.
@@ -174,7 +188,7 @@ def open_database(options: Options) -> psycopg.Connection[tuple[Any, ...]]:
     Raises:
         KeylatchError: `usage` if there is no database URL or it is not valid;
             `missing_extra` if psycopg is not installed.
-        PermissionDenied: The database refuses the user.
+        PermissionDenied: The database refuses the user, or the user is not the owner.
         Unavailable: The database does not answer.
     """
     url = options.db_url or setting("DATABASE_URL")
@@ -184,14 +198,18 @@ def open_database(options: Options) -> psycopg.Connection[tuple[Any, ...]]:
             detail="no database is set",
             hint="Set DATABASE_URL in the environment or in .env, or give --db-url.",
         )
-    return open_url(url)
+    connection = open_url(url)
+    if as_owner and (error := other_login(connection, source_of(url, "--db-url"))):
+        raise error
+    return connection
 
 
 def locate(options: Options) -> Rest | Database:
     """Decide where to connect, without opening a connection.
 
-    The first of command line, environment and `.env` that names an address decides. If it names
-    both, the project wins over the database, because the row policies apply there.
+    The address comes from the command line, else from the environment, else from `.env`. If a
+    project and a database are both set there, the project is used, because row policies apply to
+    it.
 
     Args:
         options: The command line.
@@ -200,8 +218,8 @@ def locate(options: Options) -> Rest | Database:
         The address, and the identity to use.
 
     Raises:
-        KeylatchError: `usage` if no connection is named, or two; or if a secret would go to an
-            address that the user may not know about.
+        KeylatchError: `usage` if no connection or two connections are named, or if a key or token
+            would go to an address that the user may not know about.
         InvalidArgument: `as_user` is not a UUID.
     """
     wants_rest = any((options.url, options.key, options.token))

@@ -1,4 +1,4 @@
-"""Compares a database with this version, object by object."""
+"""Compares a database with this version of keylatch, object by object."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WHY_OFF = "Without row level security, a role with a grant can read and change 
 _WHY_EXTRA = {
     "policy": "Policies add up: a row is visible if any policy allows it.",
     "trigger": "The trigger receives each row with its hashes, and can change or refuse the row.",
-    "rule": "A rule replaces the statement by another one.",
+    "rule": "A rule replaces a statement by another statement.",
     "constraint": "The constraint may refuse rows that keylatch writes.",
     "index": "The index makes every write slower.",
     "column": "keylatch does not use this column.",
@@ -37,9 +37,7 @@ _WHY_LATCH_TRIGGER = (
 )
 _WHY_MORE = "This role has more access than keylatch grants."
 _WHY_LESS = "Calls of this role fail with 'permission denied'."
-_WHY_OWNER = (
-    "Definer functions and the latch need one owner for all objects, which has all the rights."
-)
+_WHY_OWNER = "Definer functions and the latch need one owner, with all rights, for all objects."
 _WHY_COMMENT = "PostgREST shows comments as the documentation of the API."
 
 _LEVEL_OF_EXTRA = {"trigger": Level.ERROR, "rule": Level.ERROR, "index": Level.NOTE}
@@ -76,7 +74,7 @@ def compare(
         replaces_tenancy: Whether the application has replaced the tenancy function.
 
     Yields:
-        Each difference. `tenancy` checks what an application may replace.
+        Each difference, without objects that an application may replace.
     """
     owner = _owner_of_most(live.values())
     wholes_there = _wholes(live.values())
