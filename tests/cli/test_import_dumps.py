@@ -134,8 +134,8 @@ def test_a_time_is_read_however_it_is_written(
         ({"created_at": "2026-02-31T09:30"}, "created_at has no time zone"),
         ({"scopes": "{a"}, "scopes is not a list"),
         ({"scopes": "[a"}, "scopes is not JSON"),
-        ({"key": "1.23E+19"}, "key 1.23E+19 is a number that a spreadsheet shortened"),
-        ({"key": "1,23e+19"}, "is a number that a spreadsheet shortened"),
+        ({"key": "1.23E+19"}, "key 1.23E+19 is a number that a spreadsheet has shortened"),
+        ({"key": "1,23e+19"}, "is a number that a spreadsheet has shortened"),
         ({"key": "“a key of a text program”"}, "key has curly quotation marks"),
         ({"workspace_id": "7"}, "workspace_id must be a UUID"),
     ],
@@ -294,7 +294,7 @@ def test_real_keys_must_resolve_before_a_line_is_written(service: Program, syste
     before = count(system)
     refused = service(*FROM, "--probe", "keys.txt", code=1)
     assert refused.err.splitlines() == [
-        "No line is key 2.",
+        "No line matches key 2.",
         "1 of 2 keys resolve.",
         "Nothing was imported.",
     ]
@@ -387,7 +387,7 @@ def test_a_scheme_is_declared_over_rest_as_well(program: Program, system: System
     [
         (("--from", "nothing"), "keylatch import --presets"),
         (("--zone", "Mars/Olympus"), "is not the name of a time zone"),
-        (("--workspace-map", "bad.csv"), "has a line 2"),
+        (("--workspace-map", "bad.csv"), "in line 2"),
         (("--probe", "empty.txt"), "1 to 20 keys"),
     ],
 )

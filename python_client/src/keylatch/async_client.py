@@ -86,7 +86,7 @@ class AsyncKeylatch(_Base):
             max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Returns:
-            A client. It opens no connection of its own.
+            A client, which opens no connection of its own.
 
         Raises:
             TypeError: The argument is neither a pool nor a connection of asyncpg.

@@ -24,7 +24,7 @@ def as_method(describe: Callable[..., Call[Any]], method: Callable[..., Any]) ->
     """Give a method the signature of its call, for `inspect` and `help`.
 
     Args:
-        describe: A function of `calls`.
+        describe: A function of the module `calls`, such as `calls.issue`.
         method: The method of a client.
     """
     described = inspect.signature(describe)
@@ -59,7 +59,7 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
             max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Returns:
-            A client. It opens no connection of its own.
+            A client, which opens no connection of its own.
 
         Raises:
             TypeError: The client is of another kind, for example the async client.
@@ -87,7 +87,7 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
             max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Returns:
-            A client. It opens no connection of its own.
+            A client, which opens no connection of its own.
 
         Raises:
             TypeError: The client is of another kind, for example the async client.
@@ -129,7 +129,7 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
                 limit.
 
         Returns:
-            A client. It opens no connection of its own.
+            A client, which opens no connection of its own.
 
         Raises:
             TypeError: The connection or pool is of another kind, for example the async kind.
@@ -168,12 +168,12 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
             max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Returns:
-            A client. It opens no connection of its own.
+            A client, which opens no connection of its own.
 
         Raises:
             TypeError: The source is of another kind, for example an async engine.
-            InvalidArgument: The driver is not supported, such as psycopg2 (a session raises this
-                at the first call). Or `claims` or `max_lag` is not valid.
+            InvalidArgument: The driver is not supported, such as psycopg2 (a session raises this at
+                the first call), or `claims` or `max_lag` is not valid.
         """
         cls._check("from_sqlalchemy", source, reads)
         from .transports import sqlalchemy

@@ -60,7 +60,7 @@ class Call(Generic[T]):
 
     Attributes:
         function: The name of the function, or of the view to read, in schema `keylatch`.
-        arguments: Its arguments by name: JSON values, and a `Secret` where a key goes.
+        arguments: The arguments by name: JSON values, and a `Secret` where a key goes.
         decode: Reads the rows of the answer.
         waits: Whether to call `wait_for_replicas` afterwards.
     """
@@ -281,8 +281,8 @@ def retire_workspace(workspace_id: UUID | str, *, limit: int = 10_000) -> Call[R
 def resolve(key: str | Secret, *, origin: str | None = None) -> Call[ResolvedKey | None]:
     """Look up an active key by its text. For services: role `keylatch_resolver` or service key.
 
-    The origin check stops other web pages. It does not stop a program, because a program
-    can send any `Origin`.
+    The origin check stops other web pages, but not a program, because a program can send any
+    `Origin`.
 
     Args:
         key: The text that the request presented. Any text is allowed.

@@ -288,7 +288,7 @@ class SessionEnding(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegacyKey(Row):
-    """A key that was imported with a salted hash. Its first use upgrades it.
+    """A key that was imported with a salted hash, and that its first use upgrades.
 
     Source: a row of `keylatch.legacy_keys`.
     """

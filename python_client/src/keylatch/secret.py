@@ -1,4 +1,4 @@
-"""Keep keys out of printed output: `Secret` wraps one key, `mask_keys` masks keys in a text."""
+"""Keeps keys out of printed output: `Secret` wraps one key, `mask_keys` masks keys in a text."""
 
 from __future__ import annotations
 

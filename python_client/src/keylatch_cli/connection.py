@@ -50,7 +50,7 @@ class Options:
 
     Attributes:
         db_url: A URL or DSN of PostgreSQL.
-        url: A Supabase project; without a key, the address of a PostgREST server.
+        url: The URL of a Supabase project or, without a key, of a PostgREST server.
         key: The project's API key.
         token: The JWT of a user or a role.
         as_user: The user to act as over a database URL, a UUID.
@@ -68,7 +68,7 @@ class Database:
     """A connection in SQL.
 
     Attributes:
-        url: A URL or DSN of PostgreSQL. It may contain a password, so it is never printed.
+        url: A URL or DSN of PostgreSQL. No command prints the URL, which may contain a password.
         as_user: The user to act as, a UUID; `None` for the connection's own user.
     """
 
@@ -81,7 +81,7 @@ class Rest:
     """A connection over HTTP.
 
     Attributes:
-        url: A Supabase project; without a key, the address of a PostgREST server.
+        url: The URL of a Supabase project or, without a key, of a PostgREST server.
         key: The project's API key.
         token: The JWT to act with; without a token, the key is used.
     """
@@ -136,10 +136,10 @@ def connect(options: Options) -> Keylatch:
     """Connect to the project or database that the options, the environment and `.env` name.
 
     Args:
-        options: The command line. It wins over the environment, which wins over `.env`.
+        options: The options. They win over the environment, and the environment wins over `.env`.
 
     Returns:
-        A client. Its connection stays open until the process ends.
+        A client, whose connection stays open until the process ends.
 
     Raises:
         KeylatchError: `usage` if no connection or two connections are named; `missing_extra` if a
@@ -183,7 +183,7 @@ def open_database(
         as_owner: Whether the command needs the owner of keylatch, if keylatch is installed.
 
     Returns:
-        A connection as the URL's own user, in autocommit mode. It is closed at exit.
+        A connection as the URL's own user, in autocommit mode, which is closed at exit.
 
     Raises:
         KeylatchError: `usage` if there is no database URL or it is not valid;
@@ -299,13 +299,13 @@ def _with_options(
 
 
 def open_project(target: Rest) -> SyncPostgrestClient:
-    """Make the client of a project or a PostgREST server. It sends nothing before the first call.
+    """Make the client of a project or a PostgREST server, without sending a request.
 
     Args:
         target: The address and identity.
 
     Returns:
-        A client. Its session stays open until the process ends.
+        A client, whose session stays open until the process ends.
 
     Raises:
         KeylatchError: `usage` if the address, the key or the token cannot be right;
@@ -374,7 +374,7 @@ def _nowhere(url: str | None, wants_database: bool) -> KeylatchError:
 
 
 def _first(sources: Iterable[Mapping[str, str]], names: Iterable[str]) -> str | None:
-    """Return the first value that is set. The order of sources wins over the order of names."""
+    """Return the first value that is set. In each source, all names are tried in order."""
     names = tuple(names)
     return next((source[name] for source in sources for name in names if source.get(name)), None)
 

@@ -35,11 +35,11 @@ _LONGEST_ORIGIN = 300
 class CachedResolver:
     """Answers `resolve` from memory. An answer is never out of date by more than `bound`.
 
-    The resolver listens on a connection of its own. It is notified at the commit of a revocation,
+    The resolver listens on a connection of its own, and is notified at the commit of a revocation,
     suspension, rotation, earlier expiry, or change of origins, scopes or metadata. The resolver
     answers from memory only while this connection works, and reaches the same server, timeline and
-    database as the client. Otherwise it asks the database. An answer can miss a change that was
-    acknowledged less than `bound` earlier, but no older change.
+    database as the client. Otherwise the resolver asks the database. An answer can miss a change
+    that was acknowledged less than `bound` earlier, but no older change.
 
     Two kinds of change send no notification: a change in a transaction that also extends a key, and
     a change while PostgreSQL's notification queue is nearly full. The next heartbeat reports the
@@ -67,8 +67,8 @@ class CachedResolver:
 
         Args:
             keylatch: The client that asks the database. The resolver always asks the primary,
-                because a replica may be behind the notifications. It also reads the primary's WAL
-                position, at most twice per `bound`.
+                because a replica may be behind the notifications. The resolver also reads the
+                primary's WAL position, at most twice per `bound`.
             listen: URL or DSN for psycopg, to listen on the primary. Connect directly: a pooler in
                 transaction mode delivers no notifications. The login needs the rights of
                 `keylatch_resolver`, or membership in it. If notifications do not arrive, or come

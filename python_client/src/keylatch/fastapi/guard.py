@@ -59,14 +59,15 @@ def require_key(
     Args:
         resolver: An `AsyncKeylatch` with role `keylatch_resolver` or the service key, or a
             dependency that returns one.
-        scopes: The scopes that the key must have, all of them. They are compared literally:
+        scopes: The scopes that the key must have, all of them. Scopes are compared literally:
             `orders:*` is not a pattern.
         kinds: The kinds of key that are accepted. `publishable` is not accepted by default, because
             any visitor of a page can read and send a publishable key.
-        fallback: A function that looks up keys of another system. It is called only for a text that
-            is not an active key and does not have keylatch's format, so it never gets a revoked key
-            of keylatch. The kind and scopes of its answer are checked too. A revoked key that was
-            imported in another format does reach the function: revoke it in the other system too.
+        fallback: A function that looks up keys of another system. The dependency calls this
+            function only for a text that is not an active key and does not have keylatch's format,
+            so never for a revoked key of keylatch. The kind and scopes of its answer are checked
+            too. A revoked key that was imported in another format does reach the function: revoke
+            it in the other system too.
 
     Returns:
         A dependency that returns the `ResolvedKey`.
@@ -112,7 +113,7 @@ def require_key_or_user(
 
     Args:
         resolver: As in `require_key`.
-        verify: Checks the signature, expiry and audience of the JWT. It returns the user, as any
+        verify: Checks the signature, expiry and audience of the JWT, and returns the user, as any
             value except `None`. `None` or an exception becomes a 401. An `HTTPException` is sent
             unchanged, such as a 503 if the public keys cannot be read. The project's anon key is
             also a signed JWT: refuse a token without a `sub`.

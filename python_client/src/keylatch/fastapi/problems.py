@@ -1,4 +1,4 @@
-"""Errors as HTTP: one body for every refusal, and the status of each error."""
+"""Turns errors into HTTP answers: one body for every refusal, and the status of each error."""
 
 import logging
 from collections.abc import Mapping
@@ -42,8 +42,8 @@ class ProblemBody(BaseModel):
 class Problem(HTTPException):
     """A refusal as an HTTP error.
 
-    The routers of this package answer with `slug`, `detail` and `hint`. So does an application that
-    has called `install_error_handlers`. Without these handlers, FastAPI treats a `Problem` as any
+    The routers of this package, and an application that has called `install_error_handlers`, answer
+    with `slug`, `detail` and `hint`. Without these handlers, FastAPI treats a `Problem` as any
     other `HTTPException`: the three fields are inside `detail`.
 
     Attributes:
@@ -66,7 +66,7 @@ class Problem(HTTPException):
         super().__init__(status_code, body.model_dump(), dict(headers) if headers else None)
 
     def response(self) -> JSONResponse:
-        """Return the HTTP response. Its body has only `slug`, `detail` and `hint`."""
+        """Return the HTTP response, whose body has only `slug`, `detail` and `hint`."""
         return JSONResponse(self.detail, self.status_code, self.headers)
 
 
@@ -114,7 +114,7 @@ def unavailable(error: Exception) -> Problem:
     """Log an internal failure, and return an answer that reveals nothing about it.
 
     Args:
-        error: The error of the call. Its texts go to the logger `keylatch.fastapi`.
+        error: The error of the call, which is written to the logger `keylatch.fastapi`.
 
     Returns:
         The problem: the same 502 for every failure.

@@ -52,7 +52,7 @@ async def log_refused_key(client: AsyncKeylatch, key: Secret, request: Request) 
     The database is not asked if the log level hides the reason, or if the checksum is wrong.
 
     Args:
-        client: The client that resolves. Its role must also be allowed to call `explain`.
+        client: The client that resolves keys, with a role that may also call `explain`.
         key: The presented text.
         request: The request that presented the key.
     """

@@ -65,7 +65,7 @@ class Transport(Protocol):
 
         Args:
             function: The name of the function, or of a view in `VIEWS`.
-            arguments: Its arguments by name: JSON values, and a `Secret` where a key goes.
+            arguments: The arguments by name: JSON values, and a `Secret` where a key goes.
 
         Returns:
             The rows of the answer as JSON values by column name. A key is wrapped in a

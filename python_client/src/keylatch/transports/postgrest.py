@@ -114,8 +114,8 @@ def _sending(
 def _send_key_as_apikey(headers: httpx.Headers) -> None:
     """Move a key that is not a JWT out of `Authorization`, because Supabase refuses it there.
 
-    supabase-py sends the project's key in both headers until a user signs in. Its session adds
-    the headers by itself.
+    supabase-py sends the project's key in both headers until a user signs in. The session of
+    supabase-py adds the headers.
     """
     scheme, _, key = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.lstrip().startswith(_NO_JWT):

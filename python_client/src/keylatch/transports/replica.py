@@ -18,9 +18,9 @@ class _Freshness:
     """Decides whether a replica may answer, from its position and the primary's.
 
     If a replica has replayed a position that was read at the primary, the replica has every change
-    that was acknowledged before the position was read. So the primary's positions are kept with the
-    time at which they were asked for. The newest position that the replica has reached tells how
-    old its answers can be.
+    that was acknowledged before the position was read. The client keeps each position of the
+    primary, with the time at which it asked for the position. The newest position that the replica
+    has reached tells how old its answers can be.
 
     Positions of two timelines are never compared: after a failover, a replica of the old timeline
     may have a higher position than the new primary. A replica without a replication stream has no

@@ -184,8 +184,8 @@ class SqlCalls(Calls):
 def _statement(function: str, types: tuple[tuple[str, str], ...]) -> str:
     """Ask for JSON as PostgREST does, and send each argument as a string that the server casts.
 
-    Then the result does not depend on how the caller's connection converts times, arrays and JSON,
-    and no error of a driver repeats a value.
+    This way, the result does not depend on how the caller's connection converts times, arrays and
+    JSON, and no error of a driver repeats a value.
     """
     casts = {
         f'"{name}"': f"${place}::pg_catalog.text{'[]' if kind == 'text[]' else ''}"
@@ -235,7 +235,8 @@ def driver_failure(problem: BaseException, *no_answer: type[BaseException]) -> K
         no_answer: The driver's classes for a server that does not answer.
 
     Returns:
-        The error, to be raised outside the except block.
+        The error. Raise it outside the except block, so that it does not refer to the driver's
+        error.
     """
     said = mask_keys(str(problem)).partition("\n")[0]
     detail = f"{type(problem).__name__}: {said}".removesuffix(": ")

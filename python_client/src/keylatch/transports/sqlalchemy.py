@@ -120,7 +120,7 @@ def _transport_of(driver: Any) -> Callable[..., Any]:
 
 
 def _is_idle(lent: Any) -> bool:
-    """Check whether the connection opens transactions by itself, and has opened none yet."""
+    """Check whether the connection opens transactions by itself, but no transaction is open."""
     # SQLAlchemy's adapter knows: asyncpg itself always autocommits.
     if getattr(lent.dbapi_connection, "autocommit", False):
         return False

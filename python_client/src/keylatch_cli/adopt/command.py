@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 _CONFIRM = "drop plaintext"
 _AFTERWARDS = (
-    "The plaintext keys are removed from the table. Older copies may still contain them: dead rows "
-    "until you run vacuum full on the table; WAL archives, backups, dumps and replicas' snapshots "
-    "until they expire or you delete them; and logs."
+    "The table has no plaintext keys now. Older copies may still contain keys: dead rows until "
+    "you run vacuum full on the table; WAL archives, backups, dumps and replicas' snapshots until"
+    " you delete them; and logs."
 )
 
 

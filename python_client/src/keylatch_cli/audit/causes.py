@@ -43,7 +43,7 @@ _WHY = {
     "table": "Without row level security, a role with a grant reaches the keys of all workspaces.",
     "rule": "A rule replaces a statement by another statement.",
 }
-_WHY_DEFINER = "It runs with its owner's rights and skips the row policies, for every caller."
+_WHY_DEFINER = "The function runs with its owner's rights, and skips row policies for every caller."
 _WHY_OWNER = "The owner of an object can switch off its guards and read its hashes."
 _WHY_MORE = "This role has more access than keylatch grants."
 _WHY_LESS = "Calls of this role fail with 'permission denied'."

@@ -137,10 +137,10 @@ def audit(
 ) -> Audit:
     """Test all operations as all kinds of user on a temporary workspace, and roll back.
 
-    The audit waits for no lock longer than 100 ms, and commits nothing. It takes the locks of
-    ordinary reads and writes (access share, row share, row exclusive) on keylatch's tables and on
-    auth.users, row locks only on its own rows, and no lock that blocks the use of a key. Sequence
-    numbers stay used.
+    The audit waits for no lock longer than 100 ms, and commits nothing. The audit takes the locks
+    of ordinary reads and writes (access share, row share, row exclusive) on keylatch's tables and
+    on auth.users, row locks only on its own rows, and no lock that blocks the use of a key.
+    Sequence numbers stay used.
 
     Args:
         connection: As the owner of keylatch, outside a transaction.

@@ -59,7 +59,7 @@ _FEW = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One thing that is not as expected.
+    """One difference between the expected and the actual access.
 
     Attributes:
         who: The user with more or less access, or the owner of the object.

@@ -61,7 +61,7 @@ def check(
     Args:
         client: A client with the key of the project, or the token of a user.
         connection: The database that PostgREST should serve, inside a transaction.
-        site: The name and version of that database.
+        site: The name and version of the database.
         live: The objects in the database.
 
     Yields:

@@ -112,8 +112,8 @@ class Manifest:
             parts: Names of parts.
 
         Returns:
-            The objects of all parts. An object of several parts has the grants of all these parts,
-            and the other properties of the last part.
+            The objects of all parts. If several parts change an object, the object has the grants
+            of all these parts, and the other properties of the last part.
         """
         entries: dict[Name, Entry] = {}
         made_by: dict[Name, str] = {}

@@ -33,7 +33,7 @@ _WHY_EXTRA = {
 }
 _WHY_EXTRA_ELSE = "Clients can call objects in keylatch. keylatch_internal is for keylatch only."
 _WHY_LATCH_TRIGGER = (
-    "It runs when a workspace gets its first key or is deleted: see sql/recipes/first_key.sql."
+    "The trigger runs at the first key or deletion of a workspace: see sql/recipes/first_key.sql."
 )
 _WHY_MORE = "This role has more access than keylatch grants."
 _WHY_LESS = "Calls of this role fail with 'permission denied'."
@@ -71,7 +71,7 @@ def compare(
     Args:
         expected: What the database should contain.
         live: The objects of the database.
-        replaces_tenancy: Whether the application has replaced the tenancy function.
+        replaces_tenancy: Whether the application has replaced `keylatch.admin_workspace_ids()`.
 
     Yields:
         Each difference, without objects that an application may replace.

@@ -171,8 +171,8 @@ def check_place(connection: psycopg.Connection[Any], site: Site) -> Iterator[Fin
             "timeline_changed",
             f"installation {found.id}",
             f"was made on timeline {timeline}, and the server is on timeline {now}",
-            "A failover changes the timeline. So does a point-in-time recovery, after which keys "
-            "that were revoked since are active again.",
+            "A failover or a point-in-time recovery changes the timeline. After a recovery, keys "
+            "that were revoked later are active again.",
             f"{_REVOKE_AGAIN}keylatch installation renew --keep-id  # then this note disappears",
         )
 
@@ -202,7 +202,7 @@ def check_against(site: Site, other: Site) -> Iterator[Finding]:
         return
     yield replace(
         other_installation("--against", what),
-        why="Keys that one of them issues or revokes are not known to the other.",
+        why="Neither database knows the keys that the other database issues or revokes.",
         fix=f"# at the copy:\n{_REVOKE_AGAIN}keylatch installation renew  # then: a new id",
     )
 

@@ -1,4 +1,4 @@
-"""The report of doctor: the findings, the unchecked subjects, and the database."""
+"""The report of `keylatch doctor`: the findings, and the checks that were not possible."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ _TRIGGER = (
 
 
 def is_replaced(live: Mapping[Name, Entry], manifest: Manifest) -> bool:
-    """Check whether the application has replaced the tenancy function.
+    """Check whether the application has replaced `keylatch.admin_workspace_ids()`.
 
     Args:
         live: The objects of the database.

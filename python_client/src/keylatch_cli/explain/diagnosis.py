@@ -14,7 +14,9 @@ from keylatch.models import Key, LegacyKey
 from keylatch.secret import Secret
 
 _ISSUE = "Issue a new key."
-_IMPORT = "Import the key. Its holder can keep using it, and keylatch resolves it at once."
+_IMPORT = (
+    "Import the key. Its holder can keep using the key, and keylatch resolves the key at once."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def explain_old(fields: Mapping[str, object], *, now: datetime) -> Finding:
     """Explain why a key of another system would not validate in a service of that system.
 
     Args:
-        fields: A line of an import. It may have both the key and the hash.
+        fields: A line of an import, which may have both the key and the hash.
         now: The time to compare the expiry with, with a time zone.
 
     Returns:

@@ -34,7 +34,7 @@ File = Annotated[
     str | None,
     typer.Argument(
         metavar="FILE|verify",
-        help="A .csv, .tsv or .jsonl file; - for stdin (add --format). Or the word verify.",
+        help="A .csv, .tsv or .jsonl file, - for stdin (add --format), or the word verify.",
         show_default=False,
     ),
 ]

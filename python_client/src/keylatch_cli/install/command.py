@@ -88,7 +88,7 @@ def install(
     """Write keylatch into a Supabase project, as one migration.
 
     By default, the migration has the core and the module events. Run the command again to add
-    modules with --with, or after an update of keylatch. It then writes one more migration.
+    modules with --with, or after an update of keylatch: the command then writes one more migration.
     """
     choice = _choice(with_, only, all_)
     plan = _decided(
@@ -216,7 +216,7 @@ def apply(
     else:
         if platform and database.install_platform(connection) and not as_json:
             output.note(
-                "Created the roles of a Supabase project. The roles have no passwords. If you add "
+                "Created the roles of a Supabase project, without passwords. Before you use "
                 "PostgREST, run: alter role authenticator password '…';"
             )
         plan = database.apply(connection, choice, decided)

@@ -84,7 +84,7 @@ class Installed:
 
     Attributes:
         version: The version of the schema.
-        modules: The modules beside the core.
+        modules: The installed modules, without the core.
         tenancy: Which tables decide who administers a workspace.
     """
 
@@ -190,7 +190,7 @@ class Release:
             The modules and the modules that they need, in the order of installation.
 
         Raises:
-            InvalidArgument: There is no such module.
+            InvalidArgument: No module has this name.
         """
         wanted = list(modules)
         for name in wanted:
@@ -217,7 +217,7 @@ class Release:
             added modules, both, or nothing.
 
         Raises:
-            InvalidArgument: There is no such module.
+            InvalidArgument: No module has this name.
             TenancyUndecided: A new installation needs a tenancy.
             KeylatchError: `tenancy_installed` or `module_installed` if the installed tenancy or
                 modules conflict with the request; `client_older` or `no_upgrade` if no upgrade

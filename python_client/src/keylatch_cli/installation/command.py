@@ -88,7 +88,7 @@ def show(options: Options, context: typer.Context, as_json: Json = False) -> Non
 def renew(
     options: Options, yes: Yes = False, keep_id: KeepId = False, as_json: Json = False
 ) -> None:
-    """Give a copy its own id, and store which server and database it is in.
+    """Give a copy its own id, and store its server and database.
 
     Run this in the copy, never in the original, as the owner of keylatch. After a restore, first
     run `keylatch revocations apply`, because it refuses a list with another id.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 revocations = typer.Typer(
     name="revocations",
-    help="Export revoked, suspended and expiring keys, and revoke them again after a restore.",
+    help="Export revoked keys, and revoke them again after a restore.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -63,9 +63,9 @@ def export(
     """Write a list of the keys that a restored backup would reactivate.
 
     The list has the id of each key that is revoked, is suspended or expires, with the time and the
-    reason. It contains no keys and no hashes. Run this from a timer, and store the list apart from
-    the database's backups. A digest at the end detects a damaged list; it does not prove who wrote
-    the list. Connect as the owner of keylatch, who can read every row.
+    reason, but no keys and no hashes. Run this from a timer, and store the list apart from the
+    database's backups. A digest at the end detects a damaged list; it does not prove who wrote the
+    list. Connect as the owner of keylatch, who can read every row.
     """
     start = None if since is None else parse_time("since", since)
     connection = open_database(options, as_owner=True)
@@ -108,10 +108,10 @@ def apply(
     """Revoke keys again that a restore has reactivated.
 
     Run this before the restored database is used. The command revokes a key that the list names as
-    revoked or expired. It suspends a key, or sets an earlier expiry, as the list says. It never
-    extends or reactivates a key, so you can repeat the command. If the suspension or expiry of a
-    key changed after the list was written, the command names the key, leaves it unchanged, and
-    exits with 1. Scopes and origins are not in the list.
+    revoked or expired. The command suspends a key, or sets an earlier expiry, as the list says. You
+    can repeat the command, because it never extends or reactivates a key. If the suspension or
+    expiry of a key changed after the list was written, the command names the key, leaves it
+    unchanged, and exits with 1. Scopes and origins are not in the list.
     """
     head, total = lists.read(file)
     connection = open_database(options, as_owner=True)

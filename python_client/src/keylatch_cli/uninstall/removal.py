@@ -59,7 +59,7 @@ class Use:
     """An object or a setting that uses keylatch.
 
     Attributes:
-        kind: What uses keylatch, such as `policy`, `trigger` or `setting`.
+        kind: The kind of object or setting, such as `policy`, `trigger` or `setting`.
         thing: The name of the policy, trigger or setting.
     """
 
