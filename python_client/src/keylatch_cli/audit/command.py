@@ -54,7 +54,7 @@ def audit(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Test every operation as every kind of user, to show who can do what.
+    """Test who can do what, as every kind of user.
 
     Connect as the owner of keylatch; the owner need not be a superuser. All changes are made in a
     temporary workspace, inside a transaction that is rolled back. The audit leaves nothing behind,

@@ -72,9 +72,10 @@ def doctor(
     show_all: All = False,
     as_json: Json = False,
 ) -> None:
-    """Check an installation, and compare it with this version of keylatch.
+    """Check an installation, and name the repairs.
 
-    Connect as the owner of keylatch. For other users, doctor lists the checks that were not
+    doctor compares the database with this version of keylatch. Connect as the owner of keylatch.
+    For other users, doctor lists the checks that were not
     possible. If $SUPABASE_URL and $SUPABASE_KEY are set too, doctor also checks the Data API. The
     exit code is 1 if there is an error, and 0 if there are only warnings and notes.
     """
