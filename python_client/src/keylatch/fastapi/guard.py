@@ -54,7 +54,7 @@ def require_key(
 
     The sender does not learn why a key is refused. The logger `keylatch` writes the reason at
     level INFO: the verdict of `explain`, the key's id, the masked key and the fingerprint; never
-    the key. At that level, a refused key costs a second call.
+    the key. At level INFO, a refused key needs a second call.
 
     Args:
         resolver: An `AsyncKeylatch` with role `keylatch_resolver` or the service key, or a

@@ -330,7 +330,7 @@ def _of_relation(
 
 
 def _reach(name: str, columns: Mapping[str, str], stage: Stage) -> sql.Composable:
-    """Return the condition for the rows of the workspace, or "false" if the table has none."""
+    """Return the condition for the rows of the workspace, or "false" if it has no such rows."""
     if name in ("keys", "active_keys"):
         return sql.SQL("id = {}").format(sql.Literal(stage.publishable))
     column = "id" if name == "workspaces" else "workspace_id"
