@@ -12,7 +12,7 @@
 //     { scope: "orders:read" },
 //   ))
 //
-// Set verify_jwt = false for this function: its callers send a key, not a JWT.
+// Set verify_jwt = false for this function, because callers send a key and no JWT.
 import type { Database } from "../types/keylatch.ts"
 
 type Functions = Database["keylatch"]["Functions"]
@@ -24,15 +24,15 @@ export type Handler = (request: Request, key: ResolvedKey) => Response | Promise
 export type Options = {
   /** The URL of the project, for example https://PROJECT.supabase.co. */
   url: string
-  /** The key that the project gives to browsers. */
+  /** The publishable or anon key of the project. */
   apikey: string
-  /** A JWT of the role keylatch_resolver. No other right is needed. */
+  /** A JWT of the role keylatch_resolver, which can only resolve keys. */
   token: string
   /** Called with the reason when a request is refused; console.warn by default. */
   log?: (line: string) => void
 }
 
-/** An error of the database. `slug` is for programs, `hint` is the next step. No field has a key. */
+/** An error of the database. Programs match on `slug`; `hint` is the next step. */
 export class KeylatchError extends Error {
   override readonly name = "KeylatchError"
   constructor(
@@ -52,27 +52,27 @@ export class Keylatch {
     this.#options = options
   }
 
-  /** The key with this text if it is active and allows this origin, else null. */
+  /** Returns the key with this text if the key is active and allows the origin, else null. */
   async resolve(key: string, origin: string | null): Promise<ResolvedKey | null> {
     return (await this.#call("resolve_key", { key, origin }))[0] ?? null
   }
 
-  /** Why a text resolves or not. Only for the service's log: do not tell the sender. */
+  /** Returns why a key resolves or not, for the service's log. Do not send it to the client. */
   explain(key: string, origin: string | null): Promise<Explanation> {
     return this.#call("explain_key", { key, origin })
   }
 
-  /** Opens a session for a visitor of the page at `origin`. The token is shown only here. */
+  /** Opens a session for a visitor of the page at `origin`. Only this call returns the token. */
   openSession(key: string, origin: string): Promise<Session> {
     return this.#call("open_session", { key }, { Origin: origin })
   }
 
-  /** Guards a handler: the handler runs only with a valid key, and gets that key. */
+  /** Wraps a handler, so that it runs only for a request with a valid key. */
   withKey(handler: Handler, rule: { scope?: string } = {}): (request: Request) => Promise<Response> {
     return async (request) => {
       const presented = keyOf(request)
       if (!presented) {
-        const hint = "Send it as x-api-key or Authorization: Bearer."
+        const hint = "Send a key as x-api-key or Authorization: Bearer."
         return problem(401, "key_missing", "No key was sent.", hint, "Bearer")
       }
       const origin = request.headers.get("Origin")
@@ -94,14 +94,14 @@ export class Keylatch {
         this.#log(`request refused: scope_missing, key_id ${key.key_id}`)
         const detail = `The key does not have the scope ${rule.scope}.`
         const challenge = `Bearer error="insufficient_scope", scope="${rule.scope}"`
-        const hint = "Use a key that was issued with it."
+        const hint = "Use a key that was issued with this scope."
         return problem(403, "scope_missing", detail, hint, challenge)
       }
       return handler(request, key)
     }
   }
 
-  /** Asks why a key was refused. An error here does not let the key in. */
+  /** Logs why a key was refused. If explain_key fails, the key stays refused. */
   async #logReason(presented: string, origin: string | null): Promise<void> {
     try {
       const { verdict, key_id, fingerprint } = await this.explain(presented, origin)
@@ -121,7 +121,7 @@ export class Keylatch {
     headers: Record<string, string> = { Authorization: `Bearer ${this.#options.token}` },
   ): Promise<Functions[Name]["Returns"]> {
     const { url, apikey } = this.#options
-    // POST with the key in the body: a key in a URL ends up in logs.
+    // The key is in the body of a POST, because servers log URLs.
     const response = await fetch(`${url}/rest/v1/rpc/${name}`, {
       method: "POST",
       headers: { apikey, "Content-Type": "application/json", "Content-Profile": "keylatch", ...headers },

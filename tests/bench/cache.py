@@ -144,7 +144,7 @@ def main() -> int:
 
 
 def fill(database: Database, keys: int) -> None:
-    """Give it so many keys of other workspaces, as `make bench` does."""
+    """Adds this many keys of other workspaces, as `make bench` does."""
     setup = (ROOT / "sql" / "bench" / "setup.sql").read_text().replace(":keys", str(keys))
     with psycopg.connect(database.superuser_url) as owner:
         owner.execute("set local synchronous_commit = off")

@@ -150,7 +150,7 @@ def memory(database: Database) -> float:
 
 
 def fill(database: Database, count: int) -> None:
-    """Put this many events into the log, as only the owner can."""
+    """Inserts this many events into the log, as only the owner can."""
     with psycopg.connect(database.url) as owner:
         for word in ("disable", "enable"):
             owner.execute(

@@ -127,7 +127,7 @@ def measure(database: Database) -> dict[str, list[float]]:
 
 
 def overlaps(one: Resolve, start: float, end: float) -> bool:
-    """Tell whether a resolve ran during a step."""
+    """Returns whether a resolve ran during a step."""
     return one.began < end and one.ended > start
 
 

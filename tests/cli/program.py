@@ -134,11 +134,11 @@ class Program:
         return Result(process.returncode, out.decode(), err.decode(), screen.decode())
 
     def command(self, *arguments: object) -> list[str]:
-        """Give the words of a call."""
+        """Returns the words of the command line."""
         return [str(SCRIPT), *map(str, arguments), *self.options]
 
     def surroundings(self) -> dict[str, Any]:
-        """Give directory and environment, as `subprocess` takes them."""
+        """Returns directory and environment as keyword arguments for `subprocess`."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         return {"cwd": self.directory, "env": {**kept, "LANG": "C.UTF-8", **self.environment}}
 

@@ -20,7 +20,7 @@ class System:
         self.database, self.rest, self.people = database, rest, people
 
     def acting_as(self, program: Program, connection: str, who: str) -> Program:
-        """Give the program as one of `People`, or as a service that resolves or may do all.
+        """Returns the program as one of `People`, as a resolver, or as the service role.
 
         Args:
             program: The program, in its directory.

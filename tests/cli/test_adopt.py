@@ -93,7 +93,7 @@ def test_both_tables_of_the_report_lose_their_plaintext_keys(
     for table in (SESSIONS, ASSISTANTS):
         dropped = adopt("adopt", "drop", *table, "--confirm", "drop plaintext", *READY)
         assert "phase   dropped" in dropped.out
-        assert "Older copies may still contain them" in dropped.err
+        assert "Older copies may still contain keys" in dropped.err
         assert (schemas(owner) == []) is (table is ASSISTANTS)
     for step in ("prove", "read", "revert"):
         assert "is not adopted" in adopt("adopt", step, *SESSIONS, code=1).err

@@ -17,7 +17,7 @@ from keylatch_cli.audit.report import ACTORS, OUTCOMES
 from keylatch_cli.install.apply import apply
 from keylatch_cli.install.migrations import Choice, Tenancy
 from modules.identity.page import open_browser
-from stack import Cluster, Database, People, told
+from stack import Cluster, Database, People, notifications
 from stack.modules import module_names
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -168,15 +168,15 @@ def test_nothing_is_left_on_a_live_database(
     owner.execute("listen keylatch")
     audit("audit")
     assert everything() == before
-    assert told(owner, system.database.connect()) == []
+    assert notifications(owner, system.database.connect()) == []
 
 
 @pytest.mark.one_server
 def test_a_user_who_is_not_the_owner_is_told_so(audit: Program, system: System) -> None:
     other = audit.having(DATABASE_URL=system.database.authenticator_url)
     said = other("audit", code=3).err
-    assert "permission_denied: authenticator cannot act as postgres" in said
-    assert "hint: Connect as postgres, who owns keylatch." in said
+    assert "DATABASE_URL logs in as authenticator; this command needs the owner's login." in said
+    assert "hint: Set DATABASE_URL to the login of postgres, who owns keylatch." in said
 
 
 @pytest.mark.one_server
@@ -194,7 +194,7 @@ def test_every_module_alone_gives_exactly_the_expected_access(
     """With a tenancy of one's own, keylatch's tables are not missed."""
     apply(empty.connect(), Choice(only=modules), tenancy)
     shown = program.having(DATABASE_URL=empty.url)("audit")
-    assert ("The application decides itself who administers what" in shown.out) is (
+    assert ("The application's own function decides who administers" in shown.out) is (
         tenancy == "own"
     )
 

@@ -12,7 +12,7 @@ from psycopg import sql
 from cli.program import Program, Result
 from keylatch_cli.install.apply import apply
 from keylatch_cli.install.migrations import Choice
-from stack import Cluster, Database, People, told
+from stack import Cluster, Database, People, notifications
 from stack.tools import ROOT, MissingTool
 
 KEYS = "keylatch_internal.keys"
@@ -177,7 +177,7 @@ def test_each_example_of_an_own_tenancy_is_as_expected(
     apply(owner, Choice(all=True), "own" if tables == "left out" else "keylatch")
     owner.execute((ROOT / "sql" / "tenancy" / f"{example}.sql").read_bytes())
     found = as_expected(program, empty)
-    assert "The application decides itself who administers what" in found.out
+    assert "The application's own function decides who administers" in found.out
     # The function is the application's again.
     body = "select prosrc from pg_proc where proname = 'admin_workspace_ids'"
     assert "audit" not in str(owner.execute(body).fetchall())
@@ -294,7 +294,7 @@ def test_an_audit_writes_little_and_nothing_that_stays(
     written = "select pg_current_wal_insert_lsn() - %s::pg_lsn"
     assert owner.execute(written, [start]).fetchall()[0][0] < 4_000_000
     assert counts() == before
-    assert told(owner, database.connect()) == []
+    assert notifications(owner, database.connect()) == []
 
 
 @pytest.mark.one_server

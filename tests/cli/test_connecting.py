@@ -28,7 +28,7 @@ def lists(program: Program, system: System) -> bool:
 
 
 def write_dotenv(program: Program, text: str) -> None:
-    """Put a `.env` where the program runs."""
+    """Writes a `.env` into the directory of the program."""
     (program.directory / ".env").write_text(text, encoding="utf-8")
 
 
@@ -351,6 +351,38 @@ def test_a_login_without_the_grant_is_told_the_sql_with_its_name(
     owner.execute(said.partition("run in SQL: ")[2].encode())
     there("resolve", stdin="x", code=1)
     owner.execute('drop role "Shop 1"')
+
+
+def test_a_service_login_is_told_that_a_command_needs_the_owner(
+    program: Program, system: System, server: Cluster
+) -> None:
+    superuser = system.database.connect(superuser=True)
+    superuser.execute("create role shop login password 'x'")
+    superuser.execute("grant keylatch_resolver to shop")
+    login = system.database.url.replace(f"postgres:{server.passwords['postgres']}", "shop:x")
+    workspace, key_id = system.people.a, "00000000-0000-4000-8000-000000000000"
+    for words in (
+        *(("issue", workspace), ("list", workspace), ("rotate", key_id), ("legacy", workspace)),
+        *(("revoke", key_id, "--yes"), ("apply",), ("audit",), ("uninstall",)),
+        *(("revocations", "export"), ("installation", "renew", "--yes")),
+    ):
+        for name, there in (
+            ("DATABASE_URL", program.having(DATABASE_URL=login)),
+            ("--db-url", program.having("--db-url", login)),
+        ):
+            assert there(*words, code=3).err == (
+                f"permission_denied: {name} logs in as shop; this command needs the owner's login."
+                f"\nhint: Set {name} to the login of postgres, who owns keylatch.\n"
+            ), words
+    service = program.having(DATABASE_URL=login)
+    service("resolve", stdin="x", code=1)
+    service("explain", stdin="x", code=1)
+    assert "database" in service("installation").out
+    # The owner, and a member of the owner, may do all of this.
+    superuser.execute("grant postgres to shop")
+    service("list", workspace)
+    service("revocations", "export")
+    superuser.execute("drop role shop")
 
 
 def test_a_dotenv_takes_nothing_of_the_environment_into_an_address(

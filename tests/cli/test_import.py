@@ -24,7 +24,7 @@ pytestmark = pytest.mark.one_server
 
 A = str(People.a)
 UNDO = r"Import [0-9a-f-]{36}\. To undo this import before a key is used, see .*\n"
-UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS\n"
+UNPROVEN = "Now check that some real keys resolve: keylatch import verify KEYS\n"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def resolves(system: System, key: str, origin: str | None = None) -> bool:
         return connection.execute(asked, [key, origin]).fetchone() is not None
 
 
-def told(done: Result) -> str:
+def summary_of(done: Result) -> str:
     """What a program said of the lines, without the id of the import."""
     said, count = re.subn(UNDO, "", done.err)
     assert count == 1
@@ -75,11 +75,11 @@ def test_a_csv_file_is_imported_and_its_bad_lines_are_named(
     done = service("import", "old.csv", code=1)
     assert done.out.splitlines() == [
         "line 3: invalid_argument: metadata is not JSON",
-        "line 5: invalid_argument: the line has more cells than the first one",
+        "line 5: invalid_argument: the line has more cells than the first line",
         "line 6: invalid_argument: workspace_id must be a UUID. "
         "(Give the id of the workspace of the key. created_by may be left out.)",
     ]
-    assert told(done) == f"Lines: 1 imported, 3 refused\n{UNPROVEN}"
+    assert summary_of(done) == f"Lines: 1 imported, 3 refused\n{UNPROVEN}"
     assert key not in done.out
     for origin in ("https://a.example", "https://b.example"):
         assert resolves(system, key, origin)
@@ -155,7 +155,7 @@ def test_a_line_that_moves_a_key_says_what_it_did(sql_owner: Program, system: Sy
     sql_owner("import", "-", "--format", "jsonl", stdin=jsonl(given[0]))
     done = sql_owner("import", "-", "--format", "jsonl", stdin=jsonl(given[0] | given[1]))
     assert done.out == "line 1: moved: The key is revoked now.\n"
-    assert done.err == "Lines: 0 imported, 1 moved towards their end, 0 refused\n"
+    assert done.err == "Lines: 0 imported, 1 revoked, suspended or expiring earlier, 0 refused\n"
     assert not resolves(system, key)
 
 
@@ -168,7 +168,7 @@ def test_a_wrong_file_is_told_before_all_of_it_is_read(sql_owner: Program) -> No
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("import", "old.txt"), "does not say"),
+        (("import", "old.txt"), "does not end in"),
         (("import", "nothing.csv"), "No such file"),
         (("import", "-", "--format", "csv", "--set", "wk_sk_live_x"), "NAME=VALUE"),
         (("explain", "--old", "x.csv"), "--workspace"),
@@ -355,7 +355,7 @@ def test_report_004_bcrypt_and_hex_become_one_hash_and_keep_status_and_expiry(
     hexed = lines_of(fresh, "stored_api_keys")
     assert sorted(verdicts(service, People.b, hexed)) == ["expired", "revoked", "valid"]
     done = service("import", "-", "--format", "jsonl", stdin=theirs)
-    assert told(done) == f"Lines: 0 imported, 3 waiting for their first use, 0 refused\n{UNPROVEN}"
+    assert summary_of(done) == f"Lines: 0 imported, 3 waiting for first use, 0 refused\n{UNPROVEN}"
     assert "3 imported" in service("import", "-", "--format", "jsonl", stdin=hexed).err
 
     # SHA-256 resolves at once, bcrypt from its first use on; inactive keys never.

@@ -129,14 +129,14 @@ def test_a_time_is_read_however_it_is_written(
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        ({"created_at": "2026-01-31 09:30:00"}, "created_at has no time zone: say which with"),
+        ({"created_at": "2026-01-31 09:30:00"}, "created_at has no time zone: add --zone"),
         ({"created_at": "yesterday"}, "created_at is not a time"),
         ({"created_at": "2026-02-31T09:30"}, "created_at has no time zone"),
         ({"scopes": "{a"}, "scopes is not a list"),
         ({"scopes": "[a"}, "scopes is not JSON"),
-        ({"key": "1.23E+19"}, "key 1.23E+19 is a number that a spreadsheet shortened"),
-        ({"key": "1,23e+19"}, "is a number that a spreadsheet shortened"),
-        ({"key": "“a key of a text program”"}, "key has quotes that a text program curled"),
+        ({"key": "1.23E+19"}, "key 1.23E+19 is a number that a spreadsheet has shortened"),
+        ({"key": "1,23e+19"}, "is a number that a spreadsheet has shortened"),
+        ({"key": "“a key of a text program”"}, "key has curly quotation marks"),
         ({"workspace_id": "7"}, "workspace_id must be a UUID"),
     ],
 )
@@ -250,8 +250,8 @@ def test_importing_the_same_file_every_night_until_the_cutover_is_safe(
     )
     done = service(*FROM, *source, "--report", "report.csv")
     assert (
-        "Lines: 1 imported, 1 with a new label or new scopes, 1 moved towards their end, "
-        "0 refused, 1 keys revoked that the file lacks" in done.err
+        "Lines: 1 imported, 1 changed (label or scopes), 1 revoked, suspended or expiring earlier, "
+        "0 refused, 1 keys revoked because they are not in the file" in done.err
     )
     with (service.directory / "report.csv").open(newline="") as file:
         report = list(csv.DictReader(file))
@@ -275,10 +275,10 @@ def test_a_file_with_refused_lines_is_not_the_whole_table(service: Program, syst
     service(*FROM, *source)
     sanctum(service.directory, {"key": keys[0]}, {"key": keys[1], "owner": 3})
     done = service(*FROM, *source, code=1)
-    assert "Keys that the file lacks were not revoked" in done.err
+    assert "No missing keys were revoked" in done.err
     assert [resolves(system, key) for key in keys] == [True, True]
     for wrong in (("--from-line", "3"),):
-        assert "from its first line" in service(*FROM, *source, *wrong, code=2).err
+        assert "and no --from-line" in service(*FROM, *source, *wrong, code=2).err
     plain = ("import", "-", "--format", "jsonl", "--complete")
     assert "--complete needs --source" in service(*plain, code=2).err
 
@@ -294,7 +294,7 @@ def test_real_keys_must_resolve_before_a_line_is_written(service: Program, syste
     before = count(system)
     refused = service(*FROM, "--probe", "keys.txt", code=1)
     assert refused.err.splitlines() == [
-        "No line is key 2.",
+        "No line matches key 2.",
         "1 of 2 keys resolve.",
         "Nothing was imported.",
     ]
@@ -302,7 +302,7 @@ def test_real_keys_must_resolve_before_a_line_is_written(service: Program, syste
     (service.directory / "keys.txt").write_text(f"{keys[0]}\n{keys[1]}\n")
     done = service(*FROM, "--probe", "keys.txt")
     assert "2 of 2 keys resolve." in done.err
-    assert "Nobody has shown" not in done.err
+    assert "Now check that" not in done.err
     assert not any(key in refused.err + done.err for key in keys)
     asked = ("import", "verify", "keys.txt")
     assert service(*asked).out == "key 1: valid\nkey 2: valid\n"
@@ -325,7 +325,9 @@ def test_a_probe_says_that_the_scheme_is_another(service: Program) -> None:
     sanctum(service.directory, {"key": key, "token": digest(key).hex()})
     (service.directory / "keys.txt").write_text(key)
     said = service(*FROM, "--probe", "keys.txt", code=1).err
-    assert "Key 1 is hashed another way: line 2 has the SHA256 of the whole key." in said
+    assert (
+        "Key 1 was hashed with another algorithm: line 2 has the SHA256 of the whole key." in said
+    )
 
 
 def test_a_probe_says_that_the_secret_is_wrong(service: Program, system: System) -> None:
@@ -339,7 +341,7 @@ def test_a_probe_says_that_the_secret_is_wrong(service: Program, system: System)
         *("--workspace-map", "map.csv"),
     )
     missing = service(*plausible, code=2).err
-    assert "there is none of the name plausible" in missing
+    assert "has no secret named plausible" in missing
     assert "SECRET_KEY_BASE" in missing
     with psycopg.connect(system.database.url, autocommit=True) as owner:
         put = (
@@ -348,7 +350,7 @@ def test_a_probe_says_that_the_secret_is_wrong(service: Program, system: System)
         )
         owner.execute(put, ["wrong"])
         said = service(*plausible, code=1).err
-        assert "Key 1 looks like line 2, but its hash is another" in said
+        assert "Key 1 looks like line 2, but the hash differs" in said
         assert "the secret plausible is wrong" in said
         owner.execute(put, ["right"])
     assert "1 of 1 keys resolve." in service(*plausible).err
@@ -385,7 +387,7 @@ def test_a_scheme_is_declared_over_rest_as_well(program: Program, system: System
     [
         (("--from", "nothing"), "keylatch import --presets"),
         (("--zone", "Mars/Olympus"), "is not the name of a time zone"),
-        (("--workspace-map", "bad.csv"), "has a line 2"),
+        (("--workspace-map", "bad.csv"), "in line 2"),
         (("--probe", "empty.txt"), "1 to 20 keys"),
     ],
 )

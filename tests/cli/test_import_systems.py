@@ -95,7 +95,7 @@ def check(old: Old, name: str) -> None:
         assert "Issue new keys" in done.err
         return
     done = old.service("import", "dump.csv", "--from", name, *old.options)
-    word = "1 imported" if system.becomes == NOW else "1 waiting for their first use"
+    word = "1 imported" if system.becomes == NOW else "1 waiting for first use"
     assert word in done.err, done
     assert found(old, f"{system.key[:-2]}~{system.key[-1]}") == NEVER
     assert found(old, system.key) == system.becomes
@@ -174,10 +174,13 @@ BEGIN, END = "<!-- systems -->\n", "<!-- end of systems -->\n"
 
 
 def table() -> str:
-    rows = ["| `--from` | system, and its table | a key | it |", "|---|---|---|---|"]
+    rows = [
+        "| `--from` | system: table | format of a key | after the import |",
+        "|---|---|---|---|",
+    ]
     for name, make in systems().items():
         preset, system = presets.load(name), make()
-        needs = " (name its workspace)" if system.needs_workspace else ""
+        needs = " (needs its workspace)" if system.needs_workspace else ""
         secret = f"; secret `{system.secret}`" if system.secret else ""
         why = f": {preset.refused}" if preset.refused else ""
         rows.append(

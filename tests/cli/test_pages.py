@@ -36,7 +36,7 @@ SUPABASE = """#!/bin/bash
 set -e
 {cli} "$@" --remote="$DATABASE_URL?sslmode=disable" --yes --agent no
 until curl -sf -X POST "$SUPABASE_URL/rest/v1/rpc/installation" -H 'Content-Profile: keylatch' \\
-  -H "apikey: $SUPABASE_SECRET_KEY" >/dev/null
+  -H "apikey: $SUPABASE_KEY" >/dev/null
 do
   psql -qc "notify pgrst, 'reload schema'" "$DATABASE_URL"
   sleep 0.5
@@ -96,7 +96,7 @@ def begin(
                 {
                     "SUPABASE_URL": rest.url,
                     "SUPABASE_PUBLISHABLE_KEY": rest.publishable_key,
-                    "SUPABASE_SECRET_KEY": rest.secret_key,
+                    "SUPABASE_KEY": rest.secret_key,
                     "ADMIN_TOKEN": people.token("alice"),
                     "RESOLVER_TOKEN": rest.token(role="keylatch_resolver"),
                     "WORKSPACE": str(people.a),
@@ -135,7 +135,7 @@ def begin(
 
 
 def _forget_settings(url: str) -> None:
-    """Take back what a page told PostgREST: the databases of a server share its roles."""
+    """Resets the settings of a page for PostgREST: the databases of a server share the roles."""
     with psycopg.connect(url) as superuser:
         superuser.execute("alter role authenticator reset pgrst.db_pre_request")
         superuser.execute("alter role authenticator reset pgrst.db_schemas")

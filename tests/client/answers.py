@@ -61,7 +61,7 @@ class FixedServer:
         self._thread.start()
 
     def __enter__(self) -> Self:
-        """Give the running server."""
+        """Returns the running server."""
         return self
 
     def __exit__(self, *_: object) -> None:

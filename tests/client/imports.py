@@ -59,7 +59,7 @@ def _unit(module: str) -> str:
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Give the names that are imported, in functions too, but not those of type checkers alone."""
+    """Returns the imported names, also those in functions, but none for type checkers only."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue

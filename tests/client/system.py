@@ -102,7 +102,7 @@ class Clients:
     """
 
     def __init__(self, system: System, variant: str) -> None:
-        """Take a variant of `VARIANTS`."""
+        """Stores a variant of `VARIANTS`."""
         self.system = system
         self.library, _, form = variant.partition("-")
         self.is_async = form == "async"
@@ -112,7 +112,7 @@ class Clients:
         self.runner = self._open.enter_context(asyncio.Runner())
 
     def __enter__(self) -> Self:
-        """Give the clients."""
+        """Returns the clients."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,13 +185,13 @@ class Blocking:
     """An `AsyncKeylatch` with the methods of a `Keylatch`: each runs until it is done."""
 
     def __init__(self, client: AsyncKeylatch, runner: asyncio.Runner) -> None:
-        """Take the client and what runs it."""
+        """Stores the client, and the runner of its coroutines."""
         self._client = client
         self._transport = _BlockingTransport(client._transport, runner)
         self._runner = runner
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """Give the method of that name."""
+        """Returns the method with this name."""
         method = getattr(self._client, name)
         return lambda *args, **kwargs: self._runner.run(method(*args, **kwargs))
 

@@ -38,10 +38,10 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     assert asyncio.run(asks(names["presented"], "https://client.example")) == "401"
     assert asyncio.run(asks(SECRET, None)) == "401"
     admin = Keylatch.from_psycopg(system.owner, claims=system.claims("alice"))
-    living = admin.issue(People.a, kind="secret", scopes=["orders:read"])
-    found = asyncio.run(asks(living.key.reveal(), None))
+    active = admin.issue(People.a, kind="secret", scopes=["orders:read"])
+    found = asyncio.run(asks(active.key.reveal(), None))
     assert found == f"workspace {People.a} with ('orders:read',)"
-    assert names["who_are_they"]([living.key.reveal(), names["presented"]]) == [True, False]
+    assert names["who_are_they"]([active.key.reveal(), names["presented"]]) == [True, False]
 
 
 def test_the_readme_has_every_command_and_exit_code_of_the_program() -> None:

@@ -335,7 +335,7 @@ def test_a_replica_of_the_wrong_kind_is_refused(pair: Pair) -> None:
 
 
 def promote(standby: Standby) -> None:
-    """Let a standby become a primary, which writes a log of its own."""
+    """Promotes a standby to a primary with a timeline of its own."""
     with psycopg.connect(standby.url("postgres", SUPERUSER), autocommit=True) as control:
         assert one(control, "select pg_promote(true, 30)") is True
         control.execute("select pg_logical_emit_message(true, '', '')")

@@ -33,5 +33,5 @@ SECRET = next(vector["key"] for vector in KEYS if vector["kind"] == "secret")
 
 
 def mistyped(key: str) -> str:
-    """Give the key with another last character, so that its checksum is wrong."""
+    """Returns the key with another last character, so that its checksum is wrong."""
     return key[:-1] + ("2" if key[-1] == "1" else "1")

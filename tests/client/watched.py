@@ -19,7 +19,7 @@ class Watched:
     """
 
     def __init__(self, database: Database, people: People) -> None:
-        """Take the database."""
+        """Stores the database."""
         self.database = database
         self.people = people
 

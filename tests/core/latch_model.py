@@ -256,7 +256,7 @@ class Story:
 def run(
     system: System, columns: Sequence[str] = ANY_COLUMN, *, examples: int = 60, beginnings: int = 6
 ) -> str | None:
-    """Tell stories until one goes wrong; give what went wrong.
+    """Runs random sequences until one fails. Returns the failure.
 
     Args:
         system: Where they are told.

@@ -74,7 +74,7 @@ def one(*texts: str) -> st.SearchStrategy[str]:
 
 @st.composite
 def changes(draw: st.DrawFn, columns: Sequence[str]) -> str:
-    """Say which columns take which values."""
+    """Returns the assignments of columns."""
     names = draw(st.lists(st.sampled_from(columns), min_size=1, max_size=2, unique=True))
     if names == ["superseded_at"]:
         names.append("expires_at")

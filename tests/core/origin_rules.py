@@ -20,7 +20,7 @@ LETTERS = set(string.ascii_lowercase + string.digits + "-")
 
 
 def _split(text: str) -> SplitResult | None:
-    """Take a URL apart; none if that cannot be done, or its port is no number."""
+    """Splits a URL; `None` if the URL is invalid, or its port is not a number."""
     try:
         parts = urlsplit(text)
         return parts if parts.port is None or parts.port else None

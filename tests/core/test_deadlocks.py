@@ -35,7 +35,7 @@ def session(system: System, people: People, role: str, looks: str) -> Connection
 def meet(
     system: System, people: People, first: tuple[str, str, str], patch_looks: str
 ) -> list[str]:
-    """Let a call that begins with the older key meet a PATCH that begins with its successor.
+    """Runs a call that locks the older key first beside a PATCH that locks its successor first.
 
     Args:
         system: The database.

@@ -108,7 +108,7 @@ def client(stack: Stack, token: str) -> Client:
 
 
 def story(stack: Stack) -> None:
-    """Tell it."""
+    """Prints the story."""
     people = stack.people
     admin_client = client(stack, people.token("alice"))
     admin = Keylatch.from_supabase(admin_client)

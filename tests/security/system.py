@@ -123,7 +123,7 @@ def make_system(database: Database, rest: Rest, people: People) -> System:
             system.keys[label] = Made(*row.fetchone())  # type: ignore[misc]
 
         issue("widget", allowed_origins=[ORIGIN])
-        for label in ("living", "revoked", "superseded", "suspended"):
+        for label in ("active", "revoked", "superseded", "suspended"):
             issue(label, kind="secret", scopes=["orders:read"])
         issue("expired", kind="secret")
         alice.execute(

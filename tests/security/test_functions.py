@@ -65,14 +65,14 @@ create function pg_temp.current_setting(pg_catalog.text) returns pg_catalog.text
 
 def test_shadowing_names_change_nothing(system: System) -> None:
     """Threat: temp tables or functions shadowing names (`search_path`, `pg_temp`)."""
-    living, revoked = system.keys["living"], system.keys["revoked"]
+    active, revoked = system.keys["active"], system.keys["revoked"]
     for path in ("pg_temp, public", "pg_temp, keylatch, keylatch_internal, pg_catalog"):
         with system.connect("service_role") as service:
             with system.nothing_changes():
                 service.execute(SHADOWS)
                 service.execute(f"set search_path = {path}")
                 resolve = "select key_id from keylatch.resolve_key(%s)"
-                assert service.execute(resolve, [living.key]).fetchall() == [(living.id,)]
+                assert service.execute(resolve, [active.key]).fetchall() == [(active.id,)]
                 assert service.execute(resolve, [revoked.key]).fetchall() == []
                 assert (
                     sqlstate(
@@ -91,7 +91,7 @@ def test_shadowing_names_change_nothing(system: System) -> None:
         service.execute(SHADOWS)
         service.execute("set search_path = pg_temp, pg_catalog")
         service.execute("delete from keylatch.workspaces where id = %s", [system.people.a])
-    assert not system.resolves(living.key)
+    assert not system.resolves(active.key)
 
 
 def test_no_routine_is_for_public_and_only_the_listed_ones_for_anon(system: System) -> None:
@@ -220,9 +220,9 @@ def test_a_tenancy_whose_policies_ask_keylatch_in_turn_ends_in_an_error(system: 
             assert sqlstate(alice, "select * from keylatch.keys") in ("42P17", "54001")
         response = system.rest.request("GET", "keys", token=system.token("alice"))
         assert response.status_code >= 400
-        assert system.keys["living"].key not in response.text
+        assert system.keys["active"].key not in response.text
     # The runtime does not ask who administers what.
-    assert system.resolves(system.keys["living"].key)
+    assert system.resolves(system.keys["active"].key)
 
 
 def test_the_migrations_call_nothing_outside_of_the_database(system: System) -> None:

@@ -108,7 +108,7 @@ class Fuzz:
     """Draws requests from a seed; those of an admin name no key that they could change."""
 
     def __init__(self, system: System, seed: int, ids: list[str]) -> None:
-        """Take what may be named in them."""
+        """Stores the values that arguments may name."""
         self._draw = random.Random(seed)  # noqa: S311
         self._system = system
         self._ids = ids
@@ -245,4 +245,4 @@ def test_headers_that_come_twice_fail_no_server(
                 content=None if method == "GET" else b'{"a":1',
             )
             assert response.status_code < 500, response.text
-            assert shared.keys["living"].key not in response.text
+            assert shared.keys["active"].key not in response.text

@@ -73,7 +73,7 @@ def test_a_value_out_of_its_rule_is_refused_by_the_call_and_by_patch(
         values = {name: value for name, value in values.items() if name != "prefix"}
         if not values:
             return
-        label = "living" if "kind" in values and len(values) > 1 else "widget"
+        label = "active" if "kind" in values and len(values) > 1 else "widget"
         path = f"keys?id=eq.{system.keys[label].id}"
         refused = system.request("alice", "PATCH", path, json=values)
         assert refused.status_code in (400, 409, 413)
@@ -85,7 +85,7 @@ def test_a_grace_out_of_its_rule_is_refused(system: System, grace: str) -> None:
     """Threat: negative or year-long grace."""
     with system.nothing_changes():
         refused = system.call(
-            "alice", "rotate_key", key_id=str(system.keys["living"].id), grace=grace
+            "alice", "rotate_key", key_id=str(system.keys["active"].id), grace=grace
         )
         assert refused.status_code == 400
         # PostgreSQL 15 and 16 know no infinite interval and say so themselves.
@@ -145,7 +145,7 @@ def test_no_body_makes_a_call_fail_as_a_server(system: System, function: str) ->
         "origin",
         "nobody",
     )
-    living = str(system.keys["living"].id)
+    living = str(system.keys["active"].id)
     with system.nothing_changes():
         for value in odd:
             for name in names:

@@ -99,7 +99,7 @@ def test_a_stale_object_that_writes_back_every_column_revives_nothing(
     system: System, who: str
 ) -> None:
     """Threat: a stale ORM object that writes back every column."""
-    path = f"keys?id=eq.{system.keys['living'].id}"
+    path = f"keys?id=eq.{system.keys['active'].id}"
     stale = system.request(who, "GET", path).json()[0]
     del stale["status"], stale["fingerprint"]
     system.call("alice", "revoke_key", key_id=stale["id"], reason="leaked")
@@ -113,7 +113,7 @@ def test_a_stale_object_that_writes_back_every_column_revives_nothing(
                 " from json_populate_record(null::keylatch.keys, %s) as r where k.id = r.id"
             )
             assert sqlstate(client, update, json.dumps(stale)) == "PT409"
-    assert not system.resolves(system.keys["living"].key)
+    assert not system.resolves(system.keys["active"].key)
 
 
 def test_a_failed_attempt_in_a_savepoint_or_an_exception_block_leaves_no_trace(

@@ -96,14 +96,14 @@ def test_every_path_can_change_an_active_key_and_none_reactivates_a_revoked_key(
     with shared.nothing_changes():
         for who in WRITERS:
             with writer(shared, who) as connection:
-                living = PATHS[path].format(id=shared.keys["living"].id, change="label = 'reached'")
+                active = PATHS[path].format(id=shared.keys["active"].id, change="label = 'reached'")
                 with connection.transaction(force_rollback=True):
                     try:
-                        connection.execute(living.encode())
+                        connection.execute(active.encode())
                     except psycopg.errors.InsufficientPrivilege:
                         continue  # no way for this one: it needs the hash
                     after = connection.execute(
-                        "select label from keylatch.keys where id = %s", [shared.keys["living"].id]
+                        "select label from keylatch.keys where id = %s", [shared.keys["active"].id]
                     )
                     assert after.fetchone()[0] == "reached"  # type: ignore[index]
                 reached += 1
@@ -218,7 +218,7 @@ def test_no_caller_names_the_key_that_a_new_one_was_rotated_from(
     system: System, ending: dict[str, Any]
 ) -> None:
     """Threat: a caller sets rotated_from; a key that is revoked mints nothing."""
-    key_id = str(system.keys["living"].id)
+    key_id = str(system.keys["active"].id)
     assert system.request("alice", "PATCH", f"keys?id=eq.{key_id}", json=ending).status_code == 204
     body = {"workspace_id": str(system.people.a), "kind": "secret", "rotated_from": key_id}
     with system.nothing_changes():
@@ -233,9 +233,12 @@ def is_past(connection: psycopg.Connection[Any], time: datetime) -> bool:
 
 
 def extended_while_it_lives(
-    system: System, alice: psycopg.Connection[Any], patient: psycopg.Connection[Any], *then: str
+    system: System,
+    alice: psycopg.Connection[Any],
+    other_session: psycopg.Connection[Any],
+    *then: str,
 ) -> Any:
-    """A key that `patient` has extended before its end, in a transaction that is still open."""
+    """A key that `other_session` has extended before it expires, in an open transaction."""
     for seconds in (0.3, 1, 4, 16, 64):  # the machine may be too busy for the first
         row = alice.execute(
             "select id, key, expires_at from keylatch.issue_key(%s, 'secret',"
@@ -243,14 +246,16 @@ def extended_while_it_lives(
             [system.people.a, seconds],
         ).fetchone()
         assert row is not None
-        patient.execute("begin")
+        other_session.execute("begin")
         try:
-            patient.execute("update keylatch.keys set expires_at = null where id = %s", [row.id])
+            other_session.execute(
+                "update keylatch.keys set expires_at = null where id = %s", [row.id]
+            )
             for statement in then:
-                patient.execute(statement.encode())
+                other_session.execute(statement.encode())
         except psycopg.Error as refused:
             assert refused.diag.message_primary == "expired_is_final"
-            patient.execute("rollback")
+            other_session.execute("rollback")
         else:
             return row
     raise AssertionError("no key lived long enough")
@@ -258,13 +263,13 @@ def extended_while_it_lives(
 
 def test_an_extension_that_is_committed_after_the_expiry_revives_nothing(system: System) -> None:
     """Threat: extending an expired key, by a transaction that was opened while it lived."""
-    with system.connect("alice") as alice, system.connect("alice") as patient:
-        row = extended_while_it_lives(system, alice, patient)
+    with system.connect("alice") as alice, system.connect("alice") as other_session:
+        row = extended_while_it_lives(system, alice, other_session)
         until(lambda: is_past(alice, row.expires_at))
         assert not system.resolves(row.key)
         explained = alice.execute("select verdict from keylatch.explain_key(%s)", [row.key])
         assert explained.fetchone() == ("expired",)
-        sqlstate(patient, "commit")
+        sqlstate(other_session, "commit")
         assert not system.resolves(row.key)
 
 
@@ -273,11 +278,11 @@ def test_an_extension_that_was_checked_early_is_not_checked_again(system: System
 
     Who does it could have extended the key in that moment anyway; over HTTP nobody can.
     """
-    with system.connect("alice") as alice, system.connect("alice") as patient:
-        row = extended_while_it_lives(system, alice, patient, "set constraints all immediate")
+    with system.connect("alice") as alice, system.connect("alice") as other_session:
+        row = extended_while_it_lives(system, alice, other_session, "set constraints all immediate")
         until(lambda: is_past(alice, row.expires_at))
         assert not system.resolves(row.key)
-        patient.execute("commit")
+        other_session.execute("commit")
         assert system.resolves(row.key)
 
 
@@ -295,7 +300,7 @@ def test_a_revoked_key_mints_nothing_in_sql_whatever_its_reason_says(
     system: System, mint: str
 ) -> None:
     """Threat: no second secret appears; a caller sets rotated_from, in SQL."""
-    key_id = system.keys["living"].id
+    key_id = system.keys["active"].id
     with system.connect("alice") as alice:
         alice.execute("select keylatch.revoke_key(%s, 'rotated')", [key_id])
         with system.nothing_changes():

@@ -67,7 +67,7 @@ def users_who_ran_it(system: System, who: str, name: str, statements: list[str])
 
 def calls(system: System) -> list[str]:
     """Every way to the functions, for somebody who may use all of them."""
-    living, b = system.keys["living"], system.people.b
+    living, b = system.keys["active"], system.people.b
     return [
         f"select keylatch.issue_key('{system.people.a}', 'secret', expires_at => '2090-01-01')",
         f"insert into keylatch.keys (workspace_id) values ('{system.people.a}')",
@@ -189,7 +189,7 @@ def test_an_application_that_attaches_the_trigger_wrongly_hears_of_it(
         assert left == (1,)
     else:
         assert left == (0,)
-        assert not system.resolves(system.keys["living"].key)
+        assert not system.resolves(system.keys["active"].key)
 
 
 def test_a_workspace_table_of_somebody_else_runs_no_code_of_theirs_with_our_rights(
@@ -230,7 +230,7 @@ def test_a_workspace_table_of_somebody_else_runs_no_code_of_theirs_with_our_righ
         root.execute("delete from public.teams")
         assert heard == []
         root.execute("drop owned by tenant_owner cascade; drop role tenant_owner")
-    assert not system.resolves(system.keys["living"].key)
+    assert not system.resolves(system.keys["active"].key)
 
 
 EVERYBODY_SIGNED_IN = ("authenticated", "keylatch_resolver", "service_role")

@@ -121,7 +121,7 @@ def test_an_error_of_a_client_quotes_no_hash_and_no_row(system: System) -> None:
             assert "Failing row" not in text
 
 
-@pytest.mark.parametrize("label", ["living", "widget"])
+@pytest.mark.parametrize("label", ["active", "widget"])
 def test_a_stored_hash_presented_as_a_key_resolves_to_nothing(system: System, label: str) -> None:
     """Threat: a stored hash, or its hex, presented as a key authenticates."""
     key = system.keys[label].key

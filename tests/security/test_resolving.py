@@ -57,7 +57,7 @@ def system(kept_system: System) -> System:
 @pytest.mark.parametrize("who", ["anon", "stranger", "mia", "bob", "alice"])
 def test_only_the_runtime_resolves(system: System, who: str) -> None:
     """Threat: anon or authenticated call resolve_key."""
-    key = system.keys["living"].key
+    key = system.keys["active"].key
     refused = system.call(who, "resolve_key", key=key)
     assert refused.status_code in (401, 403)
     refused = system.request(who, "GET", f"rpc/resolve_key?key={key}")
@@ -76,7 +76,7 @@ def test_every_refusal_looks_alike(system: System) -> None:
                 for name in ("revoked", "expired", "suspended", "widget")
             ),
             (system.keys["widget"].key, "https://evil.example"),
-            (system.keys["living"].key, ORIGIN),
+            (system.keys["active"].key, ORIGIN),
             ("wk_sk_live_" + "1" * 36, None),
             ("no key", None),
         ]
@@ -134,7 +134,7 @@ def test_a_wrong_entry_is_refused_when_it_is_saved(system: System, entry: str) -
 
 def test_no_text_is_taken_for_a_key(system: System) -> None:
     """Threat: keys: empty, 1 MB, right-to-left marks, spaces, a prefix that is another key."""
-    key = system.keys["living"].key
+    key = system.keys["active"].key
     for text in (
         "",
         " ",

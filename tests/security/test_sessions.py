@@ -64,7 +64,7 @@ def test_a_connection_that_goes_from_user_to_user_keeps_nothing_of_the_last(shar
 @pytest.mark.parametrize("claims", NOT_CLAIMS, ids=lambda claims: claims[:20])
 def test_claims_that_name_nobody_open_nothing(shared: System, claims: str) -> None:
     """Threat: `request.jwt.claims` is malformed: an error of the caller or no rows."""
-    living = shared.keys["living"].id
+    living = shared.keys["active"].id
     with shared.nothing_changes(), shared.connect("bob") as caller:
         caller.execute("select set_config('request.jwt.claims', %s, false)", [claims])
         for statement in ("select id from keylatch.keys", "select keylatch.list_keys(%s)"):
@@ -86,7 +86,7 @@ def test_claims_that_name_nobody_open_nothing(shared: System, claims: str) -> No
         # The runtime asks for a key, not for a user.
         runtime.execute("select set_config('request.jwt.claims', %s, false)", [claims])
         resolve = "select key_id from keylatch.resolve_key(%s)"
-        assert runtime.execute(resolve, [shared.keys["living"].key]).fetchone() == (living,)
+        assert runtime.execute(resolve, [shared.keys["active"].key]).fetchone() == (living,)
 
 
 def tampered(shared: System) -> dict[str, str]:
@@ -104,7 +104,7 @@ def tampered(shared: System) -> dict[str, str]:
         "over since long": shared.rest.token(sub=shared.people.alice, seconds=-3600),
         "not yet": shared.rest.token(sub=shared.people.alice, nbf=int(time.time()) + 3600),
         "no token": "x.y.z",
-        "a key": shared.keys["living"].key,
+        "a key": shared.keys["active"].key,
         "the owner": shared.rest.token(role="postgres"),
         "a superuser": shared.rest.token(role="supabase_admin"),
         "the login": shared.rest.token(role="authenticator"),
@@ -122,7 +122,7 @@ def tampered(shared: System) -> dict[str, str]:
 def test_a_token_that_nobody_issued_opens_nothing(shared: System, what: str) -> None:
     """Threat: anon reads or writes A's keys, with a token of its own making."""
     token = tampered(shared)[what]
-    living = shared.keys["living"]
+    living = shared.keys["active"]
     asked = (
         ("GET", "keys", None),
         ("PATCH", f"keys?id=eq.{living.id}", {"label": "mine"}),
@@ -197,7 +197,7 @@ def test_a_user_who_was_deleted_or_demoted_administers_nothing_with_an_old_token
             with system.connect(who) as caller:
                 insert = "insert into keylatch.keys (workspace_id) values (%s)"
                 assert sqlstate(caller, insert, workspace) == "42501"
-            revoked = system.call(who, "revoke_key", key_id=str(system.keys["living"].id))
+            revoked = system.call(who, "revoke_key", key_id=str(system.keys["active"].id))
             assert revoked.status_code == 404
 
 

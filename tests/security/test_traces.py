@@ -85,7 +85,7 @@ def test_a_refusal_does_not_quote_a_key_that_was_given_by_mistake(
     shared: System, statement: str
 ) -> None:
     """Threat: a key or secret shows up in an exception: pasted into the wrong argument."""
-    made = shared.keys["living"]
+    made = shared.keys["active"]
     text = statement.format(a=shared.people.a, id=made.id, key=made.key)
     with shared.nothing_changes(), shared.connect("alice") as alice:
         try:
@@ -135,7 +135,7 @@ def test_the_log_of_an_ordinary_server_has_no_key_after_refused_calls(shared: Sy
 
 def test_a_second_session_sees_no_key_of_a_call_that_is_under_way(shared: System) -> None:
     """Threat: `pg_stat_activity` and locks, while a call waits."""
-    key, key_id = shared.keys["living"].key, shared.keys["superseded"].id
+    key, key_id = shared.keys["active"].key, shared.keys["superseded"].id
     with (
         shared.nothing_changes(),
         psycopg.connect(shared.database.superuser_url, autocommit=True) as watcher,

@@ -25,7 +25,7 @@ def system(kept_system: System) -> System:
 @pytest.mark.parametrize("who", OUTSIDERS)
 def test_outsiders_write_nothing_in_another_workspace(system: System, who: str) -> None:
     """Threat: mia or bob issues, rotates, revokes, suspends, re-labels in A."""
-    living = system.keys["living"].id
+    living = system.keys["active"].id
     calls = [
         f"select keylatch.issue_key('{system.people.a}')",
         f"select keylatch.rotate_key('{living}')",
@@ -77,7 +77,7 @@ def test_outsiders_write_nothing_in_another_workspace(system: System, who: str) 
 
 def test_an_admin_moves_no_key_and_makes_none_elsewhere(system: System) -> None:
     """Threat: alice moves a key to B, or makes one "in" B."""
-    living, b = system.keys["living"].id, str(system.people.b)
+    living, b = system.keys["active"].id, str(system.people.b)
     with system.nothing_changes():
         moved = system.request("alice", "PATCH", f"keys?id=eq.{living}", json={"workspace_id": b})
         assert (moved.status_code, slug(moved)) == (409, "column_is_immutable")
@@ -116,7 +116,7 @@ def test_no_caller_chooses_what_the_database_stamps(system: System, who: str, co
 @pytest.mark.parametrize("column", ["created_by", "created_at", "id", "masked_key", "public_key"])
 def test_no_caller_changes_what_the_database_stamped(system: System, column: str) -> None:
     """Threat: a caller sets created_by, created_at, id, masked_key, rotated_from afterwards."""
-    path = f"keys?id=eq.{system.keys['living'].id}"
+    path = f"keys?id=eq.{system.keys['active'].id}"
     for who in ("alice", "service_role"):
         with system.nothing_changes():
             refused = system.request(who, "PATCH", path, json={column: STAMPED[column]})
@@ -125,7 +125,7 @@ def test_no_caller_changes_what_the_database_stamped(system: System, column: str
 
 def test_a_planted_time_of_revocation_is_replaced_by_the_clock(fresh_system: System) -> None:
     """Threat: a caller plants revoked_at in the past or future, or names another as revoked_by."""
-    for label, when in (("living", "2001-01-01T00:00:00Z"), ("successor", "2099-01-01T00:00:00Z")):
+    for label, when in (("active", "2001-01-01T00:00:00Z"), ("successor", "2099-01-01T00:00:00Z")):
         path = f"keys?id=eq.{fresh_system.keys[label].id}"
         body = {
             "revoked_at": when,

@@ -16,7 +16,7 @@ from stack.server import Server
 from stack.supabase import CommandFailed, push_migrations, run_supabase
 from stack.tokens import Tokens
 from stack.tools import MissingTool
-from stack.waiting import HANG_SECONDS, told, until
+from stack.waiting import HANG_SECONDS, notifications, until
 
 __all__ = [
     "HANG_SECONDS",
@@ -33,8 +33,8 @@ __all__ = [
     "chosen_cluster",
     "migrations",
     "module_names",
+    "notifications",
     "push_migrations",
     "run_supabase",
-    "told",
     "until",
 ]

@@ -47,7 +47,7 @@ class Cluster(abc.ABC):
         }
 
     def __enter__(self) -> Self:
-        """Give the running server."""
+        """Returns the running server."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,7 +91,7 @@ class Cluster(abc.ABC):
         self._run(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
     def install_platform(self, database: str) -> None:
-        """Give a database what a Supabase project has before any migration: `sql/platform`."""
+        """Runs `sql/platform` in a database: the roles and schemas of a Supabase project."""
         self._run_platform_file("02_database.sql", database)
 
     def _answers(self, lives: Callable[[], bool], *, seconds: float, pause: float) -> bool:

@@ -59,7 +59,7 @@ class Database:
                 connection.execute(_SETTLE)
 
     def __enter__(self) -> Self:
-        """Give the database."""
+        """Returns the database."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -88,7 +88,7 @@ def hold() -> None:
 
 
 def _take(lock: IO[str]) -> bool:
-    """Take the lock, unless another holder has it; who only looks has it for a moment."""
+    """Acquires the lock if no other process has it, and returns whether that worked."""
     for _ in range(20):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

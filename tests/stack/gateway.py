@@ -58,7 +58,7 @@ class Gateway:
         self._thread.start()
 
     def __enter__(self) -> Self:
-        """Give the running gateway."""
+        """Returns the running gateway."""
         return self
 
     def __exit__(self, *_: object) -> None:

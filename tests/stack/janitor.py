@@ -101,7 +101,7 @@ class Janitor:
         self._helper.stdout.close()
 
     def _order(self, line: str) -> str:
-        """Give the helper one order, wait until it is carried out, and return its answer."""
+        """Sends the helper one order, and returns the answer."""
         assert self._helper.stdin is not None and self._helper.stdout is not None
         with self._lock:
             self._helper.stdin.write(line + "\n")

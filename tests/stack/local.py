@@ -56,7 +56,7 @@ class Stack:
         self.token = self.tokens.token
 
     def __enter__(self) -> Self:
-        """Give the running stack."""
+        """Returns the running stack."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -40,12 +40,12 @@ class People:
     b = UUID("bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb")
 
     def __init__(self, tokens: Tokens) -> None:
-        """Take who signs their tokens."""
+        """Stores the signer of the tokens."""
         self._tokens = tokens
 
     @classmethod
     def seed(cls, url: str) -> None:
-        """Put them into a migrated database, as the role of `url`, which must own it.
+        """Inserts the people into a migrated database, as the role of `url`, which must own it.
 
         The workspaces are keylatch's, or those of the application where keylatch has none.
         """

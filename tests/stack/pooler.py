@@ -56,7 +56,7 @@ class Pooler:
         self._wait()
 
     def __enter__(self) -> Self:
-        """Give the running pooler."""
+        """Returns the running pooler."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -58,7 +58,7 @@ class PostgREST:
         self._start(configuration)
 
     def __enter__(self) -> Self:
-        """Give the running PostgREST."""
+        """Returns the running PostgREST."""
         return self
 
     def __exit__(self, *_: object) -> None:

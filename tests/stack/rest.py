@@ -62,7 +62,7 @@ class Rest:
         self._client = self._parts.enter_context(httpx.Client(base_url=f"{self.url}/rest/v1"))
 
     def __enter__(self) -> Self:
-        """Give the running API."""
+        """Returns the running API."""
         return self
 
     def __exit__(self, *_: object) -> None:

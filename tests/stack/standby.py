@@ -73,7 +73,7 @@ class Standby:
                 raise
 
     def __enter__(self) -> Self:
-        """Give the running standby."""
+        """Returns the running standby."""
         return self
 
     def __exit__(self, *_: object) -> None:

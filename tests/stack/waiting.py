@@ -23,7 +23,7 @@ def until(true: Callable[[], object], what: str = "it did not come to that") -> 
         time.sleep(0.01)
 
 
-def told(listener: psycopg.Connection[Any], sender: psycopg.Connection[Any]) -> list[str]:
+def notifications(listener: psycopg.Connection[Any], sender: psycopg.Connection[Any]) -> list[str]:
     """What a session that listens was told before this moment; what is told later is not read.
 
     The server tells in the order of the commits, so a notification of our own marks the end.

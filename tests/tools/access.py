@@ -44,7 +44,7 @@ def access() -> str:
 
 
 def _written(found: Tree) -> str:
-    """Give JSON with a line for all that comes out alike."""
+    """Returns JSON with one line for all tests that have the same outcome."""
 
     def line(alike: dict[str, list[str]]) -> str:
         pairs = [

@@ -142,7 +142,7 @@ drop function pg_temp.keylatch_state();
 
 
 def after_restore() -> str:
-    """Put the file together."""
+    """Builds the file."""
     base = migrations()[0].read_text()
     version = re.search(r"installation \(schema_version\) values \('(.*)'\)", base)
     assert version

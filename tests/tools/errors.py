@@ -20,9 +20,9 @@ HEAD = """<!-- begins with: nothing -->
 # All errors
 
 `make generate` makes this page from the table `keylatch_internal.errors`. Only the causes are
-written by hand. Programs match on the slug: it is the message in SQL, and the field `message` over
-REST. The detail of an error says which value is wrong. The hint is the next step below with a link
-to its row here, or a more exact one.
+written by hand. A program recognizes an error of keylatch by its slug, such as `key_revoked`. The
+slug is the message of the error in SQL, and the field `message` over REST. The error's detail names
+the wrong value. The error's hint is the next step, as in this table or more exact.
 """
 FOOT = """
 Errors of PostgreSQL, PostgREST or a gateway have no slug. See

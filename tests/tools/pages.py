@@ -69,12 +69,12 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """Give the fenced blocks of a page, in order."""
+    """Returns the fenced blocks of a page, in order."""
     return [Block(found[1], found[2], found.start(2)) for found in _FENCE.finditer(page)]
 
 
 def form(text: str) -> str:
-    """Give a text with the form alone of what differs from run to run."""
+    """Replaces values that differ from run to run by their format."""
     for pattern, word in _CHANGING:
         text = pattern.sub(word, text)
     return text.strip()
@@ -105,7 +105,7 @@ class Reader:
         self._programs: dict[str, subprocess.Popen[str]] = {}
 
     def __enter__(self) -> Self:
-        """Give the reader."""
+        """Returns the reader."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -181,7 +181,7 @@ class Reader:
         return "".join(told).rstrip("\n") + "\n"
 
     def _tell(self, language: str, text: str) -> tuple[str, bool]:
-        """Give the shell or psql a text; what it printed, and whether it failed."""
+        """Sends a text to the shell or psql. Returns the output, and whether it failed."""
         program = self._program(language)
         assert program.stdin is not None
         assert program.stdout is not None
@@ -223,7 +223,7 @@ class Reader:
 
 
 def _statements(text: str, prompt: str) -> Iterator[str]:
-    """Give what follows each prompt, to its end: a semicolon or a command, a line of the shell."""
+    """Yields the input after each prompt: SQL up to a semicolon, a command, or a shell line."""
     lines = iter(text.splitlines())
     for line in lines:
         if not line.startswith(prompt):

@@ -105,7 +105,7 @@ class Facts:
         self._nullable: set[tuple[str, str]] = set()
 
     def refine(self, section: str, owner: str, part: str, field: str, given: str) -> str:
-        """Give the type of a field from where it stands, and the type that the CLI gave it."""
+        """Returns the type of a field, from its place and the type that the CLI gave it."""
         text, bar, _ = given.partition(" | null")
         if text == "never":
             return text

@@ -99,7 +99,7 @@ class Shop(httpx.Client):
     """
 
     def __init__(self, url: str, watched: Watched, log: Path) -> None:
-        """Take where it is served."""
+        """Stores the address of the server."""
         super().__init__(base_url=url, timeout=60)
         self.watched = watched
         self.owner = watched.database.connect(superuser=True)

@@ -55,7 +55,7 @@ class Users:
         self._secret = secret
 
     def verify(self, token: str) -> str | None:
-        """Give the user; blocks, as a library that reads public keys does."""
+        """Returns the user. Blocks, like a library that reads public keys."""
         self.asked.append(token)
         claims = jwt.decode(token, self._secret, ["HS256"], audience="authenticated")
         if claims["sub"] == str(People.mia):

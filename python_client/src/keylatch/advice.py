@@ -22,7 +22,7 @@ class Advice(NamedTuple):
 
 
 _INSTALL = "Run: keylatch install . && supabase db push"
-_RELOAD = f"{_INSTALL}. If it is installed, run in SQL: notify pgrst, 'reload schema'"
+_RELOAD = f"{_INSTALL}. If keylatch is installed, run in SQL: notify pgrst, 'reload schema'"
 _RESOLVES = (
     "resolve_keys?|upgrade_key|(?:resolve|close)_session|attach_subject|record_usage|"
     "replay_position|wait_for_replicas"
@@ -101,7 +101,8 @@ _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
         "25006",
         "",
         None,
-        "Send calls that write to the primary: this is a replica or a read-only session.",
+        "Send calls that write to the primary: this server is a replica, or the session is "
+        "read-only.",
     ),
     ("3F000 42883 42P01", "", None, _INSTALL),
     (
@@ -136,7 +137,7 @@ def advise(code: str, message: str, status: int | None) -> Advice:
         status: The HTTP status, if there was one.
 
     Returns:
-        The advice. Over HTTP, the login in it is PostgREST's `authenticator`.
+        The advice. Over HTTP, the login in the advice is PostgREST's `authenticator`.
     """
     code = code or f"HTTP{status}"
     for starts, said, detail, hint in _ADVICE:

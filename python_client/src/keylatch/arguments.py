@@ -1,7 +1,7 @@
-"""How an argument is sent. Each argument name is described once, for all calls that have it.
+"""Prepares arguments for sending. Each argument name is described once, for all calls.
 
-The client refuses a value only if it cannot be sent, or would arrive as something that the caller
-did not mean. The database checks all other rules, with the same message for every client.
+The client refuses a value only if the value cannot be sent, or would arrive as another value. The
+database checks all other rules, with the same message for every client.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def sent(given: Mapping[str, Any]) -> dict[str, object]:
     """Turn the arguments of a call into JSON values by name, and a key into a `Secret`.
 
     Raises:
-        InvalidArgument: A value is of another type, or cannot be sent.
+        InvalidArgument: A value has the wrong type, or cannot be sent.
     """
     arguments: dict[str, object] = {}
     for name, value in given.items():
@@ -107,7 +107,7 @@ def _as_it_is(_: str, value: object) -> object:
 
 
 def _presented(_: str, text: str | Secret) -> Secret:
-    """Send any text that a stranger presented: the database judges it."""
+    """Accept any string as a presented key or token: the database checks it."""
     return Secret(_sendable("", text.reveal() if isinstance(text, Secret) else text))
 
 

@@ -1,4 +1,4 @@
-"""`AsyncKeylatch`: the calls of the database, awaited."""
+"""`AsyncKeylatch`: the client for asyncio."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def awaited(
 
 
 class AsyncKeylatch(_Base):
-    """The keys of a database, for asyncio.
+    """A client for the keys of a database, for asyncio.
 
-    Methods, results and errors are the same as in `Keylatch`. Every call is awaited.
+    Methods, results and errors are the same as in `Keylatch`. Await every call.
     """
 
     _is_async = True
@@ -77,16 +77,16 @@ class AsyncKeylatch(_Base):
         is a savepoint instead: the caller commits, and an error leaves the transaction usable.
 
         Args:
-            pool_or_connection: Its settings and codecs stay as they are. Behind a pooler in
-                transaction mode, open it with `statement_cache_size=0`. Other work of the caller
-                must not run on the connection during a call. A query logger of the caller sees
-                the arguments, keys included.
+            pool_or_connection: The pool or connection. keylatch does not change its settings and
+                codecs. Behind a pooler in transaction mode, open it with `statement_cache_size=0`.
+                Other work of the caller must not run on the connection during a call. A query
+                logger of the caller sees the arguments, keys included.
             claims: As for `from_psycopg`.
             reads: The pool of a read replica; see `from_psycopg`.
             max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Returns:
-            A client. It opens no connection of its own.
+            A client, which opens no connection of its own.
 
         Raises:
             TypeError: The argument is neither a pool nor a connection of asyncpg.

@@ -1,4 +1,4 @@
-"""What both clients share: how a client is made, and how it makes a call."""
+"""The base class of both clients: the constructors, and how a client makes a call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def as_method(describe: Callable[..., Call[Any]], method: Callable[..., Any]) ->
     """Give a method the signature of its call, for `inspect` and `help`.
 
     Args:
-        describe: A function of `calls`.
+        describe: A function of the module `calls`, such as `calls.issue`.
         method: The method of a client.
     """
     described = inspect.signature(describe)
@@ -38,7 +38,7 @@ def as_method(describe: Callable[..., Call[Any]], method: Callable[..., Any]) ->
 
 
 class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, EngineT]):
-    """What `Keylatch` and `AsyncKeylatch` share. The type parameters are what each accepts."""
+    """The base class of `Keylatch` and `AsyncKeylatch`, with their constructors."""
 
     _is_async: ClassVar[bool]
     _wait: Callable[[Any], Awaitable[Any]]
@@ -53,13 +53,13 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
         """Call through a client of supabase-py.
 
         Args:
-            client: Signed in as an admin, or made with the service key. keylatch sets the
-                schema, and uses the new token after a later sign-in or refresh.
-            reads: The same for a read replica; see `from_psycopg`.
+            client: A client that is signed in as an admin, or that was made with the service key.
+                keylatch sets the schema, and uses the new token after a later sign-in or refresh.
+            reads: A client for a read replica; see `from_psycopg`.
             max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Returns:
-            A client. It opens no connection of its own.
+            A client, which opens no connection of its own.
 
         Raises:
             TypeError: The client is of another kind, for example the async client.
@@ -81,12 +81,13 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
         """Call through a client of postgrest-py.
 
         Args:
-            client: Its `auth()` says who calls. keylatch sets the schema.
-            reads: The same for a read replica; see `from_psycopg`.
+            client: A client with the caller's token: see its method `auth()`. keylatch sets the
+                schema.
+            reads: A client for a read replica; see `from_psycopg`.
             max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Returns:
-            A client. It opens no connection of its own.
+            A client, which opens no connection of its own.
 
         Raises:
             TypeError: The client is of another kind, for example the async client.
@@ -115,20 +116,20 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
         counts uses: it has no transaction to commit.
 
         Args:
-            connection_or_pool: Its settings stay as they are. Behind a pooler in transaction
-                mode, open it with `prepare_threshold=None`. Other work of the caller must not
-                run on the connection during a call.
-            claims: Act as PostgREST would for a token with these claims. The claims and their
-                role (`anon` if they name none) apply to this call only. With `None`, calls run
-                as the connection's own user.
-            reads: The same for a read replica. Calls that only read go to the replica while it
-                answers; all other calls go to the primary.
+            connection_or_pool: The connection or pool. keylatch does not change its settings.
+                Behind a pooler in transaction mode, open it with `prepare_threshold=None`. Other
+                work of the caller must not run on the connection during a call.
+            claims: The claims of a token. Calls then act as PostgREST would for this token. The
+                claims and their role (`anon` if they name none) apply to this call only. With
+                `None`, calls run as the connection's own user.
+            reads: A connection or pool to a read replica. Calls that only read go to the replica
+                while it answers; all other calls go to the primary.
             max_lag: How old an answer of the replica may be, at least 10 ms. If the client cannot
                 show that the replica is fresh enough, the primary answers. With `None`, there is no
                 limit.
 
         Returns:
-            A client. It opens no connection of its own.
+            A client, which opens no connection of its own.
 
         Raises:
             TypeError: The connection or pool is of another kind, for example the async kind.
@@ -160,19 +161,19 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
         SQLAlchemy's log.
 
         Args:
-            source: Made with a URL that begins with `postgresql+psycopg://`, or for async code
-                with `postgresql+asyncpg://`.
+            source: An engine, connection or session, made with a URL that begins with
+                `postgresql+psycopg://`, or for async code with `postgresql+asyncpg://`.
             claims: As for `from_psycopg`.
             reads: The engine of a read replica; see `from_psycopg`.
             max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Returns:
-            A client. It opens no connection of its own.
+            A client, which opens no connection of its own.
 
         Raises:
             TypeError: The source is of another kind, for example an async engine.
-            InvalidArgument: The driver is not supported, such as psycopg2 (a session raises this
-                at the first call). Or `claims` or `max_lag` is not valid.
+            InvalidArgument: The driver is not supported, such as psycopg2 (a session raises this at
+                the first call), or `claims` or `max_lag` is not valid.
         """
         cls._check("from_sqlalchemy", source, reads)
         from .transports import sqlalchemy

@@ -1,4 +1,4 @@
-"""Every call, described once: signature, docstring, SQL function, and how to read the answer."""
+"""Describes every call once: signature, docstring, SQL function, and how to read the answer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _CALLS_OF = {
     ),
 }
 MODULE_OF = {name: module for module, names in _CALLS_OF.items() for name in names}
-"""The module that a function or view belongs to. All others belong to the core."""
+"""The module of each function and view that does not belong to the core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Call(Generic[T]):
 
     Attributes:
         function: The name of the function, or of the view to read, in schema `keylatch`.
-        arguments: Its arguments by name: JSON values, and a `Secret` where a key goes.
+        arguments: The arguments by name: JSON values, and a `Secret` where a key goes.
         decode: Reads the rows of the answer.
         waits: Whether to call `wait_for_replicas` afterwards.
     """
@@ -88,7 +88,7 @@ def _call(
     model: type[M],
     given: Mapping[str, object],
 ) -> Call[T]:
-    """Describe a call whose parameters have the same names as the function's."""
+    """Describe a call whose parameters have the same names as those of the SQL function."""
     return Call(function, sent(given), partial(read, model))
 
 
@@ -108,11 +108,11 @@ def issue(
 
     Args:
         workspace_id: The workspace of the key.
-        kind: `publishable`, to stand in a web page, or `secret`, never to reach a browser.
+        kind: `publishable` for a key in a web page, or `secret` for a key that only servers have.
         label: A name for people, up to 200 characters.
         allowed_origins: Up to 100 canonical origins, `https://client.example` or
             `https://*.client.example`, that may use a publishable key. If the list is empty, no
-            page can use the key. Always empty for a secret key.
+            page can use the key. For a secret key, the list must be empty.
         scopes: Up to 64 words for what the key may do. The application gives them meaning.
         environment: `live` or `test`.
         expires_at: When the key expires, with a time zone; `None` for never.
@@ -172,7 +172,7 @@ def rotate(
         key_id: The key to replace.
         grace: How long the old key still resolves, up to 30 days; 0 revokes it at once.
             For a suspended key, `grace` must be 0.
-        expires_at: When the new key expires, with a time zone; `None` for the same as the old.
+        expires_at: When the new key expires, with a time zone; `None` for the old key's expiry.
 
     Returns:
         The new key, shown only here. Source: SQL `keylatch.rotate_key`.
@@ -194,7 +194,7 @@ def revoke(
 
     Args:
         key_id: The key to revoke.
-        reason: Why, up to 500 characters, for the audit.
+        reason: The reason, up to 500 characters, for the audit log.
         cascade: Also revoke every other key of its rotation family.
         wait_for_replicas: After the commit, call `wait_for_replicas`. The key stays revoked
             if the wait fails. Inside a transaction of your own, leave this out: commit,
@@ -216,7 +216,7 @@ def suspend(key_id: UUID | str) -> Call[Key]:
     """Suspend a key until `unsuspend`. Repeating the call is not an error. For admins.
 
     Args:
-        key_id: The key.
+        key_id: The id of the key.
 
     Returns:
         The key as it is now. Source: SQL `keylatch.suspend_key`.
@@ -228,7 +228,7 @@ def unsuspend(key_id: UUID | str) -> Call[Key]:
     """Let a suspended key resolve again. Repeating the call is not an error. For admins.
 
     Args:
-        key_id: The key.
+        key_id: The id of the key.
 
     Returns:
         The key as it is now. Source: SQL `keylatch.unsuspend_key`.
@@ -240,7 +240,7 @@ def show(key_id: UUID | str) -> Call[Key]:
     """Return one key of any status. For admins.
 
     Args:
-        key_id: The key.
+        key_id: The id of the key.
 
     Returns:
         The key as it is now. Source: a row of the view `keylatch.keys`.
@@ -255,15 +255,15 @@ def list_keys(workspace_id: UUID | str) -> Call[tuple[Key, ...]]:
         workspace_id: The workspace.
 
     Returns:
-        The keys, newest first; none if the caller does not administer the workspace. A value
-        that Python cannot read raises `UnreadableRow` when you use it; all others are readable.
+        The keys, newest first; none if the caller does not administer the workspace. A value that
+        Python cannot read raises `UnreadableRow` when you use it; all other values are readable.
         Source: SQL `keylatch.list_keys`. To filter or page, read the view `keylatch.keys`.
     """
     return _call("list_keys", read_each_once, Key, locals())
 
 
 def retire_workspace(workspace_id: UUID | str, *, limit: int = 10_000) -> Call[Retirement]:
-    """Revoke the keys of a workspace in steps, if it has too many to be deleted. For admins.
+    """Revoke the keys of a workspace in steps, before you delete a large workspace. For admins.
 
     Call this until `is_done`, then delete the workspace.
 
@@ -272,17 +272,17 @@ def retire_workspace(workspace_id: UUID | str, *, limit: int = 10_000) -> Call[R
         limit: How many keys to revoke in this call, 1 to 100,000.
 
     Returns:
-        How many keys were revoked, and whether none is left. Source: SQL
-        `keylatch.retire_workspace`.
+        How many keys were revoked, and whether all keys of the workspace are now revoked. Source:
+        SQL `keylatch.retire_workspace`.
     """
     return _call("retire_workspace", read_one, Retirement, locals())
 
 
 def resolve(key: str | Secret, *, origin: str | None = None) -> Call[ResolvedKey | None]:
-    """Find the active key of a text. For services: role `keylatch_resolver` or service key.
+    """Look up an active key by its text. For services: role `keylatch_resolver` or service key.
 
-    The origin check stops other web pages. It does not stop a program, because a program
-    can send any `Origin`.
+    The origin check stops other web pages, but not a program, because a program can send any
+    `Origin`.
 
     Args:
         key: The text that the request presented. Any text is allowed.
@@ -290,8 +290,8 @@ def resolve(key: str | Secret, *, origin: str | None = None) -> Call[ResolvedKey
             empty header is not the same as no header.
 
     Returns:
-        The key. `None` if unknown, revoked, expired, suspended or of a wrong origin.
-        Source: SQL `keylatch.resolve_key`.
+        The key. `None` if the key is unknown, revoked, expired or suspended, or does not allow the
+        origin. Source: SQL `keylatch.resolve_key`.
     """
     return _call("resolve_key", read_optional, ResolvedKey, locals())
 
@@ -299,21 +299,21 @@ def resolve(key: str | Secret, *, origin: str | None = None) -> Call[ResolvedKey
 def resolve_many(
     keys: Iterable[str | Secret], *, origins: Iterable[str | None] | None = None
 ) -> Call[tuple[ResolvedKey | None, ...]]:
-    """Do for a batch what `resolve` does for one key. For gateways.
+    """Resolve many keys in one call. For gateways.
 
     Args:
         keys: Up to 1000 presented texts.
-        origins: One `Origin` header per text, `None` for a request without a header; `None` as
-            a whole if no request had a header.
+        origins: One `Origin` header per key, or `None` for a key whose request had no header. Leave
+            this out if no request had a header.
 
     Returns:
-        For each text, in the same order, the key or `None`. A value that Python cannot read
-        raises `UnreadableRow` when you use it; all others are readable. Source: SQL
+        For each text, in the same order, the key or `None`. A value that Python cannot read raises
+        `UnreadableRow` when you use it; all other values are readable. Source: SQL
         `keylatch.resolve_keys`.
 
     Raises:
-        InvalidArgument: A value is not a string, there are too many, or `origins` has another
-            length than `keys`.
+        InvalidArgument: A value is not a string, there are more than 1000 keys, or `origins` has
+            another length than `keys`.
         UnexpectedAnswer: The API's row limit is lower than the length of the batch.
     """
     arguments = sent(locals())
@@ -359,7 +359,7 @@ def events(
 
     Args:
         workspace_id: The workspace.
-        after: The id of the last event of the page before; `None` for the first page.
+        after: The id of the last event on the previous page; `None` for the first page.
         limit: How many events at most.
 
     Returns:
@@ -371,7 +371,7 @@ def events(
 
 
 def seal_events(*, limit: int = 10_000) -> Call[Sealing]:
-    """Seal all unsealed events, so that later changes become visible. For services.
+    """Seal all unsealed events, so that a later change of an event is detected. For services.
 
     Args:
         limit: How many events to seal in this call.
@@ -403,7 +403,7 @@ def verify_events(*, from_checkpoint: int = 1, limit: int = 100) -> Call[EventVe
 def record_usage(
     uses: Iterable[KeyUsage] = (), *, refusals: Mapping[UUID, Mapping[str, int]] | None = None
 ) -> Call[frozenset[UUID]]:
-    """Add up how often keys were used and refused. For services; `keylatch.usage` calls it.
+    """Report how often keys were used and refused. For services; `keylatch.usage` calls this.
 
     Args:
         uses: Sums for up to 10,000 keys. `uses` is the unreported count, at least 1.
@@ -417,10 +417,10 @@ def record_usage(
 
 
 def usage(key_id: UUID | str) -> Call[KeyUsage | None]:
-    """Return about how often a key was used, and when last. For admins.
+    """Return when a key was last used, and about how often it was used. For admins.
 
     Args:
-        key_id: The key.
+        key_id: The id of the key.
 
     Returns:
         What services have reported; `None` if there is no report, or if the caller does not
@@ -452,7 +452,7 @@ def wait_for_replicas(*, timeout: timedelta = timedelta(seconds=10)) -> Call[Rep
         timeout: How long to wait at most, up to a minute.
 
     Returns:
-        How many standbys have replayed it. Source: SQL `keylatch.wait_for_replicas`.
+        How many standbys have replayed these commits. Source: SQL `keylatch.wait_for_replicas`.
 
     Raises:
         InvalidArgument: `timeout` is not in its range, there is no synchronous standby, or the
@@ -466,7 +466,7 @@ def wait_for_replicas(*, timeout: timedelta = timedelta(seconds=10)) -> Call[Rep
 
 
 def resolve_session(token: str | Secret, *, extend: bool = False) -> Call[Session | None]:
-    """Find the open session of a token. For services, as `resolve`.
+    """Look up an open session by its token. For services.
 
     Args:
         token: The text that the visitor's page sent. Any text is allowed.
@@ -481,7 +481,7 @@ def resolve_session(token: str | Secret, *, extend: bool = False) -> Call[Sessio
 
 
 def close_session(token: str | Secret) -> Call[Session]:
-    """Close a session at once. For services, as `resolve`.
+    """Close a session at once. For services.
 
     Args:
         token: The token of the session.
@@ -493,7 +493,7 @@ def close_session(token: str | Secret) -> Call[Session]:
 
 
 def attach_subject(token: str | Secret, *, subject: str) -> Call[Session]:
-    """Store who the visitor of a session is, for good. For services, as `resolve`.
+    """Store the user id of a session's visitor, which cannot change later. For services.
 
     Args:
         token: The token of the session.
@@ -513,7 +513,7 @@ def prune_sessions(*, batch: int = 10_000) -> Call[SessionPruning]:
     """Delete expired sessions. For the service key.
 
     Args:
-        batch: How many at most, up to 100,000.
+        batch: How many sessions to delete at most, up to 100,000.
 
     Returns:
         How many sessions were deleted. Call again while this equals `batch`. Source: SQL
@@ -527,7 +527,7 @@ def end_sessions(key_id: UUID | str, *, reason: str | None = None) -> Call[Sessi
 
     Args:
         key_id: The key. If it is revoked already, only its sessions end.
-        reason: Why, up to 500 characters, for the audit.
+        reason: The reason, up to 500 characters, for the audit log.
 
     Returns:
         When the key was revoked, and how many sessions ended. Source: SQL
@@ -550,16 +550,18 @@ def import_keys(
 ) -> Call[ImportReport]:
     """Import keys of another system. For the service key.
 
-    A refused line does not affect other lines. Repeating an import is safe: it can revoke,
-    suspend or shorten a key, and never undoes that. `keylatch import` reads a file of any length.
+    A refused line does not affect other lines. You can repeat an import: an import can revoke or
+    suspend a key, or set an earlier expiry, but never reactivates or extends a key. `keylatch
+    import` reads a file of any length.
 
     Args:
-        lines: Up to 10,000, as the comment of the SQL function says.
-        dry_run: Only report what would happen.
-        strict: Import nothing if one line is refused.
-        source: The system and table of the lines, for `finish_import`.
-        import_id: The same for all batches of one file; `None` for a new id.
-        probes: Up to 20 keys to try: `key`, optionally `workspace_id` and `origin`.
+        lines: Up to 10,000 lines. The comment on the SQL function describes the fields.
+        dry_run: Whether to only report what would happen.
+        strict: Whether to import nothing if one line is refused.
+        source: A name for the imported table, which `finish_import` needs.
+        import_id: The id of the import, the same for all batches of a file; `None` for a new id.
+        probes: Up to 20 keys to resolve after the import. Each has `key`, and may have
+            `workspace_id` and `origin`.
 
     Returns:
         What happened to each line. Source: SQL `keylatch.import_keys`.
@@ -568,7 +570,7 @@ def import_keys(
 
 
 def declare_scheme(name: str, *, recipe: Mapping[str, object]) -> Call[None]:
-    """Describe how another system makes unsalted hashes. Safe to repeat. For the service key.
+    """Describe how another system makes unsalted hashes. For the service key.
 
     Args:
         name: The name by which a line of an import refers to the scheme.
@@ -581,21 +583,22 @@ def declare_scheme(name: str, *, recipe: Mapping[str, object]) -> Call[None]:
 
 
 def end_scheme(name: str, *, ends_at: datetime, limit: int = 10_000) -> Call[Retirement]:
-    """Let the keys of a scheme expire at a time, up to `limit` of them. For the service key.
+    """Set the expiry of up to `limit` keys that were imported with a scheme. For the service key.
 
     Args:
         name: The scheme.
-        ends_at: When the last of its keys expires. A later call can only choose an earlier time.
+        ends_at: When the keys expire at the latest. A later call can only set an earlier time.
         limit: How many keys one call changes.
 
     Returns:
-        How many keys now expire then. Call until `is_done`. Source: SQL `keylatch.end_scheme`.
+        How many keys got this expiry. Call again until `is_done`. Source: SQL
+        `keylatch.end_scheme`.
     """
     return _call("end_scheme", read_one, Retirement, locals())
 
 
 def finish_import(source: str, *, import_id: UUID | str, limit: int = 10_000) -> Call[Retirement]:
-    """Revoke the keys of a source that are missing in its new import. For the service key.
+    """Revoke imported keys that the newest import of the same table lacks. For the service key.
 
     Args:
         source: The `source` of the import.
@@ -603,7 +606,8 @@ def finish_import(source: str, *, import_id: UUID | str, limit: int = 10_000) ->
         limit: How many keys one call revokes.
 
     Returns:
-        How many keys were revoked. Call until `is_done`. Source: SQL `keylatch.finish_import`.
+        How many keys were revoked. Call again until `is_done`. Source: SQL
+        `keylatch.finish_import`.
     """
     return _call("finish_import", read_one, Retirement, locals())
 
@@ -611,15 +615,15 @@ def finish_import(source: str, *, import_id: UUID | str, limit: int = 10_000) ->
 def upgrade_key(
     key: str | Secret, *, workspace_id: UUID | str | None = None, origin: str | None = None
 ) -> Call[ResolvedKey | None]:
-    """Resolve a legacy key with a salted hash: its first use turns it into a key of keylatch.
+    """Resolve a legacy key with a salted hash, and turn it into a key of keylatch. For services.
 
-    A call may compute slow hashes. Call it only if `resolve` found nothing, and limit how often
-    one sender can cause a call. For services, as `resolve`.
+    Each call may compute slow hashes. Call this only if `resolve` found nothing, and limit how
+    often each sender can cause a call.
 
     Args:
         key: The text that the request presented. Any text is allowed.
-        workspace_id: The workspace of the key. Without it, only keys whose beginning or end was
-            imported are tried.
+        workspace_id: The workspace of the key. Without a workspace, only keys that were imported
+            with `starts_with` or `ends_with` are tried.
         origin: As for `resolve`.
 
     Returns:
@@ -652,7 +656,7 @@ def revoke_legacy_key(id: UUID | str, *, reason: str | None = None) -> Call[Revo
 
     Args:
         id: The legacy key. If it was upgraded, the key that replaced it is revoked.
-        reason: Why, up to 500 characters, for the audit.
+        reason: The reason, up to 500 characters, for the audit log.
 
     Returns:
         When the key was revoked. Source: SQL `keylatch.revoke_legacy_key`.
@@ -672,7 +676,7 @@ def _read_places(count: int, rows: Rows) -> tuple[ResolvedKey | None, ...]:
     if len(rows) != count or set(places) != set(range(1, count + 1)):
         raise UnexpectedAnswer(
             detail=f"{count} keys were sent and {len(rows)} answers came back",
-            hint="Send fewer keys per call, or raise the API's max-rows.",
+            hint="Send fewer keys per call, or increase max-rows of the API.",
         )
     found = [places[place] for place in range(1, count + 1)]
     keys = iter(read_all(ResolvedKey, [row for row in found if row.get("key_id") is not None]))

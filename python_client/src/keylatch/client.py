@@ -1,4 +1,4 @@
-"""`Keylatch`: the calls of the database, blocking."""
+"""`Keylatch`: the blocking client."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def blocking(describe: Callable[P, calls.Call[T]]) -> Callable[Concatenate[Keyla
 
 
 class Keylatch(_Base):
-    """The keys of a database, through a connection that the caller opens and closes.
+    """A client for the keys of a database, over a connection that the caller opens and closes.
 
     Every call can raise `InvalidArgument` (a value breaks a rule; `detail` names it),
     `KeyNotFound` or `SessionNotFound` (no such id or token that the caller may see),

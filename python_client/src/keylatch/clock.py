@@ -1,4 +1,4 @@
-"""A clock for the age of answers."""
+"""The clock that measures how old an answer is."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ _BOOT = getattr(time, "CLOCK_BOOTTIME", None)
 steady_clock: Callable[[], float] = (
     time.monotonic if _BOOT is None else partial(time.clock_gettime, _BOOT)
 )
-"""Seconds of a clock that nobody sets and that never stops."""
+"""The seconds of a clock that nobody can set and that never stops."""

@@ -13,16 +13,16 @@ from .secret import mask_keys
 class KeylatchError(Exception):
     """The base class of all errors of this package. Also raised itself if no other class fits.
 
-    No attribute ever holds a key: server messages are masked, and the input values that
-    PostgreSQL quotes are left out.
+    No attribute contains a key: server messages are masked, and input values that PostgreSQL quotes
+    are removed.
 
     Attributes:
         slug: The word that programs match on, for example `key_revoked`. Source: the message
             of the database's error, or `default_slug` of the class.
         sqlstate: The five characters of the SQLSTATE; `None` if no database answered.
         detail: One sentence that says what is wrong and names the field, or `None`.
-        hint: What to do about it, or `None`.
-        default_slug: The slug of an error of this class if the server sent none.
+        hint: The next step, or `None`.
+        default_slug: The slug of an error of this class if the server sent no slug.
     """
 
     default_slug: ClassVar[str] = "database_error"
@@ -66,7 +66,7 @@ class KeyNotUsable(KeylatchError):
 
 
 class LatchViolation(KeylatchError):
-    """The latch refused a change that the database allows to nobody."""
+    """The database refused a change that it allows to no role, such as an undone revocation."""
 
 
 class InvalidArgument(KeylatchError, ValueError):
@@ -78,7 +78,7 @@ class InvalidArgument(KeylatchError, ValueError):
 
         Args:
             field: The argument's name.
-            problem: What is wrong, worded to follow the name; never the value.
+            problem: What is wrong, worded to follow the argument's name, without the value.
             hint: What to do.
 
         Returns:
@@ -92,10 +92,10 @@ class PermissionDenied(KeylatchError):
 
 
 class Unavailable(KeylatchError):
-    """No answer: no connection, a timeout, an overload, or a server failure.
+    """The database did not answer: no connection, a timeout, an overload, or a server failure.
 
-    It is unknown whether a call that writes took effect. Look before you repeat an `issue` or a
-    `rotate`. A `revoke` can be repeated.
+    It is unknown whether a call that writes took effect. List the keys before you repeat `issue` or
+    `rotate`. You can repeat `revoke`.
     """
 
 
@@ -108,7 +108,7 @@ class SessionNotFound(KeylatchError):
 
 
 class AdoptionNotReady(KeylatchError):
-    """A step of an adoption cannot run yet. `detail` says what is missing."""
+    """A step of `keylatch adopt` cannot run yet. `detail` says what is missing."""
 
 
 class SchemaNotExposed(KeylatchError):
@@ -123,7 +123,7 @@ class NotInstalled(KeylatchError):
 
 
 class UnexpectedAnswer(KeylatchError):
-    """The answer did not come from keylatch: a wrong URL, or another function of that name."""
+    """The answer did not come from keylatch: the URL or the called function is another one."""
 
 
 class UnreadableRow(KeylatchError):
@@ -145,7 +145,7 @@ _SLUGS: dict[type[KeylatchError], str] = {
     AdoptionNotReady: "adoption_not_ready",
 }
 CLASS_BY_SLUG = {slug: kind for kind, slugs in _SLUGS.items() for slug in slugs.split()}
-"""The class of each slug that the database raises. Source: section 6 of the contract."""
+"""The class for each slug that the database raises."""
 
 # Codes of PostgreSQL and PostgREST, whole or the first two characters; and HTTP statuses, of a
 # gateway or in the last three characters of a keylatch code.
@@ -184,10 +184,10 @@ def error_for(
         message: The message: a slug if keylatch raised the error, prose if PostgreSQL, PostgREST
             or a gateway did.
         code: A SQLSTATE, a code of PostgREST (`PGRST…`), or `None`.
-        detail: The detail that came with it.
-        hint: The hint that came with it.
+        detail: The detail of the server's error.
+        hint: The hint of the server's error.
         status: The HTTP status, if there was one.
-        arguments: What the call sent, to find the argument that PostgreSQL could not read.
+        arguments: The arguments of the call, to find the argument that PostgreSQL could not read.
 
     Returns:
         The error; every text in it is masked.
@@ -216,7 +216,7 @@ def error_for(
 
 
 def _own_error(message: str, code: str, detail: str, hint: str) -> KeylatchError:
-    """Choose the class by slug, or by the HTTP part of the code if the slug is not known."""
+    """Choose the class by the slug or, for an unknown slug, by the status in the SQLSTATE."""
     kind = CLASS_BY_SLUG.get(message)
     if kind is None:
         kind = _class_by_status(int(code[2:]))
@@ -247,7 +247,7 @@ def _class_by_status(status: int) -> type[KeylatchError]:
 
 
 def _without_input(code: str, message: str) -> str:
-    """Drop what may repeat a value: class 22 quotes it, and later lines and details list rows."""
+    """Remove texts that may repeat a value: errors of class 22 quote values, details list rows."""
     if code.startswith("22"):
         return f"a value cannot be read as the type of its argument (SQLSTATE {code})"
     return _first_line(message) or "no reason was given"

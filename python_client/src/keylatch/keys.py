@@ -60,8 +60,8 @@ def hash_key(key: str | Secret) -> bytes:
 def fingerprint(key: str | Secret) -> str:
     """Return the fingerprint of a text, for logs. Compare it with `Key.fingerprint`.
 
-    The fingerprint shows whether a service received the stored key: if the fingerprints differ,
-    the text is another one. Nobody can use a fingerprint as a key.
+    The fingerprint shows whether a service received the stored key: if the fingerprints differ, the
+    service received another text. Nobody can use a fingerprint as a key.
 
     Args:
         key: The whole text that was presented.

@@ -35,8 +35,8 @@ class ReadOnlyDict(dict[str, Any]):
 class Row:
     """A row of an answer.
 
-    If Python cannot read a value of a list, the value is left out, and using it raises
-    `UnreadableRow`. All other values and rows can be used.
+    If Python cannot read a value of a row in a list, the value is left out, and using the value
+    raises `UnreadableRow`. All other values and rows can be used.
     """
 
     __slots__ = ()
@@ -288,7 +288,7 @@ class SessionEnding(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegacyKey(Row):
-    """A key that was imported with a salted hash. Its first use upgrades it.
+    """A key that was imported with a salted hash, and that its first use upgrades.
 
     Source: a row of `keylatch.legacy_keys`.
     """

@@ -1,4 +1,4 @@
-"""How an answer is read: rows of JSON become the dataclasses of `models`, field by field."""
+"""Turns the JSON rows of an answer into the dataclasses of `models`, field by field."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_all(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, .
 
 
 def read_each_once(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, ...]:
-    """Like `read_all`, but each id once: pages overlap if a row was made between them."""
+    """Like `read_all`, without repeated ids: two pages overlap if a row was inserted meanwhile."""
     return read_all(model, {str(row.get("id")): row for row in rows}.values())
 
 

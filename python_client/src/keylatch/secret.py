@@ -1,4 +1,4 @@
-"""Keep keys out of printed output: `Secret` wraps one key, `mask_keys` masks keys in a text."""
+"""Keeps keys out of printed output: `Secret` wraps one key, `mask_keys` masks keys in a text."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Secret:
         object.__setattr__(self, "_value", value)
 
     def reveal(self) -> str:
-        """Return the value in plaintext. Keep it out of logs from here on.
+        """Return the value in plaintext. Do not log the value.
 
         Returns:
             The text that the secret was made from.

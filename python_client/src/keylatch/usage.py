@@ -40,7 +40,7 @@ class _Count:
 
 
 class _Counts:
-    """The unreported sums of each key."""
+    """The counts of each key that are not reported yet."""
 
     def __init__(self, every: timedelta, size: int) -> None:
         if not timedelta(milliseconds=10) <= every <= timedelta(days=1):
@@ -96,7 +96,7 @@ def _report(counts: Mapping[UUID, _Count]) -> tuple[list[KeyUsage], dict[UUID, d
 
 
 class UsageRecorder:
-    """Counts uses and refusals in memory. Reports on a timer, at a size limit and on exit.
+    """Counts uses and refusals in memory, and reports the counts to the database in batches.
 
     If the process dies, the counts since the last report are lost. If a report fails, or another
     service is counting the same key, the counts are kept for the next report. `record` never
@@ -119,7 +119,7 @@ class UsageRecorder:
         Args:
             keylatch: A client with role `keylatch_resolver` or the service key.
             every: The time between reports, at least 10 ms.
-            size: At this number of different keys a report is sent early. Up to 10,000.
+            size: The number of different keys at which a report is sent early, up to 10,000.
 
         Raises:
             InvalidArgument: A value breaks a rule; `detail` names it.
@@ -143,7 +143,7 @@ class UsageRecorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Report what is left, once, and stop."""
+        """Report the remaining counts once, and stop."""
         self._done = True
         self._wake.set()
         if self._thread is not None:
@@ -208,7 +208,7 @@ class AsyncUsageRecorder:
     def __init__(
         self, keylatch: AsyncKeylatch, *, every: timedelta = timedelta(seconds=10), size: int = 1000
     ) -> None:
-        """Configure the recorder; `async with` starts it. Arguments as for `UsageRecorder`."""
+        """Configure the recorder; `async with` starts it. See `UsageRecorder` for the arguments."""
         self._keylatch = keylatch
         self._counts = _Counts(every, size)
         self._wake = asyncio.Event()
@@ -227,7 +227,7 @@ class AsyncUsageRecorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Report what is left, once, and stop."""
+        """Report the remaining counts once, and stop."""
         self._done = True
         self._wake.set()
         if self._task is not None:

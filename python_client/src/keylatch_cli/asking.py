@@ -1,4 +1,4 @@
-"""Shared by the tools that run their own SQL: turn server errors into errors of keylatch."""
+"""Turns server errors into errors of keylatch, for the tools that run their own SQL."""
 
 from __future__ import annotations
 

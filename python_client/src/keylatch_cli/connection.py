@@ -1,4 +1,4 @@
-"""Where and as whom a command connects. Options come first, then the environment, then `.env`."""
+"""Decides where a command connects, and as which user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keylatch.errors import InvalidArgument, KeylatchError
 from keylatch.secret import mask_keys
 
 from .credentials import NamingTransport, check_credential
-from .database import open_url
+from .database import open_url, other_login
 from .output import missing_extra
 from .settings import dotenv, setting, source_of
 
@@ -50,7 +50,7 @@ class Options:
 
     Attributes:
         db_url: A URL or DSN of PostgreSQL.
-        url: A Supabase project; without a key, the address of a PostgREST server.
+        url: The URL of a Supabase project or, without a key, of a PostgREST server.
         key: The project's API key.
         token: The JWT of a user or a role.
         as_user: The user to act as over a database URL, a UUID.
@@ -68,7 +68,7 @@ class Database:
     """A connection in SQL.
 
     Attributes:
-        url: A URL or DSN of PostgreSQL. It may contain a password, so it is never printed.
+        url: A URL or DSN of PostgreSQL. No command prints the URL, which may contain a password.
         as_user: The user to act as, a UUID; `None` for the connection's own user.
     """
 
@@ -81,7 +81,7 @@ class Rest:
     """A connection over HTTP.
 
     Attributes:
-        url: A Supabase project; without a key, the address of a PostgREST server.
+        url: The URL of a Supabase project or, without a key, of a PostgREST server.
         key: The project's API key.
         token: The JWT to act with; without a token, the key is used.
     """
@@ -97,11 +97,15 @@ def _option(metavar: str, what: str) -> typer.models.OptionInfo:
 
 
 DbUrl = Annotated[
-    str | None, _option("URL", "The database. Prefer $DATABASE_URL: `ps` shows options.")
+    str | None, _option("URL", "URL of the database. Prefer $DATABASE_URL: `ps` shows options.")
 ]
 Url = Annotated[
     str | None,
-    _option("URL", "The Supabase project (default $SUPABASE_URL), or a PostgREST without a key."),
+    _option(
+        "URL",
+        "URL of the Supabase project (default $SUPABASE_URL); without a key, URL of a PostgREST "
+        "server.",
+    ),
 ]
 ApiKey = Annotated[
     str | None,
@@ -113,18 +117,18 @@ Token = Annotated[
 ]
 AsUser = Annotated[
     str | None,
-    _option("UUID", "With a database URL: act as this user, as PostgREST would."),
+    _option("UUID", "With a database URL: act as this user, so that row policies apply."),
 ]
 _ANY = {"db_url": DbUrl, "url": Url, "key": ApiKey, "token": Token, "as_user": AsUser}
 
 
 def any_connection(command: Callable[Concatenate[Options, P], None]) -> Callable[..., None]:
-    """Add all connection options to a command, which gets them as its first argument."""
+    """Add all connection options to a command, whose first argument is then an `Options`."""
     return _with_options(command, _ANY)
 
 
 def database_only(command: Callable[Concatenate[Options, P], None]) -> Callable[..., None]:
-    """Add only the option `--db-url` to a command, which gets `Options` as its first argument."""
+    """Add only the option `--db-url` to a command, whose first argument is then an `Options`."""
     return _with_options(command, {"db_url": DbUrl})
 
 
@@ -132,13 +136,13 @@ def connect(options: Options) -> Keylatch:
     """Connect to the project or database that the options, the environment and `.env` name.
 
     Args:
-        options: The command line. It wins over the environment, which wins over `.env`.
+        options: The options. They win over the environment, and the environment wins over `.env`.
 
     Returns:
-        A client. Its connection stays open until the process ends.
+        A client, whose connection stays open until the process ends.
 
     Raises:
-        KeylatchError: `usage` if no connection is named, or two; `missing_extra` if a
+        KeylatchError: `usage` if no connection or two connections are named; `missing_extra` if a
             library is not installed.
         InvalidArgument: `as_user` is not a UUID.
         PermissionDenied: The database refuses the user.
@@ -159,22 +163,32 @@ def connect(options: Options) -> Keylatch:
     from keylatch.transports.psycopg import PsycopgTransport
 
     transport = PsycopgTransport(connection, claims)
-    return Keylatch(NamingTransport(transport, login=connection.info.user))
+    name = source_of(target.url, "--db-url")
+    return Keylatch(
+        NamingTransport(
+            transport,
+            login=connection.info.user,
+            needs_owner=None if claims else lambda: other_login(connection, name),
+        )
+    )
 
 
-def open_database(options: Options) -> psycopg.Connection[tuple[Any, ...]]:
+def open_database(
+    options: Options, *, as_owner: bool = False
+) -> psycopg.Connection[tuple[Any, ...]]:
     """Open a direct database connection, for commands that PostgREST cannot serve.
 
     Args:
         options: Only `db_url` is used. Without it, `DATABASE_URL` of the environment or `.env`.
+        as_owner: Whether the command needs the owner of keylatch, if keylatch is installed.
 
     Returns:
-        A connection as the URL's own user, in autocommit mode. It is closed at exit.
+        A connection as the URL's own user, in autocommit mode, which is closed at exit.
 
     Raises:
         KeylatchError: `usage` if there is no database URL or it is not valid;
             `missing_extra` if psycopg is not installed.
-        PermissionDenied: The database refuses the user.
+        PermissionDenied: The database refuses the user, or the user is not the owner.
         Unavailable: The database does not answer.
     """
     url = options.db_url or setting("DATABASE_URL")
@@ -184,14 +198,18 @@ def open_database(options: Options) -> psycopg.Connection[tuple[Any, ...]]:
             detail="no database is set",
             hint="Set DATABASE_URL in the environment or in .env, or give --db-url.",
         )
-    return open_url(url)
+    connection = open_url(url)
+    if as_owner and (error := other_login(connection, source_of(url, "--db-url"))):
+        raise error
+    return connection
 
 
 def locate(options: Options) -> Rest | Database:
     """Decide where to connect, without opening a connection.
 
-    The first of command line, environment and `.env` that names an address decides. If it names
-    both, the project wins over the database, because the row policies apply there.
+    The address comes from the command line, else from the environment, else from `.env`. If a
+    project and a database are both set there, the project is used, because row policies apply to
+    it.
 
     Args:
         options: The command line.
@@ -200,8 +218,8 @@ def locate(options: Options) -> Rest | Database:
         The address, and the identity to use.
 
     Raises:
-        KeylatchError: `usage` if no connection is named, or two; or if a secret would go to an
-            address that the user may not know about.
+        KeylatchError: `usage` if no connection or two connections are named, or if a key or token
+            would go to an address that the user may not know about.
         InvalidArgument: `as_user` is not a UUID.
     """
     wants_rest = any((options.url, options.key, options.token))
@@ -281,13 +299,13 @@ def _with_options(
 
 
 def open_project(target: Rest) -> SyncPostgrestClient:
-    """Make the client of a project or a PostgREST server. It sends nothing before the first call.
+    """Make the client of a project or a PostgREST server, without sending a request.
 
     Args:
         target: The address and identity.
 
     Returns:
-        A client. Its session stays open until the process ends.
+        A client, whose session stays open until the process ends.
 
     Raises:
         KeylatchError: `usage` if the address, the key or the token cannot be right;
@@ -356,7 +374,7 @@ def _nowhere(url: str | None, wants_database: bool) -> KeylatchError:
 
 
 def _first(sources: Iterable[Mapping[str, str]], names: Iterable[str]) -> str | None:
-    """Return the first value that is set. The order of sources wins over the order of names."""
+    """Return the first value that is set. In each source, all names are tried in order."""
     names = tuple(names)
     return next((source[name] for source in sources for name in names if source.get(name)), None)
 

@@ -1,11 +1,11 @@
-"""Names the credential that is wrong, and what is wrong with its text."""
+"""Checks API keys and tokens before they are sent, and names the wrong one in errors."""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,17 @@ from .settings import source_of
 if TYPE_CHECKING:
     from keylatch.transports import Rows, Transport
 
+# What a service with keylatch_resolver may call. All other calls are for admins and the owner.
+_FOR_SERVICES = frozenset({"resolve_key", "explain_key", "upgrade_key", "installation"})
 _QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 
 
 def check_credential(value: str, option: str, url: str) -> None:
-    """Refuse an API key or token that cannot be right, before it is sent.
+    """Refuse an API key or token that is malformed, or that belongs to another project.
 
     Args:
         value: The key or token.
-        option: The option for this value.
+        option: The command-line option for this key or token.
         url: The address of the project.
 
     Raises:
@@ -48,22 +50,31 @@ def check_credential(value: str, option: str, url: str) -> None:
 
 
 class NamingTransport:
-    """Carries calls, and puts names that only the command line knows into their errors.
+    """Makes calls, and names the wrong variable or login in their errors.
 
-    "the token" becomes the name of the variable, and `<login>` the login of the database.
+    An error names the variable instead of "the token", and the database login instead of `<login>`.
     """
 
-    def __init__(self, transport: Transport, *, credential: str = "", login: str = "") -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        credential: str = "",
+        login: str = "",
+        needs_owner: Callable[[], PermissionDenied | None] | None = None,
+    ) -> None:
         """Wrap a transport.
 
         Args:
-            transport: The transport that carries the calls.
+            transport: The transport that sends the calls.
             credential: The name of the key or token that is sent over HTTP.
             login: The user of the connection to the database.
+            needs_owner: Builds the error for a call that this login may not make.
         """
         self._transport = transport
         self._credential = credential
         self._login = login
+        self._needs_owner = needs_owner
 
     def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """As `Transport.call`."""
@@ -71,6 +82,8 @@ class NamingTransport:
             return self._transport.call(function, arguments)
         except PermissionDenied as error:
             failure = error
+        if self._needs_owner and function not in _FOR_SERVICES and (other := self._needs_owner()):
+            raise other
         raise self._named(failure)
 
     def _named(self, error: PermissionDenied) -> PermissionDenied:

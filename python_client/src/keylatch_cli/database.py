@@ -22,6 +22,15 @@ _ESCAPE = (
     "Escape the password with this command: python3 -c 'import getpass, urllib.parse as u; "
     'print(u.quote(getpass.getpass(), ""))\''
 )
+# No row for the owner, a member of the owner, a reader of all rows, or without keylatch.
+_OTHER_LOGIN = """
+select session_user, pg_catalog.pg_get_userbyid(n.nspowner)
+from pg_catalog.pg_namespace as n
+inner join pg_catalog.pg_roles as r on r.rolname = current_user
+where n.nspname = 'keylatch_internal'
+  and not pg_catalog.pg_has_role(n.nspowner, 'member')
+  and not (r.rolbypassrls and pg_catalog.pg_has_role('pg_read_all_data', 'usage'))
+"""
 # Messages of libpq and the server before there is a connection, without an SQLSTATE: a pattern,
 # the class of the error, what is wrong, and what to do.
 _REFUSALS: tuple[tuple[str, type[KeylatchError], str, str], ...] = (
@@ -103,6 +112,30 @@ def open_url(url: str) -> psycopg.Connection[tuple[Any, ...]]:
         return connection
     # Outside the except block: the message of libpq may contain the password.
     raise failure
+
+
+def other_login(connection: psycopg.Connection[Any], name: str) -> PermissionDenied | None:
+    """Build the error for a command that needs the owner, if another login is connected.
+
+    Args:
+        connection: The connection, outside a failed transaction.
+        name: The variable or option with the URL of the database.
+
+    Returns:
+        The error for the caller to raise; `None` for a login with the rights of the owner.
+    """
+    import psycopg
+
+    try:
+        row = connection.execute(_OTHER_LOGIN).fetchone()
+    except psycopg.Error:
+        return None  # The command itself reports why the database does not answer.
+    if row is None:
+        return None
+    return PermissionDenied(
+        detail=f"{name} logs in as {row[0]}; this command needs the owner's login.",
+        hint=f"Set {name} to the login of {row[1]}, who owns keylatch.",
+    )
 
 
 def _read_database_url(url: str) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def print_json(obj: object) -> None:
 
 
 def as_dict(row: object) -> dict[str, Any]:
-    """Return the fields of a dataclass by name, one level deep.
+    """Return the fields of a dataclass by name. Dataclasses inside it stay as they are.
 
     Args:
         row: A dataclass of `keylatch.models`.
@@ -169,7 +169,7 @@ def table(
 
 
 def details(rows: Mapping[str, str | Text]) -> None:
-    """Print one thing on stdout, with one line for each property.
+    """Print the properties of a key or a database on stdout, one property per line.
 
     Args:
         rows: The properties by name. Empty properties are left out.
@@ -213,7 +213,7 @@ def confirm(question: str) -> None:
         question: What is about to happen.
 
     Raises:
-        typer.Abort: The answer is anything but yes.
+        typer.Abort: The answer is not yes.
     """
     sys.stderr.write(f"{printable(question)} [y/N]: ")
     sys.stderr.flush()
@@ -261,7 +261,7 @@ def when(time: datetime | None, *, none: str = "never") -> str:
 
 
 def printable(value: str) -> str:
-    """Make foreign text harmless for a terminal.
+    """Escape a text from the database or a user, so that it cannot control the terminal.
 
     Args:
         value: Any text.
@@ -276,7 +276,7 @@ def printable(value: str) -> str:
 
 
 def missing_extra(library: str) -> errors.KeylatchError:
-    """Say how to install a missing library.
+    """Build the error for a missing library, with the command that installs it.
 
     Args:
         library: The library that could not be imported.

@@ -1,4 +1,4 @@
-"""Settings of the environment, and of a `.env` file in the current directory."""
+"""Reads settings from the environment, or from a `.env` file in the current directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def setting(name: str) -> str | None:
         name: The variable.
 
     Returns:
-        Its value, or `None` if it is not set or empty.
+        The value, or `None` if the variable is not set or empty.
 
     Raises:
         KeylatchError: `missing_extra` if there is a `.env` and no library to read it.
@@ -49,7 +49,7 @@ def dotenv() -> dict[str, str]:
     """Read `.env` in the current directory, once, because the file may be a pipe.
 
     Returns:
-        Its variables; empty if there is no such file.
+        The variables of the file; empty if there is no `.env`.
 
     Raises:
         KeylatchError: `missing_extra` if there is a file and no library to read it.

@@ -1,4 +1,4 @@
-"""Writes a file atomically: after an interruption, either the old or the new file is there."""
+"""Writes a file atomically: after an interruption, either the old or the new file exists."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ async function call<T>(path: string, headers: Record<string, string>, body?: obj
   return answer as T
 }
 
-// A tab keeps its session over a reload. Only a tab without a session opens a new session.
+// A tab keeps its session when the page reloads. Only a tab without a session opens a session.
 async function session(): Promise<Session> {
   const kept = sessionStorage.getItem("session")
   if (kept) return JSON.parse(kept)

@@ -145,7 +145,7 @@ def make_indexes(connection: Connection, names: list[str] = NAMES) -> None:
 
 
 def grant_reads(owner: Connection) -> None:
-    """Let the application read, as the guide says."""
+    """Grants the application the functions of the guide."""
     owner.execute("grant usage on schema keylatch_adoption to service_role")
     owner.execute(
         "grant execute on function keylatch_adoption.adopted_rows,"
@@ -470,7 +470,7 @@ def test_a_column_that_cannot_be_adopted_is_refused(
 
 
 def whole_way(owner: Connection, table: str, column: str = "k") -> None:
-    """Take all steps of a small table, to its end."""
+    """Runs all steps of the adoption for a small table."""
     names = [table, column]
     call(owner, "adopt_column", names=names)
     hash_all(owner, names)

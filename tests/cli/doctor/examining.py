@@ -26,7 +26,7 @@ def examined(database: Database, url: str | None = None, **options: Any) -> Repo
         return examine(connection, **options)
 
 
-def told(findings: Iterable[Finding]) -> list[tuple[str, str, str]]:
+def summaries(findings: Iterable[Finding]) -> list[tuple[str, str, str]]:
     """Level, slug and subject of each finding."""
     return [(one.level.value, one.slug, one.subject) for one in findings]
 

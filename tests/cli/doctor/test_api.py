@@ -8,7 +8,7 @@ import httpx
 import pytest
 from postgrest import SyncPostgrestClient
 
-from cli.doctor.examining import examined, only, run, told
+from cli.doctor.examining import examined, only, run, summaries
 from keylatch_cli.doctor.report import Report
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 from stack.gateway import Gateway
@@ -60,7 +60,7 @@ def test_a_schema_that_is_not_exposed_is_an_error_that_names_the_setting(
 ) -> None:
     with Rest(database, tokens, janitor=janitor, schemas="public") as rest:
         finding = only(seen(database, rest))
-    assert told([finding]) == [("error", "schema_not_exposed", "schema keylatch")]
+    assert summaries([finding]) == [("error", "schema_not_exposed", "schema keylatch")]
     assert "supabase/config.toml" in finding.fix
 
 
@@ -70,7 +70,7 @@ def test_schemas_that_should_be_hidden_are_errors_where_they_are_exposed(
     schemas = "public,keylatch,keylatch_internal"
     with Rest(database, tokens, janitor=janitor, schemas=schemas) as rest:
         for token in (rest.service_key, people.token("alice"), rest.anon_key):
-            assert told(seen(database, rest, token).findings) == [
+            assert summaries(seen(database, rest, token).findings) == [
                 ("error", "internal_exposed", "schema keylatch_internal"),
             ]
 
@@ -113,7 +113,7 @@ def test_objects_missing_in_the_schema_cache_of_postgrest_are_named_until_it_rel
         run(database, after)
         for token in (rest.service_key, rest.anon_key):
             finding = only(seen(database, rest, token))
-            assert told([finding]) == [("error", "api_stale", where(rest))]
+            assert summaries([finding]) == [("error", "api_stale", where(rest))]
             assert finding.what.endswith(f": {named}")
         run(database, finding.fix)
         for _ in range(100):
@@ -129,7 +129,7 @@ def test_an_api_of_another_installation_is_an_error(
         other.migrate()
         with Rest(other, tokens, janitor=janitor) as rest:
             finding = only(seen(database, rest))
-    assert told([finding]) == [("error", "other_installation", where(rest))]
+    assert summaries([finding]) == [("error", "other_installation", where(rest))]
 
 
 def test_asking_the_api_writes_nothing(database: Database, people: People, rest: Rest) -> None:
@@ -149,7 +149,7 @@ def test_an_address_that_does_not_answer_or_is_not_postgrest_is_an_error(
         for url in (f"http://127.0.0.1:{free_port()}", gateway.url):
             with client_of(url, rest.service_key) as client:
                 finding = only(examined(database, rest=client))
-            assert told([finding]) == [("error", "api_fails", f"API at {url[7:]}")]
+            assert summaries([finding]) == [("error", "api_fails", f"API at {url[7:]}")]
 
 
 def test_a_token_that_is_refused_is_no_error_of_the_installation(

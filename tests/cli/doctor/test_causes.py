@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cli.doctor.examining import examined, only, run, told
+from cli.doctor.examining import examined, only, run, summaries
 from keylatch_cli.install.apply import apply
 from keylatch_cli.install.migrations import CORE, Choice, shipped
 from stack import Cluster, Database, People
@@ -146,14 +146,14 @@ def test_one_cause_is_one_finding(database: Database, people: People, name: str)
     assert (first.slug, first.subject.endswith(cause.subject)) == (cause.slug, True), first
     assert cause.words in first.what
     assert cause.fix in first.fix
-    assert len(findings) <= cause.most, told(findings)
+    assert len(findings) <= cause.most, summaries(findings)
 
 
 def test_a_core_that_stopped_half_way_is_named_once(bare: Database) -> None:
     text = shipped().parts[CORE].text
     run(bare, text[: text.index("create function keylatch.issue_key")])
     report = examined(bare)
-    assert told(report.findings) == [
+    assert summaries(report.findings) == [
         ("error", "open_to_everybody", "core of keylatch"),
         ("error", "incomplete", "core of keylatch"),
     ]
@@ -200,6 +200,6 @@ def test_a_stopped_subscription_is_named_and_a_database_without_one_is_whole(
         " 'keylatch_internal.keys'::regclass, 'r' from pg_subscription where subname = 'moved'",
     )
     finding = only(examined(database))
-    assert told([finding]) == [("warning", "subscription_stopped", "subscription moved")]
+    assert summaries([finding]) == [("warning", "subscription_stopped", "subscription moved")]
     run(database, *(finding.fix.splitlines()[-3:]))
     assert examined(database).findings == ()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cli.doctor.examining import examined, only, run, told
+from cli.doctor.examining import examined, only, run, summaries
 from stack import Database, People
 
 KEYS = "keylatch_internal.keys"
@@ -284,7 +284,7 @@ def test_damage_is_named_and_its_fix_makes_all_whole_again(
 ) -> None:
     run(database, damage.done)
     findings = examined(database).findings
-    assert len(findings) == damage.objects, told(findings)
+    assert len(findings) == damage.objects, summaries(findings)
     for found in findings:
         assert (found.level, found.slug) == (damage.level, damage.slug)
         assert found.subject.startswith(damage.subject)
@@ -292,7 +292,7 @@ def test_damage_is_named_and_its_fix_makes_all_whole_again(
         assert found.why.endswith(".")
     run(database, *(found.fix for found in findings))
     run(database, *(found.fix for found in examined(database).findings))
-    assert told(examined(database).findings) == []
+    assert summaries(examined(database).findings) == []
 
 
 def test_a_function_of_another_shape_is_made_anew(database: Database, people: People) -> None:
@@ -315,13 +315,13 @@ def test_parts_of_a_missing_or_added_object_are_not_named_separately(
         "drop table keylatch.workspace_membership cascade",
         "create table keylatch.notes (id int primary key, note text not null unique)",
     )
-    assert told(examined(database).findings) == [
+    assert summaries(examined(database).findings) == [
         ("error", "object_missing", "table keylatch.workspace_membership"),
         ("warning", "object_extra", "table keylatch.notes"),
     ]
     run(database, "drop schema keylatch cascade")
     finding = only(examined(database))
-    assert told([finding]) == [("error", "incomplete", "core of keylatch")]
+    assert summaries([finding]) == [("error", "incomplete", "core of keylatch")]
     assert "schema keylatch is missing" in finding.what
 
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from cli.doctor.examining import examined, run, told
+from cli.doctor.examining import examined, run, summaries
 from cli.install.test_own_tenancy import EXAMPLES
 from core.fingerprint import fingerprint
 from keylatch_cli.doctor.catalog import Entry, Name, read_catalog
@@ -37,7 +37,7 @@ OPEN = tuple(
 
 def test_a_fresh_install_is_whole_and_waits_for_its_first_admin(database: Database) -> None:
     report = examined(database)
-    assert told(report.findings) == [NOBODY]
+    assert summaries(report.findings) == [NOBODY]
     assert [one.subject for one in report.unchecked] == ["API"]
 
 
@@ -69,21 +69,21 @@ def test_default_privileges_of_a_project_make_no_difference(
 ) -> None:
     run(bare, *defaults)
     apply(bare.connect(), Choice(all=True), "keylatch")
-    assert told(examined(bare).findings) == [NOBODY]
+    assert summaries(examined(bare).findings) == [NOBODY]
 
 
 def test_an_install_by_a_superuser_belongs_to_them_and_is_whole(bare: Database) -> None:
     with psycopg.connect(bare.superuser_url) as superuser:
         for part in shipped().parts.values():
             superuser.execute(part.text.encode())
-    assert told(examined(bare, bare.superuser_url).findings) == [NOBODY]
+    assert summaries(examined(bare, bare.superuser_url).findings) == [NOBODY]
 
 
 @pytest.mark.parametrize("choice", [Choice(only=("core",)), Choice(added=("usage",))])
 def test_only_what_is_installed_is_asked_for(bare: Database, choice: Choice) -> None:
     apply(bare.connect(), choice, "keylatch")
     report = examined(bare)
-    assert told(report.findings) == [NOBODY]
+    assert summaries(report.findings) == [NOBODY]
     assert [one.subject for one in report.unchecked] == ["API"]
     assert report.site.installation is not None
     assert set(report.site.installation.modules) == set(choice.added and ("events", "usage"))
@@ -92,7 +92,7 @@ def test_only_what_is_installed_is_asked_for(bare: Database, choice: Choice) -> 
 def test_a_module_that_was_dropped_by_hand_is_missed(bare: Database) -> None:
     apply(bare.connect(), Choice(only=("usage",)), "keylatch")
     run(bare, "drop table keylatch_internal.key_usage cascade")
-    slugs = told(examined(bare).findings)
+    slugs = summaries(examined(bare).findings)
     assert ("error", "object_missing", "table keylatch_internal.key_usage") in slugs
 
 
@@ -131,7 +131,7 @@ def test_a_database_that_was_dumped_and_restored_is_whole(
         if example:
             dumped.connect().execute(example.read_bytes())
         (key,) = one(dumped, "select key from keylatch.issue_key(gen_random_uuid(), 'secret')")
-        healthy = told(examined(dumped).findings)
+        healthy = summaries(examined(dumped).findings)
         assert [found for found in healthy if found[0] == "error"] == []
         target.install_platform(restored.name)
         run(restored, MAKE_ROLE)
@@ -142,8 +142,8 @@ def test_a_database_that_was_dumped_and_restored_is_whole(
         assert one(restored, "select count(*) from keylatch.resolve_key(%s)", key) == (1,)
         (number,) = one(restored, "select id from keylatch.installation()")
         healthy.insert(0, ("warning", "installed_elsewhere", f"installation {number}"))
-        assert told(examined(restored).findings) == healthy
-        assert told(examined(restored, restored.superuser_url).findings) == healthy
+        assert summaries(examined(restored).findings) == healthy
+        assert summaries(examined(restored, restored.superuser_url).findings) == healthy
 
 
 def one(database: Database, query: str, *values: object) -> Any:
@@ -182,7 +182,7 @@ def newer(janitor: Janitor) -> Iterator[Callable[[int], Cluster]]:
 
 
 def is_platform(line: str) -> bool:
-    """Tell what makes the schema public and its defaults, which are there."""
+    """Whether a line of a dump creates the schema public or its default privileges."""
     return " SCHEMA public" in line or line.startswith("ALTER DEFAULT PRIVILEGES")
 
 
@@ -207,7 +207,7 @@ def copy(source: Database, target: Database) -> None:
 
 def test_a_database_without_keylatch_has_that_one_finding(bare: Database) -> None:
     report = examined(bare)
-    assert told(report.findings) == [("error", "not_installed", f"database {bare.name}")]
+    assert summaries(report.findings) == [("error", "not_installed", f"database {bare.name}")]
     assert report.unchecked == ()
     assert report.site.installation is None
 
@@ -220,7 +220,7 @@ def test_another_version_is_named_and_its_objects_are_not_compared(database: Dat
     ):
         run(database, f"update keylatch_internal.installation set schema_version = '{version}'")
         report = examined(database)
-        assert told(report.findings) == [
+        assert summaries(report.findings) == [
             ("warning", slug, f"schema keylatch {version}"),
             NOBODY,
         ]
@@ -243,7 +243,7 @@ def test_nothing_can_be_written_and_the_connection_is_as_it_was(
     with psycopg.connect(database.url) as connection:
         connection.read_only, connection.isolation_level = False, None
         report = examined(database)
-        assert told(report.findings)[0][1] == "tenancy_fails"
+        assert summaries(report.findings)[0][1] == "tenancy_fails"
         assert "read-only transaction" in report.findings[0].what
         assert (connection.read_only, connection.isolation_level) == (False, None)
         assert connection.execute("select count(*) from public.written").fetchone() == (0,)

@@ -9,7 +9,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from cli.doctor.examining import examined, only, run, told
+from cli.doctor.examining import examined, only, run, summaries
 from keylatch.errors import InvalidArgument
 from keylatch.models import Installation
 from keylatch_cli.doctor import identity
@@ -48,7 +48,7 @@ def test_a_copy_by_create_database_is_not_the_same(
 ) -> None:
     with Database(server, f"copy_{uuid4().hex}", database.name, is_copy=True) as copy:
         finding = only(against(database, copy.url))
-        assert told([finding]) == [("error", "other_installation", "--against")]
+        assert summaries([finding]) == [("error", "other_installation", "--against")]
         assert f"database {copy.name} of the same server" in finding.what
         assert "keylatch installation renew" in finding.fix
         assert "keylatch revocations apply" in finding.fix
@@ -58,7 +58,7 @@ def test_another_installation_and_a_restored_copy_are_not_the_same(
     database: Database, people: People, elsewhere: Database
 ) -> None:
     finding = only(against(database, elsewhere.url))
-    assert told([finding]) == [("error", "other_installation", "--against")]
+    assert summaries([finding]) == [("error", "other_installation", "--against")]
     assert "another installation" in finding.what
     assert "unknown to the other" in finding.why
     site = examined(database).site
@@ -86,7 +86,7 @@ def test_a_database_that_is_older_than_its_last_anchor_is_rolled_back(
         (f"{number},{'0' * 64},{at}\n", [("error", "anchor_differs", f"checkpoint {number}")]),
     ):
         kept.write_text(line)
-        assert told(examined(database, anchors=read_anchors(kept)).findings) == expected
+        assert summaries(examined(database, anchors=read_anchors(kept)).findings) == expected
     kept.write_text("no anchor\n")
     with pytest.raises(InvalidArgument, match="cannot be read as anchors"):
         read_anchors(kept)
@@ -96,7 +96,7 @@ def test_an_address_without_keylatch_or_without_rights_is_said(
     database: Database, people: People, bare: Database
 ) -> None:
     report = against(database, bare.url)
-    assert told(report.findings) == [("error", "not_installed", f"database {bare.name}")]
+    assert summaries(report.findings) == [("error", "not_installed", f"database {bare.name}")]
     report = against(database, database.authenticator_url)
     assert report.findings == ()
     assert report.unchecked[0].subject == "--against"
@@ -144,7 +144,7 @@ def test_a_replica_that_is_far_behind_or_cannot_tell_is_a_warning(
         made_in="1/1/1",
     )
     findings = list(identity.check_lag("database", replica))
-    assert told(findings) == ([("warning", "replica_lag", "database")] if words else [])
+    assert summaries(findings) == ([("warning", "replica_lag", "database")] if words else [])
     assert not words or words in findings[0].what
     primary = dataclasses.replace(replica, is_replica=False)
     assert list(identity.check_lag("database", primary)) == []

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from cli.doctor.examining import examined, only, run, told
+from cli.doctor.examining import examined, only, run, summaries
 from stack import Database, People
 
 IMPORT = """
@@ -71,7 +71,7 @@ def test_a_publishable_key_without_an_origin_is_a_warning(
 ) -> None:
     key = stock.key("publishable", has_origin=False, fate=fate, label="shop")
     finding = only(examined(database))
-    assert told([finding]) == [("warning", "key_without_origin", "1 key")]
+    assert summaries([finding]) == [("warning", "key_without_origin", "1 key")]
     assert f"{key}  wk_..." in finding.what
     assert finding.what.endswith("  shop")
     run(database, finding.fix)
@@ -83,7 +83,7 @@ def test_a_key_that_expires_soon_is_a_warning_until_it_is_rotated(
 ) -> None:
     key = stock.key(age="60 days", left="13 days")
     finding = only(examined(database))
-    assert told([finding]) == [("warning", "key_expires_soon", "1 key")]
+    assert summaries([finding]) == [("warning", "key_expires_soon", "1 key")]
     assert finding.fix == f"keylatch rotate {key} --grace 7d"
     with database.connect("authenticated", people.claims("alice")) as alice:
         alice.execute("select keylatch.rotate_key(%s, '7 days', now() + interval '1 year')", [key])
@@ -100,7 +100,7 @@ def test_old_secrets_are_noted_and_nothing_is_claimed_of_their_use(
 ) -> None:
     keys = [stock.key(age=f"{100 + n} days", label=f"n{n}") for n in range(7)]
     finding = only(examined(database))
-    assert told([finding]) == [("note", "secret_old", "7 keys")]
+    assert summaries([finding]) == [("note", "secret_old", "7 keys")]
     _, *lines, last = finding.what.splitlines()
     assert "used" not in finding.what + finding.why
     # The oldest first.
@@ -164,8 +164,9 @@ def test_a_user_bound_by_row_policies_is_not_treated_like_one_who_sees_all(
         )
         report = examined(database, url)
         assert report.findings == ()
-        assert ("keys", "row policies hide them from this user; connect as the owner") in [
-            (one.subject, one.reason) for one in report.unchecked
-        ]
+        assert (
+            "keys",
+            "row policies hide the keys from this user; connect as the owner of keylatch",
+        ) in [(one.subject, one.reason) for one in report.unchecked]
     finally:
         run(database, "drop role doctor_reader")

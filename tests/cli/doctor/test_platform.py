@@ -2,7 +2,7 @@
 
 import pytest
 
-from cli.doctor.examining import examined, only, run, told
+from cli.doctor.examining import examined, only, run, summaries
 from stack import Database, People
 
 pytestmark = pytest.mark.one_server
@@ -63,7 +63,7 @@ def test_a_role_that_a_dump_did_not_bring_along_is_missed(
         finding = only(examined(database))
     finally:
         run(database, "alter role another rename to keylatch_resolver")
-    assert told([finding]) == [("error", "role_missing", "role keylatch_resolver")]
+    assert summaries([finding]) == [("error", "role_missing", "role keylatch_resolver")]
     assert "sql/ops/after_restore.sql" in finding.fix
 
 
@@ -98,7 +98,7 @@ def test_the_exposed_schemas_are_read_from_the_setting_of_postgrest(
     assert examined(database).findings == ()
     run(database, f"{where} set pgrst.db_schemas = 'public, keylatch_internal '")
     findings = examined(database).findings
-    assert told(findings) == [
+    assert summaries(findings) == [
         ("error", "schema_not_exposed", "schema keylatch"),
         ("error", "internal_exposed", "schema keylatch_internal"),
     ]
@@ -112,7 +112,7 @@ def test_a_server_that_logs_keys_is_named_and_mended(
 ) -> None:
     run(database, f"alter database {database.name} set {setting}")
     finding = only(examined(database))
-    assert told([finding]) == [(level, "keys_logged", "server log")]
+    assert summaries([finding]) == [(level, "keys_logged", "server log")]
     assert words in finding.what
     run(database, finding.fix)
     assert examined(database).findings == ()
@@ -122,7 +122,7 @@ def test_a_role_whose_calls_are_logged_is_named(database: Database, people: Peop
     place = f"authenticator in database {database.name}"
     run(database, f"alter role {place} set log_statement = 'all'")
     finding = only(examined(database))
-    assert told([finding]) == [("warning", "keys_logged", f"server log, role {place}")]
+    assert summaries([finding]) == [("warning", "keys_logged", f"server log, role {place}")]
     run(database, finding.fix)
     assert examined(database).findings == ()
 
@@ -147,7 +147,7 @@ def test_plans_in_the_log_are_named(database: Database, people: People) -> None:
     for setting in ("log_min_duration = '10s'", "log_verbose = on"):
         run(database, f"alter role {place} set auto_explain.{setting}")
     finding = only(examined(database))
-    assert told([finding]) == [("note", "keys_logged", f"server log, role {place}")]
+    assert summaries([finding]) == [("note", "keys_logged", f"server log, role {place}")]
     assert "auto_explain.log_min_duration logs a call that takes longer than 10 s" in finding.what
 
 
@@ -157,5 +157,5 @@ def test_a_setting_of_the_role_that_asks_is_not_taken_for_the_servers(
     place = f"postgres in database {database.name}"
     run(database, f"alter role {place} set log_min_duration_statement = 0")
     report = examined(database)
-    assert told(report.findings) == [("warning", "keys_logged", f"server log, role {place}")]
+    assert summaries(report.findings) == [("warning", "keys_logged", f"server log, role {place}")]
     assert report.unchecked[0].subject == "what the server logs by log_min_duration_statement"

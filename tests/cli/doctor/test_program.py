@@ -115,7 +115,7 @@ def test_the_json_output_has_everything_under_stable_names(
     assert (finding["level"], finding["slug"]) == ("error", "object_changed")
     assert finding["subject"] == POLICY
     assert found["unchecked"] == [
-        {"subject": "API", "reason": "no project was named; give --url and --key"}
+        {"subject": "API", "reason": "no project is set; set SUPABASE_URL and SUPABASE_KEY"}
     ]
 
 

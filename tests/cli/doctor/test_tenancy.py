@@ -7,7 +7,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from cli.doctor.examining import examined, only, run, told
+from cli.doctor.examining import examined, only, run, summaries
 from cli.install.test_own_tenancy import EXAMPLES, install
 from stack import Cluster, Database, People
 
@@ -36,21 +36,24 @@ def test_tables_of_the_application_are_a_note_and_no_error(
     server: Cluster, leave_out: bool
 ) -> None:
     with own(server, EXAMPLES / "own_tables.sql", leave_out=leave_out) as database:
-        assert told(examined(database).findings) == [OWN, ("note", "nobody_administers", FUNCTION)]
+        assert summaries(examined(database).findings) == [
+            OWN,
+            ("note", "nobody_administers", FUNCTION),
+        ]
         run(database, *ADMIN)
-        assert told(examined(database).findings) == [OWN]
+        assert summaries(examined(database).findings) == [OWN]
         run(database, "drop trigger workspaces_delete_revoke_keys on public.workspaces")
         findings = examined(database).findings
-        assert told(findings)[0][:2] == ("warning", "workspace_deletion_unguarded")
+        assert summaries(findings)[0][:2] == ("warning", "workspace_deletion_unguarded")
         run(database, findings[0].fix)
-        assert told(examined(database).findings) == [OWN]
+        assert summaries(examined(database).findings) == [OWN]
 
 
 def test_claims_of_ones_own_are_noted_and_cannot_be_tried(server: Cluster) -> None:
     with own(server, EXAMPLES / "organization_claim.sql", leave_out=True) as database:
         run(database, f"insert into auth.users (id) values ('{People.alice}')")
         findings = examined(database).findings
-        assert told(findings) == [OWN, ("note", "nobody_administers", FUNCTION)]
+        assert summaries(findings) == [OWN, ("note", "nobody_administers", FUNCTION)]
         assert "any tested user (1 tested)" in findings[1].what
         assert "KEYLATCH_TOKEN" in findings[1].fix
 
@@ -60,13 +63,13 @@ def test_without_a_tenancy_function_of_its_own_nobody_administers_anything(
 ) -> None:
     with install(server, f"none_{uuid4().hex}", "own") as database:
         finding = only(examined(database))
-        assert told([finding]) == [("warning", "tenancy_missing", FUNCTION)]
+        assert summaries([finding]) == [("warning", "tenancy_missing", FUNCTION)]
         assert "service_role" in finding.why
 
 
 def test_one_of_the_tables_of_keylatchs_own_tenancy_is_missed(database: Database) -> None:
     run(database, "drop table keylatch.workspaces cascade")
-    slugs = told(examined(database).findings)
+    slugs = summaries(examined(database).findings)
     assert ("error", "object_missing", "table keylatch.workspaces") in slugs
 
 
@@ -75,7 +78,7 @@ def test_memberships_without_an_admin_are_noted_with_what_makes_one(
 ) -> None:
     run(database, "update keylatch.workspace_membership set role = 'member'")
     finding = only(examined(database))
-    assert told([finding]) == [("note", "nobody_administers", FUNCTION)]
+    assert summaries([finding]) == [("note", "nobody_administers", FUNCTION)]
     fix = finding.fix.replace("WORKSPACE", str(people.b)).replace("USER", str(people.mia))
     run(database, fix)
     assert examined(database).findings == ()
@@ -92,7 +95,7 @@ def test_a_function_that_gives_everybody_workspaces_is_an_error(
     run(
         database, f"{REPLACE} language sql stable security definer set search_path = '' as '{body}'"
     )
-    slugs = told(examined(database).findings)
+    slugs = summaries(examined(database).findings)
     assert slugs[0] == ("error", "everybody_administers", FUNCTION)
     assert OWN in slugs
 
@@ -120,7 +123,7 @@ def test_a_function_that_fails_for_a_user_is_an_error_with_what_it_says(
     )
     run(database, f"{REPLACE} language sql stable as $${body}$$")
     first = examined(database).findings[0]
-    assert told([first]) == [("error", "tenancy_fails", FUNCTION)]
+    assert summaries([first]) == [("error", "tenancy_fails", FUNCTION)]
     assert words in first.what
 
 
@@ -130,9 +133,9 @@ def test_a_definer_function_without_a_search_path_is_an_error(
     body = "select workspace_id from keylatch.workspace_membership where user_id = auth.uid()"
     run(database, f"{REPLACE} language sql stable security definer as '{body}'")
     findings = examined(database).findings
-    assert told(findings) == [("error", "tenancy_unpinned", FUNCTION), OWN]
+    assert summaries(findings) == [("error", "tenancy_unpinned", FUNCTION), OWN]
     run(database, findings[0].fix)
-    assert told(examined(database).findings) == [OWN]
+    assert summaries(examined(database).findings) == [OWN]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,7 @@ def test_the_properties_that_an_own_function_must_keep_are_compared(
 ) -> None:
     with own(server, EXAMPLES / "own_tables.sql", leave_out=True) as database:
         run(database, *ADMIN, statement)
-        found = told(examined(database).findings)
+        found = summaries(examined(database).findings)
         assert ("error", slug, FUNCTION) in found
 
 
@@ -174,7 +177,7 @@ def test_the_report_says_so_if_the_users_cannot_be_read(server: Cluster) -> None
             report = examined(database)
         finally:
             server.install_platform(database.name)
-        assert told(report.findings) == [OWN]
+        assert summaries(report.findings) == [OWN]
         assert ("tenancy", "permission denied for table users") in [
             (one.subject, one.reason) for one in report.unchecked
         ]

@@ -77,7 +77,7 @@ class Project:
     """
 
     def __init__(self, path: Path) -> None:
-        """Give what `init` made in a directory two migrations that are newer than ours."""
+        """Adds two migrations that are newer than ours to the project in a directory."""
         self.path = path
         self.config = path / "supabase" / "config.toml"
         self.migrations = path / "supabase" / "migrations"

@@ -15,7 +15,7 @@ from core.fingerprint import fingerprint
 from keylatch.errors import KeylatchError
 from keylatch_cli.install.apply import apply, read_database
 from keylatch_cli.install.migrations import Choice, Installed, Release, shipped
-from stack import HANG_SECONDS, Cluster, Database, People, told
+from stack import HANG_SECONDS, Cluster, Database, People, notifications
 from stack.checks import libpq
 from stack.tools import MissingTool
 
@@ -221,7 +221,7 @@ def test_an_error_is_one_line_with_a_hint_for_people(applying: Program, empty: D
     first, second = shown.err.splitlines()
     assert first == f'migration_failed: {NAME}: schema "keylatch_internal" already exists'
     assert second == (
-        "hint: The schema has another owner: rename it, or drop it if nobody needs it."
+        "hint: Another role owns the schema: rename the schema, or drop it if nobody needs it."
     )
 
 
@@ -285,7 +285,7 @@ def test_postgrest_is_told_once_that_there_are_new_calls(empty: Database) -> Non
     listener.execute("listen pgrst")
     names(empty)
     names(empty)
-    assert told(listener, empty.connect()) == ["reload schema"]
+    assert notifications(listener, empty.connect()) == ["reload schema"]
 
 
 def test_apply_platform_names_what_a_plain_server_lacks_and_creates_it(
@@ -306,7 +306,9 @@ def test_apply_platform_names_what_a_plain_server_lacks_and_creates_it(
         chief("apply", "--platform", "--dry-run")
         assert superuser.execute("select to_regrole('anon')").fetchone() == (None,)
 
-        assert "The platform was created." in chief("apply", "--platform").err
+        assert (
+            "Created the roles of a Supabase project, without" in chief("apply", "--platform").err
+        )
         assert "nothing to do" in owner("apply", "--platform").err
         People.seed(database.url)
 

@@ -58,7 +58,7 @@ class Tree:
         return (self.directory / name).read_text()
 
     def tests(self, command: str) -> None:
-        """Let `make test` be that."""
+        """Replaces `make test` by this command."""
         self.write("Makefile", f"test:\n\t@{command}\n")
 
     def release(self, version: str) -> tuple[int, str]:

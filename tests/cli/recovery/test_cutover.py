@@ -40,7 +40,7 @@ def one(database: Database, query: str, *values: object) -> Any:
 
 
 def follow(target: Database, publisher: Database) -> None:
-    """Let a database follow another one."""
+    """Makes a database a logical replica of another database."""
     run(publisher, "create publication moving for tables in schema keylatch, keylatch_internal")
     with psycopg.connect(target.superuser_url, autocommit=True) as subscriber:
         subscriber.execute(
@@ -58,7 +58,7 @@ def test_doctor_names_each_step_of_a_cut_over_and_then_nothing(
     def found() -> list[dict[str, str]]:
         return list(there.ok("doctor")["findings"])
 
-    def told() -> list[tuple[str, str]]:
+    def levels_and_slugs() -> list[tuple[str, str]]:
         return [(one["level"], one["slug"]) for one in found()]
 
     issue = "select id, key from keylatch.issue_key(%s, 'secret')"
@@ -75,7 +75,7 @@ def test_doctor_names_each_step_of_a_cut_over_and_then_nothing(
         ]
         assert "keylatch_internal.key_usage" in copying[1]["what"]
     until(lambda: one(target, STATES) == (0,))
-    assert told() == [ELSEWHERE]
+    assert levels_and_slugs() == [ELSEWHERE]
 
     one(database, "select keylatch.revoke_key(%s)", revoked[0])
     resolves = "select count(*) from keylatch.resolve_key(%s)"
@@ -88,7 +88,7 @@ def test_doctor_names_each_step_of_a_cut_over_and_then_nothing(
     ]
     # What the finding says to run when this database becomes the primary.
     run(target, *stopped[1]["fix"].splitlines()[-3:])
-    assert told() == [ELSEWHERE]
+    assert levels_and_slugs() == [ELSEWHERE]
 
     # The cut-over: this one serves now, and a revocation holds.
     assert one(target, resolves, active[1]) == (1,)

@@ -24,7 +24,7 @@ def until_heard(resolver: CachedResolver) -> None:
 
 
 def until_remembered(resolver: CachedResolver, key: Secret) -> None:
-    """Ask for a living key until memory is what answers."""
+    """Resolves an active key until the answer comes from memory."""
     hits = resolver.stats().hits
 
     def is_hit() -> bool:

@@ -15,7 +15,7 @@ from client.cache.hearing import until_heard, until_remembered
 from keylatch import Keylatch
 from keylatch.cached import CachedResolver
 from keylatch.cached.memory import Heartbeat
-from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, told, until
+from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, notifications, until
 from stack.subscriber import subscribed
 
 BOUND = timedelta(milliseconds=500)
@@ -70,7 +70,7 @@ def test_a_change_of_very_many_keys_ends_with_one_notification_for_all(fleet: Fl
         listener.execute("listen keylatch")
         assert resolver.resolve(one.key) is not None
         fleet.session.execute("update keylatch.keys set suspended_at = now() where label = 'fleet'")
-        heard = told(listener, fleet.session)
+        heard = notifications(listener, fleet.session)
         assert len(heard) == 1001
         assert heard[-1] == "*"
         until(lambda: resolver.stats().entries == 0)
@@ -98,7 +98,7 @@ def test_a_change_together_with_an_extension_is_seen_within_the_bound(fleet: Fle
         found = resolver.resolve(issued.key)
         assert found is not None
         assert found.scopes == ("b",)
-        assert told(listener, fleet.session) == []
+        assert notifications(listener, fleet.session) == []
         assert fleet.signs() == signs + 1
 
 
@@ -164,7 +164,7 @@ def test_a_queue_that_is_nearly_full_fails_no_revocation_and_caches_see_it(fleet
         fleet.admin.revoke(issued.id)
         until_heard(resolver)
         assert resolver.resolve(issued.key) is None
-        assert told(listener, fleet.session) == []
+        assert notifications(listener, fleet.session) == []
         assert fleet.signs() == signs + 1
         idle.rollback()
         idle.execute("unlisten *")
@@ -175,7 +175,7 @@ def test_a_queue_that_is_nearly_full_fails_no_revocation_and_caches_see_it(fleet
             # A notice is left out until the server has emptied its queue: so each turn sends anew.
             return bool(fleet.admin.suspend(other.id) and fleet.admin.unsuspend(other.id))
 
-        until(lambda: sends() and told(listener, fleet.session))
+        until(lambda: sends() and notifications(listener, fleet.session))
 
 
 def test_a_listener_at_another_database_than_the_one_that_is_asked_is_given_up(
@@ -313,6 +313,6 @@ def test_the_mark_of_a_notification_does_not_reveal_the_id(fleet: Fleet) -> None
     with psycopg.connect(fleet.database.url, autocommit=True) as listener:
         listener.execute("listen keylatch")
         fleet.admin.suspend(issued.id)
-        (mark,) = told(listener, fleet.session)
+        (mark,) = notifications(listener, fleet.session)
     assert re.fullmatch("[0-9a-f]{16}", mark)
     assert mark[:8] not in str(issued.id)

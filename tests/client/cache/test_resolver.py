@@ -22,7 +22,7 @@ from keylatch import AsyncKeylatch, Keylatch, Secret
 from keylatch.cached import AsyncCachedResolver, CachedResolver
 from keylatch.errors import InvalidArgument, Unavailable
 from keylatch.models import IssuedKey
-from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, told, until
+from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, notifications, until
 
 pytestmark = pytest.mark.one_server
 
@@ -211,10 +211,10 @@ def test_a_network_that_only_stops_forwarding_closes_memory(fleet: Fleet, server
             fleet.admin.revoke(issued.id)
             until(lambda: resolver.resolve(issued.key) is None)
             until(lambda: not resolver.stats().is_listening)
-            living = fleet.admin.issue(People.a, kind="secret")
+            active = fleet.admin.issue(People.a, kind="secret")
             hits = resolver.stats().hits
             for _ in range(3):
-                assert resolver.resolve(living.key) is not None
+                assert resolver.resolve(active.key) is not None
             assert resolver.stats().hits == hits
             proxy.flow()
             until(is_listening(resolver))
@@ -366,12 +366,12 @@ async def test_the_async_resolver_hears_changes_shares_questions_and_ends(fleet:
                 while await resolver.resolve(issued.key) is not None:
                     await asyncio.sleep(0.001)
                 # One that gives up does not take the question from the others.
-                living = await asyncio.to_thread(fleet.admin.issue, People.a, kind="secret")
-                impatient = asyncio.create_task(resolver.resolve(living.key))
-                patient = asyncio.create_task(resolver.resolve(living.key))
+                active = await asyncio.to_thread(fleet.admin.issue, People.a, kind="secret")
+                cancelled = asyncio.create_task(resolver.resolve(active.key))
+                other = asyncio.create_task(resolver.resolve(active.key))
                 await asyncio.sleep(0)
-                impatient.cancel()
-                assert await patient is not None
+                cancelled.cancel()
+                assert await other is not None
         assert not resolver.stats().is_listening
         assert await resolver.resolve(issued.key) is None
 
@@ -437,6 +437,6 @@ def test_a_label_a_new_key_and_an_empty_change_send_no_notification(fleet: Fleet
         listener.execute("listen keylatch")
         issued = fleet.admin.issue(People.a, kind="secret")
         alice.execute("update keylatch.keys set label = 'x', scopes = scopes")
-        assert told(listener, alice) == []
+        assert notifications(listener, alice) == []
         fleet.admin.suspend(issued.id)
-        assert len(told(listener, alice)) == 1
+        assert len(notifications(listener, alice)) == 1

@@ -65,7 +65,7 @@ class Site:
         return tuple(row)
 
     def visit(self, name: str, origin: str | None = None) -> Page:
-        """Let a new visitor open a page."""
+        """Opens a page as a new visitor."""
         visitor = self.browser.new_context(viewport={"width": 800, "height": 400})
         self.visitors.append(visitor)
         page = visitor.new_page()

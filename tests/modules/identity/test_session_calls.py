@@ -48,13 +48,13 @@ def test_a_page_opens_a_session_and_learns_a_token_and_its_end_and_nothing_else(
 
 
 def test_every_reason_not_to_open_one_has_the_same_answer(system: System, page: str) -> None:
-    living = system.keys["living"].key
+    active = system.keys["active"].key
     answers = [
         open_(system, page, origin)
         for origin in (None, "", "null", "https://evil.example", ORIGIN.upper(), f"{ORIGIN}/")
     ]
-    answers += [open_(system, key) for key in (living, "", "x", page[:-1], page + "1", "\u202e")]
-    answers += [open_(system, living, None), open_(system, "wk_st_" + "a" * 36)]
+    answers += [open_(system, key) for key in (active, "", "x", page[:-1], page + "1", "\u202e")]
+    answers += [open_(system, active, None), open_(system, "wk_st_" + "a" * 36)]
     with system.connect("alice") as alice:
         alice.execute("select keylatch.revoke_key(%s)", [system.keys["widget"].id])
     answers.append(open_(system, page))
@@ -166,7 +166,7 @@ def test_a_text_that_is_not_a_token_gives_no_session_and_no_failure(
         for other in (
             wrong(text),
             page,
-            system.keys["living"].key,
+            system.keys["active"].key,
             "\x00",
             "\ud800",
             "x" * 100_000,

@@ -91,8 +91,8 @@ def test_a_visitor_has_their_own_notes_and_the_workspaces_server_all(board: Boar
     assert board.sees(**one) == ["of one"]
     assert board.sees(**two) == ["of two"]
     assert board.sees(x_api_key=board.server) == ["of one", "of two"]
-    living = board.system.keys["living"].key
-    assert board.sees(x_api_key=living) == []
+    active = board.system.keys["active"].key
+    assert board.sees(x_api_key=active) == []
     assert board.sees() == board.sees(origin=ORIGIN) == []
 
 

@@ -83,7 +83,7 @@ class Fleet:
             server.__exit__(None, None, None)
 
     def synchronize(self) -> None:
-        """Let each commit wait until both standbys have replayed it, up to the next failover."""
+        """Makes each commit wait until both standbys have replayed it, up to the next failover."""
         with psycopg.connect(self._primary.superuser_url("postgres"), autocommit=True) as owner:
             owner.execute("alter system set synchronous_standby_names = 'ANY 2 (*)'")
             owner.execute("select pg_reload_conf()")
@@ -93,7 +93,7 @@ class Fleet:
         self.replica_bound = 0.0
 
     def lag(self) -> None:
-        """Let the first standby miss what is committed from now on.
+        """Disconnects the first standby, so that it lacks later commits.
 
         The second one gets so far that the position of a promoted first one stays behind its own.
         """
@@ -104,7 +104,7 @@ class Fleet:
     def fail_over(
         self, kind: Failover, paused: Callable[[], AbstractContextManager[object]]
     ) -> list[Change]:
-        """Let the first standby become the primary.
+        """Promotes the first standby to the primary.
 
         Args:
             kind: How.

@@ -57,7 +57,7 @@ def run(
     bound: timedelta = timedelta(milliseconds=500),
     sabotage: Callable[[Clients], None] = lambda _: None,
 ) -> Outcome:
-    """Let clients work, and the fleet fail over.
+    """Runs clients while the fleet fails over.
 
     Args:
         janitor: Who ends the servers with the run.

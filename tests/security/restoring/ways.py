@@ -267,24 +267,25 @@ _HEAD = """\
 <!-- begins with: nothing -->
 # Ways of restoring
 
-Made by `make generate` from tests/security/restoring, which runs each way on PostgreSQL 15, and
-from 15 to 17 (`create database … template` on both). Do not edit.
+`make generate` makes this page from tests/security/restoring. The tests run each way of restoring
+on PostgreSQL 15, and from 15 to 17 (`create database … template` on both). Do not edit this page.
 
-After each way, and after the script where the table names it, a test found: a key that was revoked
-before the dump stays revoked, in replication mode, too; the catalog is that of a fresh install; the
-seals of the events verify; no event was added; each call answers; `keylatch audit` is as expected;
-`keylatch doctor` has no error. The doctor warns that the installation was made elsewhere, until
+Some ways need the script `sql/ops/after_restore.sql`, as the table says. After each way, and after
+the script, the tests check that a key which was revoked before the dump stays revoked, even in
+replication mode; that the catalog equals a fresh installation; that the seals of the events verify;
+that no event was added; that each call answers; and that `keylatch audit` and `keylatch doctor`
+report no error. `doctor` warns that the installation was made elsewhere, until you run
 `keylatch installation renew`.
 
-No dump knows which keys were revoked after it was made: those are active again after every way that
-begins with a dump. Data without its schema goes into a migrated database only in replication mode,
-and after the tables that the migrations filled were emptied (errors, installation, settings and
-limits of keylatch_internal).
+A dump does not contain later revocations: keys that were revoked after the dump are active again.
+You can restore data without its schema into a migrated database only in replication mode. First
+empty the tables that the migrations fill: errors, installation, settings and limits in
+`keylatch_internal`.
 
-What is open: functions that everybody may execute refuse to answer (`restore_incomplete`) until the
-script ran. A latch in replica mode is open to sessions that set `session_replication_role`, until
-the script ran.
+Until you run the script, "open functions" means that everybody may execute internal functions,
+but these functions refuse to answer (`restore_incomplete`). "Latch in replica mode" means that a
+session which sets `session_replication_role` can reactivate a revoked key.
 
-| way | works | what it loses |
+| way of restoring | works | what is lost before the script |
 |---|---|---|
 """

@@ -1,4 +1,4 @@
-"""`CachedResolver` and `AsyncCachedResolver`: resolve from memory, and learn of every change."""
+"""`CachedResolver` and `AsyncCachedResolver`: resolve from memory, and are notified of changes."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ _LONGEST_ORIGIN = 300
 class CachedResolver:
     """Answers `resolve` from memory. An answer is never out of date by more than `bound`.
 
-    The resolver listens on a connection of its own. It is notified at the commit of a revocation,
-    suspension, rotation, earlier expiry, or change of origins, scopes or metadata. Memory answers
-    only while that connection is known to be current, and to be at the same server, timeline and
-    database as the connection for questions. Otherwise every question goes to the database. An
-    answer may miss a change acknowledged less than `bound` before it, and no older change.
+    The resolver listens on a connection of its own, and is notified at the commit of a revocation,
+    suspension, rotation, earlier expiry, or change of origins, scopes or metadata. The resolver
+    answers from memory only while this connection works, and reaches the same server, timeline and
+    database as the client. Otherwise the resolver asks the database. An answer can miss a change
+    that was acknowledged less than `bound` earlier, but no older change.
 
-    Some changes send no notification: those of a transaction that also extends a key, and all
-    while PostgreSQL's notification queue is nearly full. The next heartbeat shows this, and memory
-    is cleared. A change that only extends a key becomes visible at the old expiry.
+    Two kinds of change send no notification: a change in a transaction that also extends a key, and
+    a change while PostgreSQL's notification queue is nearly full. The next heartbeat reports the
+    change, and the resolver clears its memory. A change that only extends a key becomes visible at
+    the old expiry.
 
     Memory holds the hash of a key and the result of `resolve`, never the key.
 
@@ -65,16 +66,16 @@ class CachedResolver:
         """Configure the resolver; `with` starts it.
 
         Args:
-            keylatch: The client for questions. The resolver always asks the primary, because a
-                replica may be behind the notifications. It also checks the position of that
-                server, at most twice per `bound`.
-            listen: URL or DSN for psycopg, to listen on the primary. Connect directly: a pooler
-                in transaction mode delivers no notifications. The login needs the rights of
-                `keylatch_resolver`, or membership in it. If no notification arrives, or it is
-                another database, memory is not used, and the log has a warning.
+            keylatch: The client that asks the database. The resolver always asks the primary,
+                because a replica may be behind the notifications. The resolver also reads the
+                primary's WAL position, at most twice per `bound`.
+            listen: URL or DSN for psycopg, to listen on the primary. Connect directly: a pooler in
+                transaction mode delivers no notifications. The login needs the rights of
+                `keylatch_resolver`, or membership in it. If notifications do not arrive, or come
+                from another database, the resolver does not use its memory, and logs a warning.
             bound: How long an answer may miss a change, at least 20 ms.
-            ttl: After this time a key is read from the database again in any case.
-            size: How many keys are kept, and as many texts that are no key.
+            ttl: How long an answer stays in memory at most.
+            size: How many keys stay in memory at most. As many texts that are not keys stay too.
 
         Raises:
             InvalidArgument: A value breaks a rule; `detail` names it.
@@ -90,7 +91,7 @@ class CachedResolver:
         ) = None
 
     def __enter__(self) -> Self:
-        """Start listening in a separate thread. Until it listens, the database answers."""
+        """Start listening in a separate thread. Until the thread listens, the database answers."""
         loop = asyncio.new_event_loop()
         task = loop.create_task(listen(self._conninfo, self._cache))
         thread = threading.Thread(
@@ -106,7 +107,7 @@ class CachedResolver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop listening and forget everything."""
+        """Stop listening, and clear the memory."""
         if self._listening is not None:
             loop, task, thread = self._listening
             # Cancel repeatedly: up to Python 3.11, `asyncio.wait_for` loses a cancellation if its
@@ -118,7 +119,7 @@ class CachedResolver:
         self._listening = None
 
     def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
-        """Find the active key of a text, as `Keylatch.resolve`, from memory if possible.
+        """Resolve a key as `Keylatch.resolve` does, from memory if possible.
 
         Args:
             key: The text that the request presented. Any text is allowed.
@@ -151,7 +152,7 @@ class CachedResolver:
         _instrument(meter, self._cache)
 
     def _prove(self) -> None:
-        """Check the server of the connection for questions, unless that was done just now."""
+        """Check which server the client reaches, unless this was checked a moment ago."""
         sent = self._cache.begin_proof()
         if sent is None:
             return
@@ -208,7 +209,7 @@ class AsyncCachedResolver:
         ttl: timedelta = timedelta(minutes=5),
         size: int = 10_000,
     ) -> None:
-        """Configure the resolver; `async with` starts it. Arguments as for `CachedResolver`."""
+        """Configure the resolver; `async with` starts it. For arguments see `CachedResolver`."""
         # Cached answers must not be older than the notifications.
         self._keylatch = keylatch._on_primary()
         self._conninfo = listen
@@ -217,7 +218,7 @@ class AsyncCachedResolver:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Start listening in a separate task. Until it listens, the database answers."""
+        """Start listening in a separate task. Until the task listens, the database answers."""
         self._task = asyncio.create_task(listen(self._conninfo, self._cache), name="keylatch")
         return self
 
@@ -227,7 +228,7 @@ class AsyncCachedResolver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop listening and forget everything."""
+        """Stop listening, and clear the memory."""
         if self._task is not None:
             # Cancel repeatedly, as in `CachedResolver`.
             while not self._task.done():
@@ -237,7 +238,7 @@ class AsyncCachedResolver:
         self._task = None
 
     async def resolve(self, key: str | Secret, *, origin: str | None = None) -> ResolvedKey | None:
-        """Find the active key of a text: as `CachedResolver.resolve`."""
+        """Resolve a key as `CachedResolver.resolve` does."""
         question = _question(key, origin)
         if question is None:
             return await self._keylatch.resolve(key, origin=origin)

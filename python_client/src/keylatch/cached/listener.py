@@ -104,8 +104,8 @@ async def _connect(conninfo: str) -> psycopg.AsyncConnection[Any]:
 async def _prove_that_it_hears(connection: psycopg.AsyncConnection[Any], conninfo: str) -> None:
     """Send a notification from another session to this idle session.
 
-    A pooler in transaction mode accepts `listen` and answers heartbeats, but drops notifications
-    to an idle session. Queries that the session runs cannot show that.
+    A pooler in transaction mode accepts `listen` and answers heartbeats, but drops notifications to
+    an idle session. Queries on the idle session cannot detect the lost notifications.
     """
     channel = f"{_CHANNEL}_{secrets.token_hex(8)}"
     await _in_time(connection, connection.execute(f"listen {channel}"), _CONNECT_SECONDS)
@@ -146,7 +146,7 @@ async def _in_time(
 
 
 async def _readable(connection: psycopg.AsyncConnection[Any], seconds: float) -> None:
-    """Wait until the server has sent something, up to `seconds`."""
+    """Wait up to `seconds` until the server has sent something."""
     readable = asyncio.Event()
     loop = asyncio.get_running_loop()
     descriptor = connection.fileno()

@@ -1,4 +1,4 @@
-"""The cache of a resolver, and how long its entries are valid. It does no network access."""
+"""The cache of a resolver, which decides how long its entries are valid. Makes no connections."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _JUMP_SECONDS = 0.5
 class CacheStats:
     """The counts of a cached resolver since it was opened. Source: `CachedResolver.stats`.
 
-    Counts of several threads at once may miss a few.
+    If several threads resolve at once, a few counts may be missing.
 
     Attributes:
         hits: Answers from memory that a key is active.
-        negative_hits: Answers from memory that there is no such key.
+        negative_hits: Answers from memory that a text is not an active key.
         misses: Questions that went to the database because memory had no answer.
         stale_avoided: Questions that went to the database although memory had an answer, because
             the listener was not known to be current.
@@ -76,13 +76,13 @@ class _Entry:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """A question that is on its way to the database.
+    """A question that the database has not answered yet.
 
     Attributes:
         question: The question.
-        started: When it was asked, by `steady_clock`.
-        epoch: The number of the listening connection at that time.
-        heard: The marks of the keys that have changed since.
+        started: When the question was asked, by `steady_clock`.
+        epoch: The number of the listening connection when the question was asked.
+        heard: The marks of the keys that have changed since the question was asked.
     """
 
     question: Question
@@ -96,22 +96,22 @@ ANY_KEY = "*"
 
 
 def mark_of(key_id: UUID) -> str:
-    """Return a key's mark in notifications, as SQL `keylatch_internal.notify_caches` does."""
+    """Return the mark of a key in notifications. In SQL: `keylatch_internal.notify_caches`."""
     return hashlib.sha256(str(key_id).encode()).hexdigest()[:16]
 
 
 class Cache:
-    """Answers of `resolve`, kept while no change can have been missed.
+    """Keeps answers of `resolve`, and uses them only while no change can have been missed.
 
-    Memory answers only if a heartbeat, sent less than `bound` ago, was answered on the listening
-    connection. The server delivers notifications before that answer, so every change that was
-    acknowledged before the heartbeat is known. A stall that TCP does not report stops the
-    heartbeats, and so the answers from memory. The heartbeat also says whether a change sent no
-    notification, because the server's queue is nearly full or the change must not wait. Memory is
-    then cleared.
+    The cache answers only if the server has answered a heartbeat that was sent on the listening
+    connection less than `bound` ago. The server delivers notifications before the answer to a
+    heartbeat, so the cache knows every change that was acknowledged before the heartbeat. If the
+    network stalls, heartbeats get no answer, and the cache stops answering. A heartbeat also
+    reports whether a change sent no notification, because the server's queue was nearly full or the
+    change could not wait. The cache is then cleared.
 
-    In addition, less than `bound` ago, the connection for questions must have been at the same
-    server, timeline and database as the listening connection.
+    In addition, the client must have reached the same server, timeline and database as the
+    listening connection less than `bound` ago.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Cache:
             return flight
 
     def end(self, flight: Flight, found: ResolvedKey | None) -> None:
-        """Keep an answer, unless a notification since the question may concern it."""
+        """Keep an answer, unless a notification since the question may be about the same key."""
         with self._lock:
             self._flights.discard(flight)
             now = self._clock()
@@ -213,7 +213,7 @@ class Cache:
             self._flights.discard(flight)
 
     def heard(self, mark: str) -> None:
-        """Drop a key that has changed, and every text that was no key."""
+        """Remove a changed key, and all texts that were not keys."""
         with self._lock:
             for flight in self._flights:
                 flight.heard.add(mark)
@@ -225,14 +225,14 @@ class Cache:
                 self._drop(question)
 
     def listening(self) -> None:
-        """A new connection listens. Earlier changes are not known, so clear everything."""
+        """Clear everything: a new connection listens, and earlier changes are not known."""
         with self._lock:
             self._left_out = None
             self.is_settled = self.is_misplaced = False
             self._forget()
 
     def beat(self, sent: float, heartbeat: Heartbeat) -> None:
-        """A heartbeat was answered. Until the cache is settled, heartbeats ask for writers.
+        """Handle the answer to a heartbeat.
 
         Args:
             sent: When the heartbeat was sent, by `steady_clock`.
@@ -256,7 +256,7 @@ class Cache:
             self._heard_until = sent + self.bound
 
     def begin_proof(self) -> float | None:
-        """Return the time, to one caller, if the place of the other connection must be checked."""
+        """Return the time if this caller must check the client's server, else `None`."""
         now = self._clock()
         if now < self._prove_at or now >= self._heard_until:
             return None
@@ -267,12 +267,12 @@ class Cache:
             return now
 
     def proven(self, asked: float, at: ReplayPosition, database: int) -> None:
-        """The connection for questions has reported its place.
+        """Handle the position that the client has read from its server.
 
         Args:
-            asked: When it was asked, by `steady_clock`.
-            at: The position of its server.
-            database: The oid of its database.
+            asked: When the client asked for the position, by `steady_clock`.
+            at: The position of the client's server.
+            database: The oid of the client's database.
         """
         with self._lock:
             if self._place is None:
@@ -289,7 +289,7 @@ class Cache:
         )
 
     def unproven(self, error: KeylatchError) -> None:
-        """The connection for questions could not report its place: memory stops answering."""
+        """Stop answering from memory: the client could not read its server's position."""
         if not self._is_told:
             _logger.warning("the server cannot report its position, so memory is unused: %s", error)
         self._is_told = True

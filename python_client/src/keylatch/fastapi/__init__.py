@@ -55,7 +55,7 @@ logger `keylatch`: the verdict of `explain`, the key's id, the masked key and th
 Python shows that level after `logging.basicConfig(level=logging.INFO)`, for example.
 
 The routers answer every refusal with `{"slug": …, "detail": …, "hint": …}`, and every failure
-behind them with 502. They open no connection of their own.
+behind them with 502. The routers open no connection of their own.
 """
 
 from .admin import admin_router, as_caller

@@ -42,7 +42,7 @@ class NewKey(_Body):
     workspace_id: UUID = Field(description="The workspace of the key.")
     kind: Literal["publishable", "secret"] = Field(
         default="publishable",
-        description="publishable: may stand in a web page. secret: must never reach a browser.",
+        description="publishable: for a web page. secret: for servers only.",
     )
     label: str = Field(default="", description="A name for people, up to 200 characters.")
     allowed_origins: list[str] = Field(
@@ -51,7 +51,7 @@ class NewKey(_Body):
     )
     scopes: list[str] = Field(default=[], description="Words for what the key may do, up to 64.")
     environment: Literal["live", "test"] = Field(
-        default="live", description="Part of the key's text."
+        default="live", description="live or test, which is part of the key's text."
     )
     expires_at: AwareDatetime | None = Field(
         default=None, description="When the key expires; null for never."
@@ -81,7 +81,9 @@ class Rotation(_Body):
 class Withdrawal(_Body):
     """Why a key is revoked."""
 
-    reason: str | None = Field(default=None, description="For the audit, up to 500 characters.")
+    reason: str | None = Field(
+        default=None, description="The reason, up to 500 characters, for the audit log."
+    )
     cascade: bool = Field(
         default=False,
         strict=True,
@@ -104,8 +106,8 @@ def as_caller(client: "AsyncPostgrestClient") -> Callable[..., Any]:
     """Make a dependency: a client with the rights of the request's sender.
 
     Args:
-        client: The client to call through. All requests share its session, and you close it. In
-            place of the client's token, each request's own `Authorization: Bearer` is sent.
+        client: The client to call through. All requests share its session, and you close it. The
+            token of each request is sent instead of the client's token.
 
     Returns:
         A dependency that returns an `AsyncKeylatch`, or refuses with 401 if nobody is signed in.
@@ -133,15 +135,15 @@ def as_caller(client: "AsyncPostgrestClient") -> Callable[..., Any]:
 
 
 def admin_router(caller: Callable[..., Any]) -> APIRouter:
-    """Make the routes with which admins of a workspace manage its keys.
+    """Make the routes for admins who manage the keys of their workspaces.
 
     `POST` and `GET /widget-keys`, `POST /widget-keys/{key_id}/rotate` and `/revoke`. The routes
     have no rights of their own: the row policies decide for each caller.
 
     Args:
         caller: A dependency that returns an `AsyncKeylatch` with the rights of the request's
-            sender, such as `as_caller(…)`. If you write your own, over psycopg with `claims`,
-            verify the token in it: no later step does.
+            sender, such as `as_caller(…)`. If you write your own dependency, over psycopg with
+            `claims`, verify the token in the dependency, because no later step verifies it.
 
     Returns:
         A router to include, with a prefix if you like.

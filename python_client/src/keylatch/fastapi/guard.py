@@ -48,30 +48,32 @@ def require_key(
 ) -> Callable[..., Coroutine[Any, Any, ResolvedKey]]:
     """Make a dependency that requires a key in `x-api-key` or `Authorization: Bearer`.
 
-    The answer is 401 without an active key, 403 for a key of the wrong kind or scopes, and 400
-    for two different keys. The `Origin` is passed on, so that a secret key from a page is refused.
+    The answer is 401 without an active key, 403 for a key of the wrong kind or scopes, and 400 for
+    two different keys. The `Origin` header is checked too, so a secret key from a web page is
+    refused.
 
     The sender does not learn why a key is refused. The logger `keylatch` writes the reason at
     level INFO: the verdict of `explain`, the key's id, the masked key and the fingerprint; never
-    the key. At that level, a refused key costs a second call.
+    the key. At level INFO, a refused key needs a second call.
 
     Args:
         resolver: An `AsyncKeylatch` with role `keylatch_resolver` or the service key, or a
             dependency that returns one.
-        scopes: The scopes that the key must have, all of them. They are compared literally:
+        scopes: The scopes that the key must have, all of them. Scopes are compared literally:
             `orders:*` is not a pattern.
-        kinds: The kinds that are accepted. `publishable` is not a default, because any visitor
-            can read such a key and any program can send it: it proves nothing.
-        fallback: Called for a text that is no active key and does not have keylatch's format, so
-            that it never sees a revoked key of keylatch. Kind and scopes of its answer are
-            checked like those of any other key. It does see imported keys in a legacy format
-            after their revocation: revoke these keys in the other system too.
+        kinds: The kinds of key that are accepted. `publishable` is not accepted by default, because
+            any visitor of a page can read and send a publishable key.
+        fallback: A function that looks up keys of another system. The dependency calls this
+            function only for a text that is not an active key and does not have keylatch's format,
+            so never for a revoked key of keylatch. The kind and scopes of its answer are checked
+            too. A revoked key that was imported in another format does reach the function: revoke
+            it in the other system too.
 
     Returns:
         A dependency that returns the `ResolvedKey`.
 
     Raises:
-        TypeError: The resolver is neither, or `scopes` or `kinds` is a single string.
+        TypeError: The resolver has another type, or `scopes` or `kinds` is a single string.
     """
     rule = _Rule(_words("scopes", scopes), _words("kinds", kinds), fallback)
 
@@ -85,7 +87,9 @@ def require_key(
         if not keys:
             log_refusal("key_missing")
             raise unauthorized(
-                "key_missing", "No key was sent.", "Send one as x-api-key or Authorization: Bearer."
+                "key_missing",
+                "No key was sent.",
+                "Send a key as x-api-key or Authorization: Bearer.",
             )
         return await rule.admit(client, _only_key(keys), request)
 
@@ -102,14 +106,14 @@ def require_key_or_user(
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
     """Make a dependency that accepts a key or the JWT of a signed-in user.
 
-    A JWT in `Authorization: Bearer` goes to `verify` only. Everything else is taken for a key, as
-    in `require_key`. The answer is 400 for a key together with a JWT, and 401 for neither or for
-    a JWT that `verify` refuses. Refusals are logged as in `require_key`; for a token, the log has
-    its fingerprint and the class of the exception of `verify`.
+    A JWT in `Authorization: Bearer` goes to `verify` only. Any other text is treated as a key, as
+    in `require_key`. The answer is 400 for a key together with a JWT, and 401 for neither or for a
+    JWT that `verify` refuses. Refusals are logged as in `require_key`. For a refused JWT, the log
+    has the fingerprint of the JWT and the class of the exception from `verify`.
 
     Args:
         resolver: As in `require_key`.
-        verify: Checks the signature, expiry and audience of the JWT. It returns the user, as any
+        verify: Checks the signature, expiry and audience of the JWT, and returns the user, as any
             value except `None`. `None` or an exception becomes a 401. An `HTTPException` is sent
             unchanged, such as a 503 if the public keys cannot be read. The project's anon key is
             also a signed JWT: refuse a token without a `sub`.
@@ -170,7 +174,7 @@ class _Rule:
     fallback: Fallback | None
 
     async def admit(self, client: AsyncKeylatch, key: Secret, request: Request) -> ResolvedKey:
-        """Return the key of a text, or refuse the request."""
+        """Resolve the presented key, or refuse the request."""
         found = await resolve(client, key, request)
         # A text in keylatch's format never reaches another system, even if it is mistyped.
         if found is None and self.fallback and verdict_on_form(key) == "malformed":

@@ -1,4 +1,4 @@
-"""Errors as HTTP: one body for every refusal, and the status of each error."""
+"""Turns errors into HTTP answers: one body for every refusal, and the status of each error."""
 
 import logging
 from collections.abc import Mapping
@@ -36,15 +36,15 @@ class ProblemBody(BaseModel):
 
     slug: str = Field(description="The word that programs match on.")
     detail: str = Field(description="What is wrong, in a sentence that names the field.")
-    hint: str | None = Field(description="What to do about it.")
+    hint: str | None = Field(description="The next step.")
 
 
 class Problem(HTTPException):
     """A refusal as an HTTP error.
 
-    The routers here answer with `slug`, `detail` and `hint`, and so does an application that has
-    called `install_error_handlers`. Without these handlers FastAPI treats it as any other
-    `HTTPException`: the three fields are inside `detail`.
+    The routers of this package, and an application that has called `install_error_handlers`, answer
+    with `slug`, `detail` and `hint`. Without these handlers, FastAPI treats a `Problem` as any
+    other `HTTPException`: the three fields are inside `detail`.
 
     Attributes:
         slug: The word that programs match on.
@@ -66,7 +66,7 @@ class Problem(HTTPException):
         super().__init__(status_code, body.model_dump(), dict(headers) if headers else None)
 
     def response(self) -> JSONResponse:
-        """Return the answer, with only the three fields as its body."""
+        """Return the HTTP response, whose body has only `slug`, `detail` and `hint`."""
         return JSONResponse(self.detail, self.status_code, self.headers)
 
 
@@ -114,7 +114,7 @@ def unavailable(error: Exception) -> Problem:
     """Log an internal failure, and return an answer that reveals nothing about it.
 
     Args:
-        error: The error of the call. Its texts go to the logger `keylatch.fastapi`.
+        error: The error of the call, which is written to the logger `keylatch.fastapi`.
 
     Returns:
         The problem: the same 502 for every failure.

@@ -36,7 +36,7 @@ def log_refusal(reason: str, presented: Secret | None = None, key_id: UUID | Non
     Args:
         reason: The verdict of `explain`, or the slug of the refusal.
         presented: The key or token. Only its masked form and its fingerprint are logged.
-        key_id: The key, if one was found.
+        key_id: The id of the key, if a key was found.
     """
     words = [reason]
     if key_id is not None:
@@ -52,7 +52,7 @@ async def log_refused_key(client: AsyncKeylatch, key: Secret, request: Request) 
     The database is not asked if the log level hides the reason, or if the checksum is wrong.
 
     Args:
-        client: The client that resolves; its role may also call `explain`.
+        client: The client that resolves keys, with a role that may also call `explain`.
         key: The presented text.
         request: The request that presented the key.
     """

@@ -1,4 +1,4 @@
-"""Shared by the widget's route and `require_key`: the resolver, and a request's key and origin."""
+"""Helpers of the widget's route and `require_key`: the resolver, and a request's key and origin."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ def as_dependency(resolver: AsyncKeylatch | Callable[..., Any]) -> Callable[...,
         The dependency.
 
     Raises:
-        TypeError: The resolver is neither. A blocking client would hold up all other requests.
+        TypeError: The resolver has another type. A blocking client would block all other requests.
     """
     if not isinstance(resolver, AsyncKeylatch):
         if not callable(resolver):

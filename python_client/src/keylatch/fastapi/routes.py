@@ -1,4 +1,4 @@
-"""The route class of the routers here: it limits the body and gives all refusals one form."""
+"""The route class of the routers: limits the size of a body, and makes all refusals alike."""
 
 import json
 import logging
@@ -38,7 +38,7 @@ class ProblemRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return FastAPI's handler, with keylatch's answers in place of its errors."""
+        """Wrap FastAPI's handler, so that its errors become refusals with a `ProblemBody`."""
         handle = super().get_route_handler()
 
         async def answer(request: Request) -> Response:

@@ -49,7 +49,7 @@ def resolve_router(resolver: AsyncKeylatch | Callable[..., Any]) -> APIRouter:
         A router to include, with a prefix if you like.
 
     Raises:
-        TypeError: The resolver is neither.
+        TypeError: The resolver has another type.
     """
     router = APIRouter(route_class=_OpaqueRoute, tags=["widget"])
     refusals = {**REFUSALS, 404: {"model": ProblemBody, "description": "Refused."}}

@@ -1,4 +1,4 @@
-"""Transports carry a call to the database. Each has one method, sync or async."""
+"""Transports send calls to the database. A transport has one method, `call`, sync or async."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, Generic, Protocol, TypeVar
 Rows = Sequence[Mapping[str, object]]
 
 VIEWS = frozenset({"keys", "key_usage", "legacy_keys"})
-"""Views that are read like a function: an argument filters on the column of that name."""
+"""Views that are read like a function: an argument filters by the column of the same name."""
 READS = VIEWS | {"explain_key", "list_keys", "resolve_key", "resolve_keys"}
-"""Calls that only read: a replica may answer them, and there is nothing to commit."""
+"""Calls that only read: a replica may answer these calls, and they need no commit."""
 
 T = TypeVar("T")
 
@@ -58,14 +58,14 @@ class Batch(list[Any]):
 
 
 class Transport(Protocol):
-    """Carries calls and waits for the answer."""
+    """Sends calls to the database, and waits for the answers."""
 
     def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """Call a function of schema `keylatch`.
 
         Args:
-            function: Its name, or one of `VIEWS`.
-            arguments: Its arguments by name: JSON values, and a `Secret` where a key goes.
+            function: The name of the function, or of a view in `VIEWS`.
+            arguments: The arguments by name: JSON values, and a `Secret` where a key goes.
 
         Returns:
             The rows of the answer as JSON values by column name. A key is wrapped in a
@@ -77,7 +77,7 @@ class Transport(Protocol):
 
 
 class AsyncTransport(Protocol):
-    """Carries calls without blocking the event loop."""
+    """Sends calls to the database without blocking the event loop."""
 
     async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """As `Transport.call`."""
@@ -111,21 +111,21 @@ class EnteredAtOnce(Generic[T]):
         self._context = context
 
     async def __aenter__(self) -> T:
-        """Enter it."""
+        """Enter the wrapped context manager."""
         return self._context.__enter__()
 
     async def __aexit__(self, *raised: Any) -> bool | None:
-        """Leave it."""
+        """Leave the wrapped context manager."""
         return self._context.__exit__(*raised)
 
 
 def as_it_is(waiting: T) -> T:
-    """Return what the async form awaits or enters, unchanged."""
+    """Return an awaitable or an async context manager unchanged: the async form of `at_once`."""
     return waiting
 
 
 class Calls(ABC):
-    """The calls of a transport, written once for both forms."""
+    """The calls of a transport, written once for the blocking and the async form."""
 
     _wait: Callable[[Any], Awaitable[Any]]
     _entered: Callable[[Any], AbstractAsyncContextManager[Any]]

@@ -1,4 +1,4 @@
-"""Calls in SQL, on a connection or a pool of asyncpg that the caller opened."""
+"""Sends calls in SQL, on a connection or a pool of asyncpg that the caller opened."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class AsyncpgTransport(Awaited, SqlCalls):
 
     @asynccontextmanager
     async def _savepoint(self, connection: Any) -> AsyncIterator[None]:
-        """Hold a savepoint. asyncpg's own fails in a transaction begun by a statement."""
+        """Run a block in a savepoint. asyncpg's own fails in a transaction begun in SQL."""
         await connection.execute("savepoint keylatch")
         try:
             yield
@@ -59,7 +59,7 @@ class AsyncpgTransport(Awaited, SqlCalls):
 
 
 def failure_of(problem: Any, arguments: Mapping[str, object] | None = None) -> KeylatchError:
-    """Turn an error of asyncpg into keylatch's error, without any row in it."""
+    """Turn an error of asyncpg into keylatch's error, without the values of any row."""
     if not isinstance(problem, asyncpg.PostgresError) or problem.sqlstate is None:
         return driver_failure(problem, BaseException)
     return error_for(

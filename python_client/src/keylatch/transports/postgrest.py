@@ -1,4 +1,4 @@
-"""Calls over HTTP, with the session and the headers of a supabase-py or postgrest-py client."""
+"""Sends calls over HTTP, with the session and headers of a supabase-py or postgrest-py client."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class _Sending(NamedTuple):
 
 
 class _Calls(Calls):
-    """The calls of both forms, written once: see `finish`.
+    """The calls, written once for the blocking and the async form: see `finish`.
 
-    Requests go through the client's own session, not through its `rpc()`. The error of
-    postgrest-py has the server's answer but not the HTTP status, which is needed to tell a
-    gateway that refuses an API key from a gateway that has lost its server.
+    Requests go through the client's own session, not through its `rpc()`, because an error of
+    postgrest-py has no HTTP status. The status shows whether a gateway refused the API key or could
+    not reach its server.
     """
 
     def __init__(self, client: Any) -> None:
@@ -114,8 +114,8 @@ def _sending(
 def _send_key_as_apikey(headers: httpx.Headers) -> None:
     """Move a key that is not a JWT out of `Authorization`, because Supabase refuses it there.
 
-    supabase-py sends the project's key in both headers until a user signs in. Its session adds
-    the headers by itself.
+    supabase-py sends the project's key in both headers until a user signs in. The session of
+    supabase-py adds the headers.
     """
     scheme, _, key = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.lstrip().startswith(_NO_JWT):

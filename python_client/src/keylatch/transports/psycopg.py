@@ -1,4 +1,4 @@
-"""Calls in SQL, on a connection or a pool of psycopg 3 that the caller opened."""
+"""Sends calls in SQL, on a connection or a pool of psycopg 3 that the caller opened."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def failure_of(
     problem: psycopg.Error | UnicodeError,
     arguments: Mapping[str, object] | None = None,
 ) -> KeylatchError:
-    """Turn an error of psycopg into keylatch's error, without any row in it."""
+    """Turn an error of psycopg into keylatch's error, without the values of any row."""
     if isinstance(problem, UnicodeError):
         return InvalidArgument(
             detail=f"a string has characters that the encoding {problem.encoding} does not have"

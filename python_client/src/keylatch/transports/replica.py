@@ -1,4 +1,4 @@
-"""Reads on a replica and writes on the primary, over any two transports."""
+"""Sends reads to a replica and writes to the primary, over any two transports."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from . import READS, Awaited, Blocking, Calls, Rows
 class _Freshness:
     """Decides whether a replica may answer, from its position and the primary's.
 
-    If a replica has replayed a position that was read at the primary, the replica knows everything
-    acknowledged before that moment. So the primary's positions are kept with the time at which
-    they were asked for. The newest that the replica has reached tells how old its answers can be.
+    If a replica has replayed a position that was read at the primary, the replica has every change
+    that was acknowledged before the position was read. The client keeps each position of the
+    primary, with the time at which it asked for the position. The newest position that the replica
+    has reached tells how old its answers can be.
 
-    This holds on one timeline only. After a failover, a replica that did not follow may have a
-    higher position that means nothing. So positions of two timelines are never compared, and a
-    replica that receives no stream has no timeline.
+    Positions of two timelines are never compared: after a failover, a replica of the old timeline
+    may have a higher position than the new primary. A replica without a replication stream has no
+    known timeline, so it may not answer.
     """
 
     def __init__(self, max_lag: timedelta) -> None:
@@ -39,11 +40,11 @@ class _Freshness:
         return steady_clock() < self._fresh_until
 
     def is_due(self) -> bool:
-        """Check whether to look again: often enough that one late look does no harm."""
+        """Check whether it is time to compare the positions again."""
         return steady_clock() >= self._look_at
 
     def look(self) -> float:
-        """Note that a caller looks now, and return the time."""
+        """Note that a caller compares the positions now, and return the time."""
         now = steady_clock()
         self._look_at = now + self._max_lag / 8
         return now
@@ -68,7 +69,7 @@ class _Freshness:
 
 
 class _Replicated(Calls):
-    """Asks the replica if it may answer, and the primary otherwise.
+    """Sends a call to the replica if the replica may answer, otherwise to the primary.
 
     Attributes:
         primary: The transport to the primary.
@@ -110,11 +111,11 @@ class _Replicated(Calls):
 
 
 class ReplicaTransport(Blocking, _Replicated):
-    """Reads on a replica, over two blocking transports."""
+    """Sends reads to a replica and writes to the primary, over two blocking transports."""
 
 
 class AsyncReplicaTransport(Awaited, _Replicated):
-    """Reads on a replica, over two async transports."""
+    """Sends reads to a replica and writes to the primary, over two async transports."""
 
 
 TRANSPORTS = (ReplicaTransport, AsyncReplicaTransport)

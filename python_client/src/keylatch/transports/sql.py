@@ -1,4 +1,4 @@
-"""Calls in SQL for every driver: the statement, its role, and its transaction."""
+"""Sends calls in SQL, for every driver: the statement, its role, and its transaction."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def identity_of(claims: Mapping[str, Any] | None) -> Identity | None:
 
 
 class Call(NamedTuple):
-    """A call as the transport got it. The key is a `Secret`, so that no traceback shows it."""
+    """The arguments of a call. The key is a `Secret`, so that no traceback shows the key."""
 
     function: str
     arguments: Mapping[str, object]
@@ -99,7 +99,7 @@ class Call(NamedTuple):
 
 
 class SqlCalls(Calls):
-    """The calls of every driver and of both forms, written once: see `finish`.
+    """The calls of every driver, written once for the blocking and the async form: see `finish`.
 
     If the caller has a transaction open, or the connection opens transactions by itself, a call is
     a savepoint, so that the transaction stays usable after an error. Otherwise each call is a
@@ -130,7 +130,7 @@ class SqlCalls(Calls):
 
     @abstractmethod
     def _block(self, connection: Any) -> AbstractAsyncContextManager[Any]:
-        """Hold a transaction, or a savepoint inside a transaction."""
+        """Run a block in a transaction, or in a savepoint if a transaction is open."""
 
     @abstractmethod
     def _failure(self, problem: Any, arguments: Mapping[str, object]) -> KeylatchError:
@@ -184,8 +184,8 @@ class SqlCalls(Calls):
 def _statement(function: str, types: tuple[tuple[str, str], ...]) -> str:
     """Ask for JSON as PostgREST does, and send each argument as a string that the server casts.
 
-    So the result does not depend on how the caller's connection converts times, arrays and JSON,
-    and no error of a driver repeats a value.
+    This way, the result does not depend on how the caller's connection converts times, arrays and
+    JSON, and no error of a driver repeats a value.
     """
     casts = {
         f'"{name}"': f"${place}::pg_catalog.text{'[]' if kind == 'text[]' else ''}"
@@ -235,7 +235,8 @@ def driver_failure(problem: BaseException, *no_answer: type[BaseException]) -> K
         no_answer: The driver's classes for a server that does not answer.
 
     Returns:
-        The error, to be raised outside the except block.
+        The error. Raise it outside the except block, so that it does not refer to the driver's
+        error.
     """
     said = mask_keys(str(problem)).partition("\n")[0]
     detail = f"{type(problem).__name__}: {said}".removesuffix(": ")

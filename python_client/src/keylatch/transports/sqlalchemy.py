@@ -1,4 +1,4 @@
-"""Calls in SQL, through an engine, a connection or a session of SQLAlchemy.
+"""Sends calls in SQL, through an engine, a connection or a session of SQLAlchemy.
 
 SQLAlchemy manages the connections and ends their transactions. The statement of a call goes
 straight to the driver, so that SQLAlchemy's errors, events and echo see no key.
@@ -23,9 +23,10 @@ _FIRST = "select 1"
 
 
 class _Calls(Calls):
-    """The calls of both forms, written once: see `finish`.
+    """The calls, written once for the blocking and the async form: see `finish`.
 
-    A call over a connection or session is part of its transaction; over an engine it is its own.
+    A call over a connection or session is part of its transaction. A call over an engine is a
+    transaction of its own.
     """
 
     _engine: ClassVar[Any]
@@ -119,7 +120,7 @@ def _transport_of(driver: Any) -> Callable[..., Any]:
 
 
 def _is_idle(lent: Any) -> bool:
-    """Check whether the connection opens transactions by itself, and has opened none yet."""
+    """Check whether the connection opens transactions by itself, but no transaction is open."""
     # SQLAlchemy's adapter knows: asyncpg itself always autocommits.
     if getattr(lent.dbapi_connection, "autocommit", False):
         return False

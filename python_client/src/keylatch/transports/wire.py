@@ -1,4 +1,4 @@
-"""JSON on the wire: arguments and answers, both of which may contain keys."""
+"""Reads and writes JSON: the arguments and answers of calls, which may contain keys."""
 
 from __future__ import annotations
 

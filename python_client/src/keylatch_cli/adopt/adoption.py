@@ -1,4 +1,4 @@
-"""Moves a plaintext column of keys, in any table, to hashes. For `keylatch adopt`."""
+"""The steps of `keylatch adopt`: replace a plaintext column of keys by a column of hashes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Row = TypeVar("_Row")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptedColumn:
-    """A column that is being moved or was moved. Source: `adopt_column` and the steps after it.
+    """A plaintext column and its column of hashes. Source: `adopt_column` and the later steps.
 
     Attributes:
         table_name: The table, as SQL writes it.
@@ -40,13 +40,13 @@ class AdoptedColumn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptionProgress:
-    """The progress of a pass over the table. Source: `hash_rows`.
+    """How much of the table a step has processed. Source: `hash_rows`.
 
     Attributes:
-        pages_done: Pages of 8 kB that the pass has processed.
+        pages_done: Pages of 8 kB that the step has processed.
         pages: Pages of the table.
         rows_written: Rows that this call wrote.
-        is_done: Whether the pass has processed all pages.
+        is_done: Whether the step has processed all pages.
     """
 
     pages_done: int
@@ -70,9 +70,9 @@ class AdoptionProof:
         wrong: Rows whose hash does not match the key.
         index_is_ready: Whether the column of hashes has all its indexes.
         trigger_is_ready: Whether the trigger that writes the hashes exists and always fires.
-        fallback_reads: The minimum number of reads since the last step that used plaintext.
-        last_fallback_at: When the last of these reads was, UTC, by the server's clock.
-        is_clean: Whether the next step may be taken.
+        fallback_reads: At least this many reads have used plaintext since the last step.
+        last_fallback_at: When a read last used plaintext, UTC, by the server's clock.
+        is_clean: Whether the next step is allowed.
         reading_since: When `read_by_hash` was last called, UTC; `None` for never.
     """
 
@@ -117,8 +117,9 @@ _FILES = ("1_columns.sql", "2_rows.sql", "3_phases.sql")
 class Adoption:
     """The steps for one column, over an autocommit connection of the table's owner.
 
-    Repeat a step after an interruption: it continues where it stopped. The SQL functions are in
-    the schema `keylatch_adoption`, from `start` until the last adoption ends.
+    After an interruption, repeat the step: it continues where it stopped. The SQL functions are in
+    the schema `keylatch_adoption`. `start` creates this schema, and the end of the last adoption
+    drops it.
 
     Args:
         connection: The connection.
@@ -141,9 +142,9 @@ class Adoption:
             The column, in phase hashing.
 
         Raises:
-            InvalidArgument: There is no such table or column, or it cannot be adopted.
-            AdoptionNotReady: It is adopted with other settings, or the table was always in use.
-            PermissionDenied: This role may not create a schema.
+            InvalidArgument: The table or column does not exist, or the column cannot be adopted.
+            AdoptionNotReady: The column is adopted with other settings, or the table stayed locked.
+            PermissionDenied: The connection's role may not create a schema.
         """
         # One transaction, so that a refusal leaves no schema behind.
         try:
@@ -163,7 +164,7 @@ class Adoption:
         milliseconds: int = 40,
         done: Callable[[AdoptionProgress], None] | None = None,
     ) -> int:
-        """Pass over the table: hash all keys without a hash, or empty the plaintext in phase 3.
+        """Hash all keys without a hash, in batches. In phase 3, empty the plaintext column instead.
 
         Args:
             pause: How many seconds to wait between two batches.
@@ -201,7 +202,7 @@ class Adoption:
             self._run(statement)
 
     def prove(self) -> AdoptionProof:
-        """Count over the whole table, without locks.
+        """Count the keys and hashes of the whole table, without locks.
 
         Raises:
             AdoptionNotReady: The column is not adopted.
@@ -221,7 +222,7 @@ class Adoption:
     def drop_plaintext(
         self, confirm: str, *, backup_taken: bool = False, days: int = 7
     ) -> AdoptedColumn:
-        """Begin phase 3, or finish it when no row has plaintext. The last table removes the schema.
+        """Begin phase 3, or finish phase 3 when no row has plaintext.
 
         Args:
             confirm: The words `drop plaintext`.
@@ -229,7 +230,7 @@ class Adoption:
             days: For how many days no read may have used plaintext, from 0 to 365.
 
         Returns:
-            The column, dropped or in phase emptying. For emptying, call `hash_rows` next.
+            The column. If its phase is emptying, call `hash_rows`, then this method again.
 
         Raises:
             InvalidArgument: The drop is not confirmed, or no backup was taken.
@@ -239,7 +240,7 @@ class Adoption:
         return self._ask_and_remove(_DROP, confirm, backup_taken, days)
 
     def revert(self) -> AdoptedColumn:
-        """Undo phases 1 and 2. The end of the last adoption removes the schema.
+        """Undo phases 1 and 2: drop the column of hashes, its indexes and the trigger.
 
         Raises:
             AdoptionNotReady: Phase 3 has begun, or something depends on the column of hashes.

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 _CONFIRM = "drop plaintext"
 _AFTERWARDS = (
-    "The plaintext keys are removed from the table. Older copies may still contain them: dead rows "
-    "until you run vacuum full on the table; WAL archives, backups, dumps and replicas' snapshots "
-    "until they expire or you delete them; and logs."
+    "The table has no plaintext keys now. Older copies may still contain keys: dead rows until "
+    "you run vacuum full on the table; WAL archives, backups, dumps and replicas' snapshots until"
+    " you delete them; and logs."
 )
 
 
@@ -46,7 +46,10 @@ class Form(StrEnum):
 @database_only
 def adopt(
     options: Options,
-    step: Annotated[Step, typer.Argument(help="The step to run, see above.", show_default=False)],
+    step: Annotated[
+        Step,
+        typer.Argument(help="The step: hash, prove, read, drop or revert.", show_default=False),
+    ],
     table: Annotated[
         str, typer.Argument(metavar="TABLE", help="The table with its schema: public.sessions.")
     ],
@@ -69,11 +72,13 @@ def adopt(
     ] = None,
     backup_taken: Annotated[
         bool,
-        typer.Option("--backup-taken", metavar="", help="For drop: you have a backup."),
+        typer.Option(
+            "--backup-taken", metavar="", help="For drop: confirm that you have a backup."
+        ),
     ] = False,
     days: Annotated[
         int,
-        typer.Option(metavar="N", help="For drop: days without a read of plaintext."),
+        typer.Option(metavar="N", help="For drop: the required days without a read of plaintext."),
     ] = 7,
     as_json: Json = False,
 ) -> None:
@@ -84,7 +89,7 @@ def adopt(
     without a right hash. read resets the count of reads that used plaintext. drop empties and drops
     the plaintext column for good; before that, revert undoes everything. After an interruption, run
     the same step again: it continues where it stopped. Until the last drop or revert, the database
-    has a schema keylatch_adoption. Exit code 1 if prove is not clean.
+    has a schema keylatch_adoption. The exit code is 1 if prove finds a problem.
     """
     from .adoption import Adoption
 

@@ -1,1 +1,1 @@
-"""`keylatch audit`: tests who can do what in the database, and compares that with the rules."""
+"""`keylatch audit`: tests which user can do what in the database, and names the differences."""

@@ -1,4 +1,4 @@
-"""Compares the catalog with the release: owners, grants, policies, triggers, functions and views.
+"""Compares owners, grants, policies, triggers and functions with this version of keylatch.
 
 A test shows what a user can do. The catalog shows why, and what no test can reach: a policy for a
 single user, a grant to a role that keylatch does not know, or a guard that was switched off.
@@ -41,9 +41,9 @@ _WHY = {
     "function": "This function is not the released version, so nobody has tested its checks.",
     "view": "A view without security_invoker reads with its owner's rights and skips the policies.",
     "table": "Without row level security, a role with a grant reaches the keys of all workspaces.",
-    "rule": "A rule replaces the statement by another one.",
+    "rule": "A rule replaces a statement by another statement.",
 }
-_WHY_DEFINER = "It runs with its owner's rights and skips the row policies, for every caller."
+_WHY_DEFINER = "The function runs with its owner's rights, and skips row policies for every caller."
 _WHY_OWNER = "The owner of an object can switch off its guards and read its hashes."
 _WHY_MORE = "This role has more access than keylatch grants."
 _WHY_LESS = "Calls of this role fail with 'permission denied'."
@@ -68,9 +68,9 @@ class Causes:
     """The result of the comparison.
 
     Attributes:
-        differences: The objects that differ from the release, unordered.
-        parts: The parts whose objects exist.
-        has_own_tenancy: Whether the application replaced the tenancy function.
+        differences: The objects that differ from this version of keylatch, unordered.
+        parts: The installed parts: core, tenancy and modules.
+        has_own_tenancy: Whether the application replaced `keylatch.admin_workspace_ids()`.
     """
 
     differences: tuple[Difference, ...]
@@ -79,7 +79,7 @@ class Causes:
 
 
 def read(connection: psycopg.Connection[Any]) -> Causes | None:
-    """Compare the catalog with the release.
+    """Compare the catalog with this version of keylatch.
 
     Args:
         connection: Inside a transaction, as any user.
@@ -154,7 +154,7 @@ def _extra(shipped: Mapping[Name, Entry], live: Mapping[Name, Entry]) -> Iterato
             continue
         if entry.kind not in _COUNTED or (entry.kind, entry.relation) == _RECIPE:
             continue
-        detail, rank, why = "", 0, "Nobody has reviewed who may use it."
+        detail, rank, why = "", 0, "Nobody has reviewed who may use this object."
         if entry.kind == "policy":
             using = entry.definition["using"] or entry.definition["with check"]
             detail = f": for {entry.definition['command']} where {using}"
@@ -163,7 +163,7 @@ def _extra(shipped: Mapping[Name, Entry], live: Mapping[Name, Entry]) -> Iterato
             if not entry.definition["permissive"]:
                 why = "A restrictive policy hides rows from users who should see them."
         elif entry.kind == "trigger":
-            why = "It receives each row with its hash, and can change or refuse the row."
+            why = "The trigger receives each row with its hash, and can change or refuse the row."
         elif entry.definition.get("security") == "security definer":
             why = _WHY_DEFINER
             detail = f": {entry.definition['security']}"
@@ -236,7 +236,7 @@ def _difference(entry: Entry, expected: str, found: str, why: str, *, rank: int)
 
 
 def _who(entry: Entry) -> str:
-    """Name the users whom an object concerns."""
+    """Name the users whom a difference affects."""
     if entry.kind == "policy":
         return ", ".join(_PUBLIC if one == "public" else one for one in entry.definition["roles"])
     return _WHO[entry.kind]

@@ -27,8 +27,8 @@ _NAME_WIDTH = 40
 _SCREEN = 24
 _INDENT = " " * 5
 _OWN_TENANCY = (
-    "The application decides itself who administers what. Its function was called as an unknown "
-    "user. All other tests used a workspace made by the audit."
+    "The application's own function decides who administers a workspace. The audit called this "
+    "function as an unknown user, and used a temporary workspace for all other tests."
 )
 
 
@@ -43,8 +43,8 @@ def audit(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Also answer every question of sql/audit into this empty directory, as CSV files "
-            "with a manifest.",
+            help="Also write the answers to all questions of sql/audit into this empty directory,"
+            " as CSV files with a manifest.",
             show_default=False,
         ),
     ] = None,
@@ -54,9 +54,9 @@ def audit(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Test every operation as every kind of user: who can do what.
+    """Test who can do what, as every kind of user.
 
-    Run this as the owner of keylatch, which need not be a superuser. All changes are made in a
+    Connect as the owner of keylatch; the owner need not be a superuser. All changes are made in a
     temporary workspace, inside a transaction that is rolled back. The audit leaves nothing behind,
     waits for no lock longer than 0.1 s, and touches no key in use.
 
@@ -71,7 +71,7 @@ def audit(
     """  # noqa: D301
     from .matrix import audit as try_all
 
-    connection = open_database(options)
+    connection = open_database(options, as_owner=True)
     if evidence is not None:
         from .evidence import require_empty
 

@@ -36,8 +36,8 @@ class Question:
 
     Attributes:
         name: The name of the file.
-        text: Its first line: the question in words.
-        needs: The module that it asks about, or `tenancy`; `None` if it needs only the core.
+        text: The first line of the file: the question in words.
+        needs: The module that the question is about, or `tenancy`; `None` if it is about the core.
         statement: The whole file.
     """
 
@@ -63,10 +63,10 @@ def _question(name: str, statement: str) -> Question:
 
 
 def require_empty(directory: Path) -> None:
-    """Refuse a directory that is not empty, so that evidence of two runs is never mixed.
+    """Refuse a directory that is not empty, so that the files of two audits are never mixed.
 
     Args:
-        directory: The directory. It does not have to exist.
+        directory: The directory for the files, which need not exist yet.
 
     Raises:
         KeylatchError: `usage`.

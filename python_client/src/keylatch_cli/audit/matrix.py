@@ -1,7 +1,7 @@
 """Tests every operation as every kind of user, in a transaction that is rolled back.
 
-For `keylatch audit`. The expected outcomes are in access.json beside this file, grouped by part.
-Operations are read from the catalog, so a new object without an expectation is a finding too.
+The expected outcomes are in access.json beside this file, grouped by part. Operations are read from
+the catalog, so an object that access.json does not list is reported too.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ _ASKED = ("execute", "truncate")
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """An operation to test: statements, each of which needs more access than the one before.
+    """An operation to test: statements, each of which needs more access than the statement before.
 
     After an update, `was_taken` checks whether the rows have the new value.
     """
@@ -137,10 +137,10 @@ def audit(
 ) -> Audit:
     """Test all operations as all kinds of user on a temporary workspace, and roll back.
 
-    The audit waits for no lock longer than 100 ms, and commits nothing. It takes the locks of
-    ordinary reads and writes (access share, row share, row exclusive) on keylatch's tables and on
-    auth.users, row locks only on its own rows, and no lock that blocks the use of a key. Only
-    sequence numbers are not given back.
+    The audit waits for no lock longer than 100 ms, and commits nothing. The audit takes the locks
+    of ordinary reads and writes (access share, row share, row exclusive) on keylatch's tables and
+    on auth.users, row locks only on its own rows, and no lock that blocks the use of a key.
+    Sequence numbers stay used.
 
     Args:
         connection: As the owner of keylatch, outside a transaction.
@@ -150,7 +150,8 @@ def audit(
         The result.
 
     Raises:
-        KeylatchError: The audit is not possible: a replica, no keylatch, or not its owner.
+        KeylatchError: The server is a replica, keylatch is not installed, or the connection is not
+            the owner's.
     """
     try:
         with connection.transaction(force_rollback=True):
@@ -257,7 +258,7 @@ def _not_tried(problem: KeylatchError) -> Difference:
         what="what each kind of user can do",
         expected="tests on a temporary workspace",
         found=f"not testable: {problem.detail or problem.slug}",
-        why="The damage above stops the tests. Repair it, then audit again.",
+        why="The damage above prevents the tests. Repair the damage, then run the audit again.",
         rank=1,
         is_cause=False,
     )
@@ -266,7 +267,7 @@ def _not_tried(problem: KeylatchError) -> Difference:
 def _operations(connection: psycopg.Connection[Any], stage: Stage) -> Iterator[_Operation]:
     """List the operations to test: first on no rows, then only on the rows of the workspace.
 
-    So no row of another workspace is read, locked or changed.
+    These operations read, lock and change no row of another workspace.
     """
     for schema, name, described, is_table in connection.execute(_RELATIONS).fetchall():
         columns = {column: kind for column, kind, _ in described}
@@ -329,7 +330,7 @@ def _of_relation(
 
 
 def _reach(name: str, columns: Mapping[str, str], stage: Stage) -> sql.Composable:
-    """Return the condition for the rows of the workspace, or "false" if the table has none."""
+    """Return the condition for the rows of the workspace, or "false" if it has no such rows."""
     if name in ("keys", "active_keys"):
         return sql.SQL("id = {}").format(sql.Literal(stage.publishable))
     column = "id" if name == "workspaces" else "workspace_id"

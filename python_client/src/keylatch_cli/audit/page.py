@@ -75,7 +75,7 @@ def page(connection: psycopg.Connection[Any], found: Audit) -> str:
         found: The result of the audit.
 
     Returns:
-        A complete HTML page with its styles, without scripts, which loads nothing.
+        A complete HTML page with its styles. The page has no scripts and loads nothing.
     """
     from ..doctor.examination import examine
 
@@ -116,13 +116,13 @@ class _Chart:
     base: int = 216
 
     def point(self, share: float, count: int) -> tuple[float, float]:
-        """Return the point for a number of keys at a share of the time."""
+        """Return the point for a number of keys, at a time given as a share of the axis."""
         x = self.left + (self.width - self.left) * share
         return x, self.base - (self.base - _HEADROOM) * count / self.top
 
 
 def _chart_of(changes: list[tuple[date, str, int]], today: date) -> _Chart | None:
-    """Build the chart up to today; `None` if there never was a key."""
+    """Build the chart up to today; `None` if no key was ever issued."""
     if not changes:
         return None
     first = min(day for day, _, _ in changes)

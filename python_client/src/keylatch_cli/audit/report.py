@@ -1,4 +1,4 @@
-"""The result of an audit: the tests, and the differences in the words of an auditor."""
+"""The result of an audit: the tests, and the differences in words for an auditor."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _FEW = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One thing that is not as expected.
+    """One difference between the expected and the actual access.
 
     Attributes:
         who: The user with more or less access, or the owner of the object.
@@ -68,7 +68,7 @@ class Difference:
         found: What the database does or has.
         why: Why this matters.
         rank: 0 for too much access, 1 for a missing or changed guard, 2 for too little access.
-        is_cause: Whether it was read from the catalog; otherwise it was tested.
+        is_cause: Whether the catalog shows the difference; otherwise a test showed it.
     """
 
     who: str
@@ -117,9 +117,8 @@ class Audit:
     Attributes:
         differences: What is not as expected, the most important first.
         tries: All tests, in the order of their objects.
-        has_own_tenancy: Whether the application decides itself who administers what. Its function
-            was then called as an unknown user, and replaced inside the transaction by a function
-            for the temporary workspace.
+        has_own_tenancy: Whether the application's own function decides who administers a workspace.
+            The audit then called this function as an unknown user only.
     """
 
     differences: tuple[Difference, ...]

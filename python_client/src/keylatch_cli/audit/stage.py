@@ -99,12 +99,12 @@ class Stage:
 
     Attributes:
         workspace: The tested workspace, with a row in each table.
-        spare: A second workspace of the same admin, without rows, for inserts.
+        spare: A second, empty workspace of the same admin, to insert rows into.
         roles: The role of each actor.
         claims: The claims of each actor, as JSON.
-        known: The values for the arguments of functions, by name.
-        publishable: The id of the workspace's publishable key, whose row is changed.
-        vacant: A third workspace, without members, for memberships.
+        known: The values of function arguments, by argument name.
+        publishable: The id of the workspace's publishable key. The tests change this key.
+        vacant: A third workspace without members, to insert memberships into.
         user: The user who is a member of the workspace.
     """
 
@@ -119,13 +119,13 @@ class Stage:
 
 
 def roles(connection: psycopg.Connection[Any]) -> dict[str, str]:
-    """Return the role of each actor. The connection must be able to take all of them.
+    """Return the role of each actor, after a check that the connection can act as every role.
 
     Args:
         connection: In the transaction of the audit.
 
     Raises:
-        PermissionDenied: The connection cannot take a role, so its test would mean nothing.
+        PermissionDenied: The connection cannot act as a role, so it cannot test that role.
     """
     owner = connection.execute(_OWNER).fetchall()[0][0]
     found = {**_ROLES, "owner": owner}
@@ -160,7 +160,7 @@ def furnish(
         connection: In the transaction of the audit, as the owner.
         actors: The role of each actor.
         parts: The parts that are installed.
-        own_tenancy: Whether the application decides itself who administers what.
+        own_tenancy: Whether the application's own function decides who administers a workspace.
     """
     workspace, spare, elsewhere, vacant = (uuid4() for _ in range(4))
     people = {name: uuid4() for name in ("stranger", "member", "other", "admin")}

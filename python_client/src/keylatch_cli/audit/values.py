@@ -84,7 +84,7 @@ def row_of(
         columns: The columns and their types.
         required: The columns that are not null and have no default; unknown for a view.
         stage: The stage whose spare workspace gets the row.
-        is_minted: Whether the database makes the rest of the row.
+        is_minted: Whether the database fills the other columns of the row.
     """
     if is_minted:
         names = [name for name in _MINTED if name in columns]

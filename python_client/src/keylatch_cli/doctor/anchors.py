@@ -1,4 +1,4 @@
-"""Checks whether a database is older than the anchors of its events that were stored elsewhere."""
+"""Checks a database against anchors: checkpoints of its events that were stored elsewhere."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ where c.number = any(%s)
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A line that `sql/ops/anchor_events.sql` has printed.
+    """A checkpoint that was stored outside the database. Source: `sql/ops/anchor_events.sql`.
 
     Attributes:
-        number: The checkpoint.
-        digest: Its digest, in hex.
-        anchored_at: When it was anchored, in the database's words.
+        number: The number of the checkpoint.
+        digest: The digest of the checkpoint, in hex.
+        anchored_at: When the script printed the checkpoint, as PostgreSQL writes the time.
     """
 
     number: int

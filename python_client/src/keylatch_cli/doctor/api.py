@@ -1,4 +1,4 @@
-"""Compares what PostgREST serves with what is in the database."""
+"""Compares the API that PostgREST serves with the objects in the database."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check(
     Args:
         client: A client with the key of the project, or the token of a user.
         connection: The database that PostgREST should serve, inside a transaction.
-        site: That database.
+        site: The name and version of the database.
         live: The objects in the database.
 
     Yields:

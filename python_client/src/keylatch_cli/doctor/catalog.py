@@ -42,11 +42,11 @@ class Entry:
     """One object of the schemas `keylatch` and `keylatch_internal`.
 
     Attributes:
-        kind: The word for it in SQL, such as `function`.
-        name: Its name, as SQL writes it after the kind.
-        relation: The table or view that it is a part of, or `None`.
-        owner: Its owner; `None` for parts of a relation, and in a manifest.
-        comment: Its comment.
+        kind: The kind of object as in SQL, such as `function`.
+        name: The name of the object, as SQL writes it after the kind.
+        relation: The table or view that the object belongs to, or `None`.
+        owner: The owner of the object; `None` for parts of a relation, and in a manifest.
+        comment: The comment on the object.
         grants: Who may do what: `authenticated: select`.
         definition: All other properties by name.
     """
@@ -112,7 +112,8 @@ class Manifest:
             parts: Names of parts.
 
         Returns:
-            The objects of all parts. Grants add up; the last part decides all other properties.
+            The objects of all parts. If several parts change an object, the object has the grants
+            of all these parts, and the other properties of the last part.
         """
         entries: dict[Name, Entry] = {}
         made_by: dict[Name, str] = {}
@@ -132,7 +133,7 @@ class Manifest:
             parts: Names of parts.
 
         Returns:
-            The minimum number of rows by table. An application may add rows.
+            The number of rows by table. A table may have more rows, from the application.
         """
         counts: Counter[str] = Counter()
         for part in parts:
@@ -146,8 +147,8 @@ class Manifest:
 
         Args:
             live: The objects of the database.
-            modules: The modules that the database names; `None` if it could not be asked. A module
-                also counts as installed if one of its own tables or functions exists.
+            modules: The modules that the table `installation` lists; `None` if the table could not
+                be read. A module also counts as installed if one of its tables or functions exists.
 
         Returns:
             The parts, in order.
@@ -246,7 +247,7 @@ def count_rows(connection: psycopg.Connection[Any], tables: Collection[str]) -> 
 
 
 def usual(kind: str) -> Mapping[str, Any]:
-    """Return the usual properties of a kind of object, which the manifest leaves out.
+    """Return the default properties of a kind of object. The manifest leaves these out.
 
     Args:
         kind: The kind of an object.

@@ -1,4 +1,4 @@
-"""Combines differences with one cause: a lost schema, half a migration, a restore, similar ones."""
+"""Combines differences that have one cause, such as a lost schema, a migration or a restore."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ _WHY_RESTORE = (
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The state of the database beside its objects, which can explain differences.
+    """Facts about the database, besides its objects, that can explain differences.
 
     Attributes:
         missing_roles: Roles of the API that the server does not have.
-        missing_rows: Tables without all the rows that the migrations write.
-        unregistered: Modules that exist, but are not in the row of the installation.
-        has_keys: Whether there is a key; `None` if that cannot be read.
+        missing_rows: Tables that lack rows which the migrations write.
+        unregistered: Modules that exist, but are not listed in the table `installation`.
+        has_keys: Whether there is a key; `None` if the keys cannot be read.
     """
 
     missing_roles: frozenset[str]
@@ -74,7 +74,7 @@ def read_state(
         manifest: What this version installs.
         parts: The installed parts.
         live: The objects of the database.
-        modules: The modules in the row of the installation; `None` if it could not be read.
+        modules: The modules that the table `installation` lists; `None` if it could not be read.
 
     Returns:
         The missing roles, rows and modules.
@@ -351,7 +351,7 @@ def _fold(differences: Sequence[Difference]) -> Iterator[Finding]:
 
 
 def _most_telling(names: Iterable[str]) -> list[str]:
-    """Sort the functions of the API first, and among these the most dangerous ones."""
+    """Sort the functions of the API before internal functions, and dangerous functions first."""
     order = ("resolve", "claim", "start", "open", "import")
     return sorted(
         names,

@@ -48,13 +48,16 @@ AnchorFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Check that the database is not older than these anchors. "
-        "sql/ops/anchor_events.sql prints them.",
+        help="Check that the database is not older than the anchors in this file, which "
+        "sql/ops/anchor_events.sql writes.",
         show_default=False,
     ),
 ]
 All = Annotated[
-    bool, typer.Option("--all", metavar="", help="Print all findings, not only one screen.")
+    bool,
+    typer.Option(
+        "--all", metavar="", help="Print all findings, not only as many as fit on a screen."
+    ),
 ]
 
 
@@ -69,11 +72,12 @@ def doctor(
     show_all: All = False,
     as_json: Json = False,
 ) -> None:
-    """Compare an installation with the release.
+    """Check an installation, and name the repairs.
 
-    Connect as the owner of keylatch: checks that need more rights are listed as unchecked. If a
-    project is set, doctor also checks what the API serves. The exit code is 1 if there is an error.
-    Warnings and notes do not count.
+    doctor compares the database with this version of keylatch. Connect as the owner of keylatch.
+    For other users, doctor lists the checks that were not
+    possible. If $SUPABASE_URL and $SUPABASE_KEY are set too, doctor also checks the Data API. The
+    exit code is 1 if there is an error, and 0 if there are only warnings and notes.
     """
     connection = open_database(options)
     rest = _project(options, Options(url=url, key=key, token=token))
@@ -97,7 +101,7 @@ def doctor(
 
 
 def _project(options: Options, given: Options) -> SyncPostgrestClient | None:
-    """Choose the API to check: by the options, else from the source of the database URL."""
+    """Choose the API to check: from the options, else from where the database URL was found."""
     # A database given by --db-url may not belong to the project in the environment.
     if given == Options() and options.db_url:
         return None
@@ -170,7 +174,7 @@ def _unchecked(report: Report, show_all: bool) -> str:
 
 
 def _cut(fix: str) -> str:
-    """Shorten a long fix, such as a whole function. The complete fix is in --json."""
+    """Shorten a long fix, such as a whole function. --json prints the complete fix."""
     lines = fix.splitlines()
     if len(lines) <= _MOST_LINES:
         return fix

@@ -1,4 +1,4 @@
-"""Compares a database with this version, object by object."""
+"""Compares a database with this version of keylatch, object by object."""
 
 from __future__ import annotations
 
@@ -26,20 +26,18 @@ _WHY_OFF = "Without row level security, a role with a grant can read and change 
 _WHY_EXTRA = {
     "policy": "Policies add up: a row is visible if any policy allows it.",
     "trigger": "The trigger receives each row with its hashes, and can change or refuse the row.",
-    "rule": "A rule replaces the statement by another one.",
+    "rule": "A rule replaces a statement by another statement.",
     "constraint": "The constraint may refuse rows that keylatch writes.",
     "index": "The index makes every write slower.",
     "column": "keylatch does not use this column.",
 }
 _WHY_EXTRA_ELSE = "Clients can call objects in keylatch. keylatch_internal is for keylatch only."
 _WHY_LATCH_TRIGGER = (
-    "It runs when a workspace gets its first key or is deleted: see sql/recipes/first_key.sql."
+    "The trigger runs at the first key or deletion of a workspace: see sql/recipes/first_key.sql."
 )
 _WHY_MORE = "This role has more access than keylatch grants."
 _WHY_LESS = "Calls of this role fail with 'permission denied'."
-_WHY_OWNER = (
-    "Definer functions and the latch need one owner for all objects, which has all the rights."
-)
+_WHY_OWNER = "Definer functions and the latch need one owner, with all rights, for all objects."
 _WHY_COMMENT = "PostgREST shows comments as the documentation of the API."
 
 _LEVEL_OF_EXTRA = {"trigger": Level.ERROR, "rule": Level.ERROR, "index": Level.NOTE}
@@ -73,10 +71,10 @@ def compare(
     Args:
         expected: What the database should contain.
         live: The objects of the database.
-        replaces_tenancy: Whether the application has replaced the tenancy function.
+        replaces_tenancy: Whether the application has replaced `keylatch.admin_workspace_ids()`.
 
     Yields:
-        Each difference. `tenancy` checks what an application may replace.
+        Each difference, without objects that an application may replace.
     """
     owner = _owner_of_most(live.values())
     wholes_there = _wholes(live.values())

@@ -122,7 +122,7 @@ def _examine(
         seen.run("exposed schemas", lambda: platform.check_exposure(connection))
         seen.run("server log", lambda: logs.check(connection))
         if rest is None and not causes.is_core_incomplete(seen.findings):
-            seen.add(Unchecked("API", "no project was named; give --url and --key"))
+            seen.add(Unchecked("API", "no project is set; set SUPABASE_URL and SUPABASE_KEY"))
         elif rest is not None:
             from . import api
 
@@ -152,7 +152,7 @@ def _compare(
 ) -> Iterator[Finding | Unchecked]:
     if other_version := list(identity.check_version(site, manifest)):
         yield from other_version
-        yield Unchecked("objects", "this client has the objects of another version")
+        yield Unchecked("objects", "this client describes the objects of another version")
         return
     expected = manifest.expected(parts)
     modules = site.installation.modules if site.installation else None

@@ -1,4 +1,4 @@
-"""Checks which installation answers, its version and lag, and whether another one is the same."""
+"""Checks which installation answers, its version and lag, and whether two databases share it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SECONDS_BEHIND = 10
 
 
 _TIMELINE = "select c.timeline_id::text from pg_catalog.pg_control_checkpoint() as c"
-_REVOKE_AGAIN = "keylatch revocations apply FILE  # first: what it has forgotten\n"
+_REVOKE_AGAIN = "keylatch revocations apply FILE  # first: revokes keys again\n"
 
 _INSTALL = {
     Kind.SUPABASE: "keylatch install . && supabase db push\n"
@@ -66,7 +66,7 @@ def check_version(site: Site, manifest: Manifest) -> Iterator[Finding]:
         manifest: What this version installs.
 
     Yields:
-        A finding where they differ.
+        A finding if the versions differ.
     """
     found = site.installation
     if found is None or found.schema_version == manifest.schema_version:
@@ -108,10 +108,10 @@ def check_lag(where: str, installation: Installation | None) -> Iterator[Finding
 
     Args:
         where: How the database was reached.
-        installation: What it says of itself.
+        installation: The answer of `keylatch.installation()`.
 
     Yields:
-        A finding where it is a replica that is far behind, or cannot tell.
+        A finding if the database is a replica that is far behind, or whose lag is not known.
     """
     if installation is None or not installation.is_replica:
         return
@@ -131,14 +131,14 @@ def check_lag(where: str, installation: Installation | None) -> Iterator[Finding
 
 
 def check_place(connection: psycopg.Connection[Any], site: Site) -> Iterator[Finding]:
-    """Tell a copy, a restored database, and a server that left its timeline.
+    """Check whether the database is a copy, was restored, or is on another timeline.
 
     Args:
         connection: Inside a transaction.
         site: The database.
 
     Yields:
-        A finding where the installation was made elsewhere, or before a failover or a recovery.
+        A finding if the installation was made elsewhere, or before a failover or a recovery.
 
     Raises:
         psycopg.Error: The timeline cannot be read.
@@ -160,7 +160,7 @@ def check_place(connection: psycopg.Connection[Any], site: Site) -> Iterator[Fin
             f"was made in {where}: the database is a copy, or was restored or moved",
             "Keys that were revoked after the backup are active again. If the original is still "
             "in use, neither database knows what the other issues and revokes.",
-            f"{_REVOKE_AGAIN}keylatch installation renew  # then; --keep-id if no original is left",
+            f"{_REVOKE_AGAIN}keylatch installation renew  # --keep-id if no original is left",
         )
         return
     with connection.cursor(row_factory=tuple_row) as cursor:
@@ -171,21 +171,21 @@ def check_place(connection: psycopg.Connection[Any], site: Site) -> Iterator[Fin
             "timeline_changed",
             f"installation {found.id}",
             f"was made on timeline {timeline}, and the server is on timeline {now}",
-            "A failover changes the timeline. So does a point-in-time recovery, after which keys "
-            "that were revoked since are active again.",
-            f"{_REVOKE_AGAIN}keylatch installation renew --keep-id  # then the note goes away",
+            "A failover or a point-in-time recovery changes the timeline. After a recovery, keys "
+            "that were revoked later are active again.",
+            f"{_REVOKE_AGAIN}keylatch installation renew --keep-id  # then this note disappears",
         )
 
 
 def check_against(site: Site, other: Site) -> Iterator[Finding]:
-    """Tell whether two databases are one.
+    """Check whether two connections reach the same database.
 
     Args:
         site: The database that is examined.
-        other: The one of `--against`.
+        other: The database of `--against`.
 
     Yields:
-        A finding where they are not, which says what they have in common.
+        A finding if the databases differ, with what they have in common.
     """
     yield from check_lag("--against", other.installation)
     one, two = site.installation, other.installation
@@ -202,17 +202,17 @@ def check_against(site: Site, other: Site) -> Iterator[Finding]:
         return
     yield replace(
         other_installation("--against", what),
-        why="Keys that one of them issues or revokes are not known to the other.",
-        fix=f"# at the copy:\n{_REVOKE_AGAIN}keylatch installation renew  # then: an id of its own",
+        why="Neither database knows the keys that the other database issues or revokes.",
+        fix=f"# at the copy:\n{_REVOKE_AGAIN}keylatch installation renew  # then: a new id",
     )
 
 
 def other_installation(where: str, what: str) -> Finding:
-    """Describe that a second address leads somewhere else.
+    """Describe a second address that reaches another database.
 
     Args:
-        where: The address, as the command line calls it.
-        what: What is there instead.
+        where: The name of the address, such as `--against`.
+        what: What the address reaches instead.
 
     Returns:
         The finding.

@@ -1,4 +1,4 @@
-"""Checks the keys: keys that can never resolve, expire soon, or are old."""
+"""Finds keys that can never resolve, that expire soon, or that are old."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ limit %s
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A rule for keys: a condition on `keylatch.keys as k`, and the finding.
+    """A condition on `keylatch.keys as k`, and the finding for the keys that match.
 
     `module` is the module whose tables the condition reads.
     """
@@ -48,7 +48,7 @@ _RULES = (
         "k.kind = 'publishable' and k.allowed_origins = '{}' "
         "and k.status in ('active', 'superseded', 'suspended')",
         "publishable, without an allowed origin",
-        "No page can use such a key: it is refused from every origin.",
+        "A publishable key without an allowed origin is refused on every page.",
         "update keylatch.keys set allowed_origins = '{{https://client.example}}'\n"
         "where id = '{id}';",
     ),
@@ -60,7 +60,8 @@ _RULES = (
         "and k.expires_at < pg_catalog.now() + interval '14 days' "
         "and k.expires_at > k.created_at + interval '14 days'",
         "expiring within 14 days",
-        "An expired key is refused for good. The expiry can only be moved before that.",
+        "An expired key is refused for good. Rotate the key, or move its expiry, before it "
+        "expires.",
         "keylatch rotate {id} --grace 7d",
     ),
     # Only if services have reported usage for more than 90 days.
@@ -74,7 +75,7 @@ _RULES = (
         "and not exists (select 1 from keylatch.key_usage as u where u.key_id = k.id "
         "and u.last_used_at > pg_catalog.now() - interval '90 days')",
         "secret, without a reported use for 90 days",
-        "Nobody would notice if an attacker used such a key.",
+        "Nobody would notice if an attacker used an unused key.",
         "keylatch revoke {id} --reason unused",
         module="usage",
     ),
@@ -108,7 +109,10 @@ def check(
     """
     with connection.cursor(row_factory=scalar_row) as cursor:
         if cursor.execute(_HIDDEN).fetchone():
-            yield Unchecked("keys", "row policies hide them from this user; connect as the owner")
+            yield Unchecked(
+                "keys",
+                "row policies hide the keys from this user; connect as the owner of keylatch",
+            )
             return
     for rule in _RULES:
         if rule.module not in (None, *parts):

@@ -56,10 +56,11 @@ class _Leak:
     """A setting that logs keys.
 
     Attributes:
-        level: How bad it is.
+        level: How serious the leak is.
         what: What the setting does.
         fix: The setting and value that stop the leak.
-        cause: The logging setting, switched off, which the owner of a hosted project can set.
+        cause: The logging setting with the value that turns it off. The owner of a hosted project
+            can set it.
     """
 
     level: Level
@@ -85,7 +86,7 @@ def check(connection: psycopg.Connection[Any]) -> Iterator[Finding | Unchecked]:
     if own := sorted(name for name, _, _, is_own in server if is_own):
         yield Unchecked(
             f"what the server logs by {', '.join(own)}",
-            "this role has a setting of its own; connect as another role",
+            "this role has its own logging settings; connect as another role",
         )
     everywhere = set(_leaks(values))
     yield from _findings("server log", "alter database {database} set", everywhere, connection)

@@ -28,7 +28,7 @@ def restore(shipped: Entry, part: str, changed: Sequence[str] | None = None) -> 
         changed: The properties of its definition that differ; `None` if the object is missing.
 
     Returns:
-        SQL. Only an SQL comment if dependent objects have to be created again too.
+        SQL; or an SQL comment with instructions, if dependent objects must be created again too.
     """
     altered = _alter(shipped, changed) if changed else None
     if altered is not None:
@@ -48,7 +48,7 @@ def restore(shipped: Entry, part: str, changed: Sequence[str] | None = None) -> 
 
 
 def drop(entry: Entry) -> str:
-    """Return the SQL that drops a foreign object, or moves it away if it may hold data.
+    """Return the SQL that drops an object which is not part of keylatch, or moves it to `public`.
 
     Args:
         entry: The object.

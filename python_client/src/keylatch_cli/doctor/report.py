@@ -1,4 +1,4 @@
-"""The report of doctor: the findings, the unchecked subjects, and the database."""
+"""The report of `keylatch doctor`: the findings, and the checks that were not possible."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from keylatch.models import Installation
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
+    """How serious a finding is."""
 
     ERROR = "error"
     """A guard is missing, a call fails, or two services do not share their keys."""
     WARNING = "warning"
-    """Works now, but may fail later or reveals too much."""
+    """keylatch works now, but may fail later, or reveals too much."""
     NOTE = "note"
-    """Nothing is wrong, but good to know."""
+    """Nothing is wrong: the finding is only for information."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,11 @@ class Finding:
     """One problem.
 
     Attributes:
-        level: How bad it is.
+        level: How serious the problem is.
         slug: The word that programs match on, such as `object_changed`.
         subject: The object, such as `policy keys_select_admin on keylatch_internal.keys`.
-        what: What is wrong with it.
-        why: Why that matters.
+        what: What is wrong with the object.
+        why: Why the problem matters.
         fix: The fix: SQL, or a shell command.
     """
 
@@ -58,8 +58,8 @@ class Site:
     """The database that answered.
 
     Attributes:
-        database: Its name.
-        database_oid: Its number in the cluster, which a replica shares and a copy does not.
+        database: The name of the database.
+        database_oid: The oid of the database. A replica has the same oid, a copy has another oid.
         server_version: The PostgreSQL version, as the server writes it.
         installation: The answer of `keylatch.installation()`; `None` if the call failed.
     """
@@ -97,6 +97,6 @@ class Report:
             level: The level.
 
         Returns:
-            How many there are.
+            The number of findings.
         """
         return sum(one.level is level for one in self.findings)

@@ -1,4 +1,4 @@
-"""Checks who administers which workspace, by keylatch's tables or the application's."""
+"""Checks `keylatch.admin_workspace_ids()`, which decides who administers a workspace."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ASK = "select pg_catalog.count(w.id) from keylatch.admin_workspace_ids() as w (
 
 
 class _People(NamedTuple):
-    """The table and query that find users for the test."""
+    """The table and the query that find users for the check."""
 
     table: str
     query: LiteralString
@@ -58,6 +58,7 @@ select exists (
 )
 """
 _ADMIN = (
+    "-- to let a user manage the keys of a workspace:\n"
     "insert into keylatch.workspace_membership (workspace_id, user_id, role)\n"
     "values ('WORKSPACE', 'USER', 'admin');"
 )
@@ -69,7 +70,7 @@ _TRIGGER = (
 
 
 def is_replaced(live: Mapping[Name, Entry], manifest: Manifest) -> bool:
-    """Check whether the application has replaced the tenancy function.
+    """Check whether the application has replaced `keylatch.admin_workspace_ids()`.
 
     Args:
         live: The objects of the database.
@@ -107,7 +108,7 @@ def check(
             "tenancy_missing",
             _SUBJECT,
             "is the core's default, which returns no workspace for anyone",
-            "No signed-in user can see or issue keys; only service_role can manage keys.",
+            "Signed-in users cannot see or issue keys; only the owner and service_role can.",
             _REPLACE,
         )
         return
@@ -143,7 +144,8 @@ def _check_own(
             "tenancy_unpinned",
             _SUBJECT,
             "is a definer function without a search_path of its own",
-            "A caller can shadow a table or function that it uses, and so administer everything.",
+            "A caller can replace a table or function that the function uses, and so "
+            "administer everything.",
             "alter function keylatch.admin_workspace_ids() set search_path = pg_catalog, pg_temp;",
         )
     with connection.cursor(row_factory=scalar_row) as cursor:
@@ -199,16 +201,17 @@ def _ask(connection: psycopg.Connection[Any], own: bool) -> Iterator[Finding | U
         _SUBJECT,
         f"returns no workspace for any tested user ({len(users)} tested)"
         if own
-        else "returns no workspace for anyone: no membership has the role admin",
+        else "returns no workspace, because no user is an admin",
         "No signed-in user can see or issue keys, unless the function uses more than the user's id."
         if own
-        else "No signed-in user can see or issue keys; only service_role can manage keys.",
+        else "Signed-in users cannot manage keys. There is nothing to fix if only the owner or "
+        "service_role manages keys.",
         "KEYLATCH_TOKEN=… keylatch list WORKSPACE  # with the token of an admin" if own else _ADMIN,
     )
 
 
 def _users(connection: psycopg.Connection[Any], people: _People) -> list[UUID] | None:
-    """Find users for the test; `None` if row policies hide some of them."""
+    """Find users for the check; `None` if row policies hide some users."""
     with connection.cursor(row_factory=scalar_row) as cursor:
         # If row policies hide rows, the visible rows would look like all rows.
         if cursor.execute("select pg_catalog.row_security_active(%s)", [people.table]).fetchone():

@@ -34,8 +34,8 @@ Origin = Annotated[
 def resolve(options: Options, origin: Origin = None, as_json: Json = False) -> None:
     """Resolve a key as a service does.
 
-    The key is read from stdin, or prompted for without echo. It is not an argument, because `ps`
-    shows arguments. Exit code 1 if the key does not resolve.
+    The command reads the key from stdin, or asks for the key without echo. The key is not an
+    argument, because `ps` shows arguments. The exit code is 1 if the key does not resolve.
     """
     _print_found(connect(options).resolve(_read_key(), origin=origin), as_json)
 
@@ -52,11 +52,12 @@ def upgrade(
     origin: Origin = None,
     as_json: Json = False,
 ) -> None:
-    """Resolve a legacy key: its first use upgrades it.
+    """Resolve a legacy key, and upgrade the key at its first use.
 
-    A legacy key was imported with a salted hash. The upgrade turns it into a key of keylatch.
+    A legacy key was imported with a salted hash. An upgraded key is an ordinary key of keylatch.
 
-    The key is read from stdin, or prompted for without echo. Exit code 1 if it does not resolve.
+    The command reads the key from stdin, or asks for the key without echo. The exit code is 1 if
+    the key does not resolve.
     """
     keylatch = connect(options)
     found = keylatch.upgrade_key(_read_key(), workspace_id=workspace, origin=origin)
@@ -79,8 +80,8 @@ def explain(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="With --workspace: explain the keys of another system in this file instead. "
-            "The format is that of keylatch import.",
+            help="With --workspace: explain keys of another system, from a file in the format of "
+            "keylatch import.",
             show_default=False,
         ),
     ] = None,
@@ -90,8 +91,8 @@ def explain(
 ) -> None:
     """Explain why a key resolves or not, and what to do.
 
-    For admins. The key is read from stdin, or prompted for without echo. Exit code 1 unless the key
-    is valid.
+    For admins. The command reads the key from stdin, or asks for the key without echo. The exit
+    code is 1 unless the key is valid.
     """
     if workspace is not None:
         from .workspace import explain_workspace

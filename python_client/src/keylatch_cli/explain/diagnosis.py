@@ -14,7 +14,9 @@ from keylatch.models import Key, LegacyKey
 from keylatch.secret import Secret
 
 _ISSUE = "Issue a new key."
-_IMPORT = "Import the key. Its holder can keep using it, and keylatch resolves it at once."
+_IMPORT = (
+    "Import the key. Its holder can keep using the key, and keylatch resolves the key at once."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,29 +87,31 @@ def explain_old(fields: Mapping[str, object], *, now: datetime) -> Finding:
     """Explain why a key of another system would not validate in a service of that system.
 
     Args:
-        fields: A line of an import. It may have both the key and the hash.
+        fields: A line of an import, which may have both the key and the hash.
         now: The time to compare the expiry with, with a time zone.
 
     Returns:
-        The first that applies of `revoked`, `expired`, `suspended`, `hash_missing`,
-        `hash_unreadable`, `hash_wrong`, `hash_salted`, `plaintext` and `valid`.
+        The first of these verdicts that applies: `revoked`, `expired`, `suspended`, `hash_missing`,
+        `hash_unreadable`, `hash_wrong`, `hash_salted`, `plaintext`, `valid`.
     """
     key, kept = fields.get("key"), fields.get("hash")
     if fields.get("revoked_at") is not None:
         return Finding(
-            "revoked", "The other system revoked the key.", "Import it, so that explain knows why."
+            "revoked",
+            "The other system revoked the key.",
+            "Import the key, so that explain can show this reason.",
         )
     if _is_past(fields.get("expires_at"), now):
         return Finding(
             "expired",
             "The key expired in the other system.",
-            "Import it, so that explain knows why.",
+            "Import the key, so that explain can show this reason.",
         )
     if fields.get("suspended_at") is not None:
         return Finding(
             "suspended",
             "The other system suspended the key.",
-            "Import it, then run keylatch unsuspend.",
+            "Import the key, then run keylatch unsuspend.",
         )
     if kept is None:
         return Finding(
@@ -119,10 +123,15 @@ def explain_old(fields: Mapping[str, object], *, now: datetime) -> Finding:
         )
     if key is None:
         if fields.get("alg") == "sha256":
-            return Finding("valid", "Its SHA-256 is stored, so services can look it up.", _IMPORT)
+            return Finding(
+                "valid",
+                "The table stores the SHA-256 of the key, so services can find the key by its "
+                "hash.",
+                _IMPORT,
+            )
         return Finding(
             "hash_salted",
-            "Its hash is salted, so services cannot look the key up by its hash.",
+            "The stored hash is salted, so services cannot find the key by its hash.",
             "Import the key: its first use upgrades it.",
         )
     matches = _matches(key.reveal() if isinstance(key, Secret) else str(key), fields)
@@ -146,7 +155,7 @@ def _is_past(time: object, now: datetime) -> bool:
 
 
 def _matches(key: str, fields: Mapping[str, object]) -> bool | None:
-    """Check the hash of a key; `None` if that is not possible here, as for bcrypt."""
+    """Check the hash of a key; `None` for a hash that Python cannot check, such as bcrypt."""
     alg, kept = fields.get("alg"), str(fields.get("hash"))
     try:
         if alg == "sha256":

@@ -38,8 +38,8 @@ def explain_workspace(
         keylatch: A client of an admin.
         workspace: The workspace's id.
         old: A file with keys of another system, as for `keylatch import`; `-` for stdin.
-        form: `csv` or `jsonl`, if the name of the file does not tell.
-        defaults: Fields for the lines that do not have them, `NAME=VALUE`.
+        form: `csv` or `jsonl`; `None` if the file's name ends in its format.
+        defaults: Values for fields that a line lacks, written `NAME=VALUE`.
         as_json: Whether to print JSON.
 
     Raises:

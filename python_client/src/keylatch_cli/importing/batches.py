@@ -1,4 +1,4 @@
-"""Sends the lines of an import in batches, while the next ones are read. For `keylatch import`."""
+"""Sends the lines of an import in batches, and reads the next lines meanwhile."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from keylatch.transports import Batch
 from .lines import Line
 
 LARGEST, FIRST = 5000, 1000
-"""How many lines go to the database at once, in one transaction; and how many at the start."""
-# Far below the 8 s that a statement may take on hosted Supabase.
+"""The largest and the first number of lines in a batch. A batch is one transaction."""
+# Far below the statement timeout of hosted Supabase, 8 s.
 _SECONDS = 1.5
 _CANCELED = "57014"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a line of the file.
+    """The outcome of a line of the file.
 
     Attributes:
-        number: Its place in the file, from 1.
-        outcome: As in `ImportOutcome`, with the attributes that follow.
+        number: The line number in the file, from 1.
+        outcome: The outcome, from `import_keys`.
     """
 
     number: int
@@ -40,12 +40,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
-    """What the batches of one file share.
+    """The arguments of `import_keys` that all batches of a file share.
 
     Attributes:
-        source: Which table of which system the file is; empty if nobody said.
-        id: The import.
-        dry_run: Only say what would happen.
+        source: The name of the file's system and table; empty if no option names it.
+        id: The id of the import.
+        dry_run: Whether to only report what would happen.
     """
 
     source: str
@@ -60,17 +60,17 @@ def import_file(
     *,
     done: Callable[[int, list[Outcome]], None],
 ) -> None:
-    """Import lines in batches. While the database works on some, the next batch is read.
+    """Import lines in batches. While the database handles a batch, the next batch is read.
 
     Args:
-        clients: Clients of the service role; each has one batch at a time.
-        lines: As `read_lines` gives them.
-        import_: What the batches share.
-        done: Called after each batch in its order, with the number of its last line and the
-            outcome of each line.
+        clients: Clients with the service key. Each client sends one batch at a time.
+        lines: The lines, from `read_lines`.
+        import_: The arguments that all batches share.
+        done: Called after each batch, in the order of the file, with the number of the batch's
+            last line and the outcome of each line.
 
     Raises:
-        KeylatchError: A batch failed as a whole. The batches before it are imported.
+        KeylatchError: A batch failed as a whole. Earlier batches stay imported.
     """
     free: SimpleQueue[Keylatch] = SimpleQueue()
     for client in clients:
@@ -114,7 +114,7 @@ def _send(client: Keylatch, lines: list[Line], import_: Import) -> list[ImportOu
             ).lines
         )
     except KeylatchError as problem:
-        # It took longer than a statement may, and was undone.
+        # The statement reached its timeout, and was rolled back.
         if problem.sqlstate != _CANCELED or len(lines) == 1:
             raise
     half = len(lines) // 2
@@ -142,7 +142,7 @@ def _tell(
 
 
 def _named(line: Line, outcome: ImportOutcome) -> ImportOutcome:
-    """Name the file's own column, where the reason begins with the field of another name."""
+    """Add the file's column name to a reason that begins with the name of a field."""
     if outcome.outcome == "refused" and outcome.detail:
         word, _, rest = outcome.detail.partition(" ")
         column = line.columns.get(word, word)

@@ -1,4 +1,4 @@
-"""What the cells of a dump mean: times, lists, hashes, and what a spreadsheet made of them."""
+"""Reads the cells of a dump: times, lists, hashes. Finds cells that a spreadsheet has damaged."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 TIMES = frozenset({"expires_at", "suspended_at", "revoked_at", "created_at", "last_used_at"})
-"""The fields that are times."""
+"""The fields whose values are times."""
 
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9}))?"
     r" ?(Z|UTC|[+-]\d\d(?::?\d\d)?)?)?"
 )
-# What the database reads as it is.
+# The format of times that the database reads without a change.
 _GOOD_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z")
 _EPOCH = re.compile(r"(\d{9,10})(?:\.(\d{1,9}))?|(\d{12,13})|(\d{15,16})")
-# No time at all, as Go, MySQL and PostgreSQL write it.
+# How Go, MySQL and PostgreSQL write "no time".
 _NEVER = re.compile(r"0|0000-00-00.*|0001-01-01.*|infinity")
 _TRUE, _FALSE = frozenset({"t", "true", "1", "yes", "y"}), frozenset({"f", "false", "0", "no", "n"})
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
@@ -30,41 +30,41 @@ _CURLY = re.compile("[\u201c-\u201f\u2018-\u201b\xab\xbb]")
 
 
 class Unfit(Exception):
-    """A cell that cannot be what its column says; the message is a whole sentence part."""
+    """A cell does not have the type of its column. The message follows the column name."""
 
 
 def damage(text: str) -> str | None:
-    """Say what a spreadsheet did to a cell.
+    """Check whether a spreadsheet or a text editor has damaged a cell.
 
     Args:
-        text: The cell.
+        text: The text of the cell.
 
     Returns:
-        What is wrong, for after the name of the column; `None` for nothing.
+        What is wrong, worded to follow the column name; `None` if nothing is wrong.
     """
     if _SHORTENED.fullmatch(text):
         return (
-            f"{text} is a number that a spreadsheet shortened. Export the table again, without "
-            "a spreadsheet"
+            f"{text} is a number that a spreadsheet has shortened. Export the table again, and "
+            "do not open the file in a spreadsheet"
         )
     if not text.isascii() and _CURLY.search(text):
-        return "has quotes that a text program curled. Export the table again"
+        return "has curly quotation marks from a text program. Export the table again"
     return None
 
 
 def time(value: object, zone: tzinfo | None) -> str | None:
-    """Give a time as `import_keys` takes it.
+    """Convert a time to the format that `import_keys` accepts.
 
     Args:
         value: ISO 8601 with up to 9 fractional digits, or seconds, milliseconds or microseconds
             since 1970.
-        zone: Of a time that names none.
+        zone: The time zone of a value without a zone.
 
     Returns:
-        ISO 8601 with a zone; `None` for what means no time.
+        ISO 8601 with a zone; `None` for a value that means "no time", such as 0.
 
     Raises:
-        Unfit: It is no time, or has no zone.
+        Unfit: The value is not a time, or its time zone is unknown.
     """
     text = str(value)
     if _GOOD_TIME.fullmatch(text):
@@ -95,7 +95,7 @@ def time(value: object, zone: tzinfo | None) -> str | None:
     if clock is None and zone is None:
         return day
     if zone is None:
-        raise Unfit("has no time zone: say which with --zone, for example --zone UTC")
+        raise Unfit("has no time zone: add --zone, for example --zone UTC")
     try:
         return datetime.fromisoformat(written.ljust(10)).replace(tzinfo=zone).isoformat()
     except ValueError:
@@ -103,19 +103,19 @@ def time(value: object, zone: tzinfo | None) -> str | None:
 
 
 def state(value: object, zone: tzinfo | None, *, inverted: bool, now: str) -> str | None:
-    """Give since when a key is revoked or suspended, from a time or a yes or no.
+    """Return the time of a revocation or suspension. The cell has a time, or yes or no.
 
     Args:
-        value: The cell.
-        zone: As for `time`.
-        inverted: A yes means that it is not.
-        now: The time for a yes.
+        value: The value of the cell.
+        zone: The time zone of a time without a zone.
+        inverted: Whether yes means that the key is not revoked or suspended.
+        now: The time to return if the key is revoked or suspended and the cell has no time.
 
     Returns:
-        The time; `None` if it is not.
+        The time; `None` if the key is not revoked or suspended.
 
     Raises:
-        Unfit: It is neither a time nor a yes or no.
+        Unfit: The value is neither a time nor yes or no.
     """
     word = str(value).lower()
     if word in _TRUE or word in _FALSE:
@@ -124,10 +124,10 @@ def state(value: object, zone: tzinfo | None, *, inverted: bool, now: str) -> st
 
 
 def texts(value: object) -> list[Any]:
-    """Give a list, whether it is one of PostgreSQL, of JSON, or words with spaces or commas.
+    """Read a list: a PostgreSQL array, a JSON list, or words separated by spaces or commas.
 
     Raises:
-        Unfit: It is no list.
+        Unfit: The value is not a list.
     """
     if isinstance(value, list):
         return value
@@ -147,28 +147,28 @@ def texts(value: object) -> list[Any]:
 
 
 def json_of(value: object) -> Any:
-    """Give what a cell of JSON holds.
+    """Read a cell that contains JSON.
 
     Raises:
-        Unfit: It is not JSON.
+        Unfit: The value is not JSON.
     """
     if not isinstance(value, str):
         return value
     try:
         return json.loads(value)
-    # The error repeats nothing of the cell: it may hold a key.
+    # The error does not repeat the cell, because the cell may contain a key.
     except (ValueError, RecursionError):
         raise Unfit("is not JSON") from None
 
 
 def hashed(text: str) -> tuple[str, str]:
-    r"""Tell how the bytes of a hash are written.
+    r"""Detect whether a hash is written in hex or base64.
 
     Args:
-        text: `\x` and hex as PostgreSQL writes bytes, hex, or any base64.
+        text: Hex, with or without PostgreSQL's `\x`, or base64.
 
     Returns:
-        The text without a mark, and `hex` or `base64`.
+        The text without `\x` or `0x`, and `hex` or `base64`.
     """
     bare = text[2:] if text.startswith(("\\x", "0x")) else text
     if _HEX.fullmatch(bare):
@@ -181,4 +181,4 @@ READERS: dict[str, Callable[[object], Any]] = {
     "scopes": texts,
     "metadata": json_of,
 }
-"""The fields that are more than their text."""
+"""Functions that read the fields whose values are lists or JSON."""

@@ -34,7 +34,7 @@ File = Annotated[
     str | None,
     typer.Argument(
         metavar="FILE|verify",
-        help="A .csv, .tsv or .jsonl file; - for stdin, see --format. Or verify: try KEYS.",
+        help="A .csv, .tsv or .jsonl file, - for stdin (add --format), or the word verify.",
         show_default=False,
     ),
 ]
@@ -42,11 +42,11 @@ File = Annotated[
 # A batch keeps one core of the server busy. More connections would slow the server for others.
 _CONNECTIONS = 2
 _UNDO = "Import {}. To undo this import before a key is used, see sql/docs/wrong_import.md"
-_UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS"
+_UNPROVEN = "Now check that some real keys resolve: keylatch import verify KEYS"
 
 
 class _Unfit(Exception):
-    """Every line of the first batch was refused: it is the wrong file."""
+    """Every line of the first batch was refused, so this is probably the wrong file."""
 
 
 @any_connection
@@ -57,84 +57,82 @@ def import_(
         str | None,
         typer.Argument(
             metavar="KEYS",
-            help="With verify: a file with a key a line.",
+            help="For verify: a file with one key per line. verify tries whether they resolve.",
             show_default=False,
         ),
     ] = None,
     from_: Annotated[
         str | None,
-        typer.Option("--from", metavar="SYSTEM", help="What made the file; see --presets."),
+        typer.Option("--from", metavar="SYSTEM", help="The system of the file; see --presets."),
     ] = None,
     presets: Annotated[
-        bool, typer.Option("--presets", metavar="", help="List the systems of --from.")
+        bool, typer.Option("--presets", metavar="", help="List the systems for --from.")
     ] = False,
     form: Format = None,
     encoding: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="cp1252 or latin-1; else UTF-8 or UTF-16."),
+        typer.Option(metavar="NAME", help="cp1252 or latin-1. Default: UTF-8 or UTF-16."),
     ] = None,
     zone: Annotated[
         str | None,
-        typer.Option(metavar="ZONE", help="Of times that name none: Europe/Berlin."),
+        typer.Option(metavar="ZONE", help="Zone of times without one: Europe/Berlin."),
     ] = None,
     workspace_map: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="CSV: the old system's name, the workspace's id."),
+        typer.Option(metavar="FILE", help="CSV lines: old tenant id, workspace id."),
     ] = None,
     secret: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The secret of the scheme, as Vault names it."),
+        typer.Option(metavar="NAME", help="Name in Vault of the secret for the hashes."),
     ] = None,
     set_: Set = None,
     without: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIELD", help="Leave a field out: scopes. May be given again."),
+        typer.Option(metavar="FIELD", help="Do not import this field: scopes. Repeatable."),
     ] = None,
     probe: Annotated[
         str | None,
         typer.Option(
             metavar="KEYS",
-            help="Keys that must resolve before a line is written; - to be asked for one.",
+            help="File of real keys. Import only if all resolve; - prompts for a key.",
         ),
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The name of the table for --complete, else SYSTEM."),
+        typer.Option(metavar="NAME", help="The name of the table, for --complete."),
     ] = None,
     complete: Annotated[
         bool,
-        typer.Option(
-            "--complete", metavar="", help="This is the whole table: revoke keys it lacks."
-        ),
+        typer.Option("--complete", metavar="", help="Revoke imported keys that the file lacks."),
     ] = False,
     report: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Write a CSV of what became of every line."),
+        typer.Option(metavar="FILE", help="Write the outcome of every line as CSV."),
     ] = None,
     from_line: Annotated[
-        int, typer.Option(metavar="NUMBER", min=1, help="Go on here after an interruption.")
+        int, typer.Option(metavar="NUMBER", min=1, help="Continue here after an interruption.")
     ] = 1,
     force: Annotated[
         str | None,
         typer.Option(
             metavar="REASON",
-            help="Import keys in plaintext that are weak or look like a placeholder.",
+            help="Also import weak plaintext keys and placeholders.",
             show_default=False,
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", metavar="", help="Only say what would happen.")
+        bool, typer.Option("--dry-run", metavar="", help="Only show what would happen.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Import the keys of another system, plain or hashed.
+    """Import the keys of another system, in plaintext or hashed.
 
-    For the service key. With --from, FILE is a dump of that system's own table. Without it, a
-    line has workspace_id and key, or hash with alg (sha256, pbkdf2_sha256, django, bcrypt) or
-    scheme, and further fields such as label, scopes, allowed_origins, expires_at and revoked_at:
-    see the comment of keylatch.import_keys. A bad line costs no other. The same file again is
-    safe: an import moves a key towards its end, and never away from it. A salted key waits until
-    upgrade_key sees it. Exit code 1 if a line was refused, or a probe does not resolve.
+    Use the service key. With --from, FILE is a dump of that system's table. Without --from, FILE
+    has the fields workspace_id and key; or, for a hash, hash with alg (sha256, pbkdf2_sha256,
+    django, bcrypt) or scheme. More fields are in the comment of keylatch.import_keys. A refused
+    line does not affect other lines. You can import a file again: an import can revoke or suspend
+    a key, and never reactivates a key. A key with a salted hash waits for upgrade_key. Exit code 1
+    if a line was refused, or if a key of --probe does not resolve.
     """
     from .batches import Import
     from .lines import Reading
@@ -153,14 +151,14 @@ def import_(
         raise KeylatchError(
             "not_importable",
             detail=f"{preset.system}: {preset.refused}",
-            hint="Issue new keys, and let the old ones end by a date: keylatch issue",
+            hint="Issue new keys, and disable the old keys by a date: keylatch issue",
         )
     import_ = Import(source=source or preset.name, id=uuid4(), dry_run=dry_run)
     if complete and (not import_.source or from_line > 1):
         raise KeylatchError(
             "usage",
-            detail="--complete needs --source or --from, and the file from its first line",
-            hint="Name the table, the same every time: --source old-keys",
+            detail="--complete needs --source or --from, and no --from-line",
+            hint="Use the same name for each import of the table: --source old-keys",
         )
     reading = Reading(
         preset=preset,
@@ -184,8 +182,8 @@ def import_(
         output.note(_UNDO.format(import_.id))
     if complete and counts["refused"]:
         output.note(
-            "Keys that the file lacks were not revoked: the keys of refused lines would be among "
-            "them. Correct the lines, and import the file again."
+            "No missing keys were revoked, because lines were refused: their keys would be "
+            "revoked too. Correct the lines, and import the file again."
         )
     if probe is None and not as_json and counts["imported"] + counts["waiting"]:
         output.note(_UNPROVEN)
@@ -194,7 +192,7 @@ def import_(
 
 
 class _Run:
-    """One file on its way into the database."""
+    """The import of one file."""
 
     def __init__(
         self,
@@ -219,12 +217,12 @@ class _Run:
         )
 
     def probe(self, probes: list[Probe], secret: str) -> None:
-        """Try keys, and end the command unless all of them resolve."""
+        """Try keys, and exit unless all of them resolve."""
         from .probing import probe, say
 
         if self._file == "-":
             raise KeylatchError(
-                "usage", detail="--probe reads the file twice, and stdin cannot be read twice"
+                "usage", detail="--probe cannot be used with stdin, because it reads FILE twice"
             )
         with opened(self._file) as (stream, _):
             found = probe(connect(self._options), self._lines(stream), self._import, probes)
@@ -237,7 +235,7 @@ class _Run:
             raise typer.Exit(output.REFUSED)
 
     def write(self, report: str | None, as_json: bool) -> Counter[str]:
-        """Import the lines, and give how many had each outcome."""
+        """Import the lines, and return how many had each outcome."""
         from .batches import import_file
 
         counts: Counter[str] = Counter()
@@ -267,9 +265,7 @@ class _Run:
                 output.note("Stopped: every line of the first batch was refused.")
             except (KeylatchError, KeyboardInterrupt):
                 if last >= self._from_line and not self._import.dry_run:
-                    output.note(
-                        f"All lines up to {last} are done: go on with --from-line {last + 1}"
-                    )
+                    output.note(f"Lines 1 to {last} are done. To continue: --from-line {last + 1}")
                 raise
         return counts
 
@@ -283,7 +279,7 @@ def _declare(client: Keylatch, preset: Preset, recipe: dict[str, object]) -> Non
         raise InvalidArgument(
             problem.slug,
             sqlstate=problem.sqlstate,
-            detail=f"{preset.name} hashes with a secret, and there is none of the name "
+            detail=f"{preset.name} hashes with a secret, and the database has no secret named "
             f"{recipe['secret']}. {preset.about.rpartition('. ')[2]}.",
             hint=problem.hint,
         ) from None
@@ -310,14 +306,14 @@ def _keys_of(file: str) -> list[Probe]:
     if not 1 <= len(probes) <= MOST:
         raise KeylatchError(
             "usage",
-            detail=f"there must be 1 to {MOST} keys to try, one a line",
-            hint="A salted key of which no part is known needs its workspace: KEY WORKSPACE_ID",
+            detail=f"KEYS must have 1 to {MOST} keys, one per line",
+            hint="For a key with a salted hash, add its workspace: KEY WORKSPACE_ID",
         )
     return probes
 
 
 def _verify(client: Keylatch, probes: list[Probe], as_json: bool) -> None:
-    """Say whether keys resolve; one that waits for its first use has it now."""
+    """Print whether keys resolve. A key with a salted hash is upgraded."""
     verdicts = []
     for place, one in enumerate(probes, 1):
         verdict = client.explain(one.key).verdict

@@ -1,4 +1,4 @@
-"""Files with keys of other systems: where they are, their form, and what is added to them."""
+"""Opens files with keys of other systems, and reads the options that describe such a file."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ Format = Annotated[
     typer.Option(
         "--format",
         metavar="csv|jsonl",
-        help="What the file is, where its name does not say.",
+        help="The format of the file. Default: by the ending of its name.",
         show_default=False,
     ),
 ]
-"""The option `--format` of a command that reads such a file."""
+"""The option `--format`, for commands that read a file with keys of another system."""
 
 Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="A field for the lines that do not have it: alg=bcrypt. May be given again.",
+        help="A value for lines without this field: alg=bcrypt. Repeatable.",
         show_default=False,
     ),
 ]
-"""The option `--set` of a command that reads such a file."""
+"""The option `--set`, for commands that read a file with keys of another system."""
 
 
 def form_of(file: str, given: str | None) -> str:
-    """Decide what a file is.
+    """Find out the format of a file.
 
     Args:
-        file: Its path.
-        given: What `--format` says.
+        file: The path of the file.
+        given: The value of `--format`, or `None`.
 
     Returns:
         `csv` or `jsonl`.
 
     Raises:
-        KeylatchError: `usage` where neither says it.
+        KeylatchError: `usage` if neither the path nor `--format` names a known format.
     """
     form = given or Path(file).suffix.lower().removeprefix(".")
     if form in ("csv", "jsonl"):
@@ -62,7 +62,7 @@ def form_of(file: str, given: str | None) -> str:
         return {"tsv": "csv", "ndjson": "jsonl"}[form]
     raise KeylatchError(
         "usage",
-        detail="the name of the file does not say what it is",
+        detail="the name of the file does not end in .csv, .tsv, .jsonl or .ndjson",
         hint="Give --format csv or --format jsonl.",
     )
 
@@ -71,20 +71,21 @@ def defaults_of(given: list[str]) -> dict[str, str]:
     """Read the options `--set`.
 
     Args:
-        given: Each `NAME=VALUE`.
+        given: The options, each written `NAME=VALUE`.
 
     Returns:
         The values by name.
 
     Raises:
-        InvalidArgument: One is nothing of the kind; it is not repeated, for it may be a key.
+        InvalidArgument: An option is not `NAME=VALUE`. The error does not repeat the option,
+            because the text may be a key.
     """
     fields = {}
     for one in given:
         name, equals, value = one.partition("=")
         if not name or not equals:
             raise InvalidArgument.of(
-                "set", "is not NAME=VALUE", "Write for example --set alg=bcrypt."
+                "set", "is not NAME=VALUE", "Write, for example, --set alg=bcrypt."
             )
         fields[name] = value
     return fields
@@ -97,10 +98,10 @@ def zone_of(name: str | None) -> tzinfo | None:
         name: A name such as `Europe/Berlin`, or `UTC`.
 
     Returns:
-        The zone; `None` for none.
+        The time zone; `None` if the option was not given.
 
     Raises:
-        InvalidArgument: There is no such zone.
+        InvalidArgument: No time zone has this name.
     """
     if name is None:
         return None
@@ -110,7 +111,7 @@ def zone_of(name: str | None) -> tzinfo | None:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise InvalidArgument.of(
-            "zone", "is not the name of a time zone", "Write UTC, or for example Europe/Berlin."
+            "zone", "is not the name of a time zone", "Write UTC, or a name such as Europe/Berlin."
         ) from None
 
 
@@ -118,14 +119,14 @@ def workspaces_of(file: str | None) -> dict[str, str] | None:
     """Read the file of the option `--workspace-map`.
 
     Args:
-        file: Its path: a CSV file of the old system's name for a tenant and the workspace's id.
+        file: The path of a CSV file. A line has a tenant id of the old system and a workspace id.
 
     Returns:
-        The ids by the names; `None` for no file.
+        The workspace ids by tenant id; `None` without a file.
 
     Raises:
-        InvalidArgument: A line has no name, or no id of a workspace.
-        OSError: It cannot be opened.
+        InvalidArgument: A line does not have a tenant id and a workspace id.
+        OSError: The file cannot be opened.
     """
     if file is None:
         return None
@@ -137,8 +138,8 @@ def workspaces_of(file: str | None) -> dict[str, str] | None:
             elif any(row) and number > 1:  # the first line may be a header
                 raise InvalidArgument.of(
                     "workspace-map",
-                    f"has a line {number} that is not a name and the id of a workspace",
-                    "Write for example: 42,00000000-0000-4000-8000-00000000000a",
+                    f"has no tenant id and workspace id in line {number}",
+                    "Write each line as in this example: 42,00000000-0000-4000-8000-00000000000a",
                 )
     return found
 
@@ -148,13 +149,13 @@ def opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
     """Open a file of keys.
 
     Args:
-        file: Its path; `-` for stdin.
+        file: The path of the file; `-` for stdin.
 
     Yields:
-        Its bytes, and how many there are where that is known.
+        The open file, and its size in bytes; `None` if the size is unknown.
 
     Raises:
-        OSError: It cannot be opened.
+        OSError: The file cannot be opened.
     """
     if file == "-":
         yield sys.stdin.buffer, None

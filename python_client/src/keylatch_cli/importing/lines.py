@@ -1,4 +1,4 @@
-"""The lines of an import, made of the rows of a dump by a preset."""
+"""Turns the rows of a dump into the lines that `import_keys` accepts, by a preset."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .presets import PLAIN, Column, Form, Preset
 from .rows import Row
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-# These a person wrote; a number or a curled quote in them is meant.
+# A person wrote these fields, so a number or a curly quotation mark in them is intended.
 _FREE = frozenset({"label", "metadata", "revoke_reason", "force"})
-# Salted hashes whose text says by itself how it is written.
+# Algorithms whose hash text has its own encoding.
 _WHOLE = ("django", "bcrypt")
 
 
@@ -27,10 +27,10 @@ class Line:
     """A line of an import.
 
     Attributes:
-        number: Its place in the file, from 1; the last line of a CSV record that has several.
-        fields: What `import_keys` takes; `None` if the line cannot be read.
-        problem: Why it cannot be read.
-        columns: The columns of the file that the fields come from, by their names.
+        number: The line number in the file, from 1. For a CSV record of several lines, the last.
+        fields: The arguments of `import_keys` for this line; `None` if the line cannot be read.
+        problem: Why the line cannot be read.
+        columns: The file's column for each field, by the name of the field.
     """
 
     number: int
@@ -41,15 +41,15 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How the rows of a file are read.
+    """The settings for reading the rows of a file.
 
     Attributes:
-        preset: The system that the file comes from.
-        defaults: Fields for the lines that do not have them, as a CSV file would write them.
-        zone: Of a time that names none; `None` for none, of a preset UTC.
-        workspaces: The workspaces by the names that the old system has for them; `None` for no
-            such list.
-        without: Fields that are left out.
+        preset: Describes the system that the file comes from.
+        defaults: Values for fields that a line lacks, written as in a CSV file.
+        zone: The time zone of times without a zone. With `None`, a preset uses UTC, and a file
+            without a preset must name the zone in each time.
+        workspaces: The workspace id for each tenant id of the old system; `None` without a map.
+        without: The fields that are not imported.
     """
 
     preset: Preset = PLAIN
@@ -60,17 +60,17 @@ class Reading:
 
 
 def read_lines(rows: Iterable[Row], reading: Reading) -> Iterator[Line]:
-    """Make lines of rows.
+    """Turn rows into lines of an import.
 
     Args:
-        rows: As `read_rows` gives them.
-        reading: How they are read.
+        rows: The rows, from `read_rows`.
+        reading: The settings for reading the rows.
 
     Yields:
-        The lines. One that cannot be read says why, by the file's own column.
+        The lines. The `problem` of an unreadable line names the file's column.
 
     Raises:
-        KeylatchError: `usage` where the file lacks the column of the hashes.
+        KeylatchError: `usage` if the file has no column with hashes or keys.
     """
     reader = _Reader(reading)
     for row in rows:
@@ -79,19 +79,19 @@ def read_lines(rows: Iterable[Row], reading: Reading) -> Iterator[Line]:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where the fields stand in rows of the same columns."""
+    """The column of each field, for all rows that have the same columns."""
 
     found: tuple[tuple[str, Column, tuple[str, ...]], ...]
     columns: dict[str, str]
 
 
 class _Reader:
-    """Reads rows; what depends on the columns alone is found once."""
+    """Reads rows. The column of each field is looked up once for all rows with the same columns."""
 
     def __init__(self, reading: Reading) -> None:
         self._reading, self._preset = reading, reading.preset
         self._zone = reading.zone or (UTC if reading.preset.name else None)
-        # A little ago, so that a server whose clock is behind does not take it for the future.
+        # A minute ago, so that this time is not in the future for a server whose clock is behind.
         self._now = (datetime.now(UTC) - timedelta(minutes=1)).isoformat()
         self._given = {
             name: READERS[name](value) if name in READERS else value
@@ -117,7 +117,7 @@ class _Reader:
         return Line(number=row.number, fields=sendable, columns=self._layout.columns)
 
     def _find(self, names: tuple[str, ...]) -> _Layout:
-        """Find the columns of the fields among those of the file, in whatever case."""
+        """Find the file's column for each field. Upper and lower case do not matter."""
         own = {name.lower(): name for name in reversed(names)}
         wanted = self._preset.columns or {
             name.lower(): Column(names=(name,)) for name in names if name
@@ -136,7 +136,7 @@ class _Reader:
                 "usage",
                 detail=f"the file has no column {' or '.join(needed)}, which {self._preset.name} "
                 f"needs. It has: {', '.join(names)}",
-                hint=f"Export the table {self._preset.table}, with its first line.",
+                hint=f"Export the table {self._preset.table} with column names in the first line.",
             )
         return _Layout(tuple(one for one in found if one[2]), columns)
 
@@ -191,7 +191,7 @@ class _Reader:
         return value
 
     def _complete(self, fields: dict[str, Any]) -> None:
-        """Add what the preset says of every line."""
+        """Add the fields that the preset sets in every line."""
         preset = self._preset
         if "owner" in fields:
             owner = str(fields.pop("owner"))
@@ -207,7 +207,7 @@ class _Reader:
         text = str(fields["hash"])
         form = next((one for one in preset.forms if text.startswith(one.begins)), None)
         if preset.forms and form is None:
-            raise Unfit(f"{self._layout.columns['hash']} is no hash that {preset.name} knows")
+            raise Unfit(f"{self._layout.columns['hash']} is not a hash of {preset.name}")
         fields.update(preset.fixed)
         if form is not None:
             self._take(fields, text, form)
@@ -222,7 +222,7 @@ class _Reader:
             fields["hash"] = text
 
     def _place(self, fields: dict[str, Any], owner: Any, column: str) -> None:
-        """Name the workspace of a line."""
+        """Set the workspace of a line."""
         if owner is None:
             return
         owner, map_ = str(owner), self._reading.workspaces

@@ -1,4 +1,4 @@
-"""How other systems keep their keys: a preset each, as data in the folder `presets`."""
+"""Presets describe how other systems store keys. The folder `presets` has one file per system."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _FOLDER = files(__package__) / "presets"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """Where a field of a line stands in the dump.
+    """The column of the dump from which a field is read.
 
     Attributes:
-        names: The columns that may have the field; the first one that is not empty counts.
-        before: The field is what stands before this text; empty for all.
-        after: The field is what stands after this text; empty for all.
-        inverted: The column says the opposite, as `enabled` does of a suspended key.
+        names: The possible columns. The first column with a value is used.
+        before: The field is the part of the value before this text; empty for the whole value.
+        after: The field is the part of the value after this text; empty for the whole value.
+        inverted: The column means the opposite: `enabled` is false for a suspended key.
     """
 
     names: tuple[str, ...]
@@ -32,13 +32,13 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """One of the forms that the stored hash has.
+    """A format of stored hashes, recognized by the first characters.
 
     Attributes:
-        begins: What the stored text begins with.
-        keep: Whether that beginning is part of the hash.
-        fields: The fields of the line: `alg` or `scheme`; none for a key in plaintext.
-        plaintext: Whether it is the key itself.
+        begins: The first characters of the stored text in this format.
+        keep: Whether these characters are part of the hash.
+        fields: The fields of the line: `alg` or `scheme`; empty for a key in plaintext.
+        plaintext: Whether the stored text is the key itself, in plaintext.
     """
 
     begins: str = ""
@@ -49,20 +49,20 @@ class Form:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """How a system keeps its keys.
+    """Describes how a system stores its keys.
 
     Attributes:
-        name: What `--from` names it by; empty for a file whose columns are the fields.
-        system: The system.
+        name: The value of `--from` for this system; empty for a file that needs no preset.
+        system: The name of the system.
         table: The table to dump.
-        presented: What a key looks like as its holder has it.
-        about: Where this is known from.
-        refused: Why keys of this system cannot be imported; empty if they can.
-        columns: Where each field stands, by its name. `owner` names the tenant.
-        fixed: Fields that all lines have.
-        scheme: The name of the scheme; empty for none.
-        recipe: The scheme, as `declare_scheme` takes it.
-        forms: The forms of the stored hash, the first that fits counts.
+        presented: What a key of this system looks like, as its holder sends it.
+        about: The source code or page that this description is based on.
+        refused: Why keys of this system cannot be imported; empty if they can be imported.
+        columns: The column of each field, by the name of the field. `owner` is the tenant.
+        fixed: Fields with the same value in all lines.
+        scheme: The name of the hash scheme; empty if the preset declares no scheme.
+        recipe: The scheme's recipe, for `declare_scheme`.
+        forms: The formats of the stored hash. The first format that matches is used.
     """
 
     name: str = ""
@@ -79,33 +79,33 @@ class Preset:
 
 
 PLAIN = Preset()
-"""A file whose columns are named as the fields of `import_keys`."""
+"""The preset for a file whose columns have the names of the fields of `import_keys`."""
 
 
 def names() -> list[str]:
-    """Give the names of all presets, sorted."""
+    """Return the names of all presets, sorted."""
     return sorted(
         one.name.removesuffix(".toml") for one in _FOLDER.iterdir() if one.name.endswith(".toml")
     )
 
 
 def load(name: str) -> Preset:
-    """Give a preset.
+    """Read a preset.
 
     Args:
-        name: One of `names`.
+        name: The name of the preset, as in `names()`.
 
     Returns:
         The preset.
 
     Raises:
-        KeylatchError: `usage` where there is none of this name.
+        KeylatchError: `usage` if no preset has this name.
     """
     if name not in names():
         raise KeylatchError(
             "usage",
             detail=f"there is no preset {name}",
-            hint="List them: keylatch import --presets",
+            hint="List the presets: keylatch import --presets",
         )
     return _read(name, tomllib.loads((_FOLDER / f"{name}.toml").read_text("utf-8")))
 

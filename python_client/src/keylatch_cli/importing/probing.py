@@ -1,4 +1,4 @@
-"""Tries some real keys against a file before a line of it is written. For `keylatch import`."""
+"""Tries real keys against a file before the file is imported, for `keylatch import --probe`."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from .batches import Import
 from .lines import Line
 
 MOST = 20
-"""How many keys one call tries."""
+"""The maximum number of keys to try in one call."""
 _BATCH = 2000
 _WORKSPACE = re.compile(r"(.+?)\s+([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})")
-# What systems take of a key before they hash it, in words.
+# The part of a key that a system hashes, in words.
 _PARTS: Mapping[str, Callable[[str], bytes | None]] = {
     "the whole key": lambda key: key.encode(),
-    "what follows the first |": lambda key: _after(key, "|"),
-    "what follows the first _": lambda key: _after(key, "_"),
-    "what follows the last _": lambda key: key.rpartition("_")[2].encode(),
-    "what follows the first dot": lambda key: _after(key, "."),
+    "the part after the first |": lambda key: _after(key, "|"),
+    "the part after the first _": lambda key: _after(key, "_"),
+    "the part after the last _": lambda key: key.rpartition("_")[2].encode(),
+    "the part after the first dot": lambda key: _after(key, "."),
     "its last 128 characters": lambda key: key[-128:].encode(),
-    "the bytes that it is the base64 of": lambda key: _decoded(key),
-    "the bytes that it is the hex of": lambda key: _unhexed(key),
+    "the bytes of the base64 text": lambda key: _decoded(key),
+    "the bytes of the hex text": lambda key: _unhexed(key),
 }
 _DIGESTS = ("sha256", "sha512", "md5", "sha1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """A key as its holder has it.
+    """A real key to try, as its holder sends it.
 
     Attributes:
-        key: The key.
-        workspace_id: Its workspace, if it is known.
+        key: The text of the key.
+        workspace_id: The workspace of the key; `None` if unknown.
     """
 
     key: str
@@ -49,12 +49,12 @@ class Probe:
 
 @dataclass(slots=True, kw_only=True)
 class Finding:
-    """What became of a probe.
+    """The result of trying a key.
 
     Attributes:
-        verdict: As `explain` says it; `unknown` if no line is this key.
-        like: A line that begins or ends like the key.
-        otherwise: How another hash of the key was found in the file, in words.
+        verdict: The verdict of `explain`; `unknown` if no line of the file matches the key.
+        like: The number of a line whose key begins or ends like the tried key.
+        otherwise: In words: the line whose hash is another hash of the key, and which hash.
     """
 
     verdict: str = "unknown"
@@ -64,7 +64,7 @@ class Finding:
 
 
 def read_probes(lines: Iterable[str]) -> list[Probe]:
-    """Read the keys of a file: one a line, perhaps with the id of its workspace behind it."""
+    """Read a key from each line. A line may also have the key's workspace id, after a space."""
     probes = []
     for line in lines:
         if text := line.strip():
@@ -76,16 +76,16 @@ def read_probes(lines: Iterable[str]) -> list[Probe]:
 def probe(
     client: Keylatch, lines: Iterator[Line], import_: Import, probes: list[Probe]
 ) -> list[Finding]:
-    """Try keys against a file, in dry runs, until each of them was found or the file ends.
+    """Try keys against a file in dry runs, until every key is found or the file ends.
 
     Args:
-        client: A client of the service role.
-        lines: As `read_lines` gives them.
-        import_: What the batches share.
+        client: A client with the service key.
+        lines: The lines, from `read_lines`.
+        import_: The arguments that all batches share.
         probes: The keys, at most `MOST`.
 
     Returns:
-        What became of each.
+        The result for each key, in the same order.
 
     Raises:
         KeylatchError: A batch failed as a whole.
@@ -117,40 +117,40 @@ def probe(
 
 
 def say(place: int, finding: Finding, secret: str) -> str:
-    """Say what became of a probe that does not resolve.
+    """Explain why a tried key does not resolve.
 
     Args:
-        place: Its place among the probes, from 1.
-        finding: What became of it.
-        secret: The name of the secret that the scheme takes; empty for none.
+        place: The position of the key among the tried keys, from 1.
+        finding: The result for the key.
+        secret: The name of the scheme's secret; empty if the scheme has no secret.
 
     Returns:
-        A sentence.
+        One sentence.
     """
     if finding.verdict != "unknown":
-        return f"Key {place} is in the file, and {finding.verdict}."
+        return f"Key {place} is in the file, but its verdict is {finding.verdict}."
     if finding.otherwise:
-        return f"Key {place} is hashed another way: {finding.otherwise}."
+        return f"Key {place} was hashed with another algorithm: {finding.otherwise}."
     if finding.like is not None and secret:
         return (
-            f"Key {place} looks like line {finding.like}, but its hash is another: "
+            f"Key {place} looks like line {finding.like}, but the hash differs: "
             f"the secret {secret} is wrong."
         )
     if finding.like is not None:
         return (
-            f"Key {place} looks like line {finding.like}, but its hash is another: "
-            "the scheme is wrong, or the key is."
+            f"Key {place} looks like line {finding.like}, but the hash differs: "
+            "the scheme or the key is wrong."
         )
     if secret:
-        return f"No line is key {place}: the secret {secret} is wrong, or the file is."
-    return f"No line is key {place}."
+        return f"No line matches key {place}: the secret {secret} or the file is wrong."
+    return f"No line matches key {place}."
 
 
 def _look(finding: Finding, key: str, batch: list[Line]) -> None:
     for line in batch:
         fields = line.fields or {}
         begins, ends = fields.get("starts_with"), fields.get("ends_with")
-        # With fewer characters, others look the same by chance.
+        # Fewer characters could be equal by chance.
         if finding.like is None and (
             (isinstance(begins, str) and len(begins) > 3 and key.startswith(begins))
             or (isinstance(ends, str) and len(ends) > 3 and key.endswith(ends))

@@ -1,4 +1,4 @@
-"""The rows of a file, whatever its encoding, its separator, and its form."""
+"""Reads the rows of a CSV or JSON Lines file, and detects its encoding and separator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from keylatch.errors import KeylatchError
 
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 ENCODINGS = ("utf-8", "utf-16", "cp1252", "latin-1")
-"""What `--encoding` may say."""
+"""The values that `--encoding` accepts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +22,9 @@ class Row:
     """A row of the file.
 
     Attributes:
-        number: Its line in the file, from 1; the last one of a CSV record that has several.
-        cells: What it has, by the names of the columns; `None` if it cannot be read.
-        problem: Why it cannot be read.
+        number: The line number in the file, from 1. For a CSV record of several lines, the last.
+        cells: The values by column name; `None` if the row cannot be read.
+        problem: Why the row cannot be read.
     """
 
     number: int
@@ -36,17 +36,17 @@ def read_rows(file: BinaryIO, form: str, encoding: str | None = None) -> Iterato
     """Read a file row by row.
 
     Args:
-        file: Its bytes.
-        form: `csv`, whose first line names the columns, separated by commas, semicolons or tabs;
-            or `jsonl`, one object a line.
-        encoding: How its characters are written; `None` for UTF-8 or UTF-16, whichever it is.
+        file: The file, open for reading bytes.
+        form: `csv` (the first line has the column names; the separator is a comma, a semicolon or
+            a tab) or `jsonl` (one JSON object per line).
+        encoding: The encoding of the file; `None` to detect UTF-8 or UTF-16.
 
     Yields:
-        The rows, without the empty ones. One that cannot be read says why.
+        The rows, without empty rows. An unreadable row has a `problem`.
     """
     bytes_ = file if hasattr(file, "peek") else io.BufferedReader(file)  # type: ignore[type-var]
     encoding = encoding or _encoding(bytes_.peek(4)[:4])
-    # A byte that is not UTF-8 costs its own line only.
+    # If a byte is not UTF-8, only its line is refused.
     text = io.TextIOWrapper(bytes_, encoding, errors="surrogateescape", newline="")
     try:
         yield from (_csv if form == "csv" else _jsonl)(text)
@@ -76,7 +76,7 @@ def _jsonl(text: io.TextIOWrapper) -> Iterator[Row]:
             continue
         try:
             cells: Any = json.loads(line)
-        # The error repeats nothing of the line: it may hold a key.
+        # The error does not repeat the line, because the line may contain a key.
         except (ValueError, RecursionError):
             yield Row(number=number, problem="the line is not JSON")
             continue
@@ -104,7 +104,7 @@ def _csv(text: io.TextIOWrapper) -> Iterator[Row]:
         if names is None:
             names = [name.strip() for name in row]
         elif len(row) > len(names):
-            yield Row(number=rows.line_num, problem="the line has more cells than the first one")
+            yield Row(number=rows.line_num, problem="the line has more cells than the first line")
         elif any(row):
             joined = "".join(row)
             if joined.isascii() or not _is_undecoded(joined):
@@ -123,5 +123,5 @@ def _undecoded(line: str) -> str:
     )
     return (
         f"character {place} is not UTF-8 (byte {ord(character) - 0xDC00:02x}). "
-        "If the file was saved as Windows-1252, say --encoding cp1252"
+        "If the file was saved as Windows-1252, add --encoding cp1252"
     )

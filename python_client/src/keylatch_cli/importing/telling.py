@@ -1,4 +1,4 @@
-"""What `keylatch import` prints: the systems, the progress, each line, and the counts."""
+"""Prints for `keylatch import`: the list of systems, the progress, refused lines and the counts."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 _OUTCOMES = {
     "imported": "imported",
-    "waiting": "waiting for their first use",
-    "changed": "with a new label or new scopes",
-    "moved": "moved towards their end",
+    "waiting": "waiting for first use",
+    "changed": "changed (label or scopes)",
+    "moved": "revoked, suspended or expiring earlier",
     "exists": "unchanged",
     "refused": "refused",
 }
 
 
 def list_presets(as_json: bool) -> None:
-    """List the systems of `--from`.
+    """Print the systems that `--from` accepts.
 
     Args:
-        as_json: As JSON.
+        as_json: Whether to print JSON.
     """
     from .presets import load, names
 
@@ -53,13 +53,13 @@ def list_presets(as_json: bool) -> None:
 
 @contextmanager
 def reported(file: str | None) -> Iterator[Callable[[list[Outcome]], None]]:
-    """Write what became of each line into a file, if one is wanted.
+    """Open the report file of `--report`, which gets the outcome of each line.
 
     Args:
-        file: Its path; `None` for none.
+        file: The path of the report; `None` for no report.
 
     Yields:
-        What to call with the outcomes of a batch.
+        A function to call with the outcomes of each batch.
     """
     if file is None:
         yield lambda _: None
@@ -80,14 +80,14 @@ def reported(file: str | None) -> Iterator[Callable[[list[Outcome]], None]]:
 
 @contextmanager
 def progress(stream: BinaryIO, size: int | None) -> Iterator[Callable[[Counter[str]], None]]:
-    """Show on a terminal how much of the file is read, and how many lines are done.
+    """Show a progress bar on a terminal: the part of the file that is read, and the line count.
 
     Args:
         stream: The file.
-        size: How many bytes it has; `None` if nobody knows.
+        size: The size of the file in bytes; `None` if unknown.
 
     Yields:
-        What to call with the counts after a batch.
+        A function to call with the counts after each batch.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -109,11 +109,11 @@ def progress(stream: BinaryIO, size: int | None) -> Iterator[Callable[[Counter[s
 
 
 def say_outcome(one: Outcome, as_json: bool) -> None:
-    """Print what became of a line.
+    """Print the outcome of a line.
 
     Args:
-        one: What became of it.
-        as_json: As JSON.
+        one: The outcome of the line.
+        as_json: Whether to print JSON.
     """
     outcome = one.outcome
     if as_json:
@@ -131,11 +131,11 @@ def summary(counts: Counter[str], import_: Import, as_json: bool) -> None:
     """Print how many lines had each outcome.
 
     Args:
-        counts: How many.
+        counts: The number of lines by outcome.
         import_: The import.
-        as_json: As JSON.
+        as_json: Whether to print JSON.
     """
-    names = {**_OUTCOMES, "deleted": "keys revoked that the file lacks"}
+    names = {**_OUTCOMES, "deleted": "keys revoked because they are not in the file"}
     if as_json:
         numbers = {name: counts[name] for name in names}
         last = {"dry_run": import_.dry_run, "import_id": import_.id}

@@ -91,7 +91,7 @@ def read_database(connection: psycopg.Connection[Any]) -> Installed | None:
         connection: In autocommit mode, as the owner of keylatch or a superuser.
 
     Returns:
-        What is installed, or `None`.
+        What is installed; `None` if the database has no keylatch.
 
     Raises:
         KeylatchError: `earlier_checkout` for a version before the first release, or an error of
@@ -108,7 +108,7 @@ def apply(
     *,
     release: Release | None = None,
 ) -> tuple[Migration, ...]:
-    """Apply what is missing in a database: everything or nothing. Safe in parallel.
+    """Apply all missing migrations in one transaction. Parallel calls are safe.
 
     Args:
         connection: In autocommit mode, as the owner of keylatch or a superuser.
@@ -120,8 +120,8 @@ def apply(
         The applied migrations.
 
     Raises:
-        KeylatchError: `migration_failed` with the line; as `Release.plan`; or an error of the
-            server.
+        KeylatchError: `migration_failed`, which names the line; an error of `Release.plan`; or an
+            error of the server.
         NotInstalled: `platform_missing` if roles or schemas that keylatch needs are missing.
     """
     release = shipped() if release is None else release
@@ -239,7 +239,7 @@ def _read(cursor: psycopg.Cursor[tuple[Any, ...]], *, lock: bool = False) -> Ins
         raise KeylatchError(
             "installation_missing",
             detail="The table keylatch_internal.installation has no row.",
-            hint="Restore the row from a backup. It has the installed version and modules.",
+            hint="Restore this row, which has the installed version and modules, from a backup.",
         )
     tenancy: Tenancy = "keylatch" if _first(cursor, _HAS_WORKSPACES) else "own"
     return Installed(row[0], frozenset(row[1]), tenancy)
@@ -257,7 +257,7 @@ def _first(cursor: psycopg.Cursor[tuple[Any, ...]], query: str) -> Any:
 def _missing(
     cursor: psycopg.Cursor[tuple[Any, ...]], new: Sequence[Migration] | None = None
 ) -> list[str]:
-    """List what is missing of what these migrations need, or of the whole platform."""
+    """List the missing roles and objects that these migrations, or the whole platform, need."""
     missing = [what for (what,) in cursor.execute(_MISSING.encode())]
     if new is None:
         return missing
@@ -281,7 +281,7 @@ def _failure(problem: psycopg.Error, migration: Migration) -> KeylatchError:
         )
         hint += "command again. To find it: select pid, xact_start, query from pg_stat_activity;"
     elif isinstance(problem, psycopg.errors.DuplicateSchema):
-        hint = "The schema has another owner: rename it, or drop it if nobody needs it."
+        hint = "Another role owns the schema: rename the schema, or drop it if nobody needs it."
     return type(found)(
         "migration_failed",
         problem.sqlstate,

@@ -45,7 +45,7 @@ Only = Annotated[
     typer.Option(
         "--only",
         metavar="MODULE,…",
-        help="Install only these modules; core for none.",
+        help="Install only these modules. Write core to install no module.",
         show_default=False,
     ),
 ]
@@ -54,8 +54,8 @@ TenancyOption = Annotated[
     Tenancy | None,
     typer.Option(
         metavar="WORD",
-        help="Which tables decide who administers a workspace: keylatch (keylatch creates them) "
-        "or own (your application has them). Needed only the first time.",
+        help="Which tables decide who administers a workspace: keylatch (keylatch creates tables)"
+        " or own (your application has tables). Needed only the first time.",
         show_default=False,
     ),
 ]
@@ -77,8 +77,8 @@ def install(
         typer.Option(
             "--expose/--no-expose",
             metavar="",
-            help="Whether to add the schema to [api] schemas in supabase/config.toml. Without "
-            "this option, a terminal is asked.",
+            help="Whether to add the schema keylatch to [api] schemas in supabase/config.toml, "
+            "for the local API. Default: ask on a terminal.",
             show_default=False,
         ),
     ] = None,
@@ -87,8 +87,8 @@ def install(
 ) -> None:
     """Write keylatch into a Supabase project, as one migration.
 
-    By default, the migration has the core and the module events. Run this again to add modules with
-    --with, and after an update of keylatch: it then writes one more file that upgrades the schema.
+    By default, the migration has the core and the module events. Run the command again to add
+    modules with --with, or after an update of keylatch: the command then writes one more migration.
     """
     choice = _choice(with_, only, all_)
     plan = _decided(
@@ -136,8 +136,8 @@ def install(
         )
         if plan.installed is not None:
             output.note(
-                "If the push fails with a lock timeout, push again. Nothing was changed: the push "
-                "gives up before it makes readers of the keys wait."
+                "If the push fails with a lock timeout, push again: a failed push changes "
+                "nothing. The short timeout keeps other sessions from waiting."
             )
     if plan.installed is None:
         _print_tenancy(plan.tenancy)
@@ -152,7 +152,7 @@ def sql(
     tenancy: TenancyOption = None,
     db_url: DbUrl = None,
 ) -> None:
-    """Print what install would write: keylatch sql | psql -1.
+    """Print the SQL that install would write. To run it: keylatch sql | psql -1.
 
     With --db-url, print only what is missing in that database.
     """
@@ -186,8 +186,8 @@ def apply(
         typer.Option(
             "--platform",
             metavar="",
-            help="First create the roles and the schemas auth and extensions, as in a Supabase "
-            "project. Needed once, as a superuser. Existing ones are not changed.",
+            help="First create the roles of a Supabase project and the schemas auth and "
+            "extensions, if they do not exist. Use this once, as a superuser.",
         ),
     ] = False,
     dry_run: DryRun = False,
@@ -195,12 +195,12 @@ def apply(
 ) -> None:
     """Install keylatch into a database without the Supabase CLI.
 
-    For a plain PostgreSQL, or a database that the Supabase CLI does not manage. Run this again to
-    add modules with --with, and after an update of keylatch. For a superuser, the owner of the
-    database becomes the owner of keylatch.
+    Use this for a plain PostgreSQL database, or a database that the Supabase CLI does not manage.
+    Run the command again to add modules with --with, or after an update of keylatch. If a superuser
+    runs it, the owner of the database becomes the owner of keylatch.
     """
     choice, release = _choice(with_, only, all_), shipped()
-    connection = open_database(options)
+    connection = open_database(options, as_owner=True)
     # Only now: psycopg is loaded.
     from . import apply as database
 
@@ -215,7 +215,10 @@ def apply(
         missing = database.missing_platform(connection, plan)
     else:
         if platform and database.install_platform(connection) and not as_json:
-            output.note("The platform was created. Its roles have no passwords yet: alter role ….")
+            output.note(
+                "Created the roles of a Supabase project, without passwords. Before you use "
+                "PostgREST, run: alter role authenticator password '…';"
+            )
         plan = database.apply(connection, choice, decided)
     if as_json:
         report = _as_dict(installed, plan, decided, dry_run)
@@ -227,7 +230,7 @@ def apply(
         output.note(
             f"--platform would create: {names}."
             if platform
-            else f"Missing: {names}. The option --platform creates them."
+            else f"Missing: {names}. The option --platform creates what is missing."
         )
     if not plan:
         output.note(f"{_there(installed)}: nothing to do.")
@@ -251,7 +254,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _decided(plan: Callable[[Tenancy | None], T], tenancy: Tenancy | None, *, may_ask: bool) -> T:
-    """Make a plan. If the plan needs the tenancy, ask for it on a terminal."""
+    """Make a plan. If the plan needs the option --tenancy, ask on a terminal."""
     try:
         return plan(tenancy)
     except TenancyUndecided:

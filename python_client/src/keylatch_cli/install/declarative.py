@@ -1,8 +1,8 @@
-"""Describes keylatch in a project with declarative schemas, where a sync would drop it otherwise.
+"""Describes keylatch in a project with declarative schemas, so that a sync does not drop it.
 
-Such a project describes its database in `supabase/schemas`. The Supabase CLI writes a migration
-that drops everything that the description does not have. The CLI cannot ignore a schema, so
-keylatch has to be described too.
+A project with declarative schemas describes its database in `supabase/schemas`. A sync of the
+Supabase CLI writes a migration that drops all objects which the description does not have. The CLI
+cannot ignore a schema, so the description must include keylatch.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Tree:
         file: The file that describes keylatch.
         exported: Another file that already describes keylatch, such as an export of the database;
             else `None`.
-        entry: The entry that `schema_paths` of config.toml needs; `None` if it needs none.
+        entry: The entry to add to `schema_paths` of config.toml; `None` if no entry is missing.
     """
 
     file: Path
@@ -58,7 +58,7 @@ def find(root: Path, config: dict[str, Any]) -> Tree | None:
         config: The content of its config.toml.
 
     Returns:
-        The tree; `None` for a project without declarative schemas.
+        The files that matter; `None` for a project without declarative schemas.
     """
     listed = [
         str(one) for one in config.get("db", {}).get("migrations", {}).get("schema_paths", [])
@@ -78,7 +78,7 @@ def find(root: Path, config: dict[str, Any]) -> Tree | None:
 
 
 def describe(release: Release, installed: Installed) -> str:
-    """Describe an installation.
+    """Write the SQL that describes an installation of keylatch.
 
     Args:
         release: The release that is installed.
@@ -97,7 +97,7 @@ def write(tree: Tree, text: str) -> None:
     """Write the file.
 
     Args:
-        tree: The tree.
+        tree: The declarative schemas of the project.
         text: The result of `describe`.
 
     Raises:

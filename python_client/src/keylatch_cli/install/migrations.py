@@ -1,4 +1,4 @@
-"""What this version installs, and what is still missing in a project or database."""
+"""Reads the migrations of this version, and plans which of them a project or database needs."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ class TenancyUndecided(InvalidArgument):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A unit of installation: the core, the tenancy or a module.
+    """A part of keylatch that can be installed: the core, the tenancy or a module.
 
     Attributes:
         name: `core`, `tenancy`, or the name of the module.
         about: A one-line description.
-        needs: The modules that it needs.
+        needs: The modules that this part needs.
         is_default: Whether it is installed by default.
-        text: Its SQL.
+        text: The SQL that installs this part.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Installed:
 
     Attributes:
         version: The version of the schema.
-        modules: The modules beside the core.
+        modules: The installed modules, without the core.
         tenancy: Which tables decide who administers a workspace.
     """
 
@@ -163,7 +163,7 @@ class Migration:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What a version installs.
+    """What a version of keylatch installs.
 
     Attributes:
         version: The version of the schema.
@@ -190,7 +190,7 @@ class Release:
             The modules and the modules that they need, in the order of installation.
 
         Raises:
-            InvalidArgument: There is no such module.
+            InvalidArgument: No module has this name.
         """
         wanted = list(modules)
         for name in wanted:
@@ -217,10 +217,11 @@ class Release:
             added modules, both, or nothing.
 
         Raises:
-            InvalidArgument: There is no such module.
+            InvalidArgument: No module has this name.
             TenancyUndecided: A new installation needs a tenancy.
-            KeylatchError: `tenancy_installed` or `module_installed` if something else is
-                installed; `client_older` or `no_upgrade` if no upgrade leads to this version.
+            KeylatchError: `tenancy_installed` or `module_installed` if the installed tenancy or
+                modules conflict with the request; `client_older` or `no_upgrade` if no upgrade
+                leads to this version.
         """
         if installed is None:
             if tenancy is None:
@@ -249,7 +250,7 @@ class Release:
         """Return the SQL of a complete installation.
 
         Args:
-            installed: Its modules and tenancy.
+            installed: The modules and the tenancy of the installation.
 
         Returns:
             The SQL, without a header.
@@ -308,7 +309,7 @@ class Release:
         )
 
     def _way(self, version: str) -> Iterator[tuple[str, str]]:
-        """Return the upgrades from that version to this version."""
+        """Return the upgrades from an older version to this version."""
         if _number(version) > _number(self.version):
             raise KeylatchError(
                 "client_older",
@@ -323,7 +324,7 @@ class Release:
                 raise KeylatchError(
                     "no_upgrade",
                     detail=f"There is no upgrade from keylatch {version} to {self.version}.",
-                    hint="First upgrade to a version of keylatch between the two.",
+                    hint="First upgrade to a version of keylatch between these two versions.",
                 )
             step = (version, max(steps, key=_number))
             yield step
@@ -445,7 +446,7 @@ def earlier_checkout(where: str) -> KeylatchError:
     """Build the error for an installation from before the first release.
 
     Args:
-        where: Where it was found; the beginning of the sentence.
+        where: The beginning of the sentence, which names the project or database.
 
     Returns:
         The error for the caller to raise.
@@ -531,7 +532,7 @@ def _refuse_other_tenancy(installed: Installed, tenancy: Tenancy | None) -> None
 
 
 def _guard(version: str, modules: Collection[str]) -> str:
-    """Give the statement that refuses to run on another state than the one that is built on."""
+    """Return SQL that stops a migration if the database does not have the version it needs."""
     listed = ", ".join(f"'{name}'" for name in sorted(modules))
     beside = f" with {', '.join(sorted(modules))}" if modules else ""
     return (

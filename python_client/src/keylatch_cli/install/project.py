@@ -1,4 +1,4 @@
-"""Installs keylatch into a Supabase project: reads what it has, and adds a migration."""
+"""Reads which migrations of keylatch a Supabase project has, and adds a migration."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .migrations import (
 )
 
 SCHEMA = "keylatch"
-"""The schema that the API has to expose."""
+"""The schema that the Data API must expose."""
 
 # The schemas that the Supabase CLI exposes by default.
 _EXPOSED_BY_DEFAULT = ("public", "graphql_public")
@@ -46,12 +46,12 @@ class Plan:
 
     Attributes:
         installed: What the project has, or `None`.
-        present: The names of the existing generated files.
+        present: The names of the migrations that keylatch generated earlier.
         new: The migrations to write, by file name.
         tenancy: The tenancy that the project has or will have.
         tree: The project's declarative schemas, or `None`.
-        description: The description of keylatch to write there; `None` if it is up to date, or if
-            an export describes keylatch.
+        description: The text to write into the declarative schemas; `None` if the file is up to
+            date, or if an export describes keylatch.
     """
 
     installed: Installed | None
@@ -85,8 +85,8 @@ def prepare(
 
     Raises:
         InvalidArgument: The directory is not a Supabase project, or links out of itself.
-        KeylatchError: `migration_differs` if a generated file was edited; `earlier_checkout`
-            for a version before the first release; else as `Release.plan`, `read_installed` and
+        KeylatchError: `migration_differs` if a generated file was edited; `earlier_checkout` for a
+            version before the first release; or an error of `Release.plan`, `read_installed` or
             `next_stamps`.
     """
     release = shipped() if release is None else release
@@ -123,7 +123,8 @@ def prepare_removal(
 
     Raises:
         InvalidArgument: As `prepare`.
-        NotInstalled: The project does not have keylatch, or removes it already.
+        NotInstalled: No migration of the project installs keylatch, or a migration already removes
+            it.
         KeylatchError: As `prepare`.
     """
     installed, newest, present = _read(project)
@@ -139,7 +140,7 @@ def prepare_removal(
 
 
 def write(project: Path, plan: Plan) -> None:
-    """Write the files of a plan: all of them, or none after an interruption.
+    """Write all files of a plan. An interruption leaves none of them.
 
     Args:
         project: The directory with `supabase/config.toml`.

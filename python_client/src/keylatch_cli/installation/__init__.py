@@ -1,1 +1,1 @@
-"""`keylatch installation`: which installation a database holds, and a new id for a copy."""
+"""`keylatch installation`: shows the id of an installation, and gives a copy a new id."""

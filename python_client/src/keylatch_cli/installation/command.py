@@ -1,4 +1,4 @@
-"""The command that tells which installation a database holds, and gives a copy its own id."""
+"""The command that shows the id of an installation, and gives a copy its own id."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ KeepId = Annotated[
     typer.Option(
         "--keep-id",
         metavar="",
-        help="Keep the id: the original is gone, as after a move, an upgrade of the server or a "
-        "failover.",
+        help="Keep the id, because the original database is gone: after a move, a server upgrade "
+        "or a failover.",
     ),
 ]
 
@@ -54,10 +54,11 @@ KeepId = Annotated[
 @installation.callback(invoke_without_command=True)
 @any_connection
 def show(options: Options, context: typer.Context, as_json: Json = False) -> None:
-    """Show which installation a database holds.
+    """Show the id of the installation in a database.
 
-    Compare what two services get: with an equal id, database oid and system identifier both use
-    the same database. A copy has the id of its original until `keylatch installation renew`.
+    To compare two services, run this with the settings of each: if id, database oid and system
+    identifier are equal, both use the same database. A copy has the id of its original until
+    `keylatch installation renew`.
     """
     if context.invoked_subcommand:
         return
@@ -87,12 +88,12 @@ def show(options: Options, context: typer.Context, as_json: Json = False) -> Non
 def renew(
     options: Options, yes: Yes = False, keep_id: KeepId = False, as_json: Json = False
 ) -> None:
-    """Give a copy an id of its own, and note where it is now.
+    """Give a copy its own id, and store its server and database.
 
-    For the copy, never for the original. After a restore first run `keylatch revocations apply`:
-    it refuses the list of another id. Needs the owner of keylatch.
+    Run this in the copy, never in the original, as the owner of keylatch. After a restore, first
+    run `keylatch revocations apply`, because it refuses a list with another id.
     """
-    connection = open_database(options)
+    connection = open_database(options, as_owner=True)
     # Only now: psycopg is loaded.
     from ..asking import own_errors
 
@@ -111,7 +112,7 @@ def renew(
             raise KeylatchError(
                 "replica",
                 detail=f"The database {name} is a read replica: nothing can be changed here.",
-                hint="Promote the server first. A replica that follows keeps the id.",
+                hint="Promote the server first. A replica has the id of its primary.",
             )
         if not yes and sys.stdin.isatty():
             output.confirm(

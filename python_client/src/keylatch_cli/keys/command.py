@@ -28,7 +28,8 @@ Workspace = Annotated[
 ]
 KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, not the key.")]
 Reason = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="Why, for the audit.", show_default=False)
+    str | None,
+    typer.Option(metavar="TEXT", help="The reason, for the audit log.", show_default=False),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask for confirmation.")]
 KeyOnly = Annotated[
@@ -173,16 +174,18 @@ def revoke(
     ] = False,
     wait_for_replicas: Annotated[
         bool,
-        typer.Option("--wait-for-replicas", metavar="", help="Wait until the replicas know it."),
+        typer.Option(
+            "--wait-for-replicas", metavar="", help="Wait until the replicas refuse the key."
+        ),
     ] = False,
     legacy: Annotated[
         bool,
-        typer.Option("--legacy", metavar="", help="The id is the id of a legacy key."),
+        typer.Option("--legacy", metavar="", help="KEY_ID is the id of a legacy key."),
     ] = False,
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Revoke a key for good. Repeating is not an error."""
+    """Revoke a key for good. You can revoke a key again without an error."""
     if legacy and (cascade or wait_for_replicas):
         raise KeylatchError(
             "usage",
@@ -247,7 +250,7 @@ def retire(
 ) -> None:
     """Revoke all keys of a workspace.
 
-    For a workspace with too many keys to be deleted in one step. Then delete the workspace.
+    Use this before you delete a workspace that has too many keys to be deleted in one step.
     """
     keylatch = connect(options)
     if not yes and sys.stdin.isatty():
@@ -316,7 +319,7 @@ def _metadata(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
-    raise InvalidArgument.of("metadata", "is not JSON", """Write for example '{"plan": "pro"}'.""")
+    raise InvalidArgument.of("metadata", "is not JSON", 'Write, for example, \'{"plan": "pro"}\'.')
 
 
 def _one_form(key_only: bool, as_json: bool) -> None:

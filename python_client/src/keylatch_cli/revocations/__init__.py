@@ -1,1 +1,1 @@
-"""`keylatch revocations`: exports ended keys, and ends them again in a restored database."""
+"""`keylatch revocations`: exports revoked keys, and revokes them again in a restored database."""

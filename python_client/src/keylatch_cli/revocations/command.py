@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 revocations = typer.Typer(
     name="revocations",
-    help="Export ended keys, and end them again after a restore.",
+    help="Export revoked keys, and revoke them again after a restore.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -60,15 +60,15 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write the list of keys that a restored backup would reactivate.
+    """Write a list of the keys that a restored backup would reactivate.
 
     The list has the id of each key that is revoked, is suspended or expires, with the time and the
-    reason. It contains no keys and no hashes. Run this from a timer, and store the list apart from
-    the database's backups. A digest at the end detects a damaged list; it does not prove who wrote
-    the list. Connect as the owner of keylatch, who can read every row.
+    reason, but no keys and no hashes. Run this from a timer, and store the list apart from the
+    database's backups. A digest at the end detects a damaged list; it does not prove who wrote the
+    list. Connect as the owner of keylatch, who can read every row.
     """
     start = None if since is None else parse_time("since", since)
-    connection = open_database(options)
+    connection = open_database(options, as_owner=True)
     # Only now: psycopg is loaded.
     from .database import exported
 
@@ -92,7 +92,10 @@ def export(
 @database_only
 def apply(
     options: Options,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The list of revocations export.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="The file that keylatch revocations export wrote."),
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", metavar="", help="Only show what would happen.")
     ] = False,
@@ -102,16 +105,16 @@ def apply(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """End keys again that a restore has reactivated.
+    """Revoke keys again that a restore has reactivated.
 
-    Revokes the keys that the list has as revoked or expired, suspends keys, and moves expiries to
-    an earlier time. It never extends or reactivates a key, so it is safe to repeat. Keys whose
-    suspension or expiry changed after the list was written are not touched but named. Scopes and
-    origins are not in the list. Run this before the restored database is used. Exit code 1 if keys
-    were named for you to check.
+    Run this before the restored database is used. The command revokes a key that the list names as
+    revoked or expired. The command suspends a key, or sets an earlier expiry, as the list says. You
+    can repeat the command, because it never extends or reactivates a key. If the suspension or
+    expiry of a key changed after the list was written, the command names the key, leaves it
+    unchanged, and exits with 1. Scopes and origins are not in the list.
     """
     head, total = lists.read(file)
-    connection = open_database(options)
+    connection = open_database(options, as_owner=True)
     # Only now: psycopg is loaded.
     from .database import apply as apply_list
 

@@ -1,4 +1,4 @@
-"""Reads the ended keys of a database, and ends keys again that a restore has reactivated."""
+"""Reads the keys for a revocation list, and revokes keys again that a restore has reactivated."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Outcome:
         counts: How many keys had each outcome: `revoked`, `limited`, `already`, `changed`,
             `unknown`.
         named: The ids of the keys, by outcome, without `already`.
-        is_behind: The database's events end before those of the list, or differ from them.
+        is_behind: Whether the database lacks the events of the list, or has other events.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -118,20 +118,20 @@ class Outcome:
 def exported(
     connection: psycopg.Connection[Any], since: datetime | None
 ) -> Iterator[tuple[Head, Iterator[Entry]]]:
-    """Read the ended keys in one snapshot.
+    """Read all keys that are revoked or suspended or that expire, in one snapshot.
 
     Args:
         connection: In autocommit mode, as the owner of keylatch or another role that reads every
             row.
-        since: Only keys that changed since then; `None` for all.
+        since: Read only keys that changed since this time; `None` for all keys.
 
     Yields:
         The first line, and the keys.
 
     Raises:
-        NotInstalled: There is no keylatch.
+        NotInstalled: keylatch is not installed.
         PermissionDenied: Row security hides keys from this user.
-        KeylatchError: What the server says.
+        KeylatchError: The server reported an error.
     """
     with own_errors(), connection.transaction():
         connection.execute("set transaction isolation level repeatable read, read only")
@@ -157,7 +157,7 @@ def apply(
     force: bool,
     done: Callable[[int], None],
 ) -> Outcome:
-    """End the keys of a list that are active in a restored database.
+    """Revoke or limit the keys of a list that are active in a restored database.
 
     Each batch is a transaction of its own. Repeating is safe.
 
@@ -165,8 +165,8 @@ def apply(
         connection: As for `exported`.
         head: The first line of the list.
         entries: The keys of the list.
-        dry_run: Change nothing.
-        force: Accept a list of another installation.
+        dry_run: Whether to change nothing.
+        force: Whether to accept a list of another installation.
         done: Called after each batch with the number of its keys.
 
     Returns:
@@ -186,8 +186,8 @@ def apply(
                 "other_installation",
                 detail=f"The list belongs to installation {head.installation}, but the database "
                 f"{name} is installation {found}.",
-                hint="Check the database URL. If this database is a copy that has got an id of its "
-                "own, give --force.",
+                hint="Check the database URL. If this database is a copy with its own id, add "
+                "--force.",
             )
         if is_replica and not dry_run:
             raise KeylatchError(
@@ -216,7 +216,7 @@ def _apply_batch(
     outcome: Outcome,
     dry_run: bool,
 ) -> None:
-    """Apply one batch, and remove the keys that exist from it."""
+    """Apply one batch. Afterwards the batch has only the keys that the database lacks."""
     # Locks in the order of the ids, like every statement of keylatch that locks several keys.
     lock = "" if dry_run else "\nfor update of k"
     judged = _rows(
@@ -252,7 +252,7 @@ def _wanted(entries: Iterable[Entry]) -> str:
 
 
 def _reason(entry: Entry) -> str:
-    """Build the reason: the database stamps the current time, so the reason has the old time."""
+    """Build the reason, with the time of the first revocation or of the expiry."""
     revoked = entry.revoked_at is not None
     what = (
         f"revoked at {when(entry.revoked_at)}"
@@ -266,7 +266,7 @@ def _reason(entry: Entry) -> str:
 
 
 def _check_rights(connection: psycopg.Connection[Any]) -> bool:
-    """Check that every row can be read. Return whether there are events."""
+    """Check that this user can read every key. Return whether the module events is installed."""
     if not _row(connection, _THERE)[0]:
         raise NotInstalled(
             detail="The database has no keylatch.",

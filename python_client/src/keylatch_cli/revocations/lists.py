@@ -29,7 +29,7 @@ class Head:
 
     Attributes:
         installation: The id of the installation.
-        database: The name of its database.
+        database: The name of the database.
         exported_at: When the list was written, by the clock of the database.
         since: Only changes since then are in the list; `None` for all changes.
         checkpoint: Number and digest of the last checkpoint of the events, or `None`.
@@ -49,9 +49,9 @@ class Entry:
     Attributes:
         id: The id of the key.
         revoked_at: When the key was revoked.
-        reason: Why.
+        reason: Why the key was revoked.
         suspended_at: Since when the key is suspended.
-        expires_at: When it expires.
+        expires_at: When the key expires.
     """
 
     id: UUID

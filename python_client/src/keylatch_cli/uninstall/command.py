@@ -37,16 +37,15 @@ def uninstall(
 ) -> None:
     """Write the migration that removes keylatch.
 
-    The migration deletes every key. While policies, views, triggers, defaults, functions or foreign
-    keys of the application use keylatch, or the API exposes it, the command names them and refuses.
-    To find them it reads a database, ideally the one in production. The migration checks again when
-    it runs. Unexpose the schema before you drop it: PostgREST fails every request while an exposed
-    schema is missing.
+    The migration deletes every key. The command first reads a database, ideally the production
+    database. If objects of the application use keylatch, or the API exposes keylatch, the command
+    names the uses and writes nothing. The migration checks again when it runs. Unexpose the schema
+    before you run the migration: PostgREST fails every request while an exposed schema is missing.
     """
     plan = files.prepare_removal(project, migration) if project else None
     found = None
     if options.db_url or setting("DATABASE_URL"):
-        found = look(open_database(options))
+        found = look(open_database(options, as_owner=True))
     uses = [*(found.uses if found else ())]
     if project and files.SCHEMA in files.exposed_schemas(project):
         uses.append(Use("setting", "[api] schemas in supabase/config.toml"))
@@ -92,7 +91,7 @@ def _refuse(uses: list[Use], as_json: bool) -> None:
         "Data API, and in SQL: alter role authenticator reset pgrst.db_pre_request; "
         "notify pgrst, 'reload config';"
         if settings
-        else "Remove what the table lists in your own migration, push it, and run this again.",
+        else "Remove these uses in your own migration, push it, and run keylatch uninstall again.",
     )
 
 

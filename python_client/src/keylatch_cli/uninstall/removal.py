@@ -56,11 +56,11 @@ end $$;
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Something that uses keylatch.
+    """An object or a setting that uses keylatch.
 
     Attributes:
-        kind: Its kind: `policy`, `trigger`, `setting`.
-        thing: Its name.
+        kind: The kind of object or setting, such as `policy`, `trigger` or `setting`.
+        thing: The name of the policy, trigger or setting.
     """
 
     kind: str
@@ -110,10 +110,10 @@ def migration(installed: Installed | None) -> Migration:
     """Write the migration.
 
     Args:
-        installed: What is installed; `None` if that is not known.
+        installed: The installed version and modules; `None` if unknown.
 
     Returns:
-        The migration. It checks what uses keylatch, and stops if there is anything.
+        The migration. When it runs, it stops if something uses keylatch.
     """
     version = installed.version if installed else "0"
     tenancy = installed.tenancy if installed else "keylatch"
