@@ -153,7 +153,7 @@ def import_(
         raise KeylatchError(
             "not_importable",
             detail=f"{preset.system}: {preset.refused}",
-            hint="Issue new keys, and let the old ones end by a date: keylatch issue",
+            hint="Import each key at its first use: sql/docs/first_use.md",
         )
     import_ = Import(source=source or preset.name, id=uuid4(), dry_run=dry_run)
     if complete and (not import_.source or from_line > 1):
