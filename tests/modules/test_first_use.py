@@ -1,4 +1,4 @@
-"""Keys whose old hash PostgreSQL cannot compute: the code of sql/docs/first_use.md, and its races."""
+"""Keys whose hash PostgreSQL cannot compute: the code of sql/docs/first_use.md, and its races."""
 
 import asyncio
 import hashlib
@@ -83,7 +83,7 @@ class Shop:
         """From now on, a text that costs a slow hash fails the test."""
         self.code["matches"] = lambda *_: pytest.fail("a slow hash")
 
-    def keys(self) -> list[Any]:
+    def rows(self) -> list[Any]:
         return self.system.owner.execute("select id, status from keylatch.keys").fetchall()
 
 
@@ -105,7 +105,7 @@ def test_the_first_use_imports_a_key_and_the_second_asks_the_old_table_no_more(
     assert resolves(shop.system, KEY) is None
     for wrong in (f"{KEY[:-1]}x", KEY.swapcase(), key_of(3), key_of(2)[:13] + KEY[13:-1], "", "x"):
         assert not shop.use(wrong)
-    assert shop.keys() == []
+    assert shop.rows() == []
     assert shop.use()
     key_id = resolves(shop.system, KEY)
     assert key_id is not None
@@ -134,7 +134,7 @@ def test_a_hash_of_the_old_table_is_no_key(shop: Shop) -> None:
         (refused,) = import_(shop.system.owner, given)["lines"]
         assert refused["outcome"] == "refused"
         assert "sql/docs/first_use.md" in refused["hint"]
-    assert shop.keys() == []
+    assert shop.rows() == []
 
 
 def test_a_key_that_is_revoked_in_keylatch_stays_so_and_costs_no_slow_hash(shop: Shop) -> None:
@@ -147,13 +147,14 @@ def test_a_key_that_is_revoked_in_keylatch_stays_so_and_costs_no_slow_hash(shop:
     # Neither by an import of the text, whoever calls it.
     report = shop.kl.import_keys([{"workspace_id": People.a, "key": KEY}])
     assert (report.existing, report.imported) == (1, 0)
-    assert [status for _, status in shop.keys()] == ["revoked"]
+    assert [status for _, status in shop.rows()] == ["revoked"]
     assert resolves(shop.system, KEY) is None
 
 
 @pytest.mark.parametrize("column", ["revoked_at", "expires_at"])
 def test_a_key_that_is_inactive_in_the_old_table_is_never_active(shop: Shop, column: str) -> None:
-    shop.add(**{column: "2024-01-01"})
+    row: dict[str, Any] = {column: "2024-01-01"}
+    shop.add(**row)
     shop.use()
     assert resolves(shop.system, KEY) is None
     shop.system.owner.execute("update old_keys set revoked_at = null, expires_at = null")
@@ -172,7 +173,7 @@ def test_a_key_that_the_old_system_changed_meanwhile_is_not_imported(shop: Shop)
 
     shop.code["matches"] = changed
     assert not shop.use()
-    assert shop.keys() == []
+    assert shop.rows() == []
 
 
 def test_two_first_uses_at_once_give_one_key(shop: Shop) -> None:
@@ -189,7 +190,7 @@ def test_two_first_uses_at_once_give_one_key(shop: Shop) -> None:
         assert came[0] == came[1]
         assert came[0].row[0] is True
         assert came[0].row[1] is not None
-    assert len(shop.keys()) == len(numbers)
+    assert len(shop.rows()) == len(numbers)
 
 
 def resolves_by(shop: Shop, key: str) -> UUID | None:
@@ -246,7 +247,7 @@ def test_the_old_row_is_locked_from_the_check_until_the_key_is_there(
         assert using.result(HANG_SECONDS)
         if revoking is not None:
             assert revoking.result(HANG_SECONDS).row
-    assert [status for _, status in shop.keys()] == ["revoked"]
+    assert [status for _, status in shop.rows()] == ["revoked"]
     assert resolves(shop.system, KEY) is None
 
 
@@ -258,7 +259,7 @@ def test_a_weak_key_is_refused_aloud(shop: Shop) -> None:
     )
     with pytest.raises(InvalidArgument, match="6 different"):
         shop.use(weak)
-    assert shop.keys() == []
+    assert shop.rows() == []
 
 
 @pytest.mark.parametrize("is_revoked", [False, True])
@@ -299,7 +300,7 @@ def test_with_fastapi_the_origin_still_counts(shop: Shop) -> None:
                 return [(await http.get("/orders", headers=one)).status_code for one in asked]
 
     assert asyncio.run(ask()) == [401, 200, 200, 200, 401, 401]
-    assert len(shop.keys()) == 2
+    assert len(shop.rows()) == 2
 
 
 def test_a_known_prefix_computes_no_more_than_two_hashes_at_once(shop: Shop) -> None:

@@ -145,8 +145,8 @@ def _named(line: Line, outcome: ImportOutcome) -> ImportOutcome:
     """Name the file's own column, where the reason begins with the field of another name."""
     if outcome.outcome == "refused" and outcome.detail:
         word, _, rest = outcome.detail.partition(" ")
-        column = line.columns.get(word, word)
-        if column.lower() != word:
+        column = line.columns.get(word)
+        if column is not None and column.lower() != word:
             return replace(outcome, detail=f"{column}: {word} {rest}")
     return outcome
 
