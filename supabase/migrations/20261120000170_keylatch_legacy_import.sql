@@ -67,8 +67,8 @@ from (
     'Give the external_id of the workspace.'),
   ('{alg}', 'string', null, '^(sha256|sha256_salted|pbkdf2_(sha1|sha256|sha512)|django|bcrypt)$',
     'sha256, sha256_salted, pbkdf2_sha1, pbkdf2_sha256, pbkdf2_sha512, django or bcrypt',
-    'For another hash without a salt call declare_scheme, and give its name as scheme. scrypt and '
-    'argon2 cannot be imported: issue new keys.'),
+    'For another hash without a salt call declare_scheme, and give its name as scheme. For scrypt '
+    'and argon2, see sql/docs/first_use.md.'),
   ('{scheme}', 'string', 40, '.', 'the name of a scheme', 'Call declare_scheme first.'),
   ('{salt_place}', 'string', null, '^(before|after)$', 'before or after',
     'Say where the old system put the salt: before or after the key.'),
@@ -203,7 +203,7 @@ begin
     when p_line.scheme = 'bcrypt' then case
       when v_text !~ E'^\\$2[aby]\\$(0[4-9]|1[0-5])\\$[./A-Za-z0-9]{53}$' then array[
       'hash must be a bcrypt hash: $2a$, $2b$ or $2y$, a cost from 04 to 15, $ and 53 characters.',
-      'Give the whole hash of the other system. For a higher cost, issue a new key.'] end
+      'Give the whole hash of the other system. For a higher cost, see sql/docs/first_use.md.'] end
     when coalesce(octet_length(v_salt), 0) not between 1 and 1000 then array[
       'salt must be 1 to 1000 bytes, written as salt_encoding says.',
       'Say text if the other system hashed the salt as it is written.']
@@ -290,7 +290,7 @@ begin
     when v_scheme = 'bcrypt' then null
     when v_scheme = 'django' and v_hash is null then array[
       'hash must be a Django hash: pbkdf2_sha256$iterations$salt$hash.',
-      'Give the whole text. Other hashers of Django cannot be imported.']
+      'Give the whole text. For other hashers of Django, see sql/docs/first_use.md.']
     when octet_length(v_hash) is null or octet_length(v_hash) <> v_length
       or octet_length(v_hash) not between 16 and 128 then array[
       format('hash must be %s bytes, written as hash_encoding says.', coalesce(v_length, 32)),
@@ -514,7 +514,7 @@ begin
       p_lines[v_line."position"].problem := array[
         format('The waiting keys that may be this one would need more than %s rounds together: '
           'upgrade_key would not reach it.', keylatch_internal.round_budget()),
-        'Give starts_with or ends_with if the other system knows it. Otherwise issue a new key.'];
+        'Give starts_with or ends_with if it is known. Otherwise see sql/docs/first_use.md.'];
     else
       v_rounds := v_rounds + v_line.rounds;
     end if;

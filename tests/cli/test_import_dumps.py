@@ -3,6 +3,7 @@
 import base64
 import csv
 import hashlib
+import hmac
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from cli.program import Program
 from cli.system import System
-from stack import People
+from stack import Cluster, Database, People
 
 pytestmark = pytest.mark.one_server
 
@@ -367,7 +368,12 @@ def test_a_salted_key_of_which_no_part_is_known_is_tried_in_its_workspace(
     (service.directory / "keys.txt").write_text(f"{key} {B}\n")
     options = ("--from", "salted-sha256", "--workspace-map", "map.csv", "--probe", "keys.txt")
     assert "1 of 1 keys resolve." in service("import", "old.csv", *options).err
+    # Neither is a first use, after which the import could not be undone.
+    assert service("import", "verify", "keys.txt").out == "key 1: valid\n"
     assert not resolves(system, key)
+    waiting = "select count(*) from keylatch.legacy_keys where masked_key = '...'"
+    assert ask(system, f"{waiting} and upgraded_at is null and workspace_id = '{B}'")[0][0] >= 1
+    service("upgrade", "--workspace", B, stdin=key)
     assert service("import", "verify", "keys.txt").out == "key 1: valid\n"
     assert resolves(system, key)
 
@@ -399,3 +405,72 @@ def test_an_option_that_makes_no_sense_is_refused(
     (sql_owner.directory / "old.csv").write_text("key\n")
     done = sql_owner("import", "old.csv", *options, code=2)
     assert said in done.err
+
+
+def salted(rounds: int, digit: str, **fields: object) -> dict[str, object]:
+    kept = {"alg": "pbkdf2_sha256", "hash": digit * 64, "salt": "x", "salt_encoding": "text"}
+    return {**kept, "iter": rounds, **fields}
+
+
+def test_each_bad_line_is_named_with_its_slug_before_anything_is_written(
+    sql_owner: Program, system: System
+) -> None:
+    mixed = f"mixed{uuid4().hex[:8]}"
+    ask(system, "select keylatch.declare_scheme(%s, %s)", mixed, '{"digest": "sha512"}')
+    prefix = uuid4().hex[:8]
+    lines: list[tuple[dict[str, object], str]] = [
+        ({"scheme": mixed, "hash": hashlib.sha512(b"x" + prefix.encode()).hexdigest()}, ""),
+        ({"alg": "sha256", "hash": digest(prefix).hex()}, ""),
+        ({"scheme": "nowhere", "hash": "ab" * 32}, "scheme is not the name of a scheme"),
+        # The hash of another scheme than the line says.
+        ({"scheme": mixed, "hash": digest(prefix).hex()}, "hash must be 64 bytes"),
+        ({"scheme": mixed, "alg": "sha256", "hash": "ab" * 32}, "A line cannot have both"),
+        # No call could finish.
+        (salted(1_200_001, "a"), "The waiting keys that may be this one would need more than"),
+        (salted(9_999_999, "b"), "The waiting keys that may be this one would need more than"),
+        # A part that is not unique: together they are too slow.
+        (salted(700_000, "c", starts_with=prefix), ""),
+        (salted(700_000, "d", starts_with=prefix), "The waiting keys that may be this one would"),
+        ({"alg": "argon2", "hash": "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA"}, "alg must be"),
+        ({"alg": "bcrypt", "hash": "$2b$16$" + "a" * 53}, "hash must be a bcrypt hash"),
+    ]
+    text = "".join(json.dumps({"workspace_id": A, **fields}) + "\n" for fields, _ in lines)
+    before = count(system)
+    said = sql_owner("import", "-", "--format", "jsonl", "--dry-run", stdin=text, code=1)
+    told = said.out.splitlines()
+    expected = [(place, words) for place, (_, words) in enumerate(lines, 1) if words]
+    for one, (place, words) in zip(told, expected, strict=True):
+        assert one.startswith(f"line {place}: invalid_argument: {words}"), one
+    assert "see sql/docs/first_use.md" in told[3]
+    assert count(system) == before
+
+
+def test_a_ninth_scheme_is_refused_before_a_line_is_written(
+    server: Cluster, template: str, people: People, program: Program
+) -> None:
+    with Database(server, f"ninth_{uuid4().hex[:8]}", template) as database:
+        people.seed(database.url)
+        system = System(database, None, people)  # type: ignore[arg-type]
+        for number in range(8):
+            recipe = json.dumps({"digest": "md5", "append": str(number)})
+            ask(system, "select keylatch.declare_scheme(%s, %s)", f"scheme{number}", recipe)
+        service = system.acting_as(program, "database", "service")
+        sanctum(service.directory, {"key": "1|a key"})
+        refused = service(*FROM[:4], "--set", f"workspace_id={A}", code=2).err
+        assert refused.startswith("invalid_argument: There are eight schemes already")
+        assert count(system) == 0
+
+
+def test_a_probe_says_that_the_secret_may_be_wrong_where_no_part_of_the_key_is_known(
+    service: Program, system: System
+) -> None:
+    key, name = uuid4().hex, f"rails{uuid4().hex[:8]}"
+    put = "insert into keylatch_internal.legacy_secrets (name, secret) values (%s, %s) returning 1"
+    ask(system, put, name, "wrong")
+    kept = hmac.new(b"right", key.encode(), "sha256").hexdigest()
+    (service.directory / "dump.csv").write_text(f"token_digest,user_id\n{kept},1\n")
+    (service.directory / "keys.txt").write_text(key)
+    options = ("--from", "rails-hmac", "--workspace-map", "map.csv", "--secret", name)
+    said = service("import", "dump.csv", *options, "--probe", "keys.txt", code=1).err
+    assert f"No line is key 1: the secret {name} is wrong, or the file is." in said
+    assert "Nothing was imported." in said

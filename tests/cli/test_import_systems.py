@@ -92,7 +92,7 @@ def check(old: Old, name: str) -> None:
     if system.becomes == NEVER:
         done = old.service("import", "dump.csv", "--from", name, code=1)
         assert done.err.startswith("not_importable: ")
-        assert "Issue new keys" in done.err
+        assert "sql/docs/first_use.md" in done.err
         return
     done = old.service("import", "dump.csv", "--from", name, *old.options)
     word = "1 imported" if system.becomes == NOW else "1 waiting for first use"

@@ -145,8 +145,8 @@ def _named(line: Line, outcome: ImportOutcome) -> ImportOutcome:
     """Add the file's column name to a reason that begins with the name of a field."""
     if outcome.outcome == "refused" and outcome.detail:
         word, _, rest = outcome.detail.partition(" ")
-        column = line.columns.get(word, word)
-        if column.lower() != word:
+        column = line.columns.get(word)
+        if column is not None and column.lower() != word:
             return replace(outcome, detail=f"{column}: {word} {rest}")
     return outcome
 

@@ -151,7 +151,7 @@ def import_(
         raise KeylatchError(
             "not_importable",
             detail=f"{preset.system}: {preset.refused}",
-            hint="Issue new keys, and disable the old keys by a date: keylatch issue",
+            hint="Import each key at its first use: sql/docs/first_use.md",
         )
     import_ = Import(source=source or preset.name, id=uuid4(), dry_run=dry_run)
     if complete and (not import_.source or from_line > 1):
@@ -313,12 +313,12 @@ def _keys_of(file: str) -> list[Probe]:
 
 
 def _verify(client: Keylatch, probes: list[Probe], as_json: bool) -> None:
-    """Print whether keys resolve. A key with a salted hash is upgraded."""
+    """Print whether keys resolve, now or at their first use. The import can still be undone."""
     verdicts = []
     for place, one in enumerate(probes, 1):
-        verdict = client.explain(one.key).verdict
-        if verdict != "valid" and client.upgrade_key(one.key, workspace_id=one.workspace_id):
-            verdict = "valid"
+        # One key a call: a slow hash takes seconds, and a statement on hosted Supabase 8 s at most.
+        (tried,) = client.import_keys([], dry_run=True, probes=[one.sent]).probes
+        verdict = tried.verdict
         verdicts.append(verdict)
         if not as_json:
             sys.stdout.write(f"key {place}: {verdict}\n")

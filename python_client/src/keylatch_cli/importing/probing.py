@@ -46,6 +46,12 @@ class Probe:
     key: str
     workspace_id: str | None = None
 
+    @property
+    def sent(self) -> dict[str, object]:
+        """What `import_keys` takes."""
+        known = {"workspace_id": self.workspace_id} if self.workspace_id else {}
+        return {"key": self.key, **known}
+
 
 @dataclass(slots=True, kw_only=True)
 class Finding:
@@ -100,13 +106,7 @@ def probe(
             dry_run=True,
             source=import_.source,
             import_id=import_.id,
-            probes=[
-                {
-                    "key": probes[place].key,
-                    **({"workspace_id": known} if (known := probes[place].workspace_id) else {}),
-                }
-                for place in left
-            ],
+            probes=[probes[place].sent for place in left],
         )
         for place, one in zip(left, report.probes, strict=True):
             if one.key_id is not None:
