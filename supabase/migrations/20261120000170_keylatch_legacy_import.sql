@@ -119,7 +119,6 @@ begin
       ) with ordinality as f (key, value, number)
       left join keylatch_internal.import_fields as r on f.key = r.field
       where r.rule is null or jsonb_typeof(f.value) <> r.type
-        -- The text of a value costs as much as its expression.
         or case when r.pattern is not null then f.value #>> '{}' !~ r.pattern end
         or case when r.longest is not null then length(f.value #>> '{}') > r.longest end
       order by g.place, f.number
@@ -401,8 +400,7 @@ begin
   end loop;
   return keylatch_internal.finish_reading(v_lines);
 end $$;
-comment on function keylatch_internal.read_import is
-  'Reads and checks the lines of an import, without reading any key.';
+comment on function keylatch_internal.read_import is 'Checks lines, without reading any key.';
 
 create function keylatch_internal.finish_reading(p_lines keylatch_internal.import_line[])
 returns keylatch_internal.import_line[] language plpgsql stable security invoker
@@ -430,8 +428,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.finish_reading is
-  'Adds what all lines get: the hashes under which the key may exist, and a problem if the hash is
-that of a common placeholder or of nothing.';
+  'Adds the other hashes of each line, and refuses the hash of nothing or of a placeholder.';
 
 -- Importing a batch.
 
@@ -465,7 +462,7 @@ declare
     select keylatch_internal.insert_keys(array(select l.key from unnest(p_lines) as l))
   );
   v_source constant text := p_import ->> 'source';
-  v_import_id constant uuid := p_import ->> 'id';
+  v_import_id constant uuid := (p_import ->> 'id')::uuid;
 begin
   insert into keylatch_internal.legacy_keys (
     key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, verifier, clear_part,
