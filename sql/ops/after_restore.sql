@@ -536,12 +536,12 @@ from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.mask_key, keylatch_internal.insert_keys, keylatch_internal.read_import_fields,
 keylatch_internal.read_plaintext, keylatch_internal.read_verifier,
-keylatch_internal.judge_hash, keylatch_internal.note_source,
+keylatch_internal.finish_reading, keylatch_internal.note_source,
 keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
 keylatch_internal.usual_key, keylatch_internal.read_import,
 keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
-keylatch_internal.separate_hashes, keylatch_internal.add_known_hashes,
+keylatch_internal.add_hashes,
 keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
 keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
 keylatch.import_keys, keylatch.finish_import

@@ -393,12 +393,14 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC' as $$
 declare
   v_source constant text[] := keylatch_internal.current_source();
+  -- Not the default of the column, which would be computed for each row.
+  v_user_id constant uuid := keylatch_internal.current_user_id();
 begin
   if tg_relid <> 'keylatch_internal.keys'::regclass then
     perform keylatch_internal.require_grants('keylatch_internal.record_new_key');
   end if;
   insert into keylatch_internal.key_events (
-    workspace_id, key_id, event, address, agent, reason, changes
+    workspace_id, key_id, event, user_id, address, agent, reason, changes
   )
   select
     n.workspace_id, n.id,
@@ -407,12 +409,13 @@ begin
       when n.rotated_from is not null then 'rotated'
       else 'issued'
     end,
-    v_source[1], v_source[2], keylatch_internal.clean_word(n.revoke_reason),
+    v_user_id, v_source[1], v_source[2], keylatch_internal.clean_word(n.revoke_reason),
     jsonb_build_object(
       'kind', jsonb_build_object('new', n.kind),
       'environment', jsonb_build_object('new', n.environment),
       'masked_key', jsonb_build_object('new', n.masked_key),
-      'allowed_origins', jsonb_build_object('new', n.allowed_origins),
+      'allowed_origins', case when n.allowed_origins = '{}' then '{"new": []}'
+        else jsonb_build_object('new', n.allowed_origins) end,
       'scopes', jsonb_build_object('new', n.scopes),
       'label', jsonb_build_object('new', case when strpos(n.label, '_') > 0
         then keylatch_internal.clean_word(n.label) else n.label end)

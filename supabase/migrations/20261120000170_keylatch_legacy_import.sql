@@ -30,7 +30,7 @@ begin
   from unnest(p_keys) with ordinality as k
   -- In one order, so that two imports of the same keys do not deadlock.
   order by k.key_hash, k.ordinality
-  on conflict do nothing
+  on conflict (key_hash) do nothing
   returning keys.id;
 end $$;
 comment on function keylatch_internal.insert_keys is
@@ -52,10 +52,10 @@ create view keylatch_internal.import_fields as
 select v.type, v.longest, v.pattern, v.rule, v.hint, f.field
 from (
   values
-  ('{workspace_id,created_by}'::text[], 'string', 36,
+  ('{workspace_id,created_by}'::text[], 'string', null,
     '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$', 'a UUID',
     'Give the id of the workspace of the key. created_by may be left out.'),
-  ('{expires_at,suspended_at,revoked_at,created_at,last_used_at}', 'string', 40,
+  ('{expires_at,suspended_at,revoked_at,created_at,last_used_at}', 'string', null,
     E'^(19|[2-9]\\d)\\d\\d-\\d\\d-\\d\\d'
     '([T ]\\d\\d:\\d\\d(:\\d\\d(\\.\\d{1,6})?)? ?(Z|[+-]\\d\\d(:?\\d\\d)?))?$',
     'ISO 8601 with a zone, from the year 1900 on',
@@ -95,39 +95,44 @@ comment on view keylatch_internal.import_fields is
 that hold for every key are in check_key.';
 
 create function keylatch_internal.read_import_fields(p_lines jsonb)
-returns table (place bigint, line jsonb, problem text[])
-language plpgsql stable security invoker
+returns keylatch_internal.import_line[] language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  return query
-  with given as materialized (
-    select e.place, case when jsonb_typeof(e.line) <> 'object' then null
-      when not jsonb_path_exists(e.line, '$.* ? (@ == null)') then e.line
-      else e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
-    end as line
-    from jsonb_array_elements(p_lines) with ordinality as e (line, place)
-  ),
-  fields as materialized (
-    select g.place, f.key, f.value #>> '{}' as value, jsonb_typeof(f.value) as type
-    from given as g cross join jsonb_each('{"workspace_id": null}' || g.line) as f
-  ),
-  wrong as (
-    select distinct on (f.place) f.place, case
-      when r.rule is null then array[
-        'The line has an unknown field.',
-        'See the comment of import_keys for the fields.']
-      else array[f.key || ' must be ' || r.rule || '.', r.hint]
-    end as problem
-    from fields as f left join keylatch_internal.import_fields as r on f.key = r.field
-    where r.rule is null or f.type <> r.type or length(f.value) > r.longest
-      or f.value !~ r.pattern
-  )
-  select g.place, g.line, case when g.line is null
-    then array['The line is not a JSON object.', 'Write {"workspace_id": …, "key": …}.']
-    else w.problem
-  end
-  from given as g left join wrong as w on g.place = w.place
-  order by g.place;
+  return array(
+    with given as materialized (
+      select e.place, case when jsonb_typeof(e.line) <> 'object' then null
+        when not jsonb_path_exists(e.line, '$.* ? (@ == null)') then e.line
+        else e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
+      end as line
+      from jsonb_array_elements(p_lines) with ordinality as e (line, place)
+    ),
+    wrong as (
+      select distinct on (g.place) g.place, case
+        when r.rule is null then array[
+          'The line has an unknown field.',
+          'See the comment of import_keys for the fields.']
+        else array[f.key || ' must be ' || r.rule || '.', r.hint]
+      end as problem
+      from given as g
+      cross join jsonb_each(
+        case when g.line ? 'workspace_id' then g.line else '{"workspace_id": null}' || g.line end
+      ) with ordinality as f (key, value, number)
+      left join keylatch_internal.import_fields as r on f.key = r.field
+      where r.rule is null or jsonb_typeof(f.value) <> r.type
+        or case when r.pattern is not null then f.value #>> '{}' !~ r.pattern end
+        or case when r.longest is not null then length(f.value #>> '{}') > r.longest end
+      order by g.place, f.number
+    )
+    select row(
+      g.place, g.line, null, null, null, '', null, null, null, null,
+      case when g.line is null
+        then array['The line is not a JSON object.', 'Write {"workspace_id": …, "key": …}.']
+        else w.problem
+      end, 'imported', null
+    )::keylatch_internal.import_line
+    from given as g left join wrong as w on g.place = w.place
+    order by g.place
+  );
 end $$;
 comment on function keylatch_internal.read_import_fields is
   'The lines of an import without their nulls, and what is wrong with the fields of each line.';
@@ -235,22 +240,6 @@ end $$;
 comment on function keylatch_internal.read_verifier is
   'Reads a salted hash and converts it to the form of the column verifier.';
 
-create function keylatch_internal.judge_hash(p_scheme text, p_hash bytea)
-returns text[] language plpgsql immutable parallel safe security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  -- Under a scheme or a salt the text is judged when it comes.
-  return case when p_scheme = 'sha256' and p_hash in (
-    select sha256(convert_to(w.word, 'UTF8')) from unnest(
-      '{"",undefined,"null","NULL","Null",none,NONE,None,nil,nan,NaN,true,TRUE,True,false,FALSE,'
-      'False,todo,TODO,redacted,REDACTED,[redacted],[REDACTED],changeme,change-me,placeholder}'
-      ::text[]
-    ) as w (word)
-  ) then array['hash is that of a placeholder.', 'Leave the line out and issue a new key.'] end;
-end $$;
-comment on function keylatch_internal.judge_hash is
-  'What is wrong with the hash of a common placeholder or of nothing; null for any other hash.';
-
 create function keylatch_internal.read_legacy_hash(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
@@ -277,14 +266,14 @@ begin
     when v_text is null then array[
       'The line has neither key nor hash.',
       'Give the key in plaintext, or its hash with alg. If you have neither, issue a new key.']
-    when v_alg is null and not v_given ? 'scheme' then array[
+    when v_scheme is null then array[
       'alg must be given with a hash.', 'Give sha256, pbkdf2_sha256, django or bcrypt, or a scheme.']
     when v_alg is not null and v_given ? 'scheme' then array[
       'A line cannot have both alg and scheme.', 'Leave alg out.']
     when v_given ? 'scheme' and v_length is null then array[
       'scheme is not the name of a scheme.', 'Call declare_scheme first.']
-    when v_scheme !~ '^(pbkdf2|sha256_salted)' and v_given ?| '{salt,salt_encoding,salt_place,iter}'
-      then array[
+    when v_given ?| '{salt,salt_encoding,salt_place,iter}'
+      and v_scheme !~ '^(pbkdf2|sha256_salted)' then array[
       'salt, salt_encoding, salt_place and iter do not go with ' || v_scheme || '.',
       'Leave them out.']
     when v_scheme = 'bcrypt' then null
@@ -295,15 +284,15 @@ begin
       or octet_length(v_hash) not between 16 and 128 then array[
       format('hash must be %s bytes, written as hash_encoding says.', coalesce(v_length, 32)),
       'In hex a hash of 32 bytes has 64 characters, in base64 43 and a =.']
-    else keylatch_internal.judge_hash(v_scheme, v_hash)
   end;
   p_line.clear_part := case
+    when not v_given ?| '{starts_with,ends_with}' then ''
     when length(v_given ->> 'ends_with') > coalesce(length(v_given ->> 'starts_with'), 0)
       then 's:' || reverse(v_given ->> 'ends_with')
     else coalesce('p:' || nullif(v_given ->> 'starts_with', ''), '') end;
   if p_line.problem is not null then
     return p_line;
-  elsif v_scheme ~ '^(pbkdf2|sha256_salted$|bcrypt$|django$)' and not v_given ? 'scheme' then
+  elsif v_alg <> 'sha256' then
     return keylatch_internal.read_verifier(p_line, v_hash);
   end if;
   p_line.scheme := v_scheme;
@@ -311,8 +300,7 @@ begin
     else keylatch_internal.legacy_hash(v_scheme, v_hash) end;
   return p_line;
 end $$;
-comment on function keylatch_internal.read_legacy_hash is
-  'Reads the hash of a line.';
+comment on function keylatch_internal.read_legacy_hash is 'Reads the hash of a line.';
 
 create function keylatch_internal.name_workspaces(p_lines jsonb)
 returns jsonb language plpgsql stable security invoker
@@ -347,7 +335,8 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   return jsonb_populate_record(null::keylatch_internal.keys, jsonb_build_object(
     'label', '', 'metadata', '{}'::jsonb, 'allowed_origins', '[]'::jsonb, 'scopes', '[]'::jsonb,
-    'masked_key', '...', 'created_at', p_now, 'updated_at', p_now, 'imported_at', p_now
+    'kind', 'secret', 'environment', 'live', 'masked_key', '...', 'created_at', p_now,
+    'updated_at', p_now, 'imported_at', p_now
   ));
 end $$;
 comment on function keylatch_internal.usual_key is 'The row of which a line says what differs.';
@@ -357,62 +346,89 @@ returns keylatch_internal.import_line[] language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_now constant timestamptz := clock_timestamp();
-  v_usual keylatch_internal.keys := keylatch_internal.usual_key(v_now);
+  v_own text[];
+  v_usual constant keylatch_internal.keys := keylatch_internal.usual_key(v_now);
   v_key keylatch_internal.keys;
   v_good keylatch_internal.keys;
-  v_own text[];
-  v_given record;
   v_line keylatch_internal.import_line;
-  v_lines keylatch_internal.import_line[] := '{}'::keylatch_internal.import_line[];
+  v_lines keylatch_internal.import_line[] := keylatch_internal.read_import_fields(p_lines);
+  v_place integer := 0;
 begin
-  for v_given in select f.* from keylatch_internal.read_import_fields(p_lines) as f loop
-    v_line := null;
-    v_line."position" := v_given.place;
-    v_line.given := v_given.line;
-    v_line.outcome := 'imported';
-    v_line.problem := v_given.problem;
+  while v_place < cardinality(v_lines) loop
     begin
-      if v_line.problem is null then
-        v_own := regexp_match(v_given.line ->> 'key',
-          '^[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[[:alnum:]]{36}$');
-        v_usual.id := gen_random_uuid();
-        v_usual.kind := case v_own[1] when 'pk' then 'publishable' else 'secret' end;
-        v_usual.environment := coalesce(v_own[2], 'live');
-        v_key := jsonb_populate_record(v_usual, v_given.line);
+      -- A block for each line would be slow. After an exception the next line follows.
+      while v_place < cardinality(v_lines) loop
+        v_place := v_place + 1;
+        v_line := v_lines[v_place];
+        continue when v_line.problem is not null;
+        v_key := v_usual;
+        v_key.id := gen_random_uuid();
+        if v_line.given ? 'key' then
+          v_own := regexp_match(v_line.given ->> 'key',
+            '^[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[[:alnum:]]{36}$');
+          v_key.kind := case v_own[1] when 'pk' then 'publishable' else 'secret' end;
+          v_key.environment := coalesce(v_own[2], 'live');
+        end if;
+        v_key := jsonb_populate_record(v_key, v_line.given);
         v_line.key := v_key;
-        -- An expired key may be imported. Any other time is judged as for a new key.
-        v_key.expires_at := nullif(greatest(v_key.expires_at, v_now), v_now);
+        if v_key.expires_at <= v_now then
+          -- An expired key may be imported. Any other time is judged as for a new key.
+          v_key.expires_at := null;
+        end if;
         v_line.problem := case
-          when greatest(
-            v_key.suspended_at, v_key.revoked_at, v_key.created_at,
-            (v_given.line ->> 'last_used_at')::timestamptz
-          ) > v_now then array[
+          when greatest(v_key.suspended_at, v_key.revoked_at, v_key.created_at,
+            (v_line.given ->> 'last_used_at')::timestamptz) > v_now then array[
             'suspended_at, revoked_at, created_at and last_used_at must not be in the future.',
             'For a key that expires later, give expires_at.']
           -- Values that equal those of the good line before are not checked again.
-          else keylatch_internal.check_key(case when (v_good.kind, v_good.environment)
-            = (v_key.kind, v_key.environment) then v_good end, v_key)
+          else keylatch_internal.check_key(case when v_good.kind = v_key.kind
+            and v_good.environment = v_key.environment then v_good end, v_key)
         end;
-      end if;
-      if v_line.problem is null then
-        v_good := v_key;
-        v_line := case when v_given.line ? 'key' then keylatch_internal.read_plaintext(v_line)
-          else keylatch_internal.read_legacy_hash(v_line) end;
-        v_line.text_hash := (v_line.key).key_hash;
-        v_line.other_hashes := v_line.other_hashes || v_line.text_hash
-          || keylatch_internal.legacy_hash('held', v_line.text_hash);
-      end if;
+        if v_line.problem is null then
+          v_good := v_key;
+          v_line := case when v_line.given ? 'key' then keylatch_internal.read_plaintext(v_line)
+            else keylatch_internal.read_legacy_hash(v_line) end;
+        end if;
+        v_lines[v_place] := v_line;
+      end loop;
     exception
       when data_exception then
         v_line.problem := array['The line has an impossible time, or a list in a list.',
           'Correct expires_at, suspended_at, revoked_at, created_at, allowed_origins or scopes.'];
+        v_lines[v_place] := v_line;
     end;
-    v_lines := array_append(v_lines, v_line);
   end loop;
-  return v_lines;
+  return keylatch_internal.finish_reading(v_lines);
 end $$;
-comment on function keylatch_internal.read_import is
-  'Reads and checks the lines of an import, without reading any key.';
+comment on function keylatch_internal.read_import is 'Checks lines, without reading any key.';
+
+create function keylatch_internal.finish_reading(p_lines keylatch_internal.import_line[])
+returns keylatch_internal.import_line[] language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  -- As in legacy_hash, which is too slow to be called for each line.
+  v_held constant bytea := decode('ff', 'hex') || 'held' || decode('ff', 'hex');
+begin
+  return array(
+    select row(
+      l."position", l.given, l.key, l.scheme, l.verifier, l.clear_part, l.parts, l.rounds,
+      (l.key).key_hash,
+      l.other_hashes || array[(l.key).key_hash, sha256(v_held || (l.key).key_hash)],
+      -- Under a scheme or a salt the text is judged when it comes.
+      case when l.scheme = 'sha256' and l.problem is null and (l.key).key_hash in (
+        select sha256(convert_to(w.word, 'UTF8')) from unnest(
+          '{"",undefined,"null","NULL","Null",none,NONE,None,nil,nan,NaN,true,TRUE,True,false,'
+          'FALSE,False,todo,TODO,redacted,REDACTED,[redacted],[REDACTED],changeme,change-me,'
+          'placeholder}'::text[]
+        ) as w (word)
+      ) then array['hash is that of a placeholder.', 'Leave the line out and issue a new key.']
+      else l.problem end, l.outcome, l.note
+    )::keylatch_internal.import_line
+    from unnest(p_lines) as l order by l."position"
+  );
+end $$;
+comment on function keylatch_internal.finish_reading is
+  'Adds the other hashes of each line, and refuses the hash of nothing or of a placeholder.';
 
 -- Importing a batch.
 
@@ -445,15 +461,16 @@ declare
   v_ids constant uuid[] := array(
     select keylatch_internal.insert_keys(array(select l.key from unnest(p_lines) as l))
   );
+  v_source constant text := p_import ->> 'source';
+  v_import_id constant uuid := (p_import ->> 'id')::uuid;
 begin
   insert into keylatch_internal.legacy_keys (
     key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, verifier, clear_part,
     rounds
   )
   select
-    n.id, (l.key).workspace_id, l.scheme, p_import ->> 'source', (p_import ->> 'id')::uuid,
-    (p_import ->> 'id')::uuid, (l.given ->> 'last_used_at')::timestamptz, l.verifier,
-    coalesce(l.clear_part, ''), l.rounds
+    n.id, (l.key).workspace_id, l.scheme, v_source, v_import_id, v_import_id,
+    (l.given ->> 'last_used_at')::timestamptz, l.verifier, l.clear_part, l.rounds
   from unnest(p_lines) as l
   inner join unnest(v_ids) as n (id) on n.id = (l.key).id;
   insert into keylatch_internal.legacy_texts (text_hash, key_hash)
@@ -565,47 +582,34 @@ comment on function keylatch_internal.hold_lines is
   'Lets the keys wait that may be the same key as a salted hash, and the keys of a slow scheme.
 Their first use decides.';
 
-create function keylatch_internal.separate_hashes(p_lines keylatch_internal.import_line[])
+create function keylatch_internal.add_hashes(p_lines keylatch_internal.import_line[])
 returns keylatch_internal.import_line[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_line record;
-  v_hash bytea;
+  v_has_schemes constant boolean := exists (select from keylatch_internal.legacy_schemes);
 begin
   for v_line in
-    select l."position", l.text_hash from unnest(p_lines) as l
-    where l.scheme = 'sha256' and l.problem is null
-      and not exists (select from keylatch_internal.keys as k where k.key_hash = l.text_hash)
+    select
+      l."position", case when v_has_schemes and l.scheme = 'sha256' and not exists (
+        select from keylatch_internal.keys as k where k.key_hash = l.text_hash
+      ) then keylatch_internal.legacy_hash('sha256', l.text_hash) end as own,
+      array(
+        select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = l.text_hash
+      ) as known
+    from unnest(p_lines) as l where l.problem is null
   loop
-    v_hash := keylatch_internal.legacy_hash('sha256', v_line.text_hash);
-    p_lines[v_line."position"].key.key_hash := v_hash;
-    p_lines[v_line."position"].other_hashes := p_lines[v_line."position"].other_hashes || v_hash;
-  end loop;
-  return p_lines;
-end $$;
-comment on function keylatch_internal.separate_hashes is
-  'Keeps a SHA-256 apart from the hash of the text: a look-up by the hash of the text would not see
-that the text has a revoked row under a scheme.';
-
-create function keylatch_internal.add_known_hashes(p_lines keylatch_internal.import_line[])
-returns keylatch_internal.import_line[] language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_line record;
-begin
-  for v_line in
-    select l."position", array_agg(t.key_hash) as hashes
-    from unnest(p_lines) as l
-    inner join keylatch_internal.legacy_texts as t on l.text_hash = t.text_hash
-    where l.problem is null group by l."position"
-  loop
+    p_lines[v_line."position"].key.key_hash :=
+      coalesce(v_line.own, p_lines[v_line."position"].key.key_hash);
     p_lines[v_line."position"].other_hashes :=
-      p_lines[v_line."position"].other_hashes || v_line.hashes;
+      p_lines[v_line."position"].other_hashes || array_remove(v_line.own || v_line.known, null);
   end loop;
   return p_lines;
 end $$;
-comment on function keylatch_internal.add_known_hashes is
-  'Adds the hashes of the keys that a first use has shown to have the text of a line.';
+comment on function keylatch_internal.add_hashes is
+  'Adds the hashes of the keys that a first use has shown to have the text of a line. Keeps a
+SHA-256 apart from the hash of the text: a look-up by the hash of the text would not see that the
+text has a revoked row under a scheme.';
 
 create function keylatch_internal.write_import(
   inout p_lines keylatch_internal.import_line[], p_import jsonb, out p_new uuid[]
@@ -613,7 +617,9 @@ create function keylatch_internal.write_import(
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  v_workspaces constant uuid[] := array(select (l.key).workspace_id from unnest(p_lines) as l);
+  v_workspaces constant uuid[] := array(
+    select distinct (l.key).workspace_id from unnest(p_lines) as l
+  );
   v_is_salted constant boolean := exists (select from unnest(p_lines) as l where l.rounds > 0);
 begin
   -- An import of salted hashes runs alone, so that no other import misses it. Only imports wait.
@@ -622,19 +628,23 @@ begin
   else
     lock table keylatch_internal.legacy_settings in share mode;
   end if;
-  if exists (select from keylatch_internal.legacy_schemes) then
-    p_lines := keylatch_internal.separate_hashes(p_lines);
+  if exists (select from keylatch_internal.legacy_schemes)
+    or exists (select from keylatch_internal.legacy_texts) then
+    p_lines := keylatch_internal.add_hashes(p_lines);
   end if;
-  p_lines := keylatch_internal.add_known_hashes(p_lines);
   if v_is_salted then
     p_lines := keylatch_internal.limit_rounds(p_lines);
     p_new := keylatch_internal.insert_lines(array(
       select l from unnest(p_lines) as l where l.problem is null and l.rounds > 0
     ), p_import);
   end if;
+  -- Not "rounds >= 0", for which there is no index.
   if exists (select from keylatch_internal.legacy_schemes as s where s.iter > 0) or exists (
     select from keylatch_internal.legacy_keys as g
-    where g.workspace_id = any (v_workspaces) and g.rounds >= 0 and g.upgraded_at is null
+    where g.workspace_id = any (v_workspaces) and g.rounds > 0 and g.upgraded_at is null
+  ) or exists (
+    select from keylatch_internal.legacy_keys as g
+    where g.workspace_id = any (v_workspaces) and g.rounds = 0 and g.upgraded_at is null
   ) then
     p_lines := keylatch_internal.hold_lines(p_lines);
   end if;
@@ -642,8 +652,7 @@ begin
     select l from unnest(p_lines) as l
     where l.problem is null and coalesce(l.rounds = 0, true)
       and not exists (
-        select from unnest(l.other_hashes) as h (hash)
-        inner join keylatch_internal.keys as k on h.hash = k.key_hash
+        select from keylatch_internal.keys as k where k.key_hash = any (l.other_hashes)
       )
   ), p_import);
 end $$;
@@ -859,8 +868,9 @@ returns keylatch.import_report language plpgsql volatile security definer
 -- definer because: an import brings hashes, and only the owner may write that column.
 -- enable_seqscan: a plan from the time when the tables were small would read whole tables later.
 -- jit: without seqscan, a table that has no index looks so expensive that JIT would compile.
+-- work_mem: the lines of a batch take up to 20 MB, and each statement would write them to a file.
 set search_path = pg_catalog, pg_temp set timezone = 'UTC'
-set enable_seqscan = off set jit = off as $$
+set enable_seqscan = off set jit = off set work_mem = '32MB' as $$
 declare
   v_lines keylatch_internal.import_line[] := keylatch_internal.read_import(
     keylatch_internal.name_workspaces(p_lines)
@@ -1019,12 +1029,12 @@ from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.mask_key, keylatch_internal.insert_keys, keylatch_internal.read_import_fields,
 keylatch_internal.read_plaintext, keylatch_internal.read_verifier,
-keylatch_internal.judge_hash, keylatch_internal.note_source,
+keylatch_internal.finish_reading, keylatch_internal.note_source,
 keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
 keylatch_internal.usual_key, keylatch_internal.read_import,
 keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
-keylatch_internal.separate_hashes, keylatch_internal.add_known_hashes,
+keylatch_internal.add_hashes,
 keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
 keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
 keylatch.import_keys, keylatch.finish_import
