@@ -78,7 +78,7 @@ begin
   if pg_catalog.to_regrole('keylatch_resolver') is null then
     create role keylatch_resolver nologin noinherit;
     comment on role keylatch_resolver is
-      'May resolve keylatch keys and nothing else: an edge service needs no service key.';
+      'A role that may only resolve keylatch keys. An edge service uses it, not the service key.';
   end if;
 exception when duplicate_object or unique_violation then null;
 end $$;
@@ -153,7 +153,7 @@ on conflict do nothing;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
 ('key_not_found', 'PT404', 'List the keys of the workspace with list_keys.'),
-('key_already_rotated', 'PT409', 'Rotate its successor: the key whose rotated_from is this id.'),
+('key_already_rotated', 'PT409', 'Rotate the newer key, which has this key id in rotated_from.'),
 ('key_revoked', 'PT409', 'A revoked key stays revoked. Call issue_key for a new key.'),
 ('key_expired', 'PT409', 'An expired key stays expired. Call issue_key for a new key.'),
 ('key_suspended', 'PT409', 'Call unsuspend_key first, or call rotate_key with grace 0.')

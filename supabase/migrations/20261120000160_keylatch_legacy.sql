@@ -120,7 +120,7 @@ create function keylatch_internal.scheme_digest(
   p_text text, p_scheme keylatch_internal.legacy_schemes
 )
 returns bytea language plpgsql stable parallel safe security invoker
--- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
+-- No exception block: before PostgreSQL 17, a subtransaction fails in a parallel plan.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_secret constant text := case when p_scheme.secret is not null
@@ -597,7 +597,7 @@ comment on function keylatch_internal.is_placeholder is
 
 create or replace function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
--- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
+-- No exception block: before PostgreSQL 17, a subtransaction fails in a parallel plan.
 -- A generic plan: planning the last query at each call would take longer than everything else.
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
