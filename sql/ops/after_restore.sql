@@ -280,7 +280,7 @@ insert into keylatch_internal.errors (slug, code, hint) values
   'Leave events unchanged. To remove old events, run sql/ops/archive_events.sql.'
 ),
 ('admin_required', '42501', 'Ask an admin of a workspace to make the call.'),
-('sealed_at_publisher', 'PT409', 'Call seal_events at the publisher: its checkpoints arrive here.'),
+('sealed_at_publisher', 'PT409', 'Call seal_events on the publisher. Checkpoints are replicated.'),
 (
   'too_many_keys', 'PT409',
   'Let the owner raise keys_per_workspace in event_settings, or use another workspace.'
