@@ -57,7 +57,7 @@ superseded (an old key that was replaced and still works for a grace period) or 
 comment on column keylatch_internal.key_events.occurred_at is 'The time of the change.';
 comment on column keylatch_internal.key_events.user_id is 'The signed-in user, or null.';
 comment on column keylatch_internal.key_events.role is 'The role of "set role", or "none".';
-comment on column keylatch_internal.key_events.login is 'The session_user: the role that logged in.';
+comment on column keylatch_internal.key_events.login is 'The role that logged in (session_user).';
 comment on column keylatch_internal.key_events.address is
   'The client address in the HTTP headers of the request. A client can forge these headers.';
 comment on column keylatch_internal.key_events.agent is
@@ -87,7 +87,7 @@ create table keylatch_internal.key_event_checkpoints (
   constraint key_event_checkpoints_pkey primary key (number)
 );
 comment on table keylatch_internal.key_event_checkpoints is
-  'A hash chain that makes tampering with events detectable. A checkpoint covers up to 1000 events.';
+  'A hash chain that makes tampering with events detectable. Each row covers up to 1000 events.';
 comment on column keylatch_internal.key_event_checkpoints.number is
   'The number of the checkpoint. Numbers begin with 1 and have no gaps.';
 comment on column keylatch_internal.key_event_checkpoints.events is 'The number of sealed events.';
@@ -215,7 +215,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.keep_events is
-  'Refuses changes of events, except that archived events may be deleted, and personal data erased.';
+  'Refuses changes of events, but allows deleting archived events and erasing personal data.';
 
 create trigger key_events_insert_keep
 before insert on keylatch_internal.key_events

@@ -199,7 +199,7 @@ create type keylatch.replica_wait as (
   is_synchronous boolean, waited_for integer
 );
 comment on type keylatch.replica_wait is
-  'The result of wait_for_replicas: how many synchronous standbys have replayed all earlier commits.';
+  'The result of wait_for_replicas: how many synchronous standbys have replayed earlier commits.';
 
 create function keylatch_internal.await_replicas(p_seconds numeric)
 returns keylatch.replica_wait language plpgsql volatile security definer
