@@ -363,7 +363,7 @@ begin
     return;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
-('replicas_behind', 'PT504', 'The change is committed. Call wait_for_replicas again.')
+('replicas_behind', 'PT504', 'Call wait_for_replicas again. Your change is already committed.')
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then
