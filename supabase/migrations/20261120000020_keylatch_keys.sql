@@ -136,7 +136,7 @@ create table keylatch_internal.keys (
 create index keys_workspace_id_created_at_idx
 on keylatch_internal.keys (workspace_id, created_at desc);
 comment on table keylatch_internal.keys is
-  'All API keys. The trigger guard_key decides which values may change. Rows are never deleted.';
+  'All API keys. Triggers on this table decide which values may change. Rows stay forever.';
 comment on column keylatch_internal.keys.id is 'The id of the key. The database makes the id.';
 comment on column keylatch_internal.keys.workspace_id is
   'The workspace that owns the key. A deleted workspace leaves its keys here for the audit.';
@@ -233,8 +233,8 @@ end $$;
 comment on column keylatch.keys.status is
   'active, superseded (works until expires_at), suspended, expired or revoked.';
 
--- Grants. Row policies decide who may change a key, and the trigger guard_key decides which columns
--- may change. The grants name every column but key_hash, so that the trigger can raise its errors.
+-- Grants. Row policies decide who may change a key, and triggers decide which columns
+-- may change. The grants name every column but key_hash, so that a trigger can raise its error.
 revoke all on table keylatch_internal.keys, keylatch_internal.active_keys, keylatch.keys
 from public, anon, authenticated, service_role;
 revoke all on function
