@@ -78,7 +78,7 @@ begin
   if pg_catalog.to_regrole('keylatch_resolver') is null then
     create role keylatch_resolver nologin noinherit;
     comment on role keylatch_resolver is
-      'May resolve keylatch keys and nothing else: an edge service needs no service key.';
+      'A role that may only resolve keylatch keys. An edge service uses it, not the service key.';
   end if;
 exception when duplicate_object or unique_violation then null;
 end $$;
@@ -153,7 +153,7 @@ on conflict do nothing;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
 ('key_not_found', 'PT404', 'List the keys of the workspace with list_keys.'),
-('key_already_rotated', 'PT409', 'Rotate its successor: the key whose rotated_from is this id.'),
+('key_already_rotated', 'PT409', 'Rotate the newer key, which has this key id in rotated_from.'),
 ('key_revoked', 'PT409', 'A revoked key stays revoked. Call issue_key for a new key.'),
 ('key_expired', 'PT409', 'An expired key stays expired. Call issue_key for a new key.'),
 ('key_suspended', 'PT409', 'Call unsuspend_key first, or call rotate_key with grace 0.')
@@ -280,7 +280,7 @@ insert into keylatch_internal.errors (slug, code, hint) values
   'Leave events unchanged. To remove old events, run sql/ops/archive_events.sql.'
 ),
 ('admin_required', '42501', 'Ask an admin of a workspace to make the call.'),
-('sealed_at_publisher', 'PT409', 'Call seal_events at the publisher: its checkpoints arrive here.'),
+('sealed_at_publisher', 'PT409', 'Call seal_events on the publisher. Checkpoints are replicated.'),
 (
   'too_many_keys', 'PT409',
   'Let the owner raise keys_per_workspace in event_settings, or use another workspace.'
@@ -363,7 +363,7 @@ begin
     return;
   end if;
 insert into keylatch_internal.errors (slug, code, hint) values
-('replicas_behind', 'PT504', 'The change is committed. Call wait_for_replicas again.')
+('replicas_behind', 'PT504', 'Call wait_for_replicas again. Your change is already committed.')
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then

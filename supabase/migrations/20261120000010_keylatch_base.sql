@@ -1,5 +1,4 @@
--- What all other files need: two schemas, one role, the errors, and the row that names this
--- installation.
+-- The base of all other migrations: schemas, a role, and the tables of errors and installation.
 
 create schema if not exists extensions;
 create extension if not exists pgcrypto with schema extensions;
@@ -15,23 +14,23 @@ begin
   end if;
 end $$;
 
--- No "if not exists": an existing schema of that name belongs to somebody else.
+-- No "if not exists": an existing schema named keylatch belongs to somebody else.
 create schema keylatch;
 create schema keylatch_internal;
 comment on schema keylatch is
-  'API keys, made, guarded and resolved by the database.
-Everything that a client may call. Expose this schema through the Data API.';
+  'API keys that the database makes, guards and resolves.
+This schema holds everything that a client may call. Expose this schema through the Data API.';
 comment on schema keylatch_internal is
-  'Tables and helpers of keylatch. Not a public interface; never expose it through the Data API.';
+  'Internal tables and functions of keylatch. Never expose this schema through the Data API.';
 
--- All databases of a server share roles. Another installation may have created this role, or may
--- create it now, under an owner whose grants we cannot repeat.
+-- All databases of a server share roles. An installation in another database may have created the
+-- role keylatch_resolver already, or may be creating the role at this moment.
 do $$
 begin
   if pg_catalog.to_regrole('keylatch_resolver') is null then
     create role keylatch_resolver nologin noinherit;
     comment on role keylatch_resolver is
-      'May resolve keylatch keys and nothing else: an edge service needs no service key.';
+      'A role that may only resolve keylatch keys. An edge service uses it, not the service key.';
   end if;
 exception when duplicate_object or unique_violation then null;
 end $$;
@@ -68,10 +67,10 @@ create table keylatch_internal.errors (
 );
 comment on table keylatch_internal.errors is
   'Every error that keylatch raises. Each file adds the errors of its own functions.';
-comment on column keylatch_internal.errors.slug is 'The error message. Programs match on it.';
-comment on column keylatch_internal.errors.code is 'The SQLSTATE. PTxyz is the HTTP status xyz.';
+comment on column keylatch_internal.errors.slug is 'The error message that programs compare.';
+comment on column keylatch_internal.errors.code is 'The SQLSTATE. PT404 means HTTP status 404.';
 comment on column keylatch_internal.errors.hint is
-  'The next step, unless the function that raises the error passes its own hint.';
+  'The default hint of the error. A function that raises the error may pass another hint.';
 alter table keylatch_internal.errors enable row level security;
 
 insert into keylatch_internal.errors (slug, code, hint) values
@@ -84,7 +83,7 @@ create function keylatch_internal.refuse(
   p_slug text, p_detail text, p_hint text default null, p_retry_at timestamptz default null
 )
 returns void language plpgsql stable parallel safe security definer
--- definer because: the table of errors is readable by its owner alone.
+-- definer because: only the owner of the table of errors may read the table.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_error keylatch_internal.errors;
@@ -96,7 +95,7 @@ begin
   v_error.hint := coalesce(p_hint, v_error.hint || ' See sql/docs/errors.md#' || p_slug,
     'Run sql/ops/after_restore.sql first.');
   if p_retry_at is not null and coalesce(current_setting('request.method', true), '') <> '' then
-    -- PostgREST's own error format: only this format can add a header.
+    -- PostgREST adds an HTTP header to an error only if the error has SQLSTATE PGRST.
     raise sqlstate 'PGRST' using message = jsonb_build_object(
       'code', v_error.code, 'message', p_slug, 'details', v_detail, 'hint', v_error.hint
     ), detail = jsonb_build_object(
@@ -109,8 +108,8 @@ begin
     hint = v_error.hint;
 end $$;
 comment on function keylatch_internal.refuse is
-  'Raises the error with this slug, this detail, and this hint or else the hint in the table. With
-p_retry_at, the detail says when to try again. Over REST, so does the header Retry-After.';
+  'Raises the error p_slug with the detail p_detail and the hint p_hint (default: errors.hint). If
+p_retry_at is given, the detail and, over REST, the header Retry-After say how long to wait.';
 
 create function keylatch_internal.require_grants(p_function regproc)
 returns void language plpgsql stable parallel safe security invoker
@@ -118,13 +117,13 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   if has_function_privilege('public', p_function, 'execute') then
     perform keylatch_internal.refuse(
-      'restore_incomplete', format('Everybody may execute %s, so it refuses everybody.', p_function)
+      'restore_incomplete', format('PUBLIC may execute %s, so the call is refused.', p_function)
     );
   end if;
 end $$;
 comment on function keylatch_internal.require_grants is
-  'Raises restore_incomplete if everybody may execute this function: a restore can lose the grants
-that keep other roles out.';
+  'Raises restore_incomplete if PUBLIC may execute p_function. A restore of a backup can lose the
+"revoke" statements that protect a function.';
 
 create function keylatch_internal.current_place()
 returns text language plpgsql stable security invoker
@@ -135,7 +134,7 @@ begin
     cross join pg_catalog.pg_database as d where d.datname = current_database());
 end $$;
 comment on function keylatch_internal.current_place is
-  'Where this database is: system identifier, database oid and timeline, with slashes between.';
+  'Returns the identity of this database: system identifier/database oid/timeline.';
 
 create table keylatch_internal.installation (
   only_row boolean not null default true,
@@ -148,15 +147,17 @@ create table keylatch_internal.installation (
   constraint installation_only_row_check check (only_row)
 );
 comment on table keylatch_internal.installation is
-  'One row: which installation of keylatch this database holds.';
-comment on column keylatch_internal.installation.only_row is 'Always true: there is one row.';
-comment on column keylatch_internal.installation.id is 'Random. A copy has the same id.';
+  'The table has one row, which identifies the installation of keylatch in this database.';
+comment on column keylatch_internal.installation.only_row is 'Always true: the table has one row.';
+comment on column keylatch_internal.installation.id is
+  'A random id of the installation. A copy of the database has the same id.';
 comment on column keylatch_internal.installation.schema_version is
   'The release of keylatch whose migrations have run.';
 comment on column keylatch_internal.installation.modules is
-  'The modules that are installed beside the core. The migration of a module adds its name.';
-comment on column keylatch_internal.installation.installed_at is 'When the first migration ran.';
-comment on column keylatch_internal.installation.made_in is 'Where it was installed.';
+  'The names of the installed optional modules. The migration of each module adds its own name.';
+comment on column keylatch_internal.installation.installed_at is 'When keylatch was installed.';
+comment on column keylatch_internal.installation.made_in is
+  'The database where keylatch was installed: system identifier/database oid/timeline.';
 alter table keylatch_internal.installation enable row level security;
 
 insert into keylatch_internal.installation (schema_version) values ('0.1.0');
@@ -167,7 +168,7 @@ create type keylatch.installation_info as (
   replica_lag_seconds double precision, made_in text
 );
 comment on type keylatch.installation_info is
-  'Which installation answers, in which database of which server, and its replication lag.';
+  'Identifies an installation of keylatch, its database, its server and its replication lag.';
 
 create function keylatch_internal.describe_installation()
 returns keylatch.installation_info language plpgsql stable security definer
@@ -196,7 +197,7 @@ begin
   end if;
   return v_info;
 end $$;
-comment on function keylatch_internal.describe_installation is 'Does the work of installation.';
+comment on function keylatch_internal.describe_installation is 'Implements keylatch.installation.';
 
 create function keylatch.installation()
 returns keylatch.installation_info language plpgsql stable security invoker
@@ -205,14 +206,14 @@ begin
   return keylatch_internal.describe_installation();
 end $$;
 comment on function keylatch.installation is
-  'Says which installation answers. Compare the answers that two services get: if id, database_oid
-and system_identifier are equal, both use the same database.
+  'Returns the identity of the keylatch installation that answers this call. Two services use the
+same database if they get equal values of id, database_oid and system_identifier.
 
-modules: what is installed beside the core. is_replica: whether this server is a read replica.
-replica_lag_seconds: how far behind (0 on a primary, null if the replica cannot tell). made_in:
-system_identifier/database_oid/timeline where it was installed; a copy answers with another place.';
+modules: the installed optional modules. is_replica: whether this server is a read replica.
+replica_lag_seconds: the replication lag (0 on a primary, null if unknown). made_in: the database
+where keylatch was installed, as system identifier/database oid/timeline.';
 
--- Who may do what. All other roles have no rights.
+-- The grants of this file. All roles that are not named here have no rights.
 revoke all on schema keylatch, keylatch_internal from public, anon, authenticated, service_role;
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;
@@ -220,7 +221,7 @@ revoke all on function keylatch_internal.refuse, keylatch_internal.require_grant
 keylatch_internal.current_place, keylatch_internal.describe_installation, keylatch.installation
 from public, anon, authenticated, service_role;
 
--- The calls run with the rights of the caller, and use helpers of keylatch_internal.
+-- Functions in the schema keylatch run as the caller and call functions in keylatch_internal.
 grant usage on schema keylatch, keylatch_internal to authenticated, service_role, keylatch_resolver;
 grant execute on function
 keylatch_internal.refuse, keylatch_internal.describe_installation, keylatch.installation

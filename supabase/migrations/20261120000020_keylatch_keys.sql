@@ -1,4 +1,4 @@
--- What a key looks like, the table of keys, and the view through which clients see it.
+-- The format of a key, the table of keys, and the view through which clients read that table.
 --
 --   wk_sk_live_9fK…   <prefix>_<pk|sk>_<live|test>_<body: 30><check: 6>
 
@@ -6,14 +6,14 @@ create function keylatch.hash_key(key text)
 returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- Fast on purpose: a body has 175 random bits, and NIST 800-63B asks for a slow hash only below
-  -- 112. Not language sql: auto_explain would log the key as a parameter of an SQL function.
+  -- SHA-256 is fast enough to be safe here: a key has 175 random bits, and NIST 800-63B asks for a
+  -- slow hash only below 112. In language sql, auto_explain would log the key as a parameter.
   return sha256(convert_to(hash_key.key, 'UTF8'));
 end $$;
 comment on function keylatch.hash_key is
-  'The SHA-256 of the whole key as UTF-8, 32 bytes: what the database stores instead of the key.
+  'Returns the SHA-256 hash (32 bytes) of the whole key. The database stores only this hash.
 
-Over REST, compute the hash in the client, so that the key is not sent.';
+Over REST, compute the SHA-256 hash in the client, so that the plaintext key is never sent.';
 
 create function keylatch_internal.key_characters(p_bytes bytea)
 returns text language plpgsql immutable parallel safe security invoker
@@ -22,7 +22,7 @@ declare
   v_text text := '';
 begin
   for v_place in 0 .. octet_length(p_bytes) - 1 loop
-    -- Digits and letters without 0, O, I and l.
+    -- Digits and letters without 0, O, I and l, which people confuse.
     v_text := v_text || substr(
       '123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz',
       get_byte(p_bytes, v_place) % 58 + 1, 1
@@ -31,7 +31,7 @@ begin
   return v_text;
 end $$;
 comment on function keylatch_internal.key_characters is
-  'Turns each byte into one of the 58 characters of a key.';
+  'Turns each byte of p_bytes into one of the 58 characters that a key may contain.';
 
 create function keylatch_internal.complete_key(p_beginning text)
 returns text language plpgsql volatile security invoker
@@ -44,7 +44,7 @@ begin
   while octet_length(v_body) < 30 loop
     v_random := extensions.gen_random_bytes(40);
     for v_place in 1 .. 40 loop
-      -- 232 is 4 * 58. Larger bytes would make some characters more likely than others.
+      -- Random bytes from 232 (4 * 58) up would make some characters likelier than others.
       if get_byte(v_random, v_place - 1) < 232 and octet_length(v_body) < 30 then
         v_body := v_body || substr(v_random, v_place, 1);
       end if;
@@ -54,7 +54,7 @@ begin
   return v_key || keylatch_internal.key_characters(substr(sha256(convert_to(v_key, 'UTF8')), 1, 6));
 end $$;
 comment on function keylatch_internal.complete_key is
-  'Makes a key: this beginning, a random body of 175 bits, and the check characters.';
+  'Returns a new key: p_beginning, 30 random characters (175 bits) and 6 checksum characters.';
 
 create function keylatch_internal.key_form(p_key text)
 returns text language plpgsql immutable parallel safe security invoker
@@ -72,7 +72,7 @@ begin
   end;
 end $$;
 comment on function keylatch_internal.key_form is
-  'Whether a text has the form of a key: malformed, checksum_failed or valid.';
+  'Checks the format of p_key. Returns malformed, checksum_failed or valid.';
 
 create table keylatch_internal.keys (
   id uuid not null,
@@ -105,17 +105,17 @@ create table keylatch_internal.keys (
   constraint keys_rotated_from_key unique (rotated_from),
   constraint keys_rotated_from_fkey
   foreign key (rotated_from) references keylatch_internal.keys (id),
-  -- These constraints hold for every key. The rules of single values are checked when a value is
-  -- written (check_key). As constraints they would be checked again at each revocation, and a rule
-  -- that became stricter would prevent the revocation of a leaked key.
+  -- These constraints hold for every key. The function check_key checks a single value when the
+  -- value is written. A constraint would check the value again at each revocation: a stricter rule
+  -- in a later release would then prevent the revocation of a leaked key.
   constraint keys_kind_check check (kind in ('publishable', 'secret')),
   constraint keys_environment_check check (environment in ('live', 'test')),
   constraint keys_key_hash_check check (octet_length(key_hash) = 32),
-  -- Report 000: a key was saved without its hash. Here, both are columns of one row.
+  -- A publishable key and its hash are in one row, so that no key is saved without its hash.
   constraint keys_public_key_check check (
     case kind
       when 'secret' then public_key is null
-      -- Of an imported key, perhaps only the hash is known.
+      -- The plaintext of an imported publishable key may be unknown.
       else coalesce(key_hash = sha256(convert_to(public_key, 'UTF8')), imported_at is not null)
     end
   ),
@@ -123,9 +123,9 @@ create table keylatch_internal.keys (
   constraint keys_revoked_check check (
     revoked_at is not null or (revoked_by is null and revoke_reason is null)
   ),
-  -- Some languages have no years before 1 or after 9999.
+  -- Some programming languages cannot represent years before 1 or after 9999.
   constraint keys_times_check check (
-    -- Not nested: pg_dump would write a nested "and" differently.
+    -- No parentheses around "and": pg_dump would write the constraint differently.
     created_at >= '0001-01-02 00:00Z' and created_at <= '9999-01-01 00:00Z'
     and coalesce(expires_at between '0001-01-02 00:00Z' and '9999-01-01 00:00Z', true)
     and coalesce(isfinite(suspended_at), true) and coalesce(isfinite(superseded_at), true)
@@ -133,53 +133,53 @@ create table keylatch_internal.keys (
   )
 );
 
--- For list_keys, and for an admin who reads the view: one workspace, the newest first.
 create index keys_workspace_id_created_at_idx
 on keylatch_internal.keys (workspace_id, created_at desc);
 comment on table keylatch_internal.keys is
-  'The keys. Rows are inserted, edited within the rules of the latch, and never deleted.';
-comment on column keylatch_internal.keys.id is 'Made by the database.';
+  'All API keys. Triggers on this table decide which values may change. Rows stay forever.';
+comment on column keylatch_internal.keys.id is 'The id of the key. The database makes the id.';
 comment on column keylatch_internal.keys.workspace_id is
-  'The workspace of the key. No foreign key: keys outlive a workspace, for the audit.';
+  'The workspace that owns the key. A deleted workspace leaves its keys here for the audit.';
 comment on column keylatch_internal.keys.kind is
-  'publishable: may stand in a web page and proves nothing. secret: must never reach a browser.';
-comment on column keylatch_internal.keys.environment is 'live or test; part of the key''s text.';
+  'A publishable key may be public and proves no identity. A secret key must stay on a server.';
+comment on column keylatch_internal.keys.environment is 'live or test. The key contains this word.';
 comment on column keylatch_internal.keys.key_hash is
-  'SHA-256 of the whole key, 32 bytes. Readable by the owner of the table alone.';
+  'The SHA-256 hash (32 bytes) of the whole key. Only the owner of the table may read the hash.';
 comment on column keylatch_internal.keys.public_key is
-  'A publishable key in plaintext, to show its embed snippet again; null for a secret key.';
+  'The plaintext of a publishable key. Null for a secret key.';
 comment on column keylatch_internal.keys.masked_key is
-  'A short form by which people tell keys apart, for example wk_sk_live_...x7Qe.';
-comment on column keylatch_internal.keys.label is 'A name for people; up to 200 characters.';
+  'The masked key, which is safe to display, for example wk_sk_live_...x7Qe.';
+comment on column keylatch_internal.keys.label is 'The name of the key, up to 200 characters.';
 comment on column keylatch_internal.keys.metadata is
-  'A JSON object of up to 8 kB for the application; resolve_key returns it.';
+  'A JSON object of up to 8 kB that the application defines. resolve_key returns the object.';
 comment on column keylatch_internal.keys.allowed_origins is
-  'The origins from which a publishable key resolves; empty means none. Up to 100.';
+  'The web origins (up to 100) that may use a publishable key. If empty, no origin may use it.';
 comment on column keylatch_internal.keys.scopes is
-  'Words that the application defines; up to 64. resolve_key returns them.';
+  'The scopes of the key: up to 64 words that the application defines and resolve_key returns.';
 comment on column keylatch_internal.keys.expires_at is
-  'When the key expires, for good. Null: the key never expires.';
+  'When the key expires. An expired key stays expired. Null means that the key never expires.';
 comment on column keylatch_internal.keys.suspended_at is
-  'Since when the key is suspended; may be cleared while the key is neither revoked nor expired.';
+  'When the key was suspended. Set null to end the suspension of a key that is not yet expired.';
 comment on column keylatch_internal.keys.superseded_at is
-  'When a rotation with a grace made its successor; the key resolves until expires_at.';
-comment on column keylatch_internal.keys.revoked_at is 'When the key was revoked; never cleared.';
+  'When a rotation with a grace period replaced the key. The old key works until expires_at.';
+comment on column keylatch_internal.keys.revoked_at is 'When the key was revoked, permanently.';
 comment on column keylatch_internal.keys.revoked_by is
-  'The user who revoked it; null when no signed-in user did.';
-comment on column keylatch_internal.keys.revoke_reason is 'Why; up to 500 characters.';
+  'The user who revoked the key. Null if no signed-in user revoked the key.';
+comment on column keylatch_internal.keys.revoke_reason is
+  'Why the key was revoked, in up to 500 characters.';
 comment on column keylatch_internal.keys.rotated_from is
-  'The key that this key replaces. A key has at most one successor.';
+  'The id of the old key that this key replaces. At most one key can replace an old key.';
 comment on column keylatch_internal.keys.created_at is
-  'By the server''s clock; for an imported key, the time that the other system gave.';
+  'When the key was made. For an imported key, the time that the import passed.';
 comment on column keylatch_internal.keys.created_by is
-  'The user who made it; null when no signed-in user did.';
-comment on column keylatch_internal.keys.updated_at is 'When the row last changed.';
+  'The user who made the key. Null if no signed-in user made the key.';
+comment on column keylatch_internal.keys.updated_at is 'When the row was last changed.';
 comment on column keylatch_internal.keys.imported_at is
-  'When it was imported from another system; null for a key made here.';
+  'When the key was imported from another system. Null for a key that keylatch made.';
 comment on column keylatch_internal.keys.fingerprint is
-  'The first 8 hex characters of key_hash, for people and logs to compare. It opens nothing.';
+  'The first 8 hex characters of key_hash, for logs. Nobody can use a fingerprint as a key.';
 comment on index keylatch_internal.keys_workspace_id_created_at_idx is
-  'Lists the keys of one workspace, the newest first.';
+  'Serves queries for the newest keys of one workspace.';
 alter table keylatch_internal.keys enable row level security;
 
 create view keylatch_internal.active_keys as
@@ -189,10 +189,10 @@ select
 from keylatch_internal.keys as k
 where
   k.revoked_at is null and k.suspended_at is null
-  -- The clock, not the start of the transaction: a key may expire while a transaction is open.
+  -- clock_timestamp(), not now(): a key can expire while a transaction is open.
   and (k.expires_at is null or k.expires_at > pg_catalog.clock_timestamp());
 comment on view keylatch_internal.active_keys is
-  'The keys that resolve now. This view defines what an active key is.';
+  'The active keys: resolve_key accepts a key only if this view contains the key.';
 
 create view keylatch.keys with (security_invoker = true) as
 select
@@ -202,7 +202,7 @@ select
   k.updated_at, k.imported_at,
   case
     when k.revoked_at is not null then 'revoked'
-    -- Not clock_timestamp(): with a volatile column the planner computes all rows before a limit.
+    -- clock_timestamp() is volatile, so "limit" would make the planner compute all rows first.
     when k.expires_at <= pg_catalog.statement_timestamp() then 'expired'
     when k.suspended_at is not null then 'suspended'
     when k.superseded_at is not null then 'superseded'
@@ -210,13 +210,13 @@ select
   end as status
 from keylatch_internal.keys as k;
 comment on view keylatch.keys is
-  'The keys of the workspaces that you administer, without their hashes.
+  'The keys of the workspaces that you administer, without the hashes of the keys.
 
-Read it with filters, order and pages. PATCH label, metadata, allowed_origins, scopes, expires_at,
-suspended_at or revoked_at. Rows cannot be deleted. To make a key, call issue_key: only its answer
-shows a secret key. A PATCH of several keys can fail with 40P01 and change nothing if another change
-of them runs at the same time: send it again. revoke_key and deleting a workspace are safe.';
--- The columns get the comments of the table, because PostgREST shows comments.
+GET supports filters, order and pages. PATCH can change label, metadata, allowed_origins, scopes,
+expires_at, suspended_at and revoked_at. Keys cannot be deleted. To make a key, call issue_key.
+Only the result of issue_key shows a secret key. Two PATCH requests for the same keys can deadlock:
+send the request that failed with 40P01 again. revoke_key cannot deadlock.';
+-- PostgREST shows comments on columns, so the view copies the comments of the table.
 do $$
 declare
   v_column record;
@@ -231,10 +231,10 @@ begin
   end loop;
 end $$;
 comment on column keylatch.keys.status is
-  'active, superseded (resolves until expires_at), suspended, expired or revoked.';
+  'active, superseded (works until expires_at), suspended, expired or revoked.';
 
--- Who may do what. The policies decide who may change a row, and the latch which value may change.
--- So a client may name every column except the hash, and gets the errors of the contract.
+-- Grants. Row policies decide who may change a key, and triggers decide which columns
+-- may change. The grants name every column but key_hash, so that a trigger can raise its error.
 revoke all on table keylatch_internal.keys, keylatch_internal.active_keys, keylatch.keys
 from public, anon, authenticated, service_role;
 revoke all on function

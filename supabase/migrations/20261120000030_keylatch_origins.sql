@@ -1,17 +1,16 @@
--- Origins: which origins a key may list, and which of these the Origin of a request matches.
+-- Allowed origins: the format of an entry in allowed_origins, and how an Origin header matches it.
 --
--- Origins stop a foreign web page, because its browser sends the true Origin. They do not stop
--- curl, which sends any Origin.
---
--- In all files, a text with a backslash is written E'…'. A plain '…' would mean something else in
--- a session that sets standard_conforming_strings to off.
+-- Allowed origins stop other websites, because a browser always sends the true Origin header.
+-- Allowed origins do not stop curl, which can send any Origin header.
+-- In all migrations, a string with a backslash is written E'…', because the meaning of a plain
+-- '…' with a backslash depends on the setting standard_conforming_strings.
 
 create function keylatch_internal.is_canonical_origin(p_origin text)
 returns boolean language plpgsql immutable parallel safe security invoker
--- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
+-- No exception block: before PostgreSQL 17, a subtransaction fails in a parallel plan.
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- The length is checked first: a header may have 100 kB, and a host has at most 253 characters.
+  -- Check the length first, because a hostile Origin header can have 100 kB.
   v_parts constant text[] := case when octet_length(p_origin) <= 300 then regexp_match(
     p_origin,
     '^(https?|capacitor|ionic|tauri|chrome-extension|moz-extension)://'
@@ -28,12 +27,12 @@ begin
   then
     return false;
   end if;
-  -- A browser writes each host that ends in a number as an IPv4 address, and shortens IPv6.
+  -- A browser writes a host that ends in a number as an IPv4 address, and shortens IPv6 addresses.
   if v_host ~ E'(^|\\.)([0-9]+|0x[0-9a-f]*)$' then
     return v_host ~ E'^((25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])(\\.|$)){4}$'
       and v_host !~ E'(^|\\.)0[0-9]' and v_host !~ E'\\.$';
   elsif starts_with(v_host, '[') then
-    -- Only what is an IPv6 address reaches the cast: eight groups, or fewer with one "::".
+    -- Cast to inet only a valid IPv6 address: eight groups, or fewer groups and one "::".
     return case
       when v_host ~ E'^\\[([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}\\]$'
         or (
@@ -47,8 +46,8 @@ begin
   return true;
 end $$;
 comment on function keylatch_internal.is_canonical_origin is
-  'Whether this is scheme://host[:port] exactly as a browser writes it: lower case, punycode, no
-path, no default port; http, https or the scheme of an application shell or extension.';
+  'True if the text is an origin, scheme://host[:port], exactly as a browser writes an origin: lower
+case, punycode, no path, no default port. Desktop app and extension schemes are allowed.';
 
 create function keylatch_internal.is_origin_entry(p_entry text, p_environment text)
 returns boolean language plpgsql immutable parallel safe security invoker
@@ -57,7 +56,7 @@ begin
   if strpos(p_entry, '*') = 0 then
     return keylatch_internal.is_canonical_origin(p_entry);
   elsif p_entry ~ E'^https?://\\*\\.' then
-    -- Two labels under the star, and no address. Without the star the rest must be an origin.
+    -- A wildcard needs a domain with two labels (*.example.com). "*.com" and "*.1.2" are refused.
     return keylatch_internal.is_canonical_origin(regexp_replace(p_entry, E'\\*\\.', ''))
       and p_entry ~ E'^https?://\\*\\.[^.:]+\\.[^:]*[^.:0-9][^.:]*(:[0-9]+)?$';
   end if;
@@ -65,8 +64,8 @@ begin
     and (p_entry = '*' or p_entry ~ E'^https?://(localhost|127\\.0\\.0\\.1|\\[::1\\]):\\*$');
 end $$;
 comment on function keylatch_internal.is_origin_entry is
-  'Whether a key of this environment may list this entry: a canonical origin, https://*.example.com
-with at least two labels under the star, and for test keys * and http://localhost:*.';
+  'True if allowed_origins may contain the entry. Allowed are origins such as https://example.com
+and wildcards such as https://*.example.com. Test keys may also have * and http://localhost:*.';
 
 create function keylatch_internal.origin_matches(p_origin text, p_allowed text[])
 returns boolean language plpgsql immutable parallel safe security invoker
@@ -75,7 +74,7 @@ declare
   v_entry text;
   v_suffix text;
 begin
-  -- A star in a request is never a pattern, and never equals a pattern.
+  -- An Origin header that contains "*" is refused: only allowed_origins can contain wildcards.
   if p_origin is null or strpos(p_origin, '*') > 0 then
     return false;
   elsif p_origin collate "C" = any (p_allowed) then
@@ -94,7 +93,7 @@ begin
         return true;
       end if;
     elsif strpos(v_entry, '://*.') > 0 then
-      -- The origin is canonical, so only labels can stand between the scheme and the suffix.
+      -- The origin is canonical, so the text between scheme and suffix can only be a subdomain.
       v_suffix := split_part(v_entry, '*', 2);
       if starts_with(p_origin, split_part(v_entry, '*', 1))
         and right(p_origin, length(v_suffix)) = v_suffix
@@ -106,8 +105,8 @@ begin
   return false;
 end $$;
 comment on function keylatch_internal.origin_matches is
-  'Whether a key allows the Origin of a request. An empty list allows no origin. A missing Origin,
-the text "null" and a text with a star match nothing. A star never matches the apex.';
+  'True if allowed_origins matches the Origin header of a request. An empty list allows no origin.
+The header "null" or no header never matches. https://*.a.com does not match https://a.com.';
 
 create function keylatch_internal.check_origins(p_origins text[], p_kind text, p_environment text)
 returns text[] language plpgsql immutable parallel safe security invoker
@@ -117,13 +116,13 @@ declare
   v_guess text;
   v_problem text[] := case
     when p_origins is null or array_ndims(p_origins) > 1 or array_position(p_origins, null) > 0
-      then array['allowed_origins must be a list of texts without nulls.', 'Pass [] to allow none.']
+      then array['allowed_origins must be a list of strings.', 'Pass [] to allow no origin.']
     when cardinality(p_origins) > 0 and p_kind = 'secret' then array[
-      'allowed_origins must be empty: a secret key is never used from a page.',
-      'Issue a publishable key for the page.']
+      'allowed_origins of a secret key must be empty: web pages must not use secret keys.',
+      'Issue a publishable key for the web page.']
     when cardinality(p_origins) > 100 then array[
       'allowed_origins has more than 100 entries.',
-      'Cover subdomains with https://*.example.com, or issue a second key.']
+      'Use a wildcard such as https://*.example.com, or issue a second key.']
     when cardinality(p_origins) > 1 and cardinality(p_origins) > (
       select count(distinct o.origin) from unnest(p_origins) as o (origin)
     ) then array['allowed_origins lists an origin twice.', 'List each origin once.']
@@ -135,7 +134,7 @@ begin
   foreach v_entry in array p_origins loop
     continue when keylatch_internal.is_canonical_origin(v_entry)
       or keylatch_internal.is_origin_entry(v_entry, p_environment);
-    -- What the caller most likely meant: without a path and a default port, in lower case.
+    -- Guess the origin that the caller meant: lower case, no path, no default port.
     v_guess := lower(btrim(left(v_entry, 1000), E' \t\r\n'));
     v_guess := case when v_guess ~ '^[a-z0-9.*-]+[.]' then 'https://' || v_guess else v_guess end;
     v_guess := regexp_replace(v_guess, '^([a-z-]+://)([^/?#@]*@)?([^/?#]*).*$', E'\\1\\3');
@@ -153,10 +152,10 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.check_origins is
-  'What is wrong with this list of origins, and what to do; null for a good list. It never quotes a
-value: a secret may have been pasted into the wrong field, and errors end up in logs.';
+  'Returns the error detail and hint for a bad allowed_origins list, and null for a valid list. The
+error never quotes an entry, because a user may have pasted a secret there and errors are logged.';
 
--- Who may do what. These functions only compare texts that the caller passes.
+-- The grants of this file.
 revoke all on function keylatch_internal.is_canonical_origin, keylatch_internal.is_origin_entry,
 keylatch_internal.origin_matches, keylatch_internal.check_origins
 from public, anon, authenticated, service_role;

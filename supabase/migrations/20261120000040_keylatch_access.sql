@@ -1,5 +1,5 @@
--- Who administers a workspace: one function, the row policies that call it, and what happens to
--- the keys when a workspace is deleted.
+-- The function that decides who administers a workspace, the row policies that call this function,
+-- and the triggers that revoke the keys of a deleted workspace.
 
 create function keylatch.admin_workspace_ids()
 returns setof uuid language plpgsql stable security invoker
@@ -8,33 +8,33 @@ begin
   return;
 end $$;
 comment on function keylatch.admin_workspace_ids is
-  'The workspaces that the current user administers. Only this function decides about tenancy.
+  'Returns the ids of the workspaces whose keys the current user may read and change.
 
 This version returns no workspace. An application with its own tenancy replaces the function.';
 
 create policy keys_select_admin on keylatch_internal.keys
 for select to authenticated using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy keys_select_admin on keylatch_internal.keys is
-  'A signed-in user sees the keys of the workspaces that they administer.';
+  'A signed-in user may read the keys of the workspaces that the user administers.';
 
 create policy keys_insert_admin on keylatch_internal.keys
 for insert to authenticated with check (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy keys_insert_admin on keylatch_internal.keys is
-  'A signed-in user makes keys in the workspaces that they administer.';
+  'A signed-in user may insert keys into the workspaces that the user administers.';
 
 create policy keys_update_admin on keylatch_internal.keys
 for update to authenticated
 using (workspace_id in (select keylatch.admin_workspace_ids()))
 with check (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy keys_update_admin on keylatch_internal.keys is
-  'A signed-in user edits the keys of the workspaces that they administer, as the latch allows.';
+  'A signed-in user may update the keys of the workspaces that the user administers.';
 
 create function keylatch_internal.current_user_id()
 returns uuid language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- Not auth.uid(): that fails for an identity provider whose subjects are not UUIDs. Not
-  -- auth.jwt(): its cast to a bare "jsonb" would find a temporary type of the caller first.
+  -- auth.uid() fails if the JWT subject is not a UUID. auth.jwt() casts to "jsonb" without a
+  -- schema, so a caller could put a temporary type named jsonb in its place.
   v_subject text := coalesce(
     nullif(current_setting('request.jwt.claim.sub', true), ''),
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'
@@ -46,7 +46,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.current_user_id is
-  'The signed-in user, for created_by and revoked_by; null if nobody is signed in.';
+  'Returns the id of the signed-in user, or null if no user is signed in.';
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('workspace_deleted', 'PT409', 'Create a workspace with a new id, and issue the key there.'),
@@ -58,18 +58,18 @@ create table keylatch_internal.workspace_latches (
   constraint workspace_latches_pkey primary key (workspace_id)
 );
 comment on table keylatch_internal.workspace_latches is
-  'One row for each workspace that ever had a key. Making a key locks the row for share. Deleting
-the workspace locks it exclusively, so no active key is left in a deleted workspace. Only the owner
-can lock a row. For a caller that happens only after the policies accepted the key.';
-comment on column keylatch_internal.workspace_latches.workspace_id is 'The workspace.';
+  'One row for each workspace that ever had a key. A transaction that makes a key takes a share lock
+on the row. A transaction that deletes the workspace takes an exclusive lock, so that a deleted
+workspace never has an active key. Only the owner of the table can lock rows.';
+comment on column keylatch_internal.workspace_latches.workspace_id is 'The id of the workspace.';
 comment on column keylatch_internal.workspace_latches.deleted_at is
-  'When the workspace was deleted, after which it gets no new key. Null: it was not deleted.';
+  'When the workspace was deleted. Null if the workspace was not deleted.';
 
 alter table keylatch_internal.workspace_latches enable row level security;
 
 create function keylatch_internal.share_workspaces()
 returns trigger language plpgsql volatile security definer
--- definer because: a role that could lock these rows itself could keep others from making keys.
+-- definer because: a role that may lock rows of workspace_latches could block all new keys.
 set search_path = pg_catalog, pg_temp as $$
 begin
   perform keylatch_internal.require_grants('keylatch_internal.share_workspaces')
@@ -80,8 +80,8 @@ begin
   )
   order by 1
   on conflict do nothing;
-  -- No waiting here, because of deadlocks: a transaction that deletes the workspace has locked its
-  -- row, and may wait for a key that this transaction has locked, as a rotation locks its key.
+  -- Do not wait for the lock, to prevent a deadlock: a transaction that deletes the workspace holds
+  -- the lock and may wait for a key that this transaction has locked.
   if (
     select count(*) from (
       select from keylatch_internal.workspace_latches as w
@@ -96,22 +96,22 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.share_workspaces is
-  'Prevents the deletion of the workspaces of new keys until the keys are committed, and refuses
-keys for a workspace that is deleted, or is being deleted.';
+  'Blocks the deletion of a workspace until the new keys of the workspace are committed. Refuses a
+new key for a workspace that is deleted or that another transaction deletes now.';
 
 create trigger keys_insert_share_workspaces after insert on keylatch_internal.keys
 referencing new table as new_keys
 for each statement execute function keylatch_internal.share_workspaces();
 comment on trigger keys_insert_share_workspaces on keylatch_internal.keys is
-  'No key is made in a deleted workspace. Origin sessions only: a logical replica takes the
-publisher''s rows as they are.';
+  'Refuses new keys in a deleted workspace. The trigger does not fire on a logical replica for rows
+that the publisher sends.';
 
 create function keylatch_internal.revoke_workspace(p_workspace_id uuid)
 returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    -- An older snapshot does not contain the newest keys, and these would stay active.
+    -- A REPEATABLE READ snapshot can lack the newest keys, which would stay active.
     perform keylatch_internal.refuse(
       'read_committed_required', 'Deleting a workspace needs isolation level READ COMMITTED.'
     );
@@ -122,7 +122,7 @@ begin
     perform keylatch_internal.refuse(
       'keys_are_kept',
       'The workspace has more than 100000 keys that are not revoked: too many for one statement.',
-      'Call retire_workspace(workspace_id) until is_done is true, then delete the workspace.'
+      'Repeat retire_workspace(workspace_id) until is_done is true, then delete the workspace.'
     );
   end if;
   for v_try in 1 .. 3 loop
@@ -131,7 +131,7 @@ begin
       values (p_workspace_id, clock_timestamp())
       on conflict (workspace_id) do update
       set deleted_at = coalesce(w.deleted_at, excluded.deleted_at);
-      -- From here on no other transaction makes a key in the workspace.
+      -- This row blocks all later keys of the workspace in other transactions.
       with locked as materialized (
         select k.id from keylatch_internal.keys as k
         where k.workspace_id = p_workspace_id and k.revoked_at is null
@@ -142,18 +142,18 @@ begin
       from locked as l where k.id = l.id;
       exit;
     exception when deadlock_detected then
-      -- An update of several keys may lock them in another order. Let it finish first.
+      -- A concurrent update of the same keys can cause a deadlock. Let that update finish first.
       if v_try = 3 then raise; end if;
       perform pg_sleep(0.1);
     end;
   end loop;
 end $$;
 comment on function keylatch_internal.revoke_workspace is
-  'Marks a workspace as deleted, for good, and revokes its keys.';
+  'Marks a workspace as deleted permanently, and revokes all keys of the workspace.';
 
 create function keylatch_internal.revoke_workspace_keys()
 returns trigger language plpgsql volatile security definer
--- definer because: a role that may delete a workspace may have no right to edit its keys.
+-- definer because: a role that may delete a workspace may lack the right to update keys.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_column constant text := coalesce(tg_argv[0], 'id');
@@ -164,10 +164,10 @@ begin
   if tg_op = 'TRUNCATE' then
     perform keylatch_internal.refuse(
       'keys_are_kept', 'Truncating workspaces would leave active keys in deleted workspaces.',
-      'Delete the workspaces instead: that revokes their keys.'
+      'Use DELETE instead of TRUNCATE: DELETE revokes the keys.'
     );
   elsif tg_level <> 'ROW' or tg_when <> 'AFTER' or tg_op not in ('DELETE', 'UPDATE')
-    -- Known types only: the cast of another type would run its owner's code with our rights.
+    -- Allow only built-in types: a cast of a user-defined type would run foreign code as our owner.
     or not exists (
       select from pg_catalog.pg_attribute as a where a.attrelid = tg_relid and a.attname = v_column
         and a.atttypid in ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype)
@@ -176,8 +176,8 @@ begin
     raise object_not_in_prerequisite_state using
       message = format('trigger %s on %s is attached wrongly', tg_name, tg_table_name),
       detail = 'The keys of a deleted workspace would stay active.',
-      hint = 'Create it "after delete or update of <id column> … for each row". Pass the name of '
-        || 'the id column if that is not "id". The column must be uuid, text or varchar.';
+      hint = 'Create the trigger "after delete or update of <id column> … for each row". If the id '
+        || 'column is not "id", pass its name. The column must be uuid, text or varchar.';
   end if;
   execute format('select ($1).%I::text', v_column) into v_old using old;
   if tg_op = 'UPDATE' then
@@ -189,15 +189,15 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.revoke_workspace_keys is
-  'Trigger for a table of workspaces: revokes the keys of a workspace that is deleted or whose id
-changes, and refuses to truncate.
+  'A trigger function for your table of workspaces. The trigger revokes all keys of a workspace when
+the workspace is deleted or its id changes, and refuses TRUNCATE.
 
   create trigger workspaces_delete_revoke_keys after delete or update of id on public.workspaces
   for each row execute function keylatch_internal.revoke_workspace_keys();
   create trigger workspaces_truncate_keep before truncate on public.workspaces
   for each statement execute function keylatch_internal.revoke_workspace_keys();
 
-If the id column has another name, pass the name as the argument of the first trigger.';
+If the id column is not named "id", pass its name as the argument of the first trigger.';
 
 -- Who may do what.
 revoke all on table keylatch_internal.workspace_latches

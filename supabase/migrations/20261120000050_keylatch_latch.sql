@@ -1,8 +1,8 @@
--- The latch: a revoked, expired or superseded key stays so. And which values a key may have.
---
--- Each promise is a trigger of its own, and its condition states the promise: read them in
--- \d keylatch_internal.keys. They fire always: for service_role, for the owner, for a superuser and
--- in replication mode. The owner's DDL (disable trigger) is outside of the latch.
+-- The triggers that guard keys ("the latch"): a revoked, expired or superseded key never becomes
+-- active again. This file also checks the values of new and changed keys.
+-- Each trigger enforces one rule, which its "when" condition states. The triggers fire for every
+-- role, including service_role, the owner and a superuser, and also in replication mode. Only the
+-- owner of the table can turn the triggers off, with "alter table … disable trigger".
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('column_is_immutable', 'PT409', 'Call issue_key or rotate_key instead.'),
@@ -20,13 +20,13 @@ begin
   return exists (select from pg_catalog.pg_stat_subscription as w where w.pid = pg_backend_pid());
 end $$;
 comment on function keylatch_internal.is_apply_worker is
-  'Whether this is the apply worker of a logical replica, not a session in replication mode.';
+  'True in the apply worker of a logical replica, and false in all other sessions.';
 
 create function keylatch_internal.hold_latch()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- Without the columns that may always change, and those that the database computes.
+  -- Do not name columns that may always change or that the database computes.
   v_old constant jsonb := to_jsonb(old)
     - '{label,metadata,allowed_origins,updated_at,fingerprint}'::text[];
   v_columns constant text := (
@@ -36,7 +36,7 @@ declare
 begin
   perform keylatch_internal.refuse(tg_argv[0], case tg_argv[0]
     when 'keys_are_kept' then
-      'Keys cannot be deleted: a revoked key must stay on record as revoked.'
+      'Keys cannot be deleted: the record of a revocation must stay in the table.'
     when 'column_is_immutable' then format('%s of a key never changes.', v_columns)
     when 'revoked_is_final' then format(
       'The key was revoked at %s; its %s can no longer change.', old.revoked_at, v_columns)
@@ -49,7 +49,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.hold_latch is
-  'Raises the error that the trigger passes, and names the columns that an update changes.';
+  'A trigger function that raises the error in the trigger argument and names the changed columns.';
 
 create trigger keys_update_immutable before update on keylatch_internal.keys for each row when (
   new.id is distinct from old.id or new.workspace_id is distinct from old.workspace_id
@@ -63,7 +63,7 @@ create trigger keys_update_immutable before update on keylatch_internal.keys for
 ) execute function keylatch_internal.hold_latch('column_is_immutable');
 alter table keylatch_internal.keys enable always trigger keys_update_immutable;
 comment on trigger keys_update_immutable on keylatch_internal.keys is
-  'The id, workspace, kind, environment, hash and creation of a key never change.';
+  'The id, workspace, kind, environment, hash, created_at and created_by of a key never change.';
 
 create trigger keys_update_revoked_is_final
 before update on keylatch_internal.keys for each row when (
@@ -77,7 +77,7 @@ before update on keylatch_internal.keys for each row when (
 ) execute function keylatch_internal.hold_latch('revoked_is_final');
 alter table keylatch_internal.keys enable always trigger keys_update_revoked_is_final;
 comment on trigger keys_update_revoked_is_final on keylatch_internal.keys is
-  'A revoked key stays revoked. The time, the user and the reason never change.';
+  'A revoked key stays revoked. Its revoked_at, revoked_by and revoke_reason never change.';
 
 create trigger keys_update_expired_is_final
 before update on keylatch_internal.keys for each row when (
@@ -91,7 +91,7 @@ before update on keylatch_internal.keys for each row when (
 ) execute function keylatch_internal.hold_latch('expired_is_final');
 alter table keylatch_internal.keys enable always trigger keys_update_expired_is_final;
 comment on trigger keys_update_expired_is_final on keylatch_internal.keys is
-  'An expired key stays expired. It can still be revoked.';
+  'An expired key stays expired. An expired key can still be revoked.';
 
 create trigger keys_update_superseded_is_final
 before update on keylatch_internal.keys for each row when (
@@ -102,7 +102,7 @@ before update on keylatch_internal.keys for each row when (
 ) execute function keylatch_internal.hold_latch('superseded_is_final');
 alter table keylatch_internal.keys enable always trigger keys_update_superseded_is_final;
 comment on trigger keys_update_superseded_is_final on keylatch_internal.keys is
-  'A superseded key stays superseded, and its expiry can only come nearer.';
+  'A superseded key stays superseded. Its expires_at can only move to an earlier time.';
 
 create function keylatch_internal.hold_expiry()
 returns trigger language plpgsql volatile security invoker
@@ -116,36 +116,36 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.hold_expiry is
-  'Refuses, at the commit, to extend a key that expired after the update.';
+  'A trigger function that refuses, at commit, to extend a key that expired after the update.';
 
 create constraint trigger keys_update_hold_expiry
 after update on keylatch_internal.keys
 deferrable initially deferred for each row when (
   old.expires_at is not null and (new.expires_at is null or new.expires_at > old.expires_at)
-  -- Here, not in the function: from version 16 on, an apply worker cannot defer a trigger.
+  -- Not in the function: from PostgreSQL 16 on, an apply worker cannot defer a trigger.
   and not keylatch_internal.is_apply_worker()
 ) execute function keylatch_internal.hold_expiry();
 alter table keylatch_internal.keys enable always trigger keys_update_hold_expiry;
 comment on trigger keys_update_hold_expiry on keylatch_internal.keys is
-  'A transaction that is still open when the key expires cannot extend the key at its commit.
-Nothing in keylatch waits after this check.';
+  'A transaction cannot set a later expires_at for a key that expires before the transaction
+commits.';
 
 create trigger keys_delete_keep before delete on keylatch_internal.keys
 for each row execute function keylatch_internal.hold_latch('keys_are_kept');
 alter table keylatch_internal.keys enable always trigger keys_delete_keep;
 comment on trigger keys_delete_keep on keylatch_internal.keys is
-  'Rows cannot be deleted: a key that is inserted again would have lost its revocation.';
+  'Refuses DELETE: a revoked key could otherwise be deleted and inserted again as an active key.';
 
 create trigger keys_truncate_keep before truncate on keylatch_internal.keys
 for each statement execute function keylatch_internal.hold_latch('keys_are_kept');
 alter table keylatch_internal.keys enable always trigger keys_truncate_keep;
-comment on trigger keys_truncate_keep on keylatch_internal.keys is 'The table cannot be truncated.';
+comment on trigger keys_truncate_keep on keylatch_internal.keys is 'Refuses TRUNCATE of the keys.';
 
 create function keylatch_internal.merge_revocation()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- The key was revoked here and at the publisher. Refusing the row would stop the worker for good.
+  -- Replica and publisher both revoked the key. An error here would stop the replication.
   if old.revoked_at is not null then
     new.revoked_at := old.revoked_at;
     new.revoked_by := old.revoked_by;
@@ -161,14 +161,14 @@ begin
   return new;
 end $$;
 comment on function keylatch_internal.merge_revocation is
-  'On a logical replica: keeps a revocation or supersession that the replica itself has made.';
+  'On a logical replica, keeps the replica''s own revoked_at and superseded_at of a key.';
 
 create trigger keys_update_a_merge_revocation before update on keylatch_internal.keys
 for each row
 when (keylatch_internal.is_apply_worker()) execute function keylatch_internal.merge_revocation();
 alter table keylatch_internal.keys enable replica trigger keys_update_a_merge_revocation;
 comment on trigger keys_update_a_merge_revocation on keylatch_internal.keys is
-  'On a logical replica, before all other triggers: of two states, the more final one wins.';
+  'On a logical replica, a row from the publisher never undoes a revocation made on the replica.';
 
 create function keylatch_internal.stamp_update()
 returns trigger language plpgsql volatile security invoker
@@ -180,7 +180,7 @@ begin
   if old.revoked_at is null and new.revoked_at is not null then
     new.revoked_at := v_now;
     new.revoked_by := keylatch_internal.current_user_id();
-    -- A reason often quotes the leaked key. That must not make the revocation fail.
+    -- Mask a key that revoke_reason quotes. An error would prevent an urgent revocation.
     new.revoke_reason := regexp_replace(
       new.revoke_reason,
       '([a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_)[1-9A-HJ-NP-Za-km-z]{36}', E'\\1...', 'g'
@@ -195,12 +195,12 @@ begin
   return new;
 end $$;
 comment on function keylatch_internal.stamp_update is
-  'Writes the server''s clock into each time column that a caller sets, and stamps the user.';
+  'Replaces each timestamp that a caller sets with the server''s time, and sets revoked_by.';
 
 create trigger keys_update_stamp before update on keylatch_internal.keys
 for each row execute function keylatch_internal.stamp_update();
 comment on trigger keys_update_stamp on keylatch_internal.keys is
-  'No caller sets a time or a user. Origin sessions only: a replica keeps its publisher''s values.';
+  'Sets timestamps and users on update. A logical replica keeps the values of its publisher.';
 
 create function keylatch_internal.check_metadata(p_metadata jsonb)
 returns text[] language plpgsql immutable parallel safe security invoker
@@ -210,11 +210,11 @@ begin
     when p_metadata is null or jsonb_typeof(p_metadata) <> 'object'
       or octet_length(p_metadata::text) > 8192 then array[
       'metadata must be a JSON object of up to 8 kB.',
-      'Keep larger data in a table of your own, together with the key id.']
-    -- The level of the object itself is 0.
+      'Store larger data in a table of your own, together with the key id.']
+    -- The outermost JSON object counts as level 0.
     when jsonb_path_exists(p_metadata, 'strict $.**{16}.*')
       or jsonb_path_exists(p_metadata, 'strict $.**{16}[*]') then array[
-      'metadata has more than 16 levels.', 'Nest fewer objects and lists in each other.']
+      'metadata has more than 16 nested levels.', 'Nest fewer objects and lists in each other.']
     when exists (
       select from jsonb_path_query(p_metadata, 'strict $.** ? (@.type() == "number")') as n (value)
       where length(n.value::text) > 400 or abs(n.value::numeric) > 1.7976931348623157e308
@@ -224,7 +224,7 @@ begin
   end;
 end $$;
 comment on function keylatch_internal.check_metadata is
-  'What is wrong with this metadata, and what to do; null if every language can read it.';
+  'Returns the error detail and hint for bad metadata, and null for valid metadata.';
 
 create function keylatch_internal.check_key(
   p_old keylatch_internal.keys, p_new keylatch_internal.keys
@@ -234,7 +234,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_has_bad_scopes boolean;
 begin
-  -- Not below: a query inside the expression would make each change three times as slow.
+  -- A subquery inside the expression below would make each update three times as slow.
   if p_new.scopes is distinct from coalesce(p_old.scopes, '{}') then
     v_has_bad_scopes := p_new.scopes is null or array_ndims(p_new.scopes) > 1
       or cardinality(p_new.scopes) > 64 or cardinality(p_new.scopes) > (
@@ -255,7 +255,7 @@ begin
         'expires_at must be in the future and before the year 9999.',
         'Pass null for a key that never expires. To disable a key now, call revoke_key.']
       when p_new.superseded_at is not null and p_new.expires_at is null then array[
-        'superseded_at needs an expires_at.', 'Call rotate_key with a grace. It sets both.']
+        'superseded_at needs an expires_at.', 'Call rotate_key with a grace to set both columns.']
       when p_new.revoked_at is null and num_nonnulls(p_new.revoked_by, p_new.revoke_reason) > 0
         then array[
         case when p_new.revoke_reason is null then 'revoked_by' else 'revoke_reason' end
@@ -286,7 +286,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.check_key is
-  'What is wrong with the new values of a row, and what to do. An unchanged value is not checked.';
+  'Returns the error detail and hint for the first bad value that changed, or else null.';
 
 create function keylatch_internal.judge_update()
 returns trigger language plpgsql volatile security invoker
@@ -299,7 +299,7 @@ begin
   end if;
   return new;
 end $$;
-comment on function keylatch_internal.judge_update is 'Refuses an update with a bad value.';
+comment on function keylatch_internal.judge_update is 'Refuses an update with an invalid value.';
 
 create trigger keys_update_values before update on keylatch_internal.keys for each row when (
   new.label is distinct from old.label or new.metadata is distinct from old.metadata
@@ -310,7 +310,7 @@ create trigger keys_update_values before update on keylatch_internal.keys for ea
   or new.revoke_reason is distinct from old.revoke_reason
 ) execute function keylatch_internal.judge_update();
 comment on trigger keys_update_values on keylatch_internal.keys is
-  'Checks every new value. Restored and replicated rows were checked where they were written.';
+  'Checks each new value. The trigger does not check rows of a restore or of logical replication.';
 
 -- Who may do what.
 revoke all on function
@@ -318,7 +318,7 @@ keylatch_internal.is_apply_worker, keylatch_internal.hold_latch, keylatch_intern
 keylatch_internal.merge_revocation, keylatch_internal.stamp_update, keylatch_internal.judge_update,
 keylatch_internal.check_metadata, keylatch_internal.check_key
 from public, anon, authenticated, service_role;
--- The conditions and functions of the triggers call these with the rights of the writing role.
+-- The triggers call these functions with the rights of the role that writes the row.
 grant execute on function
 keylatch_internal.is_apply_worker, keylatch_internal.check_metadata,
 keylatch_internal.check_key to authenticated, service_role;

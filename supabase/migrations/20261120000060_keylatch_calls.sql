@@ -1,11 +1,11 @@
--- What an admin calls: issue, rotate, revoke, suspend, list.
+-- The calls for an admin of a workspace: issue, rotate, revoke, suspend and list keys.
 --
--- Every call runs with the rights of its caller, so the row policies decide. A key of another
--- workspace is not found.
+-- Every function in keylatch runs with the rights of its caller, so the row policies apply. For a
+-- key of a workspace that the caller does not administer, a call raises key_not_found.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('key_not_found', 'PT404', 'List the keys of the workspace with list_keys.'),
-('key_already_rotated', 'PT409', 'Rotate its successor: the key whose rotated_from is this id.'),
+('key_already_rotated', 'PT409', 'Rotate the newer key, which has this key id in rotated_from.'),
 ('key_revoked', 'PT409', 'A revoked key stays revoked. Call issue_key for a new key.'),
 ('key_expired', 'PT409', 'An expired key stays expired. Call issue_key for a new key.'),
 ('key_suspended', 'PT409', 'Call unsuspend_key first, or call rotate_key with grace 0.');
@@ -33,8 +33,8 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_old keylatch.keys;
 begin
-  -- Locked until the commit: a revocation at the same time runs entirely before the rotation, or
-  -- entirely after it.
+  -- Lock the old key until commit, so that a concurrent revocation happens either before or after
+  -- the whole rotation.
   select k.* into v_old from keylatch.keys as k where k.id = p_successor.rotated_from for update;
   if not found then
     perform keylatch_internal.refuse(
@@ -45,7 +45,7 @@ begin
   then
     perform keylatch_internal.refuse(
       'invalid_argument', 'The key in rotated_from has another workspace_id, kind or environment.',
-      'Call rotate_key. It copies all three.'
+      'Call rotate_key, which copies these columns.'
     );
   elsif v_old.superseded_at is not null
     or exists (select from keylatch.keys as k where k.rotated_from = v_old.id) then
@@ -56,11 +56,11 @@ begin
   perform keylatch_internal.require_unrevoked(v_old);
 end $$;
 comment on function keylatch_internal.require_rotatable is
-  'Locks the predecessor of a new key, and refuses a successor that it may not have.';
+  'Locks the old key in rotated_from, and checks that the new key may replace the old key.';
 
--- The handoff is a setting of the transaction. insert_key writes the prefix there, and the trigger
--- mint_key replaces it by the key. A plain insert gets no key back: nobody knows its secret, so the
--- key is of use only after a rotation.
+-- insert_key and the trigger mint_key exchange data in a setting of the transaction: insert_key
+-- writes the prefix to the setting, and mint_key replaces the prefix with the new key. A plain
+-- INSERT does not return the plaintext of a secret key, so the key is useless until it is rotated.
 
 create function keylatch_internal.mint_key()
 returns trigger language plpgsql volatile security invoker
@@ -79,7 +79,7 @@ declare
   );
   v_problem constant text[] := case
     when v_given is not null then array[
-      v_given || ' is set by the database, so it cannot be passed for a new key.',
+      v_given || ' of a new key cannot be passed, because the database sets this column.',
       'Leave this column out. To change an existing key, send a PATCH, not an upsert.']
     when new.workspace_id is null then array[
       'workspace_id must be given.', 'Pass the id of a workspace that you administer.']
@@ -90,7 +90,7 @@ declare
   end;
 begin
   if v_given is null and new.rotated_from is not null then
-    -- First, because the successor of an expired key would be refused for its expires_at.
+    -- Check the old key first: if it is expired, the error should not be about the new expires_at.
     perform keylatch_internal.require_rotatable(new);
   end if;
   if v_problem is not null then
@@ -102,26 +102,26 @@ begin
   new.id := gen_random_uuid();
   new.key_hash := sha256(convert_to(v_key, 'UTF8'));
   new.public_key := case new.kind when 'publishable' then v_key end;
-  -- Three dots, not an ellipsis: a client with the encoding LATIN1 could not read the row.
+  -- Write "..." and not "…": a client with the encoding LATIN1 could not read the character "…".
   new.masked_key := left(v_key, -36) || '...' || right(v_key, 4);
   new.created_at := clock_timestamp();
   new.updated_at := new.created_at;
   new.created_by := keylatch_internal.current_user_id();
   if v_is_awaited then
-    -- An assignment, not a statement: a log could show the parameters of a statement.
+    -- A PL/pgSQL assignment hides the key from logs, which can show parameters of statements.
     v_handoff := set_config('keylatch.handoff', 'key:' || v_key, true);
   end if;
   return new;
 end $$;
 comment on function keylatch_internal.mint_key is
-  'Makes the key of a row that is being inserted: its id, hash, masked key and stamps.';
+  'A trigger function that sets the id, hash, masked key and timestamps of an inserted key.';
 
 create trigger keys_insert_mint before insert on keylatch_internal.keys for each row
--- Only the owner may set the hash, to import an existing key.
+-- Only the owner of the table may insert a key_hash, to import an existing key.
 when (new.key_hash is null) execute function keylatch_internal.mint_key();
 comment on trigger keys_insert_mint on keylatch_internal.keys is
-  'No caller chooses a hash: the database makes the key of each inserted row. Origin sessions only:
-a logical replica takes the row as it was made.';
+  'Makes a new key for each inserted row, so that no caller can choose the hash of a key. On a
+logical replica, the trigger does not fire for rows that the publisher sends.';
 
 create type keylatch.issued_key as (
   key text, id uuid, workspace_id uuid, kind text, environment text, masked_key text,
@@ -129,7 +129,7 @@ create type keylatch.issued_key as (
   expires_at timestamptz, rotated_from uuid, created_at timestamptz, created_by uuid
 );
 comment on type keylatch.issued_key is
-  'A new key with all its public fields. A secret key is shown here and never again.';
+  'A new key. Only this result of issue_key and rotate_key contains the plaintext of a secret key.';
 
 create function keylatch_internal.insert_key(
   p_workspace_id uuid, p_kind text, p_label text, p_allowed_origins text[], p_scopes text[],
@@ -157,8 +157,8 @@ begin
   v_outer := set_config('keylatch.handoff', v_outer, true);
   if right(v_key, 4) is distinct from right(v_row.masked_key, 4) then
     raise object_not_in_prerequisite_state using
-      message = 'a trigger on the table of keys inserted a row and took the key of this row',
-      hint = 'Call issue_key in the trigger, not a plain insert.';
+      message = 'a trigger on keylatch_internal.keys used a plain insert while a key was issued',
+      hint = 'Call issue_key in your trigger instead of INSERT.';
   end if;
   return row(
     v_key, v_row.id, v_row.workspace_id, v_row.kind, v_row.environment, v_row.masked_key,
@@ -167,7 +167,7 @@ begin
   )::keylatch.issued_key;
 end $$;
 comment on function keylatch_internal.insert_key is
-  'Inserts a row as the caller, returns the key that mint_key made for it, and clears the handoff.';
+  'Inserts a key with the rights of the caller, and returns the new key in plaintext.';
 
 create function keylatch.issue_key(
   workspace_id uuid, kind text default 'publishable', label text default '',
@@ -185,15 +185,15 @@ begin
   );
 end $$;
 comment on function keylatch.issue_key is
-  'Makes a key in a workspace that you administer, and shows the key, once.
+  'Makes a key in a workspace that you administer. Only this call returns a secret key in plaintext.
 
-kind: publishable (for a page, works from allowed_origins) or secret (for a server). environment:
-live or test. expires_at: in the future, or null. prefix: 2 to 12 letters and digits.
-Errors: invalid_argument (400), not an admin there (403), workspace_deleted (409).';
+kind: publishable (for a web page in allowed_origins) or secret (for a server). environment: live or
+test. expires_at: in the future, or null for never. prefix: 2 to 12 letters and digits.
+Errors: invalid_argument (400), no admin of the workspace (403), workspace_deleted (409).';
 
 create type keylatch.issued_keys as (keys keylatch.issued_key[]);
 comment on type keylatch.issued_keys is
-  'New keys in one row, so that the row limit of PostgREST (max-rows) never cuts the answer.';
+  'A list of new keys in one row: the setting max-rows of PostgREST cannot truncate the list.';
 
 create function keylatch.issue_keys(
   workspace_id uuid, labels text[], kind text default 'secret',
@@ -223,11 +223,11 @@ begin
   return row(v_issued)::keylatch.issued_keys;
 end $$;
 comment on function keylatch.issue_keys is
-  'Makes a key for each label, all or none, and shows the keys, once, in the order of the labels.
+  'Makes one key for each label, and returns the keys in the order of the labels.
 
-For a fleet: up to 100000 keys that differ only in their label; see issue_key. Over REST, a request
-has limited time, so make a few thousand keys at a time.
-Errors: invalid_argument (400), not an admin there (403), workspace_deleted (409).';
+A call makes up to 100000 keys that differ only in their label. If one key fails, no key is made.
+Over REST, make at most a few thousand keys in a call, because a request has a time limit.
+Errors: invalid_argument (400), no admin of the workspace (403), workspace_deleted (409).';
 
 create function keylatch.rotate_key(
   key_id uuid, grace interval default '0', expires_at timestamptz default null
@@ -242,16 +242,16 @@ declare
 begin
   select k.* into v_old from keylatch.keys as k where k.id = rotate_key.key_id for update;
   if not found then
-    perform keylatch_internal.refuse('key_not_found', 'You administer no key of this id.');
+    perform keylatch_internal.refuse('key_not_found', 'You administer no key with this id.');
   end if;
   v_now := clock_timestamp();
   begin
-    -- In UTC: where clocks change, a day of the caller's time zone may have more than 24 hours.
+    -- Add the grace in UTC: a day in a time zone with daylight saving time can have 25 hours.
     v_old_expires_at := (v_now at time zone 'UTC' + rotate_key.grace) at time zone 'UTC';
   exception
     when datetime_field_overflow or interval_field_overflow then v_old_expires_at := 'infinity';
   end;
-  -- Compare times, not intervals: as an interval, a month equals 30 days.
+  -- Compare timestamps, because a comparison of intervals treats a month as 30 days.
   if v_old_expires_at is null or v_old_expires_at not between v_now and v_now + interval '720 hours'
   then
     perform keylatch_internal.refuse(
@@ -264,7 +264,7 @@ begin
     v_old.environment, coalesce(rotate_key.expires_at, v_old.expires_at), v_old.metadata,
     coalesce(substring(v_old.masked_key, '^([a-z][a-z0-9]{1,11})_'), 'wk'), v_old.id
   );
-  -- A grace of less than a second would be over before the answer arrives.
+  -- A grace period of less than a second would end before the caller gets the new key.
   if v_old_expires_at < v_now + interval '1 second' then
     update keylatch.keys as k set revoked_at = v_now, revoke_reason = 'rotated'
     where k.id = v_old.id;
@@ -280,10 +280,10 @@ begin
   return v_issued;
 end $$;
 comment on function keylatch.rotate_key is
-  'Makes the successor of a key, and shows it, once. The old key is revoked now or expires later.
+  'Makes a new key that replaces the key key_id, and returns the new key in plaintext, once.
 
-grace: 0 revokes the old key at once. With up to 30 days both keys resolve for that time, but the
-old key never beyond its own expiry. expires_at: of the successor; null copies the old expiry.
+grace: how long (0 to 30 days) the old key still works, at most until the old key expires. 0 revokes
+the old key at once. expires_at: when the new key expires. Null copies expires_at of the old key.
 Errors: key_not_found (404), key_already_rotated, key_revoked, key_expired, key_suspended (409),
 invalid_argument (400).';
 
@@ -291,8 +291,8 @@ create type keylatch.revocation as (
   id uuid, revoked_at timestamptz, already_revoked boolean, also_revoked uuid[]
 );
 comment on type keylatch.revocation is
-  'A revoked key, when it was revoked, whether that was before this call, and which other keys of
-its rotation family this call revoked.';
+  'The result of revoke_key: when the key was revoked, whether the key was already revoked before
+this call, and the ids of other keys that this call revoked because of cascade.';
 
 create function keylatch.revoke_key(
   key_id uuid, reason text default null, cascade boolean default false
@@ -321,8 +321,8 @@ begin
   v_oldest := v_id;
   for v_try in 1 .. 3 loop
     begin
-      -- The oldest first, and each key before the search for its successor. A rotation at the same
-      -- time either commits first, so its successor is found, or finds its key revoked.
+      -- Revoke the oldest key first, and each key before the key that replaces it. A concurrent
+      -- rotation then either commits first, and its new key is found, or fails with key_revoked.
       while v_id is not null loop
         update keylatch.keys as k
         set revoked_at = clock_timestamp(), revoke_reason = revoke_key.reason
@@ -332,7 +332,7 @@ begin
       end loop;
       exit;
     exception when deadlock_detected then
-      -- An update of several keys may lock them in another order. Let it finish first.
+      -- A concurrent update of the same keys can cause a deadlock. Let that update finish first.
       if v_try = 3 then raise; end if;
       perform pg_sleep(0.1);
       v_id := v_oldest;
@@ -342,19 +342,19 @@ begin
   select k.id, k.revoked_at, k.id <> all (v_revoked), array_remove(v_revoked, k.id) into v_result
   from keylatch.keys as k where k.id = revoke_key.key_id and k.revoked_at is not null;
   if not found then
-    perform keylatch_internal.refuse('key_not_found', 'You administer no key of this id.');
+    perform keylatch_internal.refuse('key_not_found', 'You administer no key with this id.');
   end if;
   return v_result;
 end $$;
 comment on function keylatch.revoke_key is
-  'Revokes a key, for good. Repeating the call is no error: the answer says when it was revoked.
+  'Revokes a key permanently. If the key is already revoked, the call succeeds and changes nothing.
 
-reason: up to 500 characters, stored with the key. cascade: also revokes all keys that it was
-rotated from or to. Errors: key_not_found (404), invalid_argument (400).';
+reason: up to 500 characters, stored with the key. cascade: also revokes all older and newer keys
+that rotations link to this key. Errors: key_not_found (404), invalid_argument (400).';
 
 create type keylatch.retirement as (revoked integer, is_done boolean);
 comment on type keylatch.retirement is
-  'How many keys a call of retire_workspace revoked, and whether all keys are revoked now.';
+  'The number of keys that a call of retire_workspace revoked. is_done: all keys are now revoked.';
 
 create function keylatch.retire_workspace(workspace_id uuid, "limit" integer default 10000)
 returns keylatch.retirement language plpgsql volatile security invoker
@@ -370,7 +370,7 @@ begin
   with locked as materialized (
     select k.id from keylatch.keys as k
     where k.workspace_id = retire_workspace.workspace_id and k.revoked_at is null
-    -- Skip locked keys, so that this call does not wait. The next call revokes them.
+    -- Skip locked keys, so that this call does not wait. The next call revokes the skipped keys.
     order by k.created_at, k.id limit retire_workspace."limit"
     for update skip locked
   )
@@ -385,10 +385,10 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.retire_workspace is
-  'Revokes up to limit keys of a workspace that you administer. Call it until is_done is true.
+  'Revokes up to "limit" keys of a workspace that you administer.
 
-Use it for a workspace with more keys than one statement can revoke. Then delete the workspace.
-limit: 1 to 100000. Errors: invalid_argument (400).';
+Before you delete a workspace with more than 100000 keys, repeat retire_workspace until is_done is
+true. limit: 1 to 100000. Errors: invalid_argument (400).';
 
 create function keylatch_internal.set_suspended(p_key_id uuid, p_is_suspended boolean)
 returns keylatch.keys language plpgsql volatile security invoker
@@ -398,7 +398,7 @@ declare
 begin
   select k.* into v_key from keylatch.keys as k where k.id = p_key_id for update;
   if not found then
-    perform keylatch_internal.refuse('key_not_found', 'You administer no key of this id.');
+    perform keylatch_internal.refuse('key_not_found', 'You administer no key with this id.');
   end if;
   perform keylatch_internal.require_unrevoked(v_key);
   update keylatch.keys as k
@@ -407,7 +407,7 @@ begin
   return v_key;
 end $$;
 comment on function keylatch_internal.set_suspended is
-  'Suspends or unsuspends a key that is neither revoked nor expired, as the caller.';
+  'Suspends or unsuspends a key that is neither revoked nor expired, with the caller''s rights.';
 
 create function keylatch.suspend_key(key_id uuid)
 returns keylatch.keys language plpgsql volatile security invoker
@@ -416,7 +416,7 @@ begin
   return keylatch_internal.set_suspended(suspend_key.key_id, true);
 end $$;
 comment on function keylatch.suspend_key is
-  'Suspends a key until unsuspend_key. Repeating the call is no error. Returns the row of the key.
+  'Suspends a key until unsuspend_key is called. Returns the key. A suspended key is no error.
 
 Errors: key_not_found (404), key_revoked, key_expired (409).';
 
@@ -427,25 +427,25 @@ begin
   return keylatch_internal.set_suspended(unsuspend_key.key_id, false);
 end $$;
 comment on function keylatch.unsuspend_key is
-  'Lets a suspended key resolve again. Repeating the call is no error. Returns the row of the key.
+  'Makes a suspended key active again. Returns the key. A key that is not suspended is no error.
 
 Errors: key_not_found (404), key_revoked, key_expired (409).';
 
 create function keylatch.list_keys(workspace_id uuid)
 returns setof keylatch.keys language sql stable security invoker
--- The only function without "set search_path". With it the planner could not inline the function,
--- and "limit 20" would read the whole workspace. It runs as its caller and qualifies every name.
+-- list_keys has no "set search_path", because this clause would prevent inlining: "limit 20" would
+-- then read all keys of the workspace. list_keys is safe: invoker rights, and all names qualified.
 as $$
   select k.* from keylatch.keys as k
   where k.workspace_id operator(pg_catalog.=) list_keys.workspace_id
   order by k.created_at desc, k.id asc;
 $$;
 comment on function keylatch.list_keys is
-  'The keys of a workspace, the newest first. No row if you do not administer the workspace.
+  'Returns the keys of a workspace, the newest first, or no rows if you are not an admin of it.
 
-For SQL, where a limit is cheap. Over REST read the view keys, which filters, orders and pages.';
+Use list_keys in SQL. Over REST, use the view keylatch.keys, which supports filters and pages.';
 
--- Who may do what: the row policies decide about the rows.
+-- The grants of this file. The row policies decide which keys a caller may see and change.
 revoke all on function keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
 keylatch_internal.mint_key, keylatch_internal.insert_key,
 keylatch_internal.set_suspended, keylatch.issue_key, keylatch.issue_keys, keylatch.rotate_key,

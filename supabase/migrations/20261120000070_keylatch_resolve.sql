@@ -1,11 +1,10 @@
--- Resolving a key, which happens a million times for each key that is issued, and explaining why a
--- key fails.
+-- resolve_key and resolve_keys check a key that a client sent. explain_key says why it is refused.
 
 create type keylatch.resolved_key as (
   key_id uuid, workspace_id uuid, kind text, environment text, scopes text[], metadata jsonb,
   expires_at timestamptz
 );
-comment on type keylatch.resolved_key is 'The workspace of a key, and what the key may do.';
+comment on type keylatch.resolved_key is 'An active key: its workspace, kind, scopes and metadata.';
 
 create function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
@@ -14,21 +13,21 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_hash is
-  'The key_hash of a text that is stored under another hash than its own. Called after a miss.
-For the empty text, which is no key, null means that no text has another hash: a batch asks once.
-A module that adds other hashes replaces this function.';
+  'Returns the key_hash of a legacy key whose stored hash is not its SHA-256, or null. resolve_key
+calls this function if it finds no key by SHA-256. For the empty string, null means that no legacy
+key exists. The module legacy replaces this function.';
 
 create function keylatch.resolve_key(key text, origin text default null)
 returns setof keylatch.resolved_key language plpgsql stable security definer rows 2
--- definer because: only the owner may read key_hash. Here, not in an internal function behind a
--- wrapper, because a second call would be a measurable part of the time.
--- At most one row. But "rows 1" would make the type generators return a single object.
+-- definer because: only the owner may read key_hash. An invoker wrapper around an internal function
+-- would make resolve_key measurably slower.
+-- No "rows 1", although the result has at most one row: type generators would drop the array.
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- The body of hash_key: calling it would add a tenth of the time of an index look-up.
+  -- The body of hash_key, copied here because a function call would cost measurable time.
   v_hash bytea := sha256(convert_to(resolve_key.key, 'UTF8'));
 begin
-  -- The body of require_grants, for the same reason.
+  -- The body of require_grants, copied here because a function call would cost measurable time.
   if has_function_privilege('public', 'keylatch.resolve_key'::regproc, 'execute') then
     perform keylatch_internal.require_grants('keylatch.resolve_key');
   end if;
@@ -38,7 +37,7 @@ begin
     from keylatch_internal.active_keys as k
     where k.key_hash = v_hash and case
       when k.kind = 'secret' then resolve_key.origin is null
-      -- Most lists contain the page's origin literally. Checking that here saves a call.
+      -- Look for the exact origin first. An exact match saves the call of origin_matches.
       when resolve_key.origin collate "C" = any (k.allowed_origins)
         then strpos(resolve_key.origin, '*') = 0
       else keylatch_internal.origin_matches(resolve_key.origin, k.allowed_origins)
@@ -49,23 +48,23 @@ begin
   end loop;
 end $$;
 comment on function keylatch.resolve_key is
-  'One row if the key resolves, no row if not: unknown, revoked, expired, suspended and wrong origin
-look alike.
+  'Returns one row if the key is active and allowed for this origin. For any other key, returns no
+row and no reason.
 
-origin: the request''s Origin header, null if it has none; an empty text is an origin. A publishable
-key needs an allowed origin, a secret key no origin. Nothing is written, so this works on a
-read replica. Call it with POST: a key in a URL ends up in logs.';
+origin: the Origin header of the request, or null if the request has no Origin header. A publishable
+key needs an allowed origin. A secret key must come without an origin. The function writes nothing
+and works on a read replica. Over REST, use POST, because a key in a URL ends up in logs.';
 
 create type keylatch.resolved_key_at as (
   "position" integer, key_id uuid, workspace_id uuid, kind text, environment text, scopes text[],
   metadata jsonb, expires_at timestamptz
 );
 comment on type keylatch.resolved_key_at is
-  'One key of a list: its position, from 1, and what resolve_key returns, or nulls.';
+  'The result of resolve_keys for one key: the position in the list, from 1, and the resolved key.';
 
 create function keylatch.resolve_keys(keys text[], origins text[] default null)
 returns setof keylatch.resolved_key_at language plpgsql stable security definer rows 100
--- definer because: as resolve_key.
+-- definer because: only the owner may read key_hash. A wrapper would make resolve_keys slower.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_any constant boolean := keylatch_internal.other_hash('') is not null;
@@ -88,7 +87,7 @@ begin
   from unnest(resolve_keys.keys, resolve_keys.origins) with ordinality as p (key, origin, place)
   left join keylatch_internal.active_keys as k
     on k.key_hash = sha256(convert_to(p.key, 'UTF8'))
-    -- Here and below the same as in resolve_key; a test compares the two.
+    -- The conditions here and below are copied from resolve_key. A test compares both functions.
     and case
       when k.kind = 'secret' then p.origin is null
       when p.origin collate "C" = any (k.allowed_origins) then strpos(p.origin, '*') = 0
@@ -100,18 +99,18 @@ begin
       else keylatch_internal.origin_matches(p.origin, o.allowed_origins) end;
 end $$;
 comment on function keylatch.resolve_keys is
-  'resolve_key for a batch of up to 1000: a row for each key, with nulls for a refused key.
+  'Resolves up to 1000 keys. Returns a row for each key. The row of a refused key has nulls.
 
-origins: the Origin of each request, null where it had none; null if no request had an Origin. The
-rows have no order: use position. If there are fewer rows than keys, max-rows of the API cut them
-off. Nothing is written. Errors: invalid_argument (400).';
+origins: the Origin header of each request, or null for a request without one. Rows have no order:
+use the column position. If a result has fewer rows than keys, the PostgREST setting max-rows has
+truncated the result. The function writes nothing. Errors: invalid_argument (400).';
 
 create type keylatch.explanation as (
   verdict text, detail text, hint text, key_id uuid, fingerprint text, expires_at timestamptz
 );
 comment on type keylatch.explanation is
-  'Whether a key resolves and why: verdict for programs, detail and hint for people, and the
-fingerprint of the presented text.';
+  'The result of explain_key: a verdict for programs, a detail and a hint for people, and the
+fingerprint of the text that the caller passed as the key.';
 
 create function keylatch_internal.key_verdict(p_key keylatch.keys, p_text text, p_origin text)
 returns text language plpgsql stable security invoker
@@ -119,7 +118,7 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   return case
     when p_key.id is null then
-      -- An imported key may have any form, so the form matters only if no key was found.
+      -- An imported key may have any format. Check the format only if no key was found.
       replace(keylatch_internal.key_form(p_text), 'valid', 'unknown')
     when p_key.status in ('revoked', 'expired', 'suspended') then p_key.status
     when p_key.kind = 'secret' then
@@ -130,7 +129,7 @@ begin
   end;
 end $$;
 comment on function keylatch_internal.key_verdict is
-  'The first verdict that applies to a presented text and the key that was found for it.';
+  'Returns the verdict of explain_key for p_text and for the key that find_key found.';
 
 create function keylatch_internal.explain(p_key keylatch.keys, p_text text, p_origin text)
 returns keylatch.explanation language plpgsql stable security invoker
@@ -179,38 +178,38 @@ begin
       then ' Its allowed_origins is empty, so no page can use it.' else '' end;
   return v_result;
 end $$;
-comment on function keylatch_internal.explain is 'Explains that verdict to people.';
+comment on function keylatch_internal.explain is 'Adds a detail and a hint to a verdict.';
 
 create function keylatch_internal.find_key(p_text text)
 returns uuid language plpgsql stable security definer
--- definer because: only the owner may read key_hash. It takes the key, not the hash, so that a
--- stolen hash finds nothing. A holder of the key learns its id, which opens nothing.
+-- definer because: only the owner may read key_hash. The argument is the plaintext key, so that a
+-- thief of a hash cannot find a key. Whoever has the key may learn the id of the key.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_hashes bytea[] := array[keylatch.hash_key(p_text), keylatch_internal.other_hash(p_text)];
 begin
-  -- Both hashes for every text: a stranger's key must take as long as an unknown key.
+  -- Always compute both hashes, so that timing does not reveal whether another user has the key.
   return (select k.id from keylatch_internal.keys as k where k.key_hash = any (v_hashes)
     order by k.key_hash <> coalesce(v_hashes[2], v_hashes[1]) limit 1);
 end $$;
 comment on function keylatch_internal.find_key is
-  'The id of the key with this text. explain_key then reads the key as its caller.';
+  'Returns the id of a plaintext key. explain_key reads that key with the rights of its caller.';
 
 create function keylatch_internal.explain_for_resolver(p_text text, p_origin text)
 returns keylatch.explanation language plpgsql stable security definer
--- definer because: a service that resolves keys reads no table, and may log why it refused one.
+-- definer because: keylatch_resolver may not read tables, but may log why a key was refused.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_key keylatch.keys;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.explain_for_resolver');
   select k.* into v_key from keylatch.keys as k where k.id = keylatch_internal.find_key(p_text);
-  -- The verdict, the id and the times. A log must not contain what an admin wrote.
+  -- Return only the verdict, the id and timestamps. Labels and reasons of an admin stay private.
   v_key.revoke_reason := case when v_key.revoke_reason = 'rotated' then 'rotated' end;
   return keylatch_internal.explain(v_key, p_text, p_origin);
 end $$;
 comment on function keylatch_internal.explain_for_resolver is
-  'explain_key for a service: about the keys of all workspaces, without what an admin wrote.';
+  'Does the work of explain_key for keylatch_resolver, for the keys of all workspaces.';
 
 create function keylatch.explain_key(key text, origin text default null)
 returns keylatch.explanation language plpgsql stable security invoker
@@ -225,19 +224,19 @@ begin
   v_id := keylatch_internal.find_key(explain_key.key);
   select k.* into v_key from keylatch.keys as k where k.id = v_id;
   if v_id is null then
-    -- The row policy calls this for a stranger's key, so an unknown key must take as long.
+    -- For an unknown key, call the function that the row policy calls, to make timing equal.
     perform from keylatch.admin_workspace_ids();
   end if;
   return keylatch_internal.explain(v_key, explain_key.key, explain_key.origin);
 end $$;
 comment on function keylatch.explain_key is
-  'Says why a key resolves or does not, and what to do: for the admins of its workspace.
+  'Explains to an admin of the workspace why a key is accepted or refused, and what to do.
 
-verdict is the first that applies of malformed, checksum_failed, unknown, revoked, expired,
-suspended, secret_in_browser, origin_required, origin_denied, valid. A key of a workspace that is
-not yours is unknown. fingerprint: of the text that you passed. If the view keys shows another
-fingerprint, you passed another text. keylatch_resolver gets only the verdict, the id and the times,
-for its own log. Nothing is changed. Call it with POST: a key in a URL ends up in logs.';
+verdict is the first of these that applies: malformed, checksum_failed, unknown, revoked, expired,
+suspended, secret_in_browser, origin_required, origin_denied, valid. The verdict is unknown for the
+keys of workspaces that you do not administer. Compare fingerprint with keylatch.keys to see
+whether you passed the right key. The role keylatch_resolver gets only the verdict, the id and
+timestamps. The function writes nothing. Over REST, use POST: a key in a URL ends up in logs.';
 
 -- Who may do what.
 revoke all on function

@@ -1,9 +1,9 @@
--- Module events: what happened to the keys, written in the transaction of the change, and sealed
--- afterwards into a chain of checkpoints.
+-- Module events: an audit log of all changes of keys. A trigger writes an event in the transaction
+-- of the change. Later, seal_events adds the event to a hash chain of checkpoints.
 --
--- A change of a key never waits for the log, and no revocation fails because of the log. An event
--- takes no lock, no number and no place in a chain. Only seal_events keeps an order, and it waits
--- only for another seal_events.
+-- A change of a key never waits for the audit log, and no revocation fails because of the audit
+-- log: writing an event takes no lock. Only seal_events puts the events in order. A call of
+-- seal_events waits only for another call of seal_events.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 (
@@ -11,14 +11,14 @@ insert into keylatch_internal.errors (slug, code, hint) values
   'Leave events unchanged. To remove old events, run sql/ops/archive_events.sql.'
 ),
 ('admin_required', '42501', 'Ask an admin of a workspace to make the call.'),
-('sealed_at_publisher', 'PT409', 'Call seal_events at the publisher: its checkpoints arrive here.'),
+('sealed_at_publisher', 'PT409', 'Call seal_events on the publisher. Checkpoints are replicated.'),
 (
   'too_many_keys', 'PT409',
   'Let the owner raise keys_per_workspace in event_settings, or use another workspace.'
 );
 
--- The defaults record who acts. The triggers insert with the owner's rights, so the role is read
--- from the setting, not from current_user.
+-- The column defaults record who made the change. The triggers run as the owner, so the default
+-- reads the caller's role from the setting "role" and not from current_user.
 create table keylatch_internal.key_events (
   id uuid not null default pg_catalog.gen_random_uuid(),
   workspace_id uuid not null,
@@ -36,44 +36,45 @@ create table keylatch_internal.key_events (
   erased bytea,
   checkpoint bigint,
 
-  -- No other constraint, because it would be checked at every revocation. No foreign key, because
-  -- its check would lock the row of the key.
+  -- Another constraint would be checked at every revocation, and could prevent it. A foreign key
+  -- would lock the row of the key.
   constraint key_events_pkey primary key (id)
 );
 
 create index key_events_workspace_id_occurred_at_idx
 on keylatch_internal.key_events (workspace_id, occurred_at, id);
--- The unsealed events are the end of this index, and each checkpoint is a range of it, in order.
+-- This index sorts the events of each checkpoint. Unsealed events (null) are at its end.
 create index key_events_checkpoint_idx
 on keylatch_internal.key_events (checkpoint, occurred_at, id);
 comment on table keylatch_internal.key_events is
-  'What happened to the keys. Triggers add the rows, and the rows are kept.';
-comment on column keylatch_internal.key_events.id is 'Random.';
+  'The audit log of all changes of keys. Only triggers insert rows.';
+comment on column keylatch_internal.key_events.id is 'A random id of the event.';
 comment on column keylatch_internal.key_events.workspace_id is 'The workspace of the key.';
-comment on column keylatch_internal.key_events.key_id is 'The key.';
+comment on column keylatch_internal.key_events.key_id is 'The id of the changed key.';
 comment on column keylatch_internal.key_events.event is
-  'issued, rotated (made as a successor), imported, changed, suspended, unsuspended, superseded (by
-its successor, with a grace) or revoked.';
-comment on column keylatch_internal.key_events.occurred_at is 'When, by the server''s clock.';
-comment on column keylatch_internal.key_events.user_id is 'The signed-in user, if any.';
-comment on column keylatch_internal.key_events.role is 'The role that the session had set.';
-comment on column keylatch_internal.key_events.login is 'The role that logged in.';
+  'issued, rotated (a new key that replaces an old key), imported, changed, suspended, unsuspended,
+superseded (an old key that was replaced and still works for a grace period) or revoked.';
+comment on column keylatch_internal.key_events.occurred_at is 'The time of the change.';
+comment on column keylatch_internal.key_events.user_id is 'The signed-in user, or null.';
+comment on column keylatch_internal.key_events.role is 'The role of "set role", or else login.';
+comment on column keylatch_internal.key_events.login is 'The role that logged in (session_user).';
 comment on column keylatch_internal.key_events.address is
-  'The address in the headers of the request. No proof: a client can write headers itself.';
+  'The client address in the HTTP headers of the request. A client can forge these headers.';
 comment on column keylatch_internal.key_events.agent is
   'The User-Agent of the request, or the application_name of a session in SQL.';
 comment on column keylatch_internal.key_events.reason is 'Why a key was revoked.';
 comment on column keylatch_internal.key_events.changes is
-  'Old and new value of each public field that changed: {"label": {"old": "a", "new": "b"}}. A
-missing old or new is null. For metadata: the SHA-256 of old and new, and the names of the members
-that changed.';
+  'The old and new value of each changed field: {"label": {"old": "a", "new": "b"}}. If "old" or
+"new" is missing, that value is null. For metadata, the event stores only the SHA-256 hashes of the
+old and the new value, and the names of the changed members.';
 comment on column keylatch_internal.key_events.erased is
-  'Digest of user_id, address, agent, reason and changes; set when the owner erased these columns.';
-comment on column keylatch_internal.key_events.checkpoint is 'Its checkpoint; null at first.';
+  'A hash that replaces user_id, address, agent, reason and changes if the owner erased them.';
+comment on column keylatch_internal.key_events.checkpoint is
+  'The number of the checkpoint that seals the event. Null if the event is not sealed yet.';
 comment on index keylatch_internal.key_events_workspace_id_occurred_at_idx is
-  'Lists the events of one workspace, the newest first, and counts those of the last minute.';
+  'Lists the newest events of a workspace, and counts the events of the last minute.';
 comment on index keylatch_internal.key_events_checkpoint_idx is
-  'Finds the events of a checkpoint, and those that no checkpoint seals yet.';
+  'Finds the events of a checkpoint, and the events that are not sealed yet.';
 
 create table keylatch_internal.key_event_checkpoints (
   number bigint not null,
@@ -86,15 +87,18 @@ create table keylatch_internal.key_event_checkpoints (
   constraint key_event_checkpoints_pkey primary key (number)
 );
 comment on table keylatch_internal.key_event_checkpoints is
-  'The chain that seals the events. A checkpoint seals at most 1000, so verifying is bounded.';
-comment on column keylatch_internal.key_event_checkpoints.number is 'From 1 on, without gaps.';
-comment on column keylatch_internal.key_event_checkpoints.events is 'How many events it seals.';
-comment on column keylatch_internal.key_event_checkpoints.previous is 'The previous digest.';
+  'A hash chain that makes tampering with events detectable. Each row covers up to 1000 events.';
+comment on column keylatch_internal.key_event_checkpoints.number is
+  'The number of the checkpoint. Numbers begin with 1 and have no gaps.';
+comment on column keylatch_internal.key_event_checkpoints.events is 'The number of sealed events.';
+comment on column keylatch_internal.key_event_checkpoints.previous is
+  'The digest of the previous checkpoint.';
 comment on column keylatch_internal.key_event_checkpoints.digest is
-  'SHA-256 over previous, the number, and the digest of each event by occurred_at and id.';
-comment on column keylatch_internal.key_event_checkpoints.sealed_at is 'When it was made.';
+  'SHA-256 of previous, number, and the hashes of the events, sorted by occurred_at and id.';
+comment on column keylatch_internal.key_event_checkpoints.sealed_at is
+  'When the checkpoint was made.';
 comment on column keylatch_internal.key_event_checkpoints.archived_at is
-  'When the owner allowed its events to be deleted; null while they are kept.';
+  'When the owner allowed deleting the events of the checkpoint. Null if that is not allowed.';
 
 create table keylatch_internal.event_settings (
   only_row boolean not null default true,
@@ -109,13 +113,13 @@ create table keylatch_internal.event_settings (
   check (keys_per_workspace > 0 and changes_per_minute > 0)
 );
 comment on table keylatch_internal.event_settings is
-  'One row: limits for how fast signed-in users may fill the tables. The owner updates it.';
+  'One row with the rate limits for signed-in users. Only the owner may change the limits.';
 comment on column keylatch_internal.event_settings.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.event_settings.keys_per_workspace is
-  'How many keys a workspace may have, including revoked keys, before users can make no more.';
+  'How many keys, including revoked keys, users can make in a workspace.';
 comment on column keylatch_internal.event_settings.changes_per_minute is
-  'How many events one user may cause in one workspace in a minute. After that, the user can only
-revoke and suspend keys.';
+  'How many changes a user can make to the keys of a workspace in a minute. Above this limit, the
+user can only revoke and suspend keys.';
 insert into keylatch_internal.event_settings default values;
 
 alter table keylatch_internal.key_events enable row level security;
@@ -126,7 +130,7 @@ create policy key_events_select_admin on keylatch_internal.key_events
 for select to authenticated
 using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy key_events_select_admin on keylatch_internal.key_events is
-  'A signed-in user sees what happened to the keys of the workspaces that they administer.';
+  'A signed-in user may read the events of the workspaces that the user administers.';
 
 create view keylatch.key_events with (security_invoker = true) as
 select
@@ -134,11 +138,11 @@ select
   e.agent, e.reason, e.changes, e.checkpoint
 from keylatch_internal.key_events as e;
 comment on view keylatch.key_events is
-  'What happened to the keys of the workspaces that you administer: never changed, never deleted.
+  'The audit log of the keys in the workspaces that you administer.
 
-Filter by workspace_id, and order by occurred_at and id. verify_events shows whether sealed events
-were tampered with. An event without user_id, reason and changes was erased by the owner.';
--- The columns get the comments of the table, because PostgREST shows comments.
+Filter by workspace_id, and order by occurred_at and id. verify_events shows whether somebody
+changed sealed events. If "erased" is set, the owner erased the personal data of the event.';
+-- PostgREST shows comments on columns, so the view copies the comments of the table.
 do $$
 begin
   execute (
@@ -156,14 +160,14 @@ create function keylatch_internal.personal_digest(p_event keylatch_internal.key_
 returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- The id is random, so two events with equal words have different digests.
+  -- Hash the random event id, too, so that equal personal data give different hashes.
   return sha256(convert_to(jsonb_build_array(
     'keylatch event 1', p_event.id, p_event.user_id, p_event.address, p_event.agent,
     p_event.reason, p_event.changes
   )::text, 'UTF8'));
 end $$;
 comment on function keylatch_internal.personal_digest is
-  'SHA-256 over the personal data of an event, and the texts that people wrote.';
+  'The SHA-256 of the personal data of an event: user, address, agent, reason and changes.';
 
 create function keylatch_internal.is_erasure(
   p_old keylatch_internal.key_events, p_new keylatch_internal.key_events
@@ -182,7 +186,7 @@ begin
   return p_old.erased is null and p_new is not distinct from v_expected;
 end $$;
 comment on function keylatch_internal.is_erasure is
-  'Whether a change of an event replaces its personal data by their digest, and does nothing else.';
+  'True if an update only replaces the personal data of an event with the hash of that data.';
 
 create function keylatch_internal.keep_events()
 returns trigger language plpgsql volatile security invoker
@@ -190,7 +194,7 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_op = 'INSERT' then
     perform keylatch_internal.refuse(
-      'events_are_kept', 'Only the triggers on the keys insert events.',
+      'events_are_kept', 'Only the triggers on the table of keys may insert events.',
       'To restore the data of a dump, first run: set session_replication_role = replica;'
     );
   elsif tg_op = 'DELETE' and tg_level = 'ROW' then
@@ -211,16 +215,16 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.keep_events is
-  'Refuses what its trigger names, but allows deleting archived events and erasing personal data.';
+  'Refuses changes of events, but allows deleting archived events and erasing personal data.';
 
 create trigger key_events_insert_keep
 before insert on keylatch_internal.key_events
 for each statement when (pg_catalog.pg_trigger_depth() = 0)
 execute function keylatch_internal.keep_events();
 comment on trigger key_events_insert_keep on keylatch_internal.key_events is
-  'No role can insert an event by hand.
+  'Refuses INSERT statements: only the triggers on the table of keys insert events.
 
-Origin sessions only: a restore and a logical replica bring events that were written before.';
+The trigger does not fire during a restore and on a logical replica.';
 
 create trigger key_events_update_keep
 before update on keylatch_internal.key_events for each row
@@ -236,22 +240,22 @@ when (
 ) execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_events enable always trigger key_events_update_keep;
 comment on trigger key_events_update_keep on keylatch_internal.key_events is
-  'An event never changes, with two exceptions: it gets its checkpoint, once, and the owner may
-erase its personal data (sql/ops/erase_person.sql).';
+  'Refuses UPDATE, with two exceptions: seal_events sets the checkpoint of an event, once, and the
+owner may erase the personal data of an event (sql/ops/erase_person.sql).';
 
 create trigger key_events_delete_keep
 before delete on keylatch_internal.key_events for each row
 execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_events enable always trigger key_events_delete_keep;
 comment on trigger key_events_delete_keep on keylatch_internal.key_events is
-  'An event is deleted only after the owner marked its checkpoint as archived.';
+  'Refuses DELETE of an event, unless the owner marked the event''s checkpoint as archived.';
 
 create trigger key_events_truncate_keep
 before truncate on keylatch_internal.key_events
 for each statement execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_events enable always trigger key_events_truncate_keep;
 comment on trigger key_events_truncate_keep on keylatch_internal.key_events is
-  'The table cannot be truncated.';
+  'Refuses TRUNCATE of this table.';
 
 create trigger key_event_checkpoints_update_keep
 before update on keylatch_internal.key_event_checkpoints for each row
@@ -271,13 +275,13 @@ for each statement execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_event_checkpoints
 enable always trigger key_event_checkpoints_delete_keep;
 comment on trigger key_event_checkpoints_delete_keep on keylatch_internal.key_event_checkpoints is
-  'Checkpoints stay, also after their events are archived.';
+  'Refuses DELETE: a checkpoint stays after its events are archived and deleted.';
 
 create function keylatch_internal.clean_word(p_text text)
 returns text language plpgsql immutable strict parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- Most texts return here, at half the cost.
+  -- Most strings need no cleaning. To return here saves half of the time.
   if p_text !~ E'[\\x01-\\x1f\\x7f-\\x9f]|_(?:live|test|st)_' then
     return left(p_text, 500);
   end if;
@@ -290,7 +294,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.clean_word is
-  'A text as an event stores it: up to 500 characters, no control characters, keys masked.';
+  'Prepares a string for an event: cuts to 500 characters, removes control characters, masks keys.';
 
 create function keylatch_internal.current_source()
 returns text[] language plpgsql stable security invoker
@@ -308,7 +312,7 @@ begin
   begin
     v_headers := v_text::jsonb;
   exception
-    -- A session may set anything there. That must not make a revocation fail.
+    -- A session can set invalid headers. An error here would make a revocation fail.
     when data_exception or program_limit_exceeded then return null;
   end;
   return array[
@@ -319,7 +323,7 @@ begin
   ];
 end $$;
 comment on function keylatch_internal.current_source is
-  'Address and agent of the current caller, from the headers of the request or from the session.';
+  'Returns the address and the agent of the caller, from the HTTP headers or from the session.';
 
 create function keylatch_internal.metadata_change(p_old jsonb, p_new jsonb)
 returns jsonb language plpgsql immutable security invoker
@@ -331,7 +335,7 @@ begin
     'members', array(
       select keylatch_internal.clean_word(m.name)
       from jsonb_object_keys(
-        -- A replica takes any value of its publisher, even if it is not an object.
+        -- A publisher may send metadata that is not a JSON object.
         case when jsonb_typeof(p_old) = 'object' then p_old else '{}' end
         || case when jsonb_typeof(p_new) = 'object' then p_new else '{}' end
       ) as m (name)
@@ -341,13 +345,13 @@ begin
   );
 end $$;
 comment on function keylatch_internal.metadata_change is
-  'What an event records of changed metadata: digests and names, never a value.';
+  'Describes changed metadata for an event: hashes and member names, but no values.';
 
 create function keylatch_internal.limit_growth(p_workspace_id uuid, p_is_new boolean)
 returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
--- Without this, JIT would compile each call, because a plan without an index looks expensive.
+-- jit off: JIT compilation of each call would take longer than the query.
 set jit = off as $$
 declare
   v_now constant timestamptz := clock_timestamp();
@@ -359,12 +363,12 @@ begin
   select coalesce(max(s.changes_per_minute), v_changes), coalesce(max(s.keys_per_workspace), v_keys)
   into v_changes, v_keys
   from keylatch_internal.event_settings as s where s.only_row;
-  -- Counting reads as many rows as the limit. So only one change in (limit / 20) counts the rows,
-  -- and a user may exceed a large limit by some per cent. A limit of up to 20 is exact.
+  -- Counting is slow for a large limit. So only one change in (limit / 20) counts the rows, and a
+  -- user may exceed a large limit by a few per cent. A limit of up to 20 is exact.
   if random() * v_changes < 20 then
     select e.occurred_at into v_at from keylatch_internal.key_events as e
     where e.workspace_id = p_workspace_id and e.user_id = v_user_id
-      -- A time in the future comes from a wrong clock and does not count.
+      -- Ignore events with a time in the future, which a wrong clock caused.
       and e.occurred_at between v_now - interval '1 minute' and v_now
     order by e.occurred_at desc, e.id desc offset v_changes limit 1;
     if found then
@@ -379,12 +383,12 @@ begin
     select from keylatch_internal.keys as k where k.workspace_id = p_workspace_id offset v_keys
   ) then
     perform keylatch_internal.refuse(
-      'too_many_keys', format('The workspace has %s keys, revoked ones included.', v_keys)
+      'too_many_keys', format('The workspace has %s keys, including revoked keys.', v_keys)
     );
   end if;
 end $$;
 comment on function keylatch_internal.limit_growth is
-  'Refuses a user who made too many changes or too many keys. Counting blocks nobody.';
+  'Raises an error if the user made too many changes or keys. The function takes no lock.';
 
 create function keylatch_internal.record_new_key()
 returns trigger language plpgsql volatile security definer
@@ -419,7 +423,7 @@ begin
       'scopes', jsonb_build_object('new', n.scopes),
       'label', jsonb_build_object('new', case when strpos(n.label, '_') > 0
         then keylatch_internal.clean_word(n.label) else n.label end)
-    -- Most keys have none of these.
+    -- Most keys have none of the following fields.
     ) || case when n.metadata = '{}' and num_nonnulls(
       n.rotated_from, n.expires_at, n.suspended_at, n.superseded_at, n.revoked_at
     ) = 0 then '{}' else jsonb_strip_nulls(jsonb_build_object(
@@ -438,16 +442,16 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.record_new_key is
-  'Records who made a key, when, from where, and the public fields of the key.';
+  'A trigger function that writes an event for a new key: who made the key, when and from where.';
 
 create trigger keys_insert_record_events
 after insert on keylatch_internal.keys
 referencing new table as new_keys
 for each statement execute function keylatch_internal.record_new_key();
 comment on trigger keys_insert_record_events on keylatch_internal.keys is
-  'No key is made without an event.
+  'Writes an event for each new key.
 
-Origin sessions only: a restore and a logical replica bring the events of their keys along.';
+The trigger does not fire during a restore and on a logical replica, which copy the events.';
 
 create function keylatch_internal.content_changes(
   p_old keylatch_internal.keys, p_new keylatch_internal.keys
@@ -468,7 +472,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.content_changes is
-  'Old and new values of the texts and lists of a key, as an event has them; null if unchanged.';
+  'Returns the old and new values of changed labels, metadata, origins and scopes for an event.';
 
 create function keylatch_internal.record_change()
 returns trigger language plpgsql volatile security definer
@@ -498,7 +502,7 @@ begin
     v_changes := v_changes || keylatch_internal.content_changes(old, new);
   end if;
   v_changes := jsonb_strip_nulls(v_changes);
-  -- A logical replica receives the events of its publisher as replicated rows.
+  -- A logical replica receives events from its publisher, and must not write them again.
   if v_changes = '{}' or current_setting('session_replication_role') = 'replica'
     and keylatch_internal.is_apply_worker()
   then
@@ -530,14 +534,14 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.record_change is
-  'Records a change of a key: what, who, when, from where, why, and the changed fields.';
+  'A trigger function that writes an event for a changed key: who, when, from where and why.';
 
 create trigger keys_update_record_events
 after update on keylatch_internal.keys
 for each row execute function keylatch_internal.record_change();
 alter table keylatch_internal.keys enable always trigger keys_update_record_events;
 comment on trigger keys_update_record_events on keylatch_internal.keys is
-  'Each change of a key makes an event, also if session_replication_role is replica.';
+  'Writes an event for each change of a key, even if session_replication_role is "replica".';
 
 create function keylatch.list_events(
   workspace_id uuid, after uuid default null, "limit" integer default 1000
@@ -571,18 +575,18 @@ begin
   limit list_events."limit";
 end $$;
 comment on function keylatch.list_events is
-  'What happened to the keys of a workspace, the newest first; nothing if you do not administer it.
+  'Returns the events of a workspace that you administer, the newest first.
 
-after: the id of the last event of the page before; null for the first page. limit: 1 to 10000.
+after: the id of the last event of the previous page; null for the first page. limit: 1 to 10000.
 Errors: invalid_argument (400).';
 
 create function keylatch_internal.event_digest(p_event keylatch_internal.key_events)
 returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- As JSON, two events never have the same text, whatever a label contains. The time is in
-  -- microseconds since 1970, so no setting changes its text. An erased event counts with the digest
-  -- that replaced its personal data, and must contain no personal data.
+  -- JSON makes the hashed string unambiguous, whatever a label contains. The time is microseconds
+  -- since 1970, so that no setting changes its format. For an erased event, the hash in "erased"
+  -- replaces the personal data.
   return sha256(convert_to(jsonb_build_array(
     'keylatch event 1', p_event.id, p_event.workspace_id, p_event.key_id, p_event.event,
     trunc(extract(epoch from p_event.occurred_at) * 1000000), p_event.role, p_event.login,
@@ -594,7 +598,7 @@ begin
   )::text, 'UTF8'));
 end $$;
 comment on function keylatch_internal.event_digest is
-  'SHA-256 over a JSON array of all fields of an event.';
+  'Returns the SHA-256 of a JSON array of all fields of an event.';
 
 create function keylatch_internal.digest_events(
   p_number bigint, p_previous bytea, out events bigint, out digest bytea
@@ -610,20 +614,20 @@ begin
   where e.checkpoint = p_number;
 end $$;
 comment on function keylatch_internal.digest_events is
-  'How many events name this checkpoint, and the digest that is computed from them.';
+  'Counts the events of a checkpoint, and computes the digest of the checkpoint from these events.';
 
 create type keylatch.event_sealing as (
   checkpoint bigint, events integer, is_done boolean
 );
 comment on type keylatch.event_sealing is
-  'The last checkpoint that a call of seal_events made (null if none), how many events the call
-sealed, and whether it sealed all events that it could see.';
+  'The result of seal_events: the last checkpoint that the call made (or null), how many events the
+call sealed, and is_done: whether the call sealed all visible events.';
 
 create function keylatch_internal.seal_key_events(p_limit integer)
 returns keylatch.event_sealing language plpgsql volatile security definer
 -- definer because: only this function may write or lock checkpoints.
 set search_path = pg_catalog, pg_temp
--- A cached plan must suit a log of any size.
+-- These settings keep a cached plan fast when the table has grown.
 set enable_seqscan = off
 set jit = off as $$
 declare
@@ -633,7 +637,7 @@ declare
   v_batch record;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.seal_key_events');
-  -- Only other sealers wait here: a transaction that writes events does not touch this table.
+  -- Only concurrent calls of seal_events wait for this lock.
   lock table keylatch_internal.key_event_checkpoints in share row exclusive mode;
   select c.number, c.digest into v_number, v_previous
   from keylatch_internal.key_event_checkpoints as c
@@ -668,7 +672,7 @@ begin
   );
   return v_result;
 end $$;
-comment on function keylatch_internal.seal_key_events is 'Does the work of seal_events.';
+comment on function keylatch_internal.seal_key_events is 'Implements keylatch.seal_events.';
 
 create function keylatch.seal_events("limit" integer default 10000)
 returns keylatch.event_sealing language plpgsql volatile security invoker
@@ -679,7 +683,7 @@ begin
       'invalid_argument', 'limit must be from 1 to 100000.', 'Leave limit out to use 10000.'
     );
   elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    -- On an older snapshot two sealers would make the same checkpoint.
+    -- In REPEATABLE READ, two concurrent calls would make the same checkpoint.
     perform keylatch_internal.refuse(
       'read_committed_required', 'Sealing events needs isolation level READ COMMITTED.'
     );
@@ -688,7 +692,7 @@ begin
     where r.srrelid = 'keylatch_internal.key_event_checkpoints'::regclass
   )
   then
-    -- Two checkpoints with the same number would stop the replication, so also the revocations.
+    -- Two checkpoints with the same number would stop the replication of revocations, too.
     perform keylatch_internal.refuse(
       'sealed_at_publisher', 'On a logical replica, the checkpoints come from the publisher.'
     );
@@ -696,10 +700,10 @@ begin
   return keylatch_internal.seal_key_events(seal_events."limit");
 end $$;
 comment on function keylatch.seal_events is
-  'Seals up to limit events, the oldest first, in checkpoints of up to 1000. Call it from a
-timer, until is_done is true.
+  'Adds up to "limit" events, the oldest first, to the hash chain of checkpoints. Run seal_events in
+a cron job, and repeat the call until is_done is true.
 
-limit: 1 to 100000. An event of a transaction that is still open is sealed by a later call.
+limit: 1 to 100000. Events of open transactions are sealed by a later call.
 Errors: invalid_argument (400), sealed_at_publisher (409).';
 
 create type keylatch.event_verification as (
@@ -707,15 +711,15 @@ create type keylatch.event_verification as (
   broken_checkpoint bigint, problem text, digest text
 );
 comment on type keylatch.event_verification is
-  'Whether all checkpoints that a call read are intact; how many are intact, and how many events
-they have; how many events are not sealed yet (counted up to a million); the next checkpoint to ask
-for (null at the end); the first broken checkpoint, and what is wrong with it; and the digest of the
-last intact checkpoint, in hex.';
+  'The result of verify_events: whether all checkpoints that the call read are intact; how many
+checkpoints and events are intact; how many events are not sealed yet (up to a million); the
+next checkpoint to verify (null at the end); the first broken checkpoint and its problem; and the
+digest of the last intact checkpoint, in hex.';
 
 create function keylatch_internal.verify_checkpoints(p_from bigint, p_limit integer)
 returns keylatch.event_verification language plpgsql stable security definer
--- definer because: a checkpoint seals the events of all workspaces. It returns counts and digests.
--- Stable, so that all queries see one snapshot: a concurrent seal_events does not look like a gap.
+-- definer because: a checkpoint covers the events of all workspaces. Callers get only counts and
+-- digests. "stable" gives all queries one snapshot, so a concurrent seal_events shows no gap.
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set jit = off as $$
@@ -742,7 +746,7 @@ begin
     v_result.problem := case
       when v_checkpoint.number is null then 'The checkpoint is missing.'
       when v_checkpoint.previous is distinct from coalesce(v_previous, '')
-        then 'The checkpoint does not follow from the one before.'
+        then 'The checkpoint does not contain the digest of the previous checkpoint.'
       when v_checkpoint.archived_at is not null and v_found.events = 0 then null
       when v_found.events < v_checkpoint.events then 'An event of the checkpoint is missing.'
       when v_found.events > v_checkpoint.events then 'An event was added to the checkpoint.'
@@ -770,7 +774,7 @@ begin
   v_result.is_intact := v_result.problem is null;
   return v_result;
 end $$;
-comment on function keylatch_internal.verify_checkpoints is 'Does the work of verify_events.';
+comment on function keylatch_internal.verify_checkpoints is 'Implements keylatch.verify_events.';
 
 create function keylatch.verify_events(
   from_checkpoint bigint default 1, "limit" integer default 100
@@ -783,7 +787,7 @@ begin
   then
     perform keylatch_internal.refuse(
       'invalid_argument', 'from_checkpoint must be 1 or more, and limit from 1 to 1000.',
-      'Pass 1 first, then next_checkpoint of the answer.'
+      'Pass 1 first, and then next_checkpoint of the last result.'
     );
   elsif row_security_active('keylatch_internal.key_events'::regclass)
     and not exists (select from keylatch.admin_workspace_ids())
@@ -795,16 +799,16 @@ begin
   );
 end $$;
 comment on function keylatch.verify_events is
-  'Checks that the sealed events are intact, and finds an event that was changed, removed, doubled
-or added. Call it with 1 first, then with next_checkpoint, until next_checkpoint is null.
+  'Detects sealed events that somebody changed, removed, duplicated or added. Pass from_checkpoint 1
+first, and then next_checkpoint of the last result, until next_checkpoint is null.
 
-limit: how many checkpoints, 1 to 1000. The owner of the tables can seal everything again: keep
-digests elsewhere to detect that, too (sql/ops/anchor_events.sql).
+limit: how many checkpoints to verify, 1 to 1000. The owner of the tables could rebuild the whole
+chain. To detect that, store digests in another system (sql/ops/anchor_events.sql).
 Errors: invalid_argument (400), admin_required (403).';
 
 update keylatch_internal.installation set modules = array_append(modules, 'events');
 
--- Who may do what. Only the triggers write events.
+-- The grants of this file. Only the triggers may insert events.
 revoke all on table
 keylatch_internal.key_events, keylatch_internal.key_event_checkpoints,
 keylatch_internal.event_settings, keylatch.key_events

@@ -1,5 +1,5 @@
--- Module usage: when a key was last used, how often, and why it was refused. The numbers are
--- approximate, so that a read needs no write: services count and report sums now and then.
+-- Module usage: when a key was last used, how often, and why it was refused. Services count uses
+-- in memory and report sums from time to time, so the numbers are approximate.
 
 create table keylatch_internal.key_usage (
   key_id uuid not null,
@@ -8,15 +8,15 @@ create table keylatch_internal.key_usage (
   uses bigint not null default 0,
 
   constraint key_usage_pkey primary key (key_id)
--- Half of each page stays free, so that an update touches no index.
+-- fillfactor 50 leaves space in each page, so that an update changes no index (HOT update).
 ) with (fillfactor = 50);
 comment on table keylatch_internal.key_usage is
-  'One row for each key that was reported. A report locks the row while it counts. No foreign key:
-its check would lock the key.';
-comment on column keylatch_internal.key_usage.key_id is 'The key.';
-comment on column keylatch_internal.key_usage.workspace_id is 'Its workspace.';
-comment on column keylatch_internal.key_usage.last_used_at is 'The last use that was reported.';
-comment on column keylatch_internal.key_usage.uses is 'How many uses were reported in all.';
+  'One row of usage totals for each key. record_usage locks this row. A foreign key would lock the
+row of the key, so this table has no foreign key.';
+comment on column keylatch_internal.key_usage.key_id is 'The id of the key.';
+comment on column keylatch_internal.key_usage.workspace_id is 'The workspace of the key.';
+comment on column keylatch_internal.key_usage.last_used_at is 'The time of the last reported use.';
+comment on column keylatch_internal.key_usage.uses is 'The total number of reported uses.';
 
 create table keylatch_internal.key_days (
   key_id uuid not null,
@@ -28,12 +28,14 @@ create table keylatch_internal.key_days (
   constraint key_days_pkey primary key (key_id, day, verdict)
 ) with (fillfactor = 50);
 comment on table keylatch_internal.key_days is
-  'How often a key was used or refused on a day. Written under a lock on the row of key_usage.';
-comment on column keylatch_internal.key_days.key_id is 'The key.';
-comment on column keylatch_internal.key_days.day is 'The day, UTC.';
-comment on column keylatch_internal.key_days.verdict is 'The verdict of explain_key.';
-comment on column keylatch_internal.key_days.workspace_id is 'Its workspace.';
-comment on column keylatch_internal.key_days.number is 'How many were reported.';
+  'How often a key was used or refused on a day. record_usage locks the row in key_usage first.';
+comment on column keylatch_internal.key_days.key_id is 'The id of the key.';
+comment on column keylatch_internal.key_days.day is 'The day in UTC.';
+comment on column keylatch_internal.key_days.verdict is
+  'valid for uses, or else the verdict of explain_key that says why the key was refused.';
+comment on column keylatch_internal.key_days.workspace_id is 'The workspace of the key.';
+comment on column keylatch_internal.key_days.number is
+  'How many uses or refusals of that day were reported.';
 
 alter table keylatch_internal.key_usage enable row level security;
 alter table keylatch_internal.key_days enable row level security;
@@ -42,37 +44,37 @@ create policy key_usage_select_admin on keylatch_internal.key_usage
 for select to authenticated
 using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy key_usage_select_admin on keylatch_internal.key_usage is
-  'A signed-in user sees the use of the keys of the workspaces that they administer.';
+  'A signed-in user may read the key usage of the workspaces that the user administers.';
 
 create policy key_days_select_admin on keylatch_internal.key_days
 for select to authenticated
 using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy key_days_select_admin on keylatch_internal.key_days is
-  'A signed-in user sees the use of the keys of the workspaces that they administer.';
+  'A signed-in user may read the key usage of the workspaces that the user administers.';
 
 create view keylatch.key_usage with (security_invoker = true) as
 select u.key_id, u.workspace_id, u.last_used_at, u.uses
 from keylatch_internal.key_usage as u
 where u.uses > 0;
 comment on view keylatch.key_usage is
-  'When the keys that you administer were last used, and how often: approximately.
+  'The approximate number of uses, and the last use, of each key that you administer.
 
-Services report now and then. A row does not contain uses that are not reported yet, or that a
-service had counted when it crashed.';
-comment on column keylatch.key_usage.key_id is 'The key.';
-comment on column keylatch.key_usage.workspace_id is 'Its workspace.';
-comment on column keylatch.key_usage.last_used_at is 'The last use that was reported.';
-comment on column keylatch.key_usage.uses is 'How many uses were reported in all.';
+Services report uses from time to time. Uses that are not reported yet are missing. If a service
+crashes, the uses that it had not reported are lost.';
+comment on column keylatch.key_usage.key_id is 'The id of the key.';
+comment on column keylatch.key_usage.workspace_id is 'The workspace of the key.';
+comment on column keylatch.key_usage.last_used_at is 'The time of the last reported use.';
+comment on column keylatch.key_usage.uses is 'The total number of reported uses.';
 
 create view keylatch.key_usage_days with (security_invoker = true) as
 select d.key_id, d.day as used_on, d.workspace_id, d.number as uses
 from keylatch_internal.key_days as d
 where d.verdict = 'valid';
 comment on view keylatch.key_usage_days is
-  'How often the keys that you administer were used on a day, UTC: approximately, as key_usage.';
-comment on column keylatch.key_usage_days.key_id is 'The key.';
-comment on column keylatch.key_usage_days.used_on is 'The day, UTC.';
-comment on column keylatch.key_usage_days.workspace_id is 'Its workspace.';
+  'The approximate number of uses on each day (UTC) of each key that you administer.';
+comment on column keylatch.key_usage_days.key_id is 'The id of the key.';
+comment on column keylatch.key_usage_days.used_on is 'The day in UTC.';
+comment on column keylatch.key_usage_days.workspace_id is 'The workspace of the key.';
 comment on column keylatch.key_usage_days.uses is 'How many uses of the day were reported.';
 
 create view keylatch.key_refusals with (security_invoker = true) as
@@ -80,20 +82,20 @@ select d.key_id, d.day as refused_on, d.verdict, d.workspace_id, d.number as ref
 from keylatch_internal.key_days as d
 where d.verdict <> 'valid';
 comment on view keylatch.key_refusals is
-  'How often the keys that you administer were refused on a day, UTC, and why: approximately.
+  'The approximate number of refusals, by day (UTC) and reason, of each key that you administer.
 
-A text that is not one of your keys (unknown, malformed) is not counted.';
-comment on column keylatch.key_refusals.key_id is 'The key.';
-comment on column keylatch.key_refusals.refused_on is 'The day, UTC.';
-comment on column keylatch.key_refusals.verdict is 'The verdict of explain_key.';
-comment on column keylatch.key_refusals.workspace_id is 'Its workspace.';
+Refusals of unknown and malformed keys are not counted.';
+comment on column keylatch.key_refusals.key_id is 'The id of the key.';
+comment on column keylatch.key_refusals.refused_on is 'The day in UTC.';
+comment on column keylatch.key_refusals.verdict is 'Why the key was refused: see explain_key.';
+comment on column keylatch.key_refusals.workspace_id is 'The workspace of the key.';
 comment on column keylatch.key_refusals.refusals is 'How many refusals of the day were reported.';
 
 create type keylatch_internal.usage_count as (
   key_id uuid, verdict text, number numeric, counted_at timestamptz
 );
 comment on type keylatch_internal.usage_count is
-  'Uses of a key (verdict valid) or its refusals for one reason, and when the last one was.';
+  'The number of uses (verdict valid) or refusals of a key for one verdict, and the last time.';
 
 create function keylatch_internal.read_usage(p_batch jsonb)
 returns keylatch_internal.usage_count[] language plpgsql stable security invoker
@@ -105,7 +107,7 @@ begin
   v_counts := array(
     select row(e.key_id::uuid, c.verdict, c.number, case
       when e.entry ->> 'last_used_at' is null then v_now
-      -- A zone is required. Words like "tomorrow" have no zone.
+      -- Require a time zone. This rule also refuses words such as "tomorrow".
       when e.entry ->> 'last_used_at' ~
         '^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}[0-9:.]*([Zz]|[+-][0-9]{2}(:?[0-9]{2})?)$'
         then least((e.entry ->> 'last_used_at')::timestamptz, v_now)
@@ -131,7 +133,7 @@ begin
   then
     raise data_exception;
   end if;
-  -- One id may be spelled in capitals and in small letters.
+  -- The batch may contain the same id in upper case and in lower case.
   return array(
     select row(c.key_id, c.verdict, least(sum(c.number), 1000000000), max(c.counted_at))
       ::keylatch_internal.usage_count
@@ -139,7 +141,7 @@ begin
     group by c.key_id, c.verdict
   );
 exception
-  -- Also the errors of casts and of jsonb_each.
+  -- This handler also catches the errors of casts and of jsonb_each.
   when data_exception then
     perform keylatch_internal.refuse(
       'invalid_argument',
@@ -151,12 +153,12 @@ exception
     return null;
 end $$;
 comment on function keylatch_internal.read_usage is
-  'The sums of a report, one for each key and verdict. Refuses an invalid report.';
+  'Returns the sums in a usage report for each key and verdict. Refuses an invalid report.';
 
 create function keylatch_internal.add_usage(p_batch jsonb)
 returns uuid[] language plpgsql volatile security definer
--- definer because: a role that may resolve keys may count their use, and write nothing else.
--- Reports never wait: keys that another report has locked are left to the next report.
+-- definer because: the roles that may call record_usage may not write tables.
+-- A report never waits: the function returns the keys that another report has locked.
 set search_path = pg_catalog, pg_temp set lock_timeout = '10ms' as $$
 declare
   v_counts constant keylatch_internal.usage_count[] := keylatch_internal.read_usage(p_batch);
@@ -196,13 +198,13 @@ begin
   );
 end $$;
 comment on function keylatch_internal.add_usage is
-  'Adds up a report; returns the keys that another report has locked.';
+  'Adds a usage report to the totals. Returns the keys that another report has locked.';
 
 create type keylatch.usage_report as (
   again uuid[]
 );
 comment on type keylatch.usage_report is
-  'The result of a report: the keys that must be reported again.';
+  'The result of record_usage: the keys whose numbers the caller must report again.';
 
 create function keylatch.record_usage(batch jsonb)
 returns keylatch.usage_report language plpgsql volatile security invoker
@@ -211,18 +213,18 @@ begin
   return row(keylatch_internal.add_usage(record_usage.batch))::keylatch.usage_report;
 end $$;
 comment on function keylatch.record_usage is
-  'Adds up how often keys were used and refused, as a service has counted it.
+  'Adds the uses and refusals that a service counted to the totals of the keys.
 
 batch: {"<key id>": {"uses": number, "refusals": {"<verdict>": number}, "last_used_at": time}, …},
 up to 10000 entries, each with uses, refusals or both. last_used_at: ISO 8601 with a zone, now if left
-out; its day is also the day of the refusals. verdict: what explain_key says of a known key.
-again: the keys that another report has locked; report them again. A report never waits and locks
-no key. last_used_at never moves back. Ids of unknown keys are ignored.
+out; its day is also the day of the refusals. verdict: the verdict of explain_key for the key.
+again: report these keys again, because another report had locked them. The call never waits and
+locks no key. The stored last_used_at never decreases. Ids of unknown keys are ignored.
 Errors: invalid_argument (400).';
 
 update keylatch_internal.installation set modules = array_append(modules, 'usage');
 
--- Who may do what: services report, admins read.
+-- The grants of this file: services may report usage, and admins may read usage.
 revoke all on table
 keylatch_internal.key_usage, keylatch_internal.key_days, keylatch.key_usage,
 keylatch.key_usage_days, keylatch.key_refusals

@@ -1,15 +1,15 @@
--- Module notify: caches of resolved keys hear of every change that may make their answer wrong, and
--- replicas show how far they are.
+-- Module notify: NOTIFY tells caches of resolved keys which key has changed, and functions show the
+-- replication lag of replicas.
 --
--- A notice on the channel keylatch is the first 16 hex digits of the SHA-256 of a key's id: every
--- user of SQL may listen, but must not learn ids. The notice * stands for any key.
+-- The payload on the channel "keylatch" is the first 16 hex digits of the SHA-256 of the key id,
+-- because every database role can LISTEN but must not learn key ids. The payload * means any key.
 
 insert into keylatch_internal.errors (slug, code, hint) values
-('replicas_behind', 'PT504', 'The change is committed. Call wait_for_replicas again.');
+('replicas_behind', 'PT504', 'Call wait_for_replicas again. Your change is already committed.');
 
 create sequence keylatch_internal.notices_left_out;
 comment on sequence keylatch_internal.notices_left_out is
-  'Grows with each change that is not sent on the channel. Caches read it with each heartbeat.';
+  'A counter of changes that were not sent with NOTIFY. Caches read the counter regularly.';
 
 create function keylatch_internal.is_notify_stuck()
 returns boolean language plpgsql volatile security invoker
@@ -17,7 +17,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_holders text[];
 begin
-  -- Without a synchronous standby, a commit ends when it is on disk.
+  -- Without a synchronous standby, a commit does not wait for another server.
   for v_try in 1 .. 2 loop
     exit when current_setting('synchronous_standby_names') = '';
     v_holders := array(
@@ -32,14 +32,14 @@ begin
   return cardinality(v_holders) > 0;
 end $$;
 comment on function keylatch_internal.is_notify_stuck is
-  'Whether another transaction holds the server''s one lock for notices and waits for a standby.';
+  'True if another transaction holds the server''s NOTIFY lock while it waits for a standby.';
 
 create function keylatch_internal.notify_caches()
 returns trigger language plpgsql volatile security definer
--- definer because: a role that changes a key has no right to the sequence.
+-- definer because: a role that changes a key may not write the sequence notices_left_out.
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- A caller may write anything here. Caches then hear of more changes, never of fewer.
+  -- A caller can change this setting, but can cause only more notifications, never fewer.
   v_notices constant integer := coalesce(
     substring(current_setting('keylatch.notices', true), '^[0-9]{1,4}$')::integer, 0
   );
@@ -61,9 +61,9 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.notify_caches is
-  'Tells caches that the answer for a key may have changed, or else advances notices_left_out.';
+  'A trigger function that notifies caches of a changed key, or else increments notices_left_out.';
 
--- Caches hold no new keys and no labels, and ask again at the expiry that they know.
+-- Caches contain no new keys and no labels, and drop an entry when its key expires.
 create trigger keys_update_notify
 after update on keylatch_internal.keys for each row
 when (
@@ -76,7 +76,7 @@ when (
 ) execute function keylatch_internal.notify_caches();
 alter table keylatch_internal.keys enable always trigger keys_update_notify;
 comment on trigger keys_update_notify on keylatch_internal.keys is
-  'Caches hear of a revocation at its commit, also at a logical replica.';
+  'Notifies caches of a changed key at commit, also on a logical replica.';
 
 create function keylatch_internal.note_extension()
 returns trigger language plpgsql volatile security invoker
@@ -96,33 +96,32 @@ begin
   return new;
 end $$;
 comment on function keylatch_internal.note_extension is
-  'Marks a transaction that extends a key, and refuses an extension that its commit may delay.';
+  'Refuses to extend a key in a transaction that has sent a NOTIFY, whose commit may have to wait.';
 
--- Before the update, so that the mark is set when the first row of the statement is notified.
+-- This trigger fires before the update, so that notify_caches sees the mark for the first row.
 create trigger keys_update_note_extension
 before update on keylatch_internal.keys for each row
 when (coalesce(new.expires_at, 'infinity') > coalesce(old.expires_at, 'infinity'))
 execute function keylatch_internal.note_extension();
 comment on trigger keys_update_note_extension on keylatch_internal.keys is
-  'After an extension the transaction does not notify, so nothing waits after the expiry check.
-
-Origin sessions only: a logical replica takes the publisher''s rows as they are.';
+  'Marks a transaction that extends a key. The transaction then sends no NOTIFY, so that its commit
+does not wait after the check of the expiry. The trigger does not fire on a logical replica.';
 
 create constraint trigger keys_update_hold_extension
 after update on keylatch_internal.keys deferrable initially deferred for each row
 when (coalesce(new.expires_at, 'infinity') > old.expires_at)
 execute function keylatch_internal.note_extension();
 comment on trigger keys_update_hold_extension on keylatch_internal.keys is
-  'A transaction that notified before the extension may wait at its commit, so it cannot extend a
-key that may expire in that time.
+  'Refuses to extend a key that expires soon if the transaction has already sent a NOTIFY, because
+the commit may have to wait until after the key has expired.
 
-Origin sessions only, as keys_update_note_extension.';
+The trigger does not fire on a logical replica.';
 
 create type keylatch.server_position as (
   system_identifier text, timeline integer, is_replica boolean, "position" bigint
 );
 comment on type keylatch.server_position is
-  'Which server answers, on which timeline, whether it is a replica, and its WAL position.';
+  'The result of replay_position: the server, its timeline, whether it is a replica, and its LSN.';
 
 create function keylatch_internal.read_position()
 returns keylatch.server_position language plpgsql stable security definer
@@ -145,7 +144,7 @@ begin
   end if;
   return v_here;
 end $$;
-comment on function keylatch_internal.read_position is 'Does the work of replay_position.';
+comment on function keylatch_internal.read_position is 'Implements keylatch.replay_position.';
 
 create function keylatch.replay_position()
 returns keylatch.server_position language plpgsql stable security invoker
@@ -154,18 +153,18 @@ begin
   return keylatch_internal.read_position();
 end $$;
 comment on function keylatch.replay_position is
-  'The WAL position of this server: what a primary has flushed, or what a replica has replayed.
+  'Returns the LSN that a primary has flushed, or that a replica has replayed.
 
-If system_identifier and timeline are equal, and the position of a replica is not below that of the
-primary, the replica has all commits from before you asked the primary. timeline is null on a
-replica without a stream, or if the owner of keylatch is not in pg_monitor: treat it as stale.';
+Call this on the primary, then on the replica. If system_identifier and timeline are equal, and the
+replica''s LSN is not below the primary''s LSN, the replica is up to date. timeline is null on a
+replica without a WAL receiver, or if the owner of keylatch lacks pg_monitor: assume it is stale.';
 
 create function keylatch_internal.read_heartbeat(
   p_with_writers boolean, out server_time timestamptz, out left_out bigint, out place text,
   out writers text[]
 )
 returns record language plpgsql volatile security definer
--- definer because: a service that listens may not read the sequence.
+-- definer because: the role of a cache may not read the sequence notices_left_out.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_here constant keylatch.server_position := keylatch_internal.read_position();
@@ -189,22 +188,22 @@ begin
   end if;
 end $$;
 comment on function keylatch_internal.read_heartbeat is
-  'What a cache asks on the connection on which it listens.
+  'A cache calls read_heartbeat regularly on the connection that runs LISTEN.
 
-left_out: when it has advanced, the cache forgets everything. It stores nothing until the writers of
-that moment are gone, because a change without a notice may become visible until then.
-writers: the transactions that change keys, if asked for.
-place: system identifier, timeline and oid of the database.';
+left_out: the counter of changes that were not sent. If the counter grows, the cache must drop all
+entries, and must store no entry until all transactions in "writers" have ended.
+writers: the transactions that change keys now, if the caller asks for them.
+place: the identity of the database: system identifier, timeline and database oid.';
 
 create type keylatch.replica_wait as (
   is_synchronous boolean, waited_for integer
 );
 comment on type keylatch.replica_wait is
-  'That all synchronous standbys have replayed the commits before, and how many there are.';
+  'The result of wait_for_replicas: how many synchronous standbys have replayed earlier commits.';
 
 create function keylatch_internal.await_replicas(p_seconds numeric)
 returns keylatch.replica_wait language plpgsql volatile security definer
--- definer because: how far a standby is needs pg_read_all_stats.
+-- definer because: reading the position of a standby needs pg_read_all_stats.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_target pg_lsn;
@@ -231,7 +230,7 @@ begin
   end if;
   v_target := pg_current_wal_flush_lsn();
   v_ends := clock_timestamp() + p_seconds * interval '1 second';
-  -- This loop polls and holds no lock, so this call blocks no other session.
+  -- This loop polls and takes no lock, so the call blocks no other session.
   loop
     select coalesce(bool_and(r.replay_lsn >= v_target), false), count(*) into v_result
     from pg_catalog.pg_stat_replication as r
@@ -246,7 +245,7 @@ begin
   end loop;
   return v_result;
 end $$;
-comment on function keylatch_internal.await_replicas is 'Does the work of wait_for_replicas.';
+comment on function keylatch_internal.await_replicas is 'Implements keylatch.wait_for_replicas.';
 
 create function keylatch.wait_for_replicas(timeout interval default '10 seconds')
 returns keylatch.replica_wait language plpgsql volatile security invoker
@@ -255,10 +254,10 @@ begin
   return keylatch_internal.await_replicas(extract(epoch from wait_for_replicas.timeout));
 end $$;
 comment on function keylatch.wait_for_replicas is
-  'Returns when all synchronous standbys have replayed what was committed before the call.
+  'Waits until all synchronous standbys have replayed all commits from before this call.
 
-Call it after the commit of a revocation, in a transaction of its own. It blocks no other session.
-timeout: up to 1 minute; over REST shorter than the statement_timeout.
+After a revocation is committed, call wait_for_replicas in a new transaction. The call blocks no
+other session. timeout: up to 1 minute; over REST, choose less than statement_timeout.
 Errors: invalid_argument (400), replicas_behind (504).';
 
 update keylatch_internal.installation set modules = array_append(modules, 'notify');

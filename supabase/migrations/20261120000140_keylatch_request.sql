@@ -1,7 +1,7 @@
--- The API key of a request, as an identity for row policies on the user's own tables.
+-- Module request: row policies on your own tables can use the API key in the header x-api-key.
 --
--- A request with an x-api-key comes as anon, so anon may call these functions. They find only the
--- key in the request's own headers.
+-- A request with the header x-api-key runs as the role anon, so anon may call the functions of this
+-- file. The functions look up only the key in the headers of the request.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('invalid_api_key', 'PT401', 'Ask an admin of the workspace to call explain_key.');
@@ -9,13 +9,13 @@ insert into keylatch_internal.errors (slug, code, hint) values
 create type keylatch_internal.identity as (
   workspace_id uuid, key_id uuid, scopes text[], metadata jsonb
 );
-comment on type keylatch_internal.identity is 'The workspace and the key that a request acts for.';
+comment on type keylatch_internal.identity is 'The workspace and the key that a request uses.';
 
 create function keylatch_internal.require_one_identity(p_has_other_header boolean)
 returns void language plpgsql stable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- A token with a subject is a user, whatever the role of the token is.
+  -- A JWT with a "sub" identifies a user, whatever the role of the JWT is.
   if p_has_other_header or coalesce(
     nullif(current_setting('request.jwt.claim.sub', true), ''),
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'
@@ -29,7 +29,7 @@ begin
   end if;
 end $$;
 comment on function keylatch_internal.require_one_identity is
-  'Refuses a request that has a second identity.';
+  'Refuses a request with two identities, for example an API key and a signed-in user.';
 
 create function keylatch_internal.other_identity(p_headers jsonb)
 returns keylatch_internal.identity language plpgsql stable parallel safe security invoker
@@ -38,12 +38,12 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_identity is
-  'The identity from another header than x-api-key; null here. A module may replace this function.';
+  'Returns null. The module sessions replaces this function to read the header x-session-token.';
 
 create function keylatch_internal.request_identity()
 returns keylatch_internal.identity language plpgsql stable parallel safe security definer
--- definer because: anon may not resolve keys. It reads only the key in the request's headers.
--- It calls nothing with an exception block: that would fail in a parallel plan before version 17.
+-- definer because: anon may not resolve keys. The function reads only the key in the headers.
+-- No function called here has an exception block, which fails in a parallel plan before version 17.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_headers constant jsonb := nullif(current_setting('request.headers', true), '')::jsonb;
@@ -66,7 +66,7 @@ begin
   return v_identity;
 end $$;
 comment on function keylatch_internal.request_identity is
-  'The identity of the request: null without an identity header, an error if it is not valid.';
+  'Returns the workspace and key of the request, or null if no header has a key or session token.';
 
 create function keylatch.current_workspace_id()
 returns uuid language plpgsql stable parallel safe security invoker
@@ -75,10 +75,10 @@ begin
   return (keylatch_internal.request_identity()).workspace_id;
 end $$;
 comment on function keylatch.current_workspace_id is
-  'The workspace that the request acts for, by its x-api-key; null without one. For row policies.
+  'Returns the workspace of the key in the header x-api-key, or null without the header.
 
-Write (select keylatch.current_workspace_id()), so that it runs once per statement. An invalid key
-is an error: the request never falls back to another identity.
+In a row policy, write (select keylatch.current_workspace_id()), so that the function runs once per
+statement. An invalid key raises an error.
 Errors: invalid_api_key (401); invalid_argument (400) if the token of the request has a "sub".';
 
 create function keylatch.current_key_id()
@@ -88,7 +88,7 @@ begin
   return (keylatch_internal.request_identity()).key_id;
 end $$;
 comment on function keylatch.current_key_id is
-  'The id of the key that the request acts with; null without one.
+  'Returns the id of the key in the header x-api-key, or null without the header.
 
 Write (select keylatch.current_key_id()). Errors: as current_workspace_id.';
 
@@ -99,9 +99,9 @@ begin
   return coalesce(has_scope.scope = any ((keylatch_internal.request_identity()).scopes), false);
 end $$;
 comment on function keylatch.has_scope is
-  'Whether the key of the request has this scope, compared exactly; false without a key.
+  'True if the key of the request has exactly this scope; false if the request has no key.
 
-Write (select keylatch.has_scope(''orders:write'')). The scope "*" is a word like any other.
+Write (select keylatch.has_scope(''orders:write'')). The scope "*" is not a wildcard.
 Errors: as current_workspace_id.';
 
 create function keylatch.key_metadata()
@@ -111,7 +111,7 @@ begin
   return (keylatch_internal.request_identity()).metadata;
 end $$;
 comment on function keylatch.key_metadata is
-  'The metadata of the key that the request acts with; null without one.
+  'Returns the metadata of the key of the request, or null if the request has no key.
 
 Write (select keylatch.key_metadata() ->> ''plan''). Every visitor of a page can call this: keep what
 they must not read in a table of your own. Errors: as current_workspace_id.';
@@ -124,7 +124,7 @@ begin
   return true;
 end $$;
 comment on function keylatch.check_request is
-  'True, or an error if the key of the request is not valid. True without a key.
+  'Raises an error if the key of the request is invalid. Otherwise, and without a key, returns true.
 
 A row policy does not run on an empty table. To refuse an invalid key everywhere, set this as
 PostgREST''s db-pre-request, or call it there. For one table, write a restrictive policy using

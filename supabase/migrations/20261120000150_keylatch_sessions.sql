@@ -1,9 +1,9 @@
--- Sessions of visitors: a page opens one with its publishable key, and goes on with its token.
+-- Module sessions: a web page opens a session with a publishable key, and gets a session token.
 --
--- A session outlives its key, so that a rotation interrupts no conversation. end_sessions and the
--- deletion of a workspace end sessions early: session_endings records the key or the workspace, and
--- every read checks that table. So opening a session takes no lock on the key, and a session that
--- is committed after the ending has ended, too.
+-- A session stays open after its key is rotated or revoked. Only end_sessions and the deletion of a
+-- workspace end sessions early: these calls insert a row into session_endings, and every read of a
+-- session checks session_endings. So opening a session takes no lock on the key, and a session that
+-- is committed after the call of end_sessions has ended, too.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('session_refused', 'PT401', 'Ask an admin of the workspace to call explain_key.'),
@@ -34,28 +34,28 @@ create index sessions_key_id_address_mark_created_at_idx
 on keylatch_internal.sessions (key_id, address_mark, created_at) where address_mark <> 0;
 create index sessions_expires_at_idx on keylatch_internal.sessions (expires_at);
 comment on table keylatch_internal.sessions is
-  'Sessions that were opened and not yet pruned. No foreign key: its check would lock the key.';
-comment on column keylatch_internal.sessions.id is 'Names the session. It opens nothing.';
-comment on column keylatch_internal.sessions.token_hash is 'SHA-256 of the token.';
-comment on column keylatch_internal.sessions.workspace_id is 'The workspace of its key.';
-comment on column keylatch_internal.sessions.key_id is 'The key that it was opened with.';
-comment on column keylatch_internal.sessions.origin is 'The origin of the page that opened it.';
+  'All sessions, until prune_sessions deletes old sessions. A foreign key would lock the key.';
+comment on column keylatch_internal.sessions.id is 'The id of the session, which is no secret.';
+comment on column keylatch_internal.sessions.token_hash is 'The SHA-256 of the session token.';
+comment on column keylatch_internal.sessions.workspace_id is 'The workspace of the session.';
+comment on column keylatch_internal.sessions.key_id is 'The key that opened the session.';
+comment on column keylatch_internal.sessions.origin is 'The origin of the web page.';
 comment on column keylatch_internal.sessions.address_mark is
   'A hash of the visitor''s address, for the rate limit; 0 if addresses are not limited.';
 comment on column keylatch_internal.sessions.opened_before is
-  'How many sessions of the key the request found in the minute before, without those in flight.';
+  'How many committed sessions the key had opened in the minute before this session.';
 comment on column keylatch_internal.sessions.counted_since is
-  'When the oldest of those sessions was opened; if there was none, when this session was.';
+  'When the oldest session in opened_before was opened, or else when this session was opened.';
 comment on column keylatch_internal.sessions.subject is 'The application''s id of the visitor.';
-comment on column keylatch_internal.sessions.created_at is 'When it was opened.';
-comment on column keylatch_internal.sessions.expires_at is 'When it expires, or was closed.';
+comment on column keylatch_internal.sessions.created_at is 'When the session was opened.';
+comment on column keylatch_internal.sessions.expires_at is 'When the session expires or ended.';
 comment on index keylatch_internal.sessions_workspace_id_key_id_idx is
   'Finds the sessions of a workspace or a key.';
 comment on index keylatch_internal.sessions_key_id_created_at_idx is
-  'Counts what a key opened in the last minute.';
+  'Counts the sessions that a key opened in the last minute.';
 comment on index keylatch_internal.sessions_key_id_address_mark_created_at_idx is
-  'Counts what a key opened for an address in the last minute.';
-comment on index keylatch_internal.sessions_expires_at_idx is 'Finds what is to be pruned.';
+  'Counts the sessions that a key opened for one client address in the last minute.';
+comment on index keylatch_internal.sessions_expires_at_idx is 'Finds expired sessions.';
 
 create table keylatch_internal.session_endings (
   workspace_id uuid not null,
@@ -65,10 +65,10 @@ create table keylatch_internal.session_endings (
   constraint session_endings_pkey primary key (key_id, workspace_id)
 );
 comment on table keylatch_internal.session_endings is
-  'Keys and workspaces whose sessions have all ended, including sessions that open later.';
-comment on column keylatch_internal.session_endings.workspace_id is 'The workspace.';
+  'The keys and workspaces whose sessions are all ended, including sessions that open later.';
+comment on column keylatch_internal.session_endings.workspace_id is 'The id of the workspace.';
 comment on column keylatch_internal.session_endings.key_id is
-  'The key; the id of the workspace itself stands for all of its keys.';
+  'The id of the key. If it is equal to workspace_id, all keys of the workspace are meant.';
 comment on column keylatch_internal.session_endings.ended_at is 'When the sessions ended.';
 
 create view keylatch.sessions with (security_invoker = true) as
@@ -83,12 +83,12 @@ where
 comment on view keylatch.sessions is
   'The open sessions of the workspaces that you administer. DELETE a row to end the session.';
 comment on column keylatch.sessions.id is 'The id that current_session_id returns.';
-comment on column keylatch.sessions.workspace_id is 'The workspace of its key.';
-comment on column keylatch.sessions.key_id is 'The key that it was opened with.';
-comment on column keylatch.sessions.origin is 'The origin of the page that opened it.';
+comment on column keylatch.sessions.workspace_id is 'The workspace of the session.';
+comment on column keylatch.sessions.key_id is 'The key that opened the session.';
+comment on column keylatch.sessions.origin is 'The origin of the web page that opened the session.';
 comment on column keylatch.sessions.subject is 'The application''s own id of the visitor.';
-comment on column keylatch.sessions.created_at is 'When it was opened.';
-comment on column keylatch.sessions.expires_at is 'When it expires.';
+comment on column keylatch.sessions.created_at is 'When the session was opened.';
+comment on column keylatch.sessions.expires_at is 'When the session expires.';
 
 create function keylatch_internal.delete_session()
 returns trigger language plpgsql volatile security definer
@@ -117,11 +117,11 @@ create table keylatch.session_settings (
   constraint session_settings_pkey primary key (workspace_id)
 );
 comment on table keylatch.session_settings is
-  'How long the sessions of a workspace last, if not 24 hours. Admins of the workspace write it.';
-comment on column keylatch.session_settings.workspace_id is 'The workspace.';
+  'The session lifetime of a workspace. Without a row, a session lasts 24 hours.';
+comment on column keylatch.session_settings.workspace_id is 'The id of the workspace.';
 comment on column keylatch.session_settings.lifetime is
-  'From 1 minute to 90 days, for sessions that are opened or extended from now on. Kept in hours: a
-month counts as 30 days, and a day as 24 hours.';
+  'The lifetime of new and extended sessions, from 1 minute to 90 days. The value is stored in
+hours: a month counts as 30 days, and a day as 24 hours.';
 
 create function keylatch_internal.judge_session_settings()
 returns trigger language plpgsql volatile security invoker
@@ -145,9 +145,9 @@ create trigger session_settings_write_judge
 before insert or update on keylatch.session_settings
 for each row execute function keylatch_internal.judge_session_settings();
 comment on trigger session_settings_write_judge on keylatch.session_settings is
-  'Every new lifetime is checked.
+  'Checks each new lifetime.
 
-Origin sessions only: a restored or replicated value was checked when it was written.';
+The trigger does not fire during a restore and on a logical replica.';
 
 alter table keylatch_internal.sessions enable row level security;
 alter table keylatch_internal.session_endings enable row level security;
@@ -157,38 +157,38 @@ create policy sessions_select_admin on keylatch_internal.sessions
 for select to authenticated
 using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy sessions_select_admin on keylatch_internal.sessions is
-  'A signed-in user sees the sessions of the workspaces that they administer.';
+  'A signed-in user may read the sessions of the workspaces that the user administers.';
 
 create policy session_endings_select_admin on keylatch_internal.session_endings
 for select to authenticated
 using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy session_endings_select_admin on keylatch_internal.session_endings is
-  'A signed-in user sees the endings in the workspaces that they administer.';
+  'A signed-in user may read the session endings of the workspaces that the user administers.';
 
 create policy session_endings_insert_admin on keylatch_internal.session_endings
 for insert to authenticated
 with check (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy session_endings_insert_admin on keylatch_internal.session_endings is
-  'A signed-in user ends the sessions of keys of the workspaces that they administer.';
+  'A signed-in user may end the sessions of the workspaces that the user administers.';
 
 create policy session_settings_select_admin on keylatch.session_settings
 for select to authenticated
 using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy session_settings_select_admin on keylatch.session_settings is
-  'A signed-in user sees the settings of the workspaces that they administer.';
+  'A signed-in user may read the session settings of the workspaces that the user administers.';
 
 create policy session_settings_insert_admin on keylatch.session_settings
 for insert to authenticated
 with check (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy session_settings_insert_admin on keylatch.session_settings is
-  'A signed-in user makes settings for the workspaces that they administer.';
+  'A signed-in user may insert session settings for the workspaces that the user administers.';
 
 create policy session_settings_update_admin on keylatch.session_settings
 for update to authenticated
 using (workspace_id in (select keylatch.admin_workspace_ids()))
 with check (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy session_settings_update_admin on keylatch.session_settings is
-  'A signed-in user changes the settings of the workspaces that they administer.';
+  'A signed-in user may update the session settings of the workspaces that the user administers.';
 
 create table keylatch_internal.session_limits (
   only_row boolean not null default true,
@@ -206,12 +206,12 @@ create table keylatch_internal.session_limits (
   )
 );
 comment on table keylatch_internal.session_limits is
-  'One row, which only the owner can change. A setting (GUC) could be changed by any caller.';
+  'The rate limits for opening sessions, in one row. Only the owner may change the limits.';
 comment on column keylatch_internal.session_limits.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.session_limits.sessions_per_minute is
   'How many sessions one key may open in a minute. A limit of many thousands makes counting slow.';
 comment on column keylatch_internal.session_limits.sessions_per_address is
-  'How many of these sessions one address may open: an IPv4 address or a /64 of IPv6.';
+  'How many sessions of a key one client address (IPv4, or /64 of IPv6) may open in a minute.';
 comment on column keylatch_internal.session_limits.trusted_address_header is
   'The header in which your gateway writes the address of a client, in lower case, for example
 cf-connecting-ip. Of several addresses, the last counts. Null: addresses are not limited, because a
@@ -244,8 +244,8 @@ exception
   when invalid_text_representation then return 'unknown';
 end $$;
 comment on function keylatch_internal.limited_address is
-  'What counts as one address: an IPv4 address or a /64 of IPv6. All texts that are not an address
-count as one address, "unknown".';
+  'Returns the client address for the rate limit: an IPv4 address, a /64 network of IPv6, or
+"unknown" for a string that is not an address.';
 
 create function keylatch_internal.address_mark(p_header text)
 returns integer language plpgsql stable security invoker
@@ -257,7 +257,7 @@ begin
   )))), 0), 1);
 end $$;
 comment on function keylatch_internal.address_mark is
-  'A hash of the address that this header of the request names, never 0.';
+  'Returns a hash, never 0, of the client address in the HTTP header p_header.';
 
 create function keylatch_internal.count_in_flight(
   p_key_mark integer, p_address_mark integer, out of_key bigint, out of_address bigint
@@ -444,7 +444,7 @@ begin
   );
   return v_session;
 end $$;
-comment on function keylatch_internal.start_session is 'Does the work of open_session.';
+comment on function keylatch_internal.start_session is 'Implements keylatch.open_session.';
 
 create function keylatch_internal.check_session_key()
 returns trigger language plpgsql volatile security definer
@@ -457,7 +457,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.check_session_key is
-  'Refuses, at the commit, a session whose key is no longer active.';
+  'A trigger function that refuses, at commit, a new session whose key is no longer active.';
 
 create constraint trigger sessions_insert_check_key
 after insert on keylatch_internal.sessions
@@ -502,7 +502,7 @@ begin
   return v_session;
 end $$;
 comment on function keylatch_internal.find_session is
-  'The open session of this token; null if no open session has it. Reads only.';
+  'Returns the open session with this session token, or null if there is no such session.';
 
 create function keylatch_internal.change_session(p_token text, p_change text, p_subject text)
 returns keylatch.session language plpgsql volatile security definer
@@ -568,7 +568,7 @@ begin
   return keylatch_internal.change_session(close_session.token, 'close', null);
 end $$;
 comment on function keylatch.close_session is
-  'Ends a session at once, and returns it. Errors: session_not_found (404).';
+  'Ends the session with this token, and returns the session. Errors: session_not_found (404).';
 
 create function keylatch.attach_subject(token text, subject text)
 returns keylatch.session language plpgsql volatile security invoker
@@ -595,7 +595,7 @@ begin
   return v_session;
 end $$;
 comment on function keylatch.attach_subject is
-  'Stores who the visitor of a session is, by the application''s own id, once.
+  'Stores the application''s own id of the visitor in a session. The id can be stored only once.
 
 Repeating the call with the same subject is no error.
 Errors: session_not_found (404), subject_is_final (409), invalid_argument (400).';
@@ -687,12 +687,12 @@ begin
   get diagnostics v_ended = row_count;
   return v_expired + v_ended;
 end $$;
-comment on function keylatch_internal.delete_old_sessions is 'Does the work of prune_sessions.';
+comment on function keylatch_internal.delete_old_sessions is 'Implements keylatch.prune_sessions.';
 
 create type keylatch.session_pruning as (
   pruned integer
 );
-comment on type keylatch.session_pruning is 'How many sessions a call deleted.';
+comment on type keylatch.session_pruning is 'The number of sessions that prune_sessions deleted.';
 
 create function keylatch.prune_sessions(batch integer default 10000)
 returns keylatch.session_pruning language plpgsql volatile security invoker
@@ -707,10 +707,10 @@ begin
   return row(keylatch_internal.delete_old_sessions(prune_sessions.batch))::keylatch.session_pruning;
 end $$;
 comment on function keylatch.prune_sessions is
-  'Deletes up to batch sessions that have expired or were ended. For a timer, for example pg_cron
-every minute.
+  'Deletes up to "batch" sessions that have expired or were ended. Run prune_sessions every minute,
+for example with pg_cron.
 
-It never waits, and blocks no other call. Errors: invalid_argument (400).';
+The call waits for no lock and blocks no other call. Errors: invalid_argument (400).';
 
 -- What the module request calls to read a session.
 
@@ -754,9 +754,9 @@ begin
   return (keylatch_internal.request_identity()).session_id;
 end $$;
 comment on function keylatch.current_session_id is
-  'The session that the request acts for, by its x-session-token; null without one.
+  'Returns the id of the session in the header x-session-token, or null without the header.
 
-Write (select keylatch.current_session_id()): the rows of a visitor are those of their session.
+In a row policy, compare a column with (select keylatch.current_session_id()).
 Errors: invalid_session (401); as current_workspace_id.';
 
 update keylatch_internal.installation set modules = array_append(modules, 'sessions');

@@ -14,10 +14,10 @@ create table keylatch_internal.legacy_secrets (
   constraint legacy_secrets_pkey primary key (name)
 );
 comment on table keylatch_internal.legacy_secrets is
-  'The secrets of schemes, if they are not in Supabase Vault. Only the owner has rights here, and
-inserts the secrets.';
-comment on column keylatch_internal.legacy_secrets.name is 'The name that a scheme uses.';
-comment on column keylatch_internal.legacy_secrets.secret is 'As the old system has it.';
+  'Secrets that legacy hashes need, for example the key of an HMAC. Only the owner may read and
+write this table. Supabase Vault can store the secrets instead.';
+comment on column keylatch_internal.legacy_secrets.name is 'The name of the secret in a scheme.';
+comment on column keylatch_internal.legacy_secrets.secret is 'The secret of the old system.';
 alter table keylatch_internal.legacy_secrets enable row level security;
 
 create table keylatch_internal.legacy_schemes (
@@ -42,18 +42,18 @@ create table keylatch_internal.legacy_schemes (
   constraint legacy_schemes_pkey primary key (name)
 );
 comment on table keylatch_internal.legacy_schemes is
-  'The schemes, at most eight. declare_scheme judges and writes them.';
-comment on column keylatch_internal.legacy_schemes.name is 'The name that import lines use.';
+  'Up to eight schemes. A scheme says how a legacy system computes a hash from a key.';
+comment on column keylatch_internal.legacy_schemes.name is 'The name of the scheme in an import.';
 comment on column keylatch_internal.legacy_schemes.after is
-  'Step 1: keep what follows the first occurrence of this text.';
-comment on column keylatch_internal.legacy_schemes.strip is 'Step 2: remove this beginning.';
+  'Step 1: keep the part of the key after the first occurrence of this string.';
+comment on column keylatch_internal.legacy_schemes.strip is 'Step 2: remove this prefix.';
 comment on column keylatch_internal.legacy_schemes.take is
   'Step 3: keep this many characters, from the end if negative.';
 comment on column keylatch_internal.legacy_schemes.decode is
   'Step 4: decode the text as hex or base64.';
 comment on column keylatch_internal.legacy_schemes.prepend is
-  'Step 5: put this text before it. {secret} stands for the secret.';
-comment on column keylatch_internal.legacy_schemes.append is 'Step 6: put this after it.';
+  'Step 5: add this string at the beginning. {secret} stands for the secret.';
+comment on column keylatch_internal.legacy_schemes.append is 'Step 6: add this string at the end.';
 comment on column keylatch_internal.legacy_schemes.digest is
   'Step 7: compute sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512; or pbkdf2-sha1,
 pbkdf2-sha256 or pbkdf2-sha512, which are slow: only the first use of a key computes them.';
@@ -62,11 +62,11 @@ comment on column keylatch_internal.legacy_schemes.secret is
 comment on column keylatch_internal.legacy_schemes.secret_encoding is
   'How the key of an HMAC is written: text, hex or base64.';
 comment on column keylatch_internal.legacy_schemes.salt_take is
-  'Of PBKDF2: as many characters of the presented text are the salt, from the end if negative.';
-comment on column keylatch_internal.legacy_schemes.iter is 'Of PBKDF2: the rounds.';
-comment on column keylatch_internal.legacy_schemes.length is 'Of PBKDF2: the bytes of the hash.';
+  'For PBKDF2: how many characters of the key are the salt. If negative, the last characters.';
+comment on column keylatch_internal.legacy_schemes.iter is 'For PBKDF2: the number of rounds.';
+comment on column keylatch_internal.legacy_schemes.length is 'For PBKDF2: the hash size in bytes.';
 comment on column keylatch_internal.legacy_schemes.ends_at is
-  'When its keys expire at the latest; null for no end.';
+  'When all keys of the scheme expire at the latest. Null if no end was set with end_scheme.';
 alter table keylatch_internal.legacy_schemes enable row level security;
 
 create function keylatch_internal.read_bytes(p_text text, p_encoding text)
@@ -120,7 +120,7 @@ create function keylatch_internal.scheme_digest(
   p_text text, p_scheme keylatch_internal.legacy_schemes
 )
 returns bytea language plpgsql stable parallel safe security invoker
--- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
+-- No exception block: before PostgreSQL 17, a subtransaction fails in a parallel plan.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_secret constant text := case when p_scheme.secret is not null
@@ -293,7 +293,7 @@ begin
   end if;
   insert into keylatch_internal.legacy_schemes select (v_scheme).* on conflict do nothing;
 end $$;
-comment on function keylatch_internal.keep_scheme is 'Does the work of declare_scheme.';
+comment on function keylatch_internal.keep_scheme is 'Implements keylatch.declare_scheme.';
 
 create function keylatch.declare_scheme(name text, recipe jsonb)
 returns void language plpgsql volatile security invoker
@@ -305,7 +305,7 @@ comment on function keylatch.declare_scheme is
   'Declares how an old system made its unsalted hashes, so that import lines can name the scheme.
 Repeating the call is safe. At most eight schemes: each is tried when a key was not found.
 
-recipe: what is done to the presented text, in this order; all but digest may be left out.
+recipe: the steps that turn a key into its legacy hash, in this order. Only digest is required.
   after, strip     keep what follows the first occurrence of after; remove the beginning strip
   take             keep this many characters; from the end if negative
   decode           hex or base64: continue with the decoded bytes
@@ -334,7 +334,7 @@ begin
     );
   end if;
 end $$;
-comment on function keylatch_internal.move_scheme_end is 'Sets an end, or an earlier end.';
+comment on function keylatch_internal.move_scheme_end is 'Sets an ends_at, or an earlier ends_at.';
 
 create function keylatch.end_scheme(
   name text, ends_at timestamptz, "limit" integer default 10000
@@ -399,18 +399,18 @@ on keylatch_internal.legacy_keys (workspace_id, scheme)
 where rounds = 0 and upgraded_at is null;
 create index legacy_keys_source_scheme_idx on keylatch_internal.legacy_keys (source, scheme);
 comment on table keylatch_internal.legacy_keys is
-  'A row for each imported key: where it came from, and how a key under a salted hash is known.';
-comment on column keylatch_internal.legacy_keys.key_id is 'The key.';
-comment on column keylatch_internal.legacy_keys.workspace_id is 'Its workspace.';
+  'One row for each imported key: the source of the key, and the legacy hash if it is salted.';
+comment on column keylatch_internal.legacy_keys.key_id is 'The id of the imported key.';
+comment on column keylatch_internal.legacy_keys.workspace_id is 'The workspace of the key.';
 comment on column keylatch_internal.legacy_keys.scheme is
   'plaintext, sha256, the name of a scheme, or the alg of a salted hash.';
 comment on column keylatch_internal.legacy_keys.source is
-  'The system and table that it came from, as the import said; else empty.';
-comment on column keylatch_internal.legacy_keys.import_id is 'The import that brought it.';
+  'The name of the old system and table, as the import passed it. Empty if not passed.';
+comment on column keylatch_internal.legacy_keys.import_id is 'The import that inserted the key.';
 comment on column keylatch_internal.legacy_keys.seen_by is
-  'The last import of the source that contained it.';
+  'The last import of this source that contained the key.';
 comment on column keylatch_internal.legacy_keys.last_used_at is
-  'When it was last used in the old system, as the import said.';
+  'When the key was last used in the old system, as the import passed it.';
 comment on column keylatch_internal.legacy_keys.verifier is
   'For a key that waits for its first use: the hex of its hash, the whole text of bcrypt, or rounds,
 salt and hash in hex, separated by $. Readable by the owner alone.';
@@ -420,7 +420,7 @@ comment on column keylatch_internal.legacy_keys.rounds is
   'The cost of comparing a waiting key, in rounds of PBKDF2; 0 for an unsalted hash, which waits
 because it may be the same key as a salted hash. Null: the key does not wait.';
 comment on column keylatch_internal.legacy_keys.upgraded_at is
-  'When its first use showed its text; null while it waits.';
+  'When upgrade_key first saw the plaintext of the key. Null before the first use.';
 comment on index keylatch_internal.legacy_keys_workspace_id_clear_part_idx is
   'Finds the waiting keys of a workspace that may have a given text.';
 comment on index keylatch_internal.legacy_keys_clear_part_idx is
@@ -437,7 +437,7 @@ create table keylatch_internal.legacy_texts (
 );
 comment on table keylatch_internal.legacy_texts is
   'Texts of keys that do not hash to the key_hash of their row. Rows are only ever inserted.';
-comment on column keylatch_internal.legacy_texts.text_hash is 'SHA-256 of the text.';
+comment on column keylatch_internal.legacy_texts.text_hash is 'The SHA-256 of the plaintext key.';
 comment on column keylatch_internal.legacy_texts.key_hash is
   'The key. A text may have several keys, if it was imported under several salts.';
 
@@ -448,7 +448,7 @@ create policy legacy_keys_select_admin on keylatch_internal.legacy_keys
 for select to authenticated
 using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy legacy_keys_select_admin on keylatch_internal.legacy_keys is
-  'A signed-in user sees where the keys of the workspaces that they administer came from.';
+  'A signed-in user may read the import data of the workspaces that the user administers.';
 
 create function keylatch_internal.keep_legacy()
 returns trigger language plpgsql volatile security invoker
@@ -597,7 +597,7 @@ comment on function keylatch_internal.is_placeholder is
 
 create or replace function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
--- Without an exception block: a subtransaction would fail in a parallel plan before version 17.
+-- No exception block: before PostgreSQL 17, a subtransaction fails in a parallel plan.
 -- A generic plan: planning the last query at each call would take longer than everything else.
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
@@ -664,7 +664,7 @@ create table keylatch_internal.legacy_settings (
     upgrades_per_minute >= 1 and upgrades_per_minute <= 100000
   )
 );
-comment on table keylatch_internal.legacy_settings is 'One row, which only the owner can change.';
+comment on table keylatch_internal.legacy_settings is 'The rate limit of upgrade_key, in one row.';
 comment on column keylatch_internal.legacy_settings.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.legacy_settings.upgrades_per_minute is
   'How many calls of upgrade_key may compute slow hashes in a minute, however they end.';
@@ -889,9 +889,9 @@ begin
   where upgrade_key.workspace_id is null or r.workspace_id = upgrade_key.workspace_id;
 end $$;
 comment on function keylatch.upgrade_key is
-  'Resolves a key that waits for its first use. From then on resolve_key finds the key.
+  'Resolves an imported key with a salted hash at its first use. Later, resolve_key finds the key.
 
-Call upgrade_key if resolve_key found nothing. The answer is that of resolve_key.
+Call upgrade_key if resolve_key returned no row. upgrade_key returns the same type of row.
 workspace_id: the workspace of the key. Without it, only keys are tried whose import gave
 starts_with or ends_with. A text that matches a revoked or expired key is refused, under every salt.
 One call computes at most 1200000 rounds of PBKDF2, about 2 s, or as much bcrypt. At most 600 calls

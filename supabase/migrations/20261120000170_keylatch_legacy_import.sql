@@ -339,7 +339,7 @@ begin
     'updated_at', p_now, 'imported_at', p_now
   ));
 end $$;
-comment on function keylatch_internal.usual_key is 'The row of which a line says what differs.';
+comment on function keylatch_internal.usual_key is 'Returns the default values of an imported key.';
 
 create function keylatch_internal.read_import(p_lines jsonb)
 returns keylatch_internal.import_line[] language plpgsql stable security invoker
@@ -859,7 +859,7 @@ begin
   ) as o;
   return v_report;
 end $$;
-comment on function keylatch_internal.report_import is 'Counts the outcomes of the lines.';
+comment on function keylatch_internal.report_import is 'Makes the report that import_keys returns.';
 
 create function keylatch_internal.take_import(
   p_lines jsonb, p_dry_run boolean, p_strict boolean, p_import jsonb, p_probes jsonb
@@ -913,7 +913,7 @@ begin
     v_lines, p_dry_run, (p_import ->> 'id')::uuid, v_probes
   );
 end $$;
-comment on function keylatch_internal.take_import is 'Does the work of import_keys.';
+comment on function keylatch_internal.take_import is 'Implements keylatch.import_keys.';
 
 create function keylatch.import_keys(
   lines jsonb, dry_run boolean default false, strict boolean default false,
@@ -991,7 +991,7 @@ begin
     where g.source = finish_import.source and g.seen_by = finish_import.import_id
   ) then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'This import contained no key of this source.',
+      'invalid_argument', 'No key of this source was imported with this import_id.',
       'Pass the source and the import_id of the batches of the whole file.'
     );
   end if;
@@ -1016,8 +1016,8 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.finish_import is
-  'Declares that an import contained the whole table of its source: revokes the keys of the source
-that were not in it, up to limit keys. Call it until is_done is true.
+  'Revokes up to "limit" keys of a source that the import import_id did not contain. Call
+finish_import only after an import of all keys of the source. Repeat it until is_done is true.
 
 Errors: invalid_argument (400), also if the import named no key at all.';
 

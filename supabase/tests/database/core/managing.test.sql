@@ -142,7 +142,7 @@ from (values
 
 select is(
   pg_temp.words(v.who, format('select keylatch.%I(%s)', c.call, v.id)),
-  'You administer no key of this id. List the keys of the workspace with list_keys. '
+  'You administer no key with this id. List the keys of the workspace with list_keys. '
   || 'See sql/docs/errors.md#key_not_found',
   format('%s on %s key, by %s: the same words', c.call, v.what, v.who)
 )

@@ -30,7 +30,7 @@ select is(
   pg_temp.words(w.who, format(
     'insert into keylatch.keys (workspace_id, %s) values (pg_temp.a(), %s)', v.what, v.given
   )),
-  v.what || ' is set by the database, so it cannot be passed for a new key. '
+  v.what || ' of a new key cannot be passed, because the database sets this column. '
   || 'Leave this column out. To change an existing key, send a PATCH, not an upsert.',
   format('%s gives no %s', w.who, v.what)
 )

@@ -168,7 +168,7 @@ from (values
     'update keylatch_internal.key_events set role = ''x'' where checkpoint = 1;
     update keylatch_internal.key_event_checkpoints set digest = d.digest
     from keylatch_internal.digest_events(1, '''') as d where number = 1',
-    'f 1 1000 0 2 The checkpoint does not follow from the one before.'
+    'f 1 1000 0 2 The checkpoint does not contain the digest of the previous checkpoint.'
   ),
   (
     'an event in a checkpoint before the first',
