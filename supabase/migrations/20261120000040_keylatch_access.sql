@@ -199,7 +199,7 @@ the workspace is deleted or its id changes, and refuses TRUNCATE.
 
 If the id column is not named "id", pass its name as the argument of the first trigger.';
 
--- Who may do what.
+-- The grants of this file.
 revoke all on table keylatch_internal.workspace_latches
 from public, anon, authenticated, service_role;
 revoke all on function keylatch.admin_workspace_ids, keylatch_internal.current_user_id,

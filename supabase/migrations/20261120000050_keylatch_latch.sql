@@ -26,7 +26,7 @@ create function keylatch_internal.hold_latch()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- Do not name columns that may always change or that the database computes.
+  -- Leave out the columns that may always change, and those that the database computes.
   v_old constant jsonb := to_jsonb(old)
     - '{label,metadata,allowed_origins,updated_at,fingerprint}'::text[];
   v_columns constant text := (
@@ -312,7 +312,7 @@ create trigger keys_update_values before update on keylatch_internal.keys for ea
 comment on trigger keys_update_values on keylatch_internal.keys is
   'Checks each new value. The trigger does not check rows of a restore or of logical replication.';
 
--- Who may do what.
+-- The grants of this file.
 revoke all on function
 keylatch_internal.is_apply_worker, keylatch_internal.hold_latch, keylatch_internal.hold_expiry,
 keylatch_internal.merge_revocation, keylatch_internal.stamp_update, keylatch_internal.judge_update,

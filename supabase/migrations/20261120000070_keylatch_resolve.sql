@@ -238,7 +238,7 @@ keys of workspaces that you do not administer. Compare fingerprint with keylatch
 whether you passed the right key. The role keylatch_resolver gets only the verdict, the id and
 timestamps. The function writes nothing. Over REST, use POST: a key in a URL ends up in logs.';
 
--- Who may do what.
+-- The grants of this file.
 revoke all on function
 keylatch_internal.other_hash, keylatch.resolve_key, keylatch.resolve_keys, keylatch.explain_key,
 keylatch_internal.key_verdict, keylatch_internal.explain, keylatch_internal.find_key,

@@ -76,7 +76,7 @@ for each row execute function keylatch_internal.revoke_workspace_keys();
 comment on trigger workspaces_delete_revoke_keys on keylatch.workspaces is
   'Revokes the keys of a deleted workspace.
 
-The trigger does not fire on a logical replica: the publisher sends the revoked keys.';
+The trigger does not fire for rows that a publisher sends: the keys arrive revoked.';
 
 create trigger workspaces_truncate_keep
 before truncate on keylatch.workspaces

@@ -224,7 +224,7 @@ execute function keylatch_internal.keep_events();
 comment on trigger key_events_insert_keep on keylatch_internal.key_events is
   'Refuses INSERT statements: only the triggers on the table of keys insert events.
 
-The trigger does not fire during a restore and on a logical replica.';
+The trigger does not fire for rows that a restore or a publisher writes.';
 
 create trigger key_events_update_keep
 before update on keylatch_internal.key_events for each row
@@ -451,7 +451,7 @@ for each statement execute function keylatch_internal.record_new_key();
 comment on trigger keys_insert_record_events on keylatch_internal.keys is
   'Writes an event for each new key.
 
-The trigger does not fire during a restore and on a logical replica, which copy the events.';
+The trigger does not fire for rows that a restore or a publisher writes: the events come along.';
 
 create function keylatch_internal.content_changes(
   p_old keylatch_internal.keys, p_new keylatch_internal.keys

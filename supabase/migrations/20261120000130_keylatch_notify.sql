@@ -105,7 +105,7 @@ when (coalesce(new.expires_at, 'infinity') > coalesce(old.expires_at, 'infinity'
 execute function keylatch_internal.note_extension();
 comment on trigger keys_update_note_extension on keylatch_internal.keys is
   'Marks a transaction that extends a key. The transaction then sends no NOTIFY, so that its commit
-does not wait after the check of the expiry. The trigger does not fire on a logical replica.';
+does not wait after the check of the expiry. It does not fire for rows that a publisher sends.';
 
 create constraint trigger keys_update_hold_extension
 after update on keylatch_internal.keys deferrable initially deferred for each row
@@ -115,7 +115,7 @@ comment on trigger keys_update_hold_extension on keylatch_internal.keys is
   'Refuses to extend a key that expires soon if the transaction has already sent a NOTIFY, because
 the commit may have to wait until after the key has expired.
 
-The trigger does not fire on a logical replica.';
+The trigger does not fire for rows that a publisher sends.';
 
 create type keylatch.server_position as (
   system_identifier text, timeline integer, is_replica boolean, "position" bigint
@@ -262,7 +262,7 @@ Errors: invalid_argument (400), replicas_behind (504).';
 
 update keylatch_internal.installation set modules = array_append(modules, 'notify');
 
--- Who may do what.
+-- The grants of this file.
 revoke all on sequence keylatch_internal.notices_left_out
 from public, anon, authenticated, service_role;
 revoke all on function

@@ -133,7 +133,7 @@ Errors: as current_workspace_id.';
 
 update keylatch_internal.installation set modules = array_append(modules, 'request');
 
--- Who may do what.
+-- The grants of this file.
 revoke all on function
 keylatch_internal.require_one_identity, keylatch_internal.other_identity,
 keylatch_internal.request_identity, keylatch.current_workspace_id, keylatch.current_key_id,

@@ -147,7 +147,7 @@ for each row execute function keylatch_internal.judge_session_settings();
 comment on trigger session_settings_write_judge on keylatch.session_settings is
   'Checks each new lifetime.
 
-The trigger does not fire during a restore and on a logical replica.';
+The trigger does not fire for rows that a restore or a publisher writes.';
 
 alter table keylatch_internal.sessions enable row level security;
 alter table keylatch_internal.session_endings enable row level security;
@@ -761,7 +761,7 @@ Errors: invalid_session (401); as current_workspace_id.';
 
 update keylatch_internal.installation set modules = array_append(modules, 'sessions');
 
--- Who may do what.
+-- The grants of this file.
 revoke all on table
 keylatch_internal.sessions, keylatch_internal.session_endings, keylatch_internal.session_limits,
 keylatch.sessions, keylatch.session_settings

@@ -898,7 +898,7 @@ One call computes at most 1200000 rounds of PBKDF2, about 2 s, or as much bcrypt
 a minute compute slow hashes. The call locks no key, so a revocation does not wait.
 Errors: too_many_requests (429), invalid_argument (400) where workspace_id is needed.';
 
--- Who may do what.
+-- The grants of this file.
 revoke all on table
 keylatch_internal.legacy_secrets, keylatch_internal.legacy_schemes, keylatch_internal.legacy_keys,
 keylatch_internal.legacy_texts, keylatch_internal.legacy_settings, keylatch.legacy_keys,

@@ -1023,7 +1023,7 @@ Errors: invalid_argument (400), also if the import named no key at all.';
 
 update keylatch_internal.installation set modules = array_append(modules, 'legacy');
 
--- Who may do what.
+-- The grants of this file.
 revoke all on table keylatch_internal.import_fields
 from public, anon, authenticated, service_role;
 revoke all on function
