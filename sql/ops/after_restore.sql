@@ -305,26 +305,28 @@ alter table keylatch_internal.key_event_checkpoints
 enable always trigger key_event_checkpoints_update_keep;
 alter table keylatch_internal.key_event_checkpoints
 enable always trigger key_event_checkpoints_delete_keep;
-alter table keylatch_internal.keys enable always trigger keys_update_record_events;
 revoke all on table
 keylatch_internal.key_events, keylatch_internal.key_event_checkpoints,
 keylatch_internal.event_settings, keylatch.key_events
 from public, anon, authenticated, service_role;
 revoke all on function
-keylatch_internal.keep_events, keylatch_internal.clean_word,
-keylatch_internal.current_source, keylatch_internal.metadata_change,
-keylatch_internal.limit_growth, keylatch_internal.record_new_key, keylatch_internal.content_changes,
-keylatch_internal.record_change,
-keylatch_internal.personal_digest, keylatch_internal.is_erasure,
-keylatch_internal.event_digest, keylatch_internal.digest_events, keylatch_internal.seal_key_events,
-keylatch_internal.verify_checkpoints, keylatch.list_events, keylatch.seal_events,
-keylatch.verify_events
+keylatch_internal.keep_events, keylatch_internal.personal_digest, keylatch_internal.is_erasure
 from public, anon, authenticated, service_role;
 grant select on table keylatch_internal.key_events, keylatch.key_events
 to authenticated, service_role;
 grant select on table keylatch_internal.key_event_checkpoints to service_role;
-grant execute on function
-keylatch.list_events, keylatch.verify_events, keylatch_internal.verify_checkpoints
+alter table keylatch_internal.keys enable always trigger keys_update_record_events;
+revoke all on function
+keylatch_internal.clean_word, keylatch_internal.current_source, keylatch_internal.metadata_change,
+keylatch_internal.limit_growth, keylatch_internal.record_new_key, keylatch_internal.content_changes,
+keylatch_internal.record_change, keylatch.list_events
+from public, anon, authenticated, service_role;
+grant execute on function keylatch.list_events to authenticated, service_role;
+revoke all on function
+keylatch_internal.event_digest, keylatch_internal.digest_events, keylatch_internal.seal_key_events,
+keylatch_internal.verify_checkpoints, keylatch.seal_events, keylatch.verify_events
+from public, anon, authenticated, service_role;
+grant execute on function keylatch.verify_events, keylatch_internal.verify_checkpoints
 to authenticated, service_role;
 grant execute on function keylatch.seal_events, keylatch_internal.seal_key_events to service_role;
 end $$;
@@ -450,7 +452,18 @@ from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.delete_session, keylatch_internal.judge_session_settings,
 keylatch_internal.limited_address, keylatch_internal.address_mark,
-keylatch_internal.count_in_flight, keylatch_internal.count_opened, keylatch_internal.count_session,
+keylatch_internal.count_in_flight, keylatch_internal.count_opened, keylatch_internal.count_session
+from public, anon, authenticated, service_role;
+grant select (id, workspace_id, key_id, origin, subject, created_at, expires_at) on table
+keylatch_internal.sessions
+to authenticated, service_role;
+grant select, insert (workspace_id, key_id) on table keylatch_internal.session_endings
+to authenticated, service_role;
+grant select, delete on table keylatch.sessions to authenticated, service_role;
+grant select, insert (workspace_id, lifetime), update (workspace_id, lifetime) on table
+keylatch.session_settings
+to authenticated, service_role;
+revoke all on function
 keylatch_internal.session_expiry, keylatch_internal.start_session,
 keylatch_internal.check_session_key, keylatch_internal.find_session,
 keylatch_internal.change_session, keylatch_internal.end_workspace_sessions,
@@ -458,13 +471,6 @@ keylatch_internal.delete_old_sessions, keylatch.open_session, keylatch.resolve_s
 keylatch.close_session, keylatch.attach_subject, keylatch.end_sessions, keylatch.prune_sessions,
 keylatch.current_session_id
 from public, anon, authenticated, service_role;
-grant select (id, workspace_id, key_id, origin, subject, created_at, expires_at)
-on table keylatch_internal.sessions to authenticated, service_role;
-grant select, insert (workspace_id, key_id)
-on table keylatch_internal.session_endings to authenticated, service_role;
-grant select, delete on table keylatch.sessions to authenticated, service_role;
-grant select, insert (workspace_id, lifetime), update (workspace_id, lifetime)
-on table keylatch.session_settings to authenticated, service_role;
 grant execute on function keylatch.current_session_id to anon, authenticated, service_role;
 grant execute on function keylatch.open_session, keylatch_internal.start_session
 to anon, authenticated;
@@ -493,6 +499,18 @@ on conflict do nothing;
   end if;
 update keylatch_internal.installation set modules = array_append(modules, 'legacy')
 where 'legacy' <> all (modules);
+revoke all on table keylatch_internal.legacy_secrets, keylatch_internal.legacy_schemes
+from public, anon, authenticated, service_role;
+revoke all on function
+keylatch_internal.read_bytes, keylatch_internal.read_secret, keylatch_internal.scheme_digest,
+keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_internal.judge_scheme,
+keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
+keylatch.end_scheme, keylatch_internal.judge_slow_scheme
+from public, anon, authenticated, service_role;
+grant execute on function
+keylatch.declare_scheme, keylatch_internal.keep_scheme, keylatch.end_scheme,
+keylatch_internal.move_scheme_end
+to service_role;
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_delete_keep;
 alter table keylatch_internal.legacy_texts enable always trigger legacy_texts_change_keep;
@@ -501,23 +519,12 @@ enable replica trigger legacy_keys_update_a_merge_first_use;
 alter table keylatch_internal.legacy_texts
 enable replica trigger legacy_texts_insert_merge_first_use;
 revoke all on table
-keylatch_internal.legacy_secrets, keylatch_internal.legacy_schemes, keylatch_internal.legacy_keys,
-keylatch_internal.legacy_texts, keylatch_internal.legacy_settings, keylatch.legacy_keys,
+keylatch_internal.legacy_keys, keylatch_internal.legacy_texts, keylatch.legacy_keys,
 keylatch.imported_keys
 from public, anon, authenticated, service_role;
-revoke all on sequence keylatch_internal.legacy_attempts_seq
-from public, anon, authenticated, service_role;
 revoke all on function
-keylatch_internal.read_bytes, keylatch_internal.read_secret, keylatch_internal.scheme_digest,
-keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_internal.judge_scheme,
-keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
-keylatch.end_scheme, keylatch_internal.keep_legacy, keylatch_internal.merge_first_use,
-keylatch_internal.is_placeholder,
-keylatch.revoke_legacy_key, keylatch_internal.judge_slow_scheme,
-keylatch_internal.count_attempt,
-keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
-keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,
-keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
+keylatch_internal.keep_legacy, keylatch_internal.merge_first_use, keylatch_internal.is_placeholder,
+keylatch.revoke_legacy_key
 from public, anon, authenticated, service_role;
 grant select (
   key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at
@@ -525,24 +532,31 @@ grant select (
 on table keylatch_internal.legacy_keys to authenticated, service_role;
 grant select on table keylatch.legacy_keys, keylatch.imported_keys to authenticated, service_role;
 grant execute on function keylatch.revoke_legacy_key to authenticated, service_role;
-grant execute on function
-keylatch.declare_scheme, keylatch_internal.keep_scheme, keylatch.end_scheme,
-keylatch_internal.move_scheme_end
-to service_role;
-grant execute on function keylatch.upgrade_key, keylatch_internal.upgrade_legacy_key
-to service_role, keylatch_resolver;
-revoke all on table keylatch_internal.import_fields
+revoke all on table keylatch_internal.legacy_settings
+from public, anon, authenticated, service_role;
+revoke all on sequence keylatch_internal.legacy_attempts_seq
 from public, anon, authenticated, service_role;
 revoke all on function
+keylatch_internal.count_attempt, keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
+keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,
+keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
+from public, anon, authenticated, service_role;
+grant execute on function keylatch.upgrade_key, keylatch_internal.upgrade_legacy_key
+to service_role, keylatch_resolver;
+revoke all on table keylatch_internal.import_fields from public, anon, authenticated, service_role;
+revoke all on function
 keylatch_internal.mask_key, keylatch_internal.insert_keys, keylatch_internal.read_import_fields,
-keylatch_internal.read_plaintext, keylatch_internal.read_verifier,
-keylatch_internal.finish_reading, keylatch_internal.note_source,
-keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces,
-keylatch_internal.usual_key, keylatch_internal.read_import,
-keylatch_internal.share_import, keylatch_internal.insert_lines,
+keylatch_internal.read_plaintext, keylatch_internal.read_verifier, keylatch_internal.finish_reading,
+keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces, keylatch_internal.usual_key,
+keylatch_internal.read_import
+from public, anon, authenticated, service_role;
+revoke all on function
+keylatch_internal.note_source, keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
-keylatch_internal.add_hashes,
-keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import,
+keylatch_internal.add_hashes, keylatch_internal.write_import, keylatch_internal.move_key,
+keylatch_internal.settle_import
+from public, anon, authenticated, service_role;
+revoke all on function
 keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
 keylatch.import_keys, keylatch.finish_import
 from public, anon, authenticated, service_role;

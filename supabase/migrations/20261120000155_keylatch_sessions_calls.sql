@@ -1,0 +1,403 @@
+-- Module sessions: the calls that open, resolve, change, end and prune sessions.
+
+create type keylatch.opened_session as (
+  token text, expires_at timestamptz
+);
+comment on type keylatch.opened_session is
+  'A new session: its token, shown only here, and when it expires.';
+
+create type keylatch.session as (
+  session_id uuid, workspace_id uuid, key_id uuid, origin text, subject text, expires_at timestamptz
+);
+comment on type keylatch.session is
+  'A session: its workspace, the key and the origin of the page that opened it, the application''s
+own id of the visitor, and when it expires.';
+
+create function keylatch_internal.session_expiry(p_workspace_id uuid, p_created_at timestamptz)
+returns timestamptz language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_lifetime constant interval := (
+    select s.lifetime from keylatch.session_settings as s where s.workspace_id = p_workspace_id
+  );
+begin
+  -- In hours: a day may have 23 hours in the time zone of the caller.
+  return least(
+    clock_timestamp() + coalesce(v_lifetime, '24 hours'), p_created_at + interval '2160 hours'
+  );
+end $$;
+comment on function keylatch_internal.session_expiry is
+  'When a session expires that is opened or extended now: at most 90 days after its opening.';
+
+create function keylatch_internal.start_session(p_key text)
+returns keylatch.opened_session language plpgsql volatile security definer
+-- definer because: anon may open a session and nothing else. The origin is the request's own.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_origin constant text := nullif(current_setting('request.headers', true), '')::jsonb ->> 'origin';
+  v_now constant timestamptz := clock_timestamp();
+  v_key keylatch.resolved_key;
+  v_count keylatch_internal.sessions;
+  v_session keylatch.opened_session;
+begin
+  select r.* into v_key
+  from keylatch.resolve_key(p_key, v_origin) as r
+  where r.kind = 'publishable';
+  if not found then
+    perform keylatch_internal.refuse(
+      'session_refused', 'The key is mistyped, not active, not publishable, or not for this origin.'
+    );
+  end if;
+  -- Before the token is made, because most calls of a flood end here.
+  v_count := keylatch_internal.count_session(v_key.key_id, v_now);
+  v_session.token := keylatch_internal.complete_key(
+    coalesce(substring(p_key, '^([a-z][a-z0-9]{1,11})_pk_'), 'wk') || '_st_'
+  );
+  v_session.expires_at := keylatch_internal.session_expiry(v_key.workspace_id, v_now);
+  insert into keylatch_internal.sessions (
+    token_hash, workspace_id, key_id, origin, address_mark, opened_before, counted_since,
+    created_at, expires_at
+  )
+  values (
+    sha256(convert_to(v_session.token, 'UTF8')), v_key.workspace_id, v_key.key_id, v_origin,
+    v_count.address_mark, v_count.opened_before, v_count.counted_since,
+    v_now, v_session.expires_at
+  );
+  return v_session;
+end $$;
+comment on function keylatch_internal.start_session is 'Implements keylatch.open_session.';
+
+create function keylatch_internal.check_session_key()
+returns trigger language plpgsql volatile security definer
+-- definer because: at the commit it runs as the visitor, who may not read keys.
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if not exists (select from keylatch_internal.active_keys as k where k.id = new.key_id) then
+    perform keylatch_internal.refuse('session_refused', 'The key became inactive meanwhile.');
+  end if;
+  return null;
+end $$;
+comment on function keylatch_internal.check_session_key is
+  'A trigger function that refuses, at commit, a new session whose key is no longer active.';
+
+create constraint trigger sessions_insert_check_key
+after insert on keylatch_internal.sessions
+deferrable initially deferred for each row
+-- A restored session was checked when it was opened.
+when (new.created_at > pg_catalog.clock_timestamp() - interval '1 minute')
+execute function keylatch_internal.check_session_key();
+comment on trigger sessions_insert_check_key on keylatch_internal.sessions is
+  'A revoked key opens no session, however long the request takes.
+
+Origin sessions only: a logical replica takes the publisher''s rows as they are.';
+
+create function keylatch.open_session(key text)
+returns keylatch.opened_session language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return keylatch_internal.start_session(open_session.key);
+end $$;
+comment on function keylatch.open_session is
+  'Opens a session for a visitor of a page, by POST with the publishable key of the page.
+
+The origin is the Origin header of the request, so this works only over REST. The token is shown
+only here: send it as x-session-token, or pass it to your application, which calls resolve_session.
+A key opens up to 600 sessions a minute, and up to 30 for one address if an address header is
+trusted; the owner changes both in keylatch_internal.session_limits.
+Errors: session_refused (401), whatever the reason; too_many_requests (429, Retry-After).';
+
+create function keylatch_internal.find_session(p_token text)
+returns keylatch.session language plpgsql stable security definer
+-- definer because: only the owner may read token_hash. Only the holder of a token gets an
+-- answer.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_session keylatch.session;
+begin
+  perform keylatch_internal.require_grants('keylatch_internal.find_session');
+  select s.id, s.workspace_id, s.key_id, s.origin, s.subject, s.expires_at
+  into v_session
+  from keylatch_internal.sessions as t
+  inner join keylatch.sessions as s on t.id = s.id
+  where t.token_hash = sha256(convert_to(p_token, 'UTF8'));
+  return v_session;
+end $$;
+comment on function keylatch_internal.find_session is
+  'Returns the open session with this session token, or null if there is no such session.';
+
+create function keylatch_internal.change_session(p_token text, p_change text, p_subject text)
+returns keylatch.session language plpgsql volatile security definer
+-- definer because: only these calls change a session, each for the holder of its token.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_session keylatch.session;
+begin
+  perform keylatch_internal.require_grants('keylatch_internal.change_session');
+  -- Locked first: nothing waits between the check of the time and the change.
+  perform from keylatch_internal.sessions as s
+  where s.token_hash = sha256(convert_to(p_token, 'UTF8'))
+  for update;
+  v_session := keylatch_internal.find_session(p_token);
+  if v_session.session_id is null and p_change <> 'extend' then
+    perform keylatch_internal.refuse(
+      'session_not_found', 'The token is mistyped, or its session has expired or was ended.'
+    );
+  end if;
+  update keylatch_internal.sessions as s
+  set subject = coalesce(s.subject, p_subject),
+    expires_at = case p_change
+      when 'extend' then greatest(
+        s.expires_at, keylatch_internal.session_expiry(s.workspace_id, s.created_at)
+      )
+      -- The row stays for the rate limit, until it is pruned.
+      when 'close' then clock_timestamp()
+      else s.expires_at
+    end
+  where s.id = v_session.session_id
+  returning s.subject, s.expires_at into v_session.subject, v_session.expires_at;
+  return v_session;
+end $$;
+comment on function keylatch_internal.change_session is
+  'Extends or closes the session of this token, or attaches a subject to it.';
+
+create function keylatch.resolve_session(token text, extend boolean default false)
+returns setof keylatch.session language plpgsql volatile security invoker rows 2
+-- At most one row. But "rows 1" would make the type generators return a single object.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_session constant keylatch.session := case
+    when resolve_session.extend
+      then keylatch_internal.change_session(resolve_session.token, 'extend', null)
+    else keylatch_internal.find_session(resolve_session.token)
+  end;
+begin
+  if v_session.session_id is not null then
+    return next v_session;
+  end if;
+end $$;
+comment on function keylatch.resolve_session is
+  'One row for the token of an open session, no row if not: mistyped, expired and closed look alike.
+For the servers of the application.
+
+extend: the session lasts its whole lifetime again, from now on, but never longer than 90 days from
+its opening. Without extend nothing is written. Compare origin with the Origin of the request.';
+
+create function keylatch.close_session(token text)
+returns keylatch.session language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return keylatch_internal.change_session(close_session.token, 'close', null);
+end $$;
+comment on function keylatch.close_session is
+  'Ends the session with this token, and returns the session. Errors: session_not_found (404).';
+
+create function keylatch.attach_subject(token text, subject text)
+returns keylatch.session language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_session keylatch.session;
+begin
+  if attach_subject.subject is null
+    or length(attach_subject.subject) not between 1 and 200
+    or attach_subject.subject ~ E'[\\x01-\\x1f\\x7f-\\x9f]'
+  then
+    perform keylatch_internal.refuse(
+      'invalid_argument',
+      'subject must be a text of 1 to 200 characters without control characters.',
+      'Pass your own id of the visitor.'
+    );
+  end if;
+  v_session := keylatch_internal.change_session(
+    attach_subject.token, 'attach', attach_subject.subject
+  );
+  if v_session.subject <> attach_subject.subject then
+    perform keylatch_internal.refuse('subject_is_final', 'The session has another subject already.');
+  end if;
+  return v_session;
+end $$;
+comment on function keylatch.attach_subject is
+  'Stores the application''s own id of the visitor in a session. The id can be stored only once.
+
+Repeating the call with the same subject is no error.
+Errors: session_not_found (404), subject_is_final (409), invalid_argument (400).';
+
+create type keylatch.session_ending as (
+  id uuid, revoked_at timestamptz, already_revoked boolean, ended integer
+);
+comment on type keylatch.session_ending is
+  'A revoked key, when it was revoked, whether that was before this call, and how many open sessions
+this call ended, counted up to 100000.';
+
+create function keylatch.end_sessions(key_id uuid, reason text default null)
+returns keylatch.session_ending language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_result keylatch.session_ending;
+  v_workspace_id uuid;
+begin
+  select r.id, r.revoked_at, r.already_revoked, null::integer into v_result
+  from keylatch.revoke_key(end_sessions.key_id, end_sessions.reason) as r;
+  select k.workspace_id into v_workspace_id from keylatch.keys as k where k.id = v_result.id;
+  select count(*) into v_result.ended
+  from (
+    select from keylatch.sessions as s
+    where s.workspace_id = v_workspace_id and s.key_id = v_result.id
+    limit 100000
+  ) as open_ones;
+  insert into keylatch_internal.session_endings (workspace_id, key_id)
+  values (v_workspace_id, v_result.id)
+  on conflict do nothing;
+  return v_result;
+end $$;
+comment on function keylatch.end_sessions is
+  'Revokes an abused key, if it is not revoked yet, and ends all sessions that it opened.
+
+Repeating the call is no error. Errors: key_not_found (404), invalid_argument (400).';
+
+create function keylatch_internal.end_workspace_sessions()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into keylatch_internal.session_endings (workspace_id, key_id)
+  values (new.workspace_id, new.workspace_id)
+  on conflict do nothing;
+  return null;
+end $$;
+comment on function keylatch_internal.end_workspace_sessions is
+  'Ends the sessions of a workspace.';
+
+create trigger workspace_latches_write_end_sessions
+after insert or update on keylatch_internal.workspace_latches
+for each row
+when (new.deleted_at is not null) execute function keylatch_internal.end_workspace_sessions();
+comment on trigger workspace_latches_write_end_sessions on keylatch_internal.workspace_latches is
+  'Deleting a workspace ends its sessions.
+
+Origin sessions only: a logical replica gets the publisher''s endings as replicated rows.';
+
+create function keylatch_internal.delete_old_sessions(p_batch integer)
+returns integer language plpgsql volatile security definer
+-- definer because: a timer prunes the sessions of every workspace.
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_expired integer;
+  v_ended integer;
+begin
+  perform keylatch_internal.require_grants('keylatch_internal.delete_old_sessions');
+  -- Locked rows are left to the next call.
+  delete from keylatch_internal.sessions as s
+  where s.id in (
+    select o.id from keylatch_internal.sessions as o
+    where o.expires_at <= clock_timestamp()
+      -- The rate limit counts all sessions of the last minute, also closed sessions.
+      and o.created_at <= clock_timestamp() - interval '1 minute'
+    order by o.expires_at
+    limit p_batch
+    for update skip locked
+  );
+  get diagnostics v_expired = row_count;
+  delete from keylatch_internal.sessions as s
+  where s.id in (
+    select o.id
+    from keylatch_internal.session_endings as e
+    inner join keylatch_internal.sessions as o
+      on e.workspace_id = o.workspace_id and e.key_id in (o.key_id, o.workspace_id)
+    limit p_batch - v_expired
+    for update of o skip locked
+  );
+  get diagnostics v_ended = row_count;
+  return v_expired + v_ended;
+end $$;
+comment on function keylatch_internal.delete_old_sessions is 'Implements keylatch.prune_sessions.';
+
+create type keylatch.session_pruning as (
+  pruned integer
+);
+comment on type keylatch.session_pruning is 'The number of sessions that prune_sessions deleted.';
+
+create function keylatch.prune_sessions(batch integer default 10000)
+returns keylatch.session_pruning language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if prune_sessions.batch is null or prune_sessions.batch not between 1 and 100000 then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'batch must be from 1 to 100000.',
+      'Leave batch out to use 10000. Call again while pruned equals batch.'
+    );
+  end if;
+  return row(keylatch_internal.delete_old_sessions(prune_sessions.batch))::keylatch.session_pruning;
+end $$;
+comment on function keylatch.prune_sessions is
+  'Deletes up to "batch" sessions that have expired or were ended. Run prune_sessions every minute,
+for example with pg_cron.
+
+The call waits for no lock and blocks no other call. Errors: invalid_argument (400).';
+
+-- What the module request calls to read a session.
+
+alter type keylatch_internal.identity add attribute session_id uuid;
+
+create or replace function keylatch_internal.other_identity(p_headers jsonb)
+returns keylatch_internal.identity language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_token constant text := p_headers ->> 'x-session-token';
+  v_identity keylatch_internal.identity;
+begin
+  if v_token is null then
+    return null;
+  end if;
+  perform keylatch_internal.require_one_identity(p_headers ->> 'x-api-key' is not null);
+  select s.workspace_id, s.key_id, k.scopes, k.metadata, s.session_id
+  into v_identity
+  from keylatch_internal.find_session(v_token) as s
+  -- The key may have any status: a session outlives its key.
+  inner join keylatch_internal.keys as k on s.key_id = k.id
+  -- A token that another page has stolen does not work there.
+  where s.origin is not distinct from p_headers ->> 'origin';
+  if not found then
+    perform keylatch_internal.refuse(
+      'invalid_session',
+      'The x-session-token of this request is mistyped, expired, ended, or of another origin.'
+    );
+  end if;
+  return v_identity;
+end $$;
+comment on function keylatch_internal.other_identity is
+  'The identity from x-session-token; null without that header, an error for an invalid token.
+
+A session has the scopes and the metadata of the key that it was opened with, as they are now.';
+
+create function keylatch.current_session_id()
+returns uuid language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return (keylatch_internal.request_identity()).session_id;
+end $$;
+comment on function keylatch.current_session_id is
+  'Returns the id of the session in the header x-session-token, or null without the header.
+
+In a row policy, compare a column with (select keylatch.current_session_id()).
+Errors: invalid_session (401); as current_workspace_id.';
+
+update keylatch_internal.installation set modules = array_append(modules, 'sessions');
+
+-- The grants of this file.
+revoke all on function
+keylatch_internal.session_expiry, keylatch_internal.start_session,
+keylatch_internal.check_session_key, keylatch_internal.find_session,
+keylatch_internal.change_session, keylatch_internal.end_workspace_sessions,
+keylatch_internal.delete_old_sessions, keylatch.open_session, keylatch.resolve_session,
+keylatch.close_session, keylatch.attach_subject, keylatch.end_sessions, keylatch.prune_sessions,
+keylatch.current_session_id
+from public, anon, authenticated, service_role;
+grant execute on function keylatch.current_session_id to anon, authenticated, service_role;
+grant execute on function keylatch.open_session, keylatch_internal.start_session
+to anon, authenticated;
+grant execute on function keylatch.end_sessions to authenticated, service_role;
+grant execute on function
+keylatch.resolve_session, keylatch.close_session, keylatch.attach_subject,
+keylatch_internal.find_session, keylatch_internal.change_session
+to service_role, keylatch_resolver;
+grant execute on function keylatch.prune_sessions, keylatch_internal.delete_old_sessions
+to service_role;

@@ -1,0 +1,298 @@
+-- Module legacy: what an import records about each key beside its row in keys, and the look-up of a
+-- key by its legacy hashes.
+
+create table keylatch_internal.legacy_keys (
+  key_id uuid not null,
+  workspace_id uuid not null,
+  scheme text not null,
+  source text not null default '',
+  import_id uuid not null,
+  seen_by uuid not null,
+  last_used_at timestamptz,
+  verifier text,
+  clear_part text collate "C" not null default '',
+  -- squawk-ignore prefer-bigint-over-int
+  rounds integer,
+  upgraded_at timestamptz,
+  constraint legacy_keys_pkey primary key (key_id),
+  constraint legacy_keys_rounds_check check ((verifier is null) = (rounds is null))
+);
+create index legacy_keys_workspace_id_clear_part_idx
+on keylatch_internal.legacy_keys (workspace_id, clear_part)
+where rounds > 0 and upgraded_at is null;
+create index legacy_keys_clear_part_idx
+on keylatch_internal.legacy_keys (clear_part)
+where rounds > 0 and upgraded_at is null;
+create index legacy_keys_workspace_id_scheme_idx
+on keylatch_internal.legacy_keys (workspace_id, scheme)
+where rounds = 0 and upgraded_at is null;
+create index legacy_keys_source_scheme_idx on keylatch_internal.legacy_keys (source, scheme);
+comment on table keylatch_internal.legacy_keys is
+  'One row for each imported key: the source of the key, and the legacy hash if it is salted.';
+comment on column keylatch_internal.legacy_keys.key_id is 'The id of the imported key.';
+comment on column keylatch_internal.legacy_keys.workspace_id is 'The workspace of the key.';
+comment on column keylatch_internal.legacy_keys.scheme is
+  'plaintext, sha256, the name of a scheme, or the alg of a salted hash.';
+comment on column keylatch_internal.legacy_keys.source is
+  'The name of the old system and table, as the import passed it. Empty if not passed.';
+comment on column keylatch_internal.legacy_keys.import_id is 'The import that inserted the key.';
+comment on column keylatch_internal.legacy_keys.seen_by is
+  'The last import of this source that contained the key.';
+comment on column keylatch_internal.legacy_keys.last_used_at is
+  'When the key was last used in the old system, as the import passed it.';
+comment on column keylatch_internal.legacy_keys.verifier is
+  'For a key that waits for its first use: the hex of its hash, the whole text of bcrypt, or rounds,
+salt and hash in hex, separated by $. Readable by the owner alone.';
+comment on column keylatch_internal.legacy_keys.clear_part is
+  'p: and the beginning of a waiting key, or s: and its end in reverse. Empty: not known.';
+comment on column keylatch_internal.legacy_keys.rounds is
+  'The cost of comparing a waiting key, in rounds of PBKDF2; 0 for an unsalted hash, which waits
+because it may be the same key as a salted hash. Null: the key does not wait.';
+comment on column keylatch_internal.legacy_keys.upgraded_at is
+  'When upgrade_key first saw the plaintext of the key. Null before the first use.';
+comment on index keylatch_internal.legacy_keys_workspace_id_clear_part_idx is
+  'Finds the waiting keys of a workspace that may have a given text.';
+comment on index keylatch_internal.legacy_keys_clear_part_idx is
+  'Finds waiting keys if the workspace is not known.';
+comment on index keylatch_internal.legacy_keys_workspace_id_scheme_idx is
+  'Finds the waiting keys of a workspace whose hash has no salt.';
+comment on index keylatch_internal.legacy_keys_source_scheme_idx is
+  'Finds what a source no longer has, and the keys of a scheme.';
+
+create table keylatch_internal.legacy_texts (
+  text_hash bytea not null,
+  key_hash bytea not null,
+  constraint legacy_texts_pkey primary key (text_hash, key_hash)
+);
+comment on table keylatch_internal.legacy_texts is
+  'Texts of keys that do not hash to the key_hash of their row. Rows are only ever inserted.';
+comment on column keylatch_internal.legacy_texts.text_hash is 'The SHA-256 of the plaintext key.';
+comment on column keylatch_internal.legacy_texts.key_hash is
+  'The key. A text may have several keys, if it was imported under several salts.';
+
+alter table keylatch_internal.legacy_keys enable row level security;
+alter table keylatch_internal.legacy_texts enable row level security;
+
+create policy legacy_keys_select_admin on keylatch_internal.legacy_keys
+for select to authenticated
+using (workspace_id in (select keylatch.admin_workspace_ids()));
+comment on policy legacy_keys_select_admin on keylatch_internal.legacy_keys is
+  'A signed-in user may read the import data of the workspaces that the user administers.';
+
+create function keylatch_internal.keep_legacy()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  perform keylatch_internal.refuse(
+    tg_argv[0], 'The hash and the text of an imported key never change.'
+  );
+  return null;
+end $$;
+comment on function keylatch_internal.keep_legacy is
+  'Raises the error that the trigger passes.';
+
+create trigger legacy_keys_update_immutable
+before update on keylatch_internal.legacy_keys for each row when (
+  -- Not a comparison of rows: pg_dump would write that differently.
+  new.key_id is distinct from old.key_id or new.workspace_id is distinct from old.workspace_id
+  or new.import_id is distinct from old.import_id or new.scheme is distinct from old.scheme
+  or new.verifier is distinct from old.verifier or new.rounds is distinct from old.rounds
+  or new.clear_part is distinct from old.clear_part
+  or (new.upgraded_at is distinct from old.upgraded_at and old.upgraded_at is not null)
+) execute function keylatch_internal.keep_legacy('column_is_immutable');
+alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
+comment on trigger legacy_keys_update_immutable on keylatch_internal.legacy_keys is
+  'The hashes by which an imported key is recognised never change.';
+
+create trigger legacy_keys_delete_keep
+before delete or truncate on keylatch_internal.legacy_keys
+for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
+alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_delete_keep;
+comment on trigger legacy_keys_delete_keep on keylatch_internal.legacy_keys is
+  'Rows are kept, so that a text that matches a revoked key is refused under every salt.';
+
+create trigger legacy_texts_change_keep
+before update or delete or truncate on keylatch_internal.legacy_texts
+for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
+alter table keylatch_internal.legacy_texts enable always trigger legacy_texts_change_keep;
+comment on trigger legacy_texts_change_keep on keylatch_internal.legacy_texts is
+  'Rows are never deleted: otherwise an old key could be imported a second time.';
+
+create function keylatch_internal.merge_first_use()
+returns trigger language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  -- The first use was here and at the publisher. Refusing the row would stop the worker for good.
+  if tg_op = 'UPDATE' then
+    new.upgraded_at := old.upgraded_at;
+  elsif exists (
+    select from keylatch_internal.legacy_texts as t
+    where t.text_hash = new.text_hash and t.key_hash = new.key_hash
+  ) then
+    return null;
+  end if;
+  return new;
+end $$;
+comment on function keylatch_internal.merge_first_use is
+  'On a logical replica: keeps a first use that the replica itself has recorded.';
+
+create trigger legacy_keys_update_a_merge_first_use
+before update on keylatch_internal.legacy_keys for each row
+when (old.upgraded_at is not null and keylatch_internal.is_apply_worker())
+execute function keylatch_internal.merge_first_use();
+alter table keylatch_internal.legacy_keys
+enable replica trigger legacy_keys_update_a_merge_first_use;
+comment on trigger legacy_keys_update_a_merge_first_use on keylatch_internal.legacy_keys is
+  'On a logical replica, before all other triggers: the first use that the replica recorded stays.';
+
+create trigger legacy_texts_insert_merge_first_use
+before insert on keylatch_internal.legacy_texts for each row
+when (keylatch_internal.is_apply_worker())
+execute function keylatch_internal.merge_first_use();
+alter table keylatch_internal.legacy_texts
+enable replica trigger legacy_texts_insert_merge_first_use;
+comment on trigger legacy_texts_insert_merge_first_use on keylatch_internal.legacy_texts is
+  'On a logical replica: a text that the replica itself has recorded is not inserted again.';
+
+create view keylatch.legacy_keys with (security_invoker = true) as
+select
+  k.id, k.workspace_id, g.scheme, k.label, k.kind, k.environment, k.metadata, k.allowed_origins,
+  k.scopes, k.expires_at, k.suspended_at, k.revoked_at, k.revoked_by, k.revoke_reason,
+  k.created_at, k.created_by, k.imported_at, g.upgraded_at, k.masked_key,
+  case when g.upgraded_at is not null then k.id end as key_id,
+  case
+    when g.upgraded_at is not null then 'upgraded'
+    when k.status = 'active' then 'waiting'
+    else k.status
+  end as status
+from keylatch_internal.legacy_keys as g
+inner join keylatch.keys as k on g.key_id = k.id
+where g.rounds is not null;
+comment on view keylatch.legacy_keys is
+  'The imported keys of your workspaces that wait, or have waited, for their first use.
+
+Each key is in the view keys from its import on, and is revoked there. A waiting key resolves only
+through upgrade_key, until its first use shows its text.';
+comment on column keylatch.legacy_keys.status is
+  'waiting, suspended, superseded, expired, revoked, or upgraded: then look at the view keys.';
+
+create view keylatch.imported_keys with (security_invoker = true) as
+select
+  k.id as key_id, k.workspace_id, k.label, k.masked_key, k.status, k.expires_at, k.imported_at,
+  g.scheme, g.source, g.import_id, g.last_used_at
+from keylatch_internal.legacy_keys as g
+inner join keylatch.keys as k on g.key_id = k.id;
+comment on view keylatch.imported_keys is
+  'All imported keys of your workspaces: their scheme, their source, their import, and when the old
+system last saw them.';
+-- The columns get the comments of their tables.
+do $$
+declare
+  v_column record;
+begin
+  for v_column in
+    select v.attrelid::regclass as relation, v.attname,
+      coalesce(
+        pg_catalog.col_description('keylatch_internal.keys'::regclass, k.attnum),
+        pg_catalog.col_description('keylatch_internal.legacy_keys'::regclass, g.attnum),
+        pg_catalog.col_description('keylatch.keys'::regclass, s.attnum)
+      ) as meaning
+    from pg_catalog.pg_attribute as v
+    left join pg_catalog.pg_attribute as k
+      on v.attname = k.attname and k.attrelid = 'keylatch_internal.keys'::regclass
+    left join pg_catalog.pg_attribute as g
+      on v.attname = g.attname and g.attrelid = 'keylatch_internal.legacy_keys'::regclass
+    left join pg_catalog.pg_attribute as s
+      on v.attname = s.attname and s.attrelid = 'keylatch.keys'::regclass
+    where v.attrelid in ('keylatch.legacy_keys'::regclass, 'keylatch.imported_keys'::regclass)
+      and pg_catalog.col_description(v.attrelid, v.attnum) is null
+  loop
+    execute format(
+      'comment on column %s.%I is %L', v_column.relation, v_column.attname, v_column.meaning
+    );
+  end loop;
+end $$;
+
+create function keylatch_internal.is_placeholder(p_text text)
+returns boolean language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return p_text ~* E'^([[({<]*(undefined|null|none|nil|nan|true|false|todo|redacted|change.?me.*'
+    '|placeholder.*|(your|replace|insert)[-_ ].*|(my|example|test)[-_ ]?(api)?[-_ ]?'
+    '(key|secret|token))[])}>]*)?$';
+end $$;
+comment on function keylatch_internal.is_placeholder is
+  'Whether a text stands where a key is missing: undefined, changeme, <your key>, or nothing.';
+
+create or replace function keylatch_internal.other_hash(p_text text)
+returns bytea language plpgsql stable parallel safe security invoker
+-- No exception block: before PostgreSQL 17, a subtransaction fails in a parallel plan.
+-- A generic plan: planning the last query at each call would take longer than everything else.
+set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+declare
+  v_hash bytea;
+  v_hashes bytea[];
+begin
+  -- A failed look-up costs only this while there is no scheme, and no salted key was used.
+  if not exists (select from keylatch_internal.legacy_schemes)
+    and not exists (select from keylatch_internal.legacy_texts)
+    or octet_length(p_text) > 4000
+  then
+    return null;
+  elsif p_text = '' then
+    return p_text::bytea;
+  elsif keylatch_internal.is_placeholder(p_text) then
+    return null;
+  end if;
+  v_hash := sha256(convert_to(p_text, 'UTF8'));
+  v_hashes := array(
+    select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = v_hash
+    union all
+    select keylatch_internal.legacy_hash(s.name, keylatch_internal.scheme_digest(p_text, s))
+    from keylatch_internal.legacy_schemes as s where s.iter is null
+  );
+  if v_hashes = '{}' then
+    return null;
+  end if;
+  return (
+    select k.key_hash from keylatch_internal.keys as k
+    where k.key_hash = any (v_hashes || v_hash)
+    -- The text's own row first. Then the least active row: a text that is inactive under one scheme
+    -- or salt must not resolve under another.
+    order by
+      k.key_hash <> v_hash, k.revoked_at is null, coalesce(k.expires_at > clock_timestamp(), true),
+      k.suspended_at is null, k.expires_at nulls last, k.id
+    limit 1
+  );
+end $$;
+comment on function keylatch_internal.other_hash is
+  'The key_hash of a text that was imported by a scheme, or was recognised at its first use. A row
+under the hash of the text itself comes first, active or not.';
+
+create function keylatch.revoke_legacy_key(id uuid, reason text default null)
+returns keylatch.revocation language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return keylatch.revoke_key(revoke_legacy_key.id, revoke_legacy_key.reason);
+end $$;
+comment on function keylatch.revoke_legacy_key is
+  'Revokes an imported key, exactly as revoke_key does.
+
+reason: up to 500 characters. Errors: key_not_found (404), invalid_argument (400).';
+
+-- The grants of this file.
+revoke all on table
+keylatch_internal.legacy_keys, keylatch_internal.legacy_texts, keylatch.legacy_keys,
+keylatch.imported_keys
+from public, anon, authenticated, service_role;
+revoke all on function
+keylatch_internal.keep_legacy, keylatch_internal.merge_first_use, keylatch_internal.is_placeholder,
+keylatch.revoke_legacy_key
+from public, anon, authenticated, service_role;
+-- Not the columns that would help to guess a waiting key.
+grant select (
+  key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at
+)
+on table keylatch_internal.legacy_keys to authenticated, service_role;
+grant select on table keylatch.legacy_keys, keylatch.imported_keys to authenticated, service_role;
+grant execute on function keylatch.revoke_legacy_key to authenticated, service_role;

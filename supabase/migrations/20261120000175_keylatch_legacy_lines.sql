@@ -1,0 +1,440 @@
+-- Module legacy: reading and checking the lines of an import.
+
+create function keylatch_internal.mask_key(p_key text)
+returns text language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return case
+    when keylatch_internal.key_form(p_key) = 'valid' then left(p_key, -36)
+    else ''
+  end || '...' || right(p_key, case when length(p_key) >= 20 then 4 else 0 end);
+end $$;
+comment on function keylatch_internal.mask_key is
+  'The masked key for a key of any form, for example ...uVO9: at least 16 characters and two thirds
+of the text stay hidden.';
+
+create function keylatch_internal.insert_keys(p_keys keylatch_internal.keys[])
+returns setof uuid language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+  insert into keylatch_internal.keys (
+    id, workspace_id, kind, environment, key_hash, public_key, masked_key, label, metadata,
+    allowed_origins, scopes, expires_at, suspended_at, revoked_at, revoked_by, revoke_reason,
+    created_at, created_by, updated_at, imported_at
+  )
+  select
+    k.id, k.workspace_id, k.kind, k.environment, k.key_hash, k.public_key, k.masked_key, k.label,
+    k.metadata, k.allowed_origins, k.scopes, k.expires_at, k.suspended_at, k.revoked_at,
+    k.revoked_by, k.revoke_reason, k.created_at, k.created_by, k.updated_at, k.imported_at
+  from unnest(p_keys) with ordinality as k
+  -- In one order, so that two imports of the same keys do not deadlock.
+  order by k.key_hash, k.ordinality
+  on conflict (key_hash) do nothing
+  returning keys.id;
+end $$;
+comment on function keylatch_internal.insert_keys is
+  'Inserts these rows, except for texts that already have a row. Returns the ids of the new rows.';
+
+-- Reading an import: each line on its own, so that a bad line does not affect other lines.
+
+create type keylatch_internal.import_line as (
+  "position" integer, given jsonb, key keylatch_internal.keys, scheme text, verifier text,
+  clear_part text, parts text[], rounds integer, text_hash bytea, other_hashes bytea[],
+  problem text[], outcome text, note text
+);
+comment on type keylatch_internal.import_line is
+  'A line of an import: its fields, the row of keys that was read from them, how a waiting key is
+recognised, the hash of its text or scheme, under which hashes its row may exist already, and the
+problem or the outcome of the line.';
+
+create view keylatch_internal.import_fields as
+select v.type, v.longest, v.pattern, v.rule, v.hint, f.field
+from (
+  values
+  ('{workspace_id,created_by}'::text[], 'string', null,
+    '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$', 'a UUID',
+    'Give the id of the workspace of the key. created_by may be left out.'),
+  ('{expires_at,suspended_at,revoked_at,created_at,last_used_at}', 'string', null,
+    E'^(19|[2-9]\\d)\\d\\d-\\d\\d-\\d\\d'
+    '([T ]\\d\\d:\\d\\d(:\\d\\d(\\.\\d{1,6})?)? ?(Z|[+-]\\d\\d(:?\\d\\d)?))?$',
+    'ISO 8601 with a zone, from the year 1900 on',
+    'Write 2027-01-31T09:30:00Z, or 2027-01-31 for the beginning of that day in UTC.'),
+  ('{key}', 'string', 1000, E'^(?!\\s)[^\\x01-\\x1f\\x7f-\\x9f]+(?<!\\s)$',
+    'a text of 1 to 1000 characters, without control characters and spaces around it',
+    'Give the key exactly as its holder sends it.'),
+  ('{workspace}', 'string', 200, '.', 'a text of 1 to 200 characters',
+    'Give the external_id of the workspace.'),
+  ('{alg}', 'string', null, '^(sha256|sha256_salted|pbkdf2_(sha1|sha256|sha512)|django|bcrypt)$',
+    'sha256, sha256_salted, pbkdf2_sha1, pbkdf2_sha256, pbkdf2_sha512, django or bcrypt',
+    'For another hash without a salt call declare_scheme, and give its name as scheme. For scrypt '
+    'and argon2, see sql/docs/first_use.md.'),
+  ('{scheme}', 'string', 40, '.', 'the name of a scheme', 'Call declare_scheme first.'),
+  ('{salt_place}', 'string', null, '^(before|after)$', 'before or after',
+    'Say where the old system put the salt: before or after the key.'),
+  ('{hash_encoding}', 'string', null, '^(hex|base64)$', 'hex or base64',
+    'In hex a hash of 32 bytes has 64 characters, in base64 43 and a =.'),
+  ('{salt_encoding}', 'string', null, '^(hex|base64|text)$', 'hex, base64 or text',
+    'Say text if the other system hashed the salt as it is written.'),
+  ('{iter}', null, 7, '^[1-9][0-9]*$', 'a number of rounds from 1 on',
+    'Give the number of rounds of the other system.'),
+  ('{starts_with,ends_with}', 'string', 32, '^[ -~]*$', 'up to 32 printable ASCII characters',
+    'Give the part of the key that the other system stored in plaintext, if any.'),
+  ('{masked_key}', 'string', 40, '^[ -~]+$', '1 to 40 printable ASCII characters',
+    'Give a short form of the key, for example its last four characters.'),
+  ('{force}', 'string', 200, '.', 'a reason of 1 to 200 characters',
+    'Say why the weak key is imported.'),
+  ('{hash,salt,kind,environment,label,revoke_reason}', 'string', null, null, 'a text',
+    'Write the value between quotes.'),
+  ('{allowed_origins,scopes}', 'array', null, null, 'a list', 'For example ["orders:read"].'),
+  ('{metadata}', 'object', null, null, 'an object', 'For example {"plan": "pro"}.')
+) as v (fields, type, longest, pattern, rule, hint)
+cross join lateral pg_catalog.unnest(v.fields) as f (field);
+comment on view keylatch_internal.import_fields is
+  'For each field of a line: its JSON type, its regular expression, and the rule in words. Rules
+that hold for every key are in check_key.';
+
+create function keylatch_internal.read_import_fields(p_lines jsonb)
+returns keylatch_internal.import_line[] language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return array(
+    with given as materialized (
+      select e.place, case when jsonb_typeof(e.line) <> 'object' then null
+        when not jsonb_path_exists(e.line, '$.* ? (@ == null)') then e.line
+        else e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
+      end as line
+      from jsonb_array_elements(p_lines) with ordinality as e (line, place)
+    ),
+    wrong as (
+      select distinct on (g.place) g.place, case
+        when r.rule is null then array[
+          'The line has an unknown field.',
+          'See the comment of import_keys for the fields.']
+        else array[f.key || ' must be ' || r.rule || '.', r.hint]
+      end as problem
+      from given as g
+      cross join jsonb_each(
+        case when g.line ? 'workspace_id' then g.line else '{"workspace_id": null}' || g.line end
+      ) with ordinality as f (key, value, number)
+      left join keylatch_internal.import_fields as r on f.key = r.field
+      where r.rule is null or jsonb_typeof(f.value) <> r.type
+        or case when r.pattern is not null then f.value #>> '{}' !~ r.pattern end
+        or case when r.longest is not null then length(f.value #>> '{}') > r.longest end
+      order by g.place, f.number
+    )
+    select row(
+      g.place, g.line, null, null, null, '', null, null, null, null,
+      case when g.line is null
+        then array['The line is not a JSON object.', 'Write {"workspace_id": …, "key": …}.']
+        else w.problem
+      end, 'imported', null
+    )::keylatch_internal.import_line
+    from given as g left join wrong as w on g.place = w.place
+    order by g.place
+  );
+end $$;
+comment on function keylatch_internal.read_import_fields is
+  'The lines of an import without their nulls, and what is wrong with the fields of each line.';
+
+create function keylatch_internal.read_plaintext(p_line keylatch_internal.import_line)
+returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_text constant text := p_line.given ->> 'key';
+  v_force constant text := p_line.given ->> 'force';
+  v_form constant text := keylatch_internal.key_form(v_text);
+  v_weakness constant text := case
+    when keylatch_internal.is_placeholder(v_text) then 'is a placeholder'
+    when v_text ~ E'^(\\$[0-9a-z-]+\\$|[a-z0-9_]+\\$[0-9]+\\$|\\{[A-Za-z0-9]+\\})'
+      or v_text ~* '^(md5|sha[0-9]+|bcrypt|pbkdf2|scrypt|argon2)[^ ]{0,10}[:=$]'
+      then 'has the form of a hash'
+    when v_text ~* E'^[+-]?[0-9]+([.,][0-9]+)?e[+-]?[0-9]+$' then 'is a number of a spreadsheet'
+    when v_text ~ '[^ -~]' then 'has characters that are not printable ASCII'
+    when length(v_text) < 16 then 'is shorter than 16 characters'
+    when (select count(distinct c.letter) from string_to_table(v_text, null) as c (letter)) < 6
+      then 'has fewer than 6 different characters'
+  end;
+begin
+  p_line.problem := case
+    when v_form = 'checksum_failed' then array[
+      'key looks like a key of keylatch, but its check characters are wrong.',
+      'Copy the whole key again: it was mistyped or cut off.']
+    when v_form = 'valid'
+      and v_text !~ format('_%sk_%s_', left((p_line.key).kind, 1), (p_line.key).environment)
+      then array[
+      'key has another kind or environment than the line.',
+      'Leave kind and environment out.']
+    when v_weakness is not null and v_force is null then array[
+      'key ' || v_weakness || '.',
+      'Leave the line out and issue a new key. To import the key anyway, give a reason as force.']
+  end;
+  p_line.note := case
+    when v_force is not null then 'Imported by force: ' || v_force
+    when v_text ~ '^[0-9a-fA-F]{64}$'
+      then 'The key looks like a SHA-256. If it is the hash of the key, import it as such.'
+  end;
+  p_line.key.key_hash := sha256(convert_to(v_text, 'UTF8'));
+  p_line.scheme := 'plaintext';
+  p_line.other_hashes := array(
+    select u.hash from unnest(keylatch_internal.scheme_hashes(v_text)) as h (hash)
+    cross join lateral (
+      values (h.hash), (keylatch_internal.legacy_hash('held', h.hash))
+    ) as u (hash)
+  );
+  p_line.key.public_key := case (p_line.key).kind when 'publishable' then v_text end;
+  p_line.key.masked_key := keylatch_internal.mask_key(v_text);
+  p_line.parts := keylatch_internal.clear_parts(v_text);
+  return p_line;
+end $$;
+comment on function keylatch_internal.read_plaintext is
+  'Reads a key in plaintext. Refuses a weak key, unless force is given.';
+
+create function keylatch_internal.read_verifier(p_line keylatch_internal.import_line, p_hash bytea)
+returns keylatch_internal.import_line language plpgsql immutable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_given constant jsonb := p_line.given;
+  v_text constant text := v_given ->> 'hash';
+  v_django constant boolean := v_given ->> 'alg' = 'django';
+  v_rounds constant text := coalesce(
+    case when v_django then split_part(v_text, '$', 2) else v_given ->> 'iter' end, ''
+  );
+  v_salt constant bytea := case when v_django then convert_to(split_part(v_text, '$', 3), 'UTF8')
+    else keylatch_internal.read_bytes(v_given ->> 'salt', v_given ->> 'salt_encoding') end;
+begin
+  p_line.scheme := case when v_django then split_part(v_text, '$', 1) else v_given ->> 'alg' end;
+  p_line.problem := case
+    when p_line.scheme = 'bcrypt' then case
+      when v_text !~ E'^\\$2[aby]\\$(0[4-9]|1[0-5])\\$[./A-Za-z0-9]{53}$' then array[
+      'hash must be a bcrypt hash: $2a$, $2b$ or $2y$, a cost from 04 to 15, $ and 53 characters.',
+      'Give the whole hash of the other system. For a higher cost, see sql/docs/first_use.md.'] end
+    when coalesce(octet_length(v_salt), 0) not between 1 and 1000 then array[
+      'salt must be 1 to 1000 bytes, written as salt_encoding says.',
+      'Say text if the other system hashed the salt as it is written.']
+    when p_line.scheme <> 'sha256_salted' and v_rounds = '' then array[
+      'iter must be given with ' || p_line.scheme || '.',
+      'Give the number of rounds of the other system.']
+    when (p_line.scheme = 'sha256_salted') <> (v_given ? 'salt_place') then array[
+      'salt_place must be given with sha256_salted, and only there.', 'Say before or after.']
+  end;
+  if p_line.problem is not null then
+    return p_line;
+  end if;
+  p_line.verifier := case p_line.scheme
+    -- 2a, 2b and 2y are one algorithm; pgcrypto knows it by the first name.
+    when 'bcrypt' then '$2a' || substr(v_text, 4)
+    else concat_ws('$', coalesce(nullif(v_rounds, ''), v_given ->> 'salt_place'),
+      encode(v_salt, 'hex'), encode(p_hash, 'hex'))
+  end;
+  p_line.key.key_hash :=
+    keylatch_internal.legacy_hash('salted', convert_to(p_line.verifier, 'UTF8'));
+  p_line.rounds := case p_line.scheme
+    when 'sha256_salted' then 10
+    when 'bcrypt' then 32 * (1 << substring(v_text, 5, 2)::integer)
+    else greatest(100, v_rounds::integer * ceil(octet_length(p_hash) / case p_line.scheme
+      when 'pbkdf2_sha512' then 64.0 when 'pbkdf2_sha256' then 32.0 else 20.0 end))
+  end;
+  return p_line;
+end $$;
+comment on function keylatch_internal.read_verifier is
+  'Reads a salted hash and converts it to the form of the column verifier.';
+
+create function keylatch_internal.read_legacy_hash(p_line keylatch_internal.import_line)
+returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_given constant jsonb := p_line.given;
+  v_alg constant text := v_given ->> 'alg';
+  v_text constant text := v_given ->> 'hash';
+  v_scheme constant text := coalesce(v_given ->> 'scheme', v_alg);
+  v_hash constant bytea := case when v_alg = 'django' then decode(substring(
+    v_text,
+    E'^pbkdf2_sha(?:1|256|512)\\$[1-9][0-9]{0,6}\\$[^$]{1,250}\\$([A-Za-z0-9+/]{27,86}={1,2})$'
+  ), 'base64') else keylatch_internal.read_bytes(v_text, v_given ->> 'hash_encoding') end;
+  v_kept keylatch_internal.legacy_schemes;
+  v_length integer := case when v_alg in ('sha256', 'sha256_salted') then 32 end;
+begin
+  if v_given ? 'scheme' then
+    select s.* into v_kept
+    from keylatch_internal.legacy_schemes as s where s.name = v_scheme;
+    v_length := coalesce(v_kept.length, case v_kept.digest when 'md5' then 16 when 'sha1' then 20
+      else right(v_kept.digest, 3)::integer / 8 end);
+    p_line.key.expires_at := least((p_line.key).expires_at, v_kept.ends_at);
+  end if;
+  p_line.problem := case
+    when v_text is null then array[
+      'The line has neither key nor hash.',
+      'Give the key in plaintext, or its hash with alg. If you have neither, issue a new key.']
+    when v_scheme is null then array[
+      'alg must be given with a hash.', 'Give sha256, pbkdf2_sha256, django or bcrypt, or a scheme.']
+    when v_alg is not null and v_given ? 'scheme' then array[
+      'A line cannot have both alg and scheme.', 'Leave alg out.']
+    when v_given ? 'scheme' and v_length is null then array[
+      'scheme is not the name of a scheme.', 'Call declare_scheme first.']
+    when v_given ?| '{salt,salt_encoding,salt_place,iter}'
+      and v_scheme !~ '^(pbkdf2|sha256_salted)' then array[
+      'salt, salt_encoding, salt_place and iter do not go with ' || v_scheme || '.',
+      'Leave them out.']
+    when v_scheme = 'bcrypt' then null
+    when v_scheme = 'django' and v_hash is null then array[
+      'hash must be a Django hash: pbkdf2_sha256$iterations$salt$hash.',
+      'Give the whole text. For other hashers of Django, see sql/docs/first_use.md.']
+    when octet_length(v_hash) is null or octet_length(v_hash) <> v_length
+      or octet_length(v_hash) not between 16 and 128 then array[
+      format('hash must be %s bytes, written as hash_encoding says.', coalesce(v_length, 32)),
+      'In hex a hash of 32 bytes has 64 characters, in base64 43 and a =.']
+  end;
+  p_line.clear_part := case
+    when not v_given ?| '{starts_with,ends_with}' then ''
+    when length(v_given ->> 'ends_with') > coalesce(length(v_given ->> 'starts_with'), 0)
+      then 's:' || reverse(v_given ->> 'ends_with')
+    else coalesce('p:' || nullif(v_given ->> 'starts_with', ''), '') end;
+  if p_line.problem is not null then
+    return p_line;
+  elsif v_alg <> 'sha256' then
+    return keylatch_internal.read_verifier(p_line, v_hash);
+  end if;
+  p_line.scheme := v_scheme;
+  p_line.key.key_hash := case v_scheme when 'sha256' then v_hash
+    else keylatch_internal.legacy_hash(v_scheme, v_hash) end;
+  return p_line;
+end $$;
+comment on function keylatch_internal.read_legacy_hash is 'Reads the hash of a line.';
+
+create function keylatch_internal.name_workspaces(p_lines jsonb)
+returns jsonb language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_names text[] := array(
+    select distinct l.line ->> 'workspace' from jsonb_array_elements(p_lines) as l (line)
+    where jsonb_typeof(l.line -> 'workspace') = 'string' and not l.line ? 'workspace_id'
+  );
+  v_ids jsonb := '{}'::jsonb;
+begin
+  -- With your own tenancy this table does not exist, and the imported file has the ids.
+  if cardinality(v_names) > 0 and to_regclass('keylatch.workspaces') is not null then
+    execute 'select coalesce(jsonb_object_agg(w.external_id, w.id), ''{}'') '
+      'from keylatch.workspaces as w where w.external_id = any ($1)' into v_ids using v_names;
+  end if;
+  return case when cardinality(v_names) = 0 then p_lines else (
+    select jsonb_agg(
+      case when v_ids ? (l.line ->> 'workspace')
+        then l.line || jsonb_build_object('workspace_id', v_ids -> (l.line ->> 'workspace'))
+        else l.line end order by l.place
+    )
+    from jsonb_array_elements(p_lines) with ordinality as l (line, place)
+  ) end;
+end $$;
+comment on function keylatch_internal.name_workspaces is
+  'The lines with the workspace_id of the workspace that they name by its external_id.';
+
+create function keylatch_internal.usual_key(p_now timestamptz)
+returns keylatch_internal.keys language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return jsonb_populate_record(null::keylatch_internal.keys, jsonb_build_object(
+    'label', '', 'metadata', '{}'::jsonb, 'allowed_origins', '[]'::jsonb, 'scopes', '[]'::jsonb,
+    'kind', 'secret', 'environment', 'live', 'masked_key', '...', 'created_at', p_now,
+    'updated_at', p_now, 'imported_at', p_now
+  ));
+end $$;
+comment on function keylatch_internal.usual_key is 'Returns the default values of an imported key.';
+
+create function keylatch_internal.read_import(p_lines jsonb)
+returns keylatch_internal.import_line[] language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  v_now constant timestamptz := clock_timestamp();
+  v_own text[];
+  v_usual constant keylatch_internal.keys := keylatch_internal.usual_key(v_now);
+  v_key keylatch_internal.keys;
+  v_good keylatch_internal.keys;
+  v_line keylatch_internal.import_line;
+  v_lines keylatch_internal.import_line[] := keylatch_internal.read_import_fields(p_lines);
+  v_place integer := 0;
+begin
+  while v_place < cardinality(v_lines) loop
+    begin
+      -- A block for each line would be slow. After an exception the next line follows.
+      while v_place < cardinality(v_lines) loop
+        v_place := v_place + 1;
+        v_line := v_lines[v_place];
+        continue when v_line.problem is not null;
+        v_key := v_usual;
+        v_key.id := gen_random_uuid();
+        if v_line.given ? 'key' then
+          v_own := regexp_match(v_line.given ->> 'key',
+            '^[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[[:alnum:]]{36}$');
+          v_key.kind := case v_own[1] when 'pk' then 'publishable' else 'secret' end;
+          v_key.environment := coalesce(v_own[2], 'live');
+        end if;
+        v_key := jsonb_populate_record(v_key, v_line.given);
+        v_line.key := v_key;
+        if v_key.expires_at <= v_now then
+          -- An expired key may be imported. Any other time is judged as for a new key.
+          v_key.expires_at := null;
+        end if;
+        v_line.problem := case
+          when greatest(v_key.suspended_at, v_key.revoked_at, v_key.created_at,
+            (v_line.given ->> 'last_used_at')::timestamptz) > v_now then array[
+            'suspended_at, revoked_at, created_at and last_used_at must not be in the future.',
+            'For a key that expires later, give expires_at.']
+          -- Values that equal those of the good line before are not checked again.
+          else keylatch_internal.check_key(case when v_good.kind = v_key.kind
+            and v_good.environment = v_key.environment then v_good end, v_key)
+        end;
+        if v_line.problem is null then
+          v_good := v_key;
+          v_line := case when v_line.given ? 'key' then keylatch_internal.read_plaintext(v_line)
+            else keylatch_internal.read_legacy_hash(v_line) end;
+        end if;
+        v_lines[v_place] := v_line;
+      end loop;
+    exception
+      when data_exception then
+        v_line.problem := array['The line has an impossible time, or a list in a list.',
+          'Correct expires_at, suspended_at, revoked_at, created_at, allowed_origins or scopes.'];
+        v_lines[v_place] := v_line;
+    end;
+  end loop;
+  return keylatch_internal.finish_reading(v_lines);
+end $$;
+comment on function keylatch_internal.read_import is 'Checks lines, without reading any key.';
+
+create function keylatch_internal.finish_reading(p_lines keylatch_internal.import_line[])
+returns keylatch_internal.import_line[] language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+declare
+  -- As in legacy_hash, which is too slow to be called for each line.
+  v_held constant bytea := decode('ff', 'hex') || 'held' || decode('ff', 'hex');
+begin
+  return array(
+    select row(
+      l."position", l.given, l.key, l.scheme, l.verifier, l.clear_part, l.parts, l.rounds,
+      (l.key).key_hash,
+      l.other_hashes || array[(l.key).key_hash, sha256(v_held || (l.key).key_hash)],
+      -- Under a scheme or a salt the text is judged when it comes.
+      case when l.scheme = 'sha256' and l.problem is null and (l.key).key_hash in (
+        select sha256(convert_to(w.word, 'UTF8')) from unnest(
+          '{"",undefined,"null","NULL","Null",none,NONE,None,nil,nan,NaN,true,TRUE,True,false,'
+          'FALSE,False,todo,TODO,redacted,REDACTED,[redacted],[REDACTED],changeme,change-me,'
+          'placeholder}'::text[]
+        ) as w (word)
+      ) then array['hash is that of a placeholder.', 'Leave the line out and issue a new key.']
+      else l.problem end, l.outcome, l.note
+    )::keylatch_internal.import_line
+    from unnest(p_lines) as l order by l."position"
+  );
+end $$;
+comment on function keylatch_internal.finish_reading is
+  'Adds the other hashes of each line, and refuses the hash of nothing or of a placeholder.';
+
+-- The grants of this file.
+revoke all on table keylatch_internal.import_fields from public, anon, authenticated, service_role;
+revoke all on function
+keylatch_internal.mask_key, keylatch_internal.insert_keys, keylatch_internal.read_import_fields,
+keylatch_internal.read_plaintext, keylatch_internal.read_verifier, keylatch_internal.finish_reading,
+keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces, keylatch_internal.usual_key,
+keylatch_internal.read_import
+from public, anon, authenticated, service_role;
