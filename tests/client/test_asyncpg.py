@@ -209,11 +209,13 @@ async def test_what_does_not_answer_is_unavailable(system: System) -> None:
                     await AsyncKeylatch.from_asyncpg(source, claims=one).resolve(SECRET)
                 assert (caught.value.__cause__, caught.value.__context__) == (None, None)
                 assert SECRET not in repr(caught.value)
-    issued = await AsyncKeylatch.from_asyncpg(slow, claims=claims).issue(system.people.a)
+    fine = await asyncpg.connect(url)
+    key_id = (await AsyncKeylatch.from_asyncpg(fine, claims=claims).issue(system.people.a)).id
+    await fine.close()
     with system.database.connect() as holder, holder.transaction():
-        holder.execute("select 1 from keylatch_internal.keys where id = %s for update", [issued.id])
+        holder.execute("select 1 from keylatch_internal.keys where id = %s for update", [key_id])
         with pytest.raises(Unavailable, match="TimeoutError"):
-            await AsyncKeylatch.from_asyncpg(slow, claims=claims).revoke(issued.id)
+            await AsyncKeylatch.from_asyncpg(slow, claims=claims).revoke(key_id)
     await slow.close()
 
 

@@ -52,14 +52,14 @@ def test_an_extension_that_arrives_after_the_old_expiry_does_not_stop_the_replic
         alice.execute(issue, [people.a, "1 hour"])
         # The first copy of the table takes longer than the second key is valid.
         wait_until_equal(database, replica)
-        key = alice.execute(issue, [people.a, "2 seconds"]).fetchone()
+        key = alice.execute(issue, [people.a, "8 seconds"]).fetchone()
         wait_until_equal(database, replica)
         with psycopg.connect(replica.superuser_url, autocommit=True) as subscriber:
             subscriber.execute("alter subscription keys disable")
             alice.execute(
                 "update keylatch.keys set expires_at = now() + '1 hour' where id = %s", key
             )
-            time.sleep(2.1)
+            time.sleep(8.1)
             # A session in the same mode is not the worker: for it the key is expired, for good.
             subscriber.execute("set session_replication_role = replica")
             with pytest.raises(psycopg.Error) as refused:

@@ -16,7 +16,7 @@ from keylatch.errors import KeylatchError
 from keylatch_cli.install import project as install
 from keylatch_cli.install.apply import _PAUSES, apply, read_database
 from keylatch_cli.install.migrations import Choice, Release, shipped
-from stack import Database, push_migrations, until
+from stack import HANG_SECONDS, Database, push_migrations, until
 
 ALL = Choice(all=True)
 RESOLVE = b"select count(*) from keylatch.resolve_key(%s)"
@@ -67,7 +67,7 @@ def test_an_upgrade_locks_only_what_it_changes(installed: Database) -> None:
 def upgrader(database: Database) -> psycopg.Connection[Any]:
     """A connection for an upgrade that fails, and does not hang, if it waits for a lock."""
     connection = database.connect()
-    connection.execute("set statement_timeout = '5s'")
+    connection.execute(f"set statement_timeout = '{HANG_SECONDS // 2}s'")
     return connection
 
 
@@ -88,7 +88,7 @@ def resolving(database: Database) -> Iterator[list[float]]:
     def resolve() -> None:
         service = database.connect("keylatch_resolver")
         # A resolve that is locked out fails, and the test with it.
-        service.execute("set statement_timeout = '10s'")
+        service.execute(f"set statement_timeout = '{HANG_SECONDS // 2}s'")
         while not ended.is_set():
             start = time.perf_counter()
             assert service.execute(RESOLVE, [key]).fetchone() == (1,)
