@@ -127,7 +127,9 @@ def test_a_call_of_a_missing_module_names_the_module_and_the_command(
                 assert type(error) is NotInstalled
                 assert str(error) == (
                     f"not_installed: {function} belongs to the module {module}, which is not "
-                    f"installed. (Run: keylatch install . --with {module} && supabase db push)"
+                    f"installed. (Run: keylatch install . --with {module} && supabase db push; "
+                    f"on plain PostgreSQL: keylatch apply --with {module}. If the module is "
+                    "installed, run in SQL: notify pgrst, 'reload schema')"
                 )
                 assert (error.__cause__, error.__context__) == (None, None)
 

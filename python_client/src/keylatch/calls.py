@@ -78,7 +78,10 @@ class Call(Generic[T]):
         return NotInstalled(
             sqlstate=error.sqlstate,
             detail=f"{self.function} belongs to the module {module}, which is not installed.",
-            hint=f"Run: keylatch install . --with {module} && supabase db push",
+            hint=f"Run: keylatch install . --with {module} && supabase db push; "
+            f"on plain PostgreSQL: keylatch apply --with {module}. "
+            "If the module is installed, run in SQL: "
+            "notify pgrst, 'reload schema'",
         )
 
 

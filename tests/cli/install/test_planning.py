@@ -114,7 +114,8 @@ def test_a_module_that_was_added_comes_with_what_it_needs_and_lacks() -> None:
     (one,) = RELEASE.plan(has("request"), Choice(added=("sessions",)), None)
     assert one.parts == ("sessions",)
     assert "array['request']::text[]" in one.body
-    assert one.body.endswith(RELEASE.parts["sessions"].text)
+    assert RELEASE.parts["sessions"].text in one.body
+    assert one.body.endswith("notify pgrst, 'reload schema';\n")
 
 
 def test_an_upgrade_has_the_sections_of_what_is_installed() -> None:

@@ -222,9 +222,6 @@ def _apply(
                 cursor.execute(migration.text.encode())
             except psycopg.Error as problem:
                 raise _Failed(migration, problem) from None
-        if plan:
-            # PostgREST caches the schema.
-            cursor.execute("notify pgrst, 'reload schema'")
         return plan
 
 

@@ -41,6 +41,7 @@ _PATIENCE = (
     "set local lock_timeout = '30ms';\n"
 )
 _LAST = "update keylatch_internal.installation set schema_version = 'NEW';\n"
+_RELOAD = "\n-- PostgREST caches the schema.\nnotify pgrst, 'reload schema';\n"
 _SECTION = re.compile(r"^-- module: (\w+) *\n", re.MULTILINE)
 # No empty line at the end: version control and the CLI may remove it.
 _HEADER = re.compile(
@@ -274,7 +275,12 @@ class Release:
         parts = (CORE, *([TENANCY] if tenancy == "keylatch" else []), *modules)
         command = f"keylatch install . --tenancy {tenancy} --only {','.join(modules) or CORE}"
         return Migration(
-            f"keylatch_{self.version}", self.version, parts, tenancy, command, self._join(parts)
+            f"keylatch_{self.version}",
+            self.version,
+            parts,
+            tenancy,
+            command,
+            self._join(parts) + _RELOAD,
         )
 
     def _add(self, modules: tuple[str, ...], installed: Installed) -> Migration:
@@ -285,7 +291,7 @@ class Release:
             modules,
             installed.tenancy,
             f"keylatch install . --with {','.join(modules)}",
-            f"{_PATIENCE}{_guard(self.version, needs)}\n{self._join(modules)}",
+            f"{_PATIENCE}{_guard(self.version, needs)}\n{self._join(modules)}{_RELOAD}",
         )
 
     def _upgrade(self, installed: Installed) -> Migration:
@@ -305,7 +311,8 @@ class Release:
             parts,
             installed.tenancy,
             "keylatch install .",
-            "\n".join([_PATIENCE + _guard(old, modules), *steps, _LAST.replace("NEW", new)]),
+            "\n".join([_PATIENCE + _guard(old, modules), *steps, _LAST.replace("NEW", new)])
+            + _RELOAD,
         )
 
     def _way(self, version: str) -> Iterator[tuple[str, str]]:

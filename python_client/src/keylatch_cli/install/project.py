@@ -286,7 +286,8 @@ def _config(project: Path) -> Path:
         raise InvalidArgument.of(
             "PROJECT",
             "is not a Supabase project: it has no supabase/config.toml.",
-            "Give the directory that contains supabase/, or make it a project: supabase init",
+            "Give the directory that contains supabase/, or make it a project: supabase init. "
+            "For a plain PostgreSQL, run keylatch apply.",
         )
     return _inside(project, path)
 
