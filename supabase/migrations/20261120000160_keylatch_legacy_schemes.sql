@@ -242,7 +242,7 @@ begin
     when coalesce(p_recipe ->> 'decode', 'hex') not in ('hex', 'base64')
       or coalesce(p_recipe ->> 'secret_encoding', 'text') not in ('text', 'hex', 'base64')
       then array[
-      'decode must be hex or base64, and secret_encoding text, hex or base64.', 'Correct the value.']
+      'decode must be hex or base64, and secret_encoding text, hex or base64.', 'Correct a value.']
     when (p_recipe ? 'secret') <> (v_has_place or starts_with(v_digest, 'hmac-')) then array[
       'secret is required for an HMAC or for {secret} in prepend or append, else not allowed.',
       'Pass the name of the secret, or leave out the member secret.']
