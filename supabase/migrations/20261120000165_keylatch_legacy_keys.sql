@@ -42,12 +42,12 @@ comment on column keylatch_internal.legacy_keys.last_used_at is
   'When the key was last used in the old system, as the import passed it.';
 comment on column keylatch_internal.legacy_keys.verifier is
   'The hash of a key that only upgrade_key can find: an unsalted hash in hex, a bcrypt string, or
-the rounds (or before or after), the salt and the hash, separated by $. Only the owner can read it.';
+the rounds (or before, after), the salt and the hash, separated by $. Only the owner can read it.';
 comment on column keylatch_internal.legacy_keys.clear_part is
   'The known part of a salted key: p: and the first characters, or s: and the last ones reversed.';
 comment on column keylatch_internal.legacy_keys.rounds is
-  'How many PBKDF2 rounds upgrade_key needs to compare the key. 0 for an unsalted key that still needs
-upgrade_key. Null if resolve_key finds the key without upgrade_key.';
+  'How many PBKDF2 rounds upgrade_key needs to compare the key. 0 for an unsalted key that needs
+upgrade_key all the same. Null if resolve_key finds the key without upgrade_key.';
 comment on column keylatch_internal.legacy_keys.upgraded_at is
   'When upgrade_key first saw the plaintext of the key. Null before the first use.';
 comment on index keylatch_internal.legacy_keys_workspace_id_clear_part_idx is
