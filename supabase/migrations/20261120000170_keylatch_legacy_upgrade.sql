@@ -118,7 +118,7 @@ begin
   end;
 end $$;
 comment on function keylatch_internal.matches_verifier is
-  'Returns true if a salted hash was computed from this key. Most salted hashes are slow to compute.';
+  'Returns true if a salted hash was computed from this key. Most salted hashes are slow.';
 
 create function keylatch_internal.clear_parts(p_text text)
 returns text[] language plpgsql immutable parallel safe security invoker
@@ -159,7 +159,7 @@ begin
 end $$;
 comment on function keylatch_internal.similar_keys is
   'Returns the salted keys that upgrade_key has not seen and that have one of these values of
-clear_part. Without a workspace_id, searches all workspaces for keys whose clear_part is not empty.';
+clear_part. Without a workspace_id, searches all workspaces for keys with a clear_part.';
 
 create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id uuid)
 returns void language plpgsql volatile security definer
