@@ -267,7 +267,7 @@ begin
       'The line has neither key nor hash.',
       'Give the key in plaintext, or its hash with alg. If you have neither, issue a new key.']
     when v_scheme is null then array[
-      'alg must be given with a hash.', 'Give sha256, pbkdf2_sha256, django or bcrypt, or a scheme.']
+      'alg must be given with a hash.', 'Give alg, for example sha256, or give scheme.']
     when v_alg is not null and v_given ? 'scheme' then array[
       'A line cannot have both alg and scheme.', 'Leave alg out.']
     when v_given ? 'scheme' and v_length is null then array[
@@ -414,7 +414,7 @@ begin
       l."position", l.given, l.key, l.scheme, l.verifier, l.clear_part, l.parts, l.rounds,
       (l.key).key_hash,
       l.other_hashes || array[(l.key).key_hash, sha256(v_held || (l.key).key_hash)],
-      -- For other hashes, upgrade_key and other_hash refuse a placeholder when a client presents it.
+      -- For other hashes, upgrade_key and other_hash refuse a placeholder that a client presents.
       case when l.scheme = 'sha256' and l.problem is null and (l.key).key_hash in (
         select sha256(convert_to(w.word, 'UTF8')) from unnest(
           '{"",undefined,"null","NULL","Null",none,NONE,None,nil,nan,NaN,true,TRUE,True,false,'
