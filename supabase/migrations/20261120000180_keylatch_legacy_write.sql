@@ -296,7 +296,7 @@ begin
   from locked as l where g.key_id = l.key_id;
 end $$;
 comment on function keylatch_internal.note_source is
-  'Sets source and seen_by of existing keys to the source and the id of the import that names them.';
+  'Sets source and seen_by of existing keys to the source and id of the import with these keys.';
 
 create function keylatch_internal.settle_import(
   p_lines keylatch_internal.import_line[], p_import jsonb, p_new uuid[]
