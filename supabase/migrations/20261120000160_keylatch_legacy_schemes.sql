@@ -236,7 +236,7 @@ begin
       'digest must be sha256, sha512, md5, sha1, hmac-sha256, hmac-sha512 or pbkdf2-sha256.',
       'A salted hash needs no scheme: write its alg in the import line.']
     when keylatch_internal.judge_slow_scheme(p_recipe) then array[
-      format('A PBKDF2 scheme needs strip (3 characters or more), salt_take, iter (up to %s) and '
+      format('PBKDF2 in a scheme needs strip (3 characters or more), salt_take, iter (up to %s) and '
         'length (16 to 128), and may have after, take.', keylatch_internal.round_budget() / 7),
       'If the old table stores the salt, declare no scheme: write alg and salt in the import line.']
     when coalesce(p_recipe ->> 'decode', 'hex') not in ('hex', 'base64')
@@ -244,7 +244,7 @@ begin
       then array[
       'decode must be hex or base64, and secret_encoding text, hex or base64.', 'Correct a value.']
     when (p_recipe ? 'secret') <> (v_has_place or starts_with(v_digest, 'hmac-')) then array[
-      'secret is required for an HMAC or for {secret} in prepend or append, else not allowed.',
+      'secret is needed for an HMAC or for {secret} in prepend or append, else not allowed.',
       'Pass the name of the secret, or leave out the member secret.']
     when p_recipe = '{"digest": "sha256"}' then array[
       'A SHA-256 of the whole key needs no scheme.', 'Write alg sha256 in the import lines.']

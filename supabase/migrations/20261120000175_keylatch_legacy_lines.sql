@@ -54,7 +54,7 @@ from (
   values
   ('{workspace_id,created_by}'::text[], 'string', null,
     '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$', 'a UUID',
-    'workspace_id is the id of the workspace of the key. created_by may be left out.'),
+    'Give the id of the workspace of the key. created_by may be left out.'),
   ('{expires_at,suspended_at,revoked_at,created_at,last_used_at}', 'string', null,
     E'^(19|[2-9]\\d)\\d\\d-\\d\\d-\\d\\d'
     '([T ]\\d\\d:\\d\\d(:\\d\\d(\\.\\d{1,6})?)? ?(Z|[+-]\\d\\d(:?\\d\\d)?))?$',
