@@ -236,8 +236,8 @@ begin
       'digest must be sha256, sha512, md5, sha1, hmac-sha256, hmac-sha512 or pbkdf2-sha256.',
       'A salted hash needs no scheme: write its alg in the import line.']
     when keylatch_internal.judge_slow_scheme(p_recipe) then array[
-      format('PBKDF2 in a scheme needs strip (3 characters or more), salt_take, iter (up to %s) and '
-        'length (16 to 128), and may have after, take.', keylatch_internal.round_budget() / 7),
+      format('PBKDF2 in a scheme needs strip (3 characters or more), salt_take, iter (up to %s), '
+        'length (16 to 128), optionally after and take.', keylatch_internal.round_budget() / 7),
       'If the old table stores the salt, declare no scheme: write alg and salt in the import line.']
     when coalesce(p_recipe ->> 'decode', 'hex') not in ('hex', 'base64')
       or coalesce(p_recipe ->> 'secret_encoding', 'text') not in ('text', 'hex', 'base64')
@@ -252,7 +252,7 @@ begin
       keylatch_internal.read_secret(p_recipe ->> 'secret'),
       coalesce(p_recipe ->> 'secret_encoding', 'text')
     ) is null then array[
-      'No secret has the name in the member secret, or the secret is not in its secret_encoding.',
+      'No secret has the name in recipe.secret, or the secret is not in its secret_encoding.',
       'Store the secret with vault.create_secret(secret, name), or insert the secret into '
         'keylatch_internal.legacy_secrets as the owner.']
     when (select count(*) > 7 from keylatch_internal.legacy_schemes as s where s.name <> p_name)

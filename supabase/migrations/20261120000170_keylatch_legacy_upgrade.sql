@@ -22,7 +22,7 @@ alter table keylatch_internal.legacy_settings enable row level security;
 create sequence keylatch_internal.legacy_attempts_seq;
 comment on sequence keylatch_internal.legacy_attempts_seq is
   'Counts the calls of upgrade_key: 1000000 times the minutes since 1970, plus the calls of the last
-minute. It is a sequence, so that no call waits and a rollback does not undo the count.';
+minute. With a sequence, no call waits for another call, and no rollback undoes the count.';
 
 create function keylatch_internal.count_attempt()
 returns void language plpgsql volatile security invoker

@@ -81,7 +81,7 @@ declare
   v_part text collate "C";
   v_rounds bigint;
 begin
-  -- The order puts a clear_part before all longer ones that begin with it. All these share one sum.
+  -- The order puts a clear_part before all longer ones that begin with it, so all share one sum.
   for v_line in
     select l."position", (l.key).workspace_id, l.clear_part collate "C" as part, l.rounds
     from unnest(p_lines) as l
