@@ -45,7 +45,7 @@ comment on column keylatch_internal.sessions.address_mark is
 comment on column keylatch_internal.sessions.opened_before is
   'How many committed sessions the key had opened in the minute before this session.';
 comment on column keylatch_internal.sessions.counted_since is
-  'When the oldest session in opened_before was opened, or else when this session was opened.';
+  'When the oldest session in opened_before was opened. Equal to created_at if the count is 0.';
 comment on column keylatch_internal.sessions.subject is 'The application''s id of the visitor.';
 comment on column keylatch_internal.sessions.created_at is 'When the session was opened.';
 comment on column keylatch_internal.sessions.expires_at is 'When the session expires or ended.';
@@ -214,7 +214,7 @@ comment on column keylatch_internal.session_limits.sessions_per_address is
   'How many sessions of a key one client address (IPv4, or /64 of IPv6) may open in a minute.';
 comment on column keylatch_internal.session_limits.trusted_address_header is
   'The header in which your gateway writes the address of a client, in lower case, for example
-cf-connecting-ip. Of several addresses, the last counts. Null: addresses are not limited, because a
+cf-connecting-ip. The last address in the header counts. Null: addresses are not limited, because a
 client can write anything into a header that no gateway overwrites.';
 insert into keylatch_internal.session_limits default values;
 alter table keylatch_internal.session_limits enable row level security;

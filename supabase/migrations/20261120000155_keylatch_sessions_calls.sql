@@ -123,7 +123,7 @@ begin
   return v_session;
 end $$;
 comment on function keylatch_internal.find_session is
-  'Returns the open session with this session token, or null if there is no such session.';
+  'Returns the open session with this session token, or null if no open session has the token.';
 
 create function keylatch_internal.change_session(p_token text, p_change text, p_subject text)
 returns keylatch.session language plpgsql volatile security definer

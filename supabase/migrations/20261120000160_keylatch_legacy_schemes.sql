@@ -6,8 +6,6 @@
 -- A salted hash has no look-up: upgrade_key finds the key at its first use and records its SHA-256.
 -- resolve_key and upgrade_key lock no key, so a revocation never waits for a use of the key.
 
--- Schemes: how a legacy system computes an unsalted hash from a key.
-
 create table keylatch_internal.legacy_secrets (
   name text not null,
   secret text not null,
@@ -46,14 +44,16 @@ comment on table keylatch_internal.legacy_schemes is
 comment on column keylatch_internal.legacy_schemes.name is 'The name of the scheme in an import.';
 comment on column keylatch_internal.legacy_schemes.after is
   'Step 1 of the legacy hash: keep what follows the first occurrence of this string in the key.';
-comment on column keylatch_internal.legacy_schemes.strip is 'Step 2: remove this prefix.';
+comment on column keylatch_internal.legacy_schemes.strip is
+  'Step 2 of the legacy hash: remove this prefix. A key without the prefix never matches.';
 comment on column keylatch_internal.legacy_schemes.take is
   'Step 3 of the legacy hash: keep this many characters. A negative number counts from the end.';
 comment on column keylatch_internal.legacy_schemes.decode is
   'Step 4 of the legacy hash: decode the characters from hex or base64.';
 comment on column keylatch_internal.legacy_schemes.prepend is
   'Step 5 of the legacy hash: add this string at the beginning. {secret} stands for the secret.';
-comment on column keylatch_internal.legacy_schemes.append is 'Step 6: add this string at the end.';
+comment on column keylatch_internal.legacy_schemes.append is
+  'Step 6 of the legacy hash: add this string at the end. {secret} stands for the secret.';
 comment on column keylatch_internal.legacy_schemes.digest is
   'Step 7 of the legacy hash: compute sha256, sha512, md5, sha1, hmac-sha256, hmac-sha512 or PBKDF2.
 resolve_key does not compute PBKDF2 (pbkdf2-sha1, -sha256 or -sha512), because PBKDF2 is slow.';
