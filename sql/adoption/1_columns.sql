@@ -1,12 +1,12 @@
--- Moves a plaintext column of your own table to hashes. `keylatch adopt` loads these files when it
--- starts and removes the schema when it is done. They need neither keylatch nor pgcrypto.
+-- Moves a plaintext column of your own table to hashes. `keylatch adopt` loads the files of this
+-- folder when it starts and removes the schema when it is done. The files need no pgcrypto.
 --
--- Every statement runs with the rights of the caller, who owns the table. A busy table is locked
--- only for a change of the catalog, in short tries: while one session waits for an exclusive lock,
--- all other sessions wait behind it.
+-- Almost every statement runs with the rights of the caller, who owns the table. A table is locked
+-- exclusively only to change its definition, in short tries: while one session waits for an
+-- exclusive lock, all other sessions wait behind this session.
 
--- Not "create schema if not exists": an owner who may not create schemas is refused even if an
--- administrator has already created this schema for them.
+-- The check is needed because PostgreSQL refuses "create schema if not exists" to an owner who may
+-- not create schemas, even if an administrator has already created the schema.
 do $$
 begin
   if pg_catalog.to_regnamespace('keylatch_adoption') is null then
@@ -14,7 +14,7 @@ begin
   end if;
 end $$;
 comment on schema keylatch_adoption is
-  'Moves plaintext columns to hashes. Removed when no adoption is running.';
+  'Moves plaintext columns to hashes. keylatch adopt drops the schema when no adoption is running.';
 
 create function keylatch_adoption.refuse(p_slug text, p_detail text, p_hint text)
 returns void language plpgsql stable security invoker
@@ -47,29 +47,29 @@ create table keylatch_adoption.adoptions (
   constraint adoptions_phase_check check (phase in ('hashing', 'reading', 'emptying', 'dropped'))
 );
 comment on table keylatch_adoption.adoptions is 'The columns whose keys are being moved to hashes.';
-comment on column keylatch_adoption.adoptions.relation is 'The table.';
-comment on column keylatch_adoption.adoptions.key_column is 'Its column of plaintext keys.';
+comment on column keylatch_adoption.adoptions.relation is 'The table that has the plaintext keys.';
+comment on column keylatch_adoption.adoptions.key_column is 'The column of plaintext keys.';
 comment on column keylatch_adoption.adoptions.key_type is
-  'The type of the keys. A uuid is hashed as PostgreSQL writes it, a citext in lower case.';
-comment on column keylatch_adoption.adoptions.hash_column is 'The column of their SHA-256.';
-comment on column keylatch_adoption.adoptions.form is 'hex: 64 lower-case characters; or bytea.';
+  'The type of key_column. A uuid is hashed as PostgreSQL prints the uuid, a citext in lower case.';
+comment on column keylatch_adoption.adoptions.hash_column is 'The column of the SHA-256 hashes.';
+comment on column keylatch_adoption.adoptions.form is 'The format of the hashes: hex or bytea.';
 comment on column keylatch_adoption.adoptions.phase is
-  'hashing: a trigger hashes new keys, and old rows are hashed. reading: the application reads by
-hash. emptying: no plaintext is kept any more. dropped: the column is gone.';
-comment on column keylatch_adoption.adoptions.trigger_name is 'The trigger that hashes.';
+  'hashing: a trigger hashes new keys, and hash_rows old keys. reading: the application reads by
+the hash. emptying: the plaintext keys are set to null. dropped: the plaintext column was dropped.';
+comment on column keylatch_adoption.adoptions.trigger_name is 'The trigger that hashes new keys.';
 comment on column keylatch_adoption.adoptions.function_name is 'The function of the trigger.';
 comment on column keylatch_adoption.adoptions.next_page is
-  'The page where the pass over the table continues, in pages of 8 kB.';
+  'The page of the table (8 kB) where the next call of hash_rows continues.';
 comment on column keylatch_adoption.adoptions.last_page is
-  'The page where the pass ends: the size of the table when the pass began.';
+  'The page where hash_rows ends: the size of the table, in pages, when hash_rows began at page 0.';
 comment on column keylatch_adoption.adoptions.reads_before is
-  'Fallback reads up to the last read_by_hash. They no longer count.';
+  'How many fallback reads came before the last read_by_hash. prove_column subtracts this number.';
 comment on column keylatch_adoption.adoptions.reading_since is 'When read_by_hash was last called.';
 comment on column keylatch_adoption.adoptions.started_at is 'When phase 1 began.';
 
 alter table keylatch_adoption.adoptions enable row level security;
 
--- A table of its own, so that no step waits for a reader's open transaction.
+-- The counter is not in adoptions, so that no step waits for the open transaction of a reader.
 create table keylatch_adoption.fallbacks (
   relation regclass not null,
   key_column text not null,
@@ -82,11 +82,11 @@ create table keylatch_adoption.fallbacks (
 );
 comment on table keylatch_adoption.fallbacks is
   'Reads of adopted_rows that found rows only by the plaintext key.';
-comment on column keylatch_adoption.fallbacks.relation is 'The table.';
-comment on column keylatch_adoption.fallbacks.key_column is 'Its column of plaintext keys.';
+comment on column keylatch_adoption.fallbacks.relation is 'The table that has the plaintext keys.';
+comment on column keylatch_adoption.fallbacks.key_column is 'The column of plaintext keys.';
 comment on column keylatch_adoption.fallbacks.reads is
-  'The least number of reads: two reads at the same moment may count as one.';
-comment on column keylatch_adoption.fallbacks.last_read_at is 'The time of the last such read.';
+  'The minimum number of reads: two reads at the same moment may count as one.';
+comment on column keylatch_adoption.fallbacks.last_read_at is 'The time of the last counted read.';
 
 alter table keylatch_adoption.fallbacks enable row level security;
 
@@ -94,7 +94,7 @@ create type keylatch_adoption.adoption as (
   table_name text, key_column text, hash_column text, phase text
 );
 comment on type keylatch_adoption.adoption is
-  'An adopted column: its table, the column of its hashes, and its phase.';
+  'A column of plaintext keys, with its table, the column of the hashes, and the adoption phase.';
 
 create function keylatch_adoption.describe(p_adoption keylatch_adoption.adoptions)
 returns keylatch_adoption.adoption language plpgsql stable security invoker
@@ -104,7 +104,7 @@ begin
     p_adoption.relation::text, p_adoption.key_column, p_adoption.hash_column, p_adoption.phase
   )::keylatch_adoption.adoption;
 end $$;
-comment on function keylatch_adoption.describe is 'The result of a step.';
+comment on function keylatch_adoption.describe is 'Returns an adoption as a step returns it.';
 
 create function keylatch_adoption.adoptable_table(p_table_name text)
 returns regclass language plpgsql stable security invoker
@@ -131,12 +131,12 @@ begin
     when exists (select from pg_catalog.pg_inherits as h where h.inhparent = v_table.oid)
       then 'has tables that inherit from it'
   end;
-  -- Members of the owner role and superusers are refused, too: they would run the owner's triggers,
-  -- defaults and index functions with rights that the owner does not have.
+  -- Members of the owner role and superusers are refused, too, because the owner's triggers,
+  -- defaults and index functions would run with rights that the owner does not have.
   if v_problem is null and v_table.relowner <> to_regrole(quote_ident(current_user)) then
     v_problem := format('belongs to %s, and you are %s', v_table.relowner::regrole, current_user);
     v_hint := format('Connect as the owner, or run: set role %s;', v_table.relowner::regrole);
-  -- Rows that a policy hides would get no hash, and no proof would count them.
+  -- Rows that a policy hides would get no hash, and prove_column would not count hidden rows.
   elsif v_problem is null and v_table.relforcerowsecurity and not exists (
     select from pg_catalog.pg_roles as r
     where r.rolname = current_user and (r.rolbypassrls or r.rolsuper)
@@ -153,7 +153,7 @@ begin
   return v_table.oid;
 end $$;
 comment on function keylatch_adoption.adoptable_table is
-  'The table of this name, as SQL writes it. Refuses a table that cannot be adopted.';
+  'Returns the table with this name. Refuses a table that cannot be adopted.';
 
 create function keylatch_adoption.adoptable_type(p_relation regclass, p_column text)
 returns regtype language plpgsql stable security invoker
@@ -171,7 +171,7 @@ begin
     when v_column.attgenerated <> '' then 'is a generated column'
     when v_column.attinhcount > 0 then 'is inherited'
     when v_column.atttypid not in ('text'::regtype, 'varchar'::regtype, 'uuid'::regtype)
-      -- By its extension, because anybody may name a type citext.
+      -- The check looks for the extension citext, because anybody may name a type citext.
       and not exists (
         select
         from pg_catalog.pg_depend as d
@@ -194,7 +194,7 @@ begin
   return v_column.atttypid;
 end $$;
 comment on function keylatch_adoption.adoptable_type is
-  'The type of this column. Refuses a column that cannot be adopted.';
+  'Returns the type of a column. Refuses a column that cannot be adopted.';
 
 create function keylatch_adoption.get_adoption(
   p_table_name text, p_column text, p_phases text[], p_lock boolean
@@ -230,7 +230,7 @@ begin
   return v_adoption;
 end $$;
 comment on function keylatch_adoption.get_adoption is
-  'The adoption of this column, if its phase is one of these. Locks it for a step.';
+  'Returns the adoption of a column. Refuses a phase that is not in p_phases. Can lock the row.';
 
 create function keylatch_adoption.lock_shortly(p_relation regclass)
 returns void language plpgsql volatile security invoker
@@ -246,18 +246,18 @@ begin
       return;
     exception
       when lock_not_available then
-        -- Let the sessions that wait behind this one run first.
+        -- The sleep lets the sessions run that wait behind this session.
         perform pg_sleep(0.1);
     end;
   end loop;
   perform keylatch_adoption.refuse(
     'adoption_not_ready',
     format('The table %s was in use all the time.', p_relation),
-    'Find the long transaction in pg_stat_activity, and try again when it has ended.'
+    'Find the long transaction in pg_stat_activity, and try again when the transaction has ended.'
   );
 end $$;
 comment on function keylatch_adoption.lock_shortly is
-  'Locks a table until the end of the transaction, in tries of 50 ms.';
+  'Locks a table until the end of the transaction. Tries up to 100 times, for 50 ms each.';
 
 create function keylatch_adoption.short_name(p_name text)
 returns text language plpgsql immutable security invoker
@@ -265,14 +265,14 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   return case
     when octet_length(p_name) <= 63 then p_name
-    -- The cast to name cuts after 63 bytes, and never within a character.
+    -- The cast to name shortens the text to at most 63 bytes and never cuts within a character.
     else substr((repeat('-', 9) || p_name)::name::text, 10) || '_'
       || left(encode(sha256(convert_to(p_name, 'UTF8')), 'hex'), 8)
   end;
 end $$;
 comment on function keylatch_adoption.short_name is
-  'A name of at most 63 bytes; a long name ends with its digest. It contains no oid and no column
-number, because these change in a restored dump.';
+  'Returns a name of at most 63 bytes: a longer name is cut and gets a digest at its end. No name
+has an oid or a column number, because both numbers change in a restored dump.';
 
 create function keylatch_adoption.hash_expression(
   p_adoption keylatch_adoption.adoptions, p_value text
@@ -282,9 +282,9 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_text constant text := case
     when p_adoption.key_type in ('text'::regtype, 'varchar'::regtype) then p_value
-    -- The value is a stored uuid or a presented text.
+    -- p_value is a stored uuid or the plaintext that a client presents.
     when p_adoption.key_type = 'uuid'::regtype then format('(%s)::text', p_value)
-    -- Equal citexts have one hash.
+    -- Two equal values of citext must have the same hash.
     else format('lower((%s)::text collate "default")', p_value)
   end;
   v_hash constant text := format('sha256(convert_to(%s, ''UTF8''))', v_text);
@@ -292,7 +292,7 @@ begin
   return case p_adoption.form when 'hex' then format('encode(%s, ''hex'')', v_hash) else v_hash end;
 end $$;
 comment on function keylatch_adoption.hash_expression is
-  'The SQL that computes the value of the hash column for a plaintext key.';
+  'Returns the SQL expression that computes the value of the hash column from a plaintext key.';
 
 create function keylatch_adoption.drop_hash_trigger(p_adoption keylatch_adoption.adoptions)
 returns void language plpgsql volatile security invoker
@@ -302,7 +302,7 @@ begin
   execute format('drop function if exists keylatch_adoption.%I()', p_adoption.function_name);
 end $$;
 comment on function keylatch_adoption.drop_hash_trigger is
-  'Drops the trigger of an adopted column, and its function.';
+  'Drops the trigger of an adopted column, and the function of the trigger.';
 
 create function keylatch_adoption.make_hash_trigger(p_adoption keylatch_adoption.adoptions)
 returns void language plpgsql volatile security invoker
@@ -314,7 +314,7 @@ declare
   v_empties constant boolean := p_adoption.phase = 'emptying';
 begin
   perform keylatch_adoption.drop_hash_trigger(p_adoption);
-  -- Generated for this table: a generic function would need jsonb for each row.
+  -- The trigger function is generated, because a generic function would need jsonb for each row.
   execute format(
     'create function keylatch_adoption.%I() returns trigger language plpgsql'
     ' set search_path = pg_catalog, pg_temp as %L',
@@ -331,16 +331,16 @@ begin
     'comment on function keylatch_adoption.%I() is %L', p_adoption.function_name,
     format('Writes %s.%I.', p_adoption.relation, p_adoption.hash_column)
   );
-  -- For every insert and update, so that a row that moves during the pass is not missed. The
-  -- condition costs less than a call that changes nothing.
+  -- Every insert and update fires the trigger, because an update may move a row behind the page of
+  -- hash_rows. The condition is cheaper than a call of the function that changes nothing.
   execute format(
     'create trigger %I before insert or update on %s for each row when (%s)'
     ' execute function keylatch_adoption.%I()',
     p_adoption.trigger_name, p_adoption.relation,
     case
       when v_empties then format('%s is not null', v_key)
-      -- hash_rows already writes the hash, and computing it again costs a tenth of the time. A
-      -- session that may not disable triggers cannot bypass this.
+      -- hash_rows already writes the hash, and a second computation would cost a tenth of the time.
+      -- Only a session that may disable triggers can meet this condition and bypass the trigger.
       else format(
         'not (current_setting(''session_replication_role'') = ''replica'''
         ' and coalesce(current_setting(''keylatch.hashing'', true), '''') = ''on'')'
@@ -355,8 +355,8 @@ begin
   );
   execute format(
     'comment on trigger %I on %s is %L', p_adoption.trigger_name, p_adoption.relation,
-    'Keeps the hashes in step until keylatch adopt is done.'
+    'Writes the hash of each new or changed key until keylatch adopt is done.'
   );
 end $$;
 comment on function keylatch_adoption.make_hash_trigger is
-  'Makes the trigger of an adopted column, and its function, for the phase of the adoption.';
+  'Creates the trigger of an adopted column, and its trigger function, for the present phase.';

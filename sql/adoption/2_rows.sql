@@ -1,4 +1,4 @@
--- Phase 1, and how an application reads in phases 1 and 2.
+-- Phase 1 of an adoption, and adopted_rows, with which an application reads in phases 1 and 2.
 
 create function keylatch_adoption.adopt_column(
   table_name text, key_column text, hash_column text default null, form text default 'hex'
@@ -21,7 +21,7 @@ begin
     (relation, key_column, key_type, hash_column, form, trigger_name, function_name)
   values (
     v_new.relation, adopt_column.key_column, v_new.key_type, v_new.hash_column, adopt_column.form,
-    -- Triggers fire in the order of their names: this trigger sees the changes of all others.
+    -- Triggers fire in the order of their names, so zz_… sees the changes of all other triggers.
     keylatch_adoption.short_name('zz_keylatch_hash_' || adopt_column.key_column),
     keylatch_adoption.short_name(format('hash %s.%I', v_new.relation, adopt_column.key_column))
   )
@@ -32,7 +32,7 @@ begin
     return keylatch_adoption.describe(v_adoption);
   end if;
 
-  -- The same call again changes nothing.
+  -- The column is already adopted: a repeated call changes nothing.
   v_adoption := keylatch_adoption.get_adoption(
     adopt_column.table_name, adopt_column.key_column, array['hashing', 'reading'], false
   );
@@ -47,12 +47,12 @@ begin
   return keylatch_adoption.describe(v_adoption);
 end $$;
 comment on function keylatch_adoption.adopt_column is
-  'Phase 1: adds a column of hashes beside the keys, and the trigger that keeps it in step.
+  'Phase 1: adds a column of hashes to a table, and the trigger that hashes new and changed keys.
 
-For the owner of the table. table_name is written as in SQL, with its schema. hash_column is a new
-column, key_column and _hash if left out; form is hex or bytea. hash_rows hashes the old rows, and
-index_statements says which indexes to make. The table is locked for a moment, in tries of 50 ms.
-The same call again changes nothing. Errors: invalid_argument (400), adoption_not_ready (409).';
+Only for the owner of the table. table_name is written as in SQL, with its schema. hash_column is a
+new column, by default key_column with _hash at its end. form is hex or bytea. Then hash_rows hashes
+the old rows, and index_statements returns the indexes to create. The table is locked for a moment.
+Repeating the call is safe. Errors: invalid_argument (400), adoption_not_ready (409).';
 
 create function keylatch_adoption.add_hash_column(p_adoption keylatch_adoption.adoptions)
 returns void language plpgsql volatile security invoker
@@ -67,7 +67,7 @@ begin
       'invalid_argument',
       format('hash_column %s exists already, or its name is empty or too long.',
         p_adoption.hash_column),
-      'Name a new column: revert_column could not restore the values of an old one.'
+      'Name a new column: revert_column could not restore the values of an existing column.'
     );
   end if;
   insert into keylatch_adoption.fallbacks (relation, key_column)
@@ -79,7 +79,7 @@ begin
   );
   perform keylatch_adoption.make_hash_trigger(p_adoption);
 end $$;
-comment on function keylatch_adoption.add_hash_column is 'Does the work of adopt_column.';
+comment on function keylatch_adoption.add_hash_column is 'Adds the hash column and the trigger.';
 
 create function keylatch_adoption.batch_statement(
   p_adoption keylatch_adoption.adoptions, p_skip_locked boolean
@@ -92,7 +92,7 @@ declare
   );
   v_rows constant text := 't.ctid >= $1 and t.ctid < $2 and ' || case p_adoption.phase
     when 'emptying' then format('t.%I is not null', p_adoption.key_column)
-    -- Not "is distinct from": if the row has no hash, there is no need to compute one.
+    -- "is distinct from" would compute a hash even for a row whose hash column is null.
     else format(
       '(t.%1$I is null and t.%2$I is not null or t.%1$I <> %3$s'
       ' or t.%1$I is not null and t.%2$I is null)',
@@ -112,7 +112,7 @@ begin
   );
 end $$;
 comment on function keylatch_adoption.batch_statement is
-  'The update that hashes, or empties, the rows of the pages from $1 to before $2.';
+  'Returns the UPDATE that hashes, or empties, the rows with a ctid from $1 to before $2.';
 
 create function keylatch_adoption.write_batch(
   p_adoption keylatch_adoption.adoptions, p_first tid, p_end tid
@@ -124,20 +124,20 @@ declare
   v_timeout constant text := current_setting('lock_timeout');
   v_count bigint;
 begin
-  -- The owner's ordinary triggers, for example for updated_at or an audit, need not fire.
+  -- In replica mode, ordinary triggers of the table do not fire, for example for updated_at.
   if v_role <> 'replica' and has_parameter_privilege('session_replication_role', 'set') then
     perform
       set_config('session_replication_role', 'replica', true),
       set_config('keylatch.hashing', 'on', true);
   end if;
-  -- Shorter than any deadlock_timeout, so that in a deadlock this call fails and not the other.
+  -- 20 ms is shorter than any deadlock_timeout, so that in a deadlock this session gives way.
   perform set_config('lock_timeout', '20ms', true);
   begin
     execute keylatch_adoption.batch_statement(p_adoption, false) using p_first, p_end;
     get diagnostics v_count = row_count;
   exception
     when lock_not_available then
-      -- A locked row is hashed when its holder changes it, or else by the next pass.
+      -- The trigger hashes a locked row if the other session updates the row, else the next pass.
       execute keylatch_adoption.batch_statement(p_adoption, true) using p_first, p_end;
       get diagnostics v_count = row_count;
   end;
@@ -150,14 +150,14 @@ begin
   return v_count;
 end $$;
 comment on function keylatch_adoption.write_batch is
-  'Hashes, or empties, the rows of some pages, without waiting. Returns how many it wrote.';
+  'Hashes, or empties, the rows of some pages, except locked rows. Returns how many rows changed.';
 
 create type keylatch_adoption.progress as (
   pages_done bigint, pages bigint, rows_written bigint, is_done boolean
 );
 comment on type keylatch_adoption.progress is
-  'The progress of a pass over a table, in pages of 8 kB, how many rows the call wrote, and whether
-the pass is done.';
+  'The result of hash_rows: how many pages (of 8 kB) are done, how many pages there are, how many
+rows the call changed, and whether all pages are done.';
 
 create function keylatch_adoption.hash_rows(
   table_name text, key_column text, pages integer default 64
@@ -170,7 +170,7 @@ declare
   );
   v_size constant bigint :=
     pg_relation_size(v_adoption.relation) / current_setting('block_size')::bigint;
-  -- The pass ends where the table ended when it began: later rows are hashed by the trigger.
+  -- A pass ends where the table ended when the pass began, because the trigger hashes later rows.
   v_pages constant bigint := case v_adoption.next_page
     when 0 then v_size else least(v_adoption.last_page, v_size)
   end;
@@ -180,7 +180,7 @@ begin
   if hash_rows.pages is null or hash_rows.pages not between 1 and 100000 then
     perform keylatch_adoption.refuse(
       'invalid_argument', 'pages must be from 1 to 100000.',
-      'Leave pages out to use 64. The rows of all these pages are locked at once.'
+      'Leave pages out to use 64. A call locks the rows of all its pages at once.'
     );
   end if;
   v_progress.rows_written := keylatch_adoption.write_batch(
@@ -195,12 +195,12 @@ begin
   return v_progress;
 end $$;
 comment on function keylatch_adoption.hash_rows is
-  'Hashes the rows of the next pages of an adopted column, or empties them in phase 3.
+  'Hashes the plaintext keys in the next pages of a table, or sets the keys to null in phase 3.
 
-Call it until is_done, each time in a transaction of its own: in psql with watch. It continues where
-it stopped. Locked rows are left to the next pass; prove_column counts them. If you may set
-session_replication_role, your triggers do not fire, except those that are enabled always or for
-replicas. If you may not set it, they fire as for any update.
+Repeat the call until is_done is true, each time in a new transaction (in psql with watch). A call
+continues where the last call stopped. A call skips locked rows; prove_column counts skipped rows.
+If you may set session_replication_role, only triggers enabled ALWAYS or REPLICA fire. If not, your
+triggers fire as for any update.
 Errors: invalid_argument (400), adoption_not_ready (409).';
 
 create function keylatch_adoption.match_expression(p_adoption keylatch_adoption.adoptions)
@@ -223,15 +223,15 @@ begin
   );
 end $$;
 comment on function keylatch_adoption.match_expression is
-  'The SQL that finds a plaintext key, $1, by an index on its column.';
+  'Returns the SQL condition that finds the plaintext key $1 by an index on its column.';
 
 create type keylatch_adoption.reading as (relation regclass, by_hash text, by_key text);
 comment on type keylatch_adoption.reading is
-  'The SQL that reads the rows of a key, $1: by its hash, and by its plaintext, or null.';
+  'Two queries for the rows of the key $1: by its hash, and by its plaintext (null in phase 3).';
 
 create function keylatch_adoption.find_reading(p_row_type regtype, p_column text)
 returns keylatch_adoption.reading language plpgsql stable security definer
--- definer because: an application that reads must not see other adopted columns.
+-- definer because: an application may not read the table adoptions, which lists other columns.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_adoption keylatch_adoption.adoptions;
@@ -255,7 +255,7 @@ begin
   );
   return row(v_adoption.relation, v_by_hash, case
     when v_adoption.phase in ('hashing', 'reading') then format(
-      -- A hash that was written into the column of keys must not work as a key.
+      -- A client must not be able to present a hash as a key, even if key_column contains the hash.
       'select t.* from %1$s as t where %2$s'
       ' and not exists (select from %1$s as h where h.%3$I = %4$s)',
       v_adoption.relation, keylatch_adoption.match_expression(v_adoption),
@@ -267,14 +267,14 @@ begin
   end)::keylatch_adoption.reading;
 end $$;
 comment on function keylatch_adoption.find_reading is
-  'How adopted_rows reads this column. Refuses a column that is not adopted.';
+  'Returns the two queries that adopted_rows runs. Refuses a column that is not adopted.';
 
 create function keylatch_adoption.count_fallback(p_relation regclass, p_column text)
 returns void language plpgsql volatile security definer
--- definer because: an application that reads may have no right to write the counter.
+-- definer because: an application that reads a table may not write the counter in fallbacks.
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- A replica cannot count. A read does not wait in order to be counted.
+  -- A read on a standby is not counted. "skip locked" keeps a read from waiting for another read.
   if current_setting('transaction_read_only') = 'off' then
     update keylatch_adoption.fallbacks as f
     set reads = f.reads + 1, last_read_at = clock_timestamp()
@@ -286,11 +286,11 @@ begin
     );
   end if;
 exception
-  -- Another read was counted since this transaction began.
+  -- The error means that another read was counted since this transaction began.
   when serialization_failure then null;
 end $$;
 comment on function keylatch_adoption.count_fallback is
-  'Counts a read that found rows only by the plaintext key. For adopted_rows.';
+  'Counts a read of adopted_rows that found rows only by the plaintext key.';
 
 create function keylatch_adoption.adopted_rows(row_type anyelement, key_column text, key text)
 returns setof anyelement language plpgsql volatile security invoker
@@ -312,9 +312,9 @@ end $$;
 comment on function keylatch_adoption.adopted_rows is
   'Reads the rows that hold a key: select * from adopted_rows(null::public.sessions, ''k'', $1).
 
-For an application in phases 1 and 2, with its own rights on the table. It reads by the hash. If
-that finds nothing, it reads by the plaintext key and counts this read for prove_column. A hash is
-never a key. A role that does not own the table needs usage on schema keylatch_adoption, and
-execute on adopted_rows, find_reading and count_fallback. The function is removed with the schema:
-before drop_plaintext, let the application read the hash column itself.
+For an application in phases 1 and 2, with its own rights on the table. adopted_rows reads by the
+hash. If no row has the hash, adopted_rows reads by the plaintext key, and prove_column counts the
+read. A hash never works as a key. A role that does not own the table needs usage on the schema
+keylatch_adoption, and execute on adopted_rows, find_reading and count_fallback. Before
+drop_plaintext, let the application read the hash column itself: the last step drops adopted_rows.
 Errors: adoption_not_ready (409).';

@@ -1,4 +1,4 @@
--- The indexes, the proof, phases 2 and 3, and the way back.
+-- The indexes on the hash column, the check of all hashes, phases 2 and 3, and the undo of phase 1.
 
 create function keylatch_adoption.twin_statement(
   p_index pg_catalog.pg_index, p_key int2, p_hash_column text
@@ -28,7 +28,7 @@ begin
   );
 end $$;
 comment on function keylatch_adoption.twin_statement is
-  'The statement that copies this index, with the hash column in place of the plaintext column.';
+  'Returns the statement that copies an index, with the hash column for the plaintext column.';
 
 create function keylatch_adoption.key_indexes(p_adoption keylatch_adoption.adoptions)
 returns table (
@@ -63,7 +63,7 @@ begin
     on i.indrelid = k.attrelid and k.attname = p_adoption.key_column
   inner join pg_catalog.pg_attribute as h
     on i.indrelid = h.attrelid and h.attname = p_adoption.hash_column
-  -- No catalog function returns the columns of an expression, so this reads the expression tree.
+  -- No catalog function returns the columns of an expression, so the query searches its node tree.
   cross join lateral (
     select concat(i.indexprs, i.indpred) ~ format(':varattno (0|%s) ', k.attnum) as uses_key
   ) as e
@@ -72,8 +72,8 @@ begin
     and (k.attnum = any (i.indkey) or e.uses_key);
 end $$;
 comment on function keylatch_adoption.key_indexes is
-  'The unique indexes that are lost with the plaintext column; for each its twin, the same index on
-the hash column, and the statement that makes it. An index that is not portable has no twin.';
+  'Returns the unique indexes that need the plaintext column. twin: the same index on the hash
+column. statement: the SQL that creates the twin. An index that is not portable has no twin.';
 
 create function keylatch_adoption.index_statements(table_name text, key_column text)
 returns setof text language plpgsql stable security invoker
@@ -84,7 +84,7 @@ declare
     array['hashing', 'reading', 'emptying', 'dropped'], false
   );
 begin
-  -- Invalid indexes of an interrupted "create index concurrently".
+  -- An interrupted "create index concurrently" leaves an invalid index, which must be dropped.
   return query
   select format('drop index concurrently %s', i.indexrelid::regclass)
   from pg_catalog.pg_index as i
@@ -116,11 +116,11 @@ begin
     );
 end $$;
 comment on function keylatch_adoption.index_statements is
-  'The statements that make the missing indexes on the hash column, without stopping writers.
+  'Returns the statements that create the missing indexes on the hash column. None blocks writers.
 
-Run each statement outside of a transaction. They make an index for reading, and a twin for each
-unique index with the plaintext column, so unique rules stay. When all indexes exist, the answer has
-no row. Errors: invalid_argument (400), adoption_not_ready (409).';
+Run each statement outside of a transaction. The statements create an index for reading, and a copy
+on the hash column of each unique index on the plaintext column. If all indexes exist, the answer
+has no row. Errors: invalid_argument (400), adoption_not_ready (409).';
 
 create type keylatch_adoption.proof as (
   table_name text, key_column text, phase text, rows bigint, keys bigint, hashed bigint,
@@ -128,10 +128,10 @@ create type keylatch_adoption.proof as (
   fallback_reads bigint, last_fallback_at timestamptz, is_clean boolean, reading_since timestamptz
 );
 comment on type keylatch_adoption.proof is
-  'How many rows a table has, with a plaintext key, with a hash, with a key and no hash, with a hash
-that is not of the key; whether all indexes and the trigger are there; how many reads fell back to
-plaintext since read_by_hash; whether all of this allows the next step; and when read_by_hash was last
-called.';
+  'The result of prove_column: the number of rows, of rows with a key, with a hash, with a key but
+no hash (missing), and with a hash of something else (wrong); whether all indexes and the trigger
+exist; how many reads fell back to plaintext since read_by_hash; is_clean: whether the next step is
+allowed; and when read_by_hash was last called.';
 
 create function keylatch_adoption.prove_column(table_name text, key_column text)
 returns keylatch_adoption.proof language plpgsql stable security invoker
@@ -176,7 +176,7 @@ begin
       and g.tgenabled = 'A'
   );
   if v_adoption.phase in ('emptying', 'dropped') then
-    -- Only the hashes are left, so there is no plaintext to compare them with.
+    -- After phase 3 began, a row has no plaintext key to compare its hash with.
     v_proof.wrong := 0;
     v_proof.is_clean := v_proof.keys = 0
       and (v_proof.trigger_is_ready or v_adoption.phase = 'dropped');
@@ -189,7 +189,7 @@ end $$;
 comment on function keylatch_adoption.prove_column is
   'Checks in the whole table that each plaintext key has its hash, and no other row has a hash.
 
-It reads all rows and locks none. Errors: invalid_argument (400), adoption_not_ready (409).';
+The call reads all rows and locks none. Errors: invalid_argument (400), adoption_not_ready (409).';
 
 create function keylatch_adoption.require_clean(p_proof keylatch_adoption.proof)
 returns void language plpgsql stable security invoker
@@ -204,12 +204,12 @@ begin
         case when p_proof.index_is_ready then 'ready' else 'missing' end,
         case when p_proof.trigger_is_ready then 'ready' else 'missing or off' end
       ),
-      'Run: keylatch adopt hash TABLE COLUMN. It hashes the rows and makes the indexes.'
+      'Run: keylatch adopt hash TABLE COLUMN. The command hashes the rows and makes the indexes.'
     );
   end if;
 end $$;
 comment on function keylatch_adoption.require_clean is
-  'Refuses the next step while the proof is not clean.';
+  'Refuses the next step if the result of prove_column is not clean.';
 
 create function keylatch_adoption.read_by_hash(table_name text, key_column text)
 returns keylatch_adoption.proof language plpgsql volatile security invoker
@@ -232,8 +232,8 @@ end $$;
 comment on function keylatch_adoption.read_by_hash is
   'Phase 2: the application reads by the hash, through adopted_rows or by the hash column itself.
 
-The count of reads that fell back to plaintext begins again. Repeating the call does only that.
-Errors: invalid_argument (400), adoption_not_ready (409) while the proof is not clean.';
+The count of reads that fell back to plaintext begins again at 0, also if the call is repeated.
+Errors: invalid_argument (400), adoption_not_ready (409) while prove_column is not clean.';
 
 create function keylatch_adoption.check_droppable(p_adoption keylatch_adoption.adoptions)
 returns void language plpgsql stable security invoker
@@ -246,7 +246,7 @@ declare
   v_blocking constant text := (
     select string_agg(distinct b.what, '; ')
     from (
-      -- Views, policies, foreign keys of other tables, triggers, generated columns.
+      -- pg_depend lists views, policies, foreign keys of other tables, triggers, generated columns.
       select pg_describe_object(d.classid, d.objid, d.objsubid) as what
       from pg_catalog.pg_depend as d
       left join pg_catalog.pg_attrdef as f on d.classid = 'pg_attrdef'::regclass and f.oid = d.objid
@@ -274,7 +274,7 @@ begin
     perform keylatch_adoption.refuse(
       'adoption_not_ready',
       format('These need the plaintext column, or would be lost with it: %s.', v_blocking),
-      'Let it use the hash column, or drop it. keylatch adopt hash makes the twin of an index.'
+      'Change the objects to use the hash column, or drop them. keylatch adopt hash copies indexes.'
     );
   end if;
 end $$;
@@ -288,7 +288,7 @@ declare
   v_roles text;
   v_objects text;
 begin
-  -- The schema stays while another column needs it.
+  -- The schema keylatch_adoption stays while another adopted column needs the schema.
   if exists (
     select from keylatch_adoption.adoptions as a
     inner join pg_catalog.pg_class as c on a.relation = c.oid
@@ -335,12 +335,12 @@ begin
     perform keylatch_adoption.refuse(
       'adoption_not_ready',
       format('This step removes the schema keylatch_adoption, and these need it: %s.', v_objects),
-      'Change them to use the table itself, or drop them.'
+      'Change these objects to use your table itself, or drop the objects.'
     );
   end if;
 end $$;
 comment on function keylatch_adoption.check_unused is
-  'Refuses to end the last adoption while your own objects need the schema.';
+  'Refuses to end the last adoption while your own objects need the schema keylatch_adoption.';
 
 create function keylatch_adoption.move_primary_key(p_adoption keylatch_adoption.adoptions)
 returns void language plpgsql volatile security invoker
@@ -365,7 +365,7 @@ begin
 end $$;
 comment on function keylatch_adoption.move_primary_key is
   'Makes the hash column part of the primary key in place of the plaintext column. PostgreSQL reads
-the whole table for that, once, to see that no hash is null.';
+the whole table once to check that no hash is null.';
 
 create function keylatch_adoption.begin_emptying(
   p_adoption keylatch_adoption.adoptions, p_days integer
@@ -406,7 +406,7 @@ begin
   perform keylatch_adoption.make_hash_trigger(p_adoption);
 end $$;
 comment on function keylatch_adoption.begin_emptying is
-  'Begins phase 3: from now on, no plaintext key is stored.';
+  'Begins phase 3: the trigger now sets each new plaintext key to null.';
 
 create function keylatch_adoption.drop_plaintext(
   table_name text, key_column text, confirm text, backup_taken boolean default false,
@@ -420,7 +420,7 @@ begin
   if drop_plaintext.confirm is distinct from 'drop plaintext' then
     perform keylatch_adoption.refuse(
       'invalid_argument', 'confirm must be: drop plaintext.',
-      'This step cannot be undone. Take a backup, then pass these words.'
+      'Nobody can undo drop_plaintext. Take a backup, then pass: drop plaintext.'
     );
   elsif drop_plaintext.backup_taken is distinct from true then
     perform keylatch_adoption.refuse(
@@ -441,7 +441,7 @@ begin
     perform keylatch_adoption.begin_emptying(v_adoption, drop_plaintext.days);
     v_adoption.phase := 'emptying';
     v_adoption.next_page := 0;
-  -- After this check no key can appear: the trigger empties every new value.
+  -- After prove_column no plaintext key can appear, because the trigger empties every new value.
   elsif v_adoption.phase = 'emptying' and (
     keylatch_adoption.prove_column(drop_plaintext.table_name, drop_plaintext.key_column)
   ).is_clean then
@@ -462,11 +462,12 @@ end $$;
 comment on function keylatch_adoption.drop_plaintext is
   'Phase 3, which cannot be undone: empties the plaintext keys, then drops their column.
 
-Call it with confirm ''drop plaintext'' and backup_taken, then hash_rows until it is done, and
-drop_plaintext again: the phase is dropped then. It needs a clean proof, no read that fell back to
-plaintext since read_by_hash, which was so many days ago, a twin for each unique index, and nothing else that needs the column. Dead rows, WAL,
-backups, dumps and replicas'' snapshots may still hold the keys: vacuum full the table, and let the
-others expire. Errors: invalid_argument (400), adoption_not_ready (409).';
+Call drop_plaintext with confirm ''drop plaintext'' and backup_taken, then hash_rows until is_done
+is true, then drop_plaintext again, which drops the column. drop_plaintext needs a clean result of
+prove_column, "days" days since read_by_hash without a plaintext read, a copy of each unique index
+on the hash column, and no other object that needs the column. Dead rows, WAL, backups, dumps and
+snapshots may still have the keys: run vacuum full, and delete old copies.
+Errors: invalid_argument (400), adoption_not_ready (409).';
 
 create function keylatch_adoption.revert_column(table_name text, key_column text)
 returns keylatch_adoption.adoption language plpgsql volatile security invoker
@@ -487,7 +488,7 @@ begin
       perform keylatch_adoption.refuse(
         'adoption_not_ready',
         format('One of your own objects needs the column %s.', v_adoption.hash_column),
-        'Drop that view, policy or function first.'
+        'Drop the view, policy or function that needs the column first.'
       );
   end;
   delete from keylatch_adoption.adoptions as a
@@ -496,12 +497,12 @@ begin
   return v_answer;
 end $$;
 comment on function keylatch_adoption.revert_column is
-  'Undoes phases 1 and 2: the table is again as before adopt_column.
+  'Undoes phases 1 and 2: drops the hash column and the trigger that adopt_column added.
 
 Errors: invalid_argument (400), adoption_not_ready (409) from phase 3 on.';
 
--- Who may do what: only the owner. You grant adopted_rows to an application by hand. The roles of
--- Supabase get no rights from default privileges.
+-- Only the owner has rights here. You grant adopted_rows to an application yourself. These REVOKEs
+-- also remove what default privileges on Supabase grant to its roles.
 do $$
 declare
   v_grantee text;

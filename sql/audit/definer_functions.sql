@@ -1,59 +1,59 @@
 -- Which functions run with the rights of their owner, and why?
 --
--- These functions bypass the row policies, so each function has a reason here. A function without
--- a reason was not shipped with keylatch.
+-- A function with the rights of its owner bypasses row policies, so the answer gives a reason for
+-- each function. A function without a reason was not shipped with keylatch.
 --
 -- function_name  the function
 -- owned_by       the owner, whose rights the function has
--- executable     who may call it; nobody can call a trigger function, whatever is granted
--- because        why it needs the owner's rights
+-- executable     who may call the function; nobody can call a trigger function directly
+-- because        why the function needs the rights of its owner
 -- with_settings  search_path must be pg_catalog, pg_temp, so that no other object is found first
 with reasons (function_name, because) as (
   values
   (
     'keylatch.resolve_key',
-    'Only the owner may read key_hash. Here, not in an internal function behind a wrapper, '
-    'because a second call would be a measurable part of the time.'
+    'Only the owner may read key_hash. An invoker wrapper around an internal function would '
+    'make resolve_key measurably slower.'
   ),
-  ('keylatch.resolve_keys', 'As resolve_key.'),
+  ('keylatch.resolve_keys', 'Only the owner may read key_hash. A wrapper would be slower.'),
   (
     'keylatch_internal.add_usage',
-    'A role that may resolve keys may count their use, and write nothing else. Reports never '
-    'wait: keys that another report has locked are left to the next report.'
+    'The roles that may call record_usage may not write tables. A report never waits: the '
+    'function returns the keys that another report has locked.'
   ),
-  ('keylatch_internal.await_replicas', 'How far a standby is needs pg_read_all_stats.'),
+  ('keylatch_internal.await_replicas', 'Reading a standby''s position needs pg_read_all_stats.'),
   (
     'keylatch_internal.change_session',
-    'Only these calls change a session, each for the holder of its token.'
+    'No role may update sessions. A caller who has the token may change the session.'
   ),
   (
     'keylatch_internal.check_session_key',
-    'At the commit it runs as the visitor, who may not read keys.'
+    'At the commit the trigger runs as the visitor, who may not read keys.'
   ),
-  ('keylatch_internal.delete_old_sessions', 'A timer prunes the sessions of every workspace.'),
+  ('keylatch_internal.delete_old_sessions', 'Pruning deletes sessions of all workspaces.'),
   (
     'keylatch_internal.delete_session',
-    'A role with the right to change the table could lock all of it. A role that sees a row '
-    'in the view may end that session.'
+    'A role with the right to change the table could lock the whole table. A role that sees a '
+    'session in the view may end the session.'
   ),
-  ('keylatch_internal.describe_installation', 'Only the owner may read the table.'),
+  ('keylatch_internal.describe_installation', 'Only the owner may read installation.'),
   (
     'keylatch_internal.explain_for_resolver',
-    'A service that resolves keys reads no table, and may log why it refused one.'
+    'keylatch_resolver may not read tables, but may log why a key was refused.'
   ),
   (
     'keylatch_internal.find_key',
-    'Only the owner may read key_hash. It takes the key, not the hash, so that a stolen '
-    'hash finds nothing. A holder of the key learns its id, which opens nothing.'
+    'Only the owner may read key_hash. The argument is the plaintext key, so that a thief of a '
+    'hash cannot find a key. Whoever has the key may learn the id of the key.'
   ),
   (
     'keylatch_internal.find_session',
-    'Only the owner may read token_hash. Only the holder of a token gets an answer.'
+    'Only the owner may read token_hash. Only a caller who has a token gets the session.'
   ),
   ('keylatch_internal.keep_scheme', 'Only the owner may read secrets and write schemes.'),
   ('keylatch_internal.move_scheme_end', 'Only the owner may write schemes.'),
-  ('keylatch_internal.notify_caches', 'A role that changes a key has no right to the sequence.'),
-  ('keylatch_internal.read_heartbeat', 'A service that listens may not read the sequence.'),
+  ('keylatch_internal.notify_caches', 'Callers may not write the sequence notices_left_out.'),
+  ('keylatch_internal.read_heartbeat', 'A cache may not read the sequence notices_left_out.'),
   (
     'keylatch_internal.read_position',
     'The timeline of a replica''s stream needs pg_read_all_stats.'
@@ -63,13 +63,13 @@ with reasons (function_name, because) as (
   ('keylatch_internal.refuse', 'Only the owner may read the table of errors.'),
   (
     'keylatch_internal.request_identity',
-    'Anon may not resolve keys. It takes no argument, and reads only the key in the '
-    'request''s headers. It calls nothing with an exception block: that would fail in a '
-    'parallel plan before version 17.'
+    'anon may not resolve keys. The function reads only the key in the headers. No function '
+    'called here has an exception block, which fails in a parallel plan before PostgreSQL '
+    '17.'
   ),
   (
     'keylatch_internal.revoke_workspace_keys',
-    'A role that may delete a workspace may have no right to edit its keys.'
+    'A role that may delete a workspace may lack the right to update keys.'
   ),
   (
     'keylatch_internal.seal_key_events',
@@ -77,25 +77,24 @@ with reasons (function_name, because) as (
   ),
   (
     'keylatch_internal.share_workspaces',
-    'A role that could lock these rows itself could keep others from making keys.'
+    'A role that may lock rows of workspace_latches could block all new keys.'
   ),
   (
     'keylatch_internal.start_session',
-    'Anon may open a session and nothing else. The origin is the request''s own.'
+    'anon may open a session and nothing else. The origin is a header of the request.'
   ),
   (
     'keylatch_internal.take_import',
-    'An import brings hashes, and only the owner may write that column.'
+    'An import writes key_hash, and only the owner may write the column key_hash.'
   ),
   (
     'keylatch_internal.upgrade_legacy_key',
-    'A service that resolves keys reads no salted hash.'
+    'A service that resolves keys may not read salted hashes.'
   ),
   (
     'keylatch_internal.verify_checkpoints',
-    'A checkpoint seals the events of all workspaces. It returns counts and digests. '
-    'Stable, so that all queries see one snapshot: a concurrent seal_events does not look '
-    'like a gap.'
+    'A checkpoint covers the events of all workspaces. Callers get only counts and digests. '
+    '"stable" gives all queries one snapshot, so a concurrent seal_events shows no gap.'
   )
 )
 

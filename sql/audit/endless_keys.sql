@@ -4,8 +4,8 @@
 -- key_id        the key
 -- masked_key, label   how people recognise the key
 -- scopes        what the key may do
--- created_at    when it was made
--- age_days      how old it is, in days
+-- created_at    when the key was made
+-- age_days      how old the key is, in days
 select
   k.workspace_id,
   k.id as key_id,

@@ -2,10 +2,10 @@
 --
 -- Needs: events
 --
--- No row means that all is well. Each row is a change that the owner made without the triggers, or
--- a change from before the module "events" was installed.
+-- An empty answer is good. Each row is a change that the owner made without the triggers, or a
+-- change from before the module "events" was installed.
 --
--- problem       what is wrong
+-- problem       what is wrong with the key or its events
 -- workspace_id  the workspace of the key
 -- key_id        the key
 select
@@ -29,7 +29,7 @@ select
 from keylatch_internal.keys as k
 left join keylatch_internal.key_events as e on k.id = e.key_id and e.event = 'revoked'
 where (k.revoked_at is null) <> (e.id is null)
-  -- A key that was imported as revoked has its revocation in the event "imported".
+  -- For a key that was revoked when imported, the event "imported" records the revocation.
   and not exists (
     select 1
     from keylatch_internal.key_events as i

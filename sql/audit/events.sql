@@ -2,16 +2,16 @@
 --
 -- Needs: events
 --
--- This computes the whole chain again, 100 checkpoints for each row of the answer. A million events
--- take about ten seconds. If the owner of the tables sealed everything again, only an anchor shows
--- that: see sql/ops/anchor_events.sql. Run it as the owner or as service_role.
+-- The query computes the whole chain again: each row of the answer covers 100 checkpoints. A
+-- million events take about ten seconds. Only an anchor shows that the owner sealed all events
+-- again: see sql/ops/anchor_events.sql. Run the query as the owner or as service_role.
 --
 -- from_checkpoint    the first checkpoint of the row
 -- is_intact          whether all checkpoints of the row are unchanged
--- checkpoints        how many are unchanged, from the first checkpoint of the row on
+-- checkpoints        how many checkpoints are unchanged, from the first checkpoint of the row on
 -- events             how many events these checkpoints have
 -- unsealed           how many events no checkpoint seals yet, in the whole database
--- broken_checkpoint  the first broken checkpoint; the next row begins after it
+-- broken_checkpoint  the first broken checkpoint; the next row begins after this checkpoint
 -- problem            what is wrong with the broken checkpoint
 with recursive stretches as (
   select

@@ -1,14 +1,14 @@
 -- Who can execute which functions of keylatch?
 --
--- Any role may run this. The answer has the roles of a Supabase project, keylatch_resolver, and all
--- other roles with a grant. anon may appear only if the module "request" is installed. public must
--- not appear. The schema keylatch is for clients. The functions of keylatch_internal are helpers of
--- these calls.
+-- Any role may run the query. The answer has the roles of a Supabase project, keylatch_resolver and
+-- all other roles with a grant. anon may appear only if the module "request" is installed. public
+-- must not appear. Clients call the schema keylatch. The functions of keylatch_internal are helpers
+-- of the functions of keylatch.
 --
 -- role_name    the role; public is everybody
 -- schema_name  the schema; only keylatch is for clients
--- how_many     how many functions
--- which        their names
+-- how_many     how many functions the role may call
+-- which        the names of the functions
 with functions as (
   select
     p.oid,

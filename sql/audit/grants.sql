@@ -1,12 +1,12 @@
 -- What is granted on keylatch's schemas, tables, columns and sequences, and to whom?
 --
--- The owner may do everything and is left out. Functions are in executables.sql.
+-- The owner may do everything and is left out. For functions, run executables.sql.
 --
 -- role_name     the role that has the grant; public is everybody
 -- object_name   the schema, table or sequence
 -- column_names  the columns, if the grant is not on the whole table
 -- may           what the role may do
--- passed_on     whether the role may grant this to others
+-- passed_on     whether the role may give the grant to other roles
 select  -- noqa: ST06
   coalesce(g.rolname, 'public') as role_name,
   a.object_name,

@@ -1,14 +1,14 @@
 -- Do the keys keep the rules that nobody should be able to break?
 --
--- No row means that all is well. Each row is a key that no call of keylatch can make: somebody used
--- the owner's rights. Run it as the owner, or as a role with bypassrls in pg_read_all_data: other
--- roles may not read hashes.
+-- An empty answer is good. Each row is a key that no call of keylatch can make: somebody used the
+-- owner's rights. Run the query as the owner, or as a role with bypassrls in pg_read_all_data, as
+-- other roles may not read hashes.
 --
--- problem       what is wrong
+-- problem       what is wrong with the key
 -- workspace_id  the workspace of the key
 -- key_id        the key
 select
-  'the hash is not that of the publishable key' as problem,
+  'the hash is not the hash of the publishable key' as problem,
   k.workspace_id,
   k.id as key_id
 from keylatch_internal.keys as k
@@ -32,7 +32,7 @@ group by k.workspace_id, k.rotated_from
 having count(*) > 1
 union all
 select
-  'its predecessor has another workspace, kind or environment' as problem,
+  'the key was rotated from a key of another workspace, kind or environment' as problem,
   k.workspace_id,
   k.id as key_id
 from keylatch_internal.keys as k

@@ -2,14 +2,14 @@
 --
 -- Needs: tenancy
 --
--- No row means that all is well: deleting a workspace revokes its keys. This reads keylatch's own
--- table of workspaces. If you have your own tenancy, write the name of your table instead.
+-- An empty answer is good: deleting a workspace revokes its keys. The query reads the table
+-- keylatch.workspaces. If you have your own table of workspaces, write the name of your table.
 --
 -- workspace_id  the id of the deleted workspace
 -- key_id        the key
 -- masked_key, label   how people recognise the key
 -- status        the status; it should be revoked
--- created_at    when it was made
+-- created_at    when the key was made
 select
   k.workspace_id,
   k.id as key_id,

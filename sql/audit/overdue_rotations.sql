@@ -5,9 +5,9 @@
 -- workspace_id  the workspace of the key
 -- key_id        the key
 -- masked_key, label   how people recognise the key
--- created_at    when it was made
--- expires_at    when it expires, if it does
--- last_used_at  when it was last used, as far as services report use
+-- created_at    when the key was made
+-- expires_at    when the key expires; null if the key never expires
+-- last_used_at  when a service last reported a use of the key
 -- why           why the rotation is overdue
 select
   k.workspace_id,
@@ -18,8 +18,8 @@ select
   k.expires_at,
   u.last_used_at,
   case k.status
-    when 'superseded' then 'a caller still uses it and will be cut off: use the successor there'
-    else 'older than a year: rotate it with a grace'
+    when 'superseded' then 'a caller still uses the key, which expires: give it the successor'
+    else 'older than a year: rotate the key with a grace period'
   end as why
 from keylatch.keys as k
 left join keylatch.key_usage as u on k.id = u.key_id

@@ -1,17 +1,17 @@
 -- Which rows may each role read or write, in words?
 --
--- Any role may run this. The answer has every row policy of keylatch's tables, and every table
--- without a policy. A role without a policy here gets no row, unless it owns the table or has
--- bypassrls, as service_role does on Supabase.
+-- Any role may run the query. The answer has every row policy of keylatch's tables, and every table
+-- without a policy. A role without a policy can read no row, unless the role owns the table or has
+-- bypassrls, as service_role has on Supabase.
 --
--- table_name  the table; with "row security is off", its policies have no effect
+-- table_name  the table; with "row security is off", the policies of the table have no effect
 -- role_name   the role that the policy applies to
 -- command     the command that the policy allows
 -- policy_name  the name of the policy
--- is_permissive  false: the policy removes rows from what the other policies allow
+-- is_permissive  false: the policy refuses rows that other policies allow
 -- in_words    what the policy does, from its comment
 -- condition   the rows that the role may use
--- new_rows    the rows that the role may write, if that is another condition
+-- new_rows    the rows that the role may write, if the condition for writing differs
 select  -- noqa: ST06
   c.oid::pg_catalog.regclass::text
   || case when c.relrowsecurity then '' else ': row security is off' end as table_name,

@@ -4,8 +4,8 @@
 -- workspace_id  the workspace of the key
 -- key_id        the key
 -- masked_key, label   how people recognise the key
--- revoked_by    the signed-in user; null when no signed-in user did
--- reason        why; a rotation writes "rotated", a deletion "workspace deleted"
+-- revoked_by    the signed-in user who revoked the key; null if no user was signed in
+-- reason        why; "rotated" after a rotation, "workspace deleted" after a deletion
 select
   k.revoked_at,
   k.workspace_id,

@@ -1,13 +1,13 @@
--- Do all triggers exist that hold the latch and write the events, and do they fire?
+-- Do all triggers that guard keys and write events exist, and do they fire?
 --
--- Any role may run this. The answer has each trigger of keylatch's tables, each missing trigger,
--- and with your own tenancy the triggers of your table of workspaces. A role with the owner's
--- rights can disable triggers.
+-- Any role may run the query. The answer has each trigger of keylatch's tables, each missing
+-- trigger, and the triggers of your own table of workspaces. A role with the owner's rights can
+-- disable triggers.
 --
 -- table_name    the table
 -- trigger_name  the trigger
 -- state         always: fires in every session. origin: not in replication mode. replication mode:
---               only in that mode. OFF, MISSING: not protected. NOT SHIPPED: somebody added it
+--               in no other mode. OFF, MISSING: no protection. NOT SHIPPED: not from keylatch
 -- owned_by      the owner of the table, who can disable the trigger
 -- what          what the trigger guarantees, from its comment
 with expected (module_name, table_name, trigger_name, fires) as (
@@ -54,7 +54,7 @@ found as (
     pg_catalog.pg_get_userbyid(c.relowner) as owned_by,
     p.pronamespace::pg_catalog.regnamespace::text = 'keylatch_internal'
     and p.proname = 'revoke_workspace_keys' as is_of_tenancy,
-    -- 8 is the bit of "delete".
+    -- In pg_trigger.tgtype, the bit 8 stands for DELETE.
     t.tgtype & 8 > 0 as is_on_delete,
     split_part(pg_catalog.obj_description(t.oid, 'pg_trigger'), e'\n', 1) as what
   from pg_catalog.pg_trigger as t
@@ -81,7 +81,7 @@ installed as (
     ('sessions', 'keylatch_internal.sessions'),
     ('legacy', 'keylatch_internal.legacy_keys')
   ) as x (module_name, relation_name)
-  -- Not to_regclass: that needs usage of the schema.
+  -- Reads pg_class, because to_regclass would need usage on the schema.
   where x.relation_name in (
     select n.nspname || '.' || c.relname
     from pg_catalog.pg_class as c
@@ -107,13 +107,13 @@ select
     when f.trigger_name is not null then f.what
     when e.table_name = 'your table of workspaces'
       then 'No trigger revokes the keys of a deleted workspace: see sql/tenancy.'
-    else 'It is shipped with keylatch, and is missing.'
+    else 'The trigger is shipped with keylatch, and is missing.'
   end as what
 from (
   select x.* from expected as x
   where x.module_name in (select i.module_name from installed as i)
   union all
-  -- No table has a trigger that revokes the keys of a deleted workspace.
+  -- Adds a row if no table has a trigger that revokes the keys of a deleted workspace.
   select
     'tenancy' as module_name,
     'your table of workspaces' as table_name,

@@ -8,8 +8,8 @@
 -- workspace_id  the workspace of the key
 -- key_id        the key
 -- masked_key, label   how people recognise the key
--- created_at    when it was made
--- last_used_at  when it was last used; null: never, since services report use
+-- created_at    when the key was made
+-- last_used_at  when a service last reported a use of the key; null if no service reported a use
 select
   k.workspace_id,
   k.id as key_id,

@@ -2,13 +2,13 @@
 --
 -- Needs: tenancy
 --
--- Only service_role can revoke those keys. This reads keylatch's own tables of workspaces and
--- memberships. If you have your own tenancy, write the names of your tables instead.
+-- Only service_role can revoke the keys of a workspace without an admin. The query reads the tables
+-- workspaces and workspace_membership of keylatch. If you have your own tables, write their names.
 --
 -- workspace_id  the workspace
--- name          its name
--- active_keys   how many of its keys are not revoked or expired
--- members       how many members it has; none is an admin
+-- name          the name of the workspace
+-- active_keys   how many keys of the workspace are not revoked or expired
+-- members       how many members the workspace has; no member is an admin
 select
   w.id as workspace_id,
   w.name,

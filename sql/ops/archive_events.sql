@@ -1,11 +1,11 @@
--- Print the events of all checkpoints that were sealed before a day, as CSV. This changes nothing.
+-- Print the events of all checkpoints that were sealed before a day, as CSV, and change nothing.
 -- compare_archive.sql then removes the events in the file from the database.
 --
 --   psql --no-psqlrc --set before=2026-01-01 --file sql/ops/archive_events.sql > events.csv
 --   psql --no-psqlrc --set remove=yes --file sql/ops/compare_archive.sql < events.csv
 --
--- Keep the file: it is then the only copy. It has the columns of keylatch.key_events, no header.
--- Run it as the owner, in psql.
+-- Keep the file, which is the only copy after the removal. The file has the columns of
+-- keylatch.key_events and no header. Run the script as the owner, in psql.
 \set ON_ERROR_STOP on
 \set QUIET on
 set timezone = 'UTC';

@@ -2,9 +2,9 @@
 --
 --   psql --no-psqlrc --file sql/ops/compare_anchors.sql < anchors.csv
 --
--- This changes nothing: the anchors go into a temporary table. No row means that all checkpoints
--- have the digests of their anchors. Then verify_events (sql/audit/events.sql) checks the events.
--- Run it as the owner or as service_role, in psql.
+-- The script only writes a temporary table. If it prints no row, all checkpoints have the digests
+-- of their anchors. Then check the events with verify_events (sql/audit/events.sql).
+-- Run the script as the owner or as service_role, in psql.
 --
 -- number        the checkpoint of the anchor
 -- anchored_at   when the anchor was made

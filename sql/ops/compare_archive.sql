@@ -3,11 +3,11 @@
 --   psql --no-psqlrc --file sql/ops/compare_archive.sql < events.csv
 --   psql --no-psqlrc --set remove=yes --file sql/ops/compare_archive.sql < events.csv
 --
--- With remove=yes this also deletes the archived events from the database, if the whole archive
--- matches. Then admins no longer see these events, and verify_events checks only the links between
--- their checkpoints. No change of a key waits for this script. Run it as the owner, in psql.
+-- With remove=yes, the script also deletes the archived events from the database, if the whole
+-- archive matches. Admins no longer see deleted events, and verify_events checks only the links of
+-- their checkpoints. No change of a key waits for the script. Run the script as the owner, in psql.
 --
--- No row means that the whole archive is unchanged.
+-- If the script prints no row, the whole archive is unchanged.
 --
 -- number    the checkpoint
 -- events    how many events of the checkpoint the archive has
@@ -29,7 +29,7 @@ select
   a.events,
   case
     when c.number is null then 'this database does not have the checkpoint'
-    when a.events <> c.events then 'the archive has too few or too many of its events'
+    when a.events <> c.events then 'the archive has too few or too many events of the checkpoint'
     when a.digest <> c.digest then 'an event differs from the sealed event'
   end as problem
 from (

@@ -1,15 +1,15 @@
--- Erase a person from the log of events. The seals still verify, and a later change is still found.
+-- Erase a person from the log of events. verify_events still works, and still finds later changes.
 --
 --   psql --no-psqlrc --set user_id=<uuid> --file sql/ops/erase_person.sql
 --
--- This removes the user id, the address, the agent, the reason and the changes from each event of
--- the user, and keeps a digest of them. This cannot be undone. The log still shows that a key was
--- issued or revoked, and when, but no longer by whom and why.
+-- The script removes the user id, the address, the agent, the reason and the changes from each
+-- event of the user, and keeps a digest of these values. Nobody can undo the removal. The log still
+-- shows that a key was issued or revoked, and when, but no longer by whom and why.
 --
--- created_by and revoked_by of keys stay, because they never change. They are random ids: without a
--- row in your table of users they identify nobody. An admin edits labels and metadata of keys.
--- This does not change files of archive_events.sql: erase a person before you archive.
--- Run it as the owner, in psql.
+-- created_by and revoked_by of keys stay, because both columns never change. A user id identifies
+-- nobody without a row in your table of users. An admin can edit the label and metadata of a key.
+-- Files of archive_events.sql do not change: erase a person before you archive.
+-- Run the script as the owner, in psql.
 \set ON_ERROR_STOP on
 \set QUIET on
 begin;

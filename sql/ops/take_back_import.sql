@@ -1,23 +1,23 @@
--- Undo a wrong import (workspace, expiry or scheme) whose keys were never used: delete its keys, so
--- that a correct import brings them again.
+-- Undo a wrong import (workspace, expiry or scheme) whose keys were never used: delete the imported
+-- keys, so that a correct import can insert the keys again.
 --
 --   psql --no-psqlrc --set import_id=<uuid> --file sql/ops/take_back_import.sql
 --
--- This gives up that keys are never deleted, and cannot be undone. explain_key says unknown for a
--- deleted key. Its events stay, and the last of them is revoked.
+-- This script gives up the rule that keys are never deleted, and nobody can undo the deletion. For
+-- a deleted key, explain_key says unknown. The key's events stay, and the last event is revoked.
 --
--- It is refused if a key was used: it had its first use, was rotated or opened a session, or a
--- service reported a use. resolve_key leaves no trace: a use that nobody reported does not count.
+-- The script refuses to run if any key was used: upgrade_key saw the key, the key was rotated or
+-- opened a session, or a service reported a use. resolve_key alone leaves no trace of a use.
 --
--- Keys that are revoked, suspended, or expired after the import, stay, and a later import of these
--- keys finds them inactive. Keys that existed before the import stay as the import left them.
+-- Keys that were revoked or suspended, or that expired after the import, stay, and a later import
+-- finds these keys inactive. Keys that existed before the import keep what the import changed.
 --
--- While it runs, resolving goes on, but every change of a key waits, also a revocation, and so do
--- imports, first uses and new sessions. A logical replica that has keylatch refuses the deletion,
--- and replication stops: run this on the replica first. A backup from before brings the keys back:
--- run it again after such a restore. Run it as the owner, in psql.
+-- While the script runs, keys resolve, but imports, first uses, new sessions and all changes of
+-- keys wait, also revocations. A logical replica that has keylatch refuses the deletion, and then
+-- replication stops: run the script on the replica first. A restored older backup has the keys: run
+-- the script again after the restore. Run the script as the owner, in psql.
 --
--- deleted                how many keys are gone
+-- deleted                how many keys were deleted
 -- kept_because_inactive  how many keys of the import stay
 \set ON_ERROR_STOP on
 \set QUIET on
@@ -26,7 +26,7 @@ begin;
 set local lock_timeout = '3s';
 do $$
 begin
-  -- Exclusive, so that this also waits for a revocation that has only locked its row.
+  -- Exclusive mode, so that the script also waits for a revocation that has only locked its row.
   lock table keylatch_internal.legacy_settings, keylatch_internal.legacy_texts,
     keylatch_internal.legacy_keys, keylatch_internal.keys in exclusive mode;
   if pg_catalog.to_regclass('keylatch_internal.key_usage') is not null then
@@ -44,12 +44,12 @@ with texts as (select distinct l.key_hash from keylatch_internal.legacy_texts as
 
 select
   k.id,
-  -- An expiry that was over at the import came with the import, and may be wrong.
+  -- A key that had expired when it was imported is deleted, too: its expires_at may be the mistake.
   k.revoked_at is null and k.suspended_at is null and (
     k.expires_at is null or k.expires_at > pg_catalog.clock_timestamp()
     or k.expires_at <= k.imported_at
   ) as is_deleted,
-  -- The text of a SHA-256 is noted at the import.
+  -- For the scheme sha256, the import itself inserts into legacy_texts, so a row shows no use.
   g.upgraded_at is not null or (g.scheme <> 'sha256' and t.key_hash is not null) as had_first_use,
   k.superseded_at is not null or s.id is not null as was_rotated,
   false as was_reported,
@@ -82,7 +82,7 @@ begin
   into v_uses from undone as n;
   if v_uses.keys = 0 then
     raise exception 'No key came with this import_id.'
-      using hint = 'The report of the import has it, and so has the view keylatch.imported_keys.';
+      using hint = 'Find the import_id in the report of import_keys or in keylatch.imported_keys.';
   elsif v_uses.used > 0 then
     raise exception 'The import was not undone, because % of its % keys were used (%).',
       v_uses.used, v_uses.keys, concat_ws(
@@ -94,7 +94,7 @@ begin
       using hint = 'Revoke the wrong keys with revoke_key, and issue new keys.';
   end if;
 end $$;
--- Caches hear of a revocation, and the log records it. A deletion tells neither.
+-- Revoke before deleting: a revocation notifies caches and writes an event, a deletion does not.
 update keylatch_internal.keys as k
 set revoked_at = pg_catalog.clock_timestamp(), revoke_reason = 'the import was undone'
 from undone as n

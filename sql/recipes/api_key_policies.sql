@@ -1,15 +1,15 @@
 -- Recipe: a table of your own that API keys read and write through the Data API. Each key reads and
--- writes the rows of its workspace, as its scopes allow. The names are examples.
+-- writes the rows of its workspace, as its scopes allow. All names of tables are examples.
 --
 --   curl $SUPABASE_URL/rest/v1/orders -H "apikey: $SUPABASE_ANON_KEY" -H "x-api-key: wk_sk_live_…"
 --
--- It needs the module request: keylatch install . --with request.
+-- The recipe needs the module request: keylatch install . --with request.
 --
 -- A request with a key has the role anon. A policy refuses the request with 401 if the key is not
 -- active or mistyped, if a page sends a secret key, or if a foreign page sends a publishable key.
 -- Policies of an empty table do not run. db-pre-request = keylatch.check_request always runs.
 
--- Your application probably has this table already. It is here so that the example runs.
+-- Replace orders by a table of your application. The recipe creates orders so that it can run.
 create table if not exists public.orders (
   id uuid primary key default gen_random_uuid(),
   workspace_id uuid not null,
@@ -19,16 +19,16 @@ create table if not exists public.orders (
 create index if not exists orders_workspace_id_idx on public.orders (workspace_id);
 alter table public.orders enable row level security;
 
--- These defaults are a convenience for callers: the policies below check both columns.
+-- The defaults are only a convenience for callers, because the policies below check both columns.
 alter table public.orders
 alter column workspace_id set default keylatch.current_workspace_id(),
 alter column created_by_key set default keylatch.current_key_id();
 
--- A Supabase project may give anon all rights on a new table. No row policy stops truncate.
+-- A Supabase project may grant anon all rights on a new table, and no row policy stops TRUNCATE.
 revoke all on table public.orders from anon;
 grant select, insert, update, delete on table public.orders to anon;
 
--- Each call is in a select of its own, so that it runs once per statement, not once per row.
+-- "(select …)" around a call makes the call run once per statement, and not once per row.
 create policy orders_select_key on public.orders
 for select to anon
 using (
@@ -41,7 +41,7 @@ for insert to anon
 with check (
   workspace_id = (select keylatch.current_workspace_id())
   and (select keylatch.has_scope('orders:write'))
-  -- A key cannot write in the name of another key.
+  -- A key cannot insert a row in the name of another key.
   and created_by_key = (select keylatch.current_key_id())
 );
 
@@ -64,8 +64,8 @@ using (
   and (select keylatch.has_scope('orders:write'))
 );
 
--- The policies for your signed-in users do not check keys. So this policy refuses a request with an
--- invalid key, or with both a key and a user, whatever the other policies allow.
+-- The policies for your signed-in users do not check keys. The restrictive policy below refuses a
+-- request with an invalid key, or with a key and a user, whatever the other policies allow.
 create policy orders_all_check_request on public.orders
 as restrictive
 for all to anon, authenticated

@@ -1,10 +1,10 @@
--- Recipe: do something when a workspace gets its first key, for example create rows that it needs.
+-- Recipe: do something when a workspace gets its first key, for example create rows in your tables.
 --
 -- keylatch keeps one row in keylatch_internal.workspace_latches for each workspace that ever had a
--- key. The row is made with the first key, and only once, even if several keys are made at once. A
--- trigger on that table sees no key and no hash. Put this into a migration of yours.
+-- key. The first key of a workspace inserts the row, and only once, even if several keys are made
+-- at once. A trigger on the table sees no key and no hash. Put this SQL into a migration of yours.
 
--- The table is an example: whatever your application provisions.
+-- The table provisioned is an example of the rows that your application needs for a workspace.
 create table if not exists public.provisioned (
   workspace_id uuid not null,
   provisioned_at timestamptz not null default now(),
@@ -12,7 +12,7 @@ create table if not exists public.provisioned (
 );
 alter table public.provisioned enable row level security;
 
--- It runs in the transaction that makes the key, with the rights of keylatch's owner.
+-- The function runs in the transaction that makes the key, with the rights of keylatch's owner.
 create or replace function public.provision_workspace()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
@@ -20,7 +20,7 @@ begin
   insert into public.provisioned (workspace_id) values (new.workspace_id);
   return null;
 exception
-  -- The key is still made. Leave this block out if a failure must prevent the key.
+  -- If the insert fails, the key is still made. Without this block, the key would not be made.
   when others then
     raise warning 'provisioning of workspace % failed', new.workspace_id
       using detail = sqlstate || ': ' || sqlerrm;
@@ -31,5 +31,5 @@ revoke all on function public.provision_workspace() from public, anon, authentic
 create trigger workspace_latches_insert_provision
 after insert on keylatch_internal.workspace_latches
 for each row
--- A workspace that is deleted before it had a key gets a row, too.
+-- A workspace that is deleted before its first key gets a row, too, with a deleted_at.
 when (new.deleted_at is null) execute function public.provision_workspace();

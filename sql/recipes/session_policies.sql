@@ -1,9 +1,9 @@
 -- Recipe: a table of your own that visitors of a page read and write. Each visitor has the rows of
--- their own session. The names are examples; supabase/examples/widget is a page for this.
--- It needs the module sessions: keylatch install . --with sessions.
+-- their own session. All names of tables are examples; supabase/examples/widget is an example page.
+-- The recipe needs the module sessions: keylatch install . --with sessions.
 --
--- The page calls open_session once, with its publishable key, and gets a token. It sends the token
--- as x-session-token with every request. These requests have the role anon.
+-- The page calls open_session once, with its publishable key, and gets a token. The page sends the
+-- token as x-session-token with every request. A request with a token has the role anon.
 
 create table if not exists public.notes (
   id bigint generated always as identity primary key,
@@ -20,11 +20,11 @@ alter column session_id set default keylatch.current_session_id();
 
 revoke all on table public.notes from anon;
 grant select on table public.notes to anon;
--- A visitor may set only the note.
+-- A visitor may set only the column note.
 grant insert (note) on table public.notes to anon;
 
--- A visitor reads what they wrote. The server of the workspace reads all, with a secret key that
--- has this scope. Every visitor has the publishable key: never give it the scope.
+-- A visitor reads the notes of one session. A server whose secret key has the scope notes:read
+-- reads all notes of its workspace. Never give this scope to the publishable key of the page.
 create policy notes_select_visitor_or_server on public.notes
 for select to anon
 using (
@@ -43,7 +43,7 @@ with check (
   and workspace_id = (select keylatch.current_workspace_id())
 );
 
--- As in api_key_policies.sql: an invalid key or token is refused, whatever other policies allow.
+-- The restrictive policy refuses an invalid key or token, whatever the other policies allow.
 create policy notes_all_check_request on public.notes
 as restrictive
 for all to anon, authenticated

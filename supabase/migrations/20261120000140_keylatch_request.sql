@@ -90,7 +90,7 @@ end $$;
 comment on function keylatch.current_key_id is
   'Returns the id of the key in the header x-api-key, or null without the header.
 
-Write (select keylatch.current_key_id()). Errors: as current_workspace_id.';
+Write (select keylatch.current_key_id()). Errors: the same as for current_workspace_id.';
 
 create function keylatch.has_scope(scope text)
 returns boolean language plpgsql stable parallel safe security invoker
@@ -99,10 +99,10 @@ begin
   return coalesce(has_scope.scope = any ((keylatch_internal.request_identity()).scopes), false);
 end $$;
 comment on function keylatch.has_scope is
-  'True if the key of the request has exactly this scope; false if the request has no key.
+  'Returns true if the key of the request has exactly this scope, or false without a key.
 
 Write (select keylatch.has_scope(''orders:write'')). The scope "*" is not a wildcard.
-Errors: as current_workspace_id.';
+Errors: the same as for current_workspace_id.';
 
 create function keylatch.key_metadata()
 returns jsonb language plpgsql stable parallel safe security invoker
@@ -113,8 +113,8 @@ end $$;
 comment on function keylatch.key_metadata is
   'Returns the metadata of the key of the request, or null if the request has no key.
 
-Write (select keylatch.key_metadata() ->> ''plan''). Every visitor of a page can call this: keep what
-they must not read in a table of your own. Errors: as current_workspace_id.';
+Write (select keylatch.key_metadata() ->> ''plan''). Each visitor of a page can read the metadata of
+its key: keep secrets in a table of your own. Errors: the same as for current_workspace_id.';
 
 create function keylatch.check_request()
 returns boolean language plpgsql stable parallel safe security invoker
@@ -126,10 +126,10 @@ end $$;
 comment on function keylatch.check_request is
   'Raises an error if the key of the request is invalid. Otherwise, and without a key, returns true.
 
-A row policy does not run on an empty table. To refuse an invalid key everywhere, set this as
-PostgREST''s db-pre-request, or call it there. For one table, write a restrictive policy using
-((select keylatch.check_request())).
-Errors: as current_workspace_id.';
+A row policy does not run on an empty table. To refuse an invalid key in every request, set
+check_request as PostgREST''s db-pre-request, or call it in your own db-pre-request function. For
+a single table, write a restrictive policy using ((select keylatch.check_request())).
+Errors: the same as for current_workspace_id.';
 
 update keylatch_internal.installation set modules = array_append(modules, 'request');
 

@@ -1,9 +1,9 @@
 -- Module sessions: a web page opens a session with a publishable key, and gets a session token.
 --
 -- A session stays open after its key is rotated or revoked. Only end_sessions and the deletion of a
--- workspace end sessions early: these calls insert a row into session_endings, and every read of a
--- session checks session_endings. So opening a session takes no lock on the key, and a session that
--- is committed after the call of end_sessions has ended, too.
+-- workspace end all sessions of a key. Both insert a row into session_endings, and every read of a
+-- session checks session_endings. So opening a session takes no lock on the key, and end_sessions
+-- also ends a session that is committed later.
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('session_refused', 'PT401', 'Ask an admin of the workspace to call explain_key.'),
@@ -34,7 +34,7 @@ create index sessions_key_id_address_mark_created_at_idx
 on keylatch_internal.sessions (key_id, address_mark, created_at) where address_mark <> 0;
 create index sessions_expires_at_idx on keylatch_internal.sessions (expires_at);
 comment on table keylatch_internal.sessions is
-  'All sessions, until prune_sessions deletes old sessions. A foreign key would lock the key.';
+  'All sessions that prune_sessions has not deleted. A foreign key on key_id would lock the key.';
 comment on column keylatch_internal.sessions.id is 'The id of the session, which is no secret.';
 comment on column keylatch_internal.sessions.token_hash is 'The SHA-256 of the session token.';
 comment on column keylatch_internal.sessions.workspace_id is 'The workspace of the session.';
@@ -45,7 +45,7 @@ comment on column keylatch_internal.sessions.address_mark is
 comment on column keylatch_internal.sessions.opened_before is
   'How many committed sessions the key had opened in the minute before this session.';
 comment on column keylatch_internal.sessions.counted_since is
-  'When the oldest session in opened_before was opened, or else when this session was opened.';
+  'When the oldest session in opened_before was opened. Equal to created_at if the count is 0.';
 comment on column keylatch_internal.sessions.subject is 'The application''s id of the visitor.';
 comment on column keylatch_internal.sessions.created_at is 'When the session was opened.';
 comment on column keylatch_internal.sessions.expires_at is 'When the session expires or ended.';
@@ -65,10 +65,10 @@ create table keylatch_internal.session_endings (
   constraint session_endings_pkey primary key (key_id, workspace_id)
 );
 comment on table keylatch_internal.session_endings is
-  'The keys and workspaces whose sessions are all ended, including sessions that open later.';
+  'The keys and workspaces whose sessions are all ended, including sessions that are opened later.';
 comment on column keylatch_internal.session_endings.workspace_id is 'The id of the workspace.';
 comment on column keylatch_internal.session_endings.key_id is
-  'The id of the key. If it is equal to workspace_id, all keys of the workspace are meant.';
+  'The id of the key. A value equal to workspace_id stands for all keys of the workspace.';
 comment on column keylatch_internal.session_endings.ended_at is 'When the sessions ended.';
 
 create view keylatch.sessions with (security_invoker = true) as
@@ -92,23 +92,23 @@ comment on column keylatch.sessions.expires_at is 'When the session expires.';
 
 create function keylatch_internal.delete_session()
 returns trigger language plpgsql volatile security definer
--- definer because: a role with the right to change the table could lock all of it. A role that sees
--- a row in the view may end that session.
+-- definer because: a role with the right to change the table could lock the whole table. A role
+-- that sees a session in the view may end the session.
 set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_relid <> 'keylatch.sessions'::regclass then
     perform keylatch_internal.require_grants('keylatch_internal.delete_session');
   end if;
-  -- The row stays for the rate limit, until it is pruned.
+  -- The row is not deleted yet, because the rate limit counts it. prune_sessions deletes the row.
   update keylatch_internal.sessions as s set expires_at = clock_timestamp() where s.id = old.id;
   return old;
 end $$;
-comment on function keylatch_internal.delete_session is 'Ends the session of a deleted row.';
+comment on function keylatch_internal.delete_session is 'A trigger function: ends the session.';
 
 create trigger sessions_delete_instead
 instead of delete on keylatch.sessions
 for each row execute function keylatch_internal.delete_session();
-comment on trigger sessions_delete_instead on keylatch.sessions is 'Ends the session.';
+comment on trigger sessions_delete_instead on keylatch.sessions is 'DELETE ends the session.';
 
 create table keylatch.session_settings (
   workspace_id uuid not null,
@@ -127,7 +127,7 @@ create function keylatch_internal.judge_session_settings()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- Not compared as an interval: 120000 months and minus 3599950 days would be 50 days.
+  -- In seconds, because intervals with months and negative days compare in an unexpected way.
   v_seconds constant numeric := extract(epoch from new.lifetime);
 begin
   if v_seconds is null or v_seconds not between 60 and 90 * 86400 then
@@ -139,7 +139,7 @@ begin
   return new;
 end $$;
 comment on function keylatch_internal.judge_session_settings is
-  'Refuses a lifetime that is too short or too long, and writes it in hours.';
+  'A trigger function that refuses a lifetime outside the limits and converts a lifetime to hours.';
 
 create trigger session_settings_write_judge
 before insert or update on keylatch.session_settings
@@ -214,7 +214,7 @@ comment on column keylatch_internal.session_limits.sessions_per_address is
   'How many sessions of a key one client address (IPv4, or /64 of IPv6) may open in a minute.';
 comment on column keylatch_internal.session_limits.trusted_address_header is
   'The header in which your gateway writes the address of a client, in lower case, for example
-cf-connecting-ip. Of several addresses, the last counts. Null: addresses are not limited, because a
+cf-connecting-ip. The last address in the header counts. Null: addresses are not limited, because a
 client can write anything into a header that no gateway overwrites.';
 insert into keylatch_internal.session_limits default values;
 alter table keylatch_internal.session_limits enable row level security;
@@ -225,17 +225,17 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_address inet;
 begin
-  -- Some gateways add the port: 192.0.2.1:443, [2001:db8::1]:443.
+  -- Some gateways add the port to the address, as in 192.0.2.1:443 or [2001:db8::1]:443.
   v_address := coalesce(
     substring(p_address, '^[[](.+)[]](?::[0-9]{1,5})?$'),
     substring(p_address, '^([0-9.]+):[0-9]{1,5}$'),
     p_address
   )::inet;
-  -- An IPv4 address may be written as IPv6, or be translated to it.
+  -- An IPv4 address may be written as an IPv6 address (IPv4-mapped), or translated by NAT64.
   if v_address <<= inet '::ffff:0:0/96' or v_address <<= inet '64:ff9b::/96' then
     v_address := inet '0.0.0.0' + (v_address - network(set_masklen(v_address, 96))::inet);
   end if;
-  -- For IPv6, the network counts: a single household has 2^64 addresses.
+  -- For IPv6, the limit counts the /64 network, because a single household has 2^64 addresses.
   return coalesce(case family(v_address)
     when 4 then host(v_address)
     else network(set_masklen(v_address, 64))::text
@@ -251,7 +251,7 @@ create function keylatch_internal.address_mark(p_header text)
 returns integer language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- A gateway appends the address that it saw to what the client claimed.
+  -- Uses the last address in the header, because a gateway appends the address of its client.
   return coalesce(nullif(hashtext(keylatch_internal.limited_address(trim(split_part(
     nullif(current_setting('request.headers', true), '')::jsonb ->> p_header, ',', -1
   )))), 0), 1);
@@ -265,14 +265,14 @@ create function keylatch_internal.count_in_flight(
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- A request that has not committed is seen by its marker. Nobody can forge a marker: only a
-  -- request that opens a session locks the table in this mode.
+  -- An advisory lock marks a request that has not committed. Nobody can forge the mark: only a
+  -- request that opens a session also has a RowExclusiveLock on the table sessions.
   select count(*), count(*) filter (where m.objid::integer = p_address_mark)
   into of_key, of_address
   from pg_catalog.pg_locks as m
   inner join pg_catalog.pg_locks as w on m.pid = w.pid
   where m.locktype = 'advisory' and m.classid = p_key_mark::oid and m.objsubid = 2
-    -- A copy of the database on this server has the same keys and the same oids of tables.
+    -- A copy of this database on the same server has the same key ids and the same table oids.
     and m.database = (
       select d.oid from pg_catalog.pg_database as d where d.datname = current_database()
     )
@@ -280,7 +280,7 @@ begin
     and w.relation = 'keylatch_internal.sessions'::regclass and w.mode = 'RowExclusiveLock';
 end $$;
 comment on function keylatch_internal.count_in_flight is
-  'How many other requests are opening a session of the key now, and how many for the address.';
+  'Returns how many other open transactions are opening a session of the key, and of the address.';
 
 create function keylatch_internal.count_opened(
   p_key_id uuid, p_now timestamptz, p_limit bigint, out number bigint, out since timestamptz
@@ -288,12 +288,12 @@ create function keylatch_internal.count_opened(
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- A later time comes from a wrong clock and does not count.
+  -- A session with a created_at after p_now comes from a wrong clock and does not count.
   v_from constant timestamptz := p_now - interval '1 minute';
 begin
-  -- The last 16 rows are enough to refuse a flood. Each says how many sessions its request found,
-  -- and since when. If request A found as many sessions as request B, or more, then B did not find
-  -- A: else B would have found more than A. So the session of A is added to the number of B.
+  -- The last 16 rows are enough to refuse a flood. opened_before is the number of sessions that the
+  -- request of a row found. If request A found at least as many sessions as request B, then B did
+  -- not find the session of A (or B would have found more). So A adds one to the number of B.
   select
     last.opened_before + row_number() over (order by last.opened_before desc), last.counted_since
   into number, since
@@ -315,12 +315,12 @@ begin
   where s.key_id = p_key_id and s.created_at between v_from and p_now;
 end $$;
 comment on function keylatch_internal.count_opened is
-  'How many sessions a key opened in the minute before, and when the first. At the limit or above,
-the number is a lower bound.';
+  'Returns how many sessions a key opened in the minute before p_now, and when the key opened the
+first of these sessions. A number at or above the limit is a lower bound.';
 
 create function keylatch_internal.count_session(p_key_id uuid, p_now timestamptz)
 returns keylatch_internal.sessions language plpgsql volatile security invoker
--- A plan from the time when the table was empty would later read the whole table.
+-- enable_seqscan: a cached plan from an empty table would still scan the whole table later.
 set enable_seqscan = off
 set search_path = pg_catalog, pg_temp as $$
 declare
@@ -333,7 +333,7 @@ declare
   v_address_since timestamptz;
   v_in_flight record;
 begin
-  -- A schema-only copy of the database has no row.
+  -- In a schema-only copy of the database, the table session_limits has no row.
   select coalesce(max(l.sessions_per_minute), 600) as of_key,
     coalesce(max(l.sessions_per_address), 30) as of_address, max(l.trusted_address_header) as header
   into v_limits
@@ -349,7 +349,7 @@ begin
   end if;
   v_opened := keylatch_internal.count_opened(p_key_id, p_now, v_limits.of_key);
   v_of_key := v_opened.number;
-  -- Reading pg_locks blocks others for a moment, so a flood must not get here.
+  -- Reading pg_locks blocks other backends for a moment, so a flood must be refused before.
   if v_of_key < v_limits.of_key and (
     v_limits.header is null or v_of_address < v_limits.of_address
   ) then
@@ -368,16 +368,16 @@ begin
   end if;
   v_session.opened_before := v_opened.number;
   v_session.counted_since := v_opened.since;
-  -- The marker, until the end of the transaction. The lock is shared and tried, so it never waits.
+  -- This lock marks the request until the transaction ends. pg_try_…_shared never waits.
   perform pg_try_advisory_xact_lock_shared(v_key_mark, v_session.address_mark);
   return v_session;
 end $$;
 comment on function keylatch_internal.count_session is
-  'Marks a request that opens a session, or refuses the request with too_many_requests. Returns what
-the session stores of the count: address_mark, opened_before and counted_since.
+  'Counts a request that opens a session, or refuses the request with too_many_requests. Returns the
+columns address_mark, opened_before and counted_since of the new session.
 
-Nobody waits here. Requests that count at the same moment do not see each other, so a minute has at
-most as many sessions as the limit plus the number of requests in flight.';
+No request waits for another. Requests that count at the same moment do not see each other, so a
+minute can have as many sessions as the limit plus the number of requests in flight.';
 
 -- The grants of this file.
 revoke all on table
@@ -389,7 +389,7 @@ keylatch_internal.delete_session, keylatch_internal.judge_session_settings,
 keylatch_internal.limited_address, keylatch_internal.address_mark,
 keylatch_internal.count_in_flight, keylatch_internal.count_opened, keylatch_internal.count_session
 from public, anon, authenticated, service_role;
--- By column, so that nobody may lock a whole table.
+-- The grants name columns, because a grant on the whole table could allow a role to lock the table.
 grant select (id, workspace_id, key_id, origin, subject, created_at, expires_at) on table
 keylatch_internal.sessions
 to authenticated, service_role;

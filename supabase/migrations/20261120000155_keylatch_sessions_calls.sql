@@ -4,14 +4,14 @@ create type keylatch.opened_session as (
   token text, expires_at timestamptz
 );
 comment on type keylatch.opened_session is
-  'A new session: its token, shown only here, and when it expires.';
+  'A new session: the token, which no other call returns, and when the session expires.';
 
 create type keylatch.session as (
   session_id uuid, workspace_id uuid, key_id uuid, origin text, subject text, expires_at timestamptz
 );
 comment on type keylatch.session is
-  'A session: its workspace, the key and the origin of the page that opened it, the application''s
-own id of the visitor, and when it expires.';
+  'A session: the workspace, the key and the origin of the web page that opened the session, the
+application''s own id of the visitor, and when the session expires.';
 
 create function keylatch_internal.session_expiry(p_workspace_id uuid, p_created_at timestamptz)
 returns timestamptz language plpgsql volatile security invoker
@@ -21,17 +21,17 @@ declare
     select s.lifetime from keylatch.session_settings as s where s.workspace_id = p_workspace_id
   );
 begin
-  -- In hours: a day may have 23 hours in the time zone of the caller.
+  -- Adds hours, because a day may have 23 hours in the time zone of the caller.
   return least(
     clock_timestamp() + coalesce(v_lifetime, '24 hours'), p_created_at + interval '2160 hours'
   );
 end $$;
 comment on function keylatch_internal.session_expiry is
-  'When a session expires that is opened or extended now: at most 90 days after its opening.';
+  'Returns when a session expires if it is opened or extended now: at most 90 days after opening.';
 
 create function keylatch_internal.start_session(p_key text)
 returns keylatch.opened_session language plpgsql volatile security definer
--- definer because: anon may open a session and nothing else. The origin is the request's own.
+-- definer because: anon may open a session and nothing else. The origin is a header of the request.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_origin constant text := nullif(current_setting('request.headers', true), '')::jsonb ->> 'origin';
@@ -48,7 +48,7 @@ begin
       'session_refused', 'The key is mistyped, not active, not publishable, or not for this origin.'
     );
   end if;
-  -- Before the token is made, because most calls of a flood end here.
+  -- Counts before the token is made, because count_session refuses most calls of a flood.
   v_count := keylatch_internal.count_session(v_key.key_id, v_now);
   v_session.token := keylatch_internal.complete_key(
     coalesce(substring(p_key, '^([a-z][a-z0-9]{1,11})_pk_'), 'wk') || '_st_'
@@ -69,7 +69,7 @@ comment on function keylatch_internal.start_session is 'Implements keylatch.open
 
 create function keylatch_internal.check_session_key()
 returns trigger language plpgsql volatile security definer
--- definer because: at the commit it runs as the visitor, who may not read keys.
+-- definer because: at the commit the trigger runs as the visitor, who may not read keys.
 set search_path = pg_catalog, pg_temp as $$
 begin
   if not exists (select from keylatch_internal.active_keys as k where k.id = new.key_id) then
@@ -87,9 +87,9 @@ deferrable initially deferred for each row
 when (new.created_at > pg_catalog.clock_timestamp() - interval '1 minute')
 execute function keylatch_internal.check_session_key();
 comment on trigger sessions_insert_check_key on keylatch_internal.sessions is
-  'A revoked key opens no session, however long the request takes.
+  'Refuses, at commit, a new session whose key was revoked during the request.
 
-Origin sessions only: a logical replica takes the publisher''s rows as they are.';
+The trigger does not fire in the apply worker of a logical replica.';
 
 create function keylatch.open_session(key text)
 returns keylatch.opened_session language plpgsql volatile security invoker
@@ -100,16 +100,16 @@ end $$;
 comment on function keylatch.open_session is
   'Opens a session for a visitor of a page, by POST with the publishable key of the page.
 
-The origin is the Origin header of the request, so this works only over REST. The token is shown
-only here: send it as x-session-token, or pass it to your application, which calls resolve_session.
-A key opens up to 600 sessions a minute, and up to 30 for one address if an address header is
-trusted; the owner changes both in keylatch_internal.session_limits.
-Errors: session_refused (401), whatever the reason; too_many_requests (429, Retry-After).';
+open_session works only over REST, because it reads the header Origin. No other call returns the
+token: send the token as x-session-token, or to your application, which calls resolve_session.
+A key opens up to 600 sessions a minute, and up to 30 per client address if an address header is
+trusted. The owner changes both limits in keylatch_internal.session_limits.
+Errors: session_refused (401) for any wrong key or origin; too_many_requests (429, Retry-After).';
 
 create function keylatch_internal.find_session(p_token text)
 returns keylatch.session language plpgsql stable security definer
--- definer because: only the owner may read token_hash. Only the holder of a token gets an
--- answer.
+-- definer because: only the owner may read token_hash. Only a caller who has a token gets the
+-- session.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_session keylatch.session;
@@ -123,17 +123,17 @@ begin
   return v_session;
 end $$;
 comment on function keylatch_internal.find_session is
-  'Returns the open session with this session token, or null if there is no such session.';
+  'Returns the open session with this session token, or null if no open session has the token.';
 
 create function keylatch_internal.change_session(p_token text, p_change text, p_subject text)
 returns keylatch.session language plpgsql volatile security definer
--- definer because: only these calls change a session, each for the holder of its token.
+-- definer because: no role may update sessions. A caller who has the token may change the session.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_session keylatch.session;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.change_session');
-  -- Locked first: nothing waits between the check of the time and the change.
+  -- Locks the row first, so that the session cannot expire between the check and the update.
   perform from keylatch_internal.sessions as s
   where s.token_hash = sha256(convert_to(p_token, 'UTF8'))
   for update;
@@ -149,7 +149,7 @@ begin
       when 'extend' then greatest(
         s.expires_at, keylatch_internal.session_expiry(s.workspace_id, s.created_at)
       )
-      -- The row stays for the rate limit, until it is pruned.
+      -- The row is not deleted yet, because the rate limit counts the row.
       when 'close' then clock_timestamp()
       else s.expires_at
     end
@@ -158,11 +158,11 @@ begin
   return v_session;
 end $$;
 comment on function keylatch_internal.change_session is
-  'Extends or closes the session of this token, or attaches a subject to it.';
+  'Extends or closes the session with this token, or attaches a subject to the session.';
 
 create function keylatch.resolve_session(token text, extend boolean default false)
 returns setof keylatch.session language plpgsql volatile security invoker rows 2
--- At most one row. But "rows 1" would make the type generators return a single object.
+-- Returns at most one row, but "rows 1" would make type generators declare a single object.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_session constant keylatch.session := case
@@ -176,11 +176,11 @@ begin
   end if;
 end $$;
 comment on function keylatch.resolve_session is
-  'One row for the token of an open session, no row if not: mistyped, expired and closed look alike.
-For the servers of the application.
+  'Returns the open session with this token, or no row if the token is mistyped, expired or closed.
+The servers of the application call resolve_session.
 
-extend: the session lasts its whole lifetime again, from now on, but never longer than 90 days from
-its opening. Without extend nothing is written. Compare origin with the Origin of the request.';
+extend: the session gets its whole lifetime again from now, but at most 90 days from its opening.
+Without extend nothing is written. Compare origin with the Origin header of your request.';
 
 create function keylatch.close_session(token text)
 returns keylatch.session language plpgsql volatile security invoker
@@ -225,8 +225,8 @@ create type keylatch.session_ending as (
   id uuid, revoked_at timestamptz, already_revoked boolean, ended integer
 );
 comment on type keylatch.session_ending is
-  'A revoked key, when it was revoked, whether that was before this call, and how many open sessions
-this call ended, counted up to 100000.';
+  'The result of end_sessions: the key, when the key was revoked, whether the key was revoked before
+the call, and how many open sessions the call ended, counted up to 100000.';
 
 create function keylatch.end_sessions(key_id uuid, reason text default null)
 returns keylatch.session_ending language plpgsql volatile security invoker
@@ -250,7 +250,7 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.end_sessions is
-  'Revokes an abused key, if it is not revoked yet, and ends all sessions that it opened.
+  'Revokes an abused key if the key is still active, and ends all sessions that the key opened.
 
 Repeating the call is no error. Errors: key_not_found (404), invalid_argument (400).';
 
@@ -264,7 +264,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.end_workspace_sessions is
-  'Ends the sessions of a workspace.';
+  'A trigger function that ends the sessions of a workspace.';
 
 create trigger workspace_latches_write_end_sessions
 after insert or update on keylatch_internal.workspace_latches
@@ -273,18 +273,18 @@ when (new.deleted_at is not null) execute function keylatch_internal.end_workspa
 comment on trigger workspace_latches_write_end_sessions on keylatch_internal.workspace_latches is
   'Deleting a workspace ends its sessions.
 
-Origin sessions only: a logical replica gets the publisher''s endings as replicated rows.';
+The trigger does not fire in the apply worker of a replica, which receives the rows instead.';
 
 create function keylatch_internal.delete_old_sessions(p_batch integer)
 returns integer language plpgsql volatile security definer
--- definer because: a timer prunes the sessions of every workspace.
+-- definer because: prune_sessions deletes the sessions of every workspace.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_expired integer;
   v_ended integer;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.delete_old_sessions');
-  -- Locked rows are left to the next call.
+  -- The next call deletes rows that are locked now.
   delete from keylatch_internal.sessions as s
   where s.id in (
     select o.id from keylatch_internal.sessions as o
@@ -333,7 +333,7 @@ for example with pg_cron.
 
 The call waits for no lock and blocks no other call. Errors: invalid_argument (400).';
 
--- What the module request calls to read a session.
+-- The module request calls other_identity, so that row policies can use a session.
 
 alter type keylatch_internal.identity add attribute session_id uuid;
 
@@ -351,9 +351,9 @@ begin
   select s.workspace_id, s.key_id, k.scopes, k.metadata, s.session_id
   into v_identity
   from keylatch_internal.find_session(v_token) as s
-  -- The key may have any status: a session outlives its key.
+  -- The key may have any status, because a session stays open after its key is revoked.
   inner join keylatch_internal.keys as k on s.key_id = k.id
-  -- A token that another page has stolen does not work there.
+  -- A stolen token does not work on a page of another origin.
   where s.origin is not distinct from p_headers ->> 'origin';
   if not found then
     perform keylatch_internal.refuse(
@@ -364,9 +364,9 @@ begin
   return v_identity;
 end $$;
 comment on function keylatch_internal.other_identity is
-  'The identity from x-session-token; null without that header, an error for an invalid token.
+  'Returns the identity of the header x-session-token; null without the header. Refuses a bad token.
 
-A session has the scopes and the metadata of the key that it was opened with, as they are now.';
+A session has the present scopes and metadata of the key that opened the session.';
 
 create function keylatch.current_session_id()
 returns uuid language plpgsql stable parallel safe security invoker
@@ -378,7 +378,7 @@ comment on function keylatch.current_session_id is
   'Returns the id of the session in the header x-session-token, or null without the header.
 
 In a row policy, compare a column with (select keylatch.current_session_id()).
-Errors: invalid_session (401); as current_workspace_id.';
+Errors: invalid_session (401), and the errors of current_workspace_id.';
 
 update keylatch_internal.installation set modules = array_append(modules, 'sessions');
 

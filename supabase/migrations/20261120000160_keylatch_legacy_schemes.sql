@@ -1,12 +1,10 @@
 -- Module legacy: imports the keys of another system as they are, so that nobody needs a new key.
 --
--- Every imported key is a row of keys from the import on: it is listed, edited, suspended and
--- revoked like any other key. Only its key_hash differs. Under a scheme, key_hash is made from the
--- old digest, and a look-up that missed computes the same from the text. Under a salted hash, that
--- is not possible: the first use (upgrade_key) finds the key and records the text.
--- Nothing here locks a key, so a revocation never waits for a use of the key.
-
--- Schemes: how an old system made its unsalted hashes.
+-- An imported key is a row of the table keys: it is listed, edited, suspended and revoked like any
+-- key. A scheme says how a legacy system computes an unsalted hash from a key. Under a scheme,
+-- key_hash is a SHA-256 of the legacy hash, and a look-up computes key_hash from the plaintext key.
+-- A salted hash has no look-up: upgrade_key finds the key at its first use and records its SHA-256.
+-- resolve_key and upgrade_key lock no key, so a revocation never waits for a use of the key.
 
 create table keylatch_internal.legacy_secrets (
   name text not null,
@@ -16,7 +14,7 @@ create table keylatch_internal.legacy_secrets (
 comment on table keylatch_internal.legacy_secrets is
   'Secrets that legacy hashes need, for example the key of an HMAC. Only the owner may read and
 write this table. Supabase Vault can store the secrets instead.';
-comment on column keylatch_internal.legacy_secrets.name is 'The name of the secret in a scheme.';
+comment on column keylatch_internal.legacy_secrets.name is 'The name of the secret in the scheme.';
 comment on column keylatch_internal.legacy_secrets.secret is 'The secret of the old system.';
 alter table keylatch_internal.legacy_secrets enable row level security;
 
@@ -45,28 +43,30 @@ comment on table keylatch_internal.legacy_schemes is
   'Up to eight schemes. A scheme says how a legacy system computes a hash from a key.';
 comment on column keylatch_internal.legacy_schemes.name is 'The name of the scheme in an import.';
 comment on column keylatch_internal.legacy_schemes.after is
-  'Step 1: keep the part of the key after the first occurrence of this string.';
-comment on column keylatch_internal.legacy_schemes.strip is 'Step 2: remove this prefix.';
+  'Step 1 of the legacy hash: keep what follows the first occurrence of this string in the key.';
+comment on column keylatch_internal.legacy_schemes.strip is
+  'Step 2 of the legacy hash: remove this prefix. A key without the prefix never matches.';
 comment on column keylatch_internal.legacy_schemes.take is
-  'Step 3: keep this many characters, from the end if negative.';
+  'Step 3 of the legacy hash: keep this many characters. A negative number counts from the end.';
 comment on column keylatch_internal.legacy_schemes.decode is
-  'Step 4: decode the text as hex or base64.';
+  'Step 4 of the legacy hash: decode the characters from hex or base64.';
 comment on column keylatch_internal.legacy_schemes.prepend is
-  'Step 5: add this string at the beginning. {secret} stands for the secret.';
-comment on column keylatch_internal.legacy_schemes.append is 'Step 6: add this string at the end.';
+  'Step 5 of the legacy hash: add this string at the beginning. {secret} stands for the secret.';
+comment on column keylatch_internal.legacy_schemes.append is
+  'Step 6 of the legacy hash: add this string at the end. {secret} stands for the secret.';
 comment on column keylatch_internal.legacy_schemes.digest is
-  'Step 7: compute sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512; or pbkdf2-sha1,
-pbkdf2-sha256 or pbkdf2-sha512, which are slow: only the first use of a key computes them.';
+  'Step 7 of the legacy hash: compute sha256, sha512, md5, sha1, hmac-sha256, hmac-sha512 or PBKDF2.
+resolve_key does not compute PBKDF2 (pbkdf2-sha1, -sha256 or -sha512), because PBKDF2 is slow.';
 comment on column keylatch_internal.legacy_schemes.secret is
-  'The name of the secret, in legacy_secrets or in Supabase Vault.';
+  'The name of the secret that the hash needs, in legacy_secrets or in Supabase Vault.';
 comment on column keylatch_internal.legacy_schemes.secret_encoding is
-  'How the key of an HMAC is written: text, hex or base64.';
+  'The encoding of the secret if it is the key of an HMAC: text, hex or base64.';
 comment on column keylatch_internal.legacy_schemes.salt_take is
-  'For PBKDF2: how many characters of the key are the salt. If negative, the last characters.';
+  'For PBKDF2: how many characters of the key are the salt. A negative number counts from the end.';
 comment on column keylatch_internal.legacy_schemes.iter is 'For PBKDF2: the number of rounds.';
 comment on column keylatch_internal.legacy_schemes.length is 'For PBKDF2: the hash size in bytes.';
 comment on column keylatch_internal.legacy_schemes.ends_at is
-  'When all keys of the scheme expire at the latest. Null if no end was set with end_scheme.';
+  'All keys of the scheme expire at this time or earlier. Null if end_scheme was not called.';
 alter table keylatch_internal.legacy_schemes enable row level security;
 
 create function keylatch_internal.read_bytes(p_text text, p_encoding text)
@@ -86,7 +86,7 @@ begin
   end;
 end $$;
 comment on function keylatch_internal.read_bytes is
-  'The bytes of a text in hex, any base64 or UTF-8; null if the text does not have that encoding.';
+  'Decodes a text from hex or any base64, or returns its bytes in UTF-8. Null if decoding fails.';
 
 create function keylatch_internal.read_secret(p_name text)
 returns text language plpgsql stable parallel safe security invoker
@@ -104,7 +104,7 @@ begin
   inner join pg_catalog.pg_namespace as n on c.relnamespace = n.oid
   inner join pg_catalog.pg_roles as r on c.relowner = r.oid
   where n.nspname = 'vault' and c.relname = 'decrypted_secrets'
-    -- A view of another owner could run that owner's code with our rights.
+    -- A view that no superuser owns could run the code of its owner with the rights of keylatch.
     and r.rolsuper
     and has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select');
   if found then
@@ -114,7 +114,7 @@ begin
   return v_secret;
 end $$;
 comment on function keylatch_internal.read_secret is
-  'A secret by its name, from legacy_secrets or else from Supabase Vault.';
+  'Returns the secret with this name, from legacy_secrets or else from Supabase Vault.';
 
 create function keylatch_internal.scheme_digest(
   p_text text, p_scheme keylatch_internal.legacy_schemes
@@ -160,19 +160,19 @@ begin
   end;
 end $$;
 comment on function keylatch_internal.scheme_digest is
-  'What the old system stored for a text under this scheme; null if no key of it has that form.';
+  'Returns the legacy hash of a plaintext key under a scheme; null if the scheme does not fit.';
 
 create function keylatch_internal.legacy_hash(p_scheme text, p_bytes bytea)
 returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- No text begins with the byte ff: a hash stolen from the old table can never be presented.
+  -- No UTF-8 text begins with the byte ff, so nobody can present a key that has this SHA-256.
   return sha256(
     decode('ff', 'hex') || convert_to(p_scheme, 'UTF8') || decode('ff', 'hex') || p_bytes
   );
 end $$;
 comment on function keylatch_internal.legacy_hash is
-  'The key_hash of a key under this scheme, if only these bytes of it are known.';
+  'Returns the key_hash of an imported key, computed from the scheme name and the legacy hash.';
 
 create function keylatch_internal.scheme_hashes(p_text text)
 returns bytea[] language plpgsql stable parallel safe security invoker
@@ -184,14 +184,14 @@ begin
   );
 end $$;
 comment on function keylatch_internal.scheme_hashes is
-  'The key_hash that this text would have under each scheme.';
+  'Returns the key_hash that a plaintext key would have under each scheme.';
 
 create function keylatch_internal.judge_slow_scheme(p_recipe jsonb)
 returns boolean language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   if starts_with(p_recipe ->> 'digest', 'pbkdf2-') then
-    -- A text that does not begin as strip says costs no slow hash.
+    -- strip is required, because a plaintext key without this prefix then costs no slow hash.
     return not p_recipe ?& '{strip,salt_take,iter,length}' or length(p_recipe ->> 'strip') < 3
       or p_recipe ?| '{decode,prepend,append,secret}'
       or (p_recipe ->> 'length')::integer not between 16 and 128
@@ -200,7 +200,7 @@ begin
   return p_recipe ?| '{salt_take,iter,length}';
 end $$;
 comment on function keylatch_internal.judge_slow_scheme is
-  'Whether the words of PBKDF2 in a scheme are wrong.';
+  'Returns true if a PBKDF2 recipe is wrong, or if another recipe has a member for PBKDF2.';
 
 create function keylatch_internal.judge_scheme(p_name text, p_recipe jsonb)
 returns text[] language plpgsql stable security invoker
@@ -214,12 +214,12 @@ begin
     when p_name is null or p_name !~ '^[a-z][a-z0-9_-]{0,39}$'
       or p_name ~ '^(plaintext|sha256|sha256_salted|pbkdf2_.*|django|bcrypt|salted|held)$'
       then array[
-      'name must be 1 to 40 letters, digits, _ or -, and not a word of keylatch itself.',
+      'name must be 1 to 40 letters, digits, _ or -, and not a reserved name such as bcrypt.',
       'Name the scheme after the old system, for example "sanctum".']
     when jsonb_typeof(p_recipe) is distinct from 'object'
       or p_recipe - ('{after,strip,take,decode,prepend,append,digest,secret,secret_encoding,'
         'salt_take,iter,length}')::text[] <> '{}' then array[
-      'The recipe has an unknown member.', 'The comment of declare_scheme names the members.']
+      'The recipe has an unknown member.', 'The comment of declare_scheme lists the members.']
     when exists (
       select from jsonb_each(p_recipe) as w
       where case
@@ -227,42 +227,42 @@ begin
         when w.key in ('iter', 'length') then w.value::text !~ '^[1-9][0-9]{0,6}$'
         else jsonb_typeof(w.value) <> 'string' or length(w.value #>> '{}') not between 1 and 200 end
     ) then array[
-      'Each member of recipe must be a text of 1 to 200 characters; take and salt_take a number to '
-        '999 or -999, iter and length a number from 1 on.',
-      'Leave out what the old system does not do.']
+      'A member of recipe must be 1 to 200 characters. But take and salt_take must be a number '
+        'from -999 to 999 except 0, and iter and length a number from 1 to 9999999.',
+      'Leave out the steps that the old system does not do.']
     when v_digest is null
       or v_digest !~ '^(sha256|sha512|md5|sha1|hmac-sha256|hmac-sha512|pbkdf2-sha(1|256|512))$'
       then array[
       'digest must be sha256, sha512, md5, sha1, hmac-sha256, hmac-sha512 or pbkdf2-sha256.',
-      'Salted hashes need no scheme: name their alg in the line.']
+      'A salted hash needs no scheme: write its alg in the import line.']
     when keylatch_internal.judge_slow_scheme(p_recipe) then array[
       format('PBKDF2 in a scheme needs strip (3 characters or more), salt_take, iter (up to %s), '
-        'length (16 to 128) and may have after and take.', keylatch_internal.round_budget() / 7),
-      'If the table has the salt, it needs no scheme: name the alg in the line.']
+        'length (16 to 128), optionally after and take.', keylatch_internal.round_budget() / 7),
+      'If the old table stores the salt, declare no scheme: write alg and salt in the import line.']
     when coalesce(p_recipe ->> 'decode', 'hex') not in ('hex', 'base64')
       or coalesce(p_recipe ->> 'secret_encoding', 'text') not in ('text', 'hex', 'base64')
       then array[
-      'decode must be hex or base64, and secret_encoding text, hex or base64.', 'Use one of these.']
+      'decode must be hex or base64, and secret_encoding text, hex or base64.', 'Correct a value.']
     when (p_recipe ? 'secret') <> (v_has_place or starts_with(v_digest, 'hmac-')) then array[
       'secret is needed for an HMAC or for {secret} in prepend or append, else not allowed.',
-      'Pass the name of the secret, or omit the argument secret.']
+      'Pass the name of the secret, or leave out the member secret.']
     when p_recipe = '{"digest": "sha256"}' then array[
-      'A SHA-256 of the whole key needs no scheme.', 'Give the lines alg sha256.']
+      'A SHA-256 of the whole key needs no scheme.', 'Write alg sha256 in the import lines.']
     when p_recipe ? 'secret' and keylatch_internal.read_bytes(
       keylatch_internal.read_secret(p_recipe ->> 'secret'),
       coalesce(p_recipe ->> 'secret_encoding', 'text')
     ) is null then array[
-      'There is no secret of that name, or the secret does not have its secret_encoding.',
-      'Store it with vault.create_secret(secret, name), or insert it into '
-        'keylatch_internal.legacy_secrets, as the owner.']
+      'No secret has the name in recipe.secret, or the secret is not in its secret_encoding.',
+      'Store the secret with vault.create_secret(secret, name), or insert the secret into '
+        'keylatch_internal.legacy_secrets as the owner.']
     when (select count(*) > 7 from keylatch_internal.legacy_schemes as s where s.name <> p_name)
       then array[
-      'There are eight schemes already, and each makes a failed look-up slower.',
-      'Call end_scheme for an old scheme. After that, delete its row: its keys become unknown.']
+      'There are eight schemes already, and each scheme makes a failed look-up slower.',
+      'End an old scheme with end_scheme, then delete its row: its keys no longer resolve.']
   end;
 end $$;
 comment on function keylatch_internal.judge_scheme is
-  'What is wrong with a scheme, and what to do; null for a good scheme.';
+  'Returns the error detail and the hint for a wrong scheme; null for a correct scheme.';
 
 create function keylatch_internal.keep_scheme(p_name text, p_recipe jsonb)
 returns void language plpgsql volatile security definer
@@ -277,7 +277,7 @@ declare
   v_kept keylatch_internal.legacy_schemes;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.keep_scheme');
-  -- One call at a time, or two calls could both add an eighth scheme.
+  -- Without this lock, two concurrent calls could both add an eighth scheme.
   lock table keylatch_internal.legacy_schemes in share row exclusive mode;
   v_problem := keylatch_internal.judge_scheme(p_name, p_recipe);
   if v_problem is null then
@@ -286,7 +286,7 @@ begin
     v_scheme.ends_at := v_kept.ends_at;
     v_problem := case when v_kept.name is not null and v_kept is distinct from v_scheme then array[
       'There is a scheme of this name with another recipe.',
-      'Keys use that recipe. Pass another name for the new recipe.'] end;
+      'Pass another name for the new recipe.'] end;
   end if;
   if v_problem is not null then
     perform keylatch_internal.refuse('invalid_argument', v_problem[1], v_problem[2]);
@@ -302,19 +302,19 @@ begin
   perform keylatch_internal.keep_scheme(declare_scheme.name, declare_scheme.recipe);
 end $$;
 comment on function keylatch.declare_scheme is
-  'Declares how an old system made its unsalted hashes, so that import lines can name the scheme.
-Repeating the call is safe. At most eight schemes: each is tried when a key was not found.
+  'Declares a scheme for import lines: how a legacy system computes an unsalted hash from a key.
+Repeating the call is safe. At most eight schemes can exist: a failed look-up tries each scheme.
 
 recipe: the steps that turn a key into its legacy hash, in this order. Only digest is required.
-  after, strip     keep what follows the first occurrence of after; remove the beginning strip
-  take             keep this many characters; from the end if negative
+  after, strip     keep what follows the first occurrence of after; remove the prefix strip
+  take             keep this many characters; a negative number counts from the end
   decode           hex or base64: continue with the decoded bytes
-  prepend, append  put these texts around it; {secret} stands for the secret
+  prepend, append  add these strings at the beginning and the end; {secret} stands for the secret
   digest           sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512
-  salt_take        with digest pbkdf2-sha1, pbkdf2-sha256 or pbkdf2-sha512, iter and length: so many
-                   characters of the text are its salt. Such a key waits for upgrade_key
-  secret           its name in Supabase Vault or in keylatch_internal.legacy_secrets
-  secret_encoding  of the key of an HMAC: text (as it is), hex or base64
+  salt_take        for digest pbkdf2-sha1, pbkdf2-sha256 or pbkdf2-sha512, with iter and length:
+                   so many characters of the key are its salt. The first use needs upgrade_key
+  secret           the name of the secret in Supabase Vault or keylatch_internal.legacy_secrets
+  secret_encoding  the encoding of the key of an HMAC: text (as it is), hex or base64
 For example {"after": "|", "digest": "sha256"}. Errors: invalid_argument (400).';
 
 create function keylatch_internal.move_scheme_end(p_name text, p_ends_at timestamptz)
@@ -334,7 +334,7 @@ begin
     );
   end if;
 end $$;
-comment on function keylatch_internal.move_scheme_end is 'Sets an ends_at, or an earlier ends_at.';
+comment on function keylatch_internal.move_scheme_end is 'Sets ends_at or moves ends_at earlier.';
 
 create function keylatch.end_scheme(
   name text, ends_at timestamptz, "limit" integer default 10000
@@ -364,11 +364,11 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.end_scheme is
-  'Lets the keys of a scheme expire at ends_at, up to limit keys. Call it until is_done is true.
+  'Lets up to "limit" keys of a scheme expire at ends_at. Repeat the call until is_done is true.
 
-Keys that expire earlier do not change. Keys that are imported later expire then, too. Look at the
+Keys that expire earlier do not change. Keys imported later expire at ends_at, too. Look at the
 view imported_keys first: it shows when the old system last saw each key of the scheme.
-revoked: how many keys got this expiry. Errors: invalid_argument (400).';
+revoked: how many keys got ends_at as their expiry. Errors: invalid_argument (400).';
 
 -- The grants of this file.
 revoke all on table keylatch_internal.legacy_secrets, keylatch_internal.legacy_schemes

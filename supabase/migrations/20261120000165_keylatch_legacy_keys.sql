@@ -1,4 +1,4 @@
--- Module legacy: what an import records about each key beside its row in keys, and the look-up of a
+-- Module legacy: the tables and views that describe imported keys, and the look-up of a plaintext
 -- key by its legacy hashes.
 
 create table keylatch_internal.legacy_keys (
@@ -32,7 +32,7 @@ comment on table keylatch_internal.legacy_keys is
 comment on column keylatch_internal.legacy_keys.key_id is 'The id of the imported key.';
 comment on column keylatch_internal.legacy_keys.workspace_id is 'The workspace of the key.';
 comment on column keylatch_internal.legacy_keys.scheme is
-  'plaintext, sha256, the name of a scheme, or the alg of a salted hash.';
+  'How the key was imported: plaintext, sha256, the name of a scheme, or the alg of a salted hash.';
 comment on column keylatch_internal.legacy_keys.source is
   'The name of the old system and table, as the import passed it. Empty if not passed.';
 comment on column keylatch_internal.legacy_keys.import_id is 'The import that inserted the key.';
@@ -41,23 +41,23 @@ comment on column keylatch_internal.legacy_keys.seen_by is
 comment on column keylatch_internal.legacy_keys.last_used_at is
   'When the key was last used in the old system, as the import passed it.';
 comment on column keylatch_internal.legacy_keys.verifier is
-  'For a key that waits for its first use: the hex of its hash, the whole text of bcrypt, or rounds,
-salt and hash in hex, separated by $. Readable by the owner alone.';
+  'The hash of a key that only upgrade_key can find: an unsalted hash in hex, a bcrypt string, or
+the rounds (or before, after), the salt and the hash, separated by $. Only the owner can read it.';
 comment on column keylatch_internal.legacy_keys.clear_part is
-  'p: and the beginning of a waiting key, or s: and its end in reverse. Empty: not known.';
+  'The plaintext part of a salted key: p: and the first characters, or s: and the last, reversed.';
 comment on column keylatch_internal.legacy_keys.rounds is
-  'The cost of comparing a waiting key, in rounds of PBKDF2; 0 for an unsalted hash, which waits
-because it may be the same key as a salted hash. Null: the key does not wait.';
+  'How many PBKDF2 rounds upgrade_key needs to compare the key. 0 for an unsalted key that needs
+upgrade_key all the same. Null if resolve_key finds the key without upgrade_key.';
 comment on column keylatch_internal.legacy_keys.upgraded_at is
   'When upgrade_key first saw the plaintext of the key. Null before the first use.';
 comment on index keylatch_internal.legacy_keys_workspace_id_clear_part_idx is
-  'Finds the waiting keys of a workspace that may have a given text.';
+  'Finds the salted keys of a workspace by their clear_part, before their first use.';
 comment on index keylatch_internal.legacy_keys_clear_part_idx is
-  'Finds waiting keys if the workspace is not known.';
+  'Finds salted keys by clear_part before their first use, if the caller passes no workspace_id.';
 comment on index keylatch_internal.legacy_keys_workspace_id_scheme_idx is
-  'Finds the waiting keys of a workspace whose hash has no salt.';
+  'Finds the unsalted keys of a workspace that upgrade_key has not seen yet.';
 comment on index keylatch_internal.legacy_keys_source_scheme_idx is
-  'Finds what a source no longer has, and the keys of a scheme.';
+  'Finds the keys of a source, for finish_import, and the keys of a scheme.';
 
 create table keylatch_internal.legacy_texts (
   text_hash bytea not null,
@@ -65,10 +65,10 @@ create table keylatch_internal.legacy_texts (
   constraint legacy_texts_pkey primary key (text_hash, key_hash)
 );
 comment on table keylatch_internal.legacy_texts is
-  'Texts of keys that do not hash to the key_hash of their row. Rows are only ever inserted.';
+  'Maps the SHA-256 of a plaintext key to its key_hash, if the two differ. Rows never change.';
 comment on column keylatch_internal.legacy_texts.text_hash is 'The SHA-256 of the plaintext key.';
 comment on column keylatch_internal.legacy_texts.key_hash is
-  'The key. A text may have several keys, if it was imported under several salts.';
+  'The key_hash of the imported key. A plaintext key may have several rows: one for each salt.';
 
 alter table keylatch_internal.legacy_keys enable row level security;
 alter table keylatch_internal.legacy_texts enable row level security;
@@ -84,16 +84,16 @@ returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   perform keylatch_internal.refuse(
-    tg_argv[0], 'The hash and the text of an imported key never change.'
+    tg_argv[0], 'The recorded hashes of an imported key cannot be changed or deleted.'
   );
   return null;
 end $$;
 comment on function keylatch_internal.keep_legacy is
-  'Raises the error that the trigger passes.';
+  'A trigger function that raises the error in the trigger argument.';
 
 create trigger legacy_keys_update_immutable
 before update on keylatch_internal.legacy_keys for each row when (
-  -- Not a comparison of rows: pg_dump would write that differently.
+  -- Each column is compared alone, because pg_dump would rewrite a comparison of whole rows.
   new.key_id is distinct from old.key_id or new.workspace_id is distinct from old.workspace_id
   or new.import_id is distinct from old.import_id or new.scheme is distinct from old.scheme
   or new.verifier is distinct from old.verifier or new.rounds is distinct from old.rounds
@@ -109,20 +109,20 @@ before delete or truncate on keylatch_internal.legacy_keys
 for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_delete_keep;
 comment on trigger legacy_keys_delete_keep on keylatch_internal.legacy_keys is
-  'Rows are kept, so that a text that matches a revoked key is refused under every salt.';
+  'Refuses DELETE and TRUNCATE: a revoked key must stay recognisable under every salt.';
 
 create trigger legacy_texts_change_keep
 before update or delete or truncate on keylatch_internal.legacy_texts
 for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
 alter table keylatch_internal.legacy_texts enable always trigger legacy_texts_change_keep;
 comment on trigger legacy_texts_change_keep on keylatch_internal.legacy_texts is
-  'Rows are never deleted: otherwise an old key could be imported a second time.';
+  'Refuses UPDATE, DELETE and TRUNCATE: an old key could otherwise be imported a second time.';
 
 create function keylatch_internal.merge_first_use()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- The first use was here and at the publisher. Refusing the row would stop the worker for good.
+  -- Replica and publisher both saw the first use. An error would stop the apply worker for good.
   if tg_op = 'UPDATE' then
     new.upgraded_at := old.upgraded_at;
   elsif exists (
@@ -134,7 +134,7 @@ begin
   return new;
 end $$;
 comment on function keylatch_internal.merge_first_use is
-  'On a logical replica: keeps a first use that the replica itself has recorded.';
+  'A trigger function that keeps the first use that a logical replica recorded by itself.';
 
 create trigger legacy_keys_update_a_merge_first_use
 before update on keylatch_internal.legacy_keys for each row
@@ -143,7 +143,7 @@ execute function keylatch_internal.merge_first_use();
 alter table keylatch_internal.legacy_keys
 enable replica trigger legacy_keys_update_a_merge_first_use;
 comment on trigger legacy_keys_update_a_merge_first_use on keylatch_internal.legacy_keys is
-  'On a logical replica, before all other triggers: the first use that the replica recorded stays.';
+  'Keeps the upgraded_at that a logical replica recorded itself. Fires before the other triggers.';
 
 create trigger legacy_texts_insert_merge_first_use
 before insert on keylatch_internal.legacy_texts for each row
@@ -152,7 +152,7 @@ execute function keylatch_internal.merge_first_use();
 alter table keylatch_internal.legacy_texts
 enable replica trigger legacy_texts_insert_merge_first_use;
 comment on trigger legacy_texts_insert_merge_first_use on keylatch_internal.legacy_texts is
-  'On a logical replica: a text that the replica itself has recorded is not inserted again.';
+  'On a logical replica: skips a row of the publisher that the replica already has.';
 
 create view keylatch.legacy_keys with (security_invoker = true) as
 select
@@ -169,12 +169,12 @@ from keylatch_internal.legacy_keys as g
 inner join keylatch.keys as k on g.key_id = k.id
 where g.rounds is not null;
 comment on view keylatch.legacy_keys is
-  'The imported keys of your workspaces that wait, or have waited, for their first use.
+  'The imported keys of your workspaces that need upgrade_key at their first use.
 
-Each key is in the view keys from its import on, and is revoked there. A waiting key resolves only
-through upgrade_key, until its first use shows its text.';
+Each key is also in the view keys from its import on, and can be revoked there. A key with status
+waiting resolves only through upgrade_key. After the first use, resolve_key finds the key.';
 comment on column keylatch.legacy_keys.status is
-  'waiting, suspended, superseded, expired, revoked, or upgraded: then look at the view keys.';
+  'waiting, suspended, superseded, expired, revoked or upgraded. Query keys for an upgraded key.';
 
 create view keylatch.imported_keys with (security_invoker = true) as
 select
@@ -183,9 +183,9 @@ select
 from keylatch_internal.legacy_keys as g
 inner join keylatch.keys as k on g.key_id = k.id;
 comment on view keylatch.imported_keys is
-  'All imported keys of your workspaces: their scheme, their source, their import, and when the old
-system last saw them.';
--- The columns get the comments of their tables.
+  'All imported keys of your workspaces: the scheme, source and import of each key, and when the old
+system last saw the key.';
+-- Each column of the two views gets the comment of the column in its table.
 do $$
 declare
   v_column record;
@@ -222,18 +222,18 @@ begin
     '(key|secret|token))[])}>]*)?$';
 end $$;
 comment on function keylatch_internal.is_placeholder is
-  'Whether a text stands where a key is missing: undefined, changeme, <your key>, or nothing.';
+  'Returns true for a text that is not a real key: undefined, changeme, <your key>, or empty.';
 
 create or replace function keylatch_internal.other_hash(p_text text)
 returns bytea language plpgsql stable parallel safe security invoker
 -- No exception block: before PostgreSQL 17, a subtransaction fails in a parallel plan.
--- A generic plan: planning the last query at each call would take longer than everything else.
+-- A generic plan, because planning the last query in each call would be the slowest part.
 set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
   v_hash bytea;
   v_hashes bytea[];
 begin
-  -- A failed look-up costs only this while there is no scheme, and no salted key was used.
+  -- Without schemes and without recorded first uses, a failed look-up costs only these two checks.
   if not exists (select from keylatch_internal.legacy_schemes)
     and not exists (select from keylatch_internal.legacy_texts)
     or octet_length(p_text) > 4000
@@ -257,8 +257,8 @@ begin
   return (
     select k.key_hash from keylatch_internal.keys as k
     where k.key_hash = any (v_hashes || v_hash)
-    -- The text's own row first. Then the least active row: a text that is inactive under one scheme
-    -- or salt must not resolve under another.
+    -- The row of the plain SHA-256 comes first, then inactive rows: a key that is inactive under a
+    -- scheme or salt must not resolve under another scheme or salt.
     order by
       k.key_hash <> v_hash, k.revoked_at is null, coalesce(k.expires_at > clock_timestamp(), true),
       k.suspended_at is null, k.expires_at nulls last, k.id
@@ -266,8 +266,8 @@ begin
   );
 end $$;
 comment on function keylatch_internal.other_hash is
-  'The key_hash of a text that was imported by a scheme, or was recognised at its first use. A row
-under the hash of the text itself comes first, active or not.';
+  'Returns the key_hash of a plaintext key that was imported under a scheme, or that upgrade_key has
+seen. A row whose key_hash is the SHA-256 of the plaintext key comes first, active or not.';
 
 create function keylatch.revoke_legacy_key(id uuid, reason text default null)
 returns keylatch.revocation language plpgsql volatile security invoker
@@ -289,7 +289,7 @@ revoke all on function
 keylatch_internal.keep_legacy, keylatch_internal.merge_first_use, keylatch_internal.is_placeholder,
 keylatch.revoke_legacy_key
 from public, anon, authenticated, service_role;
--- Not the columns that would help to guess a waiting key.
+-- The columns verifier and clear_part are left out, because they would help to guess a key.
 grant select (
   key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at
 )

@@ -1,5 +1,5 @@
--- Module legacy: the first use of a key with a salted hash (upgrade_key), and how many hashes a
--- call may compute.
+-- Module legacy: the first use of a key with a salted hash (upgrade_key), and the limit on the
+-- hashes that one call may compute.
 
 create table keylatch_internal.legacy_settings (
   only_row boolean not null default true,
@@ -15,14 +15,14 @@ create table keylatch_internal.legacy_settings (
 comment on table keylatch_internal.legacy_settings is 'The rate limit of upgrade_key, in one row.';
 comment on column keylatch_internal.legacy_settings.only_row is 'Always true: there is one row.';
 comment on column keylatch_internal.legacy_settings.upgrades_per_minute is
-  'How many calls of upgrade_key may compute slow hashes in a minute, however they end.';
+  'How many calls of upgrade_key may compute slow hashes in a minute. Failed calls count, too.';
 insert into keylatch_internal.legacy_settings default values;
 alter table keylatch_internal.legacy_settings enable row level security;
 
 create sequence keylatch_internal.legacy_attempts_seq;
 comment on sequence keylatch_internal.legacy_attempts_seq is
-  'The minute since 1970, times a million, plus the calls of that minute. No rollback undoes it, and
-nobody waits for it.';
+  'Counts the calls of upgrade_key: 1000000 times the minutes since 1970, plus the calls of the last
+minute. With a sequence, no call waits for another call, and no rollback undoes the count.';
 
 create function keylatch_internal.count_attempt()
 returns void language plpgsql volatile security invoker
@@ -31,12 +31,12 @@ declare
   v_second constant bigint := floor(extract(epoch from clock_timestamp()));
   v_first constant bigint := v_second / 60 * 1000000 + 1;
   v_count bigint := nextval('keylatch_internal.legacy_attempts_seq');
-  -- A schema-only copy of the database has no row.
+  -- In a schema-only copy of the database, the table legacy_settings has no row.
   v_limit constant integer := coalesce((
     select s.upgrades_per_minute from keylatch_internal.legacy_settings as s
   ), 600);
 begin
-  -- The minute of the counter is over, or in the future: the counter starts again.
+  -- If the counter belongs to a past or a future minute, the counter starts again.
   if v_count / 1000000 <> v_first / 1000000 then
     v_count := setval('keylatch_internal.legacy_attempts_seq', v_first);
   end if;
@@ -49,7 +49,7 @@ begin
   end if;
 end $$;
 comment on function keylatch_internal.count_attempt is
-  'Counts a call of upgrade_key, and raises too_many_requests beyond the limit.';
+  'Counts a call of upgrade_key, and raises too_many_requests above the limit per minute.';
 
 create function keylatch_internal.round_budget()
 returns integer language plpgsql immutable parallel safe security invoker
@@ -58,8 +58,8 @@ begin
   return 1200000;
 end $$;
 comment on function keylatch_internal.round_budget is
-  'How many rounds of PBKDF2 one call computes at most: one hash of Django 6.0. That takes 2.1 s at
-the measured 1.75 µs a round. bcrypt counts 32 rounds for each of its 2^cost (measured: 31).';
+  'Returns how many PBKDF2 rounds a call may compute. The limit is one hash of Django 6.0, or 2.1 s
+at the measured 1.75 µs a round. A bcrypt hash counts as 32 * 2^cost rounds (measured: 31).';
 
 create function keylatch_internal.derive_pbkdf2(
   p_key text, p_salt bytea, p_rounds integer, p_length integer default 32,
@@ -67,17 +67,17 @@ create function keylatch_internal.derive_pbkdf2(
 )
 returns bytea language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
--- RFC 8018, section 5.2, with the names used there.
+-- The variable names u and t are those of RFC 8018, section 5.2.
 declare
   v_bytes constant bytea := convert_to(p_key, 'UTF8');
-  -- HMAC hashes a key that is longer than a block. Here that happens once and not in every round.
+  -- HMAC hashes a long key first. Hashing the key once here avoids hashing it in every round.
   v_password constant bytea := case
     when octet_length(v_bytes) > case p_digest when 'sha512' then 128 else 64 end
       then extensions.digest(v_bytes, p_digest)
     else v_bytes
   end;
   v_u bytea;
-  -- Bit strings, because bytea has no exclusive or.
+  -- A bit string, because PostgreSQL has no exclusive or for bytea.
   v_t varbit;
   v_derived bytea := ''::bytea;
 begin
@@ -94,19 +94,19 @@ begin
   return substr(v_derived, 1, p_length);
 end $$;
 comment on function keylatch_internal.derive_pbkdf2 is
-  'PBKDF2 with HMAC: this number of bytes, by default with sha256.';
+  'Returns p_length bytes that PBKDF2 with HMAC derives from a key, a salt and a number of rounds.';
 
 create function keylatch_internal.matches_verifier(p_key text, p_scheme text, p_verifier text)
 returns boolean language plpgsql immutable parallel safe security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- Rounds, or for sha256_salted where the salt stands; salt; hash.
+  -- The three parts are: rounds (for sha256_salted: before or after), salt and hash.
   v_parts constant text[] := string_to_array(p_verifier, '$');
   v_salt constant bytea := case when p_scheme <> 'bcrypt' then decode(v_parts[2], 'hex') end;
   v_hash constant bytea := case when p_scheme <> 'bcrypt' then decode(v_parts[3], 'hex') end;
 begin
   return case
-    -- bcrypt ignores what follows 72 bytes: a text that only begins like the key would match.
+    -- bcrypt ignores all bytes after the 72nd: a longer text with the same beginning would match.
     when p_scheme = 'bcrypt' then
       octet_length(p_key) <= 72 and extensions.crypt(p_key, p_verifier) = p_verifier
     when p_scheme = 'sha256_salted' then v_hash = sha256(case v_parts[1]
@@ -118,7 +118,7 @@ begin
   end;
 end $$;
 comment on function keylatch_internal.matches_verifier is
-  'Whether this salted hash belongs to this key. Slow on purpose.';
+  'Returns true if a salted hash was computed from this key. Most salted hashes are slow.';
 
 create function keylatch_internal.clear_parts(p_text text)
 returns text[] language plpgsql immutable parallel safe security invoker
@@ -132,14 +132,14 @@ begin
   );
 end $$;
 comment on function keylatch_internal.clear_parts is
-  'Each clear_part that a key of this text may have.';
+  'Returns each clear_part that an import may have recorded for this plaintext key.';
 
 create function keylatch_internal.similar_keys(p_parts text[], p_workspace_id uuid)
 returns setof keylatch_internal.legacy_keys language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- Also revoked and expired keys, because a text that matches them is refused.
-  -- "offset 0" keeps the planner from reading all rows of a workspace: each part is one look-up.
+  -- Includes revoked and expired keys, because a presented key that matches one must be refused.
+  -- "offset 0" makes the planner look up each part, and not read all rows of a workspace.
   if p_workspace_id is null then
     return query
     select g.* from unnest(array_remove(p_parts, '')) as p (part)
@@ -158,14 +158,14 @@ begin
   end if;
 end $$;
 comment on function keylatch_internal.similar_keys is
-  'The waiting keys with one of these clear parts. Without a workspace: the keys of all workspaces,
-but only those with a known part.';
+  'Returns the salted keys that upgrade_key has not seen and that have one of these values of
+clear_part. Without a workspace_id, searches all workspaces for keys with a clear_part.';
 
 create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id uuid)
 returns void language plpgsql volatile security definer
--- definer because: a service that resolves keys reads no salted hash.
--- enable_seqscan: a plan from the time when the tables were small would read whole tables later.
--- jit: without seqscan, a table that has no index looks so expensive that JIT would compile.
+-- definer because: a service that resolves keys may not read salted hashes.
+-- enable_seqscan: a cached plan from small tables would still scan whole tables after they grew.
+-- jit: with enable_seqscan off, a table without an index looks so expensive that JIT would start.
 set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
   v_hash constant bytea := sha256(convert_to(p_key, 'UTF8'));
@@ -174,7 +174,7 @@ declare
   v_ids uuid[];
 begin
   perform keylatch_internal.require_grants('keylatch_internal.upgrade_legacy_key');
-  -- A text whose key is known, active or not, costs no slow hash.
+  -- If resolve_key can already find the key, active or not, no slow hash is computed.
   if length(p_key) not between 1 and 1000 or keylatch_internal.is_placeholder(p_key)
     or keylatch_internal.find_key(p_key) is not null
   then
@@ -184,7 +184,7 @@ begin
   from keylatch_internal.similar_keys(keylatch_internal.clear_parts(p_key), p_workspace_id) as s;
   if v_rounds > keylatch_internal.round_budget() then
     perform keylatch_internal.refuse(
-      'invalid_argument', 'workspace_id is needed: too many keys begin like this text.',
+      'invalid_argument', 'workspace_id is needed: too many imported keys may match this key.',
       'Pass the workspace_id of the key.'
     );
   elsif v_rounds > 1000
@@ -196,12 +196,12 @@ begin
   then
     perform keylatch_internal.count_attempt();
   end if;
-  -- Compare all keys, and do not stop at the first match: a revoked key may match as well.
+  -- Compare all keys, and do not stop at the first match, because a revoked key may match, too.
   v_ids := array(
     select s.key_id from unnest(v_similar) as s
     where s.rounds > 0 and keylatch_internal.matches_verifier(p_key, s.scheme, s.verifier)
     union all
-    -- Keys that waited because they may have the same text as a salted key.
+    -- Keys that hold_lines has left to upgrade_key: unsalted keys, and keys of a PBKDF2 scheme.
     select k.id from keylatch_internal.keys as k
     inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
     where k.key_hash in (
@@ -221,13 +221,13 @@ begin
   where g.key_id = locked.key_id;
 end $$;
 comment on function keylatch_internal.upgrade_legacy_key is
-  'Finds the waiting keys with this text, and records the match. Locks no key.';
+  'Records the first use of the imported keys that match this plaintext key. Locks no row of keys.';
 
 create function keylatch.upgrade_key(
   key text, workspace_id uuid default null, origin text default null
 )
 returns setof keylatch.resolved_key language plpgsql volatile security invoker rows 2
--- At most one row. But "rows 1" would make the type generators return a single object.
+-- Returns at most one row, but "rows 1" would make type generators declare a single object.
 set search_path = pg_catalog, pg_temp as $$
 begin
   perform keylatch_internal.upgrade_legacy_key(upgrade_key.key, upgrade_key.workspace_id)
@@ -240,11 +240,11 @@ comment on function keylatch.upgrade_key is
   'Resolves an imported key with a salted hash at its first use. Later, resolve_key finds the key.
 
 Call upgrade_key if resolve_key returned no row. upgrade_key returns the same type of row.
-workspace_id: the workspace of the key. Without it, only keys are tried whose import gave
-starts_with or ends_with. A text that matches a revoked or expired key is refused, under every salt.
+workspace_id: the workspace of the key. Without workspace_id, upgrade_key only tries keys that were
+imported with starts_with or ends_with. A key that matches any revoked or expired row is refused.
 One call computes at most 1200000 rounds of PBKDF2, about 2 s, or as much bcrypt. At most 600 calls
 a minute compute slow hashes. The call locks no key, so a revocation does not wait.
-Errors: too_many_requests (429), invalid_argument (400) where workspace_id is needed.';
+Errors: too_many_requests (429); invalid_argument (400) if workspace_id is needed.';
 
 -- The grants of this file.
 revoke all on table keylatch_internal.legacy_settings

@@ -10,8 +10,8 @@ begin
   end || '...' || right(p_key, case when length(p_key) >= 20 then 4 else 0 end);
 end $$;
 comment on function keylatch_internal.mask_key is
-  'The masked key for a key of any form, for example ...uVO9: at least 16 characters and two thirds
-of the text stay hidden.';
+  'Returns the masked form of any plaintext key, for example ...uVO9. At least 16 characters and two
+thirds of the key stay hidden.';
 
 create function keylatch_internal.insert_keys(p_keys keylatch_internal.keys[])
 returns setof uuid language plpgsql volatile security invoker
@@ -28,15 +28,15 @@ begin
     k.metadata, k.allowed_origins, k.scopes, k.expires_at, k.suspended_at, k.revoked_at,
     k.revoked_by, k.revoke_reason, k.created_at, k.created_by, k.updated_at, k.imported_at
   from unnest(p_keys) with ordinality as k
-  -- In one order, so that two imports of the same keys do not deadlock.
+  -- All imports insert keys in this order, so that two imports of the same keys do not deadlock.
   order by k.key_hash, k.ordinality
   on conflict (key_hash) do nothing
   returning keys.id;
 end $$;
 comment on function keylatch_internal.insert_keys is
-  'Inserts these rows, except for texts that already have a row. Returns the ids of the new rows.';
+  'Inserts keys, but skips a key whose key_hash already exists. Returns the ids of the new rows.';
 
--- Reading an import: each line on its own, so that a bad line does not affect other lines.
+-- The functions below read each line of an import by itself, so a bad line affects no other line.
 
 create type keylatch_internal.import_line as (
   "position" integer, given jsonb, key keylatch_internal.keys, scheme text, verifier text,
@@ -44,9 +44,9 @@ create type keylatch_internal.import_line as (
   problem text[], outcome text, note text
 );
 comment on type keylatch_internal.import_line is
-  'A line of an import: its fields, the row of keys that was read from them, how a waiting key is
-recognised, the hash of its text or scheme, under which hashes its row may exist already, and the
-problem or the outcome of the line.';
+  'A line of an import: its JSON, the row for the table keys, the values for the table legacy_keys,
+the hashes under which the key may already have a row, and the problem (detail and hint) or the
+outcome of the line.';
 
 create view keylatch_internal.import_fields as
 select v.type, v.longest, v.pattern, v.rule, v.hint, f.field
@@ -62,37 +62,37 @@ from (
     'Write 2027-01-31T09:30:00Z, or 2027-01-31 for the beginning of that day in UTC.'),
   ('{key}', 'string', 1000, E'^(?!\\s)[^\\x01-\\x1f\\x7f-\\x9f]+(?<!\\s)$',
     'a text of 1 to 1000 characters, without control characters and spaces around it',
-    'Give the key exactly as its holder sends it.'),
+    'Give the key exactly as the client sends it.'),
   ('{workspace}', 'string', 200, '.', 'a text of 1 to 200 characters',
     'Give the external_id of the workspace.'),
   ('{alg}', 'string', null, '^(sha256|sha256_salted|pbkdf2_(sha1|sha256|sha512)|django|bcrypt)$',
     'sha256, sha256_salted, pbkdf2_sha1, pbkdf2_sha256, pbkdf2_sha512, django or bcrypt',
-    'For another hash without a salt call declare_scheme, and give its name as scheme. For scrypt '
-    'and argon2, see sql/docs/first_use.md.'),
+    'For another unsalted hash, call declare_scheme and give the name of the scheme as scheme. '
+    'For scrypt and argon2, see sql/docs/first_use.md.'),
   ('{scheme}', 'string', 40, '.', 'the name of a scheme', 'Call declare_scheme first.'),
   ('{salt_place}', 'string', null, '^(before|after)$', 'before or after',
     'Say where the old system put the salt: before or after the key.'),
   ('{hash_encoding}', 'string', null, '^(hex|base64)$', 'hex or base64',
-    'In hex a hash of 32 bytes has 64 characters, in base64 43 and a =.'),
+    'A hash of 32 bytes has 64 characters in hex. In base64, it has 43 characters and a =.'),
   ('{salt_encoding}', 'string', null, '^(hex|base64|text)$', 'hex, base64 or text',
-    'Say text if the other system hashed the salt as it is written.'),
+    'Give text if the other system hashed the characters of the salt without decoding them.'),
   ('{iter}', null, 7, '^[1-9][0-9]*$', 'a number of rounds from 1 on',
     'Give the number of rounds of the other system.'),
   ('{starts_with,ends_with}', 'string', 32, '^[ -~]*$', 'up to 32 printable ASCII characters',
-    'Give the part of the key that the other system stored in plaintext, if any.'),
+    'Give the part of the key that the other system stored in plaintext, or leave the field out.'),
   ('{masked_key}', 'string', 40, '^[ -~]+$', '1 to 40 printable ASCII characters',
     'Give a short form of the key, for example its last four characters.'),
   ('{force}', 'string', 200, '.', 'a reason of 1 to 200 characters',
     'Say why the weak key is imported.'),
   ('{hash,salt,kind,environment,label,revoke_reason}', 'string', null, null, 'a text',
-    'Write the value between quotes.'),
+    'Write the value as a JSON string, in double quotes.'),
   ('{allowed_origins,scopes}', 'array', null, null, 'a list', 'For example ["orders:read"].'),
   ('{metadata}', 'object', null, null, 'an object', 'For example {"plan": "pro"}.')
 ) as v (fields, type, longest, pattern, rule, hint)
 cross join lateral pg_catalog.unnest(v.fields) as f (field);
 comment on view keylatch_internal.import_fields is
-  'For each field of a line: its JSON type, its regular expression, and the rule in words. Rules
-that hold for every key are in check_key.';
+  'The fields that an import line may have, and the JSON type, longest length, regular expression,
+rule and hint of each field. check_key checks the rules that also apply to new keys.';
 
 create function keylatch_internal.read_import_fields(p_lines jsonb)
 returns keylatch_internal.import_line[] language plpgsql stable security invoker
@@ -110,7 +110,7 @@ begin
       select distinct on (g.place) g.place, case
         when r.rule is null then array[
           'The line has an unknown field.',
-          'See the comment of import_keys for the fields.']
+          'See the comment of import_keys for the fields of a line.']
         else array[f.key || ' must be ' || r.rule || '.', r.hint]
       end as problem
       from given as g
@@ -135,7 +135,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.read_import_fields is
-  'The lines of an import without their nulls, and what is wrong with the fields of each line.';
+  'Returns the lines of an import without fields that are null, and the first wrong field of each.';
 
 create function keylatch_internal.read_plaintext(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker
@@ -159,12 +159,12 @@ begin
   p_line.problem := case
     when v_form = 'checksum_failed' then array[
       'key looks like a key of keylatch, but its check characters are wrong.',
-      'Copy the whole key again: it was mistyped or cut off.']
+      'Copy the whole key again: the key was mistyped or cut off.']
     when v_form = 'valid'
       and v_text !~ format('_%sk_%s_', left((p_line.key).kind, 1), (p_line.key).environment)
       then array[
       'key has another kind or environment than the line.',
-      'Leave kind and environment out.']
+      'Leave kind and environment out of the line.']
     when v_weakness is not null and v_force is null then array[
       'key ' || v_weakness || '.',
       'Leave the line out and issue a new key. To import the key anyway, give a reason as force.']
@@ -172,7 +172,7 @@ begin
   p_line.note := case
     when v_force is not null then 'Imported by force: ' || v_force
     when v_text ~ '^[0-9a-fA-F]{64}$'
-      then 'The key looks like a SHA-256. If it is the hash of the key, import it as such.'
+      then 'The key looks like a SHA-256. If key is a hash, import it as hash with alg sha256.'
   end;
   p_line.key.key_hash := sha256(convert_to(v_text, 'UTF8'));
   p_line.scheme := 'plaintext';
@@ -188,7 +188,7 @@ begin
   return p_line;
 end $$;
 comment on function keylatch_internal.read_plaintext is
-  'Reads a key in plaintext. Refuses a weak key, unless force is given.';
+  'Checks a line with a plaintext key and fills in its hashes. Refuses a weak key without force.';
 
 create function keylatch_internal.read_verifier(p_line keylatch_internal.import_line, p_hash bytea)
 returns keylatch_internal.import_line language plpgsql immutable parallel safe security invoker
@@ -211,18 +211,18 @@ begin
       'Give the whole hash of the other system. For a higher cost, see sql/docs/first_use.md.'] end
     when coalesce(octet_length(v_salt), 0) not between 1 and 1000 then array[
       'salt must be 1 to 1000 bytes, written as salt_encoding says.',
-      'Say text if the other system hashed the salt as it is written.']
+      'For a salt that the other system hashed without decoding it, give salt_encoding text.']
     when p_line.scheme <> 'sha256_salted' and v_rounds = '' then array[
       'iter must be given with ' || p_line.scheme || '.',
       'Give the number of rounds of the other system.']
     when (p_line.scheme = 'sha256_salted') <> (v_given ? 'salt_place') then array[
-      'salt_place must be given with sha256_salted, and only there.', 'Say before or after.']
+      'salt_place must be given with sha256_salted and with no other alg.', 'Give before or after.']
   end;
   if p_line.problem is not null then
     return p_line;
   end if;
   p_line.verifier := case p_line.scheme
-    -- 2a, 2b and 2y are one algorithm; pgcrypto knows it by the first name.
+    -- 2a, 2b and 2y name the same algorithm, but pgcrypto knows only 2a.
     when 'bcrypt' then '$2a' || substr(v_text, 4)
     else concat_ws('$', coalesce(nullif(v_rounds, ''), v_given ->> 'salt_place'),
       encode(v_salt, 'hex'), encode(p_hash, 'hex'))
@@ -238,7 +238,7 @@ begin
   return p_line;
 end $$;
 comment on function keylatch_internal.read_verifier is
-  'Reads a salted hash and converts it to the form of the column verifier.';
+  'Checks a line with a salted hash, and converts the hash to the format of the column verifier.';
 
 create function keylatch_internal.read_legacy_hash(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker
@@ -267,7 +267,7 @@ begin
       'The line has neither key nor hash.',
       'Give the key in plaintext, or its hash with alg. If you have neither, issue a new key.']
     when v_scheme is null then array[
-      'alg must be given with a hash.', 'Give sha256, pbkdf2_sha256, django or bcrypt, or a scheme.']
+      'alg must be given with a hash.', 'Give alg, for example sha256, or give scheme.']
     when v_alg is not null and v_given ? 'scheme' then array[
       'A line cannot have both alg and scheme.', 'Leave alg out.']
     when v_given ? 'scheme' and v_length is null then array[
@@ -275,15 +275,15 @@ begin
     when v_given ?| '{salt,salt_encoding,salt_place,iter}'
       and v_scheme !~ '^(pbkdf2|sha256_salted)' then array[
       'salt, salt_encoding, salt_place and iter do not go with ' || v_scheme || '.',
-      'Leave them out.']
+      'Leave these fields out.']
     when v_scheme = 'bcrypt' then null
     when v_scheme = 'django' and v_hash is null then array[
       'hash must be a Django hash: pbkdf2_sha256$iterations$salt$hash.',
-      'Give the whole text. For other hashers of Django, see sql/docs/first_use.md.']
+      'Give the whole hash. For other hashers of Django, see sql/docs/first_use.md.']
     when octet_length(v_hash) is null or octet_length(v_hash) <> v_length
       or octet_length(v_hash) not between 16 and 128 then array[
       format('hash must be %s bytes, written as hash_encoding says.', coalesce(v_length, 32)),
-      'In hex a hash of 32 bytes has 64 characters, in base64 43 and a =.']
+      'A hash of 32 bytes has 64 characters in hex. In base64, it has 43 characters and a =.']
   end;
   p_line.clear_part := case
     when not v_given ?| '{starts_with,ends_with}' then ''
@@ -300,7 +300,7 @@ begin
     else keylatch_internal.legacy_hash(v_scheme, v_hash) end;
   return p_line;
 end $$;
-comment on function keylatch_internal.read_legacy_hash is 'Reads the hash of a line.';
+comment on function keylatch_internal.read_legacy_hash is 'Checks a line that has a legacy hash.';
 
 create function keylatch_internal.name_workspaces(p_lines jsonb)
 returns jsonb language plpgsql stable security invoker
@@ -312,7 +312,7 @@ declare
   );
   v_ids jsonb := '{}'::jsonb;
 begin
-  -- With your own tenancy this table does not exist, and the imported file has the ids.
+  -- An application with its own workspace table has no keylatch.workspaces. Lines then need ids.
   if cardinality(v_names) > 0 and to_regclass('keylatch.workspaces') is not null then
     execute 'select coalesce(jsonb_object_agg(w.external_id, w.id), ''{}'') '
       'from keylatch.workspaces as w where w.external_id = any ($1)' into v_ids using v_names;
@@ -327,7 +327,7 @@ begin
   ) end;
 end $$;
 comment on function keylatch_internal.name_workspaces is
-  'The lines with the workspace_id of the workspace that they name by its external_id.';
+  'Adds workspace_id to each line that names its workspace by external_id.';
 
 create function keylatch_internal.usual_key(p_now timestamptz)
 returns keylatch_internal.keys language plpgsql stable security invoker
@@ -356,7 +356,7 @@ declare
 begin
   while v_place < cardinality(v_lines) loop
     begin
-      -- A block for each line would be slow. After an exception the next line follows.
+      -- A block for each line would be slow. After an exception, the outer loop goes on.
       while v_place < cardinality(v_lines) loop
         v_place := v_place + 1;
         v_line := v_lines[v_place];
@@ -372,7 +372,7 @@ begin
         v_key := jsonb_populate_record(v_key, v_line.given);
         v_line.key := v_key;
         if v_key.expires_at <= v_now then
-          -- An expired key may be imported. Any other time is judged as for a new key.
+          -- An expired key may be imported, although check_key refuses a new key that is expired.
           v_key.expires_at := null;
         end if;
         v_line.problem := case
@@ -380,7 +380,7 @@ begin
             (v_line.given ->> 'last_used_at')::timestamptz) > v_now then array[
             'suspended_at, revoked_at, created_at and last_used_at must not be in the future.',
             'For a key that expires later, give expires_at.']
-          -- Values that equal those of the good line before are not checked again.
+          -- check_key skips the values that are equal to the values of the last good line.
           else keylatch_internal.check_key(case when v_good.kind = v_key.kind
             and v_good.environment = v_key.environment then v_good end, v_key)
         end;
@@ -400,13 +400,13 @@ begin
   end loop;
   return keylatch_internal.finish_reading(v_lines);
 end $$;
-comment on function keylatch_internal.read_import is 'Checks lines, without reading any key.';
+comment on function keylatch_internal.read_import is 'Checks import lines. Reads no existing key.';
 
 create function keylatch_internal.finish_reading(p_lines keylatch_internal.import_line[])
 returns keylatch_internal.import_line[] language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- As in legacy_hash, which is too slow to be called for each line.
+  -- The prefix is the same as in legacy_hash, which is too slow to call for each line.
   v_held constant bytea := decode('ff', 'hex') || 'held' || decode('ff', 'hex');
 begin
   return array(
@@ -414,7 +414,7 @@ begin
       l."position", l.given, l.key, l.scheme, l.verifier, l.clear_part, l.parts, l.rounds,
       (l.key).key_hash,
       l.other_hashes || array[(l.key).key_hash, sha256(v_held || (l.key).key_hash)],
-      -- Under a scheme or a salt the text is judged when it comes.
+      -- For other hashes, upgrade_key and other_hash refuse a placeholder that a client presents.
       case when l.scheme = 'sha256' and l.problem is null and (l.key).key_hash in (
         select sha256(convert_to(w.word, 'UTF8')) from unnest(
           '{"",undefined,"null","NULL","Null",none,NONE,None,nil,nan,NaN,true,TRUE,True,false,'
@@ -428,7 +428,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.finish_reading is
-  'Adds the other hashes of each line, and refuses the hash of nothing or of a placeholder.';
+  'Adds the other hashes of each line, and refuses the hash of an empty string or a placeholder.';
 
 -- The grants of this file.
 revoke all on table keylatch_internal.import_fields from public, anon, authenticated, service_role;

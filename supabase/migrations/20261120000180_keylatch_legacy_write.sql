@@ -1,4 +1,4 @@
--- Module legacy: writing a batch of an import.
+-- Module legacy: the functions that write a batch of import lines to the tables.
 
 create function keylatch_internal.share_import(p_lines keylatch_internal.import_line[])
 returns uuid[] language plpgsql volatile security invoker
@@ -18,7 +18,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.share_import is
-  'Prevents the deletion of the workspaces of an import, and names those that are already deleted.';
+  'Locks the workspaces of an import against deletion. Returns the workspaces already deleted.';
 
 create function keylatch_internal.insert_lines(
   p_lines keylatch_internal.import_line[], p_import jsonb
@@ -50,8 +50,8 @@ begin
   return v_ids;
 end $$;
 comment on function keylatch_internal.insert_lines is
-  'Inserts the keys that do not exist yet, and what the import knows of each key. Returns the ids of
-the new keys.';
+  'Inserts the keys that do not exist yet into the tables keys, legacy_keys and legacy_texts.
+Returns the ids of the new keys.';
 
 create function keylatch_internal.similar_rounds(p_part text, p_workspace_id uuid)
 returns bigint language plpgsql stable security invoker
@@ -64,13 +64,13 @@ begin
   ), 0) + coalesce((
     select sum(g.rounds) from keylatch_internal.legacy_keys as g
     where g.workspace_id = p_workspace_id
-      -- A known part is printable ASCII, and this character sorts after all of these.
+      -- clear_part is printable ASCII, and the character 7f sorts after all printable ASCII.
       and g.clear_part > p_part and g.clear_part < p_part || E'\x7f'
       and g.rounds > 0 and g.upgraded_at is null
   ), 0);
 end $$;
 comment on function keylatch_internal.similar_rounds is
-  'The cost of the waiting keys that may have the same text as a key with this clear part.';
+  'Returns the sum of rounds of the salted keys that may equal a key with this clear_part.';
 
 create function keylatch_internal.limit_rounds(p_lines keylatch_internal.import_line[])
 returns keylatch_internal.import_line[] language plpgsql volatile security invoker
@@ -81,7 +81,7 @@ declare
   v_part text collate "C";
   v_rounds bigint;
 begin
-  -- In this order, a part comes before all parts that begin with it, and they share one sum.
+  -- The order puts a clear_part before all longer ones that begin with it, so all share one sum.
   for v_line in
     select l."position", (l.key).workspace_id, l.clear_part collate "C" as part, l.rounds
     from unnest(p_lines) as l
@@ -97,9 +97,9 @@ begin
     end if;
     if v_rounds + v_line.rounds > keylatch_internal.round_budget() then
       p_lines[v_line."position"].problem := array[
-        format('The waiting keys that may be this one would need more than %s rounds together: '
-          'upgrade_key would not reach it.', keylatch_internal.round_budget()),
-        'Give starts_with or ends_with if it is known. Otherwise see sql/docs/first_use.md.'];
+        format('To compare all keys that may equal this key, upgrade_key would need more than '
+          '%s rounds.', keylatch_internal.round_budget()),
+        'Give starts_with or ends_with of the key. Without both, see sql/docs/first_use.md.'];
     else
       v_rounds := v_rounds + v_line.rounds;
     end if;
@@ -107,7 +107,7 @@ begin
   return p_lines;
 end $$;
 comment on function keylatch_internal.limit_rounds is
-  'Refuses the salted hashes that upgrade_key could not reach in the rounds of one call.';
+  'Refuses a salted hash if one call of upgrade_key could not compare all keys that may be equal.';
 
 create function keylatch_internal.hold_lines(p_lines keylatch_internal.import_line[])
 returns keylatch_internal.import_line[] language plpgsql volatile security invoker
@@ -121,14 +121,14 @@ begin
     select l."position", l.text_hash
     from unnest(p_lines) as l
     where l.problem is null and l.rounds is null and (
-      -- A look-up does not compute slow hashes.
+      -- resolve_key does not compute the slow hash of a PBKDF2 scheme.
       l.scheme in (select s.name from keylatch_internal.legacy_schemes as s where s.iter > 0)
       or exists (select from keylatch_internal.similar_keys(coalesce(l.parts, array(
         select left(l.clear_part, n) from generate_series(0, length(l.clear_part)) as n
       )), (l.key).workspace_id))
       or l.parts is null and (
         keylatch_internal.similar_rounds(l.clear_part, (l.key).workspace_id) > 0
-        -- A waiting row of another hash may have the same text, and may be revoked.
+        -- A key that waits under another scheme may be the same plaintext key, and may be revoked.
         or exists (
           select from unnest(v_schemes) as n (name)
           inner join keylatch_internal.legacy_keys as g on n.name = g.scheme
@@ -147,8 +147,8 @@ begin
   return p_lines;
 end $$;
 comment on function keylatch_internal.hold_lines is
-  'Lets the keys wait that may be the same key as a salted hash, and the keys of a slow scheme.
-Their first use decides.';
+  'Makes an unsalted key wait for upgrade_key if the scheme of the key is slow (PBKDF2), or if the
+key may be the same plaintext key as another waiting key.';
 
 create function keylatch_internal.add_hashes(p_lines keylatch_internal.import_line[])
 returns keylatch_internal.import_line[] language plpgsql volatile security invoker
@@ -175,9 +175,9 @@ begin
   return p_lines;
 end $$;
 comment on function keylatch_internal.add_hashes is
-  'Adds the hashes of the keys that a first use has shown to have the text of a line. Keeps a
-SHA-256 apart from the hash of the text: a look-up by the hash of the text would not see that the
-text has a revoked row under a scheme.';
+  'Adds to each line the key_hash of keys that upgrade_key has matched with the same plaintext key.
+If schemes exist, gives alg sha256 its own key_hash: a row under the plain SHA-256 would resolve
+even if the same plaintext key were revoked under a scheme.';
 
 create function keylatch_internal.write_import(
   inout p_lines keylatch_internal.import_line[], p_import jsonb, out p_new uuid[]
@@ -190,7 +190,7 @@ declare
   );
   v_is_salted constant boolean := exists (select from unnest(p_lines) as l where l.rounds > 0);
 begin
-  -- An import of salted hashes runs alone, so that no other import misses it. Only imports wait.
+  -- Salted hashes are imported alone: a concurrent import would miss them. Only imports wait.
   if v_is_salted then
     lock table keylatch_internal.legacy_settings in exclusive mode;
   else
@@ -206,7 +206,7 @@ begin
       select l from unnest(p_lines) as l where l.problem is null and l.rounds > 0
     ), p_import);
   end if;
-  -- Not "rounds >= 0", for which there is no index.
+  -- Two queries, because no index supports "rounds >= 0".
   if exists (select from keylatch_internal.legacy_schemes as s where s.iter > 0) or exists (
     select from keylatch_internal.legacy_keys as g
     where g.workspace_id = any (v_workspaces) and g.rounds > 0 and g.upgraded_at is null
@@ -225,8 +225,8 @@ begin
   ), p_import);
 end $$;
 comment on function keylatch_internal.write_import is
-  'Inserts the keys that do not exist yet: salted hashes that upgrade_key can find, and all others.
-Of the others, a key waits if it may be the same key as a salted hash.';
+  'Inserts the keys that do not exist yet. Refuses a salted hash that upgrade_key could not find.
+An unsalted key waits for upgrade_key if the key may be the same key as a salted hash.';
 
 create function keylatch_internal.move_key(p_id uuid, p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql volatile security invoker
@@ -278,14 +278,14 @@ begin
   return p_line;
 end $$;
 comment on function keylatch_internal.move_key is
-  'Revokes, suspends or shortens a key if the line says so, takes over label and scopes, and says
-what changed.';
+  'Applies an import line to an existing key: the revocation, the suspension, an earlier expiry, the
+label and the scopes. Returns the line with a note of what changed.';
 
 create function keylatch_internal.note_source(p_ids uuid[], p_import jsonb)
 returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- In one order, so that two imports of one source do not deadlock.
+  -- All imports lock rows in this order, so that two imports of one source do not deadlock.
   with locked as materialized (
     select g.key_id from keylatch_internal.legacy_keys as g
     where g.key_id = any (p_ids) and g.seen_by <> (p_import ->> 'id')::uuid
@@ -296,7 +296,7 @@ begin
   from locked as l where g.key_id = l.key_id;
 end $$;
 comment on function keylatch_internal.note_source is
-  'Notes which import of a source named these keys last.';
+  'Sets source and seen_by of existing keys to the source and id of the import with these keys.';
 
 create function keylatch_internal.settle_import(
   p_lines keylatch_internal.import_line[], p_import jsonb, p_new uuid[]
@@ -321,9 +321,9 @@ begin
     cross join lateral (select distinct u.hash from unnest(l.other_hashes) as u (hash)) as h
     inner join keylatch_internal.keys as k on h.hash = k.key_hash
     where l.problem is null
-      -- Not "not exists", which a plan for short lists would compare with each line.
+      -- With "not exists", a cached plan would compare each line with each element of p_new.
       and (l.key).id not in (select n.id from unnest(p_new) as n (id))
-    -- In one order, so that two imports of the same keys do not deadlock.
+    -- All imports lock keys in this order, so that two imports of the same keys do not deadlock.
     order by k.created_at, k.id, l."position"
   loop
     v_line := p_lines[v_row."position"];
@@ -331,12 +331,12 @@ begin
     if not v_row.is_ours then
       v_line.problem := array[
         'The key already exists in another workspace.',
-        'Find out which workspace is right: a key belongs to one workspace.'];
+        'Find out which workspace is right: a key belongs to exactly one workspace.'];
     elsif v_row.is_different then
       v_line := keylatch_internal.move_key(v_row.id, v_line);
     end if;
     if v_row.is_ours then
-      -- Not in an expression: that would copy the whole list each time.
+      -- array_append in a plain assignment extends the array in place, without a copy.
       v_known := array_append(v_known, v_row.id);
     end if;
     v_line.key.id := v_row.id;
@@ -348,7 +348,7 @@ begin
   return p_lines;
 end $$;
 comment on function keylatch_internal.settle_import is
-  'Updates the keys that existed already, and sets the outcome of each line.';
+  'Updates the keys that existed before the import, and sets the outcome of each line.';
 
 -- The grants of this file.
 revoke all on function

@@ -4,27 +4,27 @@ create type keylatch.import_outcome as (
   "position" integer, outcome text, key_id uuid, slug text, detail text, hint text
 );
 comment on type keylatch.import_outcome is
-  'The outcome of the line at this position of a batch, from 1: imported (resolves from now on),
-waiting (for its first use), exists (unchanged), changed (label or scopes), moved (revoked,
-suspended or expires earlier) or refused, with slug, reason and next step. detail: what changed.';
+  'The outcome of an import line. position: the number of the line in its batch, from 1. outcome:
+imported (resolves now), waiting (needs upgrade_key), exists (unchanged), changed (label or scopes),
+moved (revoked, suspended or earlier expiry) or refused. detail: the reason, or what changed.';
 
 create type keylatch.import_probe as ("position" integer, verdict text, key_id uuid);
 comment on type keylatch.import_probe is
-  'What explain_key would answer, after the import, for a key that was passed to try the import.';
+  'The verdict that explain_key would give, after the import, about a key in the argument probes.';
 
 create type keylatch.import_report as (
   imported integer, existing integer, moved integer, waiting integer, refused integer,
   lines keylatch.import_outcome[], changed integer, import_id uuid, probes keylatch.import_probe[]
 );
 comment on type keylatch.import_report is
-  'The result of a batch: how many lines had each outcome, the outcome of each line, the id of the
-import, and the verdict about each probe.';
+  'The result of import_keys: how many lines had each outcome, the outcome of each line, the id of
+the import, and the verdict about each key in the argument probes.';
 
 create function keylatch_internal.probe_import(p_probes jsonb)
 returns keylatch.import_probe[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- In a loop, not in one statement, so that the next probe sees what upgrade_key recorded.
+  -- upgrade_key runs for all probes first, so that the query below sees what it recorded.
   perform keylatch_internal.upgrade_legacy_key(
     p.probe ->> 'key', (p.probe ->> 'workspace_id')::uuid
   )
@@ -41,7 +41,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.probe_import is
-  'Tries some keys against what was just imported.';
+  'Calls upgrade_key and explain_key for each key in the argument probes of import_keys.';
 
 create function keylatch_internal.report_import(
   p_lines keylatch_internal.import_line[], p_dry_run boolean, p_import_id uuid,
@@ -77,16 +77,16 @@ begin
   ) as o;
   return v_report;
 end $$;
-comment on function keylatch_internal.report_import is 'Makes the report that import_keys returns.';
+comment on function keylatch_internal.report_import is 'Builds the result of import_keys.';
 
 create function keylatch_internal.take_import(
   p_lines jsonb, p_dry_run boolean, p_strict boolean, p_import jsonb, p_probes jsonb
 )
 returns keylatch.import_report language plpgsql volatile security definer
--- definer because: an import brings hashes, and only the owner may write that column.
--- enable_seqscan: a plan from the time when the tables were small would read whole tables later.
--- jit: without seqscan, a table that has no index looks so expensive that JIT would compile.
--- work_mem: the lines of a batch take up to 20 MB, and each statement would write them to a file.
+-- definer because: an import writes key_hash, and only the owner may write the column key_hash.
+-- enable_seqscan: a cached plan from small tables would still scan whole tables after they grew.
+-- jit: with enable_seqscan off, a table without an index looks so expensive that JIT would start.
+-- work_mem: a batch takes up to 20 MB. With less memory, each statement would write a file.
 set search_path = pg_catalog, pg_temp set timezone = 'UTC'
 set enable_seqscan = off set jit = off set work_mem = '32MB' as $$
 declare
@@ -106,7 +106,7 @@ begin
       select l."position" from unnest(v_lines) as l where (l.key).workspace_id = any (v_deleted)
     loop
       v_lines[v_place].problem := array[
-        'The workspace was deleted, so no key is imported there.',
+        'The workspace was deleted, so no key can be imported into the workspace.',
         'Import the key into a workspace with a new id.'];
     end loop;
     select w.p_lines, w.p_new into v_lines, v_new
@@ -117,7 +117,7 @@ begin
       raise sqlstate 'UNDO0';
     end if;
   exception
-    -- This undoes rows, but not variables, so a dry run reports the same as a real run.
+    -- The exception rolls back all rows, but v_lines and v_probes keep the results for the report.
     when sqlstate 'UNDO0' then null;
   end;
   select l.* into v_refused from unnest(v_lines) as l where l.problem is not null limit 1;
@@ -144,7 +144,7 @@ declare
     when coalesce(jsonb_typeof(import_keys.lines) <> 'array', true)
       or jsonb_array_length(import_keys.lines) > 10000 then array[
       'lines must be a list of up to 10000 objects.',
-      'Send several batches: keylatch import does so.']
+      'Send several batches, or use the command "keylatch import".']
     when length(import_keys.source) > 200 then array[
       'source must be a text of up to 200 characters.', 'Name the old system and its table.']
     when coalesce(jsonb_typeof(import_keys.probes) <> 'array', true)
@@ -152,7 +152,7 @@ declare
       or jsonb_path_exists(import_keys.probes, '$[*] ? (@.key.type() != "string"
         || !exists(@.key) || exists(@.workspace_id) && !(@.workspace_id like_regex
         "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"))') then array[
-      'probes must be a list of up to 20 objects with key, and perhaps workspace_id and origin.',
+      'probes must be a list of up to 20 objects with key, and optionally workspace_id and origin.',
       'For example [{"key": "…"}].']
   end;
 begin
@@ -169,8 +169,8 @@ begin
   );
 end $$;
 comment on function keylatch.import_keys is
-  'Imports the keys of another system, each line on its own: a bad line is refused, and the others
-are imported. With strict, nothing is imported if a line is refused. Repeating an import is safe.
+  'Imports the keys of another system. A bad line is refused, and the other lines are imported.
+With strict, nothing is imported if any line is refused. Repeating an import is safe.
 
 lines: up to 10000 objects. A line has workspace_id (or workspace, an external_id of
 keylatch.workspaces), and key in plaintext, or hash with hash_encoding (hex or base64) and one of
@@ -179,24 +179,24 @@ keylatch.workspaces), and key in plaintext, or hash with hash_encoding (hex or b
     salt_place (before or after the key); pbkdf2_sha1, pbkdf2_sha256 or pbkdf2_sha512 with salt,
     salt_encoding and iter; django (the whole pbkdf2_sha256$iterations$salt$hash); bcrypt ($2a$,
     $2b$ or $2y$, cost to 15; keys over 72 bytes never match)
-A salted hash waits until upgrade_key sees its text. So does a key that may be the same key as a
-waiting hash. All other keys resolve at once. A salted hash that is imported later, or a hash of the
-same text under another scheme, becomes a second key of the text. If one of these is inactive, the
-text does not resolve. A key in plaintext, or a SHA-256 that was imported before the first scheme, is
-an exception: only its own row counts.
+A key with a salted hash does not resolve until upgrade_key sees its plaintext. The same is true for
+a key that may be the same key as a waiting salted hash. All other keys resolve at once. If the same
+plaintext key is imported under several salts or schemes, the key gets several rows, and does not
+resolve if one row is inactive. A row imported with key in plaintext, or as SHA-256 before the first
+scheme was declared, is an exception: only this row counts.
 starts_with, ends_with (up to 32 characters; the longer is used) help upgrade_key to find a waiting
-key. The keys of a workspace that may have the same text need at most 1200000 rounds together, or
-lines are refused.
-Further: kind (secret unless the key says otherwise), environment, label, metadata, scopes,
+key. A line is refused if the keys of a workspace that may be the same key would need more than
+1200000 rounds of PBKDF2 together.
+Other fields: kind (secret unless the key says otherwise), environment, label, metadata, scopes,
 allowed_origins, masked_key, expires_at, suspended_at, revoked_at with revoke_reason, created_at,
-created_by, last_used_at. Times are ISO 8601 with a zone. If the key exists already, it gets the
-label and the scopes, an earlier expiry, a suspension and a revocation from the line; everything
-else stays.
+created_by, last_used_at. Times are ISO 8601 with a zone. A line for an existing key can only change
+its label and scopes, set an earlier expiry, suspend the key or revoke the key. All other fields
+of the existing key stay.
 A key in plaintext needs 16 characters, 6 of them different, and must not look like a placeholder,
-a hash or a number; force, with a reason, imports it anyway.
-dry_run: nothing is written. probes: keys that are tried against the import, also in a dry run.
-source and import_id: for finish_import; batches of one file share them.
-Errors: invalid_argument (400), for the batch as a whole.';
+a hash or a number. The field force, with a reason as its value, imports a weak key anyway.
+dry_run: nothing is written. probes: keys for which the report gets the verdict of explain_key.
+source, import_id: pass the same values with all batches of a file; finish_import needs both.
+Errors: invalid_argument (400) for an invalid argument, or with strict for a refused line.';
 
 create function keylatch.finish_import(source text, import_id uuid, "limit" integer default 10000)
 returns keylatch.retirement language plpgsql volatile security invoker
@@ -210,7 +210,7 @@ begin
   ) then
     perform keylatch_internal.refuse(
       'invalid_argument', 'No key of this source was imported with this import_id.',
-      'Pass the source and the import_id of the batches of the whole file.'
+      'Pass the source and the import_id that you passed to import_keys.'
     );
   end if;
   with locked as materialized (
@@ -237,7 +237,7 @@ comment on function keylatch.finish_import is
   'Revokes up to "limit" keys of a source that the import import_id did not contain. Call
 finish_import only after an import of all keys of the source. Repeat it until is_done is true.
 
-Errors: invalid_argument (400), also if the import named no key at all.';
+Errors: invalid_argument (400), also if no key was imported with this source and import_id.';
 
 update keylatch_internal.installation set modules = array_append(modules, 'legacy');
 

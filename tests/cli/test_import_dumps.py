@@ -426,11 +426,11 @@ def test_each_bad_line_is_named_with_its_slug_before_anything_is_written(
         ({"scheme": mixed, "hash": digest(prefix).hex()}, "hash must be 64 bytes"),
         ({"scheme": mixed, "alg": "sha256", "hash": "ab" * 32}, "A line cannot have both"),
         # No call could finish.
-        (salted(1_200_001, "a"), "The waiting keys that may be this one would need more than"),
-        (salted(9_999_999, "b"), "The waiting keys that may be this one would need more than"),
+        (salted(1_200_001, "a"), "To compare all keys that may equal this key, upgrade_key would"),
+        (salted(9_999_999, "b"), "To compare all keys that may equal this key, upgrade_key would"),
         # A part that is not unique: together they are too slow.
         (salted(700_000, "c", starts_with=prefix), ""),
-        (salted(700_000, "d", starts_with=prefix), "The waiting keys that may be this one would"),
+        (salted(700_000, "d", starts_with=prefix), "To compare all keys that may equal this key"),
         ({"alg": "argon2", "hash": "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA"}, "alg must be"),
         ({"alg": "bcrypt", "hash": "$2b$16$" + "a" * 53}, "hash must be a bcrypt hash"),
     ]

@@ -258,7 +258,7 @@ def test_every_guarding_trigger_that_does_not_fire_shows(
         (
             "alter table keylatch_internal.keys drop constraint keys_public_key_check;"
             "update keylatch_internal.keys set key_hash = sha256('x') where kind = 'publishable'",
-            "the hash is not that of the publishable key",
+            "the hash is not the hash of the publishable key",
         ),
         (
             "alter table keylatch_internal.keys drop constraint keys_public_key_check;"
@@ -275,7 +275,7 @@ def test_every_guarding_trigger_that_does_not_fire_shows(
             "update keylatch_internal.keys set rotated_from ="
             " (select id from keylatch_internal.keys where label = 'first')"
             " where kind = 'publishable'",
-            "its predecessor has another workspace, kind or environment",
+            "the key was rotated from a key of another workspace, kind or environment",
         ),
         (
             "insert into keylatch_internal.workspace_latches (workspace_id, deleted_at)"

@@ -296,7 +296,8 @@ class Adoption:
                 "create schema keylatch_adoption authorization …;",
             ) from None
         comment = (
-            "Moves plaintext columns to hashes. Removed when no adoption is running. "
+            "Moves plaintext columns to hashes. "
+            "keylatch adopt drops the schema when no adoption is running. "
             f"Made by keylatch {__version__} ({_digest()})."
         )
         self._run(sql.SQL("comment on schema keylatch_adoption is {}").format(comment))

@@ -109,7 +109,7 @@ select is(
 );
 select is(
   pg_temp.refusal(pg_temp.line(jsonb_build_object('key', repeat('0123456789abcdef', 4)))),
-  'imported: The key looks like a SHA-256. If it is the hash of the key, import it as such.',
+  'imported: The key looks like a SHA-256. If key is a hash, import it as hash with alg sha256.',
   '64 hex digits are imported, and the outcome warns that they may be a hash'
 );
 
