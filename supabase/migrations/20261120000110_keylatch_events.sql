@@ -56,7 +56,7 @@ comment on column keylatch_internal.key_events.event is
 superseded (an old key that was replaced and still works for a grace period) or revoked.';
 comment on column keylatch_internal.key_events.occurred_at is 'The time of the change.';
 comment on column keylatch_internal.key_events.user_id is 'The signed-in user, or null.';
-comment on column keylatch_internal.key_events.role is 'The role of "set role", or else login.';
+comment on column keylatch_internal.key_events.role is 'The role that acted: the role of "set role", else the login role.';
 comment on column keylatch_internal.key_events.login is 'The role that logged in (session_user).';
 comment on column keylatch_internal.key_events.address is
   'The client address in the HTTP headers of the request. A client can forge these headers.';
@@ -141,7 +141,7 @@ comment on view keylatch.key_events is
   'The audit log of the keys in the workspaces that you administer.
 
 Filter by workspace_id, and order by occurred_at and id. verify_events shows whether somebody
-changed sealed events. If "erased" is set, the owner erased the personal data of the event.';
+changed sealed events. If "erased" is set, the database owner erased its personal data.';
 -- PostgREST shows comments on columns, so the view copies the comments of the table.
 do $$
 begin

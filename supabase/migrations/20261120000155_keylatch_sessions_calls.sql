@@ -322,7 +322,7 @@ begin
   if prune_sessions.batch is null or prune_sessions.batch not between 1 and 100000 then
     perform keylatch_internal.refuse(
       'invalid_argument', 'batch must be from 1 to 100000.',
-      'Leave batch out to use 10000. Call again while pruned equals batch.'
+      'Leave batch out to use 10000. Repeat the call until it prunes fewer sessions.'
     );
   end if;
   return row(keylatch_internal.delete_old_sessions(prune_sessions.batch))::keylatch.session_pruning;

@@ -286,7 +286,7 @@ begin
     v_scheme.ends_at := v_kept.ends_at;
     v_problem := case when v_kept.name is not null and v_kept is distinct from v_scheme then array[
       'There is a scheme of this name with another recipe.',
-      'Pass another name for the new recipe.'] end;
+      'Declare the new recipe under another name.'] end;
   end if;
   if v_problem is not null then
     perform keylatch_internal.refuse('invalid_argument', v_problem[1], v_problem[2]);

@@ -109,7 +109,7 @@ before delete or truncate on keylatch_internal.legacy_keys
 for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_delete_keep;
 comment on trigger legacy_keys_delete_keep on keylatch_internal.legacy_keys is
-  'Refuses DELETE and TRUNCATE: a revoked key must stay recognisable under every salt.';
+  'Refuses DELETE and TRUNCATE: a revoked key must be recognised in each later import.';
 
 create trigger legacy_texts_change_keep
 before update or delete or truncate on keylatch_internal.legacy_texts

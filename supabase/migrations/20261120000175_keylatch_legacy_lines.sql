@@ -379,7 +379,7 @@ begin
           when greatest(v_key.suspended_at, v_key.revoked_at, v_key.created_at,
             (v_line.given ->> 'last_used_at')::timestamptz) > v_now then array[
             'suspended_at, revoked_at, created_at and last_used_at must not be in the future.',
-            'For a key that expires later, give expires_at.']
+            'For a time in the future, set expires_at.']
           -- check_key skips the values that are equal to the values of the last good line.
           else keylatch_internal.check_key(case when v_good.kind = v_key.kind
             and v_good.environment = v_key.environment then v_good end, v_key)

@@ -208,7 +208,7 @@ class Cache:
                 self._drop(next(iter(self._entries)))
 
     def abandon(self, flight: Flight) -> None:
-        """Note that a question got no answer."""
+        """Record that the database did not answer a question."""
         with self._lock:
             self._flights.discard(flight)
 

@@ -90,7 +90,7 @@ class Manifest:
     """What a version of keylatch installs.
 
     Attributes:
-        schema_version: The version.
+        schema_version: The version of the schema.
         parts: The objects that each part creates or changes, in the order of installation: core,
             tenancy, modules.
         rows: How many rows each part writes into each table.

@@ -204,7 +204,7 @@ def check_exposure(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
 
 
 def check_early_exposure(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-    """Check whether PostgREST is set to expose keylatch before it is installed.
+    """Check whether PostgREST exposes the schema keylatch although keylatch is not installed.
 
     Args:
         connection: Inside a transaction.

@@ -39,7 +39,7 @@ class Tree:
     """The declarative schemas of a project.
 
     Attributes:
-        file: The file that describes keylatch.
+        file: The file with the declarative schema of keylatch.
         exported: Another file that already describes keylatch, such as an export of the database;
             else `None`.
         entry: The entry to add to `schema_paths` of config.toml; `None` if no entry is missing.
