@@ -56,7 +56,8 @@ comment on column keylatch_internal.key_events.event is
 superseded (an old key that was replaced and still works for a grace period) or revoked.';
 comment on column keylatch_internal.key_events.occurred_at is 'The time of the change.';
 comment on column keylatch_internal.key_events.user_id is 'The signed-in user, or null.';
-comment on column keylatch_internal.key_events.role is 'The role that acted: the role of "set role", else the login role.';
+comment on column keylatch_internal.key_events.role is
+  'The role that acted: the role of "set role", else the login role.';
 comment on column keylatch_internal.key_events.login is 'The role that logged in (session_user).';
 comment on column keylatch_internal.key_events.address is
   'The client address in the HTTP headers of the request. A client can forge these headers.';

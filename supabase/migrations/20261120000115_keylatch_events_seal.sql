@@ -219,7 +219,7 @@ begin
   );
 end $$;
 comment on function keylatch.verify_events is
-  'Detects events that somebody changed, removed, duplicated or added after a seal. Pass from_checkpoint 1
+  'Detects sealed events that were changed, removed, duplicated or added since. Pass from_checkpoint 1
 first, and then next_checkpoint of the last result, until next_checkpoint is null.
 
 limit: how many checkpoints to verify, 1 to 1000. The owner of the tables could rebuild the whole
