@@ -219,8 +219,8 @@ begin
   );
 end $$;
 comment on function keylatch.verify_events is
-  'Detects sealed events that were changed, removed, duplicated or added since. Pass from_checkpoint 1
-first, and then next_checkpoint of the last result, until next_checkpoint is null.
+  'Detects sealed events that were changed, removed, duplicated or added since. First pass
+from_checkpoint 1, then next_checkpoint of the last result, until next_checkpoint is null.
 
 limit: how many checkpoints to verify, 1 to 1000. The owner of the tables could rebuild the whole
 chain. To detect that, store digests in another system (sql/ops/anchor_events.sql).
