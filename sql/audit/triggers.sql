@@ -42,8 +42,10 @@ with expected (module_name, table_name, trigger_name, fires) as (
   ('sessions', 'keylatch_internal.sessions', 'sessions_insert_check_key', 'O'),
   ('sessions', 'keylatch_internal.workspace_latches', 'workspace_latches_write_end_sessions', 'O'),
   ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_delete_keep', 'A'),
+  ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_update_a_merge_first_use', 'R'),
   ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_update_immutable', 'A'),
-  ('legacy', 'keylatch_internal.legacy_texts', 'legacy_texts_change_keep', 'A')
+  ('legacy', 'keylatch_internal.legacy_texts', 'legacy_texts_change_keep', 'A'),
+  ('legacy', 'keylatch_internal.legacy_texts', 'legacy_texts_insert_merge_first_use', 'R')
 ),
 
 found as (

@@ -13,9 +13,9 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_hash is
-  'Returns the key_hash of a legacy key whose stored hash is not its SHA-256, or null. resolve_key
-calls this function if it finds no key by SHA-256. For the empty string, null means that no legacy
-key exists. The module legacy replaces this function.';
+  'Returns the key_hash of an imported key that is not stored under its SHA-256, or null. resolve_key
+calls this function if it finds no key by SHA-256. For the empty string, null means that there is no
+such key. A module for imported keys replaces this function.';
 
 create function keylatch.resolve_key(key text, origin text default null)
 returns setof keylatch.resolved_key language plpgsql stable security definer rows 2
@@ -101,7 +101,7 @@ end $$;
 comment on function keylatch.resolve_keys is
   'Resolves up to 1000 keys. Returns a row for each key. The row of a refused key has nulls.
 
-origins: the Origin header of each request, or null for a request without one. Rows have no order:
+origins: the Origin header of each request, null where a request has none. Rows have no order:
 use the column position. If a result has fewer rows than keys, the PostgREST setting max-rows has
 truncated the result. The function writes nothing. Errors: invalid_argument (400).';
 

@@ -38,7 +38,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_identity is
-  'Returns null. The module sessions replaces this function to read the header x-session-token.';
+  'Returns null. A module that reads an identity from another header replaces this function.';
 
 create function keylatch_internal.request_identity()
 returns keylatch_internal.identity language plpgsql stable parallel safe security definer
@@ -66,7 +66,7 @@ begin
   return v_identity;
 end $$;
 comment on function keylatch_internal.request_identity is
-  'Returns the workspace and key of the request, or null if no header has a key or session token.';
+  'Returns the workspace and key of the request, or null if no header contains an identity.';
 
 create function keylatch.current_workspace_id()
 returns uuid language plpgsql stable parallel safe security invoker

@@ -662,7 +662,7 @@ export type Database = {
       "resolve_keys": {
         Args: {
           "keys": string[]
-          "origins"?: string[] | null
+          "origins"?: (string | null)[] | null
         }
         Returns: Database["keylatch"]["CompositeTypes"]["resolved_key_at"][]
         SetofOptions: {

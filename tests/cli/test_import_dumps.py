@@ -472,5 +472,5 @@ def test_a_probe_says_that_the_secret_may_be_wrong_where_no_part_of_the_key_is_k
     (service.directory / "keys.txt").write_text(key)
     options = ("--from", "rails-hmac", "--workspace-map", "map.csv", "--secret", name)
     said = service("import", "dump.csv", *options, "--probe", "keys.txt", code=1).err
-    assert f"No line is key 1: the secret {name} is wrong, or the file is." in said
+    assert f"No line matches key 1: the secret {name} or the file is wrong." in said
     assert "Nothing was imported." in said

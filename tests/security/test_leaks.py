@@ -118,4 +118,4 @@ def test_a_key_in_a_url_is_in_the_access_log_so_the_comment_says_post(
             f"{rest.rest_url}/",
             headers={"Accept-Profile": "keylatch", "Authorization": f"Bearer {rest.service_key}"},
         ).json()
-    assert "Call it with POST" in page["paths"]["/rpc/resolve_key"]["post"]["description"]
+    assert "Over REST, use POST" in page["paths"]["/rpc/resolve_key"]["post"]["description"]

@@ -248,7 +248,7 @@ def test_the_generated_words_are_those_that_the_comments_name(home: Database) ->
         (
             "Verdict",
             "obj_description('keylatch.explain_key'::regproc)",
-            r"first that applies of ([^.]*)\.",
+            r"first of these that applies: ([^.]*)\.",
         ),
         ("EventName", "col_description('keylatch.key_events'::regclass, 4)", r"([^.]*)\."),
         ("Status", "col_description('keylatch.keys'::regclass, 23)", r"([^.]*)\."),
