@@ -204,7 +204,8 @@ def test_a_failed_migration_is_named_with_its_line_and_leaves_nothing(empty: Dat
     (made,) = release.plan(None, Choice(only=("usage",)), "own")
     assert (error.slug, error.sqlstate) == ("migration_failed", "42703")
     assert error.detail == (
-        f'{NAME}, line {made.text.count(chr(10))}: column "no_such_column" does not exist'
+        f"{NAME}, line {made.text[: made.text.index('no_such_column')].count(chr(10)) + 1}: "
+        'column "no_such_column" does not exist'
     )
     assert empty.connect().execute("select to_regnamespace('keylatch')").fetchone() == (None,)
     names(empty, CORE)

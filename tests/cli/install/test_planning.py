@@ -33,6 +33,7 @@ NOW = datetime(2026, 12, 31, 23, 59, 58, tzinfo=UTC)
 RELEASE = shipped()
 MODULES = RELEASE.modules
 NO_CHOICE = Choice()
+RELOAD = "\n-- PostgREST caches the schema.\nnotify pgrst, 'reload schema';\n"
 
 
 def has(*modules: str, version: str = RELEASE.version, tenancy: str = "keylatch") -> Installed:
@@ -73,7 +74,8 @@ def test_the_default_is_the_core_the_tenancy_and_the_events() -> None:
         f"keylatch_{RELEASE.version}",
         ("core", "tenancy", "events"),
     )
-    assert one.body == "\n".join(RELEASE.parts[name].text for name in one.parts)
+    sql = "\n".join(RELEASE.parts[name].text for name in one.parts)
+    assert one.body == sql + RELOAD
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_a_module_that_was_added_comes_with_what_it_needs_and_lacks() -> None:
     assert one.parts == ("sessions",)
     assert "array['request']::text[]" in one.body
     assert RELEASE.parts["sessions"].text in one.body
-    assert one.body.endswith("notify pgrst, 'reload schema';\n")
+    assert one.body.endswith(RELOAD)
 
 
 def test_an_upgrade_has_the_sections_of_what_is_installed() -> None:
@@ -127,7 +129,7 @@ def test_an_upgrade_has_the_sections_of_what_is_installed() -> None:
     assert MORE["tenancy"] not in one.body
     assert MORE["events"] not in one.body
     assert one.body.endswith(
-        f"update keylatch_internal.installation set schema_version = '{NEXT}';\n"
+        f"update keylatch_internal.installation set schema_version = '{NEXT}';\n{RELOAD}"
     )
     (one,) = later.plan(has("events"), NO_CHOICE, None)
     assert all(MORE[name] in one.body for name in ("core", "tenancy", "events"))

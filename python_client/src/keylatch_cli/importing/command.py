@@ -274,7 +274,7 @@ def _declare(client: Keylatch, preset: Preset, recipe: dict[str, object]) -> Non
     try:
         client.declare_scheme(preset.scheme, recipe=recipe)
     except InvalidArgument as problem:
-        if "secret" not in recipe or "no secret" not in (problem.detail or ""):
+        if "secret" not in recipe or "no secret" not in (problem.detail or "").lower():
             raise
         raise InvalidArgument(
             problem.slug,
