@@ -13,7 +13,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_hash is
-  'Returns the key_hash of an imported key that has another hash than its SHA-256, or null. A look-up
+  'Returns the key_hash of an imported key that has another hash than its SHA-256, or null. A lookup
 calls this function if it finds no key by SHA-256. For the empty string, null means that there is no
 such key. A module for imported keys replaces this function.';
 
