@@ -12,8 +12,10 @@ import hashlib
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -64,19 +66,15 @@ def lookups(server: Server, opened: ExitStack) -> dict[str, tuple[str, Callable[
         def ask(text: str, connection: Any = owner) -> Any:
             return connection.execute(RESOLVE, [text], prepare=True).fetchone()
 
-        misses = iter(range(10**9))
+        def miss(misses: Iterator[int] = count(), asked: Callable[[str], Any] = ask) -> Any:  # noqa: B008
+            return asked(MISS.format(next(misses)))
+
         name = "1 scheme" if schemes == 1 else f"{schemes} schemes"
-        ways[f"{name}: own key"] = (f"{name}: own key", lambda ask=ask, own=own: ask(own))
-        ways[f"{name}: not found"] = (
-            "0 schemes: not found",
-            lambda ask=ask, misses=misses: ask(MISS.format(next(misses))),
-        )
+        ways[f"{name}: own key"] = (f"{name}: own key", partial(ask, own))
+        ways[f"{name}: not found"] = ("0 schemes: not found", miss)
         if schemes:
-            last = OLD.format(schemes - 1)
-            ways[f"{name}: key of the last"] = (
-                f"{name}: own key",
-                lambda ask=ask, last=last: ask(last),
-            )
+            last = partial(ask, OLD.format(schemes - 1))
+            ways[f"{name}: key of the last"] = (f"{name}: own key", last)
     return ways
 
 
