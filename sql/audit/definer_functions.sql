@@ -44,7 +44,7 @@ with reasons (function_name, because) as (
   (
     'keylatch_internal.find_key',
     'Only the owner may read key_hash. The argument is the plaintext key, so that a thief of a '
-    'hash cannot find a key. Whoever has the key may learn the id of the key.'
+    'hash cannot find a key. The holder of a key may learn its id.'
   ),
   (
     'keylatch_internal.find_session',

@@ -553,8 +553,8 @@ from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.note_source, keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
-keylatch_internal.add_hashes, keylatch_internal.write_import, keylatch_internal.move_key,
-keylatch_internal.settle_import
+keylatch_internal.must_hold, keylatch_internal.add_hashes, keylatch_internal.write_import,
+keylatch_internal.move_key, keylatch_internal.settle_import
 from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,

@@ -183,7 +183,7 @@ comment on function keylatch_internal.explain is 'Adds a detail and a hint to a 
 create function keylatch_internal.find_key(p_text text)
 returns uuid language plpgsql stable security definer
 -- definer because: only the owner may read key_hash. The argument is the plaintext key, so that a
--- thief of a hash cannot find a key. Whoever has the key may learn the id of the key.
+-- thief of a hash cannot find a key. The holder of a key may learn its id.
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_hashes bytea[] := array[keylatch.hash_key(p_text), keylatch_internal.other_hash(p_text)];

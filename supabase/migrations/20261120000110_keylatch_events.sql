@@ -101,11 +101,10 @@ comment on column keylatch_internal.key_event_checkpoints.sealed_at is
 comment on column keylatch_internal.key_event_checkpoints.archived_at is
   'When the owner allowed deleting the events of the checkpoint. Null if that is not allowed.';
 
+-- squawk-ignore-file prefer-bigint-over-int
 create table keylatch_internal.event_settings (
   only_row boolean not null default true,
-  -- squawk-ignore prefer-bigint-over-int
   keys_per_workspace integer not null default 200000,
-  -- squawk-ignore prefer-bigint-over-int
   changes_per_minute integer not null default 20000,
 
   constraint event_settings_pkey primary key (only_row),

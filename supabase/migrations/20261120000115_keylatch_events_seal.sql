@@ -36,9 +36,7 @@ end $$;
 comment on function keylatch_internal.digest_events is
   'Counts the events of a checkpoint, and computes the digest of the checkpoint from these events.';
 
-create type keylatch.event_sealing as (
-  checkpoint bigint, events integer, is_done boolean
-);
+create type keylatch.event_sealing as (checkpoint bigint, events integer, is_done boolean);
 comment on type keylatch.event_sealing is
   'The result of seal_events: the last checkpoint that the call made (or null), how many events the
 call sealed, and is_done: whether the call sealed all visible events.';

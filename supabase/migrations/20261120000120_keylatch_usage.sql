@@ -200,9 +200,7 @@ end $$;
 comment on function keylatch_internal.add_usage is
   'Adds a usage report to the totals. Returns the keys that another report has locked.';
 
-create type keylatch.usage_report as (
-  again uuid[]
-);
+create type keylatch.usage_report as (again uuid[]);
 comment on type keylatch.usage_report is
   'The result of record_usage: the keys whose numbers the caller must report again.';
 

@@ -195,9 +195,7 @@ entries, and must store no entry until all transactions in "writers" have ended.
 writers: the transactions that change keys now, if the caller asks for them.
 place: the identity of the database: system identifier, timeline and database oid.';
 
-create type keylatch.replica_wait as (
-  is_synchronous boolean, waited_for integer
-);
+create type keylatch.replica_wait as (is_synchronous boolean, waited_for integer);
 comment on type keylatch.replica_wait is
   'The result of wait_for_replicas: how many synchronous standbys have replayed earlier commits.';
 

@@ -1,8 +1,6 @@
 -- Module sessions: the calls that open, resolve, change, end and prune sessions.
 
-create type keylatch.opened_session as (
-  token text, expires_at timestamptz
-);
+create type keylatch.opened_session as (token text, expires_at timestamptz);
 comment on type keylatch.opened_session is
   'A new session: the token, which no other call returns, and when the session expires.';
 
@@ -310,9 +308,7 @@ begin
 end $$;
 comment on function keylatch_internal.delete_old_sessions is 'Implements keylatch.prune_sessions.';
 
-create type keylatch.session_pruning as (
-  pruned integer
-);
+create type keylatch.session_pruning as (pruned integer);
 comment on type keylatch.session_pruning is 'The number of sessions that prune_sessions deleted.';
 
 create function keylatch.prune_sessions(batch integer default 10000)

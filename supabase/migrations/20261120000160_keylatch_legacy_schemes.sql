@@ -18,11 +18,11 @@ comment on column keylatch_internal.legacy_secrets.name is 'The name of the secr
 comment on column keylatch_internal.legacy_secrets.secret is 'The secret of the old system.';
 alter table keylatch_internal.legacy_secrets enable row level security;
 
+-- squawk-ignore-file prefer-bigint-over-int
 create table keylatch_internal.legacy_schemes (
   name text not null,
   after text,
   strip text,
-  -- squawk-ignore prefer-bigint-over-int
   take integer,
   decode text,
   prepend text,
@@ -30,11 +30,8 @@ create table keylatch_internal.legacy_schemes (
   digest text not null,
   secret text,
   secret_encoding text not null default 'text',
-  -- squawk-ignore prefer-bigint-over-int
   salt_take integer,
-  -- squawk-ignore prefer-bigint-over-int
   iter integer,
-  -- squawk-ignore prefer-bigint-over-int
   length integer,
   ends_at timestamptz,
   constraint legacy_schemes_pkey primary key (name)
@@ -336,9 +333,7 @@ begin
 end $$;
 comment on function keylatch_internal.move_scheme_end is 'Sets ends_at or moves ends_at earlier.';
 
-create function keylatch.end_scheme(
-  name text, ends_at timestamptz, "limit" integer default 10000
-)
+create function keylatch.end_scheme(name text, ends_at timestamptz, "limit" integer default 10000)
 returns keylatch.retirement language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare

@@ -251,17 +251,21 @@ begin
     select keylatch_internal.legacy_hash(s.name, keylatch_internal.scheme_digest(p_text, s))
     from keylatch_internal.legacy_schemes as s where s.iter is null
   );
-  if v_hashes = '{}' then
+  if not exists (select from keylatch_internal.keys as k where k.key_hash = any (v_hashes)) then
     return null;
   end if;
+  -- A row that waits for upgrade_key counts, too, because the row may be newer than the first use.
+  v_hashes := v_hashes || v_hash;
+  v_hashes := v_hashes
+    || array(select keylatch_internal.legacy_hash('held', h) from unnest(v_hashes) as h);
   return (
     select k.key_hash from keylatch_internal.keys as k
-    where k.key_hash = any (v_hashes || v_hash)
+    where k.key_hash = any (v_hashes)
     -- The row of the plain SHA-256 comes first, then inactive rows: a key that is inactive under a
     -- scheme or salt must not resolve under another scheme or salt.
     order by
       k.key_hash <> v_hash, k.revoked_at is null, coalesce(k.expires_at > clock_timestamp(), true),
-      k.suspended_at is null, k.expires_at nulls last, k.id
+      k.suspended_at is null, k.expires_at nulls last, k.imported_at, k.id
     limit 1
   );
 end $$;

@@ -150,6 +150,21 @@ comment on function keylatch_internal.hold_lines is
   'Makes an unsalted key wait for upgrade_key if the scheme of the key is slow (PBKDF2), or if the
 key may be the same plaintext key as another waiting key.';
 
+create function keylatch_internal.must_hold(p_workspaces uuid[])
+returns boolean language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return exists (select from keylatch_internal.legacy_schemes as s where s.iter > 0)
+    or exists (
+      select from keylatch_internal.legacy_keys as g
+      where g.workspace_id = any (p_workspaces) and g.upgraded_at is null
+        -- Two conditions for two indexes: no index supports "rounds >= 0".
+        and (g.rounds > 0 or g.rounds = 0)
+    );
+end $$;
+comment on function keylatch_internal.must_hold is
+  'Returns true if hold_lines may find a key to hold in an import into these workspaces.';
+
 create function keylatch_internal.add_hashes(p_lines keylatch_internal.import_line[])
 returns keylatch_internal.import_line[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
@@ -167,8 +182,9 @@ begin
       ) as known
     from unnest(p_lines) as l where l.problem is null
   loop
-    p_lines[v_line."position"].key.key_hash :=
-      coalesce(v_line.own, p_lines[v_line."position"].key.key_hash);
+    if v_line.own is not null and p_lines[v_line."position"].rounds is null then
+      p_lines[v_line."position"].key.key_hash := v_line.own;
+    end if;
     p_lines[v_line."position"].other_hashes :=
       p_lines[v_line."position"].other_hashes || array_remove(v_line.own || v_line.known, null);
   end loop;
@@ -190,15 +206,13 @@ declare
   );
   v_is_salted constant boolean := exists (select from unnest(p_lines) as l where l.rounds > 0);
 begin
-  -- Salted hashes are imported alone: a concurrent import would miss them. Only imports wait.
-  if v_is_salted then
+  -- An import that must see the rows of all other imports runs alone. Only imports wait.
+  if v_is_salted or keylatch_internal.must_hold(v_workspaces) or exists (
+    select from unnest(p_lines) as l, keylatch_internal.legacy_schemes where l.scheme = 'plaintext'
+  ) then
     lock table keylatch_internal.legacy_settings in exclusive mode;
   else
     lock table keylatch_internal.legacy_settings in share mode;
-  end if;
-  if exists (select from keylatch_internal.legacy_schemes)
-    or exists (select from keylatch_internal.legacy_texts) then
-    p_lines := keylatch_internal.add_hashes(p_lines);
   end if;
   if v_is_salted then
     p_lines := keylatch_internal.limit_rounds(p_lines);
@@ -206,15 +220,14 @@ begin
       select l from unnest(p_lines) as l where l.problem is null and l.rounds > 0
     ), p_import);
   end if;
-  -- Two queries, because no index supports "rounds >= 0".
-  if exists (select from keylatch_internal.legacy_schemes as s where s.iter > 0) or exists (
-    select from keylatch_internal.legacy_keys as g
-    where g.workspace_id = any (v_workspaces) and g.rounds > 0 and g.upgraded_at is null
-  ) or exists (
-    select from keylatch_internal.legacy_keys as g
-    where g.workspace_id = any (v_workspaces) and g.rounds = 0 and g.upgraded_at is null
-  ) then
+  -- Again, because another import may have ended while this import waited for the lock.
+  if keylatch_internal.must_hold(v_workspaces) then
     p_lines := keylatch_internal.hold_lines(p_lines);
+  end if;
+  -- After hold_lines: if a first use ends meanwhile, its key no longer waits, but has a text.
+  if exists (select from keylatch_internal.legacy_schemes)
+    or exists (select from keylatch_internal.legacy_texts) then
+    p_lines := keylatch_internal.add_hashes(p_lines);
   end if;
   p_new := p_new || keylatch_internal.insert_lines(array(
     select l from unnest(p_lines) as l
@@ -354,6 +367,6 @@ comment on function keylatch_internal.settle_import is
 revoke all on function
 keylatch_internal.note_source, keylatch_internal.share_import, keylatch_internal.insert_lines,
 keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
-keylatch_internal.add_hashes, keylatch_internal.write_import, keylatch_internal.move_key,
-keylatch_internal.settle_import
+keylatch_internal.must_hold, keylatch_internal.add_hashes, keylatch_internal.write_import,
+keylatch_internal.move_key, keylatch_internal.settle_import
 from public, anon, authenticated, service_role;

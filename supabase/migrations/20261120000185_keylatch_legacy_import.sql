@@ -127,9 +127,7 @@ begin
       v_refused.problem[2]
     );
   end if;
-  return keylatch_internal.report_import(
-    v_lines, p_dry_run, (p_import ->> 'id')::uuid, v_probes
-  );
+  return keylatch_internal.report_import(v_lines, p_dry_run, (p_import ->> 'id')::uuid, v_probes);
 end $$;
 comment on function keylatch_internal.take_import is 'Implements keylatch.import_keys.';
 
@@ -182,8 +180,9 @@ keylatch.workspaces), and key in plaintext, or hash with hash_encoding (hex or b
 A key with a salted hash does not resolve until upgrade_key sees its plaintext. The same is true for
 a key that may be the same key as a waiting salted hash. All other keys resolve at once. If the same
 plaintext key is imported under several salts or schemes, the key gets several rows, and does not
-resolve if one row is inactive. A row imported with key in plaintext, or as SHA-256 before the first
-scheme was declared, is an exception: only this row counts.
+resolve if one of these rows is inactive. Two exceptions: a row that was imported with key in
+plaintext, or as SHA-256 before the first scheme was declared, decides alone. And a salted hash that
+is imported after a row that resolves is not compared: then revoke the key here.
 starts_with, ends_with (up to 32 characters; the longer is used) help upgrade_key to find a waiting
 key. A line is refused if the keys of a workspace that may be the same key would need more than
 1200000 rounds of PBKDF2 together.

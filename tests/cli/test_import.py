@@ -24,7 +24,7 @@ pytestmark = pytest.mark.one_server
 
 A = str(People.a)
 UNDO = r"Import [0-9a-f-]{36}\. To undo this import before a key is used, see .*\n"
-UNPROVEN = "Now check that some real keys resolve: keylatch import verify KEYS\n"
+UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS\n"
 
 
 @pytest.fixture

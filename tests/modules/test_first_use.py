@@ -144,7 +144,7 @@ def test_a_key_that_is_revoked_in_keylatch_stays_so_and_costs_no_slow_hash(shop:
     shop.no_slow_hash()
     shop.use()
     assert resolves(shop.system, KEY) is None
-    # Neither by an import of the text, whoever calls it.
+    # An import of the plaintext key does not reactivate the key either.
     report = shop.kl.import_keys([{"workspace_id": People.a, "key": KEY}])
     assert (report.existing, report.imported) == (1, 0)
     assert [status for _, status in shop.rows()] == ["revoked"]

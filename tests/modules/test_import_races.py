@@ -1,5 +1,6 @@
 """Imports at once: they do not deadlock, and each reports what the other imported."""
 
+import hashlib
 import json
 from functools import partial
 from uuid import UUID
@@ -9,8 +10,11 @@ import pytest
 from core.racing import System, attempt, together
 from keylatch import hash_key
 from modules.test_import import OLD, PBKDF2, import_, line, resolves
-from modules.test_upgrade import pbkdf2
+from modules.test_schemes import DECLARE, SLOW, SLOW_KEY, slow
+from modules.test_upgrade import pbkdf2, sha256, upgrade
 from stack import Database, People
+
+IMPORT = "select keylatch.import_keys(%s)"
 
 
 @pytest.fixture
@@ -169,3 +173,122 @@ def test_the_first_use_of_a_key_and_an_import_of_its_text_do_not_wait(system: Sy
     (again,) = import_(service, line(key=OLD, revoked_at="2024-01-01"))["lines"]
     assert again["outcome"] == "moved"
     assert resolves(system, OLD) is None
+
+
+# The form of a revoked line, the form of an active line of the same key in another import, and
+# whether the second import has to wait to see the first. Two unsalted hashes are compared later:
+# a look-up takes the row that is less active.
+OTHER_FORMS = [
+    ("a fast scheme", "plaintext", True),
+    ("a slow scheme", "plaintext", True),
+    ("a slow scheme", "sha256", True),
+    ("a slow scheme", "a fast scheme", True),
+    ("a fast scheme", "sha256", False),
+]
+
+
+def other_forms(key: str) -> dict[str, dict[str, object]]:
+    """The unsalted forms of a key. The scheme is called knox."""
+    digest = hashlib.sha512(key.encode()).hexdigest()
+    return {
+        "plaintext": {"key": key},
+        "sha256": sha256(key),
+        "a fast scheme": {"scheme": "knox", "hash": digest, "hash_encoding": "hex"},
+    }
+
+
+@pytest.mark.parametrize(("revoked", "active", "waits"), OTHER_FORMS)
+def test_a_key_that_another_import_brings_as_revoked_is_not_active(
+    system: System, revoked: str, active: str, *, waits: bool
+) -> None:
+    """Threat: a dead imported key that lives again by a second import."""
+    service = system.database.connect("service_role")
+    service.execute(DECLARE, ["knox", json.dumps({"digest": "sha512"})])
+    if "a slow scheme" in (revoked, active):
+        service.execute(DECLARE, ["slow", json.dumps(SLOW)])
+    forms = {**other_forms(SLOW_KEY), "a slow scheme": slow(SLOW_KEY)}
+    # Where a workspace has no key, the second import waits before its first line.
+    system.issue()
+    first = system.database.connect("service_role", autocommit=False)
+    import_(first, line(**forms[revoked], revoked_at="2024-01-01"))
+    second = [json.dumps([line(**forms[active])])]
+    if waits:
+        importing = system.waiting(IMPORT, second, waits_for=first, session=service)
+        first.commit()
+        assert importing.outcome().word == "done"
+    else:
+        assert attempt(service, IMPORT, second).word == "done"
+        first.commit()
+    assert resolves(system, SLOW_KEY) is None
+    assert upgrade(service, SLOW_KEY) is None
+    assert resolves(system, SLOW_KEY) is None
+
+
+def test_an_import_during_which_a_revoked_key_is_used_does_not_revive_it(system: System) -> None:
+    """Threat: the key no longer waits, and its text was looked up a moment too early."""
+    service = system.database.connect("service_role")
+    import_(service, line(**pbkdf2(OLD, "hex", "hex"), revoked_at="2024-01-01"))
+    # The salted line, in a workspace where no key waits, stops the import after it has begun.
+    other = line(**pbkdf2("another key of B", "hex", "hex"), workspace_id=str(People.b))
+    holder = system.database.connect(superuser=True, autocommit=False)
+    holder.execute("lock table keylatch_internal.keys in share mode")
+    importing = system.waiting(
+        IMPORT, [json.dumps([other, line(key=OLD)])], waits_for=holder, session=service
+    )
+    assert upgrade(system.database.connect("service_role"), OLD) is None
+    holder.commit()
+    assert importing.outcome().word == "done"
+    assert resolves(system, OLD) is None
+
+
+@pytest.mark.parametrize("form", ["plaintext", "sha256", "a fast scheme"])
+@pytest.mark.parametrize("first", ["the import", "the first use"])
+def test_a_revoked_line_counts_if_its_key_is_first_used_at_the_same_time(
+    system: System, first: str, form: str
+) -> None:
+    service = system.database.connect("service_role")
+    service.execute(DECLARE, ["knox", json.dumps({"digest": "sha512"})])
+    import_(service, line(**pbkdf2(OLD, "hex", "hex")))
+    sessions = [system.database.connect("service_role", autocommit=False) for _ in range(2)]
+    importing, using = sessions
+    revoked = line(**other_forms(OLD)[form], revoked_at="2024-01-01")
+    if first == "the import":
+        assert import_(importing, revoked)["waiting"] == 1
+        assert upgrade(using, OLD) is not None
+        using.commit()
+        importing.commit()
+    else:
+        assert upgrade(using, OLD) is not None
+        assert import_(importing, revoked)["waiting"] == 1
+        importing.commit()
+        using.commit()
+    assert resolves(system, OLD) is None
+    assert upgrade(service, OLD) is None
+
+
+@pytest.mark.parametrize("known", ["a salted hash", "a fast scheme"])
+def test_a_revoked_line_that_is_held_revokes_a_key_that_resolves(
+    system: System, known: str
+) -> None:
+    """Threat: another key waits, and so a revoked line is never compared."""
+    service = system.database.connect("service_role")
+    for scheme, digest in (("knox", "sha512"), ("old", "md5")):
+        service.execute(DECLARE, [scheme, json.dumps({"digest": digest})])
+    form = pbkdf2(OLD, "hex", "hex") if known == "a salted hash" else other_forms(OLD)[known]
+    import_(service, line(**form))
+    active = upgrade(service, OLD)
+    assert active is not None
+    # Another key waits, so no unsalted line resolves before its first use.
+    import_(service, line(**pbkdf2("another key of A", "hex", "hex")))
+    md5 = hashlib.md5(OLD.encode(), usedforsecurity=False).hexdigest()
+    dead = line(scheme="old", hash=md5, hash_encoding="hex", suspended_at="2024-01-01")
+    (held,) = import_(service, dead)["lines"]
+    assert held["outcome"] == "waiting"
+    assert resolves(system, OLD) is None
+    alice = system.session()
+    alice.execute("update keylatch.keys set suspended_at = null where id = %s", [held["key_id"]])
+    assert resolves(system, OLD) == active
+    alice.execute("select keylatch.revoke_key(%s)", [held["key_id"]])
+    assert resolves(system, OLD) is None
+    # A key that waits alone resolves at its first use, and not before.
+    assert resolves(system, "another key of A") is None

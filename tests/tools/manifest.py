@@ -49,10 +49,13 @@ def manifest(server: Cluster) -> str:
             if count > before.rows.get(table, 0)
         }
     head = json.dumps({"schema_version": release.version, "rows": rows})[:-1]
+    dense = (",", ":")
     # A line for each object, so that a difference between two versions can be read.
     texts = (
         f'"{part}": [\n'
-        + ",\n".join(json.dumps(one, ensure_ascii=False, sort_keys=True) for one in objects)
+        + ",\n".join(
+            json.dumps(one, ensure_ascii=False, sort_keys=True, separators=dense) for one in objects
+        )
         + "\n]"
         for part, objects in parts.items()
     )

@@ -78,7 +78,7 @@ def test_the_manifest_has_a_line_for_each_object_of_each_part() -> None:
     assert len(text.splitlines()) == 2 + sum(len(objects) + 2 for objects in parts.values())
     for objects in parts.values():
         assert objects == sorted(objects, key=lambda one: (one["kind"], one["name"]))
-    assert len(text) < 210_000
+    assert len(text) < 200_000
 
 
 def test_no_role_is_in_it_but_those_of_the_platform() -> None:

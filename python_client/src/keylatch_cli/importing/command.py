@@ -42,7 +42,7 @@ File = Annotated[
 # A batch keeps one core of the server busy. More connections would slow the server for others.
 _CONNECTIONS = 2
 _UNDO = "Import {}. To undo this import before a key is used, see sql/docs/wrong_import.md"
-_UNPROVEN = "Now check that some real keys resolve: keylatch import verify KEYS"
+_UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import verify KEYS"
 
 
 class _Unfit(Exception):
