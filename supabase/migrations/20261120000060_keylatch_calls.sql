@@ -167,7 +167,7 @@ begin
   )::keylatch.issued_key;
 end $$;
 comment on function keylatch_internal.insert_key is
-  'Inserts a key with the rights of the caller, and returns the new key in plaintext.';
+  'With the rights of the caller, inserts a key and returns the key in plaintext.';
 
 create function keylatch.issue_key(
   workspace_id uuid, kind text default 'publishable', label text default '',
@@ -189,7 +189,7 @@ comment on function keylatch.issue_key is
 
 kind: publishable (for a web page in allowed_origins) or secret (for a server). environment: live or
 test. expires_at: in the future, or null for never. prefix: 2 to 12 letters and digits.
-Errors: invalid_argument (400), no admin of the workspace (403), workspace_deleted (409).';
+Errors: invalid_argument (400), not an admin of the workspace (403), workspace_deleted (409).';
 
 create type keylatch.issued_keys as (keys keylatch.issued_key[]);
 comment on type keylatch.issued_keys is
@@ -227,7 +227,7 @@ comment on function keylatch.issue_keys is
 
 A call makes up to 100000 keys that differ only in their label. If one key fails, no key is made.
 Over REST, make at most a few thousand keys in a call, because a request has a time limit.
-Errors: invalid_argument (400), no admin of the workspace (403), workspace_deleted (409).';
+Errors: invalid_argument (400), not an admin of the workspace (403), workspace_deleted (409).';
 
 create function keylatch.rotate_key(
   key_id uuid, grace interval default '0', expires_at timestamptz default null

@@ -167,7 +167,7 @@ begin
         then 'The checkpoint does not contain the digest of the previous checkpoint.'
       when v_checkpoint.archived_at is not null and v_found.events = 0 then null
       when v_found.events < v_checkpoint.events then 'An event of the checkpoint is missing.'
-      when v_found.events > v_checkpoint.events then 'An event was added to the checkpoint.'
+      when v_found.events > v_checkpoint.events then 'The checkpoint has an event that was not sealed.'
       when v_found.digest is distinct from v_checkpoint.digest
         then 'An event, or the checkpoint, was changed.'
     end;

@@ -45,7 +45,7 @@ comment on column keylatch_internal.sessions.address_mark is
 comment on column keylatch_internal.sessions.opened_before is
   'How many committed sessions the key had opened in the minute before this session.';
 comment on column keylatch_internal.sessions.counted_since is
-  'When the oldest session in opened_before was opened. Equal to created_at if the count is 0.';
+  'When the oldest of the opened_before sessions was opened, or created_at if there were none.';
 comment on column keylatch_internal.sessions.subject is 'The application''s id of the visitor.';
 comment on column keylatch_internal.sessions.created_at is 'When the session was opened.';
 comment on column keylatch_internal.sessions.expires_at is 'When the session expires or ended.';

@@ -44,9 +44,9 @@ comment on column keylatch_internal.legacy_schemes.after is
 comment on column keylatch_internal.legacy_schemes.strip is
   'Step 2 of the legacy hash: remove this prefix. A key without the prefix never matches.';
 comment on column keylatch_internal.legacy_schemes.take is
-  'Step 3 of the legacy hash: keep this many characters. A negative number counts from the end.';
+  'Step 3 of the legacy hash: keep the first characters (32: the first 32) or the last (-8: 8).';
 comment on column keylatch_internal.legacy_schemes.decode is
-  'Step 4 of the legacy hash: decode the characters from hex or base64.';
+  'Step 4 of the legacy hash: decode what step 3 kept, from hex or base64 to bytes.';
 comment on column keylatch_internal.legacy_schemes.prepend is
   'Step 5 of the legacy hash: add this string at the beginning. {secret} stands for the secret.';
 comment on column keylatch_internal.legacy_schemes.append is
@@ -304,7 +304,7 @@ Repeating the call is safe. At most eight schemes can exist: a failed look-up tr
 
 recipe: the steps that turn a key into its legacy hash, in this order. Only digest is required.
   after, strip     keep what follows the first occurrence of after; remove the prefix strip
-  take             keep this many characters; a negative number counts from the end
+  take             keep the first characters (32: the first 32) or the last (-8: the last 8)
   decode           hex or base64: continue with the decoded bytes
   prepend, append  add these strings at the beginning and the end; {secret} stands for the secret
   digest           sha256, sha512, md5, sha1, hmac-sha256 or hmac-sha512

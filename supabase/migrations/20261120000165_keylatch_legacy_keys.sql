@@ -65,7 +65,7 @@ create table keylatch_internal.legacy_texts (
   constraint legacy_texts_pkey primary key (text_hash, key_hash)
 );
 comment on table keylatch_internal.legacy_texts is
-  'Maps the SHA-256 of a plaintext key to its key_hash, if the two differ. Rows never change.';
+  'Maps the SHA-256 of an imported key to its key_hash, if the two differ. Rows never change.';
 comment on column keylatch_internal.legacy_texts.text_hash is 'The SHA-256 of the plaintext key.';
 comment on column keylatch_internal.legacy_texts.key_hash is
   'The key_hash of the imported key. A plaintext key may have several rows: one for each salt.';

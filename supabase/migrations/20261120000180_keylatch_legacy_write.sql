@@ -191,7 +191,7 @@ begin
   return p_lines;
 end $$;
 comment on function keylatch_internal.add_hashes is
-  'Adds to each line the key_hash of keys that upgrade_key has matched with the same plaintext key.
+  'Adds to each line the key_hash of existing rows that upgrade_key has matched with the same key.
 If schemes exist, gives alg sha256 its own key_hash: a row under the plain SHA-256 would resolve
 even if the same plaintext key were revoked under a scheme.';
 

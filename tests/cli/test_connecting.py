@@ -88,7 +88,9 @@ def test_a_public_key_counts_only_with_a_token(program: Program, system: System)
     public = program.having(SUPABASE_URL=system.rest.url, SUPABASE_ANON_KEY=system.rest.anon_key)
     refused = public("list", system.people.a, code=2)
     assert refused.err.startswith("usage: a project is set, but no key or token for it\n")
-    assert lists(public.having(DATABASE_URL=system.database.url), system)
+    both = public.having(DATABASE_URL=system.database.url)
+    assert lists(both, system)
+    assert both("list", system.people.a).err.startswith("This command uses DATABASE_URL, because ")
     assert lists(public.having(KEYLATCH_TOKEN=system.people.token("alice")), system)
 
 
@@ -137,8 +139,8 @@ def test_the_project_wins_over_the_database(program: Program, system: System) ->
 def test_make_up_prints_a_dotenv_that_works(program: Program, system: System) -> None:
     write_dotenv(
         program,
-        f"SUPABASE_URL={system.rest.url}\nSUPABASE_ANON_KEY={system.rest.anon_key}\n"
-        f"SUPABASE_SERVICE_KEY={system.rest.service_key}\n"
+        f"SUPABASE_URL={system.rest.url}\nSUPABASE_PUBLISHABLE_KEY={system.rest.anon_key}\n"
+        f"SUPABASE_KEY={system.rest.service_key}\n"
         f"KEYLATCH_ADMIN_TOKEN={system.people.token('alice')}\n"
         f"KEYLATCH_WORKSPACE_ID={system.people.a}\nDATABASE_URL={system.database.url}\n",
     )

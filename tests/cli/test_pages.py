@@ -99,7 +99,7 @@ def begin(
                     "SUPABASE_KEY": rest.secret_key,
                     "ADMIN_TOKEN": people.token("alice"),
                     "RESOLVER_TOKEN": rest.token(role="keylatch_resolver"),
-                    "WORKSPACE": str(people.a),
+                    "KEYLATCH_WORKSPACE_ID": str(people.a),
                 },
             )
 

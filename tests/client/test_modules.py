@@ -1,5 +1,6 @@
 """Which call belongs to which module, and the error if the module is missing."""
 
+import logging
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,8 +13,9 @@ import psycopg
 import pytest
 
 from keylatch import Keylatch, calls
+from keylatch.cached import CachedResolver
 from keylatch.errors import KeylatchError, NotInstalled
-from stack import Database, Janitor, Rest, Tokens, migrations, module_names
+from stack import Database, Janitor, Rest, Tokens, migrations, module_names, until
 
 pytestmark = pytest.mark.one_server
 
@@ -132,6 +134,20 @@ def test_a_call_of_a_missing_module_names_the_module_and_the_command(
                     "installed, run in SQL: notify pgrst, 'reload schema')"
                 )
                 assert (error.__cause__, error.__context__) == (None, None)
+
+
+def test_a_cache_without_the_module_notify_says_which_module_is_missing(
+    core: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    with psycopg.connect(core.authenticator_url, autocommit=True) as connection:
+        kl = Keylatch.from_psycopg(connection, claims={"role": "keylatch_resolver"})
+        with (
+            caplog.at_level(logging.WARNING, "keylatch"),
+            CachedResolver(kl, listen=core.url) as resolver,
+        ):
+            until(lambda: "keylatch apply --with notify" in caplog.text)
+            assert resolver.resolve("not a key") is None
+            assert resolver.stats().hits == 0
 
 
 def test_a_revocation_that_cannot_wait_for_replicas_is_made_all_the_same(core: Database) -> None:

@@ -120,9 +120,10 @@ def _read_env() -> str | None:
 def _write_env(stack: Stack) -> None:
     values = {
         "SUPABASE_URL": stack.url,
-        "SUPABASE_ANON_KEY": stack.anon_key,
-        "SUPABASE_SERVICE_KEY": stack.service_key,
-        "KEYLATCH_TOKEN": stack.tokens.token(stack.people.alice, seconds=_MONTH),
+        "SUPABASE_PUBLISHABLE_KEY": stack.anon_key,
+        "SUPABASE_KEY": stack.service_key,
+        # Not KEYLATCH_TOKEN: the commands would act as Alice, who may resolve no key.
+        "KEYLATCH_ADMIN_TOKEN": stack.tokens.token(stack.people.alice, seconds=_MONTH),
         "KEYLATCH_WORKSPACE_ID": str(stack.people.a),
         "DATABASE_URL": stack.database_url,
     }

@@ -237,8 +237,8 @@ def test_up_tells_its_owner_alone_how_to_reach_it_and_down_ends_it(tmp_path: Pat
         env = dict(line.split("=", 1) for line in text.splitlines())
         assert stack("up") == stack("status") == text
         assert (tmp_path / "env").stat().st_mode & 0o777 == 0o600
-        headers = {"apikey": env["SUPABASE_ANON_KEY"], "Accept-Profile": "keylatch"}
-        headers["Authorization"] = f"Bearer {env['KEYLATCH_TOKEN']}"
+        headers = {"apikey": env["SUPABASE_PUBLISHABLE_KEY"], "Accept-Profile": "keylatch"}
+        headers["Authorization"] = f"Bearer {env['KEYLATCH_ADMIN_TOKEN']}"
         seen = httpx.get(f"{env['SUPABASE_URL']}/rest/v1/workspaces?select=id", headers=headers)
         assert seen.json() == [{"id": env["KEYLATCH_WORKSPACE_ID"]}]
         psycopg.connect(env["DATABASE_URL"]).close()

@@ -117,7 +117,7 @@ _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
         "HTTP401",
         "Invalid API key",
         "the gateway does not know the API key: it belongs to another project, or was replaced",
-        "Copy the key of the project at this address: Project Settings > API Keys.",
+        "Copy the key of the project whose URL you use: Project Settings > API Keys.",
     ),
     (
         "HTTP404",

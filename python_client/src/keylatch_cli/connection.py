@@ -20,7 +20,7 @@ from keylatch.secret import mask_keys
 
 from .credentials import NamingTransport, check_credential
 from .database import open_url, other_login
-from .output import missing_extra
+from .output import missing_extra, note
 from .settings import dotenv, setting, source_of
 
 if TYPE_CHECKING:
@@ -244,6 +244,7 @@ def locate(options: Options) -> Rest | Database:
         )
     file = dotenv()
     sources = (given, os.environ, file)
+    has_no_key = False
     for place in sources:
         if not wants_database and place.get("SUPABASE_URL"):
             if place is file and _first(sources[:-1], (*_TOKENS, *_KEYS)):
@@ -259,7 +260,10 @@ def locate(options: Options) -> Rest | Database:
             key = _first(sources, (*_KEYS, *_PUBLIC_KEYS) if token else _KEYS)
             if key or token:
                 return Rest(place["SUPABASE_URL"], key, token)
+            has_no_key = True
         if not wants_rest and place.get("DATABASE_URL"):
+            if has_no_key:
+                note("This command uses DATABASE_URL, because SUPABASE_URL has no key or token.")
             return Database(place["DATABASE_URL"], _user(options.as_user))
     raise _nowhere(given.get("SUPABASE_URL") or setting("SUPABASE_URL"), wants_database)
 

@@ -31,6 +31,13 @@ _HEARTBEAT = (
 )
 # For a login that has the role but not its rights, such as PostgREST's.
 _BECOME = "set role keylatch_resolver"
+_NO_MODULE = (
+    "the module notify is not installed, run: keylatch install . --with notify && supabase db push;"
+    " on plain PostgreSQL: keylatch apply --with notify"
+)
+_NO_RIGHTS = (
+    "connect to the database of the keys, with a login that has the rights of keylatch_resolver"
+)
 
 _logger = logging.getLogger("keylatch")
 
@@ -84,8 +91,8 @@ async def _heartbeat(connection: psycopg.AsyncConnection[Any], cache: Cache) -> 
         if (error.sqlstate or "")[:2] in ("42", "3F"):
             _logger.warning(
                 "the listening connection cannot use keylatch, so the database answers every"
-                " question: connect to the database of the keys, with a login that has the rights"
-                " of keylatch_resolver: %s",
+                " question: %s: %s",
+                _NO_MODULE if error.sqlstate == "42883" else _NO_RIGHTS,
                 error.diag.message_primary,
             )
         raise

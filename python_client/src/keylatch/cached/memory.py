@@ -289,7 +289,7 @@ class Cache:
         )
 
     def unproven(self, error: KeylatchError) -> None:
-        """Stop answering from memory: the client could not read its server's position."""
+        """Use memory no longer, because the server did not report its position in the WAL."""
         if not self._is_told:
             _logger.warning("the server cannot report its position, so memory is unused: %s", error)
         self._is_told = True

@@ -1,4 +1,4 @@
-"""Routes for admins: issue, list, rotate and revoke keys, with the rights of the caller."""
+"""Routes for admins: issue, list, rotate and revoke keys. The database checks their rights."""
 
 import re
 from collections.abc import Callable

@@ -33,7 +33,8 @@ _WHY_EXTRA = {
 }
 _WHY_EXTRA_ELSE = "Clients can call objects in keylatch. keylatch_internal is for keylatch only."
 _WHY_LATCH_TRIGGER = (
-    "The trigger runs at the first key or deletion of a workspace: see sql/recipes/first_key.sql."
+    "The trigger runs when a workspace gets its first key, and when a workspace is deleted: "
+    "see sql/recipes/first_key.sql."
 )
 _WHY_MORE = "This role has more access than keylatch grants."
 _WHY_LESS = "Calls of this role fail with 'permission denied'."

@@ -25,10 +25,9 @@ _TIMELINE = "select c.timeline_id::text from pg_catalog.pg_control_checkpoint() 
 _REVOKE_AGAIN = "keylatch revocations apply FILE  # first: revokes keys again\n"
 
 _INSTALL = {
-    Kind.SUPABASE: "keylatch install . && supabase db push\n"
+    Kind.SUPABASE: "keylatch install . --tenancy keylatch && supabase db push\n"
     "# then, and not before: add keylatch to the exposed schemas",
-    Kind.PLAIN: "keylatch apply --platform  # as a superuser, once\n"
-    "keylatch apply --tenancy keylatch",
+    Kind.PLAIN: "keylatch apply --platform --tenancy keylatch  # as a superuser",
     Kind.PREPARED: "keylatch apply --tenancy keylatch",
 }
 

@@ -213,7 +213,8 @@ def _apply(
             raise NotInstalled(
                 "platform_missing",
                 detail=f"The database has no {', '.join(missing)}, as a Supabase project has.",
-                hint="Run this command with --platform as a superuser: keylatch apply --platform",
+                hint="Run this command again as a superuser, with --platform. For example: "
+                "keylatch apply --platform --tenancy keylatch",
             )
         if owner := _first(cursor, _OWNER):
             cursor.execute(sql.SQL("set local role {}").format(sql.Identifier(owner)))

@@ -27,7 +27,7 @@ DROP = (
     'psql "$DATABASE_URL" -c '
     "'drop schema if exists keylatch_hooks, keylatch_internal, keylatch cascade'"
 )
-"""The command that removes an installation with its keys."""
+"""The command that deletes an installation and all its keys."""
 
 _FILE_NAME = re.compile(r"([0-9]+)_(.+)\.sql")
 _STAMP = "%Y%m%d%H%M%S"

@@ -129,7 +129,7 @@ def renew(
     sys.stdout.flush()
     if not keep_id:
         output.note(
-            f"This copy was {old} before. A list of revocations of that id needs --force now."
+            f"The id was {old} before. To apply a list of revocations with the old id, add --force."
         )
 
 

@@ -278,7 +278,10 @@ def legacy(options: Options, workspace_id: Workspace = None, as_json: Json = Fal
         output.print_json(keys)
         return
     if not keys:
-        output.note("no legacy keys: the workspace has none, or you do not administer it")
+        output.note(
+            "no legacy keys: the workspace has no key that was imported with a salted hash, or you "
+            "do not administer the workspace. To list all keys, run: keylatch list"
+        )
         return
     columns = ["Id and key", "Status", "Scheme", "Expires", "Label"]
     rows: list[list[Any]] = [

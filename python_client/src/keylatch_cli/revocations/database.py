@@ -216,7 +216,7 @@ def _apply_batch(
     outcome: Outcome,
     dry_run: bool,
 ) -> None:
-    """Apply one batch. Afterwards the batch has only the keys that the database lacks."""
+    """Apply one batch, and remove from the batch the keys that exist in the database."""
     # Locks in the order of the ids, like every statement of keylatch that locks several keys.
     lock = "" if dry_run else "\nfor update of k"
     judged = _rows(

@@ -129,7 +129,7 @@ from (values
     ) select gen_random_uuid(), e.workspace_id, e.key_id, e.event, e.occurred_at, e.user_id, e.role,
       e.login, e.changes, e.checkpoint
     from keylatch_internal.key_events as e where e.checkpoint = 1 limit 1',
-    'f 0 0 0 1 An event was added to the checkpoint.'
+    'f 0 0 0 1 The checkpoint has an event that was not sealed.'
   ),
   (
     'an event replaced by another event', 'with gone as (
