@@ -284,7 +284,7 @@ comment on function keylatch.rotate_key is
 
 grace: how long (0 to 30 days) the old key still works, at most until the old key expires. 0 revokes
 the old key at once. expires_at: when the new key expires. Null copies expires_at of the old key.
-Errors: key_not_found (404), key_already_rotated, key_revoked, key_expired, key_suspended (409),
+Errors: key_not_found (404), 409: key_already_rotated, key_revoked, key_expired, key_suspended;
 invalid_argument (400).';
 
 create type keylatch.revocation as (
@@ -418,7 +418,7 @@ end $$;
 comment on function keylatch.suspend_key is
   'Suspends a key until unsuspend_key is called. Returns the key. A suspended key is no error.
 
-Errors: key_not_found (404), key_revoked, key_expired (409).';
+Errors: key_not_found (404), key_revoked (409), key_expired (409).';
 
 create function keylatch.unsuspend_key(key_id uuid)
 returns keylatch.keys language plpgsql volatile security invoker
@@ -429,7 +429,7 @@ end $$;
 comment on function keylatch.unsuspend_key is
   'Makes a suspended key active again. Returns the key. A key that is not suspended is no error.
 
-Errors: key_not_found (404), key_revoked, key_expired (409).';
+Errors: key_not_found (404), key_revoked (409), key_expired (409).';
 
 create function keylatch.list_keys(workspace_id uuid)
 returns setof keylatch.keys language sql stable security invoker

@@ -217,7 +217,7 @@ begin
   );
 end $$;
 comment on function keylatch.verify_events is
-  'Detects sealed events that were changed, removed, duplicated or added since. First pass
+  'Detects events that were changed, removed, duplicated or added after the sealing. First pass
 from_checkpoint 1, then next_checkpoint of the last result, until next_checkpoint is null.
 
 limit: how many checkpoints to verify, 1 to 1000. The owner of the tables could rebuild the whole

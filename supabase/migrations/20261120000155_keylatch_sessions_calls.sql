@@ -223,8 +223,8 @@ create type keylatch.session_ending as (
   id uuid, revoked_at timestamptz, already_revoked boolean, ended integer
 );
 comment on type keylatch.session_ending is
-  'The result of end_sessions: the key, when the key was revoked, whether the key was revoked before
-the call, and how many open sessions the call ended, counted up to 100000.';
+  'The result of end_sessions: the id of the key, the time of its revocation, whether the key was
+revoked before the call, and how many open sessions the call ended, counted up to 100000.';
 
 create function keylatch.end_sessions(key_id uuid, reason text default null)
 returns keylatch.session_ending language plpgsql volatile security invoker
@@ -271,7 +271,7 @@ when (new.deleted_at is not null) execute function keylatch_internal.end_workspa
 comment on trigger workspace_latches_write_end_sessions on keylatch_internal.workspace_latches is
   'Deleting a workspace ends its sessions.
 
-The trigger does not fire in the apply worker of a replica, which receives the rows instead.';
+The trigger does not fire on a logical replica, which receives the ended sessions themselves.';
 
 create function keylatch_internal.delete_old_sessions(p_batch integer)
 returns integer language plpgsql volatile security definer

@@ -181,7 +181,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.scheme_hashes is
-  'Returns the key_hash that a plaintext key would have under each scheme.';
+  'Returns the key_hash that a row would have for this plaintext key, for each scheme.';
 
 create function keylatch_internal.judge_slow_scheme(p_recipe jsonb)
 returns boolean language plpgsql immutable parallel safe security invoker
@@ -197,7 +197,7 @@ begin
   return p_recipe ?| '{salt_take,iter,length}';
 end $$;
 comment on function keylatch_internal.judge_slow_scheme is
-  'Returns true if a PBKDF2 recipe is wrong, or if another recipe has a member for PBKDF2.';
+  'Returns true if a PBKDF2 recipe is wrong, or if a recipe without PBKDF2 has its members.';
 
 create function keylatch_internal.judge_scheme(p_name text, p_recipe jsonb)
 returns text[] language plpgsql stable security invoker
@@ -327,7 +327,7 @@ begin
     perform keylatch_internal.refuse(
       'invalid_argument',
       'ends_at must be in the future, and not after the present end of the scheme.',
-      'To end the scheme now, pass the time of one minute from now.'
+      'To end the scheme as soon as possible, pass the time in one minute.'
     );
   end if;
 end $$;

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 from uuid import uuid4
@@ -23,12 +22,6 @@ from ..install.migrations import TENANCY
 from . import causes
 from .report import (
     ACTORS,
-    LATCH,
-    NO,
-    NONE,
-    RULE,
-    STAMP,
-    YES,
     Audit,
     Difference,
     Try,
@@ -37,6 +30,7 @@ from .report import (
     ranked,
 )
 from .stage import TAKE_ROLE, Stage, furnish, roles
+from .trying import UNTRIED, Operation, outcome
 from .values import assignments, row_of
 
 _RELATIONS = """
@@ -86,26 +80,6 @@ _TRUNCATE_HELD = """
 select 1 from pg_catalog.pg_trigger as t
 where t.tgrelid = {}::regclass and t.tgtype & 34 = 34 and t.tgenabled = 'A'
 """
-# No privilege; a view, or a column of one, that cannot be written; a generated column.
-_REFUSED = ("42501", "55000", "0A000", "428C9")
-_LATCHED, _UNKNOWN = "PT409", ("PT401", "PT404")
-# Another session's lock, or a timeout: the test has no result.
-_UNTRIED = ("55P03", "57014", "40P01")
-_ASKED = ("execute", "truncate")
-
-
-@dataclass(frozen=True, slots=True)
-class _Operation:
-    """An operation to test: statements, each of which needs more access than the statement before.
-
-    After an update, `was_taken` checks whether the rows have the new value.
-    """
-
-    object: str
-    operation: str
-    column: str
-    statements: tuple[sql.Composed, ...]
-    was_taken: sql.Composed | None = None
 
 
 def expectations(parts: Collection[str] | None = None) -> dict[str, dict[str, str]]:
@@ -182,7 +156,7 @@ def _audit(connection: psycopg.Connection[Any], done: Callable[[int, int], None]
             stage = furnish(connection, actors, parts, own_tenancy=found.has_own_tenancy)
             tries, missing = _all_tries(connection, stage, expectations(parts), done)
     except psycopg.Error as problem:
-        if not differences or problem.sqlstate is None or problem.sqlstate in _UNTRIED:
+        if not differences or problem.sqlstate is None or problem.sqlstate in UNTRIED:
             raise
         differences.append(_not_tried(failure_of(problem)))
     differences += differences_of(tries, missing)
@@ -202,8 +176,9 @@ def _all_tries(
     """Run all tests, and name the expected tests that could not be made."""
     operations = list(_operations(connection, stage))
     tries = []
+    connection.execute("savepoint keylatch_try")
     for number, one in enumerate(operations, 1):
-        outcomes = {actor: _outcome(connection, actor, stage, one) for actor in ACTORS}
+        outcomes = {actor: outcome(connection, actor, stage, one) for actor in ACTORS}
         tries.append(
             Try(
                 object=one.object,
@@ -214,6 +189,7 @@ def _all_tries(
             )
         )
         done(number, len(operations))
+    connection.execute("rollback to savepoint keylatch_try")
     return tries, list(expected)
 
 
@@ -232,7 +208,7 @@ def _asked_as_stranger(connection: psycopg.Connection[Any], role: str) -> Iterat
             connection.execute(TAKE_ROLE, [role, claims])
             count = connection.execute(_STRANGER).fetchall()[0][0]
     except psycopg.Error as problem:
-        if problem.sqlstate in _UNTRIED:
+        if problem.sqlstate in UNTRIED:
             raise
         found = f"an error: {failure_of(problem).detail or problem.sqlstate}"
         why, rank = "Every call and every query of a signed-in user fails with this error.", 2
@@ -264,7 +240,7 @@ def _not_tried(problem: KeylatchError) -> Difference:
     )
 
 
-def _operations(connection: psycopg.Connection[Any], stage: Stage) -> Iterator[_Operation]:
+def _operations(connection: psycopg.Connection[Any], stage: Stage) -> Iterator[Operation]:
     """List the operations to test: first on no rows, then only on the rows of the workspace.
 
     These operations read, lock and change no row of another workspace.
@@ -277,10 +253,10 @@ def _operations(connection: psycopg.Connection[Any], stage: Stage) -> Iterator[_
         shown = f"{schema}.{name}"
         if schema == "keylatch":
             call = _call(sql.Identifier(schema, name), arguments, stage.known)
-            yield _Operation(shown, "call", "", (call,))
+            yield Operation(shown, "call", "", (call,))
         else:
             asked = sql.SQL(_EXECUTE).format(sql.Literal(signature))
-            yield _Operation(shown, "execute", "", (asked,))
+            yield Operation(shown, "execute", "", (asked,))
 
 
 def _of_relation(
@@ -291,7 +267,7 @@ def _of_relation(
     stage: Stage,
     *,
     is_table: bool,
-) -> Iterator[_Operation]:
+) -> Iterator[Operation]:
     where, shown = sql.Identifier(schema, name), f"{schema}.{name}"
     reach = _reach(name, columns, stage)
     # "false" first: it shows a grant even if the second condition needs another grant.
@@ -299,7 +275,7 @@ def _of_relation(
     for column in columns:
         text = sql.SQL("select {} from {} where {} limit 1")
         tried = tuple(text.format(sql.Identifier(column), where, one) for one in reaches)
-        yield _Operation(shown, "select", column, tried)
+        yield Operation(shown, "select", column, tried)
     given = row_of(columns, required, stage, is_minted=name == "keys")
     insert = sql.SQL("insert into {} default values").format(where)
     if given:
@@ -308,7 +284,7 @@ def _of_relation(
             sql.SQL(", ").join(map(sql.Identifier, given)),
             sql.SQL(", ").join(given.values()),
         )
-    yield _Operation(shown, "insert", "", (insert,))
+    yield Operation(shown, "insert", "", (insert,))
     if name == "workspace_membership":
         # Only one row, so that its user_id can be changed.
         reach = sql.SQL("{} and role = 'member'").format(reach)
@@ -320,13 +296,13 @@ def _of_relation(
         taken = sql.SQL(
             "select pg_catalog.bool_and({} is not distinct from {}) from {} where {}"
         ).format(sql.Identifier(column), value, where, reach)
-        yield _Operation(shown, "update", column, tried, taken)
+        yield Operation(shown, "update", column, tried, taken)
     text = sql.SQL("delete from {} where {}")
-    yield _Operation(shown, "delete", "", tuple(text.format(where, one) for one in reaches))
+    yield Operation(shown, "delete", "", tuple(text.format(where, one) for one in reaches))
     if is_table:
         # Looked up, not tested: truncating locks the table for all sessions.
         asked = tuple(sql.SQL(one).format(shown) for one in (_TRUNCATE, _TRUNCATE_HELD))
-        yield _Operation(shown, "truncate", "", asked)
+        yield Operation(shown, "truncate", "", asked)
 
 
 def _reach(name: str, columns: Mapping[str, str], stage: Stage) -> sql.Composable:
@@ -354,46 +330,3 @@ def _call(
             typed = sql.SQL("{} => {}::" + kind)
             given.append(typed.format(sql.Identifier(argument), value))
     return sql.SQL("select * from {}({})").format(name, sql.SQL(", ").join(given))
-
-
-def _outcome(connection: psycopg.Connection[Any], actor: str, stage: Stage, one: _Operation) -> str:
-    """Test an operation as one actor, with all checks of a commit, and roll back."""
-    came = NO
-    for statement in one.statements:
-        try:
-            with connection.transaction(force_rollback=True):
-                connection.execute(TAKE_ROLE, [stage.roles[actor], stage.claims[actor]])
-                rows = connection.execute(statement).rowcount
-                connection.execute("set constraints all immediate")
-                is_taken = rows > 0 and _is_taken(connection, stage.roles["owner"], one)
-        except psycopg.Error as problem:
-            if problem.sqlstate is None or problem.sqlstate in _UNTRIED:
-                raise
-            return _refusal(problem.sqlstate, one.operation, came)
-        if one.operation in _ASKED:
-            if not rows:
-                return came
-            # The second statement checks whether a guard refuses what the first one grants.
-            came = LATCH if came == YES else YES
-        elif rows > 0:
-            came = YES if is_taken else STAMP
-        else:
-            came = NONE
-    return came
-
-
-def _is_taken(connection: psycopg.Connection[Any], owner: str, one: _Operation) -> bool:
-    """Check whether an update has written the new value, or moved the row away."""
-    if one.was_taken is None:
-        return True
-    connection.execute(TAKE_ROLE, [owner, ""])
-    return bool(connection.execute(one.was_taken).fetchall()[0][0] is not False)
-
-
-def _refusal(sqlstate: str, operation: str, came: str) -> str:
-    if sqlstate in _REFUSED:
-        return came
-    if operation == "call":
-        # Only the value was refused. With another value, the role may make the call.
-        return NONE if sqlstate in _UNKNOWN else YES
-    return LATCH if sqlstate == _LATCHED else RULE

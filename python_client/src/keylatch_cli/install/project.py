@@ -253,7 +253,7 @@ def _read_config(project: Path) -> dict[str, Any]:
 
 
 def _read(project: Path) -> tuple[Installed | None, str, tuple[str, ...]]:
-    """Return what the project has, its newest stamp, and the names of the generated files."""
+    """Return what is installed, the newest stamp of a migration, and the generated files."""
     _config(project)
     newest, headers = "", dict[str, Header]()
     for path in sorted(_directory(project).glob("*.sql")):

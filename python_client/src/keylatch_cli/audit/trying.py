@@ -1,0 +1,94 @@
+"""Tests one operation as one kind of user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from .report import LATCH, NO, NONE, RULE, STAMP, YES
+from .stage import TAKE_ROLE, Stage
+
+# No privilege; a view, or a column of one, that cannot be written; a generated column.
+_REFUSED = ("42501", "55000", "0A000", "428C9")
+_LATCHED, _UNKNOWN = "PT409", ("PT401", "PT404")
+# Another session's lock, or a timeout: the test has no result.
+UNTRIED = ("55P03", "57014", "40P01")
+_ASKED = ("execute", "truncate")
+# All statements of a test in one round trip: there are thousands of tests.
+_TRY = sql.SQL(
+    "rollback to savepoint keylatch_try; {role}; {statement}; set constraints all immediate"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An operation to test: statements, each of which needs more access than the statement before.
+
+    After an update, `was_taken` checks whether the rows have the new value.
+    """
+
+    object: str
+    operation: str
+    column: str
+    statements: tuple[sql.Composed, ...]
+    was_taken: sql.Composed | None = None
+
+
+def outcome(connection: psycopg.Connection[Any], actor: str, stage: Stage, one: Operation) -> str:
+    """Test an operation as one actor, with all checks of a commit.
+
+    The next test, or the end of all, rolls back to the savepoint.
+    """
+    came = NO
+    for statement in one.statements:
+        try:
+            role = _role(stage.roles[actor], stage.claims[actor])
+            rows = _ask(connection, _TRY.format(role=role, statement=statement)).rowcount
+            is_taken = rows > 0 and _is_taken(connection, stage.roles["owner"], one)
+        except psycopg.Error as problem:
+            if problem.sqlstate is None or problem.sqlstate in UNTRIED:
+                raise
+            return _refusal(problem.sqlstate, one.operation, came)
+        if one.operation in _ASKED:
+            if not rows:
+                return came
+            # The second statement checks whether a guard refuses what the first one grants.
+            came = LATCH if came == YES else YES
+        elif rows > 0:
+            came = YES if is_taken else STAMP
+        else:
+            came = NONE
+    return came
+
+
+def _is_taken(connection: psycopg.Connection[Any], owner: str, one: Operation) -> bool:
+    """Check whether an update has written the new value, or moved the row away."""
+    if one.was_taken is None:
+        return True
+    question = sql.SQL("select; {}; {}").format(_role(owner, ""), one.was_taken)
+    return bool(_ask(connection, question).fetchall()[0][0] is not False)
+
+
+def _role(role: str, claims: str) -> sql.Composed:
+    values = sql.Literal(role), sql.Literal(claims)
+    return sql.SQL(TAKE_ROLE.replace("%s", "{}")).format(*values)
+
+
+def _ask(connection: psycopg.Connection[Any], query: sql.Composed) -> psycopg.Cursor[Any]:
+    """Send several statements in one round trip, and return the result of the third."""
+    cursor = connection.execute(query, prepare=False)
+    cursor.nextset()
+    cursor.nextset()
+    return cursor
+
+
+def _refusal(sqlstate: str, operation: str, came: str) -> str:
+    if sqlstate in _REFUSED:
+        return came
+    if operation == "call":
+        # Only the value was refused. With another value, the role may make the call.
+        return NONE if sqlstate in _UNKNOWN else YES
+    return LATCH if sqlstate == _LATCHED else RULE
