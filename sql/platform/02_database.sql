@@ -1,11 +1,14 @@
--- What a Supabase database has before any migration: schemas `extensions` and `auth`, and grants.
+-- What keylatch needs of a Supabase database: the schemas `extensions` and `auth`.
 --
 -- Run this as a superuser in the database, after 01_roles.sql. Repeating it is harmless. Any client
 -- can run it: it is plain SQL.
 
+-- The database keeps its owner. If the owner may not create roles, postgres installs keylatch.
 do $$
 begin
-  execute pg_catalog.format('alter database %I owner to postgres', pg_catalog.current_database());
+  execute pg_catalog.format(
+    'grant create on database %I to postgres', pg_catalog.current_database()
+  );
 end
 $$;
 
@@ -73,23 +76,3 @@ as $$
   )
 $$;
 comment on function auth.role() is 'The role of the current request (claim `role`), or null.';
-
--- Supabase's well-known defaults: whatever `postgres` (or the superuser) creates in `public` is
--- open to the API's roles, and only row level security protects it. Keep private objects elsewhere.
-do $$
-declare
-  v_maker text;
-  v_what text;
-begin
-  foreach v_maker in array array[current_user, 'postgres'] loop
-    foreach v_what in array array['tables', 'functions', 'sequences'] loop
-      execute pg_catalog.format(
-        'alter default privileges for role %I in schema public
-         grant all on %s to postgres, anon, authenticated, service_role',
-        v_maker, v_what
-      );
-    end loop;
-  end loop;
-end
-$$;
-grant usage on schema public to postgres, anon, authenticated, service_role;

@@ -4,6 +4,7 @@ import abc
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg import sql
 
 from stack.tools import ROOT
 
+_PLATFORM = ROOT / "sql" / "platform"
 SUPERUSER = "supabase_admin"  # as on hosted Supabase, where `postgres` is not one
 
 SETTINGS = {
@@ -91,8 +93,9 @@ class Cluster(abc.ABC):
         self._run(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
     def install_platform(self, database: str) -> None:
-        """Runs `sql/platform` in a database: the roles and schemas of a Supabase project."""
-        self._run_platform_file("02_database.sql", database)
+        """Make a database like one of Supabase: its schemas, its owner and its open defaults."""
+        self._run_file(_PLATFORM / "02_database.sql", database)
+        self._run_file(Path(__file__).with_name("supabase_defaults.sql"), database)
 
     def _answers(self, lives: Callable[[], bool], *, seconds: float, pause: float) -> bool:
         """Wait until the server takes connections (true), or no longer lives or is late (false)."""
@@ -113,7 +116,7 @@ class Cluster(abc.ABC):
     def _install_roles(self) -> None:
         with psycopg.connect(self.superuser_url("postgres"), autocommit=True) as connection:
             self.version = connection.info.server_version // 10000
-        self._run_platform_file("01_roles.sql", "postgres")
+        self._run_file(_PLATFORM / "01_roles.sql", "postgres")
         for role in ("postgres", "authenticator"):
             self._run(
                 sql.SQL("alter role {} password {}").format(
@@ -125,7 +128,6 @@ class Cluster(abc.ABC):
         with psycopg.connect(self.superuser_url("postgres"), autocommit=True) as connection:
             connection.execute(statement)
 
-    def _run_platform_file(self, name: str, database: str) -> None:
-        text = (ROOT / "sql" / "platform" / name).read_bytes()
+    def _run_file(self, path: Path, database: str) -> None:
         with psycopg.connect(self.superuser_url(database), autocommit=True) as connection:
-            connection.execute(text)
+            connection.execute(path.read_bytes())

@@ -124,6 +124,7 @@ def _write_env(stack: Stack) -> None:
         "SUPABASE_KEY": stack.service_key,
         # Not KEYLATCH_TOKEN: the commands would act as Alice, who may resolve no key.
         "KEYLATCH_ADMIN_TOKEN": stack.tokens.token(stack.people.alice, seconds=_MONTH),
+        "RESOLVER_TOKEN": stack.tokens.token(role="keylatch_resolver", seconds=_MONTH),
         "KEYLATCH_WORKSPACE_ID": str(stack.people.a),
         "DATABASE_URL": stack.database_url,
     }

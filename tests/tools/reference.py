@@ -56,7 +56,7 @@ order by p.proname
 RELATIONS = """
 select
   c.oid::regclass::text as name,
-  obj_description(c.oid, 'pg_class') as comment,
+  coalesce(obj_description(c.oid, 'pg_class'), obj_description(c.reltype, 'pg_type')) as comment,
   c.relkind = 'c' as is_type,
   (
     select string_agg(g.line, '; ' order by g.line)

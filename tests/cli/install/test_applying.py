@@ -315,6 +315,35 @@ def test_apply_platform_names_what_a_plain_server_lacks_and_creates_it(
 
 
 @pytest.mark.one_server
+def test_apply_platform_leaves_the_database_to_its_owner(
+    program: Program, other_server: Cluster
+) -> None:
+    """Threat: an application can no longer change its own database."""
+    with Database(other_server, "shop") as database:
+        chief = database.connect(superuser=True)
+        chief.execute("create role shop_owner login")
+        try:
+            chief.execute("alter database shop owner to shop_owner")
+            superuser = program.having(DATABASE_URL=database.superuser_url)
+            superuser("apply", "--platform", "--tenancy", "keylatch")
+            assert superuser.ok("issue", People.a, "--kind", "secret")["id"]
+            owners = "select datdba::regrole::text, n.nspowner::regrole::text from pg_database"
+            owners += ", pg_namespace as n where datname = current_database() and nspname = %s"
+            row = chief.execute(owners.encode(), ["keylatch_internal"]).fetchone()
+            assert row == ("shop_owner", "postgres")
+            assert chief.execute("select from pg_default_acl").rowcount == 0
+            chief.execute("set role shop_owner")
+            chief.execute("create table public.orders (id bigint)")
+            acl = "select relacl from pg_class where relname = 'orders'"
+            assert chief.execute(acl).fetchone() == (None,)
+        finally:
+            chief.execute("reset role")
+            chief.execute("alter database shop owner to postgres")
+            chief.execute("drop owned by shop_owner")
+            chief.execute("drop role shop_owner")
+
+
+@pytest.mark.one_server
 def test_a_server_that_goes_away_is_an_error_of_its_own(empty: Database) -> None:
     connection = psycopg.connect(empty.url, autocommit=True)
     empty.connect(superuser=True).execute(

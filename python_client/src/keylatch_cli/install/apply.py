@@ -42,11 +42,14 @@ from pg_catalog.pg_roles as o
 where o.rolname <> current_user and o.oid = coalesce(
   (select n.nspowner from pg_catalog.pg_namespace as n where n.nspname = 'keylatch_internal'),
   (
-    select d.datdba
+    select r.oid
     from pg_catalog.pg_database as d
-    inner join pg_catalog.pg_roles as r on d.datdba = r.oid and r.rolcreaterole
+    inner join pg_catalog.pg_roles as r
+      on r.rolcreaterole and pg_catalog.has_database_privilege(r.oid, d.oid, 'create')
+      and (d.datdba = r.oid or r.rolname = 'postgres')
     inner join pg_catalog.pg_roles as u on u.rolname = current_user and u.rolsuper
     where d.datname = pg_catalog.current_database()
+    order by d.datdba = r.oid desc limit 1
   )
 )
 """

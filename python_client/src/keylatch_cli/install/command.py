@@ -197,7 +197,8 @@ def apply(
 
     Use this for a plain PostgreSQL database, or a database that the Supabase CLI does not manage.
     Run the command again to add modules with --with, or after an update of keylatch. If a superuser
-    runs it, the owner of the database becomes the owner of keylatch.
+    runs it, the owner of the database becomes the owner of keylatch, or the role postgres if the
+    owner of the database may not create roles.
     """
     choice, release = _choice(with_, only, all_), shipped()
     connection = open_database(options, as_owner=True)
