@@ -267,7 +267,7 @@ when (
 alter table keylatch_internal.key_event_checkpoints
 enable always trigger key_event_checkpoints_update_keep;
 comment on trigger key_event_checkpoints_update_keep on keylatch_internal.key_event_checkpoints is
-  'A checkpoint never changes. The owner only marks it as archived, once.';
+  'The owner can mark a checkpoint as archived, once. Nothing else in a checkpoint can change.';
 
 create trigger key_event_checkpoints_delete_keep
 before delete or truncate on keylatch_internal.key_event_checkpoints

@@ -32,7 +32,7 @@ comment on table keylatch_internal.key_days is
 comment on column keylatch_internal.key_days.key_id is 'The id of the key.';
 comment on column keylatch_internal.key_days.day is 'The day in UTC.';
 comment on column keylatch_internal.key_days.verdict is
-  'valid for uses, or else the verdict of explain_key that says why the key was refused.';
+  'For uses, the word valid. For refusals, the verdict of explain_key: why the key was refused.';
 comment on column keylatch_internal.key_days.workspace_id is 'The workspace of the key.';
 comment on column keylatch_internal.key_days.number is
   'How many uses or refusals of that day were reported.';

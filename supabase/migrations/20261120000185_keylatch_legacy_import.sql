@@ -181,8 +181,8 @@ A key with a salted hash does not resolve until upgrade_key sees its plaintext. 
 a key that may be the same key as a waiting salted hash. All other keys resolve at once. If the same
 plaintext key is imported under several salts or schemes, the key gets several rows, and does not
 resolve if one of these rows is inactive. Two exceptions: a row that was imported with key in
-plaintext, or as SHA-256 before the first scheme was declared, decides alone. And a salted hash that
-is imported after a row that resolves is not compared: then revoke the key here.
+plaintext, or as SHA-256 before the first scheme was declared, decides alone. And if a key resolves
+already, a salted hash that is imported later is not compared with it: revoke such a key here.
 starts_with, ends_with (up to 32 characters; the longer is used) help upgrade_key to find a waiting
 key. A line is refused if the keys of a workspace that may be the same key would need more than
 1200000 rounds of PBKDF2 together.

@@ -172,7 +172,7 @@ class Cache:
         return None
 
     def begin(self, question: Question) -> Flight:
-        """Note that the database is being asked. Call this before the question is sent."""
+        """Record that the database is being asked. Call this before sending the question."""
         with self._lock:
             flight = Flight(question, self._clock(), self._epoch)
             self._flights.add(flight)

@@ -265,7 +265,7 @@ class Adoption:
             )
 
     def _is_loaded(self) -> bool:
-        """Check that the functions exist, belong to the caller and are of this version."""
+        """Check that the functions exist, have this version, and are owned by the caller."""
         found = self._run(_SCHEMA).fetchone()
         if found is None:
             return False
