@@ -232,6 +232,7 @@ set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan a
 declare
   v_hash bytea;
   v_hashes bytea[];
+  v_workspaces uuid[];
 begin
   -- Without schemes and without recorded first uses, a failed look-up costs only these two checks.
   if not exists (select from keylatch_internal.legacy_schemes)
@@ -245,22 +246,23 @@ begin
     return null;
   end if;
   v_hash := sha256(convert_to(p_text, 'UTF8'));
-  v_hashes := array(
+  v_hashes := v_hash || array(
     select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = v_hash
     union all
     select keylatch_internal.legacy_hash(s.name, keylatch_internal.scheme_digest(p_text, s))
     from keylatch_internal.legacy_schemes as s where s.iter is null
   );
-  if not exists (select from keylatch_internal.keys as k where k.key_hash = any (v_hashes)) then
+  v_workspaces :=
+    array(select k.workspace_id from keylatch_internal.keys as k where k.key_hash = any (v_hashes));
+  if v_workspaces = '{}' then
     return null;
   end if;
   -- A row that waits for upgrade_key counts, too, because the row may be newer than the first use.
-  v_hashes := v_hashes || v_hash;
   v_hashes := v_hashes
     || array(select keylatch_internal.legacy_hash('held', h) from unnest(v_hashes) as h);
   return (
     select k.key_hash from keylatch_internal.keys as k
-    where k.key_hash = any (v_hashes)
+    where k.key_hash = any (v_hashes) and k.workspace_id = any (v_workspaces)
     -- The row of the plain SHA-256 comes first, then inactive rows: a key that is inactive under a
     -- scheme or salt must not resolve under another scheme or salt.
     order by

@@ -8,9 +8,7 @@ create table keylatch_internal.legacy_settings (
 
   constraint legacy_settings_pkey primary key (only_row),
   constraint legacy_settings_only_row_check check (only_row),
-  constraint legacy_settings_upgrades_check check (
-    upgrades_per_minute >= 1 and upgrades_per_minute <= 100000
-  )
+  constraint legacy_settings_upgrades_check check (upgrades_per_minute between 1 and 100000)
 );
 comment on table keylatch_internal.legacy_settings is 'The rate limit of upgrade_key, in one row.';
 comment on column keylatch_internal.legacy_settings.only_row is 'Always true: there is one row.';

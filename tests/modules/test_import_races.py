@@ -292,3 +292,19 @@ def test_a_revoked_line_that_is_held_revokes_a_key_that_resolves(
     assert resolves(system, OLD) is None
     # A key that waits alone resolves at its first use, and not before.
     assert resolves(system, "another key of A") is None
+
+
+@pytest.mark.parametrize("column", ["revoked_at", "expires_at"])
+def test_a_held_row_of_another_workspace_neither_revokes_a_key_nor_takes_it(
+    system: System, column: str
+) -> None:
+    """Threat: a line for one tenant changes the key of another tenant."""
+    service = system.database.connect("service_role")
+    (ours,) = import_(service, line(**pbkdf2(OLD, "hex", "hex")))["lines"]
+    there = {"workspace_id": str(People.b)}
+    import_(service, line(**pbkdf2("another key of B", "hex", "hex"), **there))
+    when = {"revoked_at": "2024-01-01", "expires_at": "2099-01-01"}[column]
+    (held,) = import_(service, line(key=OLD, **there, **{column: when}))["lines"]
+    assert held["outcome"] == "waiting"
+    assert upgrade(service, OLD) == UUID(ours["key_id"])
+    assert resolves(system, OLD) == UUID(ours["key_id"])
