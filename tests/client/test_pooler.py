@@ -77,6 +77,18 @@ def test_every_call_works_and_leaves_no_state_on_the_session(
     assert left() == clean
 
 
+def test_a_refused_call_leaves_the_session_to_the_next_caller(
+    line: Open, system: System, pooler: Pooler
+) -> None:
+    """PgBouncer 1.18 kept it after about every fiftieth error that came before the end."""
+    admin = pooled(line, system, pooler, autocommit=True).client(system.claims("alice"))
+    watcher = pooled(line, system, pooler, autocommit=True)
+    for _ in range(200):
+        with pytest.raises(PermissionDenied):
+            admin.resolve("not a key")
+        assert watcher.ask("select 1") == (1,)
+
+
 def test_batches_sessions_and_old_keys_leave_no_state_either(
     line: Open, system: System, pooler: Pooler
 ) -> None:

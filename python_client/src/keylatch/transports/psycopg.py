@@ -44,7 +44,7 @@ class _Calls(SqlCalls):
             # One round trip. A pipeline is one transaction, which commits at the end. psycopg does
             # not report a failed commit there, but the commit of a read cannot fail.
             asked = self._cursor(connection, row_factory=tuple_row)
-            with suppress(psycopg.errors.PipelineAborted):
+            try:
                 async with self._entered(connection.pipeline()):
                     # Suppressed here, because the end of the pipeline raises the error again.
                     with suppress(psycopg.Error):
@@ -52,6 +52,13 @@ class _Calls(SqlCalls):
                         await self._wait(asked.execute(*call.bound()))
                 found: Found = await self._wait(asked.fetchall())
                 return found
+            except psycopg.Error as problem:
+                # After an error in a pipeline, PgBouncer 1.18 may keep the server's session for
+                # this client until its next statement.
+                with suppress(psycopg.Error):
+                    await self._ask(connection, "select")
+                if not isinstance(problem, psycopg.errors.PipelineAborted):
+                    raise
             # The claims were refused. Single statements show why.
         return await super()._alone(connection, call)
 
