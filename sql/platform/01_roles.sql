@@ -38,7 +38,7 @@ alter role authenticated set statement_timeout = '8s';
 alter role authenticator set statement_timeout = '8s';
 alter role authenticator set lock_timeout = '8s';
 
--- `postgres` owns the database and runs the migrations, and is not a superuser. If it already is a
+-- `postgres` runs the migrations on Supabase, and is not a superuser there. If it already is a
 -- superuser, because initdb made it (most plain clusters), it stays a superuser: otherwise the
 -- owner of the cluster could be locked out.
 do $$
@@ -48,7 +48,7 @@ begin
   else
     alter role postgres login inherit createdb createrole replication bypassrls;
     alter role postgres set search_path = "$user", public, extensions;
-    comment on role postgres is 'Owns the database and runs its migrations; not a superuser.';
+    comment on role postgres is 'Runs the migrations of keylatch; not a superuser.';
   end if;
 end
 $$;

@@ -70,10 +70,12 @@ class Database:
     Attributes:
         url: A URL or DSN of PostgreSQL. No command prints the URL, which may contain a password.
         as_user: The user to act as, a UUID; `None` for the connection's own user.
+        is_fallback: Whether a project is set, too, but no key or token for it.
     """
 
     url: str = field(repr=False)
     as_user: str | None = None
+    is_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,8 @@ def connect(options: Options) -> Keylatch:
     claims = None
     if target.as_user is not None:
         claims = {"sub": target.as_user, "role": "authenticated", "aud": "authenticated"}
+    if target.is_fallback:
+        note("This command uses DATABASE_URL, because SUPABASE_URL has no key or token.")
     connection = open_url(target.url)
     from keylatch.transports.psycopg import PsycopgTransport
 
@@ -262,9 +266,7 @@ def locate(options: Options) -> Rest | Database:
                 return Rest(place["SUPABASE_URL"], key, token)
             has_no_key = True
         if not wants_rest and place.get("DATABASE_URL"):
-            if has_no_key:
-                note("This command uses DATABASE_URL, because SUPABASE_URL has no key or token.")
-            return Database(place["DATABASE_URL"], _user(options.as_user))
+            return Database(place["DATABASE_URL"], _user(options.as_user), has_no_key)
     raise _nowhere(given.get("SUPABASE_URL") or setting("SUPABASE_URL"), wants_database)
 
 

@@ -30,7 +30,7 @@ from .report import (
     ranked,
 )
 from .stage import TAKE_ROLE, Stage, furnish, roles
-from .trying import UNTRIED, Operation, outcome
+from .trying import UNTRIED, Operation, outcome, undone
 from .values import assignments, row_of
 
 _RELATIONS = """
@@ -176,20 +176,19 @@ def _all_tries(
     """Run all tests, and name the expected tests that could not be made."""
     operations = list(_operations(connection, stage))
     tries = []
-    connection.execute("savepoint keylatch_try")
-    for number, one in enumerate(operations, 1):
-        outcomes = {actor: outcome(connection, actor, stage, one) for actor in ACTORS}
-        tries.append(
-            Try(
-                object=one.object,
-                operation=one.operation,
-                column=one.column,
-                found=outcomes,
-                expected=expected.pop(name_of(one.object, one.operation, one.column), {}),
+    with undone(connection):
+        for number, one in enumerate(operations, 1):
+            outcomes = {actor: outcome(connection, actor, stage, one) for actor in ACTORS}
+            tries.append(
+                Try(
+                    object=one.object,
+                    operation=one.operation,
+                    column=one.column,
+                    found=outcomes,
+                    expected=expected.pop(name_of(one.object, one.operation, one.column), {}),
+                )
             )
-        )
-        done(number, len(operations))
-    connection.execute("rollback to savepoint keylatch_try")
+            done(number, len(operations))
     return tries, list(expected)
 
 

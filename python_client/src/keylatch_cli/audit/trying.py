@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +19,9 @@ _LATCHED, _UNKNOWN = "PT409", ("PT401", "PT404")
 # Another session's lock, or a timeout: the test has no result.
 UNTRIED = ("55P03", "57014", "40P01")
 _ASKED = ("execute", "truncate")
+_UNDO = "rollback to savepoint keylatch_try"
 # All statements of a test in one round trip: there are thousands of tests.
-_TRY = sql.SQL(
-    "rollback to savepoint keylatch_try; {role}; {statement}; set constraints all immediate"
-)
+_TRY = sql.SQL(_UNDO + "; {role}; {statement}; set constraints all immediate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +38,21 @@ class Operation:
     was_taken: sql.Composed | None = None
 
 
-def outcome(connection: psycopg.Connection[Any], actor: str, stage: Stage, one: Operation) -> str:
-    """Test an operation as one actor, with all checks of a commit.
+@contextmanager
+def undone(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """Undo what each test in this block changed. An error leaves that to the caller."""
+    connection.execute("savepoint keylatch_try")
+    yield
+    connection.execute(_UNDO)
 
-    The next test, or the end of all, rolls back to the savepoint.
-    """
+
+def outcome(connection: psycopg.Connection[Any], actor: str, stage: Stage, one: Operation) -> str:
+    """Test an operation as one actor, with all checks of a commit. Call this within `undone`."""
     came = NO
     for statement in one.statements:
         try:
             role = _role(stage.roles[actor], stage.claims[actor])
-            rows = _ask(connection, _TRY.format(role=role, statement=statement)).rowcount
+            rows = _ask(connection, _TRY.format(role=role, statement=statement), 3).rowcount
             is_taken = rows > 0 and _is_taken(connection, stage.roles["owner"], one)
         except psycopg.Error as problem:
             if problem.sqlstate is None or problem.sqlstate in UNTRIED:
@@ -68,8 +74,8 @@ def _is_taken(connection: psycopg.Connection[Any], owner: str, one: Operation) -
     """Check whether an update has written the new value, or moved the row away."""
     if one.was_taken is None:
         return True
-    question = sql.SQL("select; {}; {}").format(_role(owner, ""), one.was_taken)
-    return bool(_ask(connection, question).fetchall()[0][0] is not False)
+    question = sql.SQL("{}; {}").format(_role(owner, ""), one.was_taken)
+    return bool(_ask(connection, question, 2).fetchall()[0][0] is not False)
 
 
 def _role(role: str, claims: str) -> sql.Composed:
@@ -77,11 +83,13 @@ def _role(role: str, claims: str) -> sql.Composed:
     return sql.SQL(TAKE_ROLE.replace("%s", "{}")).format(*values)
 
 
-def _ask(connection: psycopg.Connection[Any], query: sql.Composed) -> psycopg.Cursor[Any]:
-    """Send several statements in one round trip, and return the result of the third."""
+def _ask(
+    connection: psycopg.Connection[Any], query: sql.Composed, place: int
+) -> psycopg.Cursor[Any]:
+    """Send several statements in one round trip, and return the result of one, counted from 1."""
     cursor = connection.execute(query, prepare=False)
-    cursor.nextset()
-    cursor.nextset()
+    for _ in range(place - 1):
+        cursor.nextset()
     return cursor
 
 

@@ -279,8 +279,7 @@ def legacy(options: Options, workspace_id: Workspace = None, as_json: Json = Fal
         return
     if not keys:
         output.note(
-            "no legacy keys: the workspace has no key that was imported with a salted hash, or you "
-            "do not administer the workspace. To list all keys, run: keylatch list"
+            "no legacy keys: none has a salted hash, or you do not administer the workspace"
         )
         return
     columns = ["Id and key", "Status", "Scheme", "Expires", "Label"]
