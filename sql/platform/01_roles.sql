@@ -1,87 +1,79 @@
 -- The roles that every Supabase project has, for a plain PostgreSQL 15 or newer.
 --
--- Run this as a superuser, once per cluster, before 02_database.sql. Repeating it is harmless. Any
--- client can run it: it is plain SQL. It sets no passwords: `authenticator` and `postgres` can log
--- in after you set their passwords with `alter role … password`.
+-- Run this as a superuser, once per cluster, before 02_database.sql. Any client can run it: it is
+-- plain SQL. A role that exists stays as it is: it may belong to another application. New roles get
+-- no password: `authenticator` and `postgres` can log in after `alter role … password`.
 
-do $$
-declare
-  v_role text;
-begin
-  foreach v_role in array
-    array['anon', 'authenticated', 'service_role', 'authenticator', 'postgres']
-  loop
-    if not exists (select from pg_catalog.pg_roles where rolname = v_role) then
-      execute pg_catalog.format('create role %I', v_role);
-    end if;
-  end loop;
-end
-$$;
-
--- The roles of a request: without a user, a signed-in user, or the application's backend.
-alter role anon nologin inherit;
-alter role authenticated nologin inherit;
-alter role service_role nologin inherit bypassrls;
-
--- The login of PostgREST. It has no rights of its own until it takes one of the three roles above.
-alter role authenticator login noinherit;
-
-comment on role anon is 'A request without a token.';
-comment on role authenticated is 'A request of a signed-in user; row policies decide by the user.';
-comment on role service_role is 'The application''s own backend; row policies do not apply to it.';
-comment on role authenticator is
-  'PostgREST''s login; takes the role that a request''s token names.';
-
--- A hosted project cancels slow API requests, so this stand-in does, too.
-alter role anon set statement_timeout = '3s';
-alter role authenticated set statement_timeout = '8s';
-alter role authenticator set statement_timeout = '8s';
-alter role authenticator set lock_timeout = '8s';
-
--- `postgres` runs the migrations on Supabase, and is not a superuser there. If it already is a
--- superuser, because initdb made it (most plain clusters), it stays a superuser: otherwise the
--- owner of the cluster could be locked out.
-do $$
-begin
-  if (select rolsuper from pg_catalog.pg_roles where rolname = 'postgres') then
-    raise notice 'The role postgres stays a superuser, as is usual on plain PostgreSQL.';
-  else
-    alter role postgres login inherit createdb createrole replication bypassrls;
-    alter role postgres set search_path = "$user", public, extensions;
-    comment on role postgres is 'Runs the migrations of keylatch; not a superuser.';
-  end if;
-end
-$$;
-
--- `postgres` is a member of the same roles as on a hosted project, as far as they are named above.
--- On 15 it is not a member of authenticator: there, a role with createrole may grant any role. From
--- 16 on, only a role with the admin option may grant a role. A grant that exists is not repeated:
--- PostgreSQL would print a notice.
 do $$
 declare
   v_is_old constant boolean := pg_catalog.current_setting('server_version_num')::integer < 160000;
+  v_role record;
   v_grant record;
+  v_created text[] := '{}';
 begin
-  for v_grant in
-    select r.role, 'authenticator' as member, false as has_admin
-    from pg_catalog.unnest(array['anon', 'authenticated', 'service_role']) as r (role)
-    union all
-    select r.role, 'postgres', not v_is_old
-    from pg_catalog.unnest(array[
-      'anon', 'authenticated', 'service_role', 'pg_monitor', 'pg_read_all_data',
-      'pg_signal_backend'
-    ]) as r (role)
-    union all
-    select r.role, 'postgres', r.role = 'authenticator'
-    from pg_catalog.unnest(array['authenticator', 'pg_create_subscription']) as r (role)
-    where not v_is_old
+  -- Hosted projects cancel slow API requests after the same times.
+  for v_role in
+    select
+      r.name,
+      r.attributes,
+      r.statement_timeout,
+      r.comment
+    from (values
+      ('anon', 'nologin inherit', '3s', 'A request without a token.'),
+      ('authenticated', 'nologin inherit', '8s',
+        'A request of a signed-in user; row policies decide by the user.'),
+      ('service_role', 'nologin inherit bypassrls', null,
+        'The application''s own backend; row policies do not apply to it.'),
+      ('authenticator', 'login noinherit', '8s',
+        'PostgREST''s login; takes the role that a request''s token names.'),
+      -- On Supabase, `postgres` runs the migrations and is not a superuser.
+      ('postgres', 'login inherit createdb createrole replication bypassrls', null,
+        'Runs the migrations of keylatch; not a superuser.')
+    ) as r (name, attributes, statement_timeout, comment)
+    where pg_catalog.to_regrole(r.name) is null
   loop
-    continue when exists (
-      select from pg_catalog.pg_auth_members as m
-      where m.roleid = pg_catalog.to_regrole(v_grant.role)::oid
-        and m.member = pg_catalog.to_regrole(v_grant.member)::oid
-        and (m.admin_option or not v_grant.has_admin)
-    );
+    execute pg_catalog.format('create role %I %s', v_role.name, v_role.attributes);
+    execute pg_catalog.format('comment on role %I is %L', v_role.name, v_role.comment);
+    if v_role.statement_timeout is not null then
+      execute pg_catalog.format(
+        'alter role %I set statement_timeout = %L', v_role.name, v_role.statement_timeout
+      );
+    end if;
+    v_created := v_created || v_role.name;
+  end loop;
+
+  if 'authenticator' = any (v_created) then
+    alter role authenticator set lock_timeout = '8s';
+  end if;
+  if 'postgres' = any (v_created) then
+    alter role postgres set search_path = "$user", public, extensions;
+    -- The parameters that PostgREST reads.
+    grant set on parameter pgrst.db_schemas, pgrst.db_pre_request to postgres;
+  end if;
+
+  -- A new role becomes a member as on a hosted project, and has members as there. On 15, a role
+  -- with createrole may grant any role; from 16 on, it needs the admin option.
+  for v_grant in
+    select
+      g.role,
+      g.member,
+      g.has_admin
+    from (
+      select r.role, 'authenticator' as member, false as has_admin
+      from pg_catalog.unnest(array['anon', 'authenticated', 'service_role']) as r (role)
+      union all
+      select r.role, 'postgres', not v_is_old
+      from pg_catalog.unnest(array[
+        'anon', 'authenticated', 'service_role', 'pg_monitor', 'pg_read_all_data',
+        'pg_signal_backend'
+      ]) as r (role)
+      union all
+      select r.role, 'postgres', r.role = 'authenticator'
+      from pg_catalog.unnest(array['authenticator', 'pg_create_subscription']) as r (role)
+      where not v_is_old
+    ) as g
+    where array[g.role, g.member] && v_created
+  loop
     execute pg_catalog.format(
       'grant %I to %I %s', v_grant.role, v_grant.member,
       case when v_grant.has_admin then 'with admin option' end
@@ -89,9 +81,3 @@ begin
   end loop;
 end
 $$;
-
--- Supabase lets `postgres` disable triggers for a session, as a replication worker does. keylatch
--- must be safe against that, so the stand-in allows it, too.
-grant set on parameter session_replication_role to postgres;  -- noqa: PRS
--- On a hosted project, postgres may also set the parameters that PostgREST reads.
-grant set on parameter pgrst.db_schemas, pgrst.db_pre_request to postgres;  -- noqa: PRS

@@ -117,6 +117,7 @@ class Cluster(abc.ABC):
         with psycopg.connect(self.superuser_url("postgres"), autocommit=True) as connection:
             self.version = connection.info.server_version // 10000
         self._run_file(_PLATFORM / "01_roles.sql", "postgres")
+        self._run_file(Path(__file__).with_name("supabase_roles.sql"), "postgres")
         for role in ("postgres", "authenticator"):
             self._run(
                 sql.SQL("alter role {} password {}").format(

@@ -25,6 +25,44 @@ ALL = Choice(all=True)
 CORE = Choice(only=("core",))
 AT_ONCE = 20
 
+# An application with a PostgREST and users of its own, whose roles are otherwise than Supabase's.
+_APPLICATION = """
+drop role authenticated;
+alter role anon noinherit;
+alter role anon set statement_timeout = '1min';
+comment on role anon is 'Visitors of the shop.';
+alter role service_role nobypassrls;
+alter role authenticator inherit;
+alter role authenticator reset all;
+alter role postgres nocreatedb;
+alter role postgres reset all;
+comment on role postgres is null;
+create schema extensions authorization postgres;
+create schema auth;
+comment on schema auth is 'Who buys.';
+create table auth.users (id uuid primary key, name text);
+comment on table auth.users is 'Buyers.';
+create function auth.uid() returns uuid language sql stable
+as $$ select nullif(current_setting('shop.buyer', true), '')::uuid $$;
+"""
+_STATE = """
+select r.rolname::text, r.rolinherit, r.rolbypassrls, r.rolcreatedb, s.setconfig,
+  shobj_description(r.oid, 'pg_authid')
+from pg_roles as r left join pg_db_role_setting as s on s.setrole = r.oid
+where r.rolname in ('anon', 'service_role', 'authenticator', 'postgres')
+union all
+select n.nspname, n.nspowner = 'supabase_admin'::regrole, null, null, null,
+  obj_description(n.oid, 'pg_namespace')
+from pg_namespace as n where n.nspname in ('auth', 'extensions')
+union all
+select c.relname, c.relrowsecurity, null, null, c.relacl::text[], obj_description(c.oid, 'pg_class')
+from pg_class as c where c.relname = 'users'
+union all
+select p.proname, null, null, null, null, p.prosrc
+from pg_proc as p where p.oid = 'auth.uid()'::regprocedure
+order by 1
+"""
+
 
 def names(database: Database, choice: Choice = ALL, release: Release | None = None) -> list[str]:
     """Apply with keylatch's tenancy, and give the names of what was."""
@@ -314,14 +352,14 @@ def test_apply_platform_names_what_a_plain_server_lacks_and_creates_it(
         People.seed(database.url)
 
 
-@pytest.mark.one_server
+@pytest.mark.parametrize(("attributes", "keeper"), [("", "postgres"), ("createrole", "shop_owner")])
 def test_apply_platform_leaves_the_database_to_its_owner(
-    program: Program, other_server: Cluster
+    program: Program, other_server: Cluster, attributes: str, keeper: str
 ) -> None:
     """Threat: an application can no longer change its own database."""
     with Database(other_server, "shop") as database:
         chief = database.connect(superuser=True)
-        chief.execute("create role shop_owner login")
+        chief.execute(f"create role shop_owner login {attributes}".encode())
         try:
             chief.execute("alter database shop owner to shop_owner")
             superuser = program.having(DATABASE_URL=database.superuser_url)
@@ -330,7 +368,7 @@ def test_apply_platform_leaves_the_database_to_its_owner(
             owners = "select datdba::regrole::text, n.nspowner::regrole::text from pg_database"
             owners += ", pg_namespace as n where datname = current_database() and nspname = %s"
             row = chief.execute(owners.encode(), ["keylatch_internal"]).fetchone()
-            assert row == ("shop_owner", "postgres")
+            assert row == ("shop_owner", keeper)
             assert chief.execute("select from pg_default_acl").rowcount == 0
             chief.execute("set role shop_owner")
             chief.execute("create table public.orders (id bigint)")
@@ -341,6 +379,22 @@ def test_apply_platform_leaves_the_database_to_its_owner(
             chief.execute("alter database shop owner to postgres")
             chief.execute("drop owned by shop_owner")
             chief.execute("drop role shop_owner")
+
+
+def test_apply_platform_changes_nothing_that_another_application_has(
+    program: Program, other_server: Cluster
+) -> None:
+    """Threat: the roles and users of somebody else's PostgREST behave otherwise."""
+    with Database(other_server, "shop") as database:
+        chief = database.connect(superuser=True)
+        chief.execute(_APPLICATION)
+        before = chief.execute(_STATE).fetchall()
+        superuser = program.having(DATABASE_URL=database.superuser_url)
+        assert "Created the roles" in superuser("apply", "--platform", "--tenancy", "own").err
+        assert chief.execute(_STATE).fetchall() == before
+        assert len(before) == 8
+        row = chief.execute("select to_regprocedure('auth.role()') is not null").fetchone()
+        assert row == (True,)
 
 
 @pytest.mark.one_server
