@@ -11,7 +11,7 @@ from stack.standby import Standby
 
 pytestmark = pytest.mark.one_server
 
-HEALTHY = "Nothing to fix.\n"
+HEALTHY = "Nothing to fix among what was checked.\n"
 
 
 @pytest.fixture
