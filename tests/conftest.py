@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -22,6 +23,10 @@ hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("tests")
+
+# All that is asked over HTTP is on this machine, without TLS. For each client, httpx reads all
+# certificates that it would trust, which takes 50 ms: one is enough, and nobody has its key.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("stack") / "certificate.pem")
 
 _numbers = itertools.count(1)
 

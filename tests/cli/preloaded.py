@@ -9,6 +9,7 @@ import atexit
 import io
 import json
 import os
+import pkgutil
 import select
 import signal
 import socket
@@ -22,9 +23,20 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
+import typer
+
 from stack import HANG_SECONDS
 
-LIBRARIES = ("keylatch_cli.app", "psycopg", "postgrest", "httpx", "rich.console", "rich.table")
+LIBRARIES = (
+    "psycopg",
+    "postgrest",
+    "httpx",
+    "rich.console",
+    "rich.table",
+    "rich.progress",
+    "jinja2",
+)
+PACKAGES = ("keylatch", "keylatch_cli")
 _LONGEST = 200_000
 
 
@@ -78,6 +90,13 @@ def run(
 def _serve(listener: socket.socket, name: str) -> None:
     for library in LIBRARIES:
         import_module(library)
+    for package in map(import_module, PACKAGES):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.startswith("keylatch.fastapi"):
+                import_module(module.name)
+    # The commands are built from their signatures once, and not for each run.
+    typer.main.get_command = cache(typer.main.get_command)
+    typer.main.get_command(import_module("keylatch_cli.app").app)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for who answers a run
     calls, parent = listener.fileno(), sys.stdin.fileno()
     while calls in select.select([calls, parent], [], [])[0]:

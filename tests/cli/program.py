@@ -17,6 +17,7 @@ from typing import Any
 from cli import preloaded
 from stack import HANG_SECONDS
 
+_KEPT = ("PATH", "HOME", "SSL_CERT_FILE")
 SCRIPT = Path(sys.executable).parent / "keylatch"
 
 
@@ -139,7 +140,7 @@ class Program:
 
     def surroundings(self) -> dict[str, Any]:
         """Returns directory and environment as keyword arguments for `subprocess`."""
-        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         return {"cwd": self.directory, "env": {**kept, "LANG": "C.UTF-8", **self.environment}}
 
 

@@ -13,12 +13,6 @@ from keylatch_cli.output import EXIT_CODES
 pytestmark = pytest.mark.one_server
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Program:
-    """The installed script itself, loaded anew for each run."""
-    return Program(tmp_path)
-
-
 CALLS = [
     *("issue", "list", "show", "rotate", "revoke", "suspend", "unsuspend", "end-sessions"),
     *("retire", "legacy", "resolve", "upgrade", "explain"),
@@ -64,8 +58,10 @@ def test_help_says_how_to_connect_without_showing_secrets_to_ps(
     assert shown.count("`ps` shows options") == 2
 
 
-def test_the_version_is_that_of_the_package(program: Program) -> None:
-    assert program("--version").out == f"keylatch {keylatch.__version__}\n"
+def test_the_installed_script_is_the_program_and_has_the_version_of_the_package(
+    tmp_path: Path,
+) -> None:
+    assert Program(tmp_path)("--version").out == f"keylatch {keylatch.__version__}\n"
 
 
 def test_completion_knows_the_commands_and_their_options(program: Program) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,12 +13,6 @@ from cli.system import System
 from stack import Cluster
 
 pytestmark = pytest.mark.one_server
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Program:
-    """The installed script itself, loaded anew for each run."""
-    return Program(tmp_path)
 
 
 class Arguments:
@@ -55,6 +50,8 @@ class Arguments:
 def test_no_key_is_in_the_arguments_of_a_process_or_in_a_log(
     alice: Program, resolver: Program, system: System, server: Cluster
 ) -> None:
+    # The installed script, a process of its own.
+    alice, resolver = replace(alice, is_preloaded=False), replace(resolver, is_preloaded=False)
     with Arguments() as arguments:
         old = alice("issue", system.people.a, "--kind", "secret", "--key-only").out.strip()
         found = resolver.ok("resolve", stdin=old)

@@ -159,6 +159,10 @@ def test_each_first_line_asks_and_every_column_is_explained(system: System) -> N
         assert columns == sorted(question.columns), question.path
 
 
+# The two longest, and one that calls a function. The CLI takes seconds for each.
+ASKED_THROUGH_THE_CLI = ("definer_functions", "triggers", "events")
+
+
 @pytest.mark.one_server
 def test_psql_and_the_supabase_cli_and_a_driver_answer_alike(system: System) -> None:
     key, _ = system.issue()
@@ -175,6 +179,8 @@ def test_psql_and_the_supabase_cli_and_a_driver_answer_alike(system: System) -> 
         )
         assert done.stderr == ""
         assert len([row for row in done.stdout.split("\x1e") if row.strip()]) == count, name
+        if name not in ASKED_THROUGH_THE_CLI:
+            continue
         arguments = ["db", "query", "--read-only", "--file", str(question.path)]
         said = run_supabase([*arguments, "--output-format", "json"], system.database.url)
         assert len(json.loads(said.split("\n", 1)[1])) == count, name

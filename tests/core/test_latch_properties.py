@@ -73,7 +73,7 @@ CONDITIONS = (
     (
         "keys_update_superseded_is_final",
         "new.expires_at > old.expires_at",
-        "expires_at superseded_at",
+        "expires_at",
         SUPERSEDED,
     ),
 )

@@ -17,6 +17,8 @@ from keylatch import Keylatch
 from keylatch.errors import InvalidArgument, PermissionDenied
 from stack import Database, People, Rest, Tokens
 
+pytestmark = pytest.mark.one_server
+
 OLD = "wid_lOLMLeoo9rUrySS4AD2hp7qIOGjuVO90"
 SHA = hashlib.sha256(OLD.encode()).digest()
 HEX, BASE64 = SHA.hex(), base64.b64encode(SHA).decode()

@@ -16,6 +16,8 @@ from modules.test_import import import_, line, resolves
 from modules.test_upgrade import REVOKE, UPGRADE, pbkdf2, salted, upgrade
 from stack import Database, People
 
+pytestmark = pytest.mark.one_server
+
 SECRET = "a pepper of the old application"
 Hash = Callable[[str], bytes]
 

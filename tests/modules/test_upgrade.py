@@ -21,6 +21,8 @@ from keylatch import Keylatch
 from modules.test_import import import_, line, resolves
 from stack import HANG_SECONDS, Database, People, Rest, Tokens
 
+pytestmark = pytest.mark.one_server
+
 if not settings.configured:
     settings.configure()
 

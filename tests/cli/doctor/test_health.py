@@ -113,9 +113,13 @@ WAYS: dict[str, tuple[Choice, Tenancy, Path | None]] = {
 }
 
 
+# A newer server says other things of the same objects, whichever of them are installed.
+RESTORED = [(15, way) for way in WAYS]
+RESTORED += [(version, way) for version in (17, 18) for way in ("everything", "own_tables")]
+
+
 @pytest.mark.one_server  # pg_dump reads servers up to its own version
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("version", [15, 17, 18])
+@pytest.mark.parametrize(("version", "way"), RESTORED)
 def test_a_database_that_was_dumped_and_restored_is_whole(
     server: Cluster, newer: Callable[[int], Cluster], way: str, version: int
 ) -> None:

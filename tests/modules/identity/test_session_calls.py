@@ -15,6 +15,8 @@ from keylatch.errors import InvalidArgument, LatchViolation, PermissionDenied, S
 from modules.identity.visitors import open_, token
 from security.system import ORIGIN, System, slug
 
+pytestmark = pytest.mark.one_server
+
 HOUR = timedelta(hours=1)
 USERS = ("anon", "stranger", "mia", "bob", "alice")
 # What a token is mistyped to.

@@ -11,6 +11,8 @@ from keylatch.errors import KeyNotFound
 from modules.identity.visitors import OPEN, open_, slow_visitors, token, visitor
 from security.system import ORIGIN, System, slug
 
+pytestmark = pytest.mark.one_server
+
 END = "select ended from keylatch.end_sessions(%s, 'abused')"
 REVOKE = "select id from keylatch.revoke_key(%s, 'leaked')"
 IMPATIENT = "select set_config('lock_timeout', '1ms', false)"

@@ -14,6 +14,8 @@ from modules.identity.visitors import OPEN, open_, set_limits, token, visitor
 from security.system import ORIGIN, System, slug
 from stack import Database
 
+pytestmark = pytest.mark.one_server
+
 LIMITED = "too_many_requests"
 
 

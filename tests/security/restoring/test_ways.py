@@ -10,11 +10,23 @@ from keylatch_cli.doctor.examination import examine
 from keylatch_cli.doctor.report import Level
 from security.restoring.ground import Ground, psql, repair, run, with_role
 from security.restoring.story import Model, connected, faults, rows, use_every_call
-from security.restoring.ways import WAYS, Way, clean, migrated, schema_only
+from security.restoring.ways import (
+    WAYS,
+    Way,
+    clean,
+    migrated,
+    plain,
+    schema_only,
+    without_owner_and_privileges,
+)
 from stack import Database
 from stack.tools import ROOT
 
 pytestmark = pytest.mark.one_server
+
+# Where the catalog is the same, an audit finds the same, and takes seconds: the way that keeps all
+# and the way that loses most are enough.
+AUDITED = (plain, without_owner_and_privileges)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.restore.__name__)
@@ -39,8 +51,9 @@ def test_a_restored_database_is_whole_or_after_restore_makes_it_so(
         for name, before in ground.story.rows.items():
             if name.startswith("keylatch"):
                 assert found[name] == before, name
-        with psycopg.connect(restored.superuser_url) as owner:
-            assert audit(owner).differences == ()
+        if way.restore in AUDITED:
+            with psycopg.connect(restored.superuser_url) as owner:
+                assert audit(owner).differences == ()
         use_every_call(restored, ground.story)
         at = Program(ground.directory, {"DATABASE_URL": restored.superuser_url}, is_preloaded=True)
         assert at("installation", "renew").out == f"{installation_id(restored)}\n"
