@@ -7,7 +7,7 @@ MAKE := $(MAKE) --no-print-directory
 unexport PYTHONDONTWRITEBYTECODE
 # Where stack/tools.py keeps the servers from npm that are ready to run.
 CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOME)/.cache))/keylatch
-# Tests wait as much as they compute.
+# Tests wait as much as they compute. Those of a file run in one worker, and share what they start.
 WORKERS := $(shell expr $$(nproc) \* 3 / 2)
 
 .DEFAULT_GOAL := help
@@ -47,7 +47,7 @@ IN_CONTAINERS := $(addprefix tests/,stack security cli/install cli/doctor cli/te
   client/test_calls.py modules/identity/test_policies.py \
   $(addprefix core/test_,alone.py budget.py core_files.py interleavings.py))
 SERVER := $(if $(PG),KEYLATCH_PG=$(PG),env -u KEYLATCH_PG)
-PYTEST := $(PYTHON) -m pytest -n $(WORKERS)
+PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile
 # Every Python that has these measures itself; tests/pyproject.toml says what.
 COVERED := KEYLATCH_COVERAGE=$(CURDIR)/.coverage
 MEASURED := COVERAGE_PROCESS_START=$(CURDIR)/tests/pyproject.toml $(COVERED)
