@@ -95,7 +95,7 @@ comment on column keylatch_internal.key_event_checkpoints.events is 'The number 
 comment on column keylatch_internal.key_event_checkpoints.previous is
   'The digest of the previous checkpoint.';
 comment on column keylatch_internal.key_event_checkpoints.digest is
-  'SHA-256 of previous, number, and the hashes of the events, sorted by occurred_at and id.';
+  'SHA-256 of the columns previous and number, and of the hashes of the events in order of time.';
 comment on column keylatch_internal.key_event_checkpoints.sealed_at is
   'When the checkpoint was made.';
 comment on column keylatch_internal.key_event_checkpoints.archived_at is
@@ -141,7 +141,7 @@ comment on view keylatch.key_events is
   'The audit log of the keys in the workspaces that you administer.
 
 Filter by workspace_id, and order by occurred_at and id. verify_events shows whether somebody
-changed sealed events. If "erased" is set, the database owner erased its personal data.';
+changed sealed events. If "erased" is set, the database owner erased the personal data of the event.';
 -- PostgREST shows comments on columns, so the view copies the comments of the table.
 do $$
 begin
@@ -224,7 +224,7 @@ execute function keylatch_internal.keep_events();
 comment on trigger key_events_insert_keep on keylatch_internal.key_events is
   'Refuses INSERT statements: only the triggers on the table of keys insert events.
 
-The trigger does not fire for rows that a restore or a publisher writes.';
+The trigger does not fire for rows that a restore or logical replication writes.';
 
 create trigger key_events_update_keep
 before update on keylatch_internal.key_events for each row

@@ -68,7 +68,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.metadata_change is
-  'Describes changed metadata for an event: hashes and member names, but no values.';
+  'Describes changed metadata for an event: both hashes and the changed JSON keys, but no values.';
 
 create function keylatch_internal.limit_growth(p_workspace_id uuid, p_is_new boolean)
 returns void language plpgsql volatile security invoker
@@ -174,7 +174,7 @@ for each statement execute function keylatch_internal.record_new_key();
 comment on trigger keys_insert_record_events on keylatch_internal.keys is
   'Writes an event for each new key.
 
-The trigger does not fire for rows that a restore or a publisher writes: the events come along.';
+The trigger does not fire for rows that a restore or logical replication writes: the events come too.';
 
 create function keylatch_internal.content_changes(
   p_old keylatch_internal.keys, p_new keylatch_internal.keys

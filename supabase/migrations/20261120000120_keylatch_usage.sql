@@ -214,10 +214,10 @@ comment on function keylatch.record_usage is
   'Adds the uses and refusals that a service counted to the totals of the keys.
 
 batch: {"<key id>": {"uses": number, "refusals": {"<verdict>": number}, "last_used_at": time}, …},
-up to 10000 entries, each with uses, refusals or both. last_used_at: ISO 8601 with a zone, now if left
-out; its day is also the day of the refusals. verdict: the verdict of explain_key for the key.
-again: report these keys again, because another report had locked them. The call never waits and
-locks no key. The stored last_used_at never decreases. Ids of unknown keys are ignored.
+up to 10000 entries, each with uses, refusals or both. last_used_at: ISO 8601 with a time zone; by
+default now. The refusals are counted on the day of last_used_at. verdict: as from explain_key.
+Returns again: the keys to report again, because another report had locked them. The call never
+waits and locks no key. The stored last_used_at never decreases. Ids of unknown keys are ignored.
 Errors: invalid_argument (400).';
 
 update keylatch_internal.installation set modules = array_append(modules, 'usage');

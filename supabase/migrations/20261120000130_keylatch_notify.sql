@@ -96,7 +96,7 @@ begin
   return new;
 end $$;
 comment on function keylatch_internal.note_extension is
-  'Refuses to extend a key in a transaction that has sent a NOTIFY, whose commit may have to wait.';
+  'Refuses to extend a key in a transaction whose commit may wait, because it has sent a NOTIFY.';
 
 -- This trigger fires before the update, so that notify_caches sees the mark for the first row.
 create trigger keys_update_note_extension
@@ -112,8 +112,8 @@ after update on keylatch_internal.keys deferrable initially deferred for each ro
 when (coalesce(new.expires_at, 'infinity') > old.expires_at)
 execute function keylatch_internal.note_extension();
 comment on trigger keys_update_hold_extension on keylatch_internal.keys is
-  'Refuses to extend a key that expires soon if the transaction has already sent a NOTIFY, because
-the commit may have to wait until after the key has expired.
+  'Refuses to extend a key that expires soon if the transaction has sent a NOTIFY: such a commit may
+wait for other commits with a NOTIFY, and the key may expire before.
 
 The trigger does not fire for rows that a publisher sends.';
 

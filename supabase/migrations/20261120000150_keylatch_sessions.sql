@@ -147,7 +147,7 @@ for each row execute function keylatch_internal.judge_session_settings();
 comment on trigger session_settings_write_judge on keylatch.session_settings is
   'Checks each new lifetime.
 
-The trigger does not fire for rows that a restore or a publisher writes.';
+The trigger does not fire for rows that a restore or logical replication writes.';
 
 alter table keylatch_internal.sessions enable row level security;
 alter table keylatch_internal.session_endings enable row level security;

@@ -25,7 +25,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.session_expiry is
-  'Returns when a session expires if it is opened or extended now: at most 90 days after opening.';
+  'Returns the expiry time of a session opened or extended now: at most 90 days after its opening.';
 
 create function keylatch_internal.start_session(p_key text)
 returns keylatch.opened_session language plpgsql volatile security definer

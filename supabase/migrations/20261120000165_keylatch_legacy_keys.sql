@@ -46,14 +46,14 @@ the rounds (or before, after), the salt and the hash, separated by $. Only the o
 comment on column keylatch_internal.legacy_keys.clear_part is
   'The plaintext part of a salted key: p: and the first characters, or s: and the last, reversed.';
 comment on column keylatch_internal.legacy_keys.rounds is
-  'How many PBKDF2 rounds upgrade_key needs to compare the key. 0 for an unsalted key that needs
-upgrade_key all the same. Null if resolve_key finds the key without upgrade_key.';
+  'How many PBKDF2 rounds upgrade_key needs to compare the key. 0 for an unsalted key that also
+needs upgrade_key. Null if resolve_key finds the key without upgrade_key.';
 comment on column keylatch_internal.legacy_keys.upgraded_at is
   'When upgrade_key first saw the plaintext of the key. Null before the first use.';
 comment on index keylatch_internal.legacy_keys_workspace_id_clear_part_idx is
-  'Finds the salted keys of a workspace by their clear_part, before their first use.';
+  'Finds the salted keys of a workspace that upgrade_key has not seen yet, by their clear_part.';
 comment on index keylatch_internal.legacy_keys_clear_part_idx is
-  'Finds salted keys by clear_part before their first use, if the caller passes no workspace_id.';
+  'Finds salted keys that upgrade_key has not seen yet, if the caller passes no workspace_id.';
 comment on index keylatch_internal.legacy_keys_workspace_id_scheme_idx is
   'Finds the unsalted keys of a workspace that upgrade_key has not seen yet.';
 comment on index keylatch_internal.legacy_keys_source_scheme_idx is

@@ -157,7 +157,7 @@ begin
 end $$;
 comment on function keylatch_internal.similar_keys is
   'Returns the salted keys that upgrade_key has not seen and that have one of these values of
-clear_part. Without a workspace_id, searches all workspaces for keys with a clear_part.';
+clear_part. Without a workspace_id, searches all workspaces, but no key without a clear_part.';
 
 create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id uuid)
 returns void language plpgsql volatile security definer

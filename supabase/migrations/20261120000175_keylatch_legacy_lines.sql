@@ -135,7 +135,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.read_import_fields is
-  'Returns the lines of an import without fields that are null, and the first wrong field of each.';
+  'Returns each line of an import, without its null fields, and says which field is wrong first.';
 
 create function keylatch_internal.read_plaintext(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker

@@ -99,7 +99,7 @@ begin
       p_lines[v_line."position"].problem := array[
         format('To compare all keys that may equal this key, upgrade_key would need more than '
           '%s rounds.', keylatch_internal.round_budget()),
-        'Give starts_with or ends_with of the key. Without both, see sql/docs/first_use.md.'];
+        'Give starts_with or ends_with of the key. If you know neither, see sql/docs/first_use.md.'];
     else
       v_rounds := v_rounds + v_line.rounds;
     end if;

@@ -180,9 +180,9 @@ keylatch.workspaces), and key in plaintext, or hash with hash_encoding (hex or b
 A key with a salted hash does not resolve until upgrade_key sees its plaintext. The same is true for
 a key that may be the same key as a waiting salted hash. All other keys resolve at once. If the same
 plaintext key is imported under several salts or schemes, the key gets several rows, and does not
-resolve if one of these rows is inactive. Two exceptions: a row that was imported with key in
-plaintext, or as SHA-256 before the first scheme was declared, decides alone. And if a key resolves
-already, a salted hash that is imported later is not compared with it: revoke such a key here.
+resolve if one of these rows is inactive. Two exceptions: if one of these rows was imported in
+plaintext, or as SHA-256 before the first scheme existed, this row alone says whether the key
+resolves. A salted hash that is imported after the key resolves is not compared: revoke that key.
 starts_with, ends_with (up to 32 characters; the longer is used) help upgrade_key to find a waiting
 key. A line is refused if the keys of a workspace that may be the same key would need more than
 1200000 rounds of PBKDF2 together.

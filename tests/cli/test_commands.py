@@ -64,7 +64,7 @@ def test_issue_shows_people_the_key_and_says_that_it_is_the_last_time(
 
 
 def test_issue_says_when_no_page_can_use_the_key(sql_alice: Program, system: System) -> None:
-    assert "no page can use it" in sql_alice("issue", system.people.a).err
+    assert "No page can use the key" in sql_alice("issue", system.people.a).err
     assert sql_alice("issue", system.people.a, "--origin", SITE).err == ""
 
 

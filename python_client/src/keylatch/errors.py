@@ -216,7 +216,7 @@ def error_for(
 
 
 def _own_error(message: str, code: str, detail: str, hint: str) -> KeylatchError:
-    """Choose the class by the slug or, for an unknown slug, by the status in the SQLSTATE."""
+    """Choose the Python class by the slug, or by the HTTP status in a SQLSTATE such as PT404."""
     kind = CLASS_BY_SLUG.get(message)
     if kind is None:
         kind = _class_by_status(int(code[2:]))

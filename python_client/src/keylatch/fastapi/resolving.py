@@ -1,4 +1,4 @@
-"""Helpers of the widget's route and `require_key`: the resolver, and a request's key and origin."""
+"""Finds the resolver, and the key and the origin of a request, for the routes of FastAPI."""
 
 from collections.abc import Callable
 from typing import Any

@@ -107,7 +107,7 @@ def _value_of(row: object, name: str) -> object:
 
 
 class _Unreadable(HTTPException):
-    """An `HTTPException`, because FastAPI passes this class on while it reads a body."""
+    """FastAPI replaces other exceptions that occur while it reads a body, but not this class."""
 
 
 class _JsonRequest(Request):

@@ -37,7 +37,7 @@ _WORDS = {
 _WHY = {
     "policy": "Row policies are the authorization: they decide who can read, issue and change "
     "keys.",
-    "trigger": "Triggers make the keys, enforce the latch and record the events.",
+    "trigger": "Triggers make the keys, keep revoked keys revoked, and record the events.",
     "function": "This function is not the released version, so nobody has tested its checks.",
     "view": "A view without security_invoker reads with its owner's rights and skips the policies.",
     "table": "Without row level security, a role with a grant reaches the keys of all workspaces.",

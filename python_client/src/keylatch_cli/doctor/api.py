@@ -155,7 +155,7 @@ def _check_cache(
 
 
 def _code(request: _Request) -> str | None:
-    """Send a request, and return the code of its error."""
+    """Send a request. Return the code of the error, or `None` if there is no error."""
     try:
         request.execute()
     except APIError as refused:

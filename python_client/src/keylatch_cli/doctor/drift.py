@@ -14,8 +14,8 @@ from .report import Finding, Level
 # Why a difference matters, by the kind of object.
 _WHY = {
     "policy": "Row policies are the authorization: they decide who reads, issues and changes keys.",
-    "trigger": "The triggers make the keys and enforce the latch. Without them, a revoked key can "
-    "become active again.",
+    "trigger": "The triggers make the keys. Without the triggers, a revoked key can become "
+    "active again.",
     "constraint": "The constraint keeps invalid rows out of the table.",
     "index": "Without this index, a call reads whole tables.",
     "function": "Calls and guards are functions. Only the released version was tested.",

@@ -237,7 +237,7 @@ class Release:
         if choice.only is not None and (more := installed.modules - set(wanted)):
             raise KeylatchError(
                 "module_installed",
-                detail=f"More modules are already installed: {', '.join(sorted(more))}.",
+                detail=f"These modules are installed too: {', '.join(sorted(more))}.",
                 hint="Leave out --only. A single module cannot be removed.",
             )
         plan = []

@@ -341,7 +341,7 @@ def _print_issued(issued: IssuedKey, key_only: bool, as_json: bool) -> None:
     if issued.kind == "secret":
         output.note("This is the only time that the key is shown: store it now.")
     elif not issued.allowed_origins:
-        output.note("The key allows no origin, so no page can use it. See issue --origin.")
+        output.note("No page can use the key: it has no allowed origin. Issue a key with --origin.")
 
 
 def _print_key(key: Key, as_json: bool) -> None:
