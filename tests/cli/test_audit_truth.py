@@ -141,6 +141,7 @@ def owner(core: Database) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
         yield owner
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("name", DAMAGE)
 def test_each_kind_of_damage_is_named_by_its_cause_first(
     program: Program, core: Database, name: str
@@ -168,6 +169,7 @@ def test_the_core_alone_is_as_expected(program: Program, core: Database) -> None
     as_expected(program, core)
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("example", TENANCIES)
 @pytest.mark.parametrize("tables", ["left out", "replaced"])
 def test_each_example_of_an_own_tenancy_is_as_expected(
