@@ -89,8 +89,10 @@ _ACCESS = {
     "relation": f"""
         select c.oid::regclass || ' ' || {_GRANTS}
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
-        cross join aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
-        where {_OURS} and c.relkind in ('r', 'v')""",
+        cross join aclexplode(coalesce(
+          c.relacl, acldefault(case c.relkind when 'S' then 's'::"char" else 'r' end, c.relowner)
+        )) a
+        where {_OURS} and c.relkind in ('r', 'v', 'S')""",
     "column": f"""
         select c.oid::regclass || '.' || t.attname || ' ' || {_GRANTS}
         from pg_attribute t join pg_class c on c.oid = t.attrelid

@@ -63,11 +63,13 @@ set search_path = pg_catalog as $$
   ) as o
   where p.pronamespace::regnamespace::text in ('keylatch', 'keylatch_internal')
   union all
-  select 'grants of the table or view', c.oid::regclass::text, o.grants || t.grants
+  select 'grants of the table, view or sequence', c.oid::regclass::text, o.grants || t.grants
   from pg_class as c
   cross join lateral (
     select coalesce(string_agg(a::text, ' ' order by a::text), '') as grants
-    from unnest(coalesce(c.relacl, acldefault('r', c.relowner))) as a
+    from unnest(coalesce(
+      c.relacl, acldefault(case c.relkind when 'S' then 's'::"char" else 'r' end, c.relowner)
+    )) as a
   ) as o
   cross join lateral (
     select coalesce(string_agg(a.attname || a.attacl::text, ' ' order by a.attnum), '') as grants
@@ -133,8 +135,8 @@ begin
   loop
     raise notice 'Repaired %, %: %', v_repaired.kind, v_repaired.number, v_repaired.names;
   end loop;
-  raise notice 'keylatch is whole. Keys that were revoked after the dump was made are active again:'
-    ' run keylatch revocations apply.';
+  raise notice 'keylatch is whole. If this database was restored, keys that were revoked after the '
+    'dump was made are active again: run keylatch revocations apply.';
 end $$;
 drop table keylatch_before;
 drop function pg_temp.keylatch_state();

@@ -108,9 +108,13 @@ def pg_restore(
     return run("pg_restore", database, *arguments, user=user, is_allowed_to_fail=fails)
 
 
-def repair(database: Database, user: str = SUPERUSER) -> None:
-    """Run after_restore.sql, as the owner."""
-    psql(database, AFTER_RESTORE.read_text(), user=user)
+def repair(database: Database, user: str = SUPERUSER) -> list[str]:
+    """Run after_restore.sql, as the owner, and give its notices."""
+    notices: list[str] = []
+    with psycopg.connect(database.server.url(database.name, user)) as owner:
+        owner.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
+        owner.execute(AFTER_RESTORE.read_bytes())
+    return notices
 
 
 def supabase_schema(text: str) -> str:
