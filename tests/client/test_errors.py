@@ -210,7 +210,7 @@ def test_a_missing_object_of_keylatch_is_not_installed_and_names_the_command(
     error = error_for(message=said, code=code, status=404)
     assert type(error) is NotInstalled
     assert said in str(error.detail)
-    assert "keylatch install . && supabase db push" in str(error.hint)
+    assert "keylatch install . --tenancy keylatch && supabase db push" in str(error.hint)
 
 
 @pytest.mark.parametrize(

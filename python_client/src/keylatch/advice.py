@@ -21,7 +21,7 @@ class Advice(NamedTuple):
     hint: str | None
 
 
-_INSTALL = "Run: keylatch install . && supabase db push"
+_INSTALL = "Run: keylatch install . --tenancy keylatch && supabase db push"
 _RELOAD = f"{_INSTALL}. If keylatch is installed, run in SQL: notify pgrst, 'reload schema'"
 _RESOLVES = (
     "resolve_keys?|upgrade_key|(?:resolve|close)_session|attach_subject|record_usage|"

@@ -157,7 +157,7 @@ def check_place(connection: psycopg.Connection[Any], site: Site) -> Iterator[Fin
             "installed_elsewhere",
             f"installation {found.id}",
             f"was made in {where}: the database is a copy, or was restored or moved",
-            "Keys that were revoked after the backup are active again. If the original is still "
+            "Keys that were revoked after the backup may be active again. If the original is still "
             "in use, neither database knows what the other issues and revokes.",
             f"{_REVOKE_AGAIN}keylatch installation renew  # --keep-id if no original is left",
         )

@@ -31,7 +31,9 @@ Reason = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="The reason, for the audit log.", show_default=False),
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", metavar="", help="Do not ask for confirmation.")]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", metavar="", help="Do not ask. Scripts are never asked.")
+]
 KeyOnly = Annotated[
     bool,
     typer.Option("--key-only", metavar="", help="Print only the new key, for a pipe."),
