@@ -21,6 +21,8 @@ from keylatch.errors import (
     KeyNotFound,
     PermissionDenied,
 )
+from keylatch.transports.psycopg import AsyncPsycopgTransport, PsycopgTransport
+from keylatch.transports.sql import BECOME
 
 STATE = """
 select current_user::text, current_setting('role'),
@@ -155,6 +157,40 @@ def test_claims_that_are_refused_are_said_by_every_kind_of_call(
             alice.resolve("x")
         assert isinstance(alice.list(system.people.a), tuple)
     assert one.ask(STATE) == ("authenticator", "none", "")
+    assert not caplog.records, "psycopg has nothing to warn of"
+
+
+class _Prompt(psycopg.RawCursor[Any]):
+    """Reads the answer to the claims before the call is sent, as a slow client may."""
+
+    def execute(self, query: Any, *args: Any, **options: Any) -> Any:
+        super().execute(query, *args, **options)
+        if query == BECOME and self._conn._pipeline:
+            with self._conn.lock:
+                self._conn.wait(self._conn._pipeline._fetch_gen(flush=True))
+        return self
+
+
+class _AsyncPrompt(psycopg.AsyncRawCursor[Any]):
+    async def execute(self, query: Any, *args: Any, **options: Any) -> Any:
+        await super().execute(query, *args, **options)
+        if query == BECOME and self._conn._pipeline:
+            async with self._conn.lock:
+                await self._conn.wait(self._conn._pipeline._fetch_gen(flush=True))
+        return self
+
+
+def test_claims_that_are_refused_before_the_call_is_sent_are_said(
+    line: Open, system: System, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PsycopgTransport, "_cursor", _Prompt)
+    monkeypatch.setattr(AsyncPsycopgTransport, "_cursor", _AsyncPrompt)
+    one = line(autocommit=True)
+    nobody = one.client({"role": "nobody_of_that_name"})
+    for _ in range(7):
+        with pytest.raises(InvalidArgument, match=r"role"):
+            nobody.list(system.people.a)
+    assert isinstance(one.client(system.claims("alice")).list(system.people.a), tuple)
     assert not caplog.records, "psycopg has nothing to warn of"
 
 
