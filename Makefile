@@ -3,7 +3,7 @@
 PYTHON := .venv/bin/python
 RUN := PYTHONPATH=tests $(PYTHON) -m
 MAKE := $(MAKE) --no-print-directory
-# Without Python's caches, each process compiles all tests and libraries again: a minute a run.
+# Without Python's caches, each process compiles all tests and libraries again.
 unexport PYTHONDONTWRITEBYTECODE
 # Where stack/tools.py keeps the servers from npm that are ready to run.
 CACHE := $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOME)/.cache))/keylatch

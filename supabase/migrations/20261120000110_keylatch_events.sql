@@ -141,7 +141,7 @@ comment on view keylatch.key_events is
   'The audit log of the keys in the workspaces that you administer.
 
 Filter by workspace_id, and order by occurred_at and id. verify_events shows whether somebody
-changed sealed events. If "erased" is set, the database owner erased the personal data of the event.';
+changed sealed events. If "erased" is set, the database owner erased the event''s personal data.';
 -- PostgREST shows comments on columns, so the view copies the comments of the table.
 do $$
 begin

@@ -174,7 +174,7 @@ for each statement execute function keylatch_internal.record_new_key();
 comment on trigger keys_insert_record_events on keylatch_internal.keys is
   'Writes an event for each new key.
 
-The trigger does not fire for rows that a restore or logical replication writes: the events come too.';
+The trigger does not fire for rows that a restore or logical replication writes with their events.';
 
 create function keylatch_internal.content_changes(
   p_old keylatch_internal.keys, p_new keylatch_internal.keys

@@ -135,7 +135,7 @@ begin
   );
 end $$;
 comment on function keylatch_internal.read_import_fields is
-  'Returns each line of an import, without its null fields, and says which field is wrong first.';
+  'Returns each line without its null fields, and with the problem of its first wrong field.';
 
 create function keylatch_internal.read_plaintext(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker

@@ -1,13 +1,9 @@
 """The interface of every PostgreSQL server of the stack, local or in a container."""
 
 import abc
-import hmac
-import os
 import secrets
 import time
-from base64 import b64encode
 from collections.abc import Callable
-from hashlib import pbkdf2_hmac, sha256
 from pathlib import Path
 from typing import Self
 
@@ -125,10 +121,13 @@ class Cluster(abc.ABC):
             self.version = connection.info.server_version // 10000
         self._run_file(_PLATFORM / "01_roles.sql", "postgres")
         self._run_file(Path(__file__).with_name("supabase_roles.sql"), "postgres")
+        if self.version > 15:
+            # A login takes 4 ms less than with 4096 iterations, and a run has thousands.
+            self._run(sql.SQL("set scram_iterations = 1").format())
         for role, password in self.passwords.items():
             self._run(
                 sql.SQL("alter role {} password {}").format(
-                    sql.Identifier(role), sql.Literal(_verifier(password))
+                    sql.Identifier(role), sql.Literal(password)
                 )
             )
 
@@ -149,13 +148,3 @@ class Cluster(abc.ABC):
     def _run_file(self, path: Path, database: str) -> None:
         with psycopg.connect(self.superuser_url(database), autocommit=True) as connection:
             connection.execute(path.read_bytes())
-
-
-def _verifier(password: str) -> str:
-    """A password as the server keeps it, of one iteration: with 4096, a login takes 4 ms longer."""
-    salt = os.urandom(16)
-    salted = pbkdf2_hmac("sha256", password.encode(), salt, 1)
-    stored = sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
-    server = hmac.digest(salted, b"Server Key", "sha256")
-    salt_text, stored_text, server_text = (b64encode(x).decode() for x in (salt, stored, server))
-    return f"SCRAM-SHA-256$1:{salt_text}${stored_text}:{server_text}"

@@ -35,6 +35,8 @@ alter role service_role nobypassrls;
 alter role authenticator inherit;
 alter role authenticator reset all;
 alter role postgres nocreatedb;
+revoke pg_monitor from postgres;
+revoke anon from authenticator;
 alter role postgres reset all;
 comment on role postgres is null;
 create schema extensions authorization postgres;
@@ -50,6 +52,11 @@ select r.rolname::text, r.rolinherit, r.rolbypassrls, r.rolcreatedb, s.setconfig
   shobj_description(r.oid, 'pg_authid')
 from pg_roles as r left join pg_db_role_setting as s on s.setrole = r.oid
 where r.rolname in ('anon', 'service_role', 'authenticator', 'postgres')
+union all
+select m.roleid::regrole || ' to ' || m.member::regrole, m.admin_option, null, null, null, null
+from pg_auth_members as m
+where m.member in ('postgres'::regrole, 'authenticator'::regrole)
+  and m.roleid::regrole::text not in ('authenticated', 'keylatch_resolver')
 union all
 select n.nspname, n.nspowner = 'supabase_admin'::regrole, null, null, null,
   obj_description(n.oid, 'pg_namespace')
@@ -392,7 +399,7 @@ def test_apply_platform_changes_nothing_that_another_application_has(
         superuser = program.having(DATABASE_URL=database.superuser_url)
         assert "Created the roles" in superuser("apply", "--platform", "--tenancy", "own").err
         assert chief.execute(_STATE).fetchall() == before
-        assert len(before) == 8
+        assert len(before) > 12
         row = chief.execute("select to_regprocedure('auth.role()') is not null").fetchone()
         assert row == (True,)
 

@@ -11,7 +11,7 @@ from stack.standby import Standby
 
 pytestmark = pytest.mark.one_server
 
-HEALTHY = "Nothing to fix among what was checked.\n"
+HEALTHY = "Nothing to fix in the parts that were checked.\n"
 
 
 @pytest.fixture

@@ -44,20 +44,16 @@ class _Calls(SqlCalls):
             # One round trip. A pipeline is one transaction, which commits at the end. psycopg does
             # not report a failed commit there, but the commit of a read cannot fail.
             asked = self._cursor(connection, row_factory=tuple_row)
-            early: psycopg.Error | None = None
             try:
                 async with self._entered(connection.pipeline()):
-                    try:
+                    # Suppressed here, because the end of the pipeline raises the error again. If a
+                    # refusal of the claims arrives at once, the call is not sent and has no result.
+                    with suppress(psycopg.Error):
                         await self._wait(self._cursor(connection).execute(BECOME, self._identity))
                         await self._wait(asked.execute(*call.bound()))
-                    except psycopg.Error as problem:
-                        # A refusal of the claims may arrive before the call is sent. Raised inside
-                        # the pipeline, it would make psycopg log a warning.
-                        early = problem
-                if early is not None:
-                    raise early
-                found: Found = await self._wait(asked.fetchall())
-                return found
+                if asked.pgresult is not None:
+                    found: Found = await self._wait(asked.fetchall())
+                    return found
             except psycopg.Error as problem:
                 # After an error in a pipeline, PgBouncer 1.18 may keep the server's session for
                 # this client until its next statement.

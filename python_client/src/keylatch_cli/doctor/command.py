@@ -113,8 +113,9 @@ def _print(report: Report, show_all: bool) -> None:
     """Print the totals, then the worst findings that fit on a screen, or all of them."""
     counts = Counter(one.level for one in report.findings)
     told = [f"{number} {level}{'s' * (number > 1)}" for level, number in counts.items()]
-    # Without a fault, what could not be checked must not be taken for well.
-    nothing = "Nothing to fix among what was checked." if report.unchecked else "Nothing to fix."
+    # A part that could not be checked may need a repair.
+    nothing = "Nothing to fix"
+    nothing += " in the parts that were checked." if report.unchecked else "."
     output.console().print(", ".join(told) or nothing)
     output.details(
         {
