@@ -50,8 +50,10 @@ def import_line(name: str, line: object) -> dict[str, object]:
     """Turn a line of an import into JSON values, and the key in it into a `Secret`."""
     return {
         # The short way for plain strings: a file may have millions of them.
-        _text(name, _checked(name, field, str, "a string")): value
-        if type(value) is str and field != "key" and not _UNSENDABLE.search(value)
+        field
+        if type(field) is str and field.isidentifier()
+        else _text(name, _checked(name, field, str, "a string")): value
+        if type(value) is str and value.isascii() and "\0" not in value and field != "key"
         else _line_value(f"{name}.{field}", field, value)
         for field, value in _checked(name, line, Mapping, "a JSON object").items()
     }
