@@ -9,6 +9,7 @@ import pytest
 import keylatch
 from cli.program import SCRIPT, Program
 from keylatch_cli.output import EXIT_CODES
+from stack.tools import ROOT
 
 pytestmark = pytest.mark.one_server
 
@@ -19,7 +20,8 @@ CALLS = [
 ]
 COMMANDS = [
     *CALLS,
-    *("install", "sql", "apply", "uninstall", "doctor", "revocations", "installation"),
+    *("import", "adopt", "install", "sql", "apply", "uninstall", "doctor", "script", "audit"),
+    *("revocations", "installation"),
 ]
 NESTED = ["revocations export", "revocations apply", "installation renew"]
 LIBRARIES = {"supabase", "postgrest", "httpx", "psycopg", "psycopg_pool", "rich"}
@@ -40,6 +42,15 @@ def test_help_names_every_command_and_every_exit_code(program: Program) -> None:
         assert f"\n  {command} " in shown
     for code, meaning in EXIT_CODES.items():
         assert f"{code:<4} {meaning}\n" in shown
+
+
+def test_script_prints_the_file_for_the_owner(program: Program) -> None:
+    names = program("script").out.split()
+    assert names == sorted(file.stem for file in (ROOT / "sql/ops").iterdir())
+    for name in names:
+        assert program("script", name).out == (ROOT / f"sql/ops/{name}.sql").read_text()
+    shown = program("script", "../audit/grants", code=2)
+    assert shown.err.startswith("usage: no script has this name\nhint: The names: after_restore, ")
 
 
 def test_no_command_shows_the_help_and_is_a_mistake(program: Program) -> None:

@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import psycopg
 from psycopg import sql
@@ -93,6 +93,12 @@ class Cluster(abc.ABC):
 
     def drop_database(self, name: str) -> None:
         """Drop a database, whoever is still connected to it."""
+        ending = sql.SQL(
+            "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = {}"
+        ).format(sql.Literal(name))
+        # PostgreSQL itself looks only every 100 ms whether a session that it waits for has ended.
+        while self._run(ending).fetchone() != (0,):
+            time.sleep(0.002)
         self._run(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
     def install_platform(self, database: str) -> None:
@@ -131,19 +137,18 @@ class Cluster(abc.ABC):
                 )
             )
 
-    def _run(self, statement: sql.Composed) -> None:
+    def _run(self, statement: sql.Composed) -> psycopg.Cursor[Any]:
         for is_first in (True, False):
             if self._connection is None or self._connection.closed:
                 url = self.superuser_url("postgres")
                 self._connection = psycopg.connect(url, autocommit=True)
             try:
-                self._connection.execute(statement)
+                return self._connection.execute(statement)
             except psycopg.OperationalError:
                 # The server has restarted since the last statement.
-                if is_first and self._connection.closed:
-                    continue
-                raise
-            return
+                if not is_first or not self._connection.closed:
+                    raise
+        raise AssertionError
 
     def _run_file(self, path: Path, database: str) -> None:
         with psycopg.connect(self.superuser_url(database), autocommit=True) as connection:

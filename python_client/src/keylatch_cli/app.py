@@ -28,6 +28,7 @@ _COMMANDS = {
     "install": ("install", "sql", "apply"),
     "uninstall": ("uninstall",),
     "doctor": ("doctor",),
+    "scripts": ("script",),
     "audit": ("audit",),
 }
 

@@ -11,7 +11,7 @@ from stack import Cluster, Database, People
 
 pytestmark = pytest.mark.one_server
 
-AFTER_RESTORE = "sql/ops/after_restore.sql"
+AFTER_RESTORE = "keylatch script after_restore"
 # What a restore does that loses the mode of the triggers, and what one does without privileges.
 ORDINARY_TRIGGERS = """
 do $$ declare t record; begin

@@ -64,7 +64,7 @@ def test_a_role_that_a_dump_did_not_bring_along_is_missed(
     finally:
         run(database, "alter role another rename to keylatch_resolver")
     assert summaries([finding]) == [("error", "role_missing", "role keylatch_resolver")]
-    assert "sql/ops/after_restore.sql" in finding.fix
+    assert "keylatch script after_restore" in finding.fix
 
 
 def test_random_bytes_of_somebody_elses_are_an_error(database: Database, people: People) -> None:

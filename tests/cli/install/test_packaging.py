@@ -25,6 +25,7 @@ LINKS = {
     "audit": ROOT / "sql/audit",
     "migrations": REPOSITORY,
     "modules.toml": ROOT / "sql/modules.toml",
+    "ops": ROOT / "sql/ops",
     "platform": ROOT / "sql/platform",
     "tenancy": ROOT / "sql/tenancy",
     "uninstall": ROOT / "sql/uninstall",

@@ -58,7 +58,7 @@ def read_anchors(file: Path) -> tuple[Anchor, ...]:
         raise InvalidArgument(
             "usage",
             detail=f"{file} cannot be read as anchors: {problem}",
-            hint="Name the file that sql/ops/anchor_events.sql appends to.",
+            hint="Name the file that the script anchor_events appends to.",
         ) from None
 
 
@@ -105,5 +105,6 @@ def check(
             f"checkpoint {first.number}",
             f"has another digest than the one anchored at {first.anchored_at}",
             "Past events were changed, or new events were written to a restored copy.",
-            "psql --no-psqlrc --file sql/ops/compare_anchors.sql < anchors.csv",
+            "keylatch script compare_anchors > compare_anchors.sql\n"
+            "psql --no-psqlrc --file compare_anchors.sql < anchors.csv",
         )

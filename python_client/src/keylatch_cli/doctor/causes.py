@@ -16,7 +16,7 @@ from .drift import Difference
 from .report import Finding, Level
 
 AFTER_RESTORE = (
-    "psql --no-psqlrc --single-transaction --file sql/ops/after_restore.sql\n"
+    "keylatch script after_restore | psql --no-psqlrc --single-transaction\n"
     "# as the owner of keylatch"
 )
 """The command that repairs what a restore has lost."""
@@ -201,7 +201,8 @@ def _incomplete(
         )
     else:
         fix = (
-            "-- restore both schemas from a backup, then run sql/ops/after_restore.sql;\n"
+            "-- restore both schemas from a backup, then run the output of\n"
+            "-- keylatch script after_restore;\n"
             "-- or run the missing statements from the output of keylatch sql --all"
         )
     return Finding(

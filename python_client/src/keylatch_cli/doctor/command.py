@@ -49,7 +49,7 @@ AnchorFile = Annotated[
     typer.Option(
         metavar="FILE",
         help="Check that the database is not older than the anchors in this file, which "
-        "sql/ops/anchor_events.sql writes.",
+        "`keylatch script anchor_events` writes.",
         show_default=False,
     ),
 ]

@@ -1,0 +1,1 @@
+"""`keylatch script`: prints the scripts for the owner of keylatch."""
