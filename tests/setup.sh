@@ -126,8 +126,12 @@ install_python() {
     exit 1
   }
   python3 -m venv --clear .venv
-  .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/requirements.lock
-  .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e python_client
+  local pip=(.venv/bin/pip --quiet --disable-pip-version-check install --no-deps --no-compile)
+  # A new pip first: the one that comes with Python 3.11 takes twice as long for the rest.
+  "${pip[@]}" --require-hashes -r <(sed -n '/^pip==/,/# via/p' tests/requirements.lock)
+  # The lock has all that is needed, so nothing is looked for; Python compiles what it loads.
+  "${pip[@]}" --require-hashes -r tests/requirements.lock
+  "${pip[@]}" --no-build-isolation -e python_client
   stamp_of "${inputs[@]}" >"${inputs[0]}"
 }
 

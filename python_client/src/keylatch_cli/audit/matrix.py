@@ -30,7 +30,7 @@ from .report import (
     ranked,
 )
 from .stage import TAKE_ROLE, Stage, furnish, roles
-from .trying import UNTRIED, Operation, outcome, undone
+from .trying import UNTRIED, Operation, outcomes, undone
 from .values import assignments, row_of
 
 _RELATIONS = """
@@ -178,13 +178,12 @@ def _all_tries(
     tries = []
     with undone(connection):
         for number, one in enumerate(operations, 1):
-            outcomes = {actor: outcome(connection, actor, stage, one) for actor in ACTORS}
             tries.append(
                 Try(
                     object=one.object,
                     operation=one.operation,
                     column=one.column,
-                    found=outcomes,
+                    found=outcomes(connection, stage, one),
                     expected=expected.pop(name_of(one.object, one.operation, one.column), {}),
                 )
             )

@@ -100,8 +100,7 @@ class Stage:
     Attributes:
         workspace: The tested workspace, with a row in each table.
         spare: A second, empty workspace of the same admin, to insert rows into.
-        roles: The role of each actor.
-        claims: The claims of each actor, as JSON.
+        acting: The statement that takes the role and the claims of each actor.
         known: The values of function arguments, by argument name.
         publishable: The id of the workspace's publishable key. The tests change this key.
         vacant: A third workspace without members, to insert memberships into.
@@ -110,8 +109,7 @@ class Stage:
 
     workspace: UUID
     spare: UUID
-    roles: Mapping[str, str]
-    claims: Mapping[str, str]
+    acting: Mapping[str, bytes]
     known: Mapping[str, object]
     publishable: UUID
     vacant: UUID
@@ -200,8 +198,12 @@ def furnish(
     return Stage(
         workspace=workspace,
         spare=spare,
-        roles=actors,
-        claims={actor: claims.get(actor, json.dumps({"role": actors[actor]})) for actor in ACTORS},
+        acting={
+            actor: _acting(
+                connection, actors[actor], claims.get(actor, json.dumps({"role": actors[actor]}))
+            )
+            for actor in ACTORS
+        },
         known={
             "workspace_id": workspace,
             "key": key,
@@ -215,6 +217,11 @@ def furnish(
         vacant=vacant,
         user=people["member"],
     )
+
+
+def _acting(connection: psycopg.Connection[Any], role: str, claims: str) -> bytes:
+    values = sql.Literal(role), sql.Literal(claims)
+    return sql.SQL(TAKE_ROLE.replace("%s", "{}")).format(*values).as_bytes(connection)
 
 
 def _add_users(connection: psycopg.Connection[Any], users: list[UUID]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from .report import LATCH, NO, NONE, RULE, STAMP, YES
-from .stage import TAKE_ROLE, Stage
+from .report import ACTORS, LATCH, NO, NONE, RULE, STAMP, YES
+from .stage import Stage
 
 # No privilege; a view, or a column of one, that cannot be written; a generated column.
 _REFUSED = ("42501", "55000", "0A000", "428C9")
@@ -19,9 +19,9 @@ _LATCHED, _UNKNOWN = "PT409", ("PT401", "PT404")
 # Another session's lock, or a timeout: the test has no result.
 UNTRIED = ("55P03", "57014", "40P01")
 _ASKED = ("execute", "truncate")
-_UNDO = "rollback to savepoint keylatch_try"
+_UNDO = b"rollback to savepoint keylatch_try"
 # All statements of a test in one round trip: there are thousands of tests.
-_TRY = sql.SQL(_UNDO + "; {role}; {statement}; set constraints all immediate")
+_TRY = _UNDO + b"; %b; %b; set constraints all immediate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +46,36 @@ def undone(connection: psycopg.Connection[Any]) -> Iterator[None]:
     connection.execute(_UNDO)
 
 
-def outcome(connection: psycopg.Connection[Any], actor: str, stage: Stage, one: Operation) -> str:
-    """Test an operation as one actor, with all checks of a commit. Call this within `undone`."""
+def outcomes(connection: psycopg.Connection[Any], stage: Stage, one: Operation) -> dict[str, str]:
+    """Test an operation as each actor, with all checks of a commit. Call this within `undone`."""
+    # Written out once for all actors: psycopg takes longer for that than the server for a test.
+    statements = [statement.as_bytes(connection) for statement in one.statements]
+    question = None
+    if one.was_taken is not None:
+        question = b"%b; %b" % (stage.acting["owner"], one.was_taken.as_bytes(connection))
+    return {
+        actor: _outcome(connection, stage.acting[actor], one.operation, statements, question)
+        for actor in ACTORS
+    }
+
+
+def _outcome(
+    connection: psycopg.Connection[Any],
+    acting: bytes,
+    operation: str,
+    statements: list[bytes],
+    question: bytes | None,
+) -> str:
     came = NO
-    for statement in one.statements:
+    for statement in statements:
         try:
-            role = _role(stage.roles[actor], stage.claims[actor])
-            rows = _ask(connection, _TRY.format(role=role, statement=statement), 3).rowcount
-            is_taken = rows > 0 and _is_taken(connection, stage.roles["owner"], one)
+            rows = _ask(connection, _TRY % (acting, statement), 3).rowcount
+            is_taken = rows > 0 and _is_taken(connection, question)
         except psycopg.Error as problem:
             if problem.sqlstate is None or problem.sqlstate in UNTRIED:
                 raise
-            return _refusal(problem.sqlstate, one.operation, came)
-        if one.operation in _ASKED:
+            return _refusal(problem.sqlstate, operation, came)
+        if operation in _ASKED:
             if not rows:
                 return came
             # The second statement checks whether a guard refuses what the first one grants.
@@ -70,22 +87,14 @@ def outcome(connection: psycopg.Connection[Any], actor: str, stage: Stage, one: 
     return came
 
 
-def _is_taken(connection: psycopg.Connection[Any], owner: str, one: Operation) -> bool:
+def _is_taken(connection: psycopg.Connection[Any], question: bytes | None) -> bool:
     """Check whether an update has written the new value, or moved the row away."""
-    if one.was_taken is None:
+    if question is None:
         return True
-    question = sql.SQL("{}; {}").format(_role(owner, ""), one.was_taken)
     return bool(_ask(connection, question, 2).fetchall()[0][0] is not False)
 
 
-def _role(role: str, claims: str) -> sql.Composed:
-    values = sql.Literal(role), sql.Literal(claims)
-    return sql.SQL(TAKE_ROLE.replace("%s", "{}")).format(*values)
-
-
-def _ask(
-    connection: psycopg.Connection[Any], query: sql.Composed, place: int
-) -> psycopg.Cursor[Any]:
+def _ask(connection: psycopg.Connection[Any], query: bytes, place: int) -> psycopg.Cursor[Any]:
     """Send several statements in one round trip, and return the result of one, counted from 1."""
     cursor = connection.execute(query, prepare=False)
     for _ in range(place - 1):
