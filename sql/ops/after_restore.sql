@@ -120,7 +120,7 @@ insert into keylatch_internal.errors (slug, code, hint) values
 ('invalid_argument', 'PT400', 'Correct the argument that the detail names.'),
 ('read_committed_required', '0A000', 'Run "set transaction isolation level read committed" first.'),
 ('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.'),
-('restore_incomplete', 'PT500', 'Let the owner of keylatch run sql/ops/after_restore.sql.')
+('restore_incomplete', 'PT500', 'As the owner of keylatch, run sql/ops/after_restore.sql.')
 on conflict do nothing;
   get diagnostics v_rows = row_count;
   if v_rows > 0 then

@@ -77,7 +77,7 @@ insert into keylatch_internal.errors (slug, code, hint) values
 ('invalid_argument', 'PT400', 'Correct the argument that the detail names.'),
 ('read_committed_required', '0A000', 'Run "set transaction isolation level read committed" first.'),
 ('too_many_requests', 'PT429', 'Wait for the number of seconds in Retry-After.'),
-('restore_incomplete', 'PT500', 'Let the owner of keylatch run sql/ops/after_restore.sql.');
+('restore_incomplete', 'PT500', 'As the owner of keylatch, run sql/ops/after_restore.sql.');
 
 create function keylatch_internal.refuse(
   p_slug text, p_detail text, p_hint text default null, p_retry_at timestamptz default null
@@ -168,7 +168,7 @@ create type keylatch.installation_info as (
   replica_lag_seconds double precision, made_in text
 );
 comment on type keylatch.installation_info is
-  'Identifies an installation of keylatch, its database, its server and its replication lag.';
+  'Identifies an installation of keylatch, its database and its server, and says how far it lags.';
 
 create function keylatch_internal.describe_installation()
 returns keylatch.installation_info language plpgsql stable security definer
@@ -193,7 +193,7 @@ begin
   cross join pg_control_system() as s
   cross join pg_catalog.pg_database as d where d.datname = current_database();
   if not found then
-    perform keylatch_internal.refuse('restore_incomplete', 'The table installation has no row.');
+    perform keylatch_internal.refuse('restore_incomplete', 'The table "installation" has no row.');
   end if;
   return v_info;
 end $$;

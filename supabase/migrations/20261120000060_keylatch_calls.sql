@@ -350,7 +350,7 @@ comment on function keylatch.revoke_key is
   'Revokes a key permanently. If the key is already revoked, the call succeeds and changes nothing.
 
 reason: up to 500 characters, stored with the key. cascade: also revokes all older and newer keys
-that rotations link to this key. Errors: key_not_found (404), invalid_argument (400).';
+in the key''s chain of rotations. Errors: key_not_found (404), invalid_argument (400).';
 
 create type keylatch.retirement as (revoked integer, is_done boolean);
 comment on type keylatch.retirement is

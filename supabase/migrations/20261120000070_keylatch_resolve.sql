@@ -13,7 +13,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_hash is
-  'Returns the key_hash of an imported key that has another hash than its SHA-256, or null. A lookup
+  'Returns the key_hash of an imported key, if it is not the SHA-256 of the key, or null. A lookup
 calls this function if it finds no key by SHA-256. For the empty string, null means that there is no
 such key. A module for imported keys replaces this function.';
 
@@ -166,7 +166,7 @@ begin
     ('secret_in_browser', 'This secret key came with an Origin: a web page sends it, so visitors '
       'can read it.', 'Call rotate_key with grace 0, and use a publishable key in the page.'),
     ('origin_required', 'A publishable key needs the Origin of the page, and the request has none.',
-      'Pass on the Origin header of the request, or use a secret key between servers.'),
+      'Send the Origin header of the page to keylatch. Between servers, use a secret key.'),
     ('origin_denied', 'The key does not allow this origin.', 'Add the origin to allowed_origins, '
       'exactly as location.origin shows it in the page.'),
     ('valid', 'The key resolves.', 'There is nothing to do.'),

@@ -38,8 +38,8 @@ comment on function keylatch_internal.digest_events is
 
 create type keylatch.event_sealing as (checkpoint bigint, events integer, is_done boolean);
 comment on type keylatch.event_sealing is
-  'The result of seal_events: the last checkpoint that the call made (or null), how many events the
-call sealed, and is_done: whether the call sealed all visible events.';
+  'The result of seal_events. checkpoint: the last one that the call made, or null. events: how many
+the call sealed. is_done: true if no event is left that the call could see.';
 
 create function keylatch_internal.seal_key_events(p_limit integer)
 returns keylatch.event_sealing language plpgsql volatile security definer
@@ -118,7 +118,7 @@ begin
   return keylatch_internal.seal_key_events(seal_events."limit");
 end $$;
 comment on function keylatch.seal_events is
-  'Adds up to "limit" events, the oldest first, to the hash chain of checkpoints. Run seal_events in
+  'Adds the oldest events, at most "limit", to the hash chain of checkpoints. Run seal_events in
 a cron job, and repeat the call until is_done is true.
 
 limit: 1 to 100000. Events of open transactions are sealed by a later call.
@@ -217,8 +217,8 @@ begin
   );
 end $$;
 comment on function keylatch.verify_events is
-  'Detects events that were changed, removed, duplicated or added after the sealing. First pass
-from_checkpoint 1, then next_checkpoint of the last result, until next_checkpoint is null.
+  'Detects events that were changed, removed, duplicated or added after the sealing. Repeat the call
+with next_checkpoint of the last result as from_checkpoint, until next_checkpoint is null.
 
 limit: how many checkpoints to verify, 1 to 1000. The owner of the tables could rebuild the whole
 chain. To detect that, store digests in another system (sql/ops/anchor_events.sql).

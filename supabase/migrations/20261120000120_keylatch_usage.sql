@@ -153,7 +153,7 @@ exception
     return null;
 end $$;
 comment on function keylatch_internal.read_usage is
-  'Returns the sums in a usage report for each key and verdict. Refuses an invalid report.';
+  'Adds up the numbers of a usage report by key and verdict. Refuses an invalid report.';
 
 create function keylatch_internal.add_usage(p_batch jsonb)
 returns uuid[] language plpgsql volatile security definer

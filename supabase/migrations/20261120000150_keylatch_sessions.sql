@@ -41,7 +41,7 @@ comment on column keylatch_internal.sessions.workspace_id is 'The workspace of t
 comment on column keylatch_internal.sessions.key_id is 'The key that opened the session.';
 comment on column keylatch_internal.sessions.origin is 'The origin of the web page.';
 comment on column keylatch_internal.sessions.address_mark is
-  'A hash of the visitor''s address, for the rate limit; 0 if addresses are not limited.';
+  'A hash of the visitor''s address, for the rate limit; 0 if there is no limit per address.';
 comment on column keylatch_internal.sessions.opened_before is
   'How many committed sessions the key had opened in the minute before this session.';
 comment on column keylatch_internal.sessions.counted_since is

@@ -8,8 +8,8 @@ create type keylatch.session as (
   session_id uuid, workspace_id uuid, key_id uuid, origin text, subject text, expires_at timestamptz
 );
 comment on type keylatch.session is
-  'A session: the workspace, the key and the origin of the web page that opened the session, the
-application''s own id of the visitor, and when the session expires.';
+  'A session: its workspace, its key, the origin of the web page that opened the session, the
+visitor''s id in the application, and when the session expires.';
 
 create function keylatch_internal.session_expiry(p_workspace_id uuid, p_created_at timestamptz)
 returns timestamptz language plpgsql volatile security invoker
@@ -99,9 +99,9 @@ comment on function keylatch.open_session is
   'Opens a session for a visitor of a page, by POST with the publishable key of the page.
 
 open_session works only over REST, because it reads the header Origin. No other call returns the
-token: send the token as x-session-token, or to your application, which calls resolve_session.
+token. Send it in the header x-session-token, or to your server, which calls resolve_session.
 A key opens up to 600 sessions a minute, and up to 30 per client address if an address header is
-trusted. The owner changes both limits in keylatch_internal.session_limits.
+trusted. The owner can change each limit in keylatch_internal.session_limits.
 Errors: session_refused (401) for any wrong key or origin; too_many_requests (429, Retry-After).';
 
 create function keylatch_internal.find_session(p_token text)

@@ -273,7 +273,7 @@ begin
 end $$;
 comment on function keylatch_internal.other_hash is
   'Returns the key_hash of a plaintext key that was imported under a scheme, or that upgrade_key has
-seen. A row whose key_hash is the SHA-256 of the plaintext key comes first, active or not.';
+seen. If several rows match, the row whose key_hash is the SHA-256 of the key wins, active or not.';
 
 create function keylatch.revoke_legacy_key(id uuid, reason text default null)
 returns keylatch.revocation language plpgsql volatile security invoker

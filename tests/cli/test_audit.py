@@ -277,7 +277,10 @@ def test_the_page_is_whole_without_a_network(
 
 @pytest.mark.one_server
 def test_a_page_that_cannot_be_written_is_said_to_be_so(audit: Program) -> None:
-    assert "cannot be written" in audit("audit", "--html", "none/audit.html", code=2).err
+    said = audit("audit", "--html", "none/audit.html", code=2).err
+    assert "none/audit.html cannot be written: none is not a directory" in said
+    (audit.directory / "audit.html").mkdir()
+    assert "cannot be written: Is a directory" in audit("audit", "--html", "audit.html", code=2).err
 
 
 @pytest.mark.one_server

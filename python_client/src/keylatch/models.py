@@ -213,7 +213,7 @@ class Sealing(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventVerification(Row):
-    """Whether no sealed event was changed. Source: `verify_events`."""
+    """Whether every sealed event is unchanged. Source: `verify_events`."""
 
     is_intact: bool  #: Whether every checkpoint that was checked matches its events.
     checkpoints: int  #: How many checkpoints were checked.

@@ -284,7 +284,7 @@ empty the tables that the migrations fill: errors, installation, settings and li
 
 Until you run the script, "open functions" means that everybody may execute internal functions,
 but these functions refuse to answer (`restore_incomplete`). "Latch in replica mode" means that a
-session which sets `session_replication_role` can reactivate a revoked key.
+session which sets `session_replication_role` to `replica` can reactivate a revoked key.
 
 | way of restoring | works | what is lost before the script |
 |---|---|---|

@@ -72,6 +72,9 @@ def audit(
     from .matrix import audit as try_all
 
     connection = open_database(options, as_owner=True)
+    # Before the tests, which take seconds.
+    if html is not None and not html.parent.is_dir():
+        raise _unwritable(html, f"{html.parent} is not a directory")
     if evidence is not None:
         from .evidence import require_empty
 
@@ -84,9 +87,7 @@ def audit(
         try:
             html.write_text(page(connection, found), encoding="utf-8")
         except OSError as problem:
-            raise KeylatchError(
-                "usage", detail=f"{html} cannot be written: {problem.strerror}"
-            ) from None
+            raise _unwritable(html, problem.strerror) from None
     if evidence is not None:
         from .evidence import write
 
@@ -98,6 +99,10 @@ def audit(
         _print(found, connection.info.dbname, show_all=show_all)
     if not found.is_clean:
         raise typer.Exit(output.REFUSED)
+
+
+def _unwritable(file: Path, why: str | None) -> KeylatchError:
+    return KeylatchError("usage", detail=f"{file} cannot be written: {why}")
 
 
 @contextmanager

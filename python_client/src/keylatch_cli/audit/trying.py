@@ -47,7 +47,7 @@ def undone(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def outcomes(connection: psycopg.Connection[Any], stage: Stage, one: Operation) -> dict[str, str]:
-    """Test an operation as each actor, with all checks of a commit. Call this within `undone`."""
+    """Test an operation as each actor, also with the checks at commit. Needs an `undone` block."""
     # Written out once for all actors: psycopg takes longer for that than the server for a test.
     statements = [statement.as_bytes(connection) for statement in one.statements]
     question = None
@@ -95,7 +95,7 @@ def _is_taken(connection: psycopg.Connection[Any], question: bytes | None) -> bo
 
 
 def _ask(connection: psycopg.Connection[Any], query: bytes, place: int) -> psycopg.Cursor[Any]:
-    """Send several statements in one round trip, and return the result of one, counted from 1."""
+    """Send statements in one round trip, and return the result of the one at `place` (from 1)."""
     cursor = connection.execute(query, prepare=False)
     for _ in range(place - 1):
         cursor.nextset()

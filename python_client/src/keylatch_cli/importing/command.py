@@ -116,7 +116,7 @@ def import_(
         str | None,
         typer.Option(
             metavar="REASON",
-            help="Also import weak plaintext keys and placeholders.",
+            help="Also import plaintext keys that are weak or look like a placeholder.",
             show_default=False,
         ),
     ] = None,

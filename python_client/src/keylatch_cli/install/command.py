@@ -36,7 +36,7 @@ With = Annotated[
     typer.Option(
         "--with",
         metavar="MODULE,…",
-        help="Add these modules to the default modules, or to the installed modules.",
+        help="Install these modules too: besides the default or the installed modules.",
         show_default=False,
     ),
 ]
