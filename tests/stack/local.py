@@ -45,7 +45,7 @@ class Stack:
             self.tokens = Tokens()
             self.server = Server(version, settings=settings, janitor=janitor)
             self.database = Database(self.server, "keylatch")
-            self.database.migrate()
+            self.database.push()
             self.people = People(self.tokens)
             self.people.seed(self.database.url)
             self.rest = parts.enter_context(Rest(self.database, self.tokens, janitor=janitor))
