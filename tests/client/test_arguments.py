@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from client.vectors import SECRET
 from keylatch import Keylatch, Secret
 from keylatch.errors import InvalidArgument, NotInstalled
+from keylatch.models import KeyUsage
 from keylatch.transports.wire import plain
 
 pytestmark = pytest.mark.one_server
@@ -339,3 +340,10 @@ def test_the_error_of_an_old_schema_is_no_value_error() -> None:
     """`except ValueError` around a call must catch bad arguments and nothing of the setup."""
     assert issubclass(InvalidArgument, ValueError)
     assert not issubclass(NotInstalled, ValueError)
+
+
+def test_a_batch_whose_parts_do_not_fit_is_refused() -> None:
+    said = refused(lambda kl: kl.resolve_many(["a", "b"], origins=["https://a.example"]))
+    assert said == "origins must have one entry for each of the 2 keys, not 1"
+    use = KeyUsage(key_id=ID, last_used_at=datetime.now(UTC), uses=1)
+    assert refused(lambda kl: kl.record_usage([use, use])) == "uses names a key twice"

@@ -323,7 +323,7 @@ def resolve_many(
     presented: Any = arguments["keys"]
     came_from: Any = arguments["origins"]
     if came_from is not None and len(came_from) != len(presented):
-        problem = f"has {len(came_from)} entries, but keys has {len(presented)}"
+        problem = f"must have one entry for each of the {len(presented)} keys, not {len(came_from)}"
         raise InvalidArgument.of("origins", problem)
     return Call("resolve_keys", arguments, partial(_read_places, len(presented)))
 

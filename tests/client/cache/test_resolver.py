@@ -354,6 +354,8 @@ async def test_the_async_resolver_hears_changes_shares_questions_and_ends(fleet:
     async with psycopg_pool.AsyncConnectionPool(url, open=False) as pool:
         runtime = AsyncKeylatch.from_psycopg(pool, claims=RUNTIME)
         async with AsyncCachedResolver(runtime, listen=url, bound=LONG_BOUND) as resolver:
+            reader = InMemoryMetricReader()
+            resolver.instrument(MeterProvider([reader]).get_meter("test"))
             async with asyncio.timeout(HANG_SECONDS):
                 while not resolver.stats().is_listening:
                     await asyncio.sleep(0.01)
@@ -362,6 +364,7 @@ async def test_the_async_resolver_hears_changes_shares_questions_and_ends(fleet:
                 assert await resolver.resolve(issued.key) is not None
                 stats = resolver.stats()
                 assert (stats.hits, stats.misses, stats.entries) == (1, 9, 1)
+                assert measured(reader)["keylatch.cache.misses"] == [9]
                 await asyncio.to_thread(fleet.admin.revoke, issued.id)
                 while await resolver.resolve(issued.key) is not None:
                     await asyncio.sleep(0.001)
@@ -397,6 +400,18 @@ async def test_the_async_resolver_caches_no_error_and_no_impossible_origin(
         assert resolver._cache._flights == set()
 
 
+def measured(reader: InMemoryMetricReader) -> dict[str, list[float]]:
+    """What OpenTelemetry reads now, by the name of the metric."""
+    data = reader.get_metrics_data()
+    assert data is not None
+    return {
+        metric.name: [point.value for point in metric.data.data_points]  # type: ignore[union-attr]
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+
+
 def test_opentelemetry_sees_the_counts(fleet: Fleet) -> None:
     reader = InMemoryMetricReader()
     issued = fleet.admin.issue(People.a, kind="secret")
@@ -405,14 +420,7 @@ def test_opentelemetry_sees_the_counts(fleet: Fleet) -> None:
         until(is_listening(resolver))
         for _ in range(3):
             resolver.resolve(issued.key)
-        data = reader.get_metrics_data()
-    assert data is not None
-    seen = {
-        metric.name: [point.value for point in metric.data.data_points]  # type: ignore[union-attr]
-        for resource in data.resource_metrics
-        for scope in resource.scope_metrics
-        for metric in scope.metrics
-    }
+        seen = measured(reader)
     assert seen["keylatch.cache.hits"] == [2]
     assert seen["keylatch.cache.misses"] == [1]
     assert seen["keylatch.cache.entries"] == [1]

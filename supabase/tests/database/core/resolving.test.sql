@@ -205,7 +205,7 @@ select matches(
 from (values
   ('server', null, '^The key resolves\.\|'),
   ('graced', null, 'superseded and resolves until 20[^|]*\.\|Use its successor before then'),
-  ('page', null, 'needs the Origin.*\|Pass on the Origin header'),
+  ('page', null, 'needs the Origin.*\|Send the Origin header'),
   ('page', 'https://c.example', 'does not allow this origin\.\|Add the origin to allowed_origins'),
   ('nowhere', 'https://a.example', 'Its allowed_origins is empty'),
   ('nowhere', null, 'Its allowed_origins is empty'),
