@@ -1,14 +1,15 @@
--- Which keys are still active in a deleted workspace?
+-- Which keys could resolve, although their workspace is not in the table of workspaces?
 --
 -- Needs: tenancy
 --
--- An empty answer is good: deleting a workspace revokes its keys. The query reads the table
--- keylatch.workspaces. If you have your own table of workspaces, write the name of your table.
+-- An empty answer is good: deleting a workspace revokes its keys. Somebody with the service key can
+-- issue a key for an id that is no workspace. If you have your own table of workspaces, write the
+-- name of your table in place of keylatch.workspaces.
 --
--- workspace_id  the id of the deleted workspace
+-- workspace_id  the id of the missing workspace
 -- key_id        the key
 -- masked_key, label   how people recognise the key
--- status        the status; it should be revoked
+-- status        active, superseded or suspended; revoke the key
 -- created_at    when the key was made
 select
   k.workspace_id,
