@@ -168,7 +168,7 @@ create type keylatch.installation_info as (
   replica_lag_seconds double precision, made_in text
 );
 comment on type keylatch.installation_info is
-  'Identifies an installation of keylatch, its database and its server, and says how far it lags.';
+  'Identifies an installation of keylatch, its database and server, and gives its replication lag.';
 
 create function keylatch_internal.describe_installation()
 returns keylatch.installation_info language plpgsql stable security definer

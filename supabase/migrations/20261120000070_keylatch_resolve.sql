@@ -13,7 +13,7 @@ begin
   return null;
 end $$;
 comment on function keylatch_internal.other_hash is
-  'Returns the key_hash of an imported key, if it is not the SHA-256 of the key, or null. A lookup
+  'If the key_hash of an imported key is not the SHA-256 of the key, returns it; else null. A lookup
 calls this function if it finds no key by SHA-256. For the empty string, null means that there is no
 such key. A module for imported keys replaces this function.';
 

@@ -39,7 +39,7 @@ comment on function keylatch_internal.digest_events is
 create type keylatch.event_sealing as (checkpoint bigint, events integer, is_done boolean);
 comment on type keylatch.event_sealing is
   'The result of seal_events. checkpoint: the last one that the call made, or null. events: how many
-the call sealed. is_done: true if no event is left that the call could see.';
+the call sealed. is_done: true if no event that the call could see is left unsealed.';
 
 create function keylatch_internal.seal_key_events(p_limit integer)
 returns keylatch.event_sealing language plpgsql volatile security definer
@@ -118,7 +118,7 @@ begin
   return keylatch_internal.seal_key_events(seal_events."limit");
 end $$;
 comment on function keylatch.seal_events is
-  'Adds the oldest events, at most "limit", to the hash chain of checkpoints. Run seal_events in
+  'Adds up to "limit" of the oldest unsealed events to the chain of checkpoints. Run seal_events in
 a cron job, and repeat the call until is_done is true.
 
 limit: 1 to 100000. Events of open transactions are sealed by a later call.

@@ -99,7 +99,7 @@ comment on function keylatch.open_session is
   'Opens a session for a visitor of a page, by POST with the publishable key of the page.
 
 open_session works only over REST, because it reads the header Origin. No other call returns the
-token. Send it in the header x-session-token, or to your server, which calls resolve_session.
+token. Send it to the API as x-session-token, or to your server for resolve_session.
 A key opens up to 600 sessions a minute, and up to 30 per client address if an address header is
 trusted. The owner can change each limit in keylatch_internal.session_limits.
 Errors: session_refused (401) for any wrong key or origin; too_many_requests (429, Retry-After).';

@@ -184,8 +184,8 @@ resolve if one of these rows is inactive. Two exceptions: if one of these rows w
 plaintext, or as SHA-256 before the first scheme existed, this row alone says whether the key
 resolves. A salted hash is not compared with a key that resolves already: revoke such a key.
 starts_with, ends_with (up to 32 characters; the longer is used) help upgrade_key to find a waiting
-key. A line is refused if upgrade_key would need more than 1200000 rounds of PBKDF2 to compare a key
-with all waiting keys that it may equal.
+key. A line is refused if upgrade_key would then need more than 1200000 rounds of PBKDF2 to check
+one key against all waiting keys that may match.
 Other fields: kind (secret unless the key says otherwise), environment, label, metadata, scopes,
 allowed_origins, masked_key, expires_at, suspended_at, revoked_at with revoke_reason, created_at,
 created_by, last_used_at. Times are ISO 8601 with a zone. A line for an existing key can only change

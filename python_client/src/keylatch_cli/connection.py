@@ -380,7 +380,7 @@ def _nowhere(url: str | None, wants_database: bool) -> KeylatchError:
 
 
 def _first(sources: Iterable[Mapping[str, str]], names: Iterable[str]) -> str | None:
-    """Return the first value that is set: by any name in the first source, then in the next."""
+    """Return the first set value: try every name in the first source, then in the next."""
     names = tuple(names)
     return next((source[name] for source in sources for name in names if source.get(name)), None)
 

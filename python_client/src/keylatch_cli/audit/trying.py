@@ -47,7 +47,7 @@ def undone(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 
 def outcomes(connection: psycopg.Connection[Any], stage: Stage, one: Operation) -> dict[str, str]:
-    """Test an operation as each actor, also with the checks at commit. Needs an `undone` block."""
+    """Test an operation as each actor, with the deferred checks. Needs an `undone` block."""
     # Written out once for all actors: psycopg takes longer for that than the server for a test.
     statements = [statement.as_bytes(connection) for statement in one.statements]
     question = None

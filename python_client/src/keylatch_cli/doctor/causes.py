@@ -147,7 +147,7 @@ def _take_incomplete(
     live: Mapping[Name, Entry],
     state: State,
 ) -> tuple[list[Finding], list[Difference]]:
-    """Find each part that lacks tables, views or functions."""
+    """Find the parts with missing tables, views or functions."""
     missing: dict[str, list[Difference]] = defaultdict(list)
     for one in differences:
         if one.finding.slug == "object_missing" and one.entries[0].relation is None:

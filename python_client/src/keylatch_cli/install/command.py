@@ -36,7 +36,7 @@ With = Annotated[
     typer.Option(
         "--with",
         metavar="MODULE,…",
-        help="Install these modules too: besides the default or the installed modules.",
+        help="Install these modules in addition to the default or installed ones.",
         show_default=False,
     ),
 ]
