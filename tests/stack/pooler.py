@@ -79,6 +79,8 @@ class Pooler:
             "auth_file": users,
             "pool_mode": "transaction",
             "default_pool_size": size,
+            # Its own limit is 100: a test with 100 clients would fail while an earlier one leaves.
+            "max_client_conn": 200,
         }
         tls = {name: self._directory / f"pgbouncer.{name}" for name in certificate}
         for name, path in tls.items():
