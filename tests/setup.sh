@@ -135,6 +135,8 @@ install_python() {
   stamp_of "${inputs[@]}" >"${inputs[0]}"
 }
 
+# The output of `make up` is a .env; what npm says of its work must not get into it.
+exec >&2
 mode=${1-}
 install_system
 [ -n "$mode" ] && exit

@@ -1,5 +1,6 @@
 """Runs the real Supabase CLI against a database, without Docker."""
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from stack.tools import ROOT, TESTS, supabase_cli
 
 # Where the CLI leaves files of its own, instead of the user's home and the machine's /tmp.
 _FILES = TESTS / ".stack" / "supabase-cli"
+# The CLI reads a .env in its project's directory; the one of the checkout is not for it.
+_PROJECT = _FILES / "project"
 
 
 class CommandFailed(RuntimeError):
@@ -35,7 +38,11 @@ def run_supabase(arguments: Sequence[str], url: str | None, directory: Path = RO
     Raises:
         CommandFailed: It ended with an error.
     """
-    _FILES.mkdir(parents=True, exist_ok=True)
+    _PROJECT.mkdir(parents=True, exist_ok=True)
+    if directory == ROOT:
+        directory = _PROJECT
+        with contextlib.suppress(FileExistsError):
+            (_PROJECT / "supabase").symlink_to(ROOT / "supabase")
     target = urlsplit(url or "")
     user, _, host = target.netloc.rpartition("@")
     name, _, password = user.partition(":")
@@ -53,6 +60,7 @@ def run_supabase(arguments: Sequence[str], url: str | None, directory: Path = RO
     result = subprocess.run(
         [supabase_cli(), *arguments, *where, "--workdir", directory, "--agent", "no"],
         env=environment,
+        cwd=directory,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -270,3 +271,21 @@ class _Echo:
             while not got.endswith(b"0\r\n\r\n"):
                 got += connection.recv(65536)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(got), got))
+
+
+def test_what_setup_prints_does_not_get_into_the_env_of_make_up(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    for name in ("setup.sh", "package.json", "package-lock.json", ".npmrc"):
+        shutil.copy(TESTS / name, tmp_path / "tests")
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho added 38 packages\nexit 1\n")
+    npm.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "tests" / "setup.sh"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "added 38 packages" in done.stderr
