@@ -347,3 +347,31 @@ def test_a_batch_whose_parts_do_not_fit_is_refused() -> None:
     assert said == "origins must have one entry for each of the 2 keys, not 1"
     use = KeyUsage(key_id=ID, last_used_at=datetime.now(UTC), uses=1)
     assert refused(lambda kl: kl.record_usage([use, use])) == "uses names a key twice"
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ({"label": "a\0b"}, "lines[1].label has a NUL or a lone surrogate, which is not allowed"),
+        ({"label": "\ud800"}, "lines[1].label has a NUL or a lone surrogate, which is not allowed"),
+        ({"key": "a\0b"}, "lines[1].key has a NUL or a lone surrogate, which is not allowed"),
+        ({"la\0bel": "a"}, "lines[1] has a NUL or a lone surrogate, which is not allowed"),
+        ({"\ud800": "a"}, "lines[1] has a NUL or a lone surrogate, which is not allowed"),
+        ({7: "a"}, "lines[1] is int, not a string"),
+        (["label"], "lines[1] is list, not a JSON object"),
+    ],
+)
+def test_an_import_line_that_cannot_be_sent_is_refused(line: Any, problem: str) -> None:
+    assert refused(lambda kl: kl.import_keys([line])) == problem
+
+
+def test_an_import_line_is_sent_as_it_is() -> None:
+    line = {"label": "Bücher & Läden", "a name of somebody's own": "x", "scopes": ["a"], "key": "k"}
+    assert sent(lambda kl: kl.import_keys([line]))["lines"] == [line]
+
+
+def test_the_key_in_an_import_line_is_a_secret() -> None:
+    transport = RecordingTransport()
+    with pytest.raises(Sent):
+        Keylatch(transport).import_keys([{"key": SECRET}])
+    assert SECRET not in repr(transport.arguments)

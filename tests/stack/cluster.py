@@ -11,6 +11,7 @@ import psycopg
 from psycopg import sql
 
 from stack.tools import ROOT
+from stack.waiting import until
 
 _PLATFORM = ROOT / "sql" / "platform"
 SUPERUSER = "supabase_admin"  # as on hosted Supabase, where `postgres` is not one
@@ -97,8 +98,7 @@ class Cluster(abc.ABC):
             "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = {}"
         ).format(sql.Literal(name))
         # PostgreSQL itself looks only every 100 ms whether a session that it waits for has ended.
-        while self._run(ending).fetchone() != (0,):
-            time.sleep(0.002)
+        until(lambda: self._run(ending).fetchone() == (0,), f"sessions of {name} do not end")
         self._run(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
     def install_platform(self, database: str) -> None:

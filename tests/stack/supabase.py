@@ -11,26 +11,24 @@ from stack.tools import ROOT, TESTS, supabase_cli
 
 # Where the CLI leaves files of its own, instead of the user's home and the machine's /tmp.
 _FILES = TESTS / ".stack" / "supabase-cli"
-# The CLI reads a .env in its project's directory; the one of the checkout is not for it.
-_PROJECT = _FILES / "project"
 
 
 class CommandFailed(RuntimeError):
     """The CLI ended with an error; the message is what it printed."""
 
 
-def push_migrations(url: str, directory: Path = ROOT) -> str:
-    """Apply the migrations below `directory` with `supabase db push`, and return its output."""
+def push_migrations(url: str, directory: Path | None = None) -> str:
+    """Apply a project's migrations, or ours, with `supabase db push`, and return its output."""
     return run_supabase(["db", "push", "--yes"], url, directory)
 
 
-def run_supabase(arguments: Sequence[str], url: str | None, directory: Path = ROOT) -> str:
+def run_supabase(arguments: Sequence[str], url: str | None, directory: Path | None = None) -> str:
     """Run one command of the CLI on a database.
 
     Args:
         arguments: The command, without its target.
         url: The database, as one of its roles; `None` where the arguments name what they need.
-        directory: The project, the directory that holds `supabase/`.
+        directory: The project, the directory that holds `supabase/`; the repository by default.
 
     Returns:
         What it printed.
@@ -38,11 +36,8 @@ def run_supabase(arguments: Sequence[str], url: str | None, directory: Path = RO
     Raises:
         CommandFailed: It ended with an error.
     """
-    _PROJECT.mkdir(parents=True, exist_ok=True)
-    if directory == ROOT:
-        directory = _PROJECT
-        with contextlib.suppress(FileExistsError):
-            (_PROJECT / "supabase").symlink_to(ROOT / "supabase")
+    _FILES.mkdir(parents=True, exist_ok=True)
+    directory = directory or _repository()
     target = urlsplit(url or "")
     user, _, host = target.netloc.rpartition("@")
     name, _, password = user.partition(":")
@@ -70,3 +65,12 @@ def run_supabase(arguments: Sequence[str], url: str | None, directory: Path = RO
     if result.returncode != 0:
         raise CommandFailed(f"supabase {' '.join(arguments)}:\n{result.stdout}")
     return result.stdout
+
+
+def _repository() -> Path:
+    """The repository as a project without its .env, which the CLI would read and may refuse."""
+    project = _FILES / "project"
+    project.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        (project / "supabase").symlink_to(os.path.relpath(ROOT / "supabase", project))
+    return project

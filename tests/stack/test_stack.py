@@ -15,7 +15,7 @@ import httpx
 import psycopg
 import pytest
 
-from stack import HANG_SECONDS, Database, Janitor, People, Rest, Server, until
+from stack import HANG_SECONDS, Database, Janitor, People, Rest, Server, push_migrations, until
 from stack.gateway import Gateway
 from stack.ports import free_port
 from stack.tools import ROOT, TESTS
@@ -250,6 +250,35 @@ def test_up_tells_its_owner_alone_how_to_reach_it_and_down_ends_it(tmp_path: Pat
         httpx.get(env["SUPABASE_URL"])
 
 
+def test_what_setup_prints_does_not_get_into_the_env_of_make_up(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    for name in ("setup.sh", "package.json", "package-lock.json", ".npmrc"):
+        shutil.copy(TESTS / name, tmp_path / "tests")
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho added 38 packages\nexit 1\n")
+    npm.chmod(0o755)
+    done = subprocess.run(
+        [tmp_path / "tests" / "setup.sh"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "added 38 packages" in done.stderr
+
+
+def test_the_cli_does_not_read_the_env_of_the_checkout(
+    empty: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The README writes `make up > .env`, and an application's .env may be in the checkout, too."""
+    (tmp_path / "supabase").symlink_to(ROOT / "supabase")
+    (tmp_path / ".env").write_text("added 38 packages\n")
+    monkeypatch.setattr("stack.supabase.ROOT", tmp_path)
+    monkeypatch.setattr("stack.supabase._FILES", tmp_path / "files")
+    assert "Finished supabase db push" in push_migrations(empty.url)
+
+
 class _Echo:
     """A server that answers one request with what it got, head and body."""
 
@@ -271,21 +300,3 @@ class _Echo:
             while not got.endswith(b"0\r\n\r\n"):
                 got += connection.recv(65536)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(got), got))
-
-
-def test_what_setup_prints_does_not_get_into_the_env_of_make_up(tmp_path: Path) -> None:
-    (tmp_path / "tests").mkdir()
-    for name in ("setup.sh", "package.json", "package-lock.json", ".npmrc"):
-        shutil.copy(TESTS / name, tmp_path / "tests")
-    npm = tmp_path / "npm"
-    npm.write_text("#!/bin/sh\necho added 38 packages\nexit 1\n")
-    npm.chmod(0o755)
-    done = subprocess.run(
-        [tmp_path / "tests" / "setup.sh"],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=HANG_SECONDS,
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "added 38 packages" in done.stderr

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from importlib.resources import files
 from math import ceil
 from typing import Any, TypeVar
 
@@ -17,6 +16,8 @@ from psycopg.rows import class_row, tuple_row
 
 from keylatch.errors import AdoptionNotReady, KeylatchError, PermissionDenied
 from keylatch.transports.psycopg import failure_of
+
+from ..sql_files import sql_text
 
 _Row = TypeVar("_Row")
 
@@ -252,7 +253,7 @@ class Adoption:
         with self._connection.transaction():
             column = self._ask(AdoptedColumn, statement, *arguments)
             if column.phase in ("dropped", "reverted"):
-                self._run(_text("remove.sql"))
+                self._run(sql_text("adoption", "remove.sql"))
         return column
 
     def _require_loaded(self) -> None:
@@ -287,7 +288,7 @@ class Adoption:
 
         try:
             for name in _FILES:
-                self._run(_text(name))
+                self._run(sql_text("adoption", name))
         except PermissionDenied as problem:
             raise PermissionDenied(
                 sqlstate=problem.sqlstate,
@@ -321,9 +322,5 @@ class Adoption:
         raise failure
 
 
-def _text(name: str) -> str:
-    return files("keylatch_cli").joinpath("sql", "adoption", name).read_text("utf-8")
-
-
 def _digest() -> str:
-    return sha256("".join(_text(name) for name in _FILES).encode()).hexdigest()[:12]
+    return sha256("".join(sql_text("adoption", name) for name in _FILES).encode()).hexdigest()[:12]

@@ -8,7 +8,6 @@ import io
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ from keylatch import __version__
 from keylatch.errors import KeylatchError
 from keylatch.secret import mask_keys
 from keylatch.transports.psycopg import failure_of
+
+from ..sql_files import sql_texts
 
 _SITE = """
 select
@@ -49,11 +50,7 @@ class Question:
 
 def questions() -> list[Question]:
     """Read the questions of this version, sorted by name."""
-    directory = files("keylatch_cli").joinpath("sql", "audit")
-    found = sorted(
-        (one for one in directory.iterdir() if one.name.endswith(".sql")), key=lambda one: one.name
-    )
-    return [_question(one.name, one.read_text(encoding="utf-8")) for one in found]
+    return [_question(name, text) for name, text in sql_texts("audit").items()]
 
 
 def _question(name: str, statement: str) -> Question:

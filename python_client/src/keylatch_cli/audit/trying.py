@@ -48,7 +48,7 @@ def undone(connection: psycopg.Connection[Any]) -> Iterator[None]:
 
 def outcomes(connection: psycopg.Connection[Any], stage: Stage, one: Operation) -> dict[str, str]:
     """Test an operation as each actor, with the deferred checks. Needs an `undone` block."""
-    # Written out once for all actors: psycopg takes longer for that than the server for a test.
+    # Written out once, and not again for each actor: there are thousands of tests.
     statements = [statement.as_bytes(connection) for statement in one.statements]
     question = None
     if one.was_taken is not None:

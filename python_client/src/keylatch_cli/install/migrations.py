@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
-from importlib.resources import files
 from typing import Any, Literal
 
 from keylatch.errors import InvalidArgument, KeylatchError
 from keylatch.secret import mask_keys
+
+from ..sql_files import sql_text, sql_texts
 
 Tenancy = Literal["keylatch", "own"]
 """Which tables decide who administers a workspace: keylatch's, or the application's own."""
@@ -347,9 +348,9 @@ def shipped() -> Release:
     Returns:
         The release.
     """
-    lists = tomllib.loads(_read("modules.toml"))
+    lists = tomllib.loads(sql_text("modules.toml"))
     texts = {}
-    for file_name, text in _texts("migrations"):
+    for file_name, text in sql_texts("migrations").items():
         _, name = split_name(file_name) or ("", "")
         texts[name.removeprefix("keylatch_")] = text
     parts = {
@@ -361,7 +362,7 @@ def shipped() -> Release:
         raise RuntimeError("the core's migrations do not name their version")
     upgrades = {
         (match[1], match[2]): text
-        for file_name, text in _texts("upgrades")
+        for file_name, text in sql_texts("upgrades").items()
         if (match := _UPGRADE.fullmatch(file_name))
     }
     return Release(found[1], parts, upgrades)
@@ -373,7 +374,7 @@ def platform() -> tuple[str, ...]:
     Returns:
         SQL for a superuser, in order.
     """
-    return tuple(text for _, text in _texts("platform"))
+    return tuple(sql_texts("platform").values())
 
 
 def own_tenancy() -> str:
@@ -382,7 +383,7 @@ def own_tenancy() -> str:
     Returns:
         SQL to start from: the function and the triggers of the example.
     """
-    example = dict(_texts("tenancy"))["own_tables.sql"]
+    example = sql_text("tenancy", "own_tables.sql")
     # The example begins with the application's tables, which exist already.
     return example[example.index("-- Which workspaces a user administers.") :]
 
@@ -572,15 +573,3 @@ def _part(name: str, of: Mapping[str, Any], texts: Mapping[str, str]) -> Part:
         of.get("default", False),
         "\n".join(texts[file] for file in of["files"]),
     )
-
-
-def _read(*path: str) -> str:
-    text = files("keylatch_cli").joinpath("sql", *path).read_text(encoding="utf-8")
-    return text.replace("\r\n", "\n")
-
-
-def _texts(directory: str) -> Iterator[tuple[str, str]]:
-    """Return the SQL files of a directory of `keylatch/sql`, sorted by name."""
-    names = (one.name for one in files("keylatch_cli").joinpath("sql", directory).iterdir())
-    for name in sorted(name for name in names if name.endswith(".sql")):
-        yield name, _read(directory, name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from importlib.resources import files
 from typing import Annotated
 
 import typer
 
 from keylatch.errors import KeylatchError
+
+from ..sql_files import sql_texts
 
 
 def script(
@@ -24,15 +25,13 @@ def script(
     The first lines of a script say what it does, who may run it, and how. For example:
     keylatch script after_restore | psql --single-transaction
     """
-    directory = files("keylatch_cli").joinpath("sql", "ops")
-    names = sorted(one.name.removesuffix(".sql") for one in directory.iterdir())
+    scripts = {file.removesuffix(".sql"): text for file, text in sql_texts("ops").items()}
     if name is None:
-        sys.stdout.writelines(f"{one}\n" for one in names)
-    elif name.removesuffix(".sql") in names:
-        file = directory.joinpath(f"{name.removesuffix('.sql')}.sql")
-        sys.stdout.write(file.read_text(encoding="utf-8"))
+        sys.stdout.writelines(f"{one}\n" for one in scripts)
+    elif name in scripts:
+        sys.stdout.write(scripts[name])
     else:
         raise KeylatchError(
-            "usage", detail="no script has this name", hint=f"The names: {', '.join(names)}"
+            "usage", detail="no script has this name", hint=f"The names: {', '.join(scripts)}"
         )
     sys.stdout.flush()

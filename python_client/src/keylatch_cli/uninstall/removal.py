@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from ..install.migrations import CORE, NOTHING, TENANCY, Installed, Migration
+from ..sql_files import sql_text
 
 if TYPE_CHECKING:
     import psycopg
@@ -121,7 +121,8 @@ def migration(installed: Installed | None) -> Migration:
     if installed:
         parts += [TENANCY] if tenancy == "keylatch" else []
         parts += sorted(installed.modules)
-    body = _GUARD.format(dependents=_indented(_dependents()), jobs=_JOBS) + _read("remove.sql")
+    guard = _GUARD.format(dependents=_indented(_dependents()), jobs=_JOBS)
+    body = guard + sql_text("uninstall", "remove.sql")
     return Migration(
         "keylatch_removal",
         f"{version} to {NOTHING}",
@@ -134,17 +135,12 @@ def migration(installed: Installed | None) -> Migration:
 
 def _dependents() -> str:
     """Return the query without its leading comment and its last semicolon."""
-    text = _read("dependents.sql")
+    text = sql_text("uninstall", "dependents.sql")
     return text[text.index("with homes as") :].rstrip().removesuffix(";")
 
 
 def _indented(text: str) -> str:
     return "\n".join(f"    {line}" if line else "" for line in text.splitlines())
-
-
-def _read(name: str) -> str:
-    path = files("keylatch_cli").joinpath("sql", "uninstall", name)
-    return path.read_text(encoding="utf-8").replace("\r\n", "\n")
 
 
 def _first(connection: psycopg.Connection[Any], query: str) -> Any:
