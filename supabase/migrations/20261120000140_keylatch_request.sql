@@ -66,7 +66,7 @@ begin
   return v_identity;
 end $$;
 comment on function keylatch_internal.request_identity is
-  'Returns the workspace and key of the request, or null if no header contains an identity.';
+  'Returns the workspace and key that a header of the request proves, or null without a header.';
 
 create function keylatch.current_workspace_id()
 returns uuid language plpgsql stable parallel safe security invoker

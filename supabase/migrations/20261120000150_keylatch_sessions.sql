@@ -139,7 +139,7 @@ begin
   return new;
 end $$;
 comment on function keylatch_internal.judge_session_settings is
-  'A trigger function that refuses a lifetime outside the limits and converts a lifetime to hours.';
+  'A trigger function that refuses a lifetime outside the limits, and turns its days into hours.';
 
 create trigger session_settings_write_judge
 before insert or update on keylatch.session_settings

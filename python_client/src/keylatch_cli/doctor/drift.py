@@ -18,7 +18,7 @@ _WHY = {
     "active again.",
     "constraint": "The constraint keeps invalid rows out of the table.",
     "index": "Without this index, a call reads whole tables.",
-    "function": "Calls and guards are functions. Only the released version was tested.",
+    "function": "A call or a guard that differs from the release was never tested.",
 }
 _WHY_ELSE = "Only the released version was tested."
 _WHY_OFF = "Without row level security, a role with a grant can read and change all keys."

@@ -49,7 +49,7 @@ def export(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Only keys that changed since this time: 2027-01-31T09:30Z.",
+            help="Only keys that changed since this time, for example 2027-01-31T09:30Z.",
             show_default=False,
         ),
     ] = None,
