@@ -312,6 +312,7 @@ def systems() -> dict[str, Callable[[], OldSystem]]:
                 "user_id": "42",
                 "expires": "2099-01-01 00:00:00",
                 "blocked": "",
+                "last_active": SEEN,
             },
         ),
         "cal.com": lambda: OldSystem(
