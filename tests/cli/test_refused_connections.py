@@ -18,9 +18,9 @@ pytestmark = pytest.mark.one_server
 
 # A role that is not there is said to whom is asked for no password.
 _RULES = """
-host all supabase_admin,postgres 127.0.0.1/32 scram-sha-256
+host all supabase_admin,postgres 127.0.0.1/32 md5
 host all ghost 127.0.0.1/32 trust
-hostssl all encrypted 127.0.0.1/32 scram-sha-256
+hostssl all encrypted 127.0.0.1/32 md5
 """
 
 
@@ -100,7 +100,7 @@ def test_a_user_whom_pg_hba_does_not_know_is_told_to_add_a_line(
             path.write_bytes(text)
             if server.user is not None:
                 shutil.chown(path, server.user, server.group)
-        rules = "hostnossl all supabase_admin 127.0.0.1/32 scram-sha-256\n"
+        rules = "hostnossl all supabase_admin 127.0.0.1/32 md5\n"
         (data / "pg_hba.conf").write_text(rules)
         with (data / "postgresql.conf").open("a") as file:
             file.write("ssl = on\nssl_cert_file = 'server.cert'\nssl_key_file = 'server.key'\n")

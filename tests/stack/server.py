@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from stack.cluster import SETTINGS, SUPERUSER, Cluster
 from stack.janitor import Janitor
 from stack.ports import free_port
-from stack.tools import postgres_bin
+from stack.tools import major_version, postgres_bin
 
 _SETTINGS = {**SETTINGS, "listen_addresses": "127.0.0.1"}
 _START_SECONDS = 60.0
@@ -112,7 +112,9 @@ class Server(Cluster):
             for path in (self.directory, password_file):
                 shutil.chown(path, self.user, self.group)
         files = [f"--pgdata={self._data}", f"--pwfile={password_file}"]
-        options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
+        # A login takes 3 ms less than with SCRAM, and a run has 30,000. 16 on: `_install_roles`.
+        auth = "md5" if major_version(self._bin / "postgres") < 16 else "scram-sha-256"
+        options = [f"--auth={auth}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
         initdb = self._janitor.start(
             [self._bin / "initdb", f"--username={SUPERUSER}", *files, *options],
             signals=[signal.SIGTERM],

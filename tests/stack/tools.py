@@ -106,14 +106,15 @@ def _installed_servers() -> dict[int, Path]:
     found: dict[int, Path] = {}
     on_path = shutil.which("postgres")
     for program in [*_DEBIAN.glob("*/bin/postgres"), *([Path(on_path)] if on_path else [])]:
-        version = _major_version(program.resolve())
+        version = major_version(program.resolve())
         if version >= _OLDEST and (program.resolve().parent / "initdb").exists():
             found.setdefault(version, program.resolve().parent)
     return found
 
 
 @functools.cache
-def _major_version(program: Path) -> int:
+def major_version(program: Path) -> int:
+    """The major version that `postgres` says it has; 0 if it says none."""
     answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     match = re.search(r"\) (\d+)", answer.stdout)
     return int(match.group(1)) if match else 0
