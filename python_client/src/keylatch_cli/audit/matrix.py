@@ -30,7 +30,7 @@ from .report import (
     ranked,
 )
 from .stage import TAKE_ROLE, Stage, furnish, roles
-from .trying import UNTRIED, Operation, outcomes, undone
+from .trying import UNTRIED, Operation, outcomes
 from .values import assignments, row_of
 
 _RELATIONS = """
@@ -176,18 +176,17 @@ def _all_tries(
     """Run all tests, and name the expected tests that could not be made."""
     operations = list(_operations(connection, stage))
     tries = []
-    with undone(connection):
-        for number, one in enumerate(operations, 1):
-            tries.append(
-                Try(
-                    object=one.object,
-                    operation=one.operation,
-                    column=one.column,
-                    found=outcomes(connection, stage, one),
-                    expected=expected.pop(name_of(one.object, one.operation, one.column), {}),
-                )
+    for number, (one, found) in enumerate(outcomes(connection, stage, operations), 1):
+        tries.append(
+            Try(
+                object=one.object,
+                operation=one.operation,
+                column=one.column,
+                found=found,
+                expected=expected.pop(name_of(one.object, one.operation, one.column), {}),
             )
-            done(number, len(operations))
+        )
+        done(number, len(operations))
     return tries, list(expected)
 
 

@@ -100,7 +100,7 @@ class Stage:
     Attributes:
         workspace: The tested workspace, with a row in each table.
         spare: A second, empty workspace of the same admin, to insert rows into.
-        acting: The statement that takes the role and the claims of each actor.
+        acting: The role and the claims, as JSON, of each actor.
         known: The values of function arguments, by argument name.
         publishable: The id of the workspace's publishable key. The tests change this key.
         vacant: A third workspace without members, to insert memberships into.
@@ -109,7 +109,7 @@ class Stage:
 
     workspace: UUID
     spare: UUID
-    acting: Mapping[str, bytes]
+    acting: Mapping[str, tuple[str, str]]
     known: Mapping[str, object]
     publishable: UUID
     vacant: UUID
@@ -199,9 +199,7 @@ def furnish(
         workspace=workspace,
         spare=spare,
         acting={
-            actor: _acting(
-                connection, actors[actor], claims.get(actor, json.dumps({"role": actors[actor]}))
-            )
+            actor: (actors[actor], claims.get(actor, json.dumps({"role": actors[actor]})))
             for actor in ACTORS
         },
         known={
@@ -217,11 +215,6 @@ def furnish(
         vacant=vacant,
         user=people["member"],
     )
-
-
-def _acting(connection: psycopg.Connection[Any], role: str, claims: str) -> bytes:
-    values = sql.Literal(role), sql.Literal(claims)
-    return sql.SQL(TAKE_ROLE.replace("%s", "{}")).format(*values).as_bytes(connection)
 
 
 def _add_users(connection: psycopg.Connection[Any], users: list[UUID]) -> None:
