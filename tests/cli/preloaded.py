@@ -6,6 +6,7 @@ tests how the program starts, or what the system shows of it, runs the installed
 """
 
 import atexit
+import gc
 import io
 import json
 import os
@@ -97,6 +98,9 @@ def _serve(listener: socket.socket, name: str) -> None:
     # The commands are built from their signatures once, and not for each run.
     typer.main.get_command = cache(typer.main.get_command)
     typer.main.get_command(import_module("keylatch_cli.app").app)
+    # What is loaded stays shared with each run, whose garbage collector leaves it alone.
+    gc.collect()
+    gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for who answers a run
     calls, parent = listener.fileno(), sys.stdin.fileno()
     while calls in select.select([calls, parent], [], [])[0]:
