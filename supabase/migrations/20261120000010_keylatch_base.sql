@@ -223,6 +223,5 @@ from public, anon, authenticated, service_role;
 
 -- Functions in the schema keylatch run as the caller and call functions in keylatch_internal.
 grant usage on schema keylatch, keylatch_internal to authenticated, service_role, keylatch_resolver;
-grant execute on function
-keylatch_internal.refuse, keylatch_internal.describe_installation, keylatch.installation
-to authenticated, service_role, keylatch_resolver;
+grant execute on function keylatch_internal.refuse, keylatch_internal.describe_installation,
+keylatch.installation to authenticated, service_role, keylatch_resolver;

@@ -235,6 +235,7 @@ comment on column keylatch.keys.status is
 
 -- Grants. Row policies decide who may change a key, and triggers decide which columns
 -- may change. The grants name every column but key_hash, so that a trigger can raise its error.
+-- A grant on the whole view could allow a role to lock the view.
 revoke all on table keylatch_internal.keys, keylatch_internal.active_keys, keylatch.keys
 from public, anon, authenticated, service_role;
 revoke all on function
@@ -257,8 +258,7 @@ update (
   allowed_origins, scopes, expires_at, suspended_at, superseded_at, revoked_at, revoked_by,
   revoke_reason, rotated_from, created_at, created_by, updated_at, imported_at
 )
-on table keylatch_internal.keys to authenticated, service_role;
-grant select, insert, update on table keylatch.keys to authenticated, service_role;
-grant execute on function
-keylatch.hash_key, keylatch_internal.key_characters, keylatch_internal.complete_key,
-keylatch_internal.key_form to authenticated, service_role;
+on table keylatch_internal.keys, keylatch.keys to authenticated, service_role;
+grant select on table keylatch.keys to authenticated, service_role;
+grant execute on function keylatch.hash_key, keylatch_internal.key_characters,
+keylatch_internal.complete_key, keylatch_internal.key_form to authenticated, service_role;

@@ -159,6 +159,5 @@ error never quotes an entry, because a user may have pasted a secret there and e
 revoke all on function keylatch_internal.is_canonical_origin, keylatch_internal.is_origin_entry,
 keylatch_internal.origin_matches, keylatch_internal.check_origins
 from public, anon, authenticated, service_role;
-grant execute on function
-keylatch_internal.is_canonical_origin, keylatch_internal.is_origin_entry,
+grant execute on function keylatch_internal.is_canonical_origin, keylatch_internal.is_origin_entry,
 keylatch_internal.origin_matches, keylatch_internal.check_origins to authenticated, service_role;

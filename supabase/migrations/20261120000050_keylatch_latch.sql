@@ -113,6 +113,8 @@ begin
       'expired_is_final', format('The key expired at %s, before the commit.', old.expires_at)
     );
   end if;
+  -- The commit waits for no standby: the key could expire meanwhile, and then be active again.
+  perform set_config('synchronous_commit', 'local', true);
   return null;
 end $$;
 comment on function keylatch_internal.hold_expiry is
@@ -128,7 +130,7 @@ deferrable initially deferred for each row when (
 alter table keylatch_internal.keys enable always trigger keys_update_hold_expiry;
 comment on trigger keys_update_hold_expiry on keylatch_internal.keys is
   'A transaction cannot set a later expires_at for a key that expires before the transaction
-commits.';
+commits. The commit does not wait for a synchronous standby, so do not revoke keys in it.';
 
 create trigger keys_delete_keep before delete on keylatch_internal.keys
 for each row execute function keylatch_internal.hold_latch('keys_are_kept');
@@ -313,12 +315,10 @@ comment on trigger keys_update_values on keylatch_internal.keys is
   'Checks each new value. The trigger does not check rows of a restore or of logical replication.';
 
 -- The grants of this file.
-revoke all on function
-keylatch_internal.is_apply_worker, keylatch_internal.hold_latch, keylatch_internal.hold_expiry,
-keylatch_internal.merge_revocation, keylatch_internal.stamp_update, keylatch_internal.judge_update,
-keylatch_internal.check_metadata, keylatch_internal.check_key
-from public, anon, authenticated, service_role;
+revoke all on function keylatch_internal.is_apply_worker, keylatch_internal.hold_latch,
+keylatch_internal.hold_expiry, keylatch_internal.merge_revocation, keylatch_internal.stamp_update,
+keylatch_internal.judge_update, keylatch_internal.check_metadata, keylatch_internal.check_key from
+public, anon, authenticated, service_role;
 -- The triggers call these functions with the rights of the role that writes the row.
-grant execute on function
-keylatch_internal.is_apply_worker, keylatch_internal.check_metadata,
+grant execute on function keylatch_internal.is_apply_worker, keylatch_internal.check_metadata,
 keylatch_internal.check_key to authenticated, service_role;

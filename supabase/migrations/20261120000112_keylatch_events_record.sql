@@ -82,13 +82,15 @@ declare
   v_changes integer := 20000;
   v_keys integer := 200000;
   v_at timestamptz;
+  -- From 0 to 1. Not random(): with setseed, a user would know when the rows are not counted.
+  v_chance constant float8 := (hashtext(gen_random_uuid()::text) & 2147483647) / 2147483648.0;
 begin
   select coalesce(max(s.changes_per_minute), v_changes), coalesce(max(s.keys_per_workspace), v_keys)
   into v_changes, v_keys
   from keylatch_internal.event_settings as s where s.only_row;
   -- Counting is slow for a large limit. So only one change in (limit / 20) counts the rows, and a
   -- user may exceed a large limit by a few per cent. A limit of up to 20 is exact.
-  if random() * v_changes < 20 then
+  if v_chance * v_changes < 20 then
     select e.occurred_at into v_at from keylatch_internal.key_events as e
     where e.workspace_id = p_workspace_id and e.user_id = v_user_id
       -- Ignore events with a time in the future, which a wrong clock caused.
@@ -102,7 +104,7 @@ begin
       );
     end if;
   end if;
-  if p_is_new and random() * v_keys < 20 and exists (
+  if p_is_new and v_chance * v_keys < 20 and exists (
     select from keylatch_internal.keys as k where k.workspace_id = p_workspace_id offset v_keys
   ) then
     perform keylatch_internal.refuse(
@@ -304,9 +306,8 @@ after: the id of the last event of the previous page; null for the first page. l
 Errors: invalid_argument (400).';
 
 -- The grants of this file. Only the triggers may insert events.
-revoke all on function
-keylatch_internal.clean_word, keylatch_internal.current_source, keylatch_internal.metadata_change,
-keylatch_internal.limit_growth, keylatch_internal.record_new_key, keylatch_internal.content_changes,
-keylatch_internal.record_change, keylatch.list_events
-from public, anon, authenticated, service_role;
+revoke all on function keylatch_internal.clean_word, keylatch_internal.current_source,
+keylatch_internal.metadata_change, keylatch_internal.limit_growth, keylatch_internal.record_new_key,
+keylatch_internal.content_changes, keylatch_internal.record_change, keylatch.list_events from
+public, anon, authenticated, service_role;
 grant execute on function keylatch.list_events to authenticated, service_role;

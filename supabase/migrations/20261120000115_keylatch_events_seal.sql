@@ -227,10 +227,9 @@ Errors: invalid_argument (400), admin_required (403).';
 update keylatch_internal.installation set modules = array_append(modules, 'events');
 
 -- The grants of this file. Only the triggers may insert events.
-revoke all on function
-keylatch_internal.event_digest, keylatch_internal.digest_events, keylatch_internal.seal_key_events,
-keylatch_internal.verify_checkpoints, keylatch.seal_events, keylatch.verify_events
-from public, anon, authenticated, service_role;
+revoke all on function keylatch_internal.event_digest, keylatch_internal.digest_events,
+keylatch_internal.seal_key_events, keylatch_internal.verify_checkpoints, keylatch.seal_events,
+keylatch.verify_events from public, anon, authenticated, service_role;
 grant execute on function keylatch.verify_events, keylatch_internal.verify_checkpoints
 to authenticated, service_role;
 grant execute on function keylatch.seal_events, keylatch_internal.seal_key_events to service_role;

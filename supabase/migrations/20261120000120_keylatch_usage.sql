@@ -223,13 +223,10 @@ Errors: invalid_argument (400).';
 update keylatch_internal.installation set modules = array_append(modules, 'usage');
 
 -- The grants of this file: services may report usage, and admins may read usage.
-revoke all on table
-keylatch_internal.key_usage, keylatch_internal.key_days, keylatch.key_usage,
-keylatch.key_usage_days, keylatch.key_refusals
-from public, anon, authenticated, service_role;
-revoke all on function
-keylatch_internal.read_usage, keylatch_internal.add_usage, keylatch.record_usage
-from public, anon, authenticated, service_role;
+revoke all on table keylatch_internal.key_usage, keylatch_internal.key_days, keylatch.key_usage,
+keylatch.key_usage_days, keylatch.key_refusals from public, anon, authenticated, service_role;
+revoke all on function keylatch_internal.read_usage, keylatch_internal.add_usage,
+keylatch.record_usage from public, anon, authenticated, service_role;
 grant select on table
 keylatch_internal.key_usage, keylatch_internal.key_days, keylatch.key_usage,
 keylatch.key_usage_days, keylatch.key_refusals

@@ -247,27 +247,16 @@ comment on function keylatch_internal.limited_address is
   'Returns the client address for the rate limit: an IPv4 address, a /64 network of IPv6, or
 "unknown" for a string that is not an address.';
 
-create function keylatch_internal.address_mark(p_header text)
-returns integer language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  -- Uses the last address in the header, because a gateway appends the address of its client.
-  return coalesce(nullif(hashtext(keylatch_internal.limited_address(trim(split_part(
-    nullif(current_setting('request.headers', true), '')::jsonb ->> p_header, ',', -1
-  )))), 0), 1);
-end $$;
-comment on function keylatch_internal.address_mark is
-  'Returns a hash, never 0, of the client address in the HTTP header p_header.';
-
 create function keylatch_internal.count_in_flight(
   p_key_mark integer, p_address_mark integer, out of_key bigint, out of_address bigint
 )
 language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  -- An advisory lock marks a request that has not committed. Nobody can forge the mark: only a
-  -- request that opens a session also has a RowExclusiveLock on the table sessions.
-  select count(*), count(*) filter (where m.objid::integer = p_address_mark)
+  -- An advisory lock marks a request that has not committed. A mark counts only with a
+  -- RowExclusiveLock on the table sessions, and a connection counts once: to forge marks is no use.
+  select
+    count(distinct m.pid), count(distinct m.pid) filter (where m.objid::integer = p_address_mark)
   into of_key, of_address
   from pg_catalog.pg_locks as m
   inner join pg_catalog.pg_locks as w on m.pid = w.pid
@@ -341,7 +330,11 @@ begin
   where l.only_row;
   v_session.address_mark := 0;
   if v_limits.header is not null then
-    v_session.address_mark := keylatch_internal.address_mark(v_limits.header);
+    -- A hash, never 0. The last address in the header, because a gateway appends its client's.
+    v_session.address_mark := coalesce(nullif(hashtext(keylatch_internal.limited_address(trim(
+      split_part(nullif(current_setting('request.headers', true), '')::jsonb ->> v_limits.header,
+        ',', -1)
+    ))), 0), 1);
     select count(*), coalesce(min(s.created_at), p_now) into v_of_address, v_address_since
     from keylatch_internal.sessions as s
     where s.key_id = p_key_id and s.address_mark = v_session.address_mark and s.address_mark <> 0
@@ -380,22 +373,18 @@ No request waits for another. Requests that count at the same moment do not see 
 minute can have as many sessions as the limit plus the number of requests in flight.';
 
 -- The grants of this file.
-revoke all on table
-keylatch_internal.sessions, keylatch_internal.session_endings, keylatch_internal.session_limits,
-keylatch.sessions, keylatch.session_settings
-from public, anon, authenticated, service_role;
-revoke all on function
-keylatch_internal.delete_session, keylatch_internal.judge_session_settings,
-keylatch_internal.limited_address, keylatch_internal.address_mark,
+revoke all on table keylatch_internal.sessions, keylatch_internal.session_endings,
+keylatch_internal.session_limits, keylatch.sessions, keylatch.session_settings from public, anon,
+authenticated, service_role;
+revoke all on function keylatch_internal.delete_session, keylatch_internal.judge_session_settings,
+keylatch_internal.limited_address,
 keylatch_internal.count_in_flight, keylatch_internal.count_opened, keylatch_internal.count_session
 from public, anon, authenticated, service_role;
 -- The grants name columns, because a grant on the whole table could allow a role to lock the table.
-grant select (id, workspace_id, key_id, origin, subject, created_at, expires_at) on table
-keylatch_internal.sessions
-to authenticated, service_role;
+grant select (id, workspace_id, key_id, origin, subject, created_at, expires_at)
+on table keylatch_internal.sessions to authenticated, service_role;
 grant select, insert (workspace_id, key_id) on table keylatch_internal.session_endings
 to authenticated, service_role;
 grant select, delete on table keylatch.sessions to authenticated, service_role;
-grant select, insert (workspace_id, lifetime), update (workspace_id, lifetime) on table
-keylatch.session_settings
-to authenticated, service_role;
+grant select, insert (workspace_id, lifetime), update (workspace_id, lifetime)
+on table keylatch.session_settings to authenticated, service_role;

@@ -379,21 +379,17 @@ Errors: invalid_session (401), and the errors of current_workspace_id.';
 update keylatch_internal.installation set modules = array_append(modules, 'sessions');
 
 -- The grants of this file.
-revoke all on function
-keylatch_internal.session_expiry, keylatch_internal.start_session,
+revoke all on function keylatch_internal.session_expiry, keylatch_internal.start_session,
 keylatch_internal.check_session_key, keylatch_internal.find_session,
 keylatch_internal.change_session, keylatch_internal.end_workspace_sessions,
 keylatch_internal.delete_old_sessions, keylatch.open_session, keylatch.resolve_session,
 keylatch.close_session, keylatch.attach_subject, keylatch.end_sessions, keylatch.prune_sessions,
-keylatch.current_session_id
-from public, anon, authenticated, service_role;
+keylatch.current_session_id from public, anon, authenticated, service_role;
 grant execute on function keylatch.current_session_id to anon, authenticated, service_role;
 grant execute on function keylatch.open_session, keylatch_internal.start_session
 to anon, authenticated;
 grant execute on function keylatch.end_sessions to authenticated, service_role;
-grant execute on function
-keylatch.resolve_session, keylatch.close_session, keylatch.attach_subject,
-keylatch_internal.find_session, keylatch_internal.change_session
-to service_role, keylatch_resolver;
+grant execute on function keylatch.resolve_session, keylatch.close_session, keylatch.attach_subject,
+keylatch_internal.find_session, keylatch_internal.change_session to service_role, keylatch_resolver;
 grant execute on function keylatch.prune_sessions, keylatch_internal.delete_old_sessions
 to service_role;

@@ -255,7 +255,7 @@ begin
     when (select count(*) > 7 from keylatch_internal.legacy_schemes as s where s.name <> p_name)
       then array[
       'There are eight schemes already, and each scheme makes a failed look-up slower.',
-      'End an old scheme with end_scheme, then delete its row: its keys no longer resolve.']
+      'As the owner, delete the row of a scheme without keys. A scheme with keys must stay.']
   end;
 end $$;
 comment on function keylatch_internal.judge_scheme is
@@ -345,7 +345,7 @@ begin
     inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
     where g.scheme = end_scheme.name and k.revoked_at is null
       and coalesce(k.expires_at > end_scheme.ends_at, true)
-    order by k.created_at, k.id limit end_scheme."limit"
+    order by k.created_at, k.id limit greatest(end_scheme."limit", 1)
     for update of k skip locked
   )
   update keylatch.keys as k set expires_at = end_scheme.ends_at from locked as l where k.id = l.id;
@@ -368,13 +368,10 @@ revoked: how many keys got ends_at as their expiry. Errors: invalid_argument (40
 -- The grants of this file.
 revoke all on table keylatch_internal.legacy_secrets, keylatch_internal.legacy_schemes
 from public, anon, authenticated, service_role;
-revoke all on function
-keylatch_internal.read_bytes, keylatch_internal.read_secret, keylatch_internal.scheme_digest,
-keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes, keylatch_internal.judge_scheme,
-keylatch_internal.keep_scheme, keylatch.declare_scheme, keylatch_internal.move_scheme_end,
-keylatch.end_scheme, keylatch_internal.judge_slow_scheme
-from public, anon, authenticated, service_role;
-grant execute on function
-keylatch.declare_scheme, keylatch_internal.keep_scheme, keylatch.end_scheme,
-keylatch_internal.move_scheme_end
-to service_role;
+revoke all on function keylatch_internal.read_bytes, keylatch_internal.read_secret,
+keylatch_internal.scheme_digest, keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes,
+keylatch_internal.judge_scheme, keylatch_internal.keep_scheme, keylatch.declare_scheme,
+keylatch_internal.move_scheme_end, keylatch.end_scheme, keylatch_internal.judge_slow_scheme from
+public, anon, authenticated, service_role;
+grant execute on function keylatch.declare_scheme, keylatch_internal.keep_scheme,
+keylatch.end_scheme, keylatch_internal.move_scheme_end to service_role;

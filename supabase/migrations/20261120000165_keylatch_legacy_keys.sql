@@ -83,8 +83,13 @@ create function keylatch_internal.keep_legacy()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
+  if tg_table_name = 'legacy_schemes' then
+    if not exists (select from keylatch_internal.legacy_keys as g where g.scheme = old.name) then
+      return old;
+    end if;
+  end if;
   perform keylatch_internal.refuse(
-    tg_argv[0], 'The recorded hashes of an imported key cannot be changed or deleted.'
+    tg_argv[0], 'The hashes of imported keys, and their schemes, cannot be changed or deleted.'
   );
   return null;
 end $$;
@@ -110,6 +115,12 @@ for each statement execute function keylatch_internal.keep_legacy('keys_are_kept
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_delete_keep;
 comment on trigger legacy_keys_delete_keep on keylatch_internal.legacy_keys is
   'Refuses DELETE and TRUNCATE: a revoked key must be recognised in each later import.';
+
+create trigger legacy_schemes_delete_keep before delete on keylatch_internal.legacy_schemes
+for each row execute function keylatch_internal.keep_legacy('keys_are_kept');
+alter table keylatch_internal.legacy_schemes enable always trigger legacy_schemes_delete_keep;
+comment on trigger legacy_schemes_delete_keep on keylatch_internal.legacy_schemes is
+  'Keeps the scheme of any key: a revoked key must be recognised in each later import.';
 
 create trigger legacy_texts_change_keep
 before update or delete or truncate on keylatch_internal.legacy_texts
@@ -191,24 +202,21 @@ declare
   v_column record;
 begin
   for v_column in
-    select v.attrelid::regclass as relation, v.attname,
-      coalesce(
-        pg_catalog.col_description('keylatch_internal.keys'::regclass, k.attnum),
-        pg_catalog.col_description('keylatch_internal.legacy_keys'::regclass, g.attnum),
-        pg_catalog.col_description('keylatch.keys'::regclass, s.attnum)
-      ) as meaning
+    select distinct on (v.attrelid, v.attname)
+      v.attrelid::regclass as relation, v.attname, d.description
     from pg_catalog.pg_attribute as v
-    left join pg_catalog.pg_attribute as k
-      on v.attname = k.attname and k.attrelid = 'keylatch_internal.keys'::regclass
-    left join pg_catalog.pg_attribute as g
-      on v.attname = g.attname and g.attrelid = 'keylatch_internal.legacy_keys'::regclass
-    left join pg_catalog.pg_attribute as s
-      on v.attname = s.attname and s.attrelid = 'keylatch.keys'::regclass
+    inner join pg_catalog.pg_attribute as t on v.attname = t.attname
+    inner join pg_catalog.pg_description as d
+      on t.attrelid = d.objoid and t.attnum = d.objsubid
+      and d.classoid = 'pg_catalog.pg_class'::regclass
+    inner join unnest('{keylatch_internal.keys,keylatch_internal.legacy_keys,keylatch.keys}'::text[])
+    with ordinality as s (name, place) on t.attrelid = s.name::regclass
     where v.attrelid in ('keylatch.legacy_keys'::regclass, 'keylatch.imported_keys'::regclass)
       and pg_catalog.col_description(v.attrelid, v.attnum) is null
+    order by v.attrelid, v.attname, s.place
   loop
     execute format(
-      'comment on column %s.%I is %L', v_column.relation, v_column.attname, v_column.meaning
+      'comment on column %s.%I is %L', v_column.relation, v_column.attname, v_column.description
     );
   end loop;
 end $$;
@@ -287,14 +295,11 @@ comment on function keylatch.revoke_legacy_key is
 reason: up to 500 characters. Errors: key_not_found (404), invalid_argument (400).';
 
 -- The grants of this file.
-revoke all on table
-keylatch_internal.legacy_keys, keylatch_internal.legacy_texts, keylatch.legacy_keys,
-keylatch.imported_keys
-from public, anon, authenticated, service_role;
-revoke all on function
-keylatch_internal.keep_legacy, keylatch_internal.merge_first_use, keylatch_internal.is_placeholder,
-keylatch.revoke_legacy_key
-from public, anon, authenticated, service_role;
+revoke all on table keylatch_internal.legacy_keys, keylatch_internal.legacy_texts,
+keylatch.legacy_keys, keylatch.imported_keys from public, anon, authenticated, service_role;
+revoke all on function keylatch_internal.keep_legacy, keylatch_internal.merge_first_use,
+keylatch_internal.is_placeholder, keylatch.revoke_legacy_key from public, anon, authenticated,
+service_role;
 -- The columns verifier and clear_part are left out, because they would help to guess a key.
 grant select (
   key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at

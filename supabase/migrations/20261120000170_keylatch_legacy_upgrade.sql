@@ -159,6 +159,28 @@ comment on function keylatch_internal.similar_keys is
   'Returns the salted keys that upgrade_key has not seen and that have one of these values of
 clear_part. Without a workspace_id, searches all workspaces, but no key without a clear_part.';
 
+create function keylatch_internal.matching_keys(
+  p_key text, p_similar keylatch_internal.legacy_keys[], p_spent bigint
+)
+returns uuid[] language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  if p_spent + (select sum(s.rounds) from unnest(p_similar) as s)
+    > keylatch_internal.round_budget() then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'workspace_id is needed: too many imported keys may match this key.',
+      'Pass the workspace_id of the key.'
+    );
+  end if;
+  -- Compare all keys, and do not stop at the first match, because a revoked key may match, too.
+  return array(
+    select s.key_id from unnest(p_similar) as s
+    where keylatch_internal.matches_verifier(p_key, s.scheme, s.verifier)
+  );
+end $$;
+comment on function keylatch_internal.matching_keys is
+  'Returns the ids of the salted keys that equal a key. p_spent: the rounds already computed.';
+
 create function keylatch_internal.upgrade_legacy_key(p_key text, p_workspace_id uuid)
 returns void language plpgsql volatile security definer
 -- definer because: a service that resolves keys may not read salted hashes.
@@ -178,14 +200,9 @@ begin
   then
     return;
   end if;
-  select array_agg(s), sum(s.rounds) into v_similar, v_rounds
+  select array_agg(s), coalesce(sum(s.rounds), 0) into v_similar, v_rounds
   from keylatch_internal.similar_keys(keylatch_internal.clear_parts(p_key), p_workspace_id) as s;
-  if v_rounds > keylatch_internal.round_budget() then
-    perform keylatch_internal.refuse(
-      'invalid_argument', 'workspace_id is needed: too many imported keys may match this key.',
-      'Pass the workspace_id of the key.'
-    );
-  elsif v_rounds > 1000
+  if v_rounds > 1000
     or exists (select from unnest(v_similar) as s where s.scheme <> 'sha256_salted')
     or exists (
       select from keylatch_internal.legacy_schemes as s
@@ -194,11 +211,7 @@ begin
   then
     perform keylatch_internal.count_attempt();
   end if;
-  -- Compare all keys, and do not stop at the first match, because a revoked key may match, too.
-  v_ids := array(
-    select s.key_id from unnest(v_similar) as s
-    where s.rounds > 0 and keylatch_internal.matches_verifier(p_key, s.scheme, s.verifier)
-    union all
+  v_ids := keylatch_internal.matching_keys(p_key, v_similar, 0) || array(
     -- Keys that hold_lines has left to upgrade_key: unsalted keys, and keys of a PBKDF2 scheme.
     select k.id from keylatch_internal.keys as k
     inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
@@ -207,6 +220,14 @@ begin
       from unnest(v_hash || keylatch_internal.scheme_hashes(p_key)) as h
     ) and coalesce(k.workspace_id = p_workspace_id, true)
   );
+  if p_workspace_id is null then
+    -- A key without a clear_part, in the same workspace, may be the same key, and may be revoked.
+    v_ids := v_ids || keylatch_internal.matching_keys(p_key, array(
+      select s from (
+        select distinct k.workspace_id from keylatch_internal.keys as k where k.id = any (v_ids)
+      ) as w cross join lateral keylatch_internal.similar_keys('{""}', w.workspace_id) as s
+    ), v_rounds);
+  end if;
   insert into keylatch_internal.legacy_texts (text_hash, key_hash)
   select v_hash, k.key_hash from keylatch_internal.keys as k where k.id = any (v_ids)
   order by k.key_hash on conflict do nothing;
@@ -252,7 +273,7 @@ from public, anon, authenticated, service_role;
 revoke all on function
 keylatch_internal.count_attempt, keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
 keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,
-keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
+keylatch_internal.matching_keys, keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
 from public, anon, authenticated, service_role;
 grant execute on function keylatch.upgrade_key, keylatch_internal.upgrade_legacy_key
 to service_role, keylatch_resolver;

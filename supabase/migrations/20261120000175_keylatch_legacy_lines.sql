@@ -1,18 +1,5 @@
 -- Module legacy: reading and checking the lines of an import.
 
-create function keylatch_internal.mask_key(p_key text)
-returns text language plpgsql immutable parallel safe security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return case
-    when keylatch_internal.key_form(p_key) = 'valid' then left(p_key, -36)
-    else ''
-  end || '...' || right(p_key, case when length(p_key) >= 20 then 4 else 0 end);
-end $$;
-comment on function keylatch_internal.mask_key is
-  'Returns the masked form of any plaintext key, for example ...uVO9. At least 16 characters and two
-thirds of the key stay hidden.';
-
 create function keylatch_internal.insert_keys(p_keys keylatch_internal.keys[])
 returns setof uuid language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
@@ -26,7 +13,10 @@ begin
   select
     k.id, k.workspace_id, k.kind, k.environment, k.key_hash, k.public_key, k.masked_key, k.label,
     k.metadata, k.allowed_origins, k.scopes, k.expires_at, k.suspended_at, k.revoked_at,
-    k.revoked_by, k.revoke_reason, k.created_at, k.created_by, k.updated_at, k.imported_at
+    k.revoked_by, regexp_replace(
+      k.revoke_reason,
+      '([a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_)[1-9A-HJ-NP-Za-km-z]{36}', E'\\1...', 'g'
+    ), k.created_at, k.created_by, k.updated_at, k.imported_at
   from unnest(p_keys) with ordinality as k
   -- All imports insert keys in this order, so that two imports of the same keys do not deadlock.
   order by k.key_hash, k.ordinality
@@ -183,7 +173,9 @@ begin
     ) as u (hash)
   );
   p_line.key.public_key := case (p_line.key).kind when 'publishable' then v_text end;
-  p_line.key.masked_key := keylatch_internal.mask_key(v_text);
+  -- At least 16 characters, and two thirds of the key, stay hidden.
+  p_line.key.masked_key := case when v_form = 'valid' then left(v_text, -36) else '' end
+    || '...' || right(v_text, case when length(v_text) >= 20 then 4 else 0 end);
   p_line.parts := keylatch_internal.clear_parts(v_text);
   return p_line;
 end $$;
@@ -319,7 +311,7 @@ begin
   end if;
   return case when cardinality(v_names) = 0 then p_lines else (
     select jsonb_agg(
-      case when v_ids ? (l.line ->> 'workspace')
+      case when v_ids ? (l.line ->> 'workspace') and not l.line ? 'workspace_id'
         then l.line || jsonb_build_object('workspace_id', v_ids -> (l.line ->> 'workspace'))
         else l.line end order by l.place
     )
@@ -329,25 +321,16 @@ end $$;
 comment on function keylatch_internal.name_workspaces is
   'Adds workspace_id to each line that names its workspace by external_id.';
 
-create function keylatch_internal.usual_key(p_now timestamptz)
-returns keylatch_internal.keys language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return jsonb_populate_record(null::keylatch_internal.keys, jsonb_build_object(
-    'label', '', 'metadata', '{}'::jsonb, 'allowed_origins', '[]'::jsonb, 'scopes', '[]'::jsonb,
-    'kind', 'secret', 'environment', 'live', 'masked_key', '...', 'created_at', p_now,
-    'updated_at', p_now, 'imported_at', p_now
-  ));
-end $$;
-comment on function keylatch_internal.usual_key is 'Returns the default values of an imported key.';
-
 create function keylatch_internal.read_import(p_lines jsonb)
 returns keylatch_internal.import_line[] language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_now constant timestamptz := clock_timestamp();
   v_own text[];
-  v_usual constant keylatch_internal.keys := keylatch_internal.usual_key(v_now);
+  v_usual constant keylatch_internal.keys := jsonb_populate_record(
+    null::keylatch_internal.keys, '{"label": "", "metadata": {}, "allowed_origins": [], "scopes": [],
+    "kind": "secret", "environment": "live", "masked_key": "..."}'::jsonb || jsonb_build_object(
+    'created_at', v_now, 'updated_at', v_now, 'imported_at', v_now));
   v_key keylatch_internal.keys;
   v_good keylatch_internal.keys;
   v_line keylatch_internal.import_line;
@@ -371,10 +354,8 @@ begin
         end if;
         v_key := jsonb_populate_record(v_key, v_line.given);
         v_line.key := v_key;
-        if v_key.expires_at <= v_now then
-          -- An expired key may be imported, although check_key refuses a new key that is expired.
-          v_key.expires_at := null;
-        end if;
+        -- An expired key may be imported, although check_key refuses a new key that is expired.
+        v_key.expires_at := case when v_key.expires_at > v_now then v_key.expires_at end;
         v_line.problem := case
           when greatest(v_key.suspended_at, v_key.revoked_at, v_key.created_at,
             (v_line.given ->> 'last_used_at')::timestamptz) > v_now then array[
@@ -422,6 +403,8 @@ begin
           'placeholder}'::text[]
         ) as w (word)
       ) then array['hash is that of a placeholder.', 'Leave the line out and issue a new key.']
+      when sha256(convert_to((l.key).masked_key, 'UTF8')) = (l.key).key_hash
+        then array['masked_key is the whole key.', 'Give the last four characters of the key.']
       else l.problem end, l.outcome, l.note
     )::keylatch_internal.import_line
     from unnest(p_lines) as l order by l."position"
@@ -432,9 +415,7 @@ comment on function keylatch_internal.finish_reading is
 
 -- The grants of this file.
 revoke all on table keylatch_internal.import_fields from public, anon, authenticated, service_role;
-revoke all on function
-keylatch_internal.mask_key, keylatch_internal.insert_keys, keylatch_internal.read_import_fields,
+revoke all on function keylatch_internal.insert_keys, keylatch_internal.read_import_fields,
 keylatch_internal.read_plaintext, keylatch_internal.read_verifier, keylatch_internal.finish_reading,
-keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces, keylatch_internal.usual_key,
-keylatch_internal.read_import
+keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces, keylatch_internal.read_import
 from public, anon, authenticated, service_role;

@@ -79,7 +79,10 @@ declare
   v_line record;
   v_workspace_id uuid;
   v_part text collate "C";
+  v_end text collate "C";
   v_rounds bigint;
+  v_opposite bigint;
+  v_taken bigint;
 begin
   -- The order puts a clear_part before all longer ones that begin with it, so all share one sum.
   for v_line in
@@ -91,17 +94,29 @@ begin
   loop
     if v_line.workspace_id is distinct from v_workspace_id
       or not starts_with(v_line.part, v_part) then
+      -- Of the same key, one line may know the first characters (p:) and another the last (s:).
+      if v_line.workspace_id is distinct from v_workspace_id or starts_with(v_line.part, v_end) then
+        v_end := translate(left(v_line.part, 1), 'ps', 'sp');
+        v_opposite := coalesce((
+          select sum(g.rounds) from keylatch_internal.legacy_keys as g
+          where g.workspace_id = v_line.workspace_id and v_line.part <> ''
+            and g.clear_part between v_end and v_end || E'\x7f'
+            and g.rounds > 0 and g.upgraded_at is null
+        ), 0) + case when v_line.workspace_id = v_workspace_id then v_taken else 0 end;
+        v_taken := 0;
+      end if;
       v_workspace_id := v_line.workspace_id;
       v_part := v_line.part;
       v_rounds := keylatch_internal.similar_rounds(v_part, v_workspace_id);
     end if;
-    if v_rounds + v_line.rounds > keylatch_internal.round_budget() then
+    if v_rounds + v_opposite + v_line.rounds > keylatch_internal.round_budget() then
       p_lines[v_line."position"].problem := array[
         format('To compare all keys that may equal this key, upgrade_key would need more than '
           '%s rounds.', keylatch_internal.round_budget()),
         'Give starts_with or ends_with of the key. If you know neither, see sql/docs/first_use.md.'];
     else
       v_rounds := v_rounds + v_line.rounds;
+      v_taken := v_taken + v_line.rounds;
     end if;
   end loop;
   return p_lines;
@@ -128,6 +143,13 @@ begin
       )), (l.key).workspace_id))
       or l.parts is null and (
         keylatch_internal.similar_rounds(l.clear_part, (l.key).workspace_id) > 0
+        -- A salted line of the same key may know the other end of the key: see limit_rounds.
+        or exists (
+          select from keylatch_internal.legacy_keys as g
+          where g.workspace_id = (l.key).workspace_id and g.rounds > 0 and g.upgraded_at is null
+            and g.clear_part >= translate(left(l.clear_part, 1), 'ps', 'sp')
+            and g.clear_part < translate(left(l.clear_part, 1), 'ps', 'sp') || E'\x7f'
+        )
         -- A key that waits under another scheme may be the same plaintext key, and may be revoked.
         or exists (
           select from unnest(v_schemes) as n (name)
@@ -364,9 +386,8 @@ comment on function keylatch_internal.settle_import is
   'Updates the keys that existed before the import, and sets the outcome of each line.';
 
 -- The grants of this file.
-revoke all on function
-keylatch_internal.note_source, keylatch_internal.share_import, keylatch_internal.insert_lines,
-keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
-keylatch_internal.must_hold, keylatch_internal.add_hashes, keylatch_internal.write_import,
-keylatch_internal.move_key, keylatch_internal.settle_import
-from public, anon, authenticated, service_role;
+revoke all on function keylatch_internal.note_source, keylatch_internal.share_import,
+keylatch_internal.insert_lines, keylatch_internal.similar_rounds, keylatch_internal.limit_rounds,
+keylatch_internal.hold_lines, keylatch_internal.must_hold, keylatch_internal.add_hashes,
+keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import from
+public, anon, authenticated, service_role;

@@ -143,8 +143,9 @@ declare
       or jsonb_array_length(import_keys.lines) > 10000 then array[
       'lines must be a list of up to 10000 objects.',
       'Send several batches, or use the command "keylatch import".']
-    when length(import_keys.source) > 200 then array[
-      'source must be a text of up to 200 characters.', 'Name the old system and its table.']
+    when import_keys.source !~ E'^[^\\x01-\\x1f\\x7f-\\x9f]{0,200}$' then array[
+      'source must be a text of up to 200 characters without control characters.',
+      'Name the old system and its table.']
     when coalesce(jsonb_typeof(import_keys.probes) <> 'array', true)
       or jsonb_array_length(import_keys.probes) > 20
       or jsonb_path_exists(import_keys.probes, '$[*] ? (@.key.type() != "string"
@@ -217,7 +218,7 @@ begin
     inner join keylatch_internal.legacy_keys as g on k.id = g.key_id
     where g.source = finish_import.source and g.seen_by <> finish_import.import_id
       and k.revoked_at is null and coalesce(k.expires_at > clock_timestamp(), true)
-    order by k.created_at, k.id limit finish_import."limit"
+    order by k.created_at, k.id limit greatest(finish_import."limit", 1)
     for update of k skip locked
   )
   update keylatch.keys as k
@@ -241,10 +242,8 @@ Errors: invalid_argument (400), also if no key was imported with this source and
 update keylatch_internal.installation set modules = array_append(modules, 'legacy');
 
 -- The grants of this file.
-revoke all on function
-keylatch_internal.probe_import, keylatch_internal.report_import, keylatch_internal.take_import,
-keylatch.import_keys, keylatch.finish_import
-from public, anon, authenticated, service_role;
-grant execute on function
-keylatch.import_keys, keylatch_internal.take_import, keylatch.finish_import
-to service_role;
+revoke all on function keylatch_internal.probe_import, keylatch_internal.report_import,
+keylatch_internal.take_import, keylatch.import_keys, keylatch.finish_import from public, anon,
+authenticated, service_role;
+grant execute on function keylatch.import_keys, keylatch_internal.take_import,
+keylatch.finish_import to service_role;

@@ -570,3 +570,15 @@ def run_program(name: str, *arguments: object, text: str | None = None) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_no_seed_tells_a_user_when_changes_are_counted(system: System) -> None:
+    system.owner.execute("update keylatch_internal.event_settings set changes_per_minute = 100")
+    key_id, _ = system.issue()
+    alice = system.session()
+    for number in range(300):
+        alice.execute("select setseed(-0.99)")
+        change = "update keylatch.keys set label = %s where id = %s"
+        if attempt(alice, change, [str(number), key_id]).word == "too_many_requests":
+            return
+    pytest.fail("300 changes in a minute, where 100 are allowed")

@@ -56,6 +56,7 @@ REFUSED: list[tuple[object, str]] = [
     ({**NATIVE, "alg": "md5"}, "alg must be"),
     ({"hash": "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA", "alg": "argon2"}, "alg must be"),
     ({"hash": "scrypt$16384$salt$8$1$aGFzaA==", "alg": "django"}, "Django"),
+    ({**NATIVE, "masked_key": OLD}, "masked_key is the whole key"),
     ({**NATIVE, "hash_encoding": None}, "hash_encoding"),
     ({**NATIVE, "hash_encoding": "base64url"}, "hash_encoding must be"),
     ({**NATIVE, "hash": 7}, "hash must be a text"),
@@ -603,3 +604,38 @@ def test_a_key_with_quotes_and_braces_is_sent_as_it_is(system: System) -> None:
     keylatch = Keylatch.from_psycopg(system.database.connect("service_role"))
     report = keylatch.import_keys([{"workspace_id": People.a, "key": 'a "quoted", {old} key'}])
     assert resolves(system, 'a "quoted", {old} key') == report.lines[0].key_id
+
+
+def test_a_reason_that_quotes_a_key_is_masked(system: System, service: Connection) -> None:
+    _, leaked = system.issue()
+    (came,) = import_(
+        service,
+        line(key=OLD, revoked_at="2024-01-01", revoke_reason=f"replaced by {leaked}, see there"),
+    )["lines"]
+    told = system.owner.execute(
+        "select revoke_reason, (keylatch.explain_key(%s)).detail from keylatch.keys where id = %s",
+        [OLD, came["key_id"]],
+    ).fetchone()
+    assert told is not None
+    assert told[0] == f"replaced by {leaked[:-36]}..., see there"
+    assert leaked not in told[1]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_workspace_id_counts_whatever_the_other_lines_name(
+    system: System, service: Connection, beside: bool
+) -> None:
+    system.owner.execute(
+        "update keylatch.workspaces set external_id = 'b' where id = %s", [People.b]
+    )
+    others = [{"workspace": "b", "key": "another key of the old table"}] if beside else []
+    report = import_(service, line(workspace="b", key=OLD), *others)
+    key_id = report["lines"][0]["key_id"]
+    kept = system.owner.execute("select workspace_id from keylatch.keys where id = %s", [key_id])
+    assert kept.fetchone() == (People.a,)
+
+
+@pytest.mark.parametrize("source", ["x" * 201, "a\x01b", "a\nb"])
+def test_a_source_that_no_reason_could_hold_is_refused(service: Connection, source: str) -> None:
+    outcome = attempt(service, "select keylatch.import_keys('[]', source => %s)", [source])
+    assert outcome.word == "invalid_argument"

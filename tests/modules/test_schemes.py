@@ -256,6 +256,21 @@ def test_a_sha256_resolves_after_its_schemes_are_deleted(
     assert resolves(system, TEXT) == UUID(came["key_id"])
 
 
+def test_a_scheme_stays_for_its_keys_and_a_scheme_without_keys_may_go(
+    system: System, service: Connection
+) -> None:
+    """Threat: a revoked key of a scheme that is gone would come in again, in plaintext."""
+    for name, length in (("knox", "sha512"), ("unused", "sha1")):
+        declare(service, name, digest=length)
+    (came,) = import_(service, under("knox", digest("sha512")(TEXT)))["lines"]
+    system.session().execute("select keylatch.revoke_key(%s)", [came["key_id"]])
+    delete = "delete from keylatch_internal.legacy_schemes where name = %s"
+    assert attempt(system.owner, delete, ["knox"]).word == "keys_are_kept"
+    system.owner.execute(delete, ["unused"])
+    assert import_(service, line(key=TEXT))["lines"][0]["outcome"] == "exists"
+    assert resolves(system, TEXT) is None
+
+
 @pytest.mark.parametrize("again", ["plaintext", "sha256", "a fast scheme"])
 def test_a_revoked_key_that_waits_is_inactive_under_every_hash(
     system: System, service: Connection, again: str

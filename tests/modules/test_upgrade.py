@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import secrets
 from collections.abc import Callable, Mapping
@@ -216,6 +217,68 @@ def test_a_key_that_is_inactive_is_inactive_under_every_salt(
     row = state(system, key)
     assert row is not None
     assert row[:2] == (key_id, "revoked" if dead == "used" else dead.split()[0])
+
+
+CLUES: Mapping[str, Callable[[str], dict[str, object]]] = {
+    "nothing": lambda _: {},
+    "its beginning": lambda key: {"starts_with": key[:9]},
+    "its end": lambda key: {"ends_with": key[-6:]},
+}
+
+
+@pytest.mark.parametrize("workspace", [People.a, None], ids=["its workspace", "no workspace"])
+@pytest.mark.parametrize("again", SALTS)
+@pytest.mark.parametrize("known", CLUES)
+def test_a_revoked_key_stays_so_whatever_is_known_of_it(
+    system: System, service: Connection, known: str, again: str, workspace: UUID | None
+) -> None:
+    """Threat: one line knows the beginning of a key, another its end or nothing."""
+    for number, clue in enumerate(CLUES):
+        key = f"{number}-the-legacy-secret-of-customer-{number}"
+        key_id = salted(service, key, **CLUES[known](key))
+        system.session().execute(REVOKE, [key_id])
+        given = CLUES[clue](key) if again != "plaintext" else {}
+        import_(service, line(**SALTS[again](key), **given))
+        assert resolves(system, key) is None, clue
+        assert upgrade(service, key, workspace) is None, clue
+        assert resolves(system, key) is None, clue
+        # Whoever knows the workspace sees the revoked row, and then nothing waits any longer.
+        assert upgrade(service, key) is None
+        row = state(system, key)
+        assert row is not None
+        assert row[:2] == (key_id, "revoked"), clue
+        waiting = (
+            "select from keylatch_internal.legacy_keys where upgraded_at is null and rounds >= 0"
+        )
+        assert not system.owner.execute(waiting).fetchall(), clue
+
+
+@pytest.mark.parametrize("again", SALTS)
+def test_a_revoked_line_counts_in_its_own_batch_whatever_is_known_of_it(
+    system: System, service: Connection, again: str
+) -> None:
+    for number, (known, clue) in enumerate(itertools.product(CLUES, CLUES)):
+        key = f"{number}-the-legacy-secret-of-customer-{number}"
+        given = CLUES[clue](key) if again != "plaintext" else {}
+        revoked = {**pbkdf2(key, "hex", "hex"), **CLUES[known](key), "revoked_at": "2024-01-01"}
+        import_(service, line(**revoked), line(**SALTS[again](key), **given))
+        for workspace in (None, People.a):
+            assert upgrade(service, key, workspace) is None, (known, clue)
+            assert resolves(system, key) is None, (known, clue)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_what_is_known_of_both_ends_needs_no_more_rounds_than_a_call_has(
+    system: System, service: Connection, at_once: bool
+) -> None:
+    """Else each line would wait, and no call could ever compare them all."""
+    lines = [
+        line(**{**pbkdf2("old_key_1", "hex", "hex"), "iter": 700_000, **CLUES[clue]("old_key_1")})
+        for clue in ("its beginning", "its end")
+    ]
+    batches = [lines] if at_once else [[one] for one in lines]
+    outcomes = [one["outcome"] for batch in batches for one in import_(service, *batch)["lines"]]
+    assert outcomes == ["waiting", "refused"]
 
 
 def test_revoking_one_of_two_rows_of_a_text_revokes_the_text(

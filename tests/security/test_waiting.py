@@ -87,6 +87,27 @@ def test_locks_of_a_stranger_delay_no_revocation(shared: System, who: str, what:
         stranger.rollback()
 
 
+@pytest.mark.parametrize("mode", ["row share", "share", "access exclusive"])
+@pytest.mark.parametrize("view", ["keys", "active_keys", "key_events", "workspaces"])
+@pytest.mark.parametrize("who", STRANGERS)
+def test_nobody_queues_for_a_lock_on_all_keys(
+    shared: System, who: str, view: str, mode: str
+) -> None:
+    """Threat: a lock that waits for a reader makes everybody behind it wait, too."""
+    schema = "keylatch_internal" if view == "active_keys" else "keylatch"
+    reading = connect(shared, "alice")
+    reading.autocommit = False
+    reading.execute("select from keylatch.keys")
+    with connect(shared, who) as stranger:
+        stranger.autocommit = False
+        stranger.execute("set local lock_timeout = '1s'")
+        # Refused at once: whoever waits gets the error of the timeout.
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            stranger.execute(f"lock table {schema}.{view} in {mode} mode")
+        stranger.rollback()
+    reading.rollback()
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_no_call_waits_for_an_advisory_lock(database: Database, people: People, call: str) -> None:
     """Threat: advisory locks have no owner: anybody who computes the number could stop the call."""

@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import Any
@@ -263,7 +264,14 @@ def test_an_extension_waits_for_nobody_at_its_commit(stuck: Database, changes: s
     service.execute("set lock_timeout = '1s'")
     with pytest.raises(psycopg.errors.LockNotAvailable):
         service.execute("notify keylatch")
-    service.execute(f"update keylatch.keys set {changes}".encode())
+    # Neither for the lock of those who notify, nor for the standby itself.
+    service.execute("set synchronous_commit = remote_apply")
+    with ThreadPoolExecutor() as other:
+        extended = other.submit(service.execute, f"update keylatch.keys set {changes}".encode())
+        try:
+            extended.result(HANG_SECONDS)
+        finally:
+            service.cancel()
 
 
 @pytest.mark.usefixtures("local_server")

@@ -150,6 +150,22 @@ def test_nobody_without_rights_uses_up_the_limit_of_a_key(system: System, page: 
                 quick.rollback()
 
 
+def test_a_forger_with_many_marks_counts_as_one_request(system: System, page: str) -> None:
+    """Any login may hold the lock on the table, without a right to change it."""
+    set_limits(system, sessions_per_minute=3)
+    with system.database.connect("anon", autocommit=False) as forger:
+        forger.execute("prepare p as delete from keylatch_internal.sessions")
+        forger.execute(
+            "select pg_advisory_xact_lock_shared(hashtext(%s::text), n)"
+            " from generate_series(0, 9) as n",
+            [system.keys["widget"].id],
+        )
+        for _ in range(2):
+            quick = impatient(system)
+            assert attempt(quick, OPEN, [page]).word == "done"
+            quick.commit()
+
+
 def test_a_copy_on_the_same_server_does_not_use_up_the_limit_of_a_key(
     system: System, page: str, template: str
 ) -> None:

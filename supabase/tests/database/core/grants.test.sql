@@ -2,7 +2,7 @@
 -- every object, also of the modules.
 begin;
 \ir ../people.psql
-select plan(100);
+select plan(102);
 
 create temporary view schemas as
 select n.oid, n.nspname as name
@@ -197,13 +197,20 @@ select is(
       'keylatch_internal.workspace_latches'
     )
   ),
-  'keylatch.keys authenticated INSERT
-keylatch.keys authenticated SELECT
-keylatch.keys authenticated UPDATE
-keylatch.keys service_role INSERT
-keylatch.keys service_role SELECT
-keylatch.keys service_role UPDATE',
+  'keylatch.keys authenticated SELECT
+keylatch.keys service_role SELECT',
   'who may do what with which table'
+);
+select is(
+  (
+    select string_agg(format('%s %s', r.name, a.grantee::regrole), ', ' order by 1)
+    from relations as r, aclexplode(r.relacl) as a
+    where a.privilege_type in ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'MAINTAIN')
+      and a.grantee not in (r.relowner, 'service_role'::regrole) and r.relkind <> 'S'
+  ),
+  case when to_regclass('keylatch.sessions') is not null
+    then 'keylatch.sessions authenticated' end,
+  'nobody may lock a whole table or view, but for the view whose rows users delete'
 );
 select is_empty(
   $$ select r.name from relations as r
@@ -240,6 +247,12 @@ select is(
       and t.attname <> 'key_hash' and t.attacl is not null
   ),
   'the view has all granted columns and a status, but not the hash'
+);
+select is_empty(
+  $$ select v.attname from pg_attribute as v inner join pg_attribute as t
+      on v.attname = t.attname and t.attrelid = 'keylatch_internal.keys'::regclass
+    where v.attrelid = 'keylatch.keys'::regclass and v.attacl is distinct from t.attacl $$,
+  'who may do what with a column of the view is the same as with the column of the table'
 );
 select is_empty(
   $$ select c.oid::regclass from pg_class as c inner join relations as r on c.oid = r.oid
