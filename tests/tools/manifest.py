@@ -89,12 +89,15 @@ def _described(entry: Entry) -> Mapping[str, Any]:
         for name, value in entry.definition.items()
         if name not in usually or usually[name] != value
     }
+    grants: dict[str, str] = {}
+    for role, _, privilege in (line.partition(": ") for line in sorted(entry.grants)):
+        grants[role] = f"{grants[role]}, {privilege}" if role in grants else privilege
     described = {
         "kind": entry.kind,
         "name": entry.name,
         "relation": entry.relation,
         "comment": entry.comment,
-        "grants": sorted(entry.grants),
+        "grants": grants,
         "definition": definition,
     }
     return {name: value for name, value in described.items() if value}

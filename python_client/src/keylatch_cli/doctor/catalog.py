@@ -265,7 +265,11 @@ def _entry(one: Mapping[str, Any]) -> Entry:
         relation=one.get("relation"),
         owner=None,
         comment=one.get("comment"),
-        grants=frozenset(one.get("grants", ())),
+        grants=frozenset(
+            f"{role}: {privilege}"
+            for role, privileges in one.get("grants", {}).items()
+            for privilege in privileges.split(", ")
+        ),
         definition={**usual(one["kind"]), **one.get("definition", {})},
     )
 
