@@ -21,7 +21,6 @@ from keylatch.errors import (
     KeyNotFound,
     PermissionDenied,
 )
-from keylatch.transports.psycopg import AsyncPsycopgTransport, PsycopgTransport
 from keylatch.transports.sql import BECOME
 
 STATE = """
@@ -183,8 +182,8 @@ class _AsyncPrompt(psycopg.AsyncRawCursor[Any]):
 def test_claims_that_are_refused_before_the_call_is_sent_are_said(
     line: Open, system: System, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PsycopgTransport, "_cursor", _Prompt)
-    monkeypatch.setattr(AsyncPsycopgTransport, "_cursor", _AsyncPrompt)
+    monkeypatch.setattr(psycopg, "RawCursor", _Prompt)
+    monkeypatch.setattr(psycopg, "AsyncRawCursor", _AsyncPrompt)
     one = line(autocommit=True)
     nobody = one.client({"role": "nobody_of_that_name"})
     for _ in range(7):

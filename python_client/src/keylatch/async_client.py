@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from . import calls
 from .base import Client, as_method
-from .transports import AsyncTransport, as_it_is
+from .transports import AsyncTransport
 
 if TYPE_CHECKING:
     import asyncpg
@@ -60,7 +60,6 @@ class AsyncKeylatch(_Base):
     """
 
     _is_async = True
-    _wait = staticmethod(as_it_is)
 
     @classmethod
     def from_asyncpg(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -41,7 +41,6 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
     """The base class of `Keylatch` and `AsyncKeylatch`, with their constructors."""
 
     _is_async: ClassVar[bool]
-    _wait: Callable[[Any], Awaitable[Any]]
 
     def __init__(self, transport: TransportT) -> None:
         self._transport: Any = transport
@@ -66,9 +65,9 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
             InvalidArgument: `max_lag` is not in its range.
         """
         cls._check("from_supabase", client, reads)
-        from .transports import postgrest
+        from .transports.postgrest import PostgrestTransport
 
-        return cls._over(postgrest.TRANSPORTS[cls._is_async], client, reads, max_lag)
+        return cls._over(PostgrestTransport, client, reads, max_lag)
 
     @classmethod
     def from_postgrest(
@@ -94,9 +93,9 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
             InvalidArgument: `max_lag` is not in its range.
         """
         cls._check("from_postgrest", client, reads)
-        from .transports import postgrest
+        from .transports.postgrest import PostgrestTransport
 
-        return cls._over(postgrest.TRANSPORTS[cls._is_async], client, reads, max_lag)
+        return cls._over(PostgrestTransport, client, reads, max_lag)
 
     @classmethod
     def from_psycopg(
@@ -136,11 +135,9 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
             InvalidArgument: The claims are not a JSON object, or `max_lag` is not in its range.
         """
         cls._check("from_psycopg", connection_or_pool, reads)
-        from .transports import psycopg
+        from .transports.psycopg import PsycopgTransport
 
-        return cls._over(
-            psycopg.TRANSPORTS[cls._is_async], connection_or_pool, reads, max_lag, claims
-        )
+        return cls._over(PsycopgTransport, connection_or_pool, reads, max_lag, claims)
 
     @classmethod
     def from_sqlalchemy(
@@ -176,9 +173,9 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
                 the first call), or `claims` or `max_lag` is not valid.
         """
         cls._check("from_sqlalchemy", source, reads)
-        from .transports import sqlalchemy
+        from .transports.sqlalchemy import SqlalchemyTransport
 
-        return cls._over(sqlalchemy.TRANSPORTS[cls._is_async], source, reads, max_lag, claims)
+        return cls._over(SqlalchemyTransport, source, reads, max_lag, claims)
 
     @classmethod
     def _check(cls, way: str, source: object, reads: object) -> None:
@@ -193,12 +190,14 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
         max_lag: timedelta | None,
         *options: object,
     ) -> Self:
-        primary = transport(source, *options)
+        form = {"is_async": cls._is_async}
+        primary: Any = transport(source, *options, **form)
         if reads is not None:
-            from .transports import replica
+            from .transports.replica import ReplicaTransport
 
-            replicated: Any = replica.TRANSPORTS[cls._is_async]
-            return cls(replicated(primary, transport(reads, *options), max_lag))
+            replica = transport(reads, *options, **form)
+            replicated: Any = ReplicaTransport(primary, replica, max_lag, **form)
+            return cls(replicated)
         if max_lag is not None:
             raise InvalidArgument.of("max_lag", "needs a replica", "Give reads as well.")
         return cls(primary)
@@ -210,7 +209,9 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT, E
 
     async def _answer(self, call: Call[T]) -> T:
         try:
-            rows = await self._wait(self._transport.call(call.function, call.arguments))
+            rows = self._transport.call(call.function, call.arguments)
+            if self._is_async:
+                rows = await rows
         except NotInstalled as error:
             missing = call.explain_missing(error)
         else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from . import calls
 from .base import Client, as_method
-from .transports import Transport, at_once, finish
+from .transports import Transport, finish
 
 if TYPE_CHECKING:
     import psycopg
@@ -56,7 +56,6 @@ class Keylatch(_Base):
     """
 
     _is_async = False
-    _wait = staticmethod(at_once)
 
     issue = blocking(calls.issue)
     issue_many = blocking(calls.issue_many)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
 
 Rows = Sequence[Mapping[str, object]]
 
@@ -17,6 +17,11 @@ READS = VIEWS | {"explain_key", "list_keys", "resolve_key", "resolve_keys"}
 
 T = TypeVar("T")
 
+_ORM = ["sqlalchemy.orm.Session", "sqlalchemy.orm.scoped_session"]
+_ASYNC_ORM = [
+    f"sqlalchemy.ext.asyncio.{kind}"
+    for kind in ("AsyncEngine", "AsyncConnection", "AsyncSession", "async_scoped_session")
+]
 # The types that each constructor accepts.
 _WAYS = {
     "Keylatch.from_supabase": ["supabase.Client"],
@@ -25,30 +30,21 @@ _WAYS = {
     "AsyncKeylatch.from_postgrest": ["postgrest.AsyncPostgrestClient"],
     "Keylatch.from_psycopg": ["psycopg.Connection", "psycopg_pool.ConnectionPool"],
     "AsyncKeylatch.from_psycopg": ["psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"],
-    "Keylatch.from_sqlalchemy": [
-        f"sqlalchemy.{kind}"
-        for kind in ("Engine", "Connection", "orm.Session", "orm.scoped_session")
-    ],
-    "AsyncKeylatch.from_sqlalchemy": [
-        f"sqlalchemy.ext.asyncio.{kind}"
-        for kind in ("AsyncEngine", "AsyncConnection", "AsyncSession", "async_scoped_session")
-    ],
+    "Keylatch.from_sqlalchemy": ["sqlalchemy.Engine", "sqlalchemy.Connection", *_ORM],
+    "AsyncKeylatch.from_sqlalchemy": _ASYNC_ORM,
     "AsyncKeylatch.from_asyncpg": [
-        f"asyncpg.{kind}" for kind in ("Pool", "Connection", "pool.PoolConnectionProxy")
+        *("asyncpg.Pool", "asyncpg.Connection", "asyncpg.pool.PoolConnectionProxy"),
     ],
 }
 # Types that no constructor accepts, by the advice for them.
 _ADVICE = {
     "Keylatch.from_psycopg with a connection of psycopg 3 (pip install 'keylatch[psycopg]'): "
     "psycopg2 writes keys into the text of statements": [
-        f"psycopg2.{kind}" for kind in ("extensions.connection", "pool.AbstractConnectionPool")
+        *("psycopg2.extensions.connection", "psycopg2.pool.AbstractConnectionPool"),
     ],
     "Keylatch.from_psycopg(connection.connection), after connection.ensure_connection()": [
-        f"django.{kind}"
-        for kind in (
-            "db.backends.base.base.BaseDatabaseWrapper",
-            "utils.connection.ConnectionProxy",
-        )
+        "django.db.backends.base.base.BaseDatabaseWrapper",
+        "django.utils.connection.ConnectionProxy",
     ],
 }
 
@@ -83,12 +79,8 @@ class AsyncTransport(Protocol):
         """As `Transport.call`."""
 
 
-# The code of both forms is written once, as coroutines. In the blocking form, whatever they await
-# is done already, so `finish` can run them without an event loop.
-
-
 def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that awaits only results of `at_once`, and return its result."""
+    """Run a coroutine that waits for nothing, without an event loop, and return its result."""
     try:
         work.send(None)
     except StopIteration as end:
@@ -98,62 +90,37 @@ def finish(work: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a blocking call waited for an event loop")
 
 
-async def at_once(result: T) -> T:
-    """Wrap the result of a blocking call, so that a coroutine can await it."""
-    return result
-
-
-class EnteredAtOnce(Generic[T]):
-    """Wraps a blocking context manager, so that a coroutine can enter it with `async with`."""
-
-    def __init__(self, context: AbstractContextManager[T]) -> None:
-        """Wrap the context manager."""
-        self._context = context
-
-    async def __aenter__(self) -> T:
-        """Enter the wrapped context manager."""
-        return self._context.__enter__()
-
-    async def __aexit__(self, *raised: Any) -> bool | None:
-        """Leave the wrapped context manager."""
-        return self._context.__exit__(*raised)
-
-
-def as_it_is(waiting: T) -> T:
-    """Return an awaitable or an async context manager unchanged: the async form of `at_once`."""
-    return waiting
-
-
 class Calls(ABC):
-    """The calls of a transport, written once for the blocking and the async form."""
+    """A `Transport` or an `AsyncTransport`, written once for both forms, as coroutines.
 
-    _wait: Callable[[Any], Awaitable[Any]]
-    _entered: Callable[[Any], AbstractAsyncContextManager[Any]]
+    In the blocking form the coroutines wait for nothing, so that `finish` can run them.
+    """
+
+    def __init__(self, *, is_async: bool) -> None:
+        self._is_async = is_async
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Any:
+        """As `Transport.call`, or as `AsyncTransport.call` in the async form."""
+        work = self._call(function, arguments)
+        return work if self._is_async else finish(work)
 
     @abstractmethod
     async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         """As `Transport.call`."""
 
+    async def _wait(self, result: Any) -> Any:
+        """Return what a library's function returned, or in the async form what that gives."""
+        return await result if self._is_async else result
 
-class Blocking(Calls):
-    """Makes a blocking transport of `Calls`."""
-
-    _wait = staticmethod(at_once)
-    _entered = EnteredAtOnce
-
-    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
-        return finish(self._call(function, arguments))
-
-
-class Awaited(Calls):
-    """Makes an async transport of `Calls`."""
-
-    _wait = _entered = staticmethod(as_it_is)
-
-    async def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """As `Transport.call`."""
-        return await self._call(function, arguments)
+    @asynccontextmanager
+    async def _entered(self, context: Any) -> AsyncIterator[Any]:
+        """Enter a library's context manager of this form."""
+        if self._is_async:
+            async with context as entered:
+                yield entered
+        else:
+            with context as entered:
+                yield entered
 
 
 def is_one_of(value: object, *names: str) -> bool:

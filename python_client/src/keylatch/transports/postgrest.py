@@ -3,42 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import httpx
 
 from ..errors import KeylatchError, Unavailable, UnexpectedAnswer, error_for
 from ..secret import mask_keys
-from . import VIEWS, Awaited, Blocking, Calls, Rows
+from . import VIEWS, Calls, Rows
 from .wire import VOID, as_rows, dump_json, read_json
-
-if TYPE_CHECKING:
-    from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 
 # Answers that a server may cut at its `max-rows`: 1000 on a Supabase project.
 _PAGED = frozenset({"legacy_keys", "list_events", "list_keys"})
-
-
 # The prefix of project keys that are not JWTs: `sb_secret_…`, `sb_publishable_…`.
 _NO_JWT = "sb_"
 
 
-class _Sending(NamedTuple):
-    """The arguments of `httpx.Client.send`."""
-
-    request: httpx.Request
-    auth: Any
-
-
-class _Calls(Calls):
-    """The calls, written once for the blocking and the async form: see `finish`.
+class PostgrestTransport(Calls):
+    """Calls through a client that the caller creates, signs in and signs out.
 
     Requests go through the client's own session, not through its `rpc()`, because an error of
     postgrest-py has no HTTP status. The status shows whether a gateway refused the API key or could
     not reach its server.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, *, is_async: bool = False) -> None:
+        super().__init__(is_async=is_async)
         self._client = client
 
     async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
@@ -47,18 +36,23 @@ class _Calls(Calls):
             # Read each time: the headers change with a sign-in or a refreshed token.
             rest = self._client.schema("keylatch")
             if rest.session.is_closed:
-                raise _closed()
+                raise Unavailable(
+                    detail="the HTTP session of the client is closed", hint="Make a new client."
+                )
+            # As in postgrest-py: a token replaces the session's own auth.
+            auth = None if "Authorization" in rest.headers else httpx.USE_CLIENT_DEFAULT
             try:
                 # Not in a variable: a traceback may print variables, and the request has the key.
                 response = await self._wait(
                     rest.session.send(
-                        **_sending(rest, function, arguments, offset=len(rows))._asdict()
+                        _request(rest, function, arguments, offset=len(rows)),
+                        auth=rest.basic_auth or auth,
                     )
                 )
             except httpx.HTTPError as problem:
-                failure = _no_answer(problem)
+                failure = no_answer(problem)
             else:
-                page = _read(response, arguments)
+                page = _read(response, function, arguments)
                 rows += page
                 if not page or _is_all(response, len(rows)):
                     return rows
@@ -67,32 +61,14 @@ class _Calls(Calls):
             raise failure
 
 
-class PostgrestTransport(Blocking, _Calls):
-    """Calls through a client that the caller creates, signs in and signs out."""
-
-
-class AsyncPostgrestTransport(Awaited, _Calls):
-    """`PostgrestTransport` for the async clients."""
-
-
-TRANSPORTS = (PostgrestTransport, AsyncPostgrestTransport)
-
-
-def _sending(
-    rest: SyncPostgrestClient | AsyncPostgrestClient,
-    function: str,
-    arguments: Mapping[str, object],
-    *,
-    offset: int,
-) -> _Sending:
+def _request(
+    rest: Any, function: str, arguments: Mapping[str, object], *, offset: int
+) -> httpx.Request:
+    is_view = function in VIEWS
     # A copy: `schema()` makes new headers for each caller.
     headers = rest.headers
     headers["Accept"] = headers["Content-Type"] = "application/json"
-    # As in postgrest-py: a token replaces the session's own auth.
-    auth = httpx.USE_CLIENT_DEFAULT if "Authorization" not in headers else None
-    params = {}
-    if function in VIEWS:
-        params = {name: f"eq.{value}" for name, value in arguments.items()}
+    params = {name: f"eq.{value}" for name, value in arguments.items()} if is_view else {}
     if function == "legacy_keys":
         params["order"] = "id"
     if function in _PAGED:
@@ -100,15 +76,15 @@ def _sending(
         # may come twice, and no row is skipped.
         headers["Prefer"] = "count=exact"
         params["offset"] = str(offset)
-    request = rest.session.build_request(
-        method="GET" if function in VIEWS else "POST",
-        url=str(rest.base_url.joinpath(*([] if function in VIEWS else ["rpc"]), function)),
+    request: httpx.Request = rest.session.build_request(
+        method="GET" if is_view else "POST",
+        url=str(rest.base_url.joinpath(*([] if is_view else ["rpc"]), function)),
         params=params,
         headers=headers,
-        content=_body(function, arguments),
+        content=None if is_view else dump_json(arguments).encode(),
     )
     _send_key_as_apikey(request.headers)
-    return _Sending(request, rest.basic_auth or auth)
+    return request
 
 
 def _send_key_as_apikey(headers: httpx.Headers) -> None:
@@ -124,15 +100,9 @@ def _send_key_as_apikey(headers: httpx.Headers) -> None:
         headers["apikey"] = key.strip()
 
 
-def _body(function: str, arguments: Mapping[str, object]) -> bytes | None:
-    if function in VIEWS:
-        return None
-    return dump_json(arguments).encode()
-
-
-def _read(response: httpx.Response, arguments: Mapping[str, object]) -> Rows:
+def _read(response: httpx.Response, function: str, arguments: Mapping[str, object]) -> Rows:
     """Return the rows of a successful answer, or raise the error of a failed one."""
-    if response.status_code == httpx.codes.NO_CONTENT and response.url.path.endswith(VOID):
+    if response.status_code == httpx.codes.NO_CONTENT and function in VOID:
         return []
     try:
         answer = read_json(response.text)
@@ -151,19 +121,18 @@ def _read(response: httpx.Response, arguments: Mapping[str, object]) -> Rows:
             hint="Pass create_client the address without /rest/v1.",
         )
     said = answer if isinstance(answer, dict) else {}
+    message, code, detail, hint = (
+        text if isinstance(text := said.get(name), str) else None
+        for name in ("message", "code", "details", "hint")
+    )
     raise error_for(
-        message=_text(said, "message"),
-        code=_text(said, "code"),
-        detail=_text(said, "details"),
-        hint=_text(said, "hint"),
+        message=message,
+        code=code,
+        detail=detail,
+        hint=hint,
         status=response.status_code,
         arguments=arguments,
     )
-
-
-def _text(said: Mapping[str, object], name: str) -> str | None:
-    value = said.get(name)
-    return value if isinstance(value, str) else None
 
 
 def _is_all(response: httpx.Response, count: int) -> bool:
@@ -172,11 +141,8 @@ def _is_all(response: httpx.Response, count: int) -> bool:
     return not total.isdecimal() or count >= int(total)
 
 
-def _closed() -> KeylatchError:
-    return Unavailable(detail="the HTTP session of the client is closed", hint="Make a new client.")
-
-
-def _no_answer(problem: httpx.HTTPError) -> KeylatchError:
+def no_answer(problem: httpx.HTTPError) -> KeylatchError:
+    """Turn an error of httpx into keylatch's error, without the headers that it may quote."""
     detail = type(problem).__name__
     # Messages of these classes are only about the socket. Others may quote a header with a token.
     if isinstance(problem, httpx.NetworkError | httpx.TimeoutException):

@@ -11,7 +11,9 @@ from typing import Any
 
 from ..clock import steady_clock
 from ..errors import InvalidArgument, KeylatchError, Unavailable
-from . import READS, Awaited, Blocking, Calls, Rows
+from ..models import ReplayPosition
+from ..rows import read_one
+from . import READS, Calls, Rows
 
 
 class _Freshness:
@@ -31,7 +33,7 @@ class _Freshness:
         if not timedelta(milliseconds=10) <= max_lag <= timedelta(days=1):
             raise InvalidArgument.of("max_lag", "is not between 10 milliseconds and a day")
         self._max_lag = max_lag.total_seconds()
-        self._marks: deque[tuple[float, tuple[object, object], int]] = deque(maxlen=64)
+        self._marks: deque[tuple[float, tuple[str, int | None], int]] = deque(maxlen=64)
         self._fresh_until = 0.0
         self._look_at = 0.0
 
@@ -51,31 +53,33 @@ class _Freshness:
 
     def seen(self, asked: float, primary: Rows, replica: Rows) -> None:
         """Compare the two positions. `asked` is when the primary was asked."""
-        is_replica, timeline, position = _position(primary)
-        if is_replica is False and position is not None:
-            self._marks.append((asked, timeline, position))
+        there, here = read_one(ReplayPosition, primary), read_one(ReplayPosition, replica)
+        if not there.is_replica and there.position is not None:
+            marked = (there.system_identifier, there.timeline)
+            self._marks.append((asked, marked, there.position))
+        timeline = (here.system_identifier, here.timeline)
         # A promoted replica follows no primary: it does not know what the primary knows.
-        is_replica, timeline, position = _position(replica)
-        if is_replica is not True or timeline[1] is None or position is None:
+        reached = here.position if here.is_replica and here.timeline is not None else None
+        if reached is None or (self._marks and self._marks[-1][1] != timeline):
             self._fresh_until = 0.0
             return
-        if self._marks and self._marks[-1][1] != timeline:
-            self._fresh_until = 0.0
-            return
-        for marked, of_timeline, reached in reversed(self._marks):
-            if of_timeline == timeline and reached <= position:
-                self._fresh_until = marked + self._max_lag
+        for asked_then, of_timeline, position in reversed(self._marks):
+            if of_timeline == timeline and position <= reached:
+                self._fresh_until = asked_then + self._max_lag
                 return
 
 
-class _Replicated(Calls):
+class ReplicaTransport(Calls):
     """Sends a call to the replica if the replica may answer, otherwise to the primary.
 
     Attributes:
         primary: The transport to the primary.
     """
 
-    def __init__(self, primary: Any, replica: Any, max_lag: timedelta | None) -> None:
+    def __init__(
+        self, primary: Any, replica: Any, max_lag: timedelta | None, *, is_async: bool = False
+    ) -> None:
+        super().__init__(is_async=is_async)
         self.primary = primary
         self._replica = replica
         self._freshness = None if max_lag is None else _Freshness(max_lag)
@@ -108,25 +112,3 @@ class _Replicated(Calls):
     async def _ask(self, of: Any, function: str, arguments: Mapping[str, object]) -> Rows:
         rows: Rows = await self._wait(of.call(function, arguments))
         return rows
-
-
-class ReplicaTransport(Blocking, _Replicated):
-    """Sends reads to a replica and writes to the primary, over two blocking transports."""
-
-
-class AsyncReplicaTransport(Awaited, _Replicated):
-    """Sends reads to a replica and writes to the primary, over two async transports."""
-
-
-TRANSPORTS = (ReplicaTransport, AsyncReplicaTransport)
-
-
-def _position(rows: Rows) -> tuple[object, tuple[object, object], int | None]:
-    """Return whether a server is a replica, its cluster and timeline, and its position."""
-    row = rows[0] if rows else {}
-    position = row.get("position")
-    return (
-        row.get("is_replica"),
-        (row.get("system_identifier"), row.get("timeline")),
-        position if isinstance(position, int) else None,
-    )

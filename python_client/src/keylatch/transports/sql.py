@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
-from ..errors import InvalidArgument, KeylatchError, Unavailable
+from ..errors import InvalidArgument, KeylatchError, Unavailable, error_for
 from ..secret import mask_keys
-from . import VIEWS, Batch, Calls, Rows
+from . import VIEWS, Batch, Calls, Rows, is_one_of
 from .wire import as_rows, dump_json, plain, read_json
 
 BECOME = """
@@ -99,7 +101,7 @@ class Call(NamedTuple):
 
 
 class SqlCalls(Calls):
-    """The calls of every driver, written once for the blocking and the async form: see `finish`.
+    """The calls of every driver.
 
     If the caller has a transaction open, or the connection opens transactions by itself, a call is
     a savepoint, so that the transaction stays usable after an error. Otherwise each call is a
@@ -109,20 +111,23 @@ class SqlCalls(Calls):
     _errors: ClassVar[tuple[type[BaseException], ...]]
     # Any other source is a pool: its class is not named, because its library may be missing.
     _connections: ClassVar[tuple[Any, ...]]
-    _new_lock: Callable[[], Any]
 
-    def __init__(self, source: Any, claims: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, source: Any, claims: Mapping[str, Any] | None, *, is_async: bool = False
+    ) -> None:
+        super().__init__(is_async=is_async)
         self._source = source
         self._identity = identity_of(claims)
-        self._lock = _locks.setdefault(id(source), self._new_lock())
+        lock = asyncio.Lock() if is_async else threading.Lock()
+        self._lock = _locks.setdefault(id(source), lock)
+
+    @abstractmethod
+    def is_idle(self, connection: Any) -> bool:
+        """Check that no transaction is open on a connection of the driver."""
 
     @abstractmethod
     async def _borrowed(self, call: Call) -> Found:
         """Make the call `_alone` on a connection of the pool."""
-
-    @abstractmethod
-    def _is_inside(self, connection: Any) -> bool:
-        """Check whether the call is in a transaction of the caller."""
 
     @abstractmethod
     async def _ask(self, connection: Any, query: str, values: Sequence[object] = ()) -> Found:
@@ -132,16 +137,12 @@ class SqlCalls(Calls):
     def _block(self, connection: Any) -> AbstractAsyncContextManager[Any]:
         """Run a block in a transaction, or in a savepoint if a transaction is open."""
 
-    @abstractmethod
-    def _failure(self, problem: Any, arguments: Mapping[str, object]) -> KeylatchError:
-        """Turn an error of the driver into keylatch's error."""
-
     async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         try:
             found = await self._carry(Call(function, arguments))
             return as_rows([read_json(row[0]) for row in found])
         except self._errors as problem:
-            failure = self._failure(problem, arguments)
+            failure = failure_of(problem, arguments)
         # Outside the except block: the driver's error has frames and texts with the key.
         raise failure
 
@@ -150,16 +151,15 @@ class SqlCalls(Calls):
             return await self._borrowed(call)
         await self._wait(self._lock.acquire())
         try:
-            is_inside = self._is_inside(self._source)
-            return await (self._within if is_inside else self._alone)(self._source, call)
+            is_alone = _autocommits(self._source) and self.is_idle(self._source)
+            return await (self._alone if is_alone else self._within)(self._source, call)
         finally:
             self._lock.release()
 
     async def _alone(self, connection: Any, call: Call) -> Found:
         """Make a call that is a transaction of its own."""
-        # asyncpg always autocommits. A single statement is a transaction: BEGIN and COMMIT would
-        # cost two round trips.
-        if self._identity is None and getattr(connection, "autocommit", True):
+        # A single statement is a transaction: BEGIN and COMMIT would cost two round trips.
+        if self._identity is None and _autocommits(connection):
             return await self._ask(connection, *call.bound())
         async with self._block(connection):
             if self._identity is not None:
@@ -178,6 +178,11 @@ class SqlCalls(Calls):
             # `set local` outlives a savepoint. After an error, the rollback restores the identity.
             await self._ask(connection, BECOME, tuple(former[0]))
         return found
+
+
+def _autocommits(connection: Any) -> bool:
+    # asyncpg always autocommits.
+    return bool(getattr(connection, "autocommit", True))
 
 
 @cache
@@ -227,20 +232,51 @@ def _text(value: object) -> object:
     return plain(value)
 
 
-def driver_failure(problem: BaseException, *no_answer: type[BaseException]) -> KeylatchError:
-    """Turn a driver's own error, without a server's answer, into keylatch's error.
+# The errors of the libraries, without a SQLSTATE, for a server that does not answer.
+_NO_ANSWER = (
+    *("psycopg.OperationalError", "psycopg.InterfaceError", "builtins.OSError"),
+    *("asyncpg.PostgresError", "asyncpg.InterfaceError", "asyncpg.InternalClientError"),
+    *("sqlalchemy.exc.TimeoutError", "sqlalchemy.exc.ResourceClosedError"),
+)
+
+
+def failure_of(problem: Any, arguments: Mapping[str, object] | None = None) -> KeylatchError:
+    """Turn an error of a driver or of SQLAlchemy into keylatch's error, without values of any row.
 
     Args:
-        problem: The driver's error.
-        no_answer: The driver's classes for a server that does not answer.
+        problem: The error of the library.
+        arguments: The arguments of the call, to find the argument that PostgreSQL could not read.
 
     Returns:
-        The error. Raise it outside the except block, so that it does not refer to the driver's
-        error.
+        The error. Raise it outside the except block, so that it does not refer to `problem`.
     """
-    said = mask_keys(str(problem)).partition("\n")[0]
-    detail = f"{type(problem).__name__}: {said}".removesuffix(": ")
-    if not isinstance(problem, no_answer):
+    # SQLAlchemy wraps the driver's error, and its adapter for asyncpg wraps asyncpg's error.
+    problem = getattr(problem, "orig", None) or problem
+    if is_one_of(problem.__cause__, "asyncpg.PostgresError", "asyncpg.InterfaceError"):
+        problem = problem.__cause__
+    if isinstance(problem, UnicodeError):
+        return InvalidArgument(
+            detail=f"a string has characters that the encoding {problem.encoding} does not have"
+            if isinstance(problem, UnicodeEncodeError)
+            else "a text in the database cannot be read in the connection's encoding",
+            hint="Connect with client_encoding=utf8.",
+        )
+    state = getattr(problem, "sqlstate", None)
+    if state is not None:
+        # psycopg keeps the texts of the server in `diag`, asyncpg in the error itself.
+        said = getattr(problem, "diag", problem)
+        return error_for(
+            message=getattr(said, "message_primary", None)
+            or getattr(said, "message", None)
+            or str(problem),
+            code=state,
+            detail=getattr(said, "message_detail", None) or getattr(said, "detail", None),
+            hint=getattr(said, "message_hint", None) or getattr(said, "hint", None),
+            arguments=arguments,
+        )
+    words = mask_keys(str(problem)).partition("\n")[0]
+    detail = f"{type(problem).__name__}: {words}".removesuffix(": ")
+    if not is_one_of(problem, *_NO_ANSWER):
         return KeylatchError("driver_error", detail=detail)
     return Unavailable(
         detail=detail, hint="Check that the server runs and that the connection is open."

@@ -8,36 +8,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import Connection, Engine, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from ..errors import InvalidArgument, KeylatchError
-from . import Awaited, Blocking, Calls, Rows, is_one_of
-from .sql import driver_failure, identity_of
-
-# SQLAlchemy and its driver both begin a transaction with the first statement, but SQLAlchemy does
-# not see the statement of a call.
-_FIRST = "select 1"
+from ..errors import InvalidArgument
+from . import Calls, Rows, is_one_of
+from .sql import failure_of, identity_of
 
 
-class _Calls(Calls):
-    """The calls, written once for the blocking and the async form: see `finish`.
+class SqlalchemyTransport(Calls):
+    """Calls through SQLAlchemy over psycopg 3, or in the async form over psycopg 3 or asyncpg.
 
     A call over a connection or session is part of its transaction. A call over an engine is a
     transaction of its own.
     """
 
-    _engine: ClassVar[Any]
-    _connection: ClassVar[Any]
-    _lent: Callable[[Any], Any]
-    # The drivers that bind on the server, and how to make an engine for each.
-    _drivers: ClassVar[Mapping[str, str]]
-
-    def __init__(self, source: Any, claims: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, source: Any, claims: Mapping[str, Any] | None, *, is_async: bool = False
+    ) -> None:
+        super().__init__(is_async=is_async)
         identity_of(claims)
-        if isinstance(source, self._engine | self._connection):
+        if isinstance(source, Engine | Connection | AsyncEngine | AsyncConnection):
             self._require(source)
         self._source = source
         self._claims = None if claims is None else dict(claims)
@@ -46,29 +39,38 @@ class _Calls(Calls):
         try:
             async with self._opened() as connection:
                 self._require(connection)
-                lent = await self._wait(self._lent(connection))
-                if _is_idle(lent):
-                    await self._wait(connection.exec_driver_sql(_FIRST))
+                lent = (
+                    await connection.get_raw_connection()
+                    if self._is_async
+                    else connection.connection
+                )
                 driver = lent.driver_connection
+                is_asyncpg = is_one_of(driver, "asyncpg.Connection")
+                inner = _transport(is_asyncpg)(driver, self._claims, is_async=self._is_async)
+                # SQLAlchemy's adapter knows: asyncpg itself always autocommits.
+                autocommits = getattr(lent.dbapi_connection, "autocommit", False)
+                if not autocommits and inner.is_idle(driver):
+                    # SQLAlchemy and its driver both begin a transaction with the first statement,
+                    # but SQLAlchemy does not see the statement of a call.
+                    await self._wait(connection.exec_driver_sql("select 1"))
                 try:
-                    transport = _transport_of(driver)(driver, self._claims)
-                    rows: Rows = await self._wait(transport.call(function, arguments))
+                    rows: Rows = await self._wait(inner.call(function, arguments))
                     return rows
                 finally:
                     # SQLAlchemy does not notice a lost connection, and would reuse it.
-                    if driver.is_closed() if _is_asyncpg(driver) else driver.closed:
+                    if driver.is_closed() if is_asyncpg else driver.closed:
                         await self._wait(connection.invalidate())
         except (exc.SQLAlchemyError, OSError) as problem:
-            failure = _failure_of(problem)
+            failure = failure_of(problem)
         raise failure
 
     @asynccontextmanager
     async def _opened(self) -> AsyncIterator[Any]:
-        if isinstance(self._source, self._engine):
+        if isinstance(self._source, Engine | AsyncEngine):
             async with self._entered(self._source.connect()) as connection:
                 # The driver's transport runs the call in a transaction of its own.
                 yield await self._wait(connection.execution_options(isolation_level="AUTOCOMMIT"))
-        elif isinstance(self._source, self._connection):
+        elif isinstance(self._source, Connection | AsyncConnection):
             yield self._source
         else:
             yield await self._wait(self._source.connection())
@@ -76,72 +78,26 @@ class _Calls(Calls):
     def _require(self, source: Any) -> None:
         """Refuse a driver that does not work, or that binds arguments in the client."""
         dialect = source.dialect
-        if dialect.name != "postgresql" or dialect.driver not in self._drivers:
+        make, *drivers = (
+            ("create_async_engine", "asyncpg", "psycopg")
+            if self._is_async
+            else ("create_engine", "psycopg")
+        )
+        if dialect.name != "postgresql" or dialect.driver not in drivers:
+            engines = " or ".join(f"{make}('postgresql+{driver}://…')" for driver in drivers)
             raise InvalidArgument(
                 detail=f"keylatch does not work with {dialect.name}+{dialect.driver}",
-                hint=f"Make the engine with {' or '.join(self._drivers.values())}: these send keys "
-                "separately from the statement.",
+                hint=f"Make the engine with {engines}: these send keys separately from the "
+                "statement.",
             )
 
 
-class SqlalchemyTransport(Blocking, _Calls):
-    """Calls through SQLAlchemy over psycopg 3."""
-
-    _engine, _connection = Engine, Connection
-    _lent = staticmethod(lambda connection: connection.connection)
-    _drivers: ClassVar = {"psycopg": "create_engine('postgresql+psycopg://…')"}
-
-
-class AsyncSqlalchemyTransport(Awaited, _Calls):
-    """`SqlalchemyTransport` for async code, over psycopg 3 or asyncpg."""
-
-    _engine, _connection = AsyncEngine, AsyncConnection
-    _lent = staticmethod(AsyncConnection.get_raw_connection)
-    _drivers: ClassVar = {
-        name: f"create_async_engine('postgresql+{name}://…')" for name in ("asyncpg", "psycopg")
-    }
-
-
-TRANSPORTS = (SqlalchemyTransport, AsyncSqlalchemyTransport)
-
-
-def _is_asyncpg(driver: Any) -> bool:
-    return is_one_of(driver, "asyncpg.Connection")
-
-
-def _transport_of(driver: Any) -> Callable[..., Any]:
-    if _is_asyncpg(driver):
+def _transport(is_asyncpg: bool) -> Callable[..., Any]:
+    # Imported here, because only one of the drivers needs to be installed.
+    if is_asyncpg:
         from .asyncpg import AsyncpgTransport
 
         return AsyncpgTransport
-    from .psycopg import TRANSPORTS as OVER_PSYCOPG
+    from .psycopg import PsycopgTransport
 
-    return OVER_PSYCOPG[is_one_of(driver, "psycopg.AsyncConnection")]
-
-
-def _is_idle(lent: Any) -> bool:
-    """Check whether the connection opens transactions by itself, but no transaction is open."""
-    # SQLAlchemy's adapter knows: asyncpg itself always autocommits.
-    if getattr(lent.dbapi_connection, "autocommit", False):
-        return False
-    if _is_asyncpg(lent.driver_connection):
-        return not lent.driver_connection.is_in_transaction()
-    from .psycopg import is_idle
-
-    return is_idle(lent.driver_connection)
-
-
-def _failure_of(problem: exc.SQLAlchemyError | OSError) -> KeylatchError:
-    """Turn an error of SQLAlchemy into keylatch's error, by the driver's error inside."""
-    raised: Any = getattr(problem, "orig", None)
-    if is_one_of(raised, "psycopg.Error"):
-        from .psycopg import failure_of
-
-        return failure_of(raised)
-    # SQLAlchemy's adapter for asyncpg has its own errors, caused by asyncpg's errors.
-    cause: Any = getattr(raised, "__cause__", None)
-    if is_one_of(cause, "asyncpg.PostgresError", "asyncpg.InterfaceError"):
-        from .asyncpg import failure_of as failure_of_asyncpg
-
-        return failure_of_asyncpg(cause)
-    return driver_failure(problem, exc.TimeoutError, exc.ResourceClosedError, OSError)
+    return PsycopgTransport

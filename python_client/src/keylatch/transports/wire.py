@@ -16,8 +16,8 @@ _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
 _UNREADABLE = object()
 # Members of an answer that are lists of rows.
 _ROWS = ("keys", "lines", "probes")
-VOID = ("/declare_scheme",)
-"""The ends of the addresses of functions that return nothing."""
+VOID = ("declare_scheme",)
+"""Functions that return nothing."""
 
 
 def read_json(text: str) -> object:

@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.rows import class_row, tuple_row
 
 from keylatch.errors import AdoptionNotReady, KeylatchError, PermissionDenied
-from keylatch.transports.psycopg import failure_of
+from keylatch.transports.sql import failure_of
 
 from ..sql_files import sql_text
 

@@ -16,7 +16,7 @@ import psycopg
 from keylatch import __version__
 from keylatch.errors import KeylatchError
 from keylatch.secret import mask_keys
-from keylatch.transports.psycopg import failure_of
+from keylatch.transports.sql import failure_of
 
 from ..sql_files import sql_texts
 

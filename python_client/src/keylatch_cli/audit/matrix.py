@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from keylatch.errors import KeylatchError, NotInstalled
-from keylatch.transports.psycopg import failure_of
+from keylatch.transports.sql import failure_of
 
 from ..install.migrations import TENANCY
 from . import causes

@@ -14,7 +14,7 @@ from psycopg.rows import tuple_row
 
 from keylatch import errors
 from keylatch.client import Keylatch
-from keylatch.transports.postgrest import _no_answer
+from keylatch.transports.postgrest import no_answer
 
 from . import identity
 from .catalog import Entry, Name
@@ -161,7 +161,7 @@ def _code(request: _Request) -> str | None:
     except APIError as refused:
         return str(refused.code)
     except httpx.HTTPError as problem:
-        failure = _no_answer(problem)
+        failure = no_answer(problem)
     else:
         return None
     raise failure

@@ -13,7 +13,7 @@ from keylatch import __version__
 from keylatch.advice import LOGIN
 from keylatch.errors import KeylatchError, NotInstalled
 from keylatch.secret import mask_keys
-from keylatch.transports.psycopg import failure_of
+from keylatch.transports.sql import failure_of
 
 from . import anchors as kept_anchors
 from . import causes, drift, identity, keys, logs, platform, replication, tenancy
