@@ -1,4 +1,4 @@
-"""Prepares arguments for sending. Each argument name is described once, for all calls.
+"""Prepares arguments for sending. Each argument name is described once, for calls and transports.
 
 The client refuses a value only if the value cannot be sent, or would arrive as another value. The
 database checks all other rules, with the same message for every client.
@@ -17,7 +17,6 @@ from uuid import UUID
 from .errors import InvalidArgument
 from .models import KeyUsage
 from .secret import Secret
-from .transports import Batch
 
 # The forms that PostgreSQL reads. `uuid.UUID` reads more, such as underscores and signs.
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-?)(?:[0-9a-fA-F]{4}\1){3}[0-9a-fA-F]{12}")
@@ -28,6 +27,10 @@ _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _LONGEST_SENT = 8192
 # PostgreSQL's interval counts microseconds in 64 bits.
 _LONGEST_INTERVAL = timedelta(microseconds=2**63 - 1)
+
+
+class Batch(list[Any]):
+    """Lines of an import that `import_line` has prepared."""
 
 
 def sent(given: Mapping[str, Any]) -> dict[str, object]:
@@ -41,7 +44,7 @@ def sent(given: Mapping[str, Any]) -> dict[str, object]:
         if value is None and name in _WITHOUT:
             arguments[name] = _WITHOUT[name]
         else:
-            kind, wanted, send = _SENT[name]
+            kind, wanted, send, _ = _SENT[name]
             arguments[name] = send(name, _checked(name, value, kind, wanted))
     return arguments
 
@@ -70,7 +73,7 @@ def _line_value(name: str, field: str, value: object) -> object:
         case datetime():
             return _time(name, value)
         case Mapping():
-            return _json(name, value)
+            return json_object(name, value)
     return _texts(name, _checked(name, value, Iterable, "a list of strings"))
 
 
@@ -177,9 +180,11 @@ def _interval(name: str, value: timedelta) -> str:
     return f"{value // timedelta(microseconds=1)} microseconds"
 
 
-def _json(name: str, value: Mapping[str, Any]) -> object:
+def json_object(name: str, value: Mapping[str, Any]) -> dict[str, Any]:
     """Copy the value through JSON, so that later changes of the caller do not reach the call."""
-    text, copy = "", None
+    _checked(name, value, Mapping, "a JSON object")
+    text = ""
+    copy: dict[str, Any] | None = None
     with suppress(TypeError, ValueError, RecursionError):
         text = json.dumps(dict(value), allow_nan=False, ensure_ascii=False)
         copy = json.loads(text)
@@ -189,27 +194,37 @@ def _json(name: str, value: Mapping[str, Any]) -> object:
     return copy
 
 
-# Names of arguments, their Python type, its name in messages, and the function that sends them.
+# Names of arguments, their Python type, its name in messages, the function that sends them, and
+# their type in SQL.
 _SENT = {
-    name: (kind, wanted, send)
-    for names, kind, wanted, send in (
-        ("after id key_id workspace_id import_id", UUID | str, "a UUID", _uuid),
-        ("environment kind label name prefix reason source subject", str, "a string", _text),
-        ("key token", str | Secret, "a string", _presented),
-        ("keys", Iterable, "a list of strings", _keys),
-        ("origin", str, "a string", _sendable),
-        ("origins", Iterable, "a list of strings", _origins),
-        ("allowed_origins labels scopes", Iterable, "a list of strings", _texts),
-        ("lines", Iterable, "a list of lines", _lines),
-        ("probes", Iterable, "a list of probes", _lines),
-        ("batch from_checkpoint limit", int, "an int", _int),
-        ("cascade dry_run extend strict wait_for_replicas", bool, "a bool", _as_it_is),
-        ("ends_at expires_at", datetime, "a datetime", _time),
-        ("grace timeout", timedelta, "a timedelta", _interval),
-        ("metadata recipe", Mapping, "a JSON object", _json),
+    name: (kind, wanted, send, sql)
+    for names, kind, wanted, send, sql in (
+        ("after id key_id workspace_id import_id", UUID | str, "a UUID", _uuid, "uuid"),
+        (
+            "environment kind label name prefix reason source subject",
+            str,
+            "a string",
+            _text,
+            "text",
+        ),
+        ("key token", str | Secret, "a string", _presented, "text"),
+        ("keys", Iterable, "a list of strings", _keys, "text[]"),
+        ("origin", str, "a string", _sendable, "text"),
+        ("origins", Iterable, "a list of strings", _origins, "text[]"),
+        ("allowed_origins labels scopes", Iterable, "a list of strings", _texts, "text[]"),
+        ("lines", Iterable, "a list of lines", _lines, "jsonb"),
+        ("probes", Iterable, "a list of probes", _lines, "jsonb"),
+        ("batch limit", int, "an int", _int, "int4"),
+        ("from_checkpoint", int, "an int", _int, "int8"),
+        ("cascade dry_run extend strict wait_for_replicas", bool, "a bool", _as_it_is, "bool"),
+        ("ends_at expires_at", datetime, "a datetime", _time, "timestamptz"),
+        ("grace timeout", timedelta, "a timedelta", _interval, "interval"),
+        ("metadata recipe", Mapping, "a JSON object", json_object, "jsonb"),
     )
     for name in names.split()
 }
+SQL_TYPES = {name: sql for name, (_, _, _, sql) in _SENT.items()}
+"""The type in SQL of each argument."""
 # The arguments that may be `None`, and what is sent for it.
 _WITHOUT: Mapping[str, object] = {
     **dict.fromkeys(("after", "expires_at", "import_id", "origin", "origins", "reason")),

@@ -49,10 +49,6 @@ _ADVICE = {
 }
 
 
-class Batch(list[Any]):
-    """A list that is sent as JSON, not as an SQL array."""
-
-
 class Transport(Protocol):
     """Sends calls to the database, and waits for the answers."""
 

@@ -12,37 +12,22 @@ from functools import cache
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
+from ..arguments import SQL_TYPES, json_object
 from ..errors import InvalidArgument, KeylatchError, Unavailable, error_for
 from ..secret import mask_keys
-from . import VIEWS, Batch, Calls, Rows, is_one_of
+from . import VIEWS, Calls, Rows, is_one_of
 from .wire import as_rows, dump_json, plain, read_json
 
 BECOME = """
 select pg_catalog.set_config('request.jwt.claims', $1::pg_catalog.text, true),
        pg_catalog.set_config('role', $2::pg_catalog.text, true)
 """
-"""Sets an `Identity` for the transaction, as PostgREST does."""
+"""Sets claims and role for the transaction, as PostgREST does."""
 # Returns the arguments with which `BECOME` restores the caller's identity.
 _WHO = """
 select pg_catalog.current_setting('request.jwt.claims', true),
        pg_catalog.current_setting('role')
 """
-
-# SQL types of arguments that `calls` sends as strings or integers. Every other string is `text`,
-# and every other integer is `integer`.
-_TYPES = {
-    "after": "uuid",
-    "ends_at": "timestamptz",
-    "expires_at": "timestamptz",
-    "from_checkpoint": "int8",
-    "grace": "interval",
-    "id": "uuid",
-    "import_id": "uuid",
-    "key_id": "uuid",
-    "origins": "text[]",
-    "timeout": "interval",
-    "workspace_id": "uuid",
-}
 
 # A call switches the role within a transaction, so two threads or tasks must not interleave on
 # one connection. Locks are found by the connection's id: several clients may share a connection,
@@ -52,40 +37,21 @@ _locks: WeakValueDictionary[int, Any] = WeakValueDictionary()
 Found = Sequence[Sequence[Any]]
 
 
-class Identity(NamedTuple):
-    """Who makes the calls: the claims as JSON, and their role."""
-
-    claims: str
-    role: str
-
-
-def identity_of(claims: Mapping[str, Any] | None) -> Identity | None:
-    """Read the claims that the caller passed.
-
-    Args:
-        claims: The claims of a token, or `None` for the connection's own user.
-
-    Returns:
-        The identity, or `None`.
+def identity_of(claims: Mapping[str, Any] | None) -> tuple[str, str] | None:
+    """Turn the claims that a caller passed into the values of `BECOME`: the claims and their role.
 
     Raises:
         InvalidArgument: The claims are not a JSON object, or their role is not a string.
     """
     if claims is None:
         return None
+    copy = json_object("claims", claims)
     # As in PostgREST, a token without a role is anonymous.
-    role = claims.get("role", "anon")
+    role = copy.get("role", "anon")
     if not isinstance(role, str):
-        raise InvalidArgument.of(
-            "claims", f"has a role of type {type(role).__name__}, not a string"
-        )
-    try:
-        text = json.dumps(dict(claims), allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        text = ""
-    if not text:
-        raise InvalidArgument.of("claims", "has a value that JSON cannot hold")
-    return Identity(text, role)
+        problem = f"has a role of type {type(role).__name__}, not a string"
+        raise InvalidArgument.of("claims", problem)
+    return json.dumps(copy), role
 
 
 class Call(NamedTuple):
@@ -96,8 +62,9 @@ class Call(NamedTuple):
 
     def bound(self) -> tuple[str, list[object]]:
         """Return the statement and its values, for the driver only."""
-        types = tuple((name, type_of(name, value)) for name, value in self.arguments.items())
-        return _statement(self.function, types), [_text(one) for one in self.arguments.values()]
+        types = {name: type_of(name, value) for name, value in self.arguments.items()}
+        values = [_text(types[name], value) for name, value in self.arguments.items()]
+        return _statement(self.function, tuple(types.items())), values
 
 
 class SqlCalls(Calls):
@@ -209,27 +176,16 @@ def _statement(function: str, types: tuple[tuple[str, str], ...]) -> str:
 
 def type_of(name: str, value: object) -> str:
     """Return the SQL type of an argument."""
-    match value:
-        case bool():
-            return "bool"
-        case int():
-            return _TYPES.get(name, "int4")
-        case Batch() | dict():
-            return "jsonb"
-        case list():
-            return "text[]"
-    return _TYPES.get(name, "text")
+    # `batch` is an object in `record_usage`, and a number in `prune_sessions`.
+    return "jsonb" if isinstance(value, dict) else SQL_TYPES.get(name, "text")
 
 
-def _text(value: object) -> object:
-    match value:
-        case bool() | int():
-            return str(value)
-        case Batch() | dict():
-            return dump_json(value)
-        case list():
-            return [plain(one) for one in value]
-    return plain(value)
+def _text(kind: str, value: object) -> object:
+    if kind == "jsonb":
+        return dump_json(value)
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    return str(value) if isinstance(value, int) else plain(value)
 
 
 # The errors of the libraries, without a SQLSTATE, for a server that does not answer.

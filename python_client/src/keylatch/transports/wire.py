@@ -88,5 +88,5 @@ def plain(value: object) -> object:
 
 
 def dump_json(value: object) -> str:
-    """Write a `Batch` or an object as JSON, with each `Secret` in plaintext."""
+    """Write a list or an object as JSON, with each `Secret` in plaintext."""
     return json.dumps(value, default=plain, allow_nan=False)

@@ -11,10 +11,10 @@ from itertools import islice
 from queue import SimpleQueue
 from uuid import UUID
 
+from keylatch.arguments import Batch
 from keylatch.client import Keylatch
 from keylatch.errors import KeylatchError
 from keylatch.models import ImportOutcome
-from keylatch.transports import Batch
 
 from .lines import Line
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+from keylatch.arguments import Batch
 from keylatch.client import Keylatch
-from keylatch.transports import Batch
 
 from .batches import Import
 from .lines import Line
