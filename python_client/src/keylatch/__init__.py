@@ -1,8 +1,7 @@
 """keylatch: issue, rotate, revoke and resolve API keys in your PostgreSQL database."""
 
 from . import errors, models
-from .async_client import AsyncKeylatch
-from .client import Keylatch
+from .client import AsyncKeylatch, Keylatch
 from .keys import ParsedKey, fingerprint, hash_key, matches_hash, parse_key
 from .secret import Secret
 

@@ -1,50 +1,257 @@
-"""`Keylatch`: the blocking client."""
+"""`Keylatch`, the blocking client, and `AsyncKeylatch`, the client for asyncio."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from . import calls
-from .base import Client, as_method
-from .transports import Transport, finish
+from .errors import InvalidArgument, NotInstalled
+from .transports import AsyncTransport, Transport, expect, finish
 
 if TYPE_CHECKING:
+    import asyncpg
     import psycopg
+    import psycopg_pool
     import supabase
-    from postgrest import SyncPostgrestClient
-    from psycopg_pool import ConnectionPool
+    from asyncpg.pool import PoolConnectionProxy
+    from postgrest import AsyncPostgrestClient, SyncPostgrestClient
     from sqlalchemy import Connection, Engine
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+    from sqlalchemy.ext.asyncio import async_scoped_session as async_scoped
     from sqlalchemy.orm import Session, scoped_session
-
-    _Base = Client[
-        Transport,
-        supabase.Client,
-        SyncPostgrestClient,
-        psycopg.Connection[Any] | ConnectionPool[Any],
-        Engine | Connection | Session | scoped_session[Any],
-        Engine,
-    ]
-else:
-    _Base = Client
 
 P = ParamSpec("P")
 T = TypeVar("T")
+M = TypeVar("M", bound=Callable[..., Any])
+TransportT = TypeVar("TransportT")
+SupabaseT = TypeVar("SupabaseT")
+PostgrestT = TypeVar("PostgrestT")
+PsycopgT = TypeVar("PsycopgT")
+SqlalchemyT = TypeVar("SqlalchemyT")
+
+
+class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT]):
+    """The base class of `Keylatch` and `AsyncKeylatch`, with their constructors.
+
+    A client opens no connection of its own, and changes no setting of the caller's connection.
+
+    The constructors raise `TypeError` if an object is of another kind, for example async, and
+    `InvalidArgument` if `claims` is not a JSON object or `max_lag` is not in its range.
+    """
+
+    _is_async: ClassVar[bool]
+
+    def __init__(self, transport: TransportT) -> None:
+        self._transport: Any = transport
+
+    @classmethod
+    def from_supabase(
+        cls, client: SupabaseT, *, reads: SupabaseT | None = None, max_lag: timedelta | None = None
+    ) -> Self:
+        """Call through a client of supabase-py.
+
+        Args:
+            client: A client that is signed in as an admin, or that was made with the service key.
+                keylatch sets the schema, and uses the new token after a later sign-in or refresh.
+            reads: A client for a read replica; see `from_psycopg`.
+            max_lag: How old answers of the replica may be; see `from_psycopg`.
+        """
+        return cls._over_http("from_supabase", client, reads, max_lag)
+
+    @classmethod
+    def from_postgrest(
+        cls,
+        client: PostgrestT,
+        *,
+        reads: PostgrestT | None = None,
+        max_lag: timedelta | None = None,
+    ) -> Self:
+        """Call through a client of postgrest-py.
+
+        Args:
+            client: A client with the caller's token: see its method `auth()`. keylatch sets the
+                schema.
+            reads: A client for a read replica; see `from_psycopg`.
+            max_lag: How old answers of the replica may be; see `from_psycopg`.
+        """
+        return cls._over_http("from_postgrest", client, reads, max_lag)
+
+    @classmethod
+    def from_psycopg(
+        cls,
+        connection_or_pool: PsycopgT,
+        *,
+        claims: Mapping[str, Any] | None = None,
+        reads: PsycopgT | None = None,
+        max_lag: timedelta | None = None,
+    ) -> Self:
+        """Call in SQL, through psycopg 3.
+
+        If the caller has a transaction open, or the connection opens transactions by itself, a
+        call is part of that transaction: it commits and rolls back with the caller, and an error
+        leaves the transaction usable. On a connection in autocommit mode, and through a pool,
+        each call commits by itself. Give a pool to a service that resolves keys, caches keys or
+        counts uses: it has no transaction to commit.
+
+        Args:
+            connection_or_pool: The connection or pool. Behind a pooler in transaction mode, open it
+                with `prepare_threshold=None`. Other work of the caller must not run on the
+                connection during a call.
+            claims: The claims of a token. Calls then act as PostgREST would for this token. The
+                claims and their role (`anon` if they name none) apply to this call only. With
+                `None`, calls run as the connection's own user.
+            reads: A connection or pool to a read replica. Calls that only read go to the replica
+                while it answers; all other calls go to the primary.
+            max_lag: How old an answer of the replica may be, 10 ms to a day. If the client cannot
+                show that the replica is fresh enough, the primary answers. With `None`, there is no
+                limit.
+        """
+        cls._check("from_psycopg", connection_or_pool, reads)
+        from .transports.psycopg import PsycopgTransport
+
+        return cls._over(PsycopgTransport, connection_or_pool, reads, max_lag, claims)
+
+    @classmethod
+    def from_sqlalchemy(
+        cls,
+        source: SqlalchemyT,
+        *,
+        claims: Mapping[str, Any] | None = None,
+        reads: SqlalchemyT | None = None,
+        max_lag: timedelta | None = None,
+    ) -> Self:
+        """Call in SQL, through SQLAlchemy 2 over psycopg 3, or over asyncpg in async code.
+
+        Over an engine, each call is a transaction of its own. Over a connection or a session, a
+        call is a savepoint in the caller's transaction: it commits and rolls back with the
+        caller, and an error of keylatch leaves the transaction usable.
+
+        The server binds the keys, so they appear neither in a statement's text nor in
+        SQLAlchemy's log.
+
+        Args:
+            source: An engine, connection or session, made with a URL that begins with
+                `postgresql+psycopg://`, or for async code with `postgresql+asyncpg://`.
+            claims: As for `from_psycopg`.
+            reads: The engine of a read replica; see `from_psycopg`.
+            max_lag: How old answers of the replica may be; see `from_psycopg`.
+
+        Raises:
+            InvalidArgument: Also for another driver, such as psycopg2. A session raises this at the
+                first call.
+        """
+        cls._check("from_sqlalchemy", source, reads)
+        from .transports.sqlalchemy import SqlalchemyTransport
+
+        return cls._over(SqlalchemyTransport, source, reads, max_lag, claims)
+
+    @classmethod
+    def _check(cls, way: str, source: object, reads: object) -> None:
+        expect(f"{'AsyncKeylatch' if cls._is_async else 'Keylatch'}.{way}", source, reads)
+
+    @classmethod
+    def _over_http(cls, way: str, client: object, reads: object, max_lag: timedelta | None) -> Self:
+        cls._check(way, client, reads)
+        from .transports.postgrest import PostgrestTransport
+
+        return cls._over(PostgrestTransport, client, reads, max_lag)
+
+    @classmethod
+    def _over(
+        cls,
+        transport: Callable[..., Any],
+        source: object,
+        reads: object,
+        max_lag: timedelta | None,
+        *options: object,
+    ) -> Self:
+        primary = transport(source, *options, is_async=cls._is_async)
+        if reads is not None:
+            from .transports.replica import ReplicaTransport
+
+            replica = transport(reads, *options, is_async=cls._is_async)
+            primary = ReplicaTransport(primary, replica, max_lag, is_async=cls._is_async)
+        elif max_lag is not None:
+            raise InvalidArgument.of("max_lag", "needs a replica", "Give reads as well.")
+        return cls(primary)
+
+    def _on_primary(self) -> Self:
+        """Return the same client without its replica."""
+        return type(self)(getattr(self._transport, "primary", self._transport))
+
+    async def _answer(self, call: calls.Call[T]) -> T:
+        try:
+            rows = self._transport.call(call.function, call.arguments)
+            if self._is_async:
+                rows = await rows
+        except NotInstalled as error:
+            missing = call.explain_missing(error)
+        else:
+            answer = call.decode(rows)
+            if call.waits:
+                await self._answer(calls.wait_for_replicas())
+            return answer
+        raise missing
 
 
 def blocking(describe: Callable[P, calls.Call[T]]) -> Callable[Concatenate[Keylatch, P], T]:
-    """Build the client method for a call: it waits for the answer."""
+    """Build the method of `Keylatch` for a call: it waits for the answer."""
 
-    @wraps(describe)
     def method(self: Keylatch, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return finish(self._answer(describe(*args, **kwargs)))
 
-    as_method(describe, method)
+    return _as_described(describe, method)
+
+
+def awaited(
+    describe: Callable[P, calls.Call[T]],
+) -> Callable[Concatenate[AsyncKeylatch, P], Coroutine[Any, Any, T]]:
+    """Build the method of `AsyncKeylatch` for a call: the caller awaits the answer."""
+
+    async def method(self: AsyncKeylatch, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._answer(describe(*args, **kwargs))
+
+    return _as_described(describe, method)
+
+
+def _as_described(describe: Callable[..., calls.Call[Any]], method: M) -> M:
+    """Give a method the name, text and signature of its call, for `inspect` and `help`."""
+    described = inspect.signature(describe)
+    # The description returns Call[Key]; the method returns Key.
+    result = str(described.return_annotation).removeprefix("Call[").removesuffix("]")
+    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    wraps(describe)(method)
+    method.__annotations__ = {**describe.__annotations__, "return": result}
+    method.__signature__ = described.replace(  # type: ignore[attr-defined]
+        parameters=[this, *described.parameters.values()], return_annotation=result
+    )
     return method
 
 
-class Keylatch(_Base):
+if TYPE_CHECKING:
+    _Blocking = Client[
+        Transport,
+        supabase.Client,
+        SyncPostgrestClient,
+        psycopg.Connection[Any] | psycopg_pool.ConnectionPool[Any],
+        Engine | Connection | Session | scoped_session[Any],
+    ]
+    _Awaited = Client[
+        AsyncTransport,
+        supabase.AsyncClient,
+        AsyncPostgrestClient,
+        psycopg.AsyncConnection[Any] | psycopg_pool.AsyncConnectionPool[Any],
+        AsyncEngine | AsyncConnection | AsyncSession | async_scoped[Any],
+    ]
+else:
+    _Blocking = _Awaited = Client
+
+
+class Keylatch(_Blocking):
     """A client for the keys of a database, over a connection that the caller opens and closes.
 
     Every call can raise `InvalidArgument` (a value breaks a rule; `detail` names it),
@@ -89,3 +296,73 @@ class Keylatch(_Base):
     upgrade_key = blocking(calls.upgrade_key)
     legacy_keys = blocking(calls.legacy_keys)
     revoke_legacy_key = blocking(calls.revoke_legacy_key)
+
+
+class AsyncKeylatch(_Awaited):
+    """A client for the keys of a database, for asyncio.
+
+    Methods, results and errors are the same as in `Keylatch`. Await every call.
+    """
+
+    _is_async = True
+
+    @classmethod
+    def from_asyncpg(
+        cls,
+        pool_or_connection: asyncpg.Pool | asyncpg.Connection | PoolConnectionProxy,
+        *,
+        claims: Mapping[str, Any] | None = None,
+        reads: asyncpg.Pool | None = None,
+        max_lag: timedelta | None = None,
+    ) -> Self:
+        """Call in SQL, through asyncpg.
+
+        A call commits by itself. If the caller has a transaction open on the connection, a call
+        is a savepoint instead: the caller commits, and an error leaves the transaction usable.
+
+        Args:
+            pool_or_connection: The pool or connection. keylatch does not change its settings and
+                codecs. Behind a pooler in transaction mode, open it with `statement_cache_size=0`.
+                Other work of the caller must not run on the connection during a call. A query
+                logger of the caller sees the arguments, keys included.
+            claims: As for `from_psycopg`.
+            reads: The pool of a read replica; see `from_psycopg`.
+            max_lag: How old answers of the replica may be; see `from_psycopg`.
+        """
+        cls._check("from_asyncpg", pool_or_connection, reads)
+        from .transports.asyncpg import AsyncpgTransport
+
+        return cls._over(AsyncpgTransport, pool_or_connection, reads, max_lag, claims)
+
+    issue = awaited(calls.issue)
+    issue_many = awaited(calls.issue_many)
+    rotate = awaited(calls.rotate)
+    revoke = awaited(calls.revoke)
+    suspend = awaited(calls.suspend)
+    unsuspend = awaited(calls.unsuspend)
+    list = awaited(calls.list_keys)
+    show = awaited(calls.show)
+    retire_workspace = awaited(calls.retire_workspace)
+    resolve = awaited(calls.resolve)
+    resolve_many = awaited(calls.resolve_many)
+    explain = awaited(calls.explain)
+    installation = awaited(calls.installation)
+    events = awaited(calls.events)
+    seal_events = awaited(calls.seal_events)
+    verify_events = awaited(calls.verify_events)
+    record_usage = awaited(calls.record_usage)
+    usage = awaited(calls.usage)
+    replay_position = awaited(calls.replay_position)
+    wait_for_replicas = awaited(calls.wait_for_replicas)
+    resolve_session = awaited(calls.resolve_session)
+    close_session = awaited(calls.close_session)
+    attach_subject = awaited(calls.attach_subject)
+    prune_sessions = awaited(calls.prune_sessions)
+    end_sessions = awaited(calls.end_sessions)
+    import_keys = awaited(calls.import_keys)
+    declare_scheme = awaited(calls.declare_scheme)
+    end_scheme = awaited(calls.end_scheme)
+    finish_import = awaited(calls.finish_import)
+    upgrade_key = awaited(calls.upgrade_key)
+    legacy_keys = awaited(calls.legacy_keys)
+    revoke_legacy_key = awaited(calls.revoke_legacy_key)

@@ -14,8 +14,7 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from .async_client import AsyncKeylatch
-from .client import Keylatch
+from .client import AsyncKeylatch, Keylatch
 from .errors import InvalidArgument, KeylatchError
 from .models import Explanation, KeyUsage, ResolvedKey
 

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Self
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from ..async_client import AsyncKeylatch
-from ..client import Keylatch
+from ..client import AsyncKeylatch, Keylatch
 from ..errors import InvalidArgument, KeylatchError, Unavailable
 from ..models import ResolvedKey
 from ..secret import Secret

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response, Security
 from fastapi.security import HTTPBearer
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, InstanceOf, PlainSerializer
 
-from ..async_client import AsyncKeylatch
+from ..client import AsyncKeylatch
 from ..models import IssuedKey, Key, Revocation
 from ..secret import Secret
 from .problems import unauthorized

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException
 
-from ..async_client import AsyncKeylatch
+from ..client import AsyncKeylatch
 from ..models import ResolvedKey
 from ..secret import Secret
 from .problems import Problem, unauthorized

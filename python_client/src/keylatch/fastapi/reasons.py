@@ -5,7 +5,7 @@ from uuid import UUID
 
 from fastapi import Request
 
-from ..async_client import AsyncKeylatch
+from ..client import AsyncKeylatch
 from ..errors import InvalidArgument, KeylatchError
 from ..keys import fingerprint, parse_key
 from ..secret import Secret

@@ -5,7 +5,7 @@ from typing import Any
 
 from fastapi import Request
 
-from ..async_client import AsyncKeylatch
+from ..client import AsyncKeylatch
 from ..errors import KeylatchError
 from ..models import ResolvedKey
 from ..secret import Secret

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field, SecretStr
 
-from ..async_client import AsyncKeylatch
+from ..client import AsyncKeylatch
 from ..secret import Secret
 from .problems import Problem, ProblemBody
 from .reasons import log_refusal, log_refused_key
