@@ -9,28 +9,9 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
+from . import models
 from .arguments import sent, usage_batch
 from .errors import InvalidArgument, KeyNotFound, NotInstalled, UnexpectedAnswer
-from .models import (
-    EventVerification,
-    Explanation,
-    ImportReport,
-    Installation,
-    IssuedKey,
-    Key,
-    KeyEvent,
-    KeyUsage,
-    LegacyKey,
-    ReplayPosition,
-    ReplicaWait,
-    ResolvedKey,
-    Retirement,
-    Revocation,
-    Sealing,
-    Session,
-    SessionEnding,
-    SessionPruning,
-)
 from .rows import read_all, read_each_once, read_one, read_optional
 from .secret import Secret
 from .transports import Rows
@@ -39,18 +20,14 @@ M = TypeVar("M")
 T = TypeVar("T")
 
 _CALLS_OF = {
-    "events": ("list_events", "seal_events", "verify_events"),
-    "usage": ("key_usage", "record_usage"),
-    "notify": ("replay_position", "wait_for_replicas"),
-    "sessions": (
-        *("resolve_session", "close_session", "attach_subject", "prune_sessions", "end_sessions"),
-    ),
-    "legacy": (
-        *("import_keys", "declare_scheme", "end_scheme", "finish_import"),
-        *("upgrade_key", "legacy_keys", "revoke_legacy_key"),
-    ),
+    "events": "list_events seal_events verify_events",
+    "usage": "key_usage record_usage",
+    "notify": "replay_position wait_for_replicas",
+    "sessions": "resolve_session close_session attach_subject prune_sessions end_sessions",
+    "legacy": "import_keys declare_scheme end_scheme finish_import upgrade_key legacy_keys "
+    "revoke_legacy_key",
 }
-MODULE_OF = {name: module for module, names in _CALLS_OF.items() for name in names}
+MODULE_OF = {name: module for module, names in _CALLS_OF.items() for name in names.split()}
 """The module of each function and view that does not belong to the core."""
 
 
@@ -78,18 +55,14 @@ class Call(Generic[T]):
         return NotInstalled(
             sqlstate=error.sqlstate,
             detail=f"{self.function} belongs to the module {module}, which is not installed.",
-            hint=f"Run: keylatch install . --with {module} && supabase db push; "
-            f"on plain PostgreSQL: keylatch apply --with {module}. "
-            "If the module is installed, run in SQL: "
+            hint=f"Run: keylatch install . --with {module} && supabase db push; on plain "
+            f"PostgreSQL: keylatch apply --with {module}. If the module is installed, run in SQL: "
             "notify pgrst, 'reload schema'",
         )
 
 
 def _call(
-    function: str,
-    read: Callable[[type[M], Rows], T],
-    model: type[M],
-    given: Mapping[str, object],
+    function: str, read: Callable[[type[M], Rows], T], model: type[M], given: Mapping[str, object]
 ) -> Call[T]:
     """Describe a call whose parameters have the same names as those of the SQL function."""
     return Call(function, sent(given), partial(read, model))
@@ -106,7 +79,7 @@ def issue(
     expires_at: datetime | None = None,
     metadata: Mapping[str, Any] | None = None,
     prefix: str = "wk",
-) -> Call[IssuedKey]:
+) -> Call[models.IssuedKey]:
     """Make a key. For admins.
 
     Args:
@@ -114,8 +87,8 @@ def issue(
         kind: `publishable` for a key in a web page, or `secret` for a key that only servers have.
         label: A name for people, up to 200 characters.
         allowed_origins: Up to 100 canonical origins, `https://client.example` or
-            `https://*.client.example`, that may use a publishable key. If the list is empty, no
-            page can use the key. For a secret key, the list must be empty.
+            `https://*.client.example`, that may use a publishable key: with none, no page can use
+            it. Empty for a secret key.
         scopes: Up to 64 words for what the key may do. The application gives them meaning.
         environment: `live` or `test`.
         expires_at: When the key expires, with a time zone; `None` for never.
@@ -128,7 +101,7 @@ def issue(
     Raises:
         LatchViolation: The workspace was deleted.
     """
-    return _call("issue_key", read_one, IssuedKey, locals())
+    return _call("issue_key", read_one, models.IssuedKey, locals())
 
 
 def issue_many(
@@ -142,13 +115,12 @@ def issue_many(
     expires_at: datetime | None = None,
     metadata: Mapping[str, Any] | None = None,
     prefix: str = "wk",
-) -> Call[tuple[IssuedKey, ...]]:
+) -> Call[tuple[models.IssuedKey, ...]]:
     """Make one key for each label: all keys or none. For admins.
 
     Args:
         workspace_id: The workspace of the keys.
-        labels: Up to 100,000 names. Over HTTP, send a few thousand at a time, because a request
-            has limited time.
+        labels: Up to 100,000 names; over HTTP, where a request has limited time, a few thousand.
         kind: As for `issue`. All keys share this and the arguments below.
         allowed_origins: As for `issue`.
         scopes: As for `issue`.
@@ -164,11 +136,8 @@ def issue_many(
 
 
 def rotate(
-    key_id: UUID | str,
-    *,
-    grace: timedelta = timedelta(0),
-    expires_at: datetime | None = None,
-) -> Call[IssuedKey]:
+    key_id: UUID | str, *, grace: timedelta = timedelta(0), expires_at: datetime | None = None
+) -> Call[models.IssuedKey]:
     """Replace a key by a new one with the same properties. For admins.
 
     Args:
@@ -183,7 +152,7 @@ def rotate(
     Raises:
         KeyNotUsable: The key is already rotated, revoked, expired or suspended; see `reason`.
     """
-    return _call("rotate_key", read_one, IssuedKey, locals())
+    return _call("rotate_key", read_one, models.IssuedKey, locals())
 
 
 def revoke(
@@ -192,30 +161,29 @@ def revoke(
     reason: str | None = None,
     cascade: bool = False,
     wait_for_replicas: bool = False,
-) -> Call[Revocation]:
+) -> Call[models.Revocation]:
     """Revoke a key for good. Repeating the call is not an error. For admins.
 
     Args:
         key_id: The key to revoke.
         reason: The reason, up to 500 characters, for the audit log.
         cascade: Also revoke every other key of its rotation family.
-        wait_for_replicas: After the commit, call `wait_for_replicas`. The key stays revoked
-            if the wait fails. Inside a transaction of your own, leave this out: commit,
-            then call `wait_for_replicas`.
+        wait_for_replicas: After the commit, call `wait_for_replicas`. The key stays revoked if
+            that fails. In a transaction of your own, commit and call it yourself instead.
 
     Returns:
         When the key was revoked. Source: SQL `keylatch.revoke_key`.
 
     Raises:
-        InvalidArgument: With `wait_for_replicas`, there is no synchronous standby.
-        Unavailable: With `wait_for_replicas`, a standby is behind.
+        InvalidArgument: There is no synchronous standby to wait for.
+        Unavailable: The standby that it waited for is behind.
     """
     given = sent(locals())
     waits = bool(given.pop("wait_for_replicas"))
-    return Call("revoke_key", given, partial(read_one, Revocation), waits)
+    return Call("revoke_key", given, partial(read_one, models.Revocation), waits)
 
 
-def suspend(key_id: UUID | str) -> Call[Key]:
+def suspend(key_id: UUID | str) -> Call[models.Key]:
     """Suspend a key until `unsuspend`. Repeating the call is not an error. For admins.
 
     Args:
@@ -224,10 +192,10 @@ def suspend(key_id: UUID | str) -> Call[Key]:
     Returns:
         The key as it is now. Source: SQL `keylatch.suspend_key`.
     """
-    return _call("suspend_key", read_one, Key, locals())
+    return _call("suspend_key", read_one, models.Key, locals())
 
 
-def unsuspend(key_id: UUID | str) -> Call[Key]:
+def unsuspend(key_id: UUID | str) -> Call[models.Key]:
     """Let a suspended key resolve again. Repeating the call is not an error. For admins.
 
     Args:
@@ -236,10 +204,10 @@ def unsuspend(key_id: UUID | str) -> Call[Key]:
     Returns:
         The key as it is now. Source: SQL `keylatch.unsuspend_key`.
     """
-    return _call("unsuspend_key", read_one, Key, locals())
+    return _call("unsuspend_key", read_one, models.Key, locals())
 
 
-def show(key_id: UUID | str) -> Call[Key]:
+def show(key_id: UUID | str) -> Call[models.Key]:
     """Return one key of any status. For admins.
 
     Args:
@@ -251,7 +219,7 @@ def show(key_id: UUID | str) -> Call[Key]:
     return Call("keys", {"id": sent({"key_id": key_id})["key_id"]}, _read_found)
 
 
-def list_keys(workspace_id: UUID | str) -> Call[tuple[Key, ...]]:
+def list_keys(workspace_id: UUID | str) -> Call[tuple[models.Key, ...]]:
     """Return all keys of a workspace, of any status. For admins.
 
     Args:
@@ -259,64 +227,57 @@ def list_keys(workspace_id: UUID | str) -> Call[tuple[Key, ...]]:
 
     Returns:
         The keys, newest first; none if the caller does not administer the workspace. A value that
-        Python cannot read raises `UnreadableRow` when you use it; all other values are readable.
-        Source: SQL `keylatch.list_keys`. To filter or page, read the view `keylatch.keys`.
+        Python cannot read raises `UnreadableRow` when you use it. Source: SQL
+        `keylatch.list_keys`; to filter or page, read the view `keylatch.keys`.
     """
-    return _call("list_keys", read_each_once, Key, locals())
+    return _call("list_keys", read_each_once, models.Key, locals())
 
 
-def retire_workspace(workspace_id: UUID | str, *, limit: int = 10_000) -> Call[Retirement]:
+def retire_workspace(workspace_id: UUID | str, *, limit: int = 10_000) -> Call[models.Retirement]:
     """Revoke the keys of a workspace in steps, before you delete a large workspace. For admins.
-
-    Call this until `is_done`, then delete the workspace.
 
     Args:
         workspace_id: The workspace.
         limit: How many keys to revoke in this call, 1 to 100,000.
 
     Returns:
-        How many keys were revoked, and whether all keys of the workspace are now revoked. Source:
+        How many keys were revoked. Call again until `is_done`, then delete the workspace. Source:
         SQL `keylatch.retire_workspace`.
     """
-    return _call("retire_workspace", read_one, Retirement, locals())
+    return _call("retire_workspace", read_one, models.Retirement, locals())
 
 
-def resolve(key: str | Secret, *, origin: str | None = None) -> Call[ResolvedKey | None]:
+def resolve(key: str | Secret, *, origin: str | None = None) -> Call[models.ResolvedKey | None]:
     """Look up an active key by its text. For services: role `keylatch_resolver` or service key.
 
-    The origin check stops other web pages, but not a program, because a program can send any
-    `Origin`.
+    The origin check stops other web pages, but not a program, which can send any `Origin`.
 
     Args:
         key: The text that the request presented. Any text is allowed.
-        origin: The request's `Origin` header, unchanged; `None` if there was no header. An
-            empty header is not the same as no header.
+        origin: The request's `Origin` header, unchanged, even if empty; `None` for no header.
 
     Returns:
         The key. `None` if the key is unknown, revoked, expired or suspended, or does not allow the
         origin. Source: SQL `keylatch.resolve_key`.
     """
-    return _call("resolve_key", read_optional, ResolvedKey, locals())
+    return _call("resolve_key", read_optional, models.ResolvedKey, locals())
 
 
 def resolve_many(
     keys: Iterable[str | Secret], *, origins: Iterable[str | None] | None = None
-) -> Call[tuple[ResolvedKey | None, ...]]:
+) -> Call[tuple[models.ResolvedKey | None, ...]]:
     """Resolve many keys in one call. For gateways.
 
     Args:
         keys: Up to 1000 presented texts.
-        origins: One `Origin` header per key, or `None` for a key whose request had no header. Leave
-            this out if no request had a header.
+        origins: The `Origin` header, or `None`, of each key's request. `None` if none had one.
 
     Returns:
         For each text, in the same order, the key or `None`. A value that Python cannot read raises
-        `UnreadableRow` when you use it; all other values are readable. Source: SQL
-        `keylatch.resolve_keys`.
+        `UnreadableRow` when you use it. Source: SQL `keylatch.resolve_keys`.
 
     Raises:
-        InvalidArgument: A value is not a string, there are more than 1000 keys, or `origins` has
-            another length than `keys`.
+        InvalidArgument: There are more than 1000 keys, or another number of origins.
         UnexpectedAnswer: The API's row limit is lower than the length of the batch.
     """
     arguments = sent(locals())
@@ -328,28 +289,28 @@ def resolve_many(
     return Call("resolve_keys", arguments, partial(_read_places, len(presented)))
 
 
-def explain(key: str | Secret, *, origin: str | None = None) -> Call[Explanation]:
+def explain(key: str | Secret, *, origin: str | None = None) -> Call[models.Explanation]:
     """Explain why a text resolves or not. For admins, and for services that log the reason.
 
     Args:
         key: The text that the request presented. Any text is allowed.
-        origin: The request's `Origin` header, unchanged; `None` if there was no header.
+        origin: As for `resolve`.
 
     Returns:
-        The verdict, the reason, what to do, and the fingerprint of the text. The verdict on a
-        key of another workspace is `unknown`. Source: SQL `keylatch.explain_key`.
+        The verdict (`unknown` for a key of another workspace), the reason, what to do, and the
+        fingerprint of the text. Source: SQL `keylatch.explain_key`.
     """
-    return _call("explain_key", read_one, Explanation, locals())
+    return _call("explain_key", read_one, models.Explanation, locals())
 
 
-def installation() -> Call[Installation]:
+def installation() -> Call[models.Installation]:
     """Identify the database, so that you can compare the answers of two services.
 
     Returns:
-        The installation's id, its database, version and modules, and whether this server is a
-        replica. Source: SQL `keylatch.installation`.
+        Its id, database, version and modules, and whether this server is a replica. Source: SQL
+        `keylatch.installation`.
     """
-    return _call("installation", read_one, Installation, {})
+    return _call("installation", read_one, models.Installation, {})
 
 
 # Module events.
@@ -357,7 +318,7 @@ def installation() -> Call[Installation]:
 
 def events(
     workspace_id: UUID | str, *, after: UUID | str | None = None, limit: int = 1000
-) -> Call[tuple[KeyEvent, ...]]:
+) -> Call[tuple[models.KeyEvent, ...]]:
     """Return the events of a workspace's keys, one page at a time. For admins.
 
     Args:
@@ -368,12 +329,12 @@ def events(
     Returns:
         The events, newest first; none if the caller does not administer the workspace. A value
         that Python cannot read raises `UnreadableRow` when you use it. Source: SQL
-        `keylatch.list_events`. To filter, read the view `keylatch.key_events`.
+        `keylatch.list_events`; to filter, read the view `keylatch.key_events`.
     """
-    return _call("list_events", read_each_once, KeyEvent, locals())
+    return _call("list_events", read_each_once, models.KeyEvent, locals())
 
 
-def seal_events(*, limit: int = 10_000) -> Call[Sealing]:
+def seal_events(*, limit: int = 10_000) -> Call[models.Sealing]:
     """Seal all unsealed events, so that a later change of an event is detected. For services.
 
     Args:
@@ -383,10 +344,10 @@ def seal_events(*, limit: int = 10_000) -> Call[Sealing]:
         The last checkpoint, and whether unsealed events are left. Call again until `is_done`.
         Source: SQL `keylatch.seal_events`.
     """
-    return _call("seal_events", read_one, Sealing, locals())
+    return _call("seal_events", read_one, models.Sealing, locals())
 
 
-def verify_events(*, from_checkpoint: int = 1, limit: int = 100) -> Call[EventVerification]:
+def verify_events(*, from_checkpoint: int = 1, limit: int = 100) -> Call[models.EventVerification]:
     """Check that no sealed event was changed.
 
     Args:
@@ -397,14 +358,16 @@ def verify_events(*, from_checkpoint: int = 1, limit: int = 100) -> Call[EventVe
         What was checked, the first mismatch, and the checkpoint to continue with. Source: SQL
         `keylatch.verify_events`.
     """
-    return _call("verify_events", read_one, EventVerification, locals())
+    return _call("verify_events", read_one, models.EventVerification, locals())
 
 
 # Module usage.
 
 
 def record_usage(
-    uses: Iterable[KeyUsage] = (), *, refusals: Mapping[UUID, Mapping[str, int]] | None = None
+    uses: Iterable[models.KeyUsage] = (),
+    *,
+    refusals: Mapping[UUID, Mapping[str, int]] | None = None,
 ) -> Call[frozenset[UUID]]:
     """Report how often keys were used and refused. For services; `keylatch.usage` calls this.
 
@@ -413,13 +376,13 @@ def record_usage(
         refusals: How often each key was refused, by the verdict of `explain`.
 
     Returns:
-        The keys that were skipped because another report was counting them. Report these keys
-        again. Source: SQL `keylatch.record_usage`.
+        The keys to report again, because another report was counting them. Source: SQL
+        `keylatch.record_usage`.
     """
     return Call("record_usage", {"batch": usage_batch(uses, refusals or {})}, _read_again)
 
 
-def usage(key_id: UUID | str) -> Call[KeyUsage | None]:
+def usage(key_id: UUID | str) -> Call[models.KeyUsage | None]:
     """Return when a key was last used, and about how often it was used. For admins.
 
     Args:
@@ -429,23 +392,22 @@ def usage(key_id: UUID | str) -> Call[KeyUsage | None]:
         What services have reported; `None` if there is no report, or if the caller does not
         administer the key. Source: a row of the view `keylatch.key_usage`.
     """
-    return _call("key_usage", read_optional, KeyUsage, locals())
+    return _call("key_usage", read_optional, models.KeyUsage, locals())
 
 
 # Module notify.
 
 
-def replay_position() -> Call[ReplayPosition]:
+def replay_position() -> Call[models.ReplayPosition]:
     """Return this server's position in the write-ahead log. For services and admins.
 
     Returns:
-        The position and its timeline. Source: SQL
-        `keylatch.replay_position`.
+        The position and its timeline. Source: SQL `keylatch.replay_position`.
     """
-    return _call("replay_position", read_one, ReplayPosition, {})
+    return _call("replay_position", read_one, models.ReplayPosition, {})
 
 
-def wait_for_replicas(*, timeout: timedelta = timedelta(seconds=10)) -> Call[ReplicaWait]:
+def wait_for_replicas(*, timeout: timedelta = timedelta(seconds=10)) -> Call[models.ReplicaWait]:
     """Wait until the synchronous standbys have replayed everything committed before the call.
 
     Call this after the commit of a revocation. The call is refused in a transaction that has
@@ -462,28 +424,27 @@ def wait_for_replicas(*, timeout: timedelta = timedelta(seconds=10)) -> Call[Rep
             transaction has changed something. `detail` says which.
         Unavailable: A standby is still behind after `timeout`. Committed changes stay committed.
     """
-    return _call("wait_for_replicas", read_one, ReplicaWait, locals())
+    return _call("wait_for_replicas", read_one, models.ReplicaWait, locals())
 
 
 # Module sessions.
 
 
-def resolve_session(token: str | Secret, *, extend: bool = False) -> Call[Session | None]:
+def resolve_session(token: str | Secret, *, extend: bool = False) -> Call[models.Session | None]:
     """Look up an open session by its token. For services.
 
     Args:
         token: The text that the visitor's page sent. Any text is allowed.
-        extend: Restart the session's lifetime from now. Without `extend`, the call writes
-            nothing.
+        extend: Restart the session's lifetime from now; without it, the call writes nothing.
 
     Returns:
-        The session. `None` if the token is wrong, or the session is expired or closed. Compare
+        The session; `None` if the token is wrong, or the session is expired or closed. Compare
         its `origin` with the request's `Origin`. Source: SQL `keylatch.resolve_session`.
     """
-    return _call("resolve_session", read_optional, Session, locals())
+    return _call("resolve_session", read_optional, models.Session, locals())
 
 
-def close_session(token: str | Secret) -> Call[Session]:
+def close_session(token: str | Secret) -> Call[models.Session]:
     """Close a session at once. For services.
 
     Args:
@@ -492,10 +453,10 @@ def close_session(token: str | Secret) -> Call[Session]:
     Returns:
         The session before it was closed. Source: SQL `keylatch.close_session`.
     """
-    return _call("close_session", read_one, Session, locals())
+    return _call("close_session", read_one, models.Session, locals())
 
 
-def attach_subject(token: str | Secret, *, subject: str) -> Call[Session]:
+def attach_subject(token: str | Secret, *, subject: str) -> Call[models.Session]:
     """Store the user id of a session's visitor, which cannot change later. For services.
 
     Args:
@@ -503,16 +464,15 @@ def attach_subject(token: str | Secret, *, subject: str) -> Call[Session]:
         subject: The application's own id of the visitor, up to 200 characters.
 
     Returns:
-        The session. Attaching the same subject again is not an error. Source: SQL
-        `keylatch.attach_subject`.
+        The session. Source: SQL `keylatch.attach_subject`.
 
     Raises:
         LatchViolation: The session already has another subject.
     """
-    return _call("attach_subject", read_one, Session, locals())
+    return _call("attach_subject", read_one, models.Session, locals())
 
 
-def prune_sessions(*, batch: int = 10_000) -> Call[SessionPruning]:
+def prune_sessions(*, batch: int = 10_000) -> Call[models.SessionPruning]:
     """Delete expired sessions. For the service key.
 
     Args:
@@ -522,10 +482,10 @@ def prune_sessions(*, batch: int = 10_000) -> Call[SessionPruning]:
         How many sessions were deleted. Call again while this equals `batch`. Source: SQL
         `keylatch.prune_sessions`.
     """
-    return _call("prune_sessions", read_one, SessionPruning, locals())
+    return _call("prune_sessions", read_one, models.SessionPruning, locals())
 
 
-def end_sessions(key_id: UUID | str, *, reason: str | None = None) -> Call[SessionEnding]:
+def end_sessions(key_id: UUID | str, *, reason: str | None = None) -> Call[models.SessionEnding]:
     """Revoke a key that was abused, and end every session that it opened. For admins.
 
     Args:
@@ -533,10 +493,9 @@ def end_sessions(key_id: UUID | str, *, reason: str | None = None) -> Call[Sessi
         reason: The reason, up to 500 characters, for the audit log.
 
     Returns:
-        When the key was revoked, and how many sessions ended. Source: SQL
-        `keylatch.end_sessions`.
+        When the key was revoked, and how many sessions ended. Source: SQL `keylatch.end_sessions`.
     """
-    return _call("end_sessions", read_one, SessionEnding, locals())
+    return _call("end_sessions", read_one, models.SessionEnding, locals())
 
 
 # Module legacy.
@@ -550,12 +509,11 @@ def import_keys(
     source: str = "",
     import_id: UUID | str | None = None,
     probes: Iterable[Mapping[str, object]] = (),
-) -> Call[ImportReport]:
+) -> Call[models.ImportReport]:
     """Import keys of another system. For the service key.
 
     A refused line does not affect other lines. You can repeat an import: an import can revoke or
-    suspend a key, or set an earlier expiry, but never reactivates or extends a key. `keylatch
-    import` reads a file of any length.
+    suspend a key or set an earlier expiry, but never reactivates or extends a key.
 
     Args:
         lines: Up to 10,000 lines. The comment on the SQL function describes the fields.
@@ -569,7 +527,7 @@ def import_keys(
     Returns:
         What happened to each line. Source: SQL `keylatch.import_keys`.
     """
-    return _call("import_keys", read_one, ImportReport, locals())
+    return _call("import_keys", read_one, models.ImportReport, locals())
 
 
 def declare_scheme(name: str, *, recipe: Mapping[str, object]) -> Call[None]:
@@ -585,7 +543,7 @@ def declare_scheme(name: str, *, recipe: Mapping[str, object]) -> Call[None]:
     return Call("declare_scheme", sent(locals()), lambda _: None)
 
 
-def end_scheme(name: str, *, ends_at: datetime, limit: int = 10_000) -> Call[Retirement]:
+def end_scheme(name: str, *, ends_at: datetime, limit: int = 10_000) -> Call[models.Retirement]:
     """Set the expiry of up to `limit` keys that were imported with a scheme. For the service key.
 
     Args:
@@ -594,13 +552,14 @@ def end_scheme(name: str, *, ends_at: datetime, limit: int = 10_000) -> Call[Ret
         limit: How many keys one call changes.
 
     Returns:
-        How many keys got this expiry. Call again until `is_done`. Source: SQL
-        `keylatch.end_scheme`.
+        How many keys changed. Call again until `is_done`. Source: SQL `keylatch.end_scheme`.
     """
-    return _call("end_scheme", read_one, Retirement, locals())
+    return _call("end_scheme", read_one, models.Retirement, locals())
 
 
-def finish_import(source: str, *, import_id: UUID | str, limit: int = 10_000) -> Call[Retirement]:
+def finish_import(
+    source: str, *, import_id: UUID | str, limit: int = 10_000
+) -> Call[models.Retirement]:
     """Revoke imported keys that the newest import of the same table lacks. For the service key.
 
     Args:
@@ -609,24 +568,23 @@ def finish_import(source: str, *, import_id: UUID | str, limit: int = 10_000) ->
         limit: How many keys one call revokes.
 
     Returns:
-        How many keys were revoked. Call again until `is_done`. Source: SQL
-        `keylatch.finish_import`.
+        How many it revoked. Call again until `is_done`. Source: SQL `keylatch.finish_import`.
     """
-    return _call("finish_import", read_one, Retirement, locals())
+    return _call("finish_import", read_one, models.Retirement, locals())
 
 
 def upgrade_key(
     key: str | Secret, *, workspace_id: UUID | str | None = None, origin: str | None = None
-) -> Call[ResolvedKey | None]:
+) -> Call[models.ResolvedKey | None]:
     """Resolve a legacy key with a salted hash, and turn it into a key of keylatch. For services.
 
-    Each call may compute slow hashes. Call this only if `resolve` found nothing, and limit how
-    often each sender can cause a call.
+    The call may compute slow hashes: make it only if `resolve` found nothing, and limit how often
+    each sender can cause it.
 
     Args:
         key: The text that the request presented. Any text is allowed.
-        workspace_id: The workspace of the key. Without a workspace, only keys that were imported
-            with `starts_with` or `ends_with` are tried.
+        workspace_id: The workspace of the key; `None` tries only keys that were imported with
+            `starts_with` or `ends_with`.
         origin: As for `resolve`.
 
     Returns:
@@ -638,10 +596,10 @@ def upgrade_key(
     arguments = {**sent({"key": key, "origin": origin}), "workspace_id": None}
     if workspace_id is not None:
         arguments |= sent({"workspace_id": workspace_id})
-    return Call("upgrade_key", arguments, partial(read_optional, ResolvedKey))
+    return Call("upgrade_key", arguments, partial(read_optional, models.ResolvedKey))
 
 
-def legacy_keys(workspace_id: UUID | str) -> Call[tuple[LegacyKey, ...]]:
+def legacy_keys(workspace_id: UUID | str) -> Call[tuple[models.LegacyKey, ...]]:
     """Return the legacy keys of a workspace, of any status. For admins.
 
     Args:
@@ -651,10 +609,10 @@ def legacy_keys(workspace_id: UUID | str) -> Call[tuple[LegacyKey, ...]]:
         The keys that were imported with a salted hash; none if the caller does not administer
         the workspace. Source: the view `keylatch.legacy_keys`.
     """
-    return _call("legacy_keys", read_each_once, LegacyKey, locals())
+    return _call("legacy_keys", read_each_once, models.LegacyKey, locals())
 
 
-def revoke_legacy_key(id: UUID | str, *, reason: str | None = None) -> Call[Revocation]:  # noqa: A002
+def revoke_legacy_key(id: UUID | str, *, reason: str | None = None) -> Call[models.Revocation]:  # noqa: A002
     """Revoke a legacy key before its first use. Repeating is not an error. For admins.
 
     Args:
@@ -664,17 +622,17 @@ def revoke_legacy_key(id: UUID | str, *, reason: str | None = None) -> Call[Revo
     Returns:
         When the key was revoked. Source: SQL `keylatch.revoke_legacy_key`.
     """
-    return _call("revoke_legacy_key", read_one, Revocation, locals())
+    return _call("revoke_legacy_key", read_one, models.Revocation, locals())
 
 
-def _read_issued(rows: Rows) -> tuple[IssuedKey, ...]:
+def _read_issued(rows: Rows) -> tuple[models.IssuedKey, ...]:
     issued = rows[0].get("keys") if len(rows) == 1 else None
     if not isinstance(issued, list):
         raise UnexpectedAnswer(detail="the answer of issue_keys has no list of keys")
-    return read_all(IssuedKey, issued)
+    return read_all(models.IssuedKey, issued)
 
 
-def _read_places(count: int, rows: Rows) -> tuple[ResolvedKey | None, ...]:
+def _read_places(count: int, rows: Rows) -> tuple[models.ResolvedKey | None, ...]:
     places = {row.get("position"): row for row in rows}
     if len(rows) != count or set(places) != set(range(1, count + 1)):
         raise UnexpectedAnswer(
@@ -682,7 +640,9 @@ def _read_places(count: int, rows: Rows) -> tuple[ResolvedKey | None, ...]:
             hint="Send fewer keys per call, or increase max-rows of the API.",
         )
     found = [places[place] for place in range(1, count + 1)]
-    keys = iter(read_all(ResolvedKey, [row for row in found if row.get("key_id") is not None]))
+    keys = iter(
+        read_all(models.ResolvedKey, [row for row in found if row.get("key_id") is not None])
+    )
     return tuple(None if row.get("key_id") is None else next(keys) for row in found)
 
 
@@ -695,8 +655,8 @@ def _read_again(rows: Rows) -> frozenset[UUID]:
     return frozenset(read_one(_UsageReport, rows).again)
 
 
-def _read_found(rows: Rows) -> Key:
-    found = read_optional(Key, rows)
+def _read_found(rows: Rows) -> models.Key:
+    found = read_optional(models.Key, rows)
     if found is None:
         raise KeyNotFound(
             detail="You administer no key with this id.",
