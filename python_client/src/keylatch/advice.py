@@ -3,22 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 LOGIN = "<login>"
 """Placeholder in a hint for the connection's user, whom no server message names."""
-
-
-class Advice(NamedTuple):
-    """The detail and hint that replace a server's own words.
-
-    Attributes:
-        detail: What is wrong; `None` keeps the server's own sentence.
-        hint: What to do; `None` if there is no advice.
-    """
-
-    detail: str | None
-    hint: str | None
 
 
 _INSTALL = "Run: keylatch install . --tenancy keylatch && supabase db push"
@@ -128,28 +115,25 @@ _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
 )
 
 
-def advise(code: str, message: str, status: int | None) -> Advice:
+def advise(code: str, message: str, status: int | None) -> tuple[str | None, str | None]:
     """Find advice for an error that keylatch itself did not raise.
 
     Args:
         code: A SQLSTATE, a code of PostgREST, or an empty text.
         message: What the server said, masked.
-        status: The HTTP status, if there was one.
+        status: The HTTP status, if there was one. The login is then PostgREST's `authenticator`.
 
     Returns:
-        The advice. Over HTTP, the login in the advice is PostgREST's `authenticator`.
+        A detail in place of the server's own sentence, and a hint: what to do. `None` for neither.
     """
     code = code or f"HTTP{status}"
+    login = LOGIN if status is None else "authenticator"
     for starts, said, detail, hint in _ADVICE:
         match = re.search(said, message) if code.startswith(tuple(starts.split())) else None
         if match is not None:
-            return Advice(
-                None if detail is None else _filled(detail, match, status),
-                _filled(hint, match, status),
+            told, next_step = (
+                text and text.format(*match.groups()).replace(LOGIN, login)
+                for text in (detail, hint)
             )
-    return Advice(None, None)
-
-
-def _filled(text: str, match: re.Match[str], status: int | None) -> str:
-    filled = text.format(*match.groups())
-    return filled if status is None else filled.replace(LOGIN, "authenticator")
+            return told, next_step
+    return None, None

@@ -107,10 +107,6 @@ def _checked(name: str, value: Any, kind: Any, wanted: str) -> Any:
     return value
 
 
-def _as_it_is(_: str, value: object) -> object:
-    return value
-
-
 def _presented(_: str, text: str | Secret) -> Secret:
     """Accept any string as a presented key or token: the database checks it."""
     return Secret(_sendable("", text.reveal() if isinstance(text, Secret) else text))
@@ -216,7 +212,13 @@ _SENT = {
         ("probes", Iterable, "a list of probes", _lines, "jsonb"),
         ("batch limit", int, "an int", _int, "int4"),
         ("from_checkpoint", int, "an int", _int, "int8"),
-        ("cascade dry_run extend strict wait_for_replicas", bool, "a bool", _as_it_is, "bool"),
+        (
+            "cascade dry_run extend strict wait_for_replicas",
+            bool,
+            "a bool",
+            lambda _, is_so: is_so,
+            "bool",
+        ),
         ("ends_at expires_at", datetime, "a datetime", _time, "timestamptz"),
         ("grace timeout", timedelta, "a timedelta", _interval, "interval"),
         ("metadata recipe", Mapping, "a JSON object", json_object, "jsonb"),

@@ -74,15 +74,12 @@ class InvalidArgument(KeylatchError, ValueError):
 
     @classmethod
     def of(cls, field: str, problem: str, hint: str | None = None) -> Self:
-        """Refuse a value before it is sent.
+        """Return the error for a value that is refused before it is sent.
 
         Args:
             field: The argument's name.
             problem: What is wrong, worded to follow the argument's name, without the value.
             hint: What to do.
-
-        Returns:
-            The error for the caller to raise.
         """
         return cls(detail=f"{field} {problem}", hint=hint)
 
@@ -181,8 +178,7 @@ def error_for(
     """Turn a server's error into the error to raise.
 
     Args:
-        message: The message: a slug if keylatch raised the error, prose if PostgreSQL, PostgREST
-            or a gateway did.
+        message: The slug if keylatch raised the error; prose of PostgreSQL, PostgREST or a gateway.
         code: A SQLSTATE, a code of PostgREST (`PGRST…`), or `None`.
         detail: The detail of the server's error.
         hint: The hint of the server's error.
@@ -201,25 +197,25 @@ def error_for(
     if _OWN_STATE.fullmatch(code) or message in CLASS_BY_SLUG:
         return _own_error(message, code, detail, hint)
     sqlstate = code if _SQLSTATE.fullmatch(code) else None
-    kind = _class_of(code, sqlstate, status)
-    if code in _MISSING and not _OURS.search(message):
-        return KeylatchError(
-            None, sqlstate, _without_input(code, message), _first_line(hint) or None
-        )
-    advice = advise(code, message, status)
-    sentence = _without_input(code, message)
-    if code.startswith("PGRST"):
+    # Errors of class 22 quote values, and further lines may show rows.
+    sentence = message.partition("\n")[0] or "no reason was given"
+    hint = hint.partition("\n")[0]
+    if code.startswith("22"):
+        sentence = f"a value cannot be read as the type of its argument (SQLSTATE {code})"
+    elif code.startswith("PGRST"):
         sentence = f"PostgREST answered {code}: {sentence}"
     elif not code and status is not None:
         sentence = f"HTTP {status} from a server before PostgREST: {sentence}"
-    return kind(None, sqlstate, advice.detail or sentence, advice.hint or _first_line(hint) or None)
+    if code in _MISSING and not _OURS.search(message):
+        return KeylatchError(None, sqlstate, sentence, hint or None)
+    advised, next_step = advise(code, message, status)
+    kind = _class_of(code, sqlstate, status)
+    return kind(None, sqlstate, advised or sentence, next_step or hint or None)
 
 
 def _own_error(message: str, code: str, detail: str, hint: str) -> KeylatchError:
     """Choose the Python class by the slug, or by the HTTP status in a SQLSTATE such as PT404."""
-    kind = CLASS_BY_SLUG.get(message)
-    if kind is None:
-        kind = _class_by_status(int(code[2:]))
+    kind = CLASS_BY_SLUG.get(message) or _class_by_status(int(code[2:]))
     if _SLUG.fullmatch(message):
         return kind(message, code, detail or None, hint or None)
     # An error of the user's own trigger: prose in place of keylatch's slug.
@@ -244,14 +240,3 @@ def _class_of(code: str, sqlstate: str | None, status: int | None) -> type[Keyla
 
 def _class_by_status(status: int) -> type[KeylatchError]:
     return Unavailable if status >= 500 else _CLASS_BY_CODE.get(f"HTTP{status}", KeylatchError)
-
-
-def _without_input(code: str, message: str) -> str:
-    """Remove texts that may repeat a value: errors of class 22 quote values, details list rows."""
-    if code.startswith("22"):
-        return f"a value cannot be read as the type of its argument (SQLSTATE {code})"
-    return _first_line(message) or "no reason was given"
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]

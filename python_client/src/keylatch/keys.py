@@ -22,25 +22,15 @@ _KINDS = {"pk": "publishable", "sk": "secret"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedKey:
-    """The parts that a key's text consists of.
+    """The parts of a key's text. Only the database knows whether the key was ever issued."""
 
-    Source: the text of the key alone. Only the database knows whether the key was ever issued.
-
-    Attributes:
-        prefix: The first word of the key: `wk` unless the issuer chose another prefix.
-        kind: `publishable` or `secret`.
-        environment: `live` or `test`.
-    """
-
-    prefix: str
-    kind: str
-    environment: str
+    prefix: str  #: The first word of the key: `wk` unless the issuer chose another prefix.
+    kind: str  #: `publishable` or `secret`.
+    environment: str  #: `live` or `test`.
 
 
 def hash_key(key: str | Secret) -> bytes:
-    """Hash a key as the database does.
-
-    A fast hash is enough: the body has 175 random bits, so nobody can guess a key.
+    """Hash a key as the database does. A fast hash is enough: a key has 175 random bits.
 
     Args:
         key: The whole key.
@@ -58,10 +48,9 @@ def hash_key(key: str | Secret) -> bytes:
 
 
 def fingerprint(key: str | Secret) -> str:
-    """Return the fingerprint of a text, for logs. Compare it with `Key.fingerprint`.
+    """Return the fingerprint of a text, for logs. Nobody can use a fingerprint as a key.
 
-    The fingerprint shows whether a service received the stored key: if the fingerprints differ, the
-    service received another text. Nobody can use a fingerprint as a key.
+    If it differs from `Key.fingerprint`, the service received another text than the stored key.
 
     Args:
         key: The whole text that was presented.
@@ -109,18 +98,12 @@ def parse_key(text: str | Secret) -> ParsedKey:
     """
     parts = _take_apart(text)
     if parts is None:
-        raise InvalidArgument.of(
-            "key",
-            "is malformed: a key is <prefix>_<pk|sk>_<live|test>_ and 36 more characters",
-            "Copy the whole key, without spaces around it.",
-        )
-    if not parts[-1]:
-        raise InvalidArgument.of(
-            "key",
-            "fails its checksum: at least one character is wrong",
-            "Copy the key again instead of typing it.",
-        )
-    prefix, kind, environment, _ = parts
+        problem = "is malformed: a key is <prefix>_<pk|sk>_<live|test>_ and 36 more characters"
+        raise InvalidArgument.of("key", problem, "Copy the whole key, without spaces around it.")
+    prefix, kind, environment, is_right = parts
+    if not is_right:
+        problem = "fails its checksum: at least one character is wrong"
+        raise InvalidArgument.of("key", problem, "Copy the key again instead of typing it.")
     return ParsedKey(prefix=prefix, kind=_KINDS[kind], environment=environment)
 
 

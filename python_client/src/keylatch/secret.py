@@ -12,14 +12,9 @@ _WHOLE = 36
 
 
 def mask_keys(text: str) -> str:
-    """Replace each key in a text, and everything shaped like a key, by its masked key.
+    """Replace everything shaped like a key in a text by its masked key, `wk_sk_live_...abcd`.
 
-    Args:
-        text: Any text, for example an error message of a server.
-
-    Returns:
-        The text with masked keys: `wk_sk_live_...abcd`. A truncated key loses its last 4
-        characters too.
+    A truncated key loses its last 4 characters too.
     """
     return _KEY_SHAPED.sub(_mask, text)
 
@@ -33,10 +28,9 @@ class Secret:
     """A key that is hidden in every repr, string, log line, pickle and traceback.
 
     Only `reveal` gives the value. Two secrets are equal if their values are equal, compared in
-    constant time. A secret never equals a string. Copies within the process keep the value. A
-    pickle leaves the value out, because pickles end up in caches and queues.
-
-    Source: `IssuedKey.key`.
+    constant time; a secret never equals a string. A copy within the process keeps the value. A
+    pickle leaves the value out, because pickles end up in caches and queues. Source:
+    `IssuedKey.key`.
     """
 
     __slots__ = ("_value",)
@@ -49,10 +43,7 @@ class Secret:
         object.__setattr__(self, "_value", value)
 
     def reveal(self) -> str:
-        """Return the value in plaintext. Do not log the value.
-
-        Returns:
-            The text that the secret was made from.
+        """Return the text that the secret was made from. Do not log this text.
 
         Raises:
             RuntimeError: This secret was unpickled, and a pickle does not carry the value.
@@ -89,11 +80,10 @@ class Secret:
     def __hash__(self) -> int:
         return object.__hash__(self) if self._value is None else hash((Secret, self._value))
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
+    def __setattr__(self, *_: object) -> NoReturn:
         raise AttributeError("a Secret cannot be changed")
 
-    def __delattr__(self, name: str) -> NoReturn:
-        raise AttributeError("a Secret cannot be changed")
+    __delattr__ = __setattr__
 
     def __copy__(self) -> Secret:
         return self

@@ -17,35 +17,30 @@ READS = VIEWS | {"explain_key", "list_keys", "resolve_key", "resolve_keys"}
 
 T = TypeVar("T")
 
-_ORM = ["sqlalchemy.orm.Session", "sqlalchemy.orm.scoped_session"]
-_ASYNC_ORM = [
-    f"sqlalchemy.ext.asyncio.{kind}"
-    for kind in ("AsyncEngine", "AsyncConnection", "AsyncSession", "async_scoped_session")
-]
 # The types that each constructor accepts.
 _WAYS = {
-    "Keylatch.from_supabase": ["supabase.Client"],
-    "AsyncKeylatch.from_supabase": ["supabase.AsyncClient"],
-    "Keylatch.from_postgrest": ["postgrest.SyncPostgrestClient"],
-    "AsyncKeylatch.from_postgrest": ["postgrest.AsyncPostgrestClient"],
-    "Keylatch.from_psycopg": ["psycopg.Connection", "psycopg_pool.ConnectionPool"],
-    "AsyncKeylatch.from_psycopg": ["psycopg.AsyncConnection", "psycopg_pool.AsyncConnectionPool"],
-    "Keylatch.from_sqlalchemy": ["sqlalchemy.Engine", "sqlalchemy.Connection", *_ORM],
-    "AsyncKeylatch.from_sqlalchemy": _ASYNC_ORM,
-    "AsyncKeylatch.from_asyncpg": [
-        *("asyncpg.Pool", "asyncpg.Connection", "asyncpg.pool.PoolConnectionProxy"),
-    ],
+    "Keylatch.from_supabase": "supabase.Client",
+    "AsyncKeylatch.from_supabase": "supabase.AsyncClient",
+    "Keylatch.from_postgrest": "postgrest.SyncPostgrestClient",
+    "AsyncKeylatch.from_postgrest": "postgrest.AsyncPostgrestClient",
+    "Keylatch.from_psycopg": "psycopg.Connection psycopg_pool.ConnectionPool",
+    "AsyncKeylatch.from_psycopg": "psycopg.AsyncConnection psycopg_pool.AsyncConnectionPool",
+    "Keylatch.from_sqlalchemy": "sqlalchemy.Engine sqlalchemy.Connection sqlalchemy.orm.Session "
+    "sqlalchemy.orm.scoped_session",
+    "AsyncKeylatch.from_sqlalchemy": "sqlalchemy.ext.asyncio.AsyncEngine "
+    "sqlalchemy.ext.asyncio.AsyncConnection sqlalchemy.ext.asyncio.AsyncSession "
+    "sqlalchemy.ext.asyncio.async_scoped_session",
+    "AsyncKeylatch.from_asyncpg": "asyncpg.Pool asyncpg.Connection "
+    "asyncpg.pool.PoolConnectionProxy",
 }
 # Types that no constructor accepts, by the advice for them.
 _ADVICE = {
     "Keylatch.from_psycopg with a connection of psycopg 3 (pip install 'keylatch[psycopg]'): "
-    "psycopg2 writes keys into the text of statements": [
-        *("psycopg2.extensions.connection", "psycopg2.pool.AbstractConnectionPool"),
-    ],
-    "Keylatch.from_psycopg(connection.connection), after connection.ensure_connection()": [
-        "django.db.backends.base.base.BaseDatabaseWrapper",
-        "django.utils.connection.ConnectionProxy",
-    ],
+    "psycopg2 writes keys into the text of statements": "psycopg2.extensions.connection "
+    "psycopg2.pool.AbstractConnectionPool",
+    "Keylatch.from_psycopg(connection.connection), after connection.ensure_connection()": (
+        "django.db.backends.base.base.BaseDatabaseWrapper django.utils.connection.ConnectionProxy"
+    ),
 }
 
 
@@ -60,8 +55,7 @@ class Transport(Protocol):
             arguments: The arguments by name: JSON values, and a `Secret` where a key goes.
 
         Returns:
-            The rows of the answer as JSON values by column name. A key is wrapped in a
-            `Secret`.
+            The rows of the answer as JSON values by column name. A key is wrapped in a `Secret`.
 
         Raises:
             KeylatchError: For every failure. Errors of libraries never leave a transport.
@@ -135,10 +129,11 @@ def is_one_of(value: object, *names: str) -> bool:
 def expect(way: str, source: object, reads: object = None) -> None:
     """Raise `TypeError` for a type that a constructor does not accept, and name what to use."""
     for value in (source,) if reads is None else (source, reads):
-        if is_one_of(value, *_WAYS[way]):
+        accepted = _WAYS[way].split()
+        if is_one_of(value, *accepted):
             continue
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         for other, names in {**_WAYS, **_ADVICE}.items():
-            if is_one_of(value, *names):
+            if is_one_of(value, *names.split()):
                 raise TypeError(f"for a {kind}, use {other}")
-        raise TypeError(f"expected {' or '.join(_WAYS[way])}, not {kind}")
+        raise TypeError(f"expected {' or '.join(accepted)}, not {kind}")

@@ -19,14 +19,12 @@ from . import READS, Calls, Rows
 class _Freshness:
     """Decides whether a replica may answer, from its position and the primary's.
 
-    If a replica has replayed a position that was read at the primary, the replica has every change
-    that was acknowledged before the position was read. The client keeps each position of the
-    primary, with the time at which it asked for the position. The newest position that the replica
-    has reached tells how old its answers can be.
+    A replica that has replayed a position of the primary has every change that was acknowledged
+    before the primary was asked for it. So the newest such position, with the time of asking, tells
+    how old the replica's answers can be.
 
     Positions of two timelines are never compared: after a failover, a replica of the old timeline
-    may have a higher position than the new primary. A replica without a replication stream has no
-    known timeline, so it may not answer.
+    may be further than the new primary. A replica without a stream has no known timeline.
     """
 
     def __init__(self, max_lag: timedelta) -> None:

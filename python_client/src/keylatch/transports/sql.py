@@ -30,7 +30,7 @@ select pg_catalog.current_setting('request.jwt.claims', true),
 """
 
 # A call switches the role within a transaction, so two threads or tasks must not interleave on
-# one connection. Locks are found by the connection's id: several clients may share a connection,
+# one connection. Locks are found by the connection's id, because clients may share a connection,
 # and asyncpg's pooled connections allow no weak references. Each client keeps both alive.
 _locks: WeakValueDictionary[int, Any] = WeakValueDictionary()
 
