@@ -12,7 +12,8 @@ import postgrest
 import psycopg
 import pytest
 
-from keylatch import Keylatch, calls
+from keylatch import Keylatch
+from keylatch.advice import CALLS_OF
 from keylatch.cached import CachedResolver
 from keylatch.errors import KeylatchError, NotInstalled
 from stack import Database, Janitor, Rest, Tokens, migrations, module_names, until
@@ -20,6 +21,7 @@ from stack import Database, Janitor, Rest, Tokens, migrations, module_names, unt
 pytestmark = pytest.mark.one_server
 
 ID = uuid4()
+MODULE_OF = {call: module for module, calls in CALLS_OF.items() for call in calls.split()}
 # A call of every module's functions and views, by the name of the function or view.
 CALLS: dict[str, Callable[[Keylatch], object]] = {
     "list_events": lambda kl: kl.events(ID),
@@ -71,13 +73,13 @@ def made_by(*modules: str) -> set[str]:
 
 def test_each_call_belongs_to_the_module_whose_migration_makes_it() -> None:
     core, names = made_by(), set(module_names())
-    assert set(calls.MODULE_OF.values()) == names - {"request"}, "request has no call of a client"
-    for function, module in calls.MODULE_OF.items():
+    assert set(MODULE_OF.values()) == names - {"request"}, "request has no call of a client"
+    for function, module in MODULE_OF.items():
         assert function in made_by(module) - core, f"{function} is not made by {module}"
 
 
 def test_every_method_reaches_the_core_or_a_call_of_the_table() -> None:
-    assert CALLS.keys() == calls.MODULE_OF.keys()
+    assert CALLS.keys() == MODULE_OF.keys()
     core = made_by()
     for function, call in CALLS.items():
         with pytest.raises(AskedFor, match=f"^{function}$"):
@@ -122,7 +124,7 @@ def test_a_call_of_a_missing_module_names_the_module_and_the_command(
         ):
             assert kl.installation().modules == ()
             for function, call in CALLS.items():
-                module = calls.MODULE_OF[function]
+                module = MODULE_OF[function]
                 with pytest.raises(KeylatchError) as caught:
                     call(kl)
                 error = caught.value

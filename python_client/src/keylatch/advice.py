@@ -8,6 +8,15 @@ LOGIN = "<login>"
 """Placeholder in a hint for the connection's user, whom no server message names."""
 
 
+CALLS_OF = {
+    "events": "list_events seal_events verify_events",
+    "usage": "key_usage record_usage",
+    "notify": "replay_position wait_for_replicas",
+    "sessions": "resolve_session close_session attach_subject prune_sessions end_sessions",
+    "legacy": "import_keys declare_scheme end_scheme finish_import upgrade_key legacy_keys "
+    "revoke_legacy_key",
+}
+"""The functions and views of each module that the client calls."""
 _INSTALL = "Run: keylatch install . --tenancy keylatch && supabase db push"
 _RELOAD = f"{_INSTALL}. If keylatch is installed, run in SQL: notify pgrst, 'reload schema'"
 _RESOLVES = (
@@ -90,6 +99,17 @@ _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
         None,
         "Send calls that write to the primary: this server is a replica, or the session is "
         "read-only.",
+    ),
+    *(
+        (
+            "42883 42P01 PGRST202 PGRST205",
+            rf"\bkeylatch\.({'|'.join(calls.split())})\b",
+            f"{{0}} belongs to the module {module}, which is not installed.",
+            f"Run: keylatch install . --with {module} && supabase db push; on plain PostgreSQL: "
+            f"keylatch apply --with {module}. If the module is installed, run in SQL: "
+            "notify pgrst, 'reload schema'",
+        )
+        for module, calls in CALLS_OF.items()
     ),
     ("3F000 42883 42P01", "", None, _INSTALL),
     (

@@ -11,24 +11,13 @@ from uuid import UUID
 
 from . import models
 from .arguments import sent, usage_batch
-from .errors import InvalidArgument, KeyNotFound, NotInstalled, UnexpectedAnswer
+from .errors import InvalidArgument, KeyNotFound, UnexpectedAnswer
 from .rows import read_all, read_each_once, read_one, read_optional
 from .secret import Secret
 from .transports import Rows
 
 M = TypeVar("M")
 T = TypeVar("T")
-
-_CALLS_OF = {
-    "events": "list_events seal_events verify_events",
-    "usage": "key_usage record_usage",
-    "notify": "replay_position wait_for_replicas",
-    "sessions": "resolve_session close_session attach_subject prune_sessions end_sessions",
-    "legacy": "import_keys declare_scheme end_scheme finish_import upgrade_key legacy_keys "
-    "revoke_legacy_key",
-}
-MODULE_OF = {name: module for module, names in _CALLS_OF.items() for name in names.split()}
-"""The module of each function and view that does not belong to the core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +35,6 @@ class Call(Generic[T]):
     arguments: Mapping[str, object]
     decode: Callable[[Rows], T]
     waits: bool = False
-
-    def explain_missing(self, error: NotInstalled) -> NotInstalled:
-        """Name the module of this call if the database does not have the call."""
-        module = MODULE_OF.get(self.function)
-        if module is None or f"keylatch.{self.function}" not in (error.detail or ""):
-            return error
-        return NotInstalled(
-            sqlstate=error.sqlstate,
-            detail=f"{self.function} belongs to the module {module}, which is not installed.",
-            hint=f"Run: keylatch install . --with {module} && supabase db push; on plain "
-            f"PostgreSQL: keylatch apply --with {module}. If the module is installed, run in SQL: "
-            "notify pgrst, 'reload schema'",
-        )
 
 
 def _call(

@@ -9,7 +9,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
 
 from . import calls
-from .errors import InvalidArgument, NotInstalled
+from .errors import InvalidArgument
 from .transports import AsyncTransport, Transport, expect, finish
 
 if TYPE_CHECKING:
@@ -184,18 +184,11 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT]):
         return type(self)(getattr(self._transport, "primary", self._transport))
 
     async def _answer(self, call: calls.Call[T]) -> T:
-        try:
-            rows = self._transport.call(call.function, call.arguments)
-            if self._is_async:
-                rows = await rows
-        except NotInstalled as error:
-            missing = call.explain_missing(error)
-        else:
-            answer = call.decode(rows)
-            if call.waits:
-                await self._answer(calls.wait_for_replicas())
-            return answer
-        raise missing
+        rows = self._transport.call(call.function, call.arguments)
+        answer = call.decode(await rows if self._is_async else rows)
+        if call.waits:
+            await self._answer(calls.wait_for_replicas())
+        return answer
 
 
 def blocking(describe: Callable[P, calls.Call[T]]) -> Callable[Concatenate[Keylatch, P], T]:
