@@ -90,7 +90,7 @@ _ADVICE: tuple[tuple[str, str, str | None, str], ...] = (
         'role "([^"]+)" does not exist',
         "the role {0} in the token or the claims does not exist in this database",
         "Use anon, authenticated, service_role or keylatch_resolver. If keylatch_resolver is "
-        f"missing: {_INSTALL[0].lower()}{_INSTALL[1:]}",
+        f"missing, keylatch is not installed. {_INSTALL}",
     ),
     ("22P05", "", None, "Connect with client_encoding=utf8."),
     (

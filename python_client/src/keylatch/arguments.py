@@ -101,7 +101,7 @@ def _checked(name: str, value: Any, kind: Any, wanted: str) -> Any:
         or (kind is int and isinstance(value, bool))
         or (kind is Iterable and isinstance(value, str | bytes | Mapping))
     ):
-        # The message leaves the value out: a caller may have passed a key in place of its id.
+        # Without the value: a caller may have passed a key in place of its id.
         found = "None" if value is None else type(value).__name__
         raise InvalidArgument.of(name, f"is {found}, not {wanted}")
     return value

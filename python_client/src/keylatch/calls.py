@@ -290,8 +290,6 @@ def installation() -> Call[models.Installation]:
 
 
 # Module events.
-
-
 def events(
     workspace_id: UUID | str, *, after: UUID | str | None = None, limit: int = 1000
 ) -> Call[tuple[models.KeyEvent, ...]]:
@@ -338,8 +336,6 @@ def verify_events(*, from_checkpoint: int = 1, limit: int = 100) -> Call[models.
 
 
 # Module usage.
-
-
 def record_usage(
     uses: Iterable[models.KeyUsage] = (),
     *,
@@ -372,8 +368,6 @@ def usage(key_id: UUID | str) -> Call[models.KeyUsage | None]:
 
 
 # Module notify.
-
-
 def replay_position() -> Call[models.ReplayPosition]:
     """Return this server's position in the write-ahead log. For services and admins.
 
@@ -404,8 +398,6 @@ def wait_for_replicas(*, timeout: timedelta = timedelta(seconds=10)) -> Call[mod
 
 
 # Module sessions.
-
-
 def resolve_session(token: str | Secret, *, extend: bool = False) -> Call[models.Session | None]:
     """Look up an open session by its token. For services.
 
@@ -475,8 +467,6 @@ def end_sessions(key_id: UUID | str, *, reason: str | None = None) -> Call[model
 
 
 # Module legacy.
-
-
 def import_keys(
     lines: Iterable[Mapping[str, object]],
     *,

@@ -91,9 +91,7 @@ class Key(Row):
     environment: str  #: `live` or `test`.
     public_key: str | None  #: The whole key if it is publishable; `None` for a secret one.
     masked_key: str  #: For people to tell keys apart: `wk_sk_live_...abcd`.
-    #: The first 8 hex characters of the stored hash. Compare it with `keylatch.fingerprint` of the
-    #: text that a service got.
-    fingerprint: str
+    fingerprint: str  #: The first 8 hex characters of the hash. Source: `keylatch.fingerprint`.
     label: str  #: A name for people.
     metadata: Mapping[str, Any] = field(hash=False)  #: The application's JSON object.
     allowed_origins: tuple[str, ...]  #: The canonical origins that may use a publishable key.
@@ -119,16 +117,15 @@ class Revocation(Row):
     id: UUID  #: The key.
     revoked_at: datetime  #: When the key was revoked, UTC, by the server's clock.
     already_revoked: bool  #: Whether it was revoked before; then this call changed nothing.
-    #: The other keys of its rotation family that this call revoked.
-    also_revoked: tuple[UUID, ...]
+    also_revoked: tuple[UUID, ...]  #: The other keys of its rotation family, revoked by this call.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retirement(Row):
-    """What a call of `retire_workspace` did. Source: `retire_workspace`."""
+    """What a call did to many keys. Source: `retire_workspace`, `finish_import`, `end_scheme`."""
 
-    revoked: int  #: How many keys this call revoked.
-    is_done: bool  #: Whether no unrevoked key is left.
+    revoked: int  #: How many keys this call revoked; for `end_scheme`, how many got the expiry.
+    is_done: bool  #: Whether no key is left for another call.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +138,7 @@ class ResolvedKey(Row):
     environment: str  #: `live` or `test`.
     scopes: tuple[str, ...]  #: The application's words for what the key may do.
     metadata: Mapping[str, Any] = field(hash=False)  #: The application's JSON object.
-    #: When the key expires, UTC; `None` for never. No cache may keep it longer.
-    expires_at: datetime | None
+    expires_at: datetime | None  #: When the key expires, UTC, also for caches; `None` for never.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,9 +151,7 @@ class Explanation(Row):
     detail: str | None  #: Why, in a sentence.
     hint: str | None  #: What to do.
     key_id: UUID | None  #: The key; `None` if none was found.
-    #: The first 8 hex characters of the text's hash. If it differs from `Key.fingerprint`, the
-    #: text is not the stored key.
-    fingerprint: str
+    fingerprint: str  #: Of the text. If it differs from `Key.fingerprint`, the text is not the key.
     expires_at: datetime | None  #: When the key expires or expired, UTC; `None` for never.
 
 
@@ -171,14 +165,14 @@ class Installation(Row):
     installed_at: datetime  #: When the schema was installed, UTC.
     database_name: str  #: The name of the database.
     database_oid: int  #: Its number in the PostgreSQL cluster.
-    #: The PostgreSQL cluster: equal on primary and replica, different after a dump was restored
-    #: into another cluster.
-    system_identifier: str
+    system_identifier: (
+        str  #: The PostgreSQL cluster. A dump that was restored elsewhere has another.
+    )
     is_replica: bool  #: Whether this server is a read replica.
     #: How far the replica is behind, in seconds; 0 on a primary, `None` if it is not known.
     replica_lag_seconds: float | None
-    #: Where it was installed, as `system_identifier/database_oid/timeline`. In a copy, or where a
-    #: dump was restored, that is another place than this one.
+    #: Where it was installed, as `system_identifier/database_oid/timeline`: another place than this
+    #: one in a copy, or where a dump was restored.
     made_in: str
 
 

@@ -16,11 +16,9 @@ def mask_keys(text: str) -> str:
 
     A truncated key loses its last 4 characters too.
     """
-    return _KEY_SHAPED.sub(_mask, text)
-
-
-def _mask(match: re.Match[str]) -> str:
-    return f"{match[1]}...{match[2][-4:] if len(match[2]) >= _WHOLE else ''}"
+    return _KEY_SHAPED.sub(
+        lambda found: f"{found[1]}...{found[2][-4:] if len(found[2]) >= _WHOLE else ''}", text
+    )
 
 
 @final
@@ -85,11 +83,10 @@ class Secret:
 
     __delattr__ = __setattr__
 
-    def __copy__(self) -> Secret:
+    def __copy__(self, _: object = None) -> Secret:
         return self
 
-    def __deepcopy__(self, memo: object) -> Secret:
-        return self
+    __deepcopy__ = __copy__
 
     def __getstate__(self) -> None:
         return None

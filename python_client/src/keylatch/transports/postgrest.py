@@ -10,7 +10,7 @@ import httpx
 from ..errors import KeylatchError, Unavailable, UnexpectedAnswer, error_for
 from ..secret import mask_keys
 from . import VIEWS, Calls, Rows
-from .wire import VOID, as_rows, dump_json, read_json
+from .wire import as_rows, dump_json, read_json
 
 # Answers that a server may cut at its `max-rows`: 1000 on a Supabase project.
 _PAGED = frozenset({"legacy_keys", "list_events", "list_keys"})
@@ -54,7 +54,9 @@ class PostgrestTransport(Calls):
             else:
                 page = _read(response, function, arguments)
                 rows += page
-                if not page or _is_all(response, len(rows)):
+                # `Content-Range` is `0-999/2345`, or `0-999/*` if the rows were not counted.
+                total = response.headers.get("Content-Range", "").rpartition("/")[2]
+                if not page or not total.isdecimal() or len(rows) >= int(total):
                     return rows
                 continue
             # Outside the except block, so that the request, with the key, is not in the chain.
@@ -102,7 +104,8 @@ def _send_key_as_apikey(headers: httpx.Headers) -> None:
 
 def _read(response: httpx.Response, function: str, arguments: Mapping[str, object]) -> Rows:
     """Return the rows of a successful answer, or raise the error of a failed one."""
-    if response.status_code == httpx.codes.NO_CONTENT and function in VOID:
+    # The only function that returns nothing.
+    if response.status_code == httpx.codes.NO_CONTENT and function == "declare_scheme":
         return []
     try:
         answer = read_json(response.text)
@@ -133,12 +136,6 @@ def _read(response: httpx.Response, function: str, arguments: Mapping[str, objec
         status=response.status_code,
         arguments=arguments,
     )
-
-
-def _is_all(response: httpx.Response, count: int) -> bool:
-    """Check whether this was the last page. `Content-Range` is `0-999/2345`, or `0-999/*`."""
-    total = response.headers.get("Content-Range", "").rpartition("/")[2]
-    return not total.isdecimal() or count >= int(total)
 
 
 def no_answer(problem: httpx.HTTPError) -> KeylatchError:

@@ -199,12 +199,7 @@ _NO_ANSWER = (
 def failure_of(problem: Any, arguments: Mapping[str, object] | None = None) -> KeylatchError:
     """Turn an error of a driver or of SQLAlchemy into keylatch's error, without values of any row.
 
-    Args:
-        problem: The error of the library.
-        arguments: The arguments of the call, to find the argument that PostgreSQL could not read.
-
-    Returns:
-        The error. Raise it outside the except block, so that it does not refer to `problem`.
+    Raise the result outside the except block, so that it does not refer to the library's error.
     """
     # SQLAlchemy wraps the driver's error, and its adapter for asyncpg wraps asyncpg's error.
     problem = getattr(problem, "orig", None) or problem
@@ -220,16 +215,13 @@ def failure_of(problem: Any, arguments: Mapping[str, object] | None = None) -> K
     state = getattr(problem, "sqlstate", None)
     if state is not None:
         # psycopg keeps the texts of the server in `diag`, asyncpg in the error itself.
-        said = getattr(problem, "diag", problem)
-        return error_for(
-            message=getattr(said, "message_primary", None)
-            or getattr(said, "message", None)
-            or str(problem),
-            code=state,
-            detail=getattr(said, "message_detail", None) or getattr(said, "detail", None),
-            hint=getattr(said, "message_hint", None) or getattr(said, "hint", None),
-            arguments=arguments,
+        said = getattr(problem, "diag", None)
+        message, detail, hint = (
+            (said.message_primary, said.message_detail, said.message_hint)
+            if said is not None
+            else (problem.message or str(problem), problem.detail, problem.hint)
         )
+        return error_for(message=message, code=state, detail=detail, hint=hint, arguments=arguments)
     words = mask_keys(str(problem)).partition("\n")[0]
     detail = f"{type(problem).__name__}: {words}".removesuffix(": ")
     if not is_one_of(problem, *_NO_ANSWER):

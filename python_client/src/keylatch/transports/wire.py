@@ -16,8 +16,6 @@ _TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]')
 _UNREADABLE = object()
 # Members of an answer that are lists of rows.
 _ROWS = ("keys", "lines", "probes")
-VOID = ("declare_scheme",)
-"""Functions that return nothing."""
 
 
 def read_json(text: str) -> object:
