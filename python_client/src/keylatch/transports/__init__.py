@@ -13,7 +13,7 @@ Rows = Sequence[Mapping[str, object]]
 VIEWS = frozenset({"keys", "key_usage", "legacy_keys"})
 """Views that are read like a function: an argument filters by the column of the same name."""
 READS = VIEWS | {"explain_key", "list_keys", "resolve_key", "resolve_keys"}
-"""Calls that only read: a replica may answer these calls, and they need no commit."""
+"""Calls that a replica may answer. They only read, so they need no commit."""
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ _WAYS = {
     "asyncpg.pool.PoolConnectionProxy",
 }
 # Types that no constructor accepts, by the advice for them.
-_ADVICE = {
+_NOT_ACCEPTED = {
     "Keylatch.from_psycopg with a connection of psycopg 3 (pip install 'keylatch[psycopg]'): "
     "psycopg2 writes keys into the text of statements": "psycopg2.extensions.connection "
     "psycopg2.pool.AbstractConnectionPool",
@@ -99,7 +99,7 @@ class Calls(ABC):
         """As `Transport.call`."""
 
     async def _wait(self, result: Any) -> Any:
-        """Return what a library's function returned, or in the async form what that gives."""
+        """Return the result of a library's function. The async form awaits it first."""
         return await result if self._is_async else result
 
     @asynccontextmanager
@@ -133,7 +133,7 @@ def expect(way: str, source: object, reads: object = None) -> None:
         if is_one_of(value, *accepted):
             continue
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
-        for other, names in {**_WAYS, **_ADVICE}.items():
+        for other, names in {**_WAYS, **_NOT_ACCEPTED}.items():
             if is_one_of(value, *names.split()):
                 raise TypeError(f"for a {kind}, use {other}")
         raise TypeError(f"expected {' or '.join(accepted)}, not {kind}")

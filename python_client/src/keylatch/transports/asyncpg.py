@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from .sql import Call, Found, SqlCalls
+from .sql import Found, SqlCalls, Statement
 
 
 class AsyncpgTransport(SqlCalls):
@@ -19,9 +19,9 @@ class AsyncpgTransport(SqlCalls):
     _errors = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
     _connections = (asyncpg.Connection, PoolConnectionProxy)
 
-    async def _borrowed(self, call: Call) -> Found:
+    async def _borrowed(self, statement: Statement) -> Found:
         async with self._source.acquire() as connection:
-            return await self._alone(connection, call)
+            return await self._alone(connection, statement)
 
     def is_idle(self, connection: Any) -> bool:
         """As `SqlCalls.is_idle`."""

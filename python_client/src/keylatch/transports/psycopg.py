@@ -11,7 +11,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from . import READS
-from .sql import BECOME, Call, Found, SqlCalls
+from .sql import BECOME, Found, SqlCalls, Statement
 
 
 class PsycopgTransport(SqlCalls):
@@ -24,20 +24,20 @@ class PsycopgTransport(SqlCalls):
         """As `SqlCalls.is_idle`."""
         return bool(connection.info.transaction_status == TransactionStatus.IDLE)
 
-    async def _borrowed(self, call: Call) -> Found:
+    async def _borrowed(self, statement: Statement) -> Found:
         async with self._entered(self._source.connection()) as connection:
             # A read needs no BEGIN and COMMIT, which are two round trips.
-            switches = call.function in READS and not connection.autocommit
+            switches = statement.function in READS and not connection.autocommit
             try:
                 if switches:
                     await self._wait(connection.set_autocommit(True))
-                return await self._alone(connection, call)
+                return await self._alone(connection, statement)
             finally:
                 if switches and self.is_idle(connection):
                     await self._wait(connection.set_autocommit(False))
 
-    async def _alone(self, connection: Any, call: Call) -> Found:
-        if self._identity and call.function in READS and psycopg.Pipeline.is_supported():
+    async def _alone(self, connection: Any, statement: Statement) -> Found:
+        if self._identity and statement.function in READS and psycopg.Pipeline.is_supported():
             # One round trip. A pipeline is one transaction, which commits at the end. psycopg does
             # not report a failed commit there, but the commit of a read cannot fail.
             asked = self._cursor(connection)
@@ -47,7 +47,7 @@ class PsycopgTransport(SqlCalls):
                     # refusal of the claims arrives at once, the call is not sent and has no result.
                     with suppress(psycopg.Error):
                         await self._wait(self._cursor(connection).execute(BECOME, self._identity))
-                        await self._wait(asked.execute(*call.bound()))
+                        await self._wait(asked.execute(*statement.bound()))
                 if asked.pgresult is not None:
                     found: Found = await self._wait(asked.fetchall())
                     return found
@@ -59,7 +59,7 @@ class PsycopgTransport(SqlCalls):
                 if not isinstance(problem, psycopg.errors.PipelineAborted):
                     raise
             # The claims were refused. Single statements show why.
-        return await super()._alone(connection, call)
+        return await super()._alone(connection, statement)
 
     async def _ask(self, connection: Any, query: str, values: Sequence[object] = ()) -> Found:
         cursor = self._cursor(connection)

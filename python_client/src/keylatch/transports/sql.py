@@ -54,8 +54,8 @@ def identity_of(claims: Mapping[str, Any] | None) -> tuple[str, str] | None:
     return json.dumps(copy), role
 
 
-class Call(NamedTuple):
-    """The arguments of a call. The key is a `Secret`, so that no traceback shows the key."""
+class Statement(NamedTuple):
+    """The function and arguments of a call. A key is a `Secret`, so that no traceback shows it."""
 
     function: str
     arguments: Mapping[str, object]
@@ -93,7 +93,7 @@ class SqlCalls(Calls):
         """Check that no transaction is open on a connection of the driver."""
 
     @abstractmethod
-    async def _borrowed(self, call: Call) -> Found:
+    async def _borrowed(self, statement: Statement) -> Found:
         """Make the call `_alone` on a connection of the pool."""
 
     @abstractmethod
@@ -106,42 +106,42 @@ class SqlCalls(Calls):
 
     async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         try:
-            found = await self._carry(Call(function, arguments))
+            found = await self._carry(Statement(function, arguments))
             return as_rows([read_json(row[0]) for row in found])
         except self._errors as problem:
             failure = failure_of(problem, arguments)
         # Outside the except block: the driver's error has frames and texts with the key.
         raise failure
 
-    async def _carry(self, call: Call) -> Found:
+    async def _carry(self, statement: Statement) -> Found:
         if not isinstance(self._source, self._connections):
-            return await self._borrowed(call)
+            return await self._borrowed(statement)
         await self._wait(self._lock.acquire())
         try:
             is_alone = _autocommits(self._source) and self.is_idle(self._source)
-            return await (self._alone if is_alone else self._within)(self._source, call)
+            return await (self._alone if is_alone else self._within)(self._source, statement)
         finally:
             self._lock.release()
 
-    async def _alone(self, connection: Any, call: Call) -> Found:
+    async def _alone(self, connection: Any, statement: Statement) -> Found:
         """Make a call that is a transaction of its own."""
         # A single statement is a transaction: BEGIN and COMMIT would cost two round trips.
         if self._identity is None and _autocommits(connection):
-            return await self._ask(connection, *call.bound())
+            return await self._ask(connection, *statement.bound())
         async with self._block(connection):
             if self._identity is not None:
                 await self._ask(connection, BECOME, self._identity)
-            return await self._ask(connection, *call.bound())
+            return await self._ask(connection, *statement.bound())
 
-    async def _within(self, connection: Any, call: Call) -> Found:
+    async def _within(self, connection: Any, statement: Statement) -> Found:
         """Make a call in the caller's transaction."""
         # Before the savepoint, because psycopg begins the transaction with its first statement.
         former = await self._ask(connection, _WHO)
         async with self._block(connection):
             if self._identity is None:
-                return await self._ask(connection, *call.bound())
+                return await self._ask(connection, *statement.bound())
             await self._ask(connection, BECOME, self._identity)
-            found = await self._ask(connection, *call.bound())
+            found = await self._ask(connection, *statement.bound())
             # `set local` outlives a savepoint. After an error, the rollback restores the identity.
             await self._ask(connection, BECOME, tuple(former[0]))
         return found

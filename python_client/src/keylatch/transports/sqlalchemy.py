@@ -6,6 +6,7 @@ straight to the driver, so that SQLAlchemy's errors, events and echo see no key.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -29,11 +30,12 @@ class SqlalchemyTransport(Calls):
         self, source: Any, claims: Mapping[str, Any] | None, *, is_async: bool = False
     ) -> None:
         super().__init__(is_async=is_async)
-        identity_of(claims)
+        identity = identity_of(claims)
         if isinstance(source, Engine | Connection | AsyncEngine | AsyncConnection):
             self._require(source)
         self._source = source
-        self._claims = None if claims is None else dict(claims)
+        # A copy through JSON, so that later changes of the caller do not reach the calls.
+        self._claims = None if identity is None else json.loads(identity[0])
 
     async def _call(self, function: str, arguments: Mapping[str, object]) -> Rows:
         try:
