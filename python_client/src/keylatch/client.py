@@ -35,13 +35,7 @@ SqlalchemyT = TypeVar("SqlalchemyT")
 
 
 class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT]):
-    """The base class of `Keylatch` and `AsyncKeylatch`, with their constructors.
-
-    A client opens no connection of its own, and changes no setting of the caller's connection.
-
-    The constructors raise `TypeError` if an object is of another kind, for example async, and
-    `InvalidArgument` if `claims` is not a JSON object or `max_lag` is not in its range.
-    """
+    """The base class of `Keylatch` and `AsyncKeylatch`, with their constructors."""
 
     _is_async: ClassVar[bool]
 
@@ -246,6 +240,10 @@ else:
 
 class Keylatch(_Blocking):
     """A client for the keys of a database, over a connection that the caller opens and closes.
+
+    A constructor raises `TypeError` if an object is of another kind, for example async, and
+    `InvalidArgument` if `claims` is not a JSON object or `max_lag` is not in its range. It changes
+    no setting of the connection.
 
     Every call can raise `InvalidArgument` (a value breaks a rule; `detail` names it),
     `KeyNotFound` or `SessionNotFound` (no such id or token that the caller may see),
