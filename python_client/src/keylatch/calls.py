@@ -11,7 +11,7 @@ from uuid import UUID
 
 from . import models
 from .arguments import sent, usage_batch
-from .errors import InvalidArgument, KeyNotFound, UnexpectedAnswer
+from .errors import KeyNotFound, UnexpectedAnswer
 from .rows import read_all, read_each_once, read_one, read_optional
 from .secret import Secret
 from .transports import Rows
@@ -258,10 +258,6 @@ def resolve_many(
     """
     arguments = sent(locals())
     presented: Any = arguments["keys"]
-    came_from: Any = arguments["origins"]
-    if came_from is not None and len(came_from) != len(presented):
-        problem = f"must have one entry for each of the {len(presented)} keys, not {len(came_from)}"
-        raise InvalidArgument.of("origins", problem)
     return Call("resolve_keys", arguments, partial(_read_places, len(presented)))
 
 
