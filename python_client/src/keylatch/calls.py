@@ -601,11 +601,10 @@ def _read_places(count: int, rows: Rows) -> tuple[models.ResolvedKey | None, ...
             detail=f"{count} keys were sent and {len(rows)} answers came back",
             hint="Send fewer keys per call, or increase max-rows of the API.",
         )
-    found = [places[place] for place in range(1, count + 1)]
-    keys = iter(
-        read_all(models.ResolvedKey, [row for row in found if row.get("key_id") is not None])
+    return tuple(
+        None if row.get("key_id") is None else read_all(models.ResolvedKey, [row])[0]
+        for row in (places[place] for place in range(1, count + 1))
     )
-    return tuple(None if row.get("key_id") is None else next(keys) for row in found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -621,7 +620,6 @@ def _read_found(rows: Rows) -> models.Key:
     found = read_optional(models.Key, rows)
     if found is None:
         raise KeyNotFound(
-            detail="You administer no key with this id.",
-            hint="List the keys of the workspace.",
+            detail="You administer no key with this id.", hint="List the keys of the workspace."
         )
     return found
