@@ -196,13 +196,8 @@ _SENT = {
     name: (kind, wanted, send, sql)
     for names, kind, wanted, send, sql in (
         ("after id key_id workspace_id import_id", UUID | str, "a UUID", _uuid, "uuid"),
-        (
-            "environment kind label name prefix reason source subject",
-            str,
-            "a string",
-            _text,
-            "text",
-        ),
+        ("environment kind label name", str, "a string", _text, "text"),
+        ("prefix reason source subject", str, "a string", _text, "text"),
         ("key token", str | Secret, "a string", _presented, "text"),
         ("keys", Iterable, "a list of strings", _keys, "text[]"),
         ("origin", str, "a string", _sendable, "text"),
@@ -212,13 +207,8 @@ _SENT = {
         ("probes", Iterable, "a list of probes", _lines, "jsonb"),
         ("batch limit", int, "an int", _int, "int4"),
         ("from_checkpoint", int, "an int", _int, "int8"),
-        (
-            "cascade dry_run extend strict wait_for_replicas",
-            bool,
-            "a bool",
-            lambda _, is_so: is_so,
-            "bool",
-        ),
+        ("cascade dry_run extend strict", bool, "a bool", lambda _, given: given, "bool"),
+        ("wait_for_replicas", bool, "a bool", lambda _, given: given, "bool"),
         ("ends_at expires_at", datetime, "a datetime", _time, "timestamptz"),
         ("grace timeout", timedelta, "a timedelta", _interval, "interval"),
         ("metadata recipe", Mapping, "a JSON object", json_object, "jsonb"),

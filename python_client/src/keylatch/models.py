@@ -70,7 +70,9 @@ class IssuedKey(Row):
     kind: str  #: `publishable` or `secret`.
     environment: str  #: `live` or `test`.
     masked_key: str  #: For people to tell keys apart: `wk_sk_live_...abcd`.
-    fingerprint: str  #: The first 8 hex characters of the hash. Source: `keylatch.fingerprint`.
+    #: The first 8 hex characters of the stored hash. Compare it with `keylatch.fingerprint` of the
+    #: text that a service got.
+    fingerprint: str
     label: str  #: A name for people.
     allowed_origins: tuple[str, ...]  #: The canonical origins that may use a publishable key.
     scopes: tuple[str, ...]  #: The application's words for what the key may do.
@@ -138,7 +140,8 @@ class ResolvedKey(Row):
     environment: str  #: `live` or `test`.
     scopes: tuple[str, ...]  #: The application's words for what the key may do.
     metadata: Mapping[str, Any] = field(hash=False)  #: The application's JSON object.
-    expires_at: datetime | None  #: When the key expires, UTC, also for caches; `None` for never.
+    #: When the key expires, UTC; `None` for never. No cache may keep it longer.
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +154,9 @@ class Explanation(Row):
     detail: str | None  #: Why, in a sentence.
     hint: str | None  #: What to do.
     key_id: UUID | None  #: The key; `None` if none was found.
-    fingerprint: str  #: Of the text. If it differs from `Key.fingerprint`, the text is not the key.
+    #: The first 8 hex characters of the text's hash. If it differs from `Key.fingerprint`, the
+    #: text is not the stored key.
+    fingerprint: str
     expires_at: datetime | None  #: When the key expires or expired, UTC; `None` for never.
 
 
@@ -165,9 +170,9 @@ class Installation(Row):
     installed_at: datetime  #: When the schema was installed, UTC.
     database_name: str  #: The name of the database.
     database_oid: int  #: Its number in the PostgreSQL cluster.
-    system_identifier: (
-        str  #: The PostgreSQL cluster. A dump that was restored elsewhere has another.
-    )
+    #: The PostgreSQL cluster: equal on primary and replica, different after a dump was restored
+    #: into another cluster.
+    system_identifier: str
     is_replica: bool  #: Whether this server is a read replica.
     #: How far the replica is behind, in seconds; 0 on a primary, `None` if it is not known.
     replica_lag_seconds: float | None
