@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 Rows = Sequence[Mapping[str, object]]
@@ -102,15 +102,21 @@ class Calls(ABC):
         """Return the result of a library's function. The async form awaits it first."""
         return await result if self._is_async else result
 
-    @asynccontextmanager
-    async def _entered(self, context: Any) -> AsyncIterator[Any]:
-        """Enter a library's context manager of this form."""
-        if self._is_async:
-            async with context as entered:
-                yield entered
-        else:
-            with context as entered:
-                yield entered
+    def _entered(self, context: Any) -> AbstractAsyncContextManager[Any]:
+        """Wrap a library's context manager of this form, for `async with`."""
+        return context if self._is_async else _Entered(context)
+
+
+class _Entered:
+    # A class, because a call enters twice, and `asynccontextmanager` takes longer.
+    def __init__(self, context: AbstractContextManager[Any]) -> None:
+        self._context = context
+
+    async def __aenter__(self) -> Any:
+        return self._context.__enter__()
+
+    async def __aexit__(self, *raised: Any) -> bool | None:
+        return self._context.__exit__(*raised)
 
 
 def is_one_of(value: object, *names: str) -> bool:

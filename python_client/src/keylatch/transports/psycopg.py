@@ -25,16 +25,17 @@ class PsycopgTransport(SqlCalls):
         return bool(connection.info.transaction_status == TransactionStatus.IDLE)
 
     async def _borrowed(self, statement: Statement) -> Found:
-        async with self._entered(self._source.connection()) as connection:
-            # A read needs no BEGIN and COMMIT, which are two round trips.
-            switches = statement.function in READS and not connection.autocommit
-            try:
-                if switches:
-                    await self._wait(connection.set_autocommit(True))
-                return await self._alone(connection, statement)
-            finally:
-                if switches and self.is_idle(connection):
-                    await self._wait(connection.set_autocommit(False))
+        connection = await self._wait(self._source.getconn())
+        # A read needs no BEGIN and COMMIT, which are two round trips.
+        switches = statement.function in READS and not connection.autocommit
+        try:
+            if switches:
+                await self._wait(connection.set_autocommit(True))
+            return await self._alone(connection, statement)
+        finally:
+            if switches and self.is_idle(connection):
+                await self._wait(connection.set_autocommit(False))
+            await self._wait(self._source.putconn(connection))
 
     async def _alone(self, connection: Any, statement: Statement) -> Found:
         if self._identity and statement.function in READS and psycopg.Pipeline.is_supported():
