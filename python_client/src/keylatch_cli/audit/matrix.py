@@ -68,7 +68,7 @@ order by n.nspname, p.proname, 3
 _INSTALLED = "select array['core'] || modules from keylatch_internal.installation"
 _SETTINGS = """
 select pg_catalog.set_config(name, value, true) from (values
-  ('lock_timeout', '100ms'), ('statement_timeout', '5s'), ('search_path', ''),
+  ('lock_timeout', '100ms'), ('statement_timeout', '60s'), ('search_path', ''),
   ('row_security', 'on'), ('request.jwt.claim.sub', ''), ('request.jwt.claim', '')
 ) as settings (name, value)
 """

@@ -75,7 +75,8 @@ end $try$;
 select pg_catalog.current_setting('keylatch_audit.found')
 """
 _AT_ONCE = 20
-"""How many operations are tested in a round trip. The statement timeout covers all of them."""
+"""How many operations are tested in a round trip, which takes 25 ms. The statement timeout covers
+all of them, and is far longer, because a database may be busy or slow."""
 
 
 @dataclass(frozen=True, slots=True)
