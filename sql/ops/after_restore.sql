@@ -175,9 +175,9 @@ grant execute on function keylatch_internal.refuse, keylatch_internal.describe_i
 keylatch.installation to authenticated, service_role, keylatch_resolver;
 revoke all on table keylatch_internal.keys, keylatch_internal.active_keys, keylatch.keys
 from public, anon, authenticated, service_role;
-revoke all on function
-keylatch.hash_key, keylatch_internal.key_characters, keylatch_internal.complete_key,
-keylatch_internal.key_form from public, anon, authenticated, service_role;
+revoke all on function keylatch.hash_key, keylatch_internal.key_characters,
+keylatch_internal.complete_key, keylatch_internal.key_form
+from public, anon, authenticated, service_role;
 grant
 select (
   id, workspace_id, kind, environment, public_key, masked_key, fingerprint, label, metadata,
@@ -220,23 +220,23 @@ alter table keylatch_internal.keys enable always trigger keys_truncate_keep;
 alter table keylatch_internal.keys enable replica trigger keys_update_a_merge_revocation;
 revoke all on function keylatch_internal.is_apply_worker, keylatch_internal.hold_latch,
 keylatch_internal.hold_expiry, keylatch_internal.merge_revocation, keylatch_internal.stamp_update,
-keylatch_internal.judge_update, keylatch_internal.check_metadata, keylatch_internal.check_key from
-public, anon, authenticated, service_role;
+keylatch_internal.judge_update, keylatch_internal.check_metadata, keylatch_internal.check_key
+from public, anon, authenticated, service_role;
 grant execute on function keylatch_internal.is_apply_worker, keylatch_internal.check_metadata,
 keylatch_internal.check_key to authenticated, service_role;
 revoke all on function keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
-keylatch_internal.mint_key, keylatch_internal.insert_key,
-keylatch_internal.set_suspended, keylatch.issue_key, keylatch.issue_keys, keylatch.rotate_key,
-keylatch.revoke_key, keylatch.retire_workspace, keylatch.suspend_key, keylatch.unsuspend_key,
-keylatch.list_keys from public, anon, authenticated, service_role;
+keylatch_internal.mint_key, keylatch_internal.insert_key, keylatch_internal.set_suspended,
+keylatch.issue_key, keylatch.issue_keys, keylatch.rotate_key, keylatch.revoke_key,
+keylatch.retire_workspace, keylatch.suspend_key, keylatch.unsuspend_key, keylatch.list_keys
+from public, anon, authenticated, service_role;
 grant execute on function keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
 keylatch_internal.insert_key, keylatch_internal.set_suspended, keylatch.issue_key,
 keylatch.issue_keys, keylatch.rotate_key, keylatch.revoke_key, keylatch.retire_workspace,
 keylatch.suspend_key, keylatch.unsuspend_key, keylatch.list_keys to authenticated, service_role;
-revoke all on function
-keylatch_internal.other_hash, keylatch.resolve_key, keylatch.resolve_keys, keylatch.explain_key,
-keylatch_internal.key_verdict, keylatch_internal.explain, keylatch_internal.find_key,
-keylatch_internal.explain_for_resolver from public, anon, authenticated, service_role;
+revoke all on function keylatch_internal.other_hash, keylatch.resolve_key, keylatch.resolve_keys,
+keylatch.explain_key, keylatch_internal.key_verdict, keylatch_internal.explain,
+keylatch_internal.find_key, keylatch_internal.explain_for_resolver
+from public, anon, authenticated, service_role;
 grant execute on function keylatch.resolve_key, keylatch.resolve_keys
 to service_role, keylatch_resolver;
 grant execute on function keylatch_internal.find_key, keylatch_internal.explain,
@@ -301,8 +301,8 @@ enable always trigger key_event_checkpoints_update_keep;
 alter table keylatch_internal.key_event_checkpoints
 enable always trigger key_event_checkpoints_delete_keep;
 revoke all on table keylatch_internal.key_events, keylatch_internal.key_event_checkpoints,
-keylatch_internal.event_settings, keylatch.key_events from public, anon, authenticated,
-service_role;
+keylatch_internal.event_settings, keylatch.key_events
+from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.keep_events, keylatch_internal.personal_digest,
 keylatch_internal.is_erasure from public, anon, authenticated, service_role;
 grant select on table keylatch_internal.key_events, keylatch.key_events
@@ -311,8 +311,8 @@ grant select on table keylatch_internal.key_event_checkpoints to service_role;
 alter table keylatch_internal.keys enable always trigger keys_update_record_events;
 revoke all on function keylatch_internal.clean_word, keylatch_internal.current_source,
 keylatch_internal.metadata_change, keylatch_internal.limit_growth, keylatch_internal.record_new_key,
-keylatch_internal.content_changes, keylatch_internal.record_change, keylatch.list_events from
-public, anon, authenticated, service_role;
+keylatch_internal.content_changes, keylatch_internal.record_change, keylatch.list_events
+from public, anon, authenticated, service_role;
 grant execute on function keylatch.list_events to authenticated, service_role;
 revoke all on function keylatch_internal.event_digest, keylatch_internal.digest_events,
 keylatch_internal.seal_key_events, keylatch_internal.verify_checkpoints, keylatch.seal_events,
@@ -366,11 +366,11 @@ revoke all on sequence keylatch_internal.notices_left_out
 from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.is_notify_stuck, keylatch_internal.notify_caches,
 keylatch_internal.note_extension, keylatch_internal.read_position, keylatch_internal.read_heartbeat,
-keylatch_internal.await_replicas, keylatch.replay_position, keylatch.wait_for_replicas from public,
-anon, authenticated, service_role;
+keylatch_internal.await_replicas, keylatch.replay_position, keylatch.wait_for_replicas
+from public, anon, authenticated, service_role;
 grant execute on function keylatch_internal.read_position, keylatch_internal.await_replicas,
-keylatch.replay_position, keylatch.wait_for_replicas to authenticated, service_role,
-keylatch_resolver;
+keylatch.replay_position, keylatch.wait_for_replicas
+to authenticated, service_role, keylatch_resolver;
 grant execute on function keylatch_internal.read_heartbeat to service_role, keylatch_resolver;
 end $$;
 
@@ -393,8 +393,8 @@ update keylatch_internal.installation set modules = array_append(modules, 'reque
 where 'request' <> all (modules);
 revoke all on function keylatch_internal.require_one_identity, keylatch_internal.other_identity,
 keylatch_internal.request_identity, keylatch.current_workspace_id, keylatch.current_key_id,
-keylatch.has_scope, keylatch.key_metadata, keylatch.check_request from public, anon, authenticated,
-service_role;
+keylatch.has_scope, keylatch.key_metadata, keylatch.check_request
+from public, anon, authenticated, service_role;
 grant usage on schema keylatch, keylatch_internal to anon;
 grant execute on function keylatch.current_workspace_id, keylatch.current_key_id,
 keylatch.has_scope, keylatch.key_metadata to anon, authenticated, service_role;
@@ -429,11 +429,11 @@ on conflict do nothing;
 update keylatch_internal.installation set modules = array_append(modules, 'sessions')
 where 'sessions' <> all (modules);
 revoke all on table keylatch_internal.sessions, keylatch_internal.session_endings,
-keylatch_internal.session_limits, keylatch.sessions, keylatch.session_settings from public, anon,
-authenticated, service_role;
+keylatch_internal.session_limits, keylatch.sessions, keylatch.session_settings
+from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.delete_session, keylatch_internal.judge_session_settings,
-keylatch_internal.limited_address,
-keylatch_internal.count_in_flight, keylatch_internal.count_opened, keylatch_internal.count_session
+keylatch_internal.limited_address, keylatch_internal.count_in_flight,
+keylatch_internal.count_opened, keylatch_internal.count_session
 from public, anon, authenticated, service_role;
 grant select (id, workspace_id, key_id, origin, subject, created_at, expires_at)
 on table keylatch_internal.sessions to authenticated, service_role;
@@ -479,8 +479,8 @@ from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.read_bytes, keylatch_internal.read_secret,
 keylatch_internal.scheme_digest, keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes,
 keylatch_internal.judge_scheme, keylatch_internal.keep_scheme, keylatch.declare_scheme,
-keylatch_internal.move_scheme_end, keylatch.end_scheme, keylatch_internal.judge_slow_scheme from
-public, anon, authenticated, service_role;
+keylatch_internal.move_scheme_end, keylatch.end_scheme, keylatch_internal.judge_slow_scheme
+from public, anon, authenticated, service_role;
 grant execute on function keylatch.declare_scheme, keylatch_internal.keep_scheme,
 keylatch.end_scheme, keylatch_internal.move_scheme_end to service_role;
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
@@ -494,8 +494,8 @@ enable replica trigger legacy_texts_insert_merge_first_use;
 revoke all on table keylatch_internal.legacy_keys, keylatch_internal.legacy_texts,
 keylatch.legacy_keys, keylatch.imported_keys from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.keep_legacy, keylatch_internal.merge_first_use,
-keylatch_internal.is_placeholder, keylatch.revoke_legacy_key from public, anon, authenticated,
-service_role;
+keylatch_internal.is_placeholder, keylatch.revoke_legacy_key
+from public, anon, authenticated, service_role;
 grant select (
   key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at
 )
@@ -506,10 +506,10 @@ revoke all on table keylatch_internal.legacy_settings
 from public, anon, authenticated, service_role;
 revoke all on sequence keylatch_internal.legacy_attempts_seq
 from public, anon, authenticated, service_role;
-revoke all on function
-keylatch_internal.count_attempt, keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
-keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,
-keylatch_internal.matching_keys, keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
+revoke all on function keylatch_internal.count_attempt, keylatch_internal.round_budget,
+keylatch_internal.derive_pbkdf2, keylatch_internal.matches_verifier, keylatch_internal.clear_parts,
+keylatch_internal.similar_keys, keylatch_internal.matching_keys,
+keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
 from public, anon, authenticated, service_role;
 grant execute on function keylatch.upgrade_key, keylatch_internal.upgrade_legacy_key
 to service_role, keylatch_resolver;
@@ -521,11 +521,11 @@ from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.note_source, keylatch_internal.share_import,
 keylatch_internal.insert_lines, keylatch_internal.similar_rounds, keylatch_internal.limit_rounds,
 keylatch_internal.hold_lines, keylatch_internal.must_hold, keylatch_internal.add_hashes,
-keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import from
-public, anon, authenticated, service_role;
+keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import
+from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.probe_import, keylatch_internal.report_import,
-keylatch_internal.take_import, keylatch.import_keys, keylatch.finish_import from public, anon,
-authenticated, service_role;
+keylatch_internal.take_import, keylatch.import_keys, keylatch.finish_import
+from public, anon, authenticated, service_role;
 grant execute on function keylatch.import_keys, keylatch_internal.take_import,
 keylatch.finish_import to service_role;
 end $$;

@@ -238,9 +238,9 @@ comment on column keylatch.keys.status is
 -- A grant on the whole view could allow a role to lock the view.
 revoke all on table keylatch_internal.keys, keylatch_internal.active_keys, keylatch.keys
 from public, anon, authenticated, service_role;
-revoke all on function
-keylatch.hash_key, keylatch_internal.key_characters, keylatch_internal.complete_key,
-keylatch_internal.key_form from public, anon, authenticated, service_role;
+revoke all on function keylatch.hash_key, keylatch_internal.key_characters,
+keylatch_internal.complete_key, keylatch_internal.key_form
+from public, anon, authenticated, service_role;
 
 grant
 select (

@@ -317,8 +317,8 @@ comment on trigger keys_update_values on keylatch_internal.keys is
 -- The grants of this file.
 revoke all on function keylatch_internal.is_apply_worker, keylatch_internal.hold_latch,
 keylatch_internal.hold_expiry, keylatch_internal.merge_revocation, keylatch_internal.stamp_update,
-keylatch_internal.judge_update, keylatch_internal.check_metadata, keylatch_internal.check_key from
-public, anon, authenticated, service_role;
+keylatch_internal.judge_update, keylatch_internal.check_metadata, keylatch_internal.check_key
+from public, anon, authenticated, service_role;
 -- The triggers call these functions with the rights of the role that writes the row.
 grant execute on function keylatch_internal.is_apply_worker, keylatch_internal.check_metadata,
 keylatch_internal.check_key to authenticated, service_role;

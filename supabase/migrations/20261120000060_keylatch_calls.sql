@@ -447,10 +447,10 @@ Use list_keys in SQL. Over REST, use the view keylatch.keys, which supports filt
 
 -- The grants of this file. The row policies decide which keys a caller may see and change.
 revoke all on function keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
-keylatch_internal.mint_key, keylatch_internal.insert_key,
-keylatch_internal.set_suspended, keylatch.issue_key, keylatch.issue_keys, keylatch.rotate_key,
-keylatch.revoke_key, keylatch.retire_workspace, keylatch.suspend_key, keylatch.unsuspend_key,
-keylatch.list_keys from public, anon, authenticated, service_role;
+keylatch_internal.mint_key, keylatch_internal.insert_key, keylatch_internal.set_suspended,
+keylatch.issue_key, keylatch.issue_keys, keylatch.rotate_key, keylatch.revoke_key,
+keylatch.retire_workspace, keylatch.suspend_key, keylatch.unsuspend_key, keylatch.list_keys
+from public, anon, authenticated, service_role;
 grant execute on function keylatch_internal.require_unrevoked, keylatch_internal.require_rotatable,
 keylatch_internal.insert_key, keylatch_internal.set_suspended, keylatch.issue_key,
 keylatch.issue_keys, keylatch.rotate_key, keylatch.revoke_key, keylatch.retire_workspace,

@@ -239,10 +239,10 @@ whether you passed the right key. The role keylatch_resolver gets only the verdi
 timestamps. The function writes nothing. Over REST, use POST: a key in a URL ends up in logs.';
 
 -- The grants of this file.
-revoke all on function
-keylatch_internal.other_hash, keylatch.resolve_key, keylatch.resolve_keys, keylatch.explain_key,
-keylatch_internal.key_verdict, keylatch_internal.explain, keylatch_internal.find_key,
-keylatch_internal.explain_for_resolver from public, anon, authenticated, service_role;
+revoke all on function keylatch_internal.other_hash, keylatch.resolve_key, keylatch.resolve_keys,
+keylatch.explain_key, keylatch_internal.key_verdict, keylatch_internal.explain,
+keylatch_internal.find_key, keylatch_internal.explain_for_resolver
+from public, anon, authenticated, service_role;
 grant execute on function keylatch.resolve_key, keylatch.resolve_keys
 to service_role, keylatch_resolver;
 grant execute on function keylatch_internal.find_key, keylatch_internal.explain,

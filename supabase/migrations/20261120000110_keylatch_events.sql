@@ -279,8 +279,8 @@ comment on trigger key_event_checkpoints_delete_keep on keylatch_internal.key_ev
 
 -- The grants of this file. Only the triggers may insert events.
 revoke all on table keylatch_internal.key_events, keylatch_internal.key_event_checkpoints,
-keylatch_internal.event_settings, keylatch.key_events from public, anon, authenticated,
-service_role;
+keylatch_internal.event_settings, keylatch.key_events
+from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.keep_events, keylatch_internal.personal_digest,
 keylatch_internal.is_erasure from public, anon, authenticated, service_role;
 grant select on table keylatch_internal.key_events, keylatch.key_events

@@ -308,6 +308,6 @@ Errors: invalid_argument (400).';
 -- The grants of this file. Only the triggers may insert events.
 revoke all on function keylatch_internal.clean_word, keylatch_internal.current_source,
 keylatch_internal.metadata_change, keylatch_internal.limit_growth, keylatch_internal.record_new_key,
-keylatch_internal.content_changes, keylatch_internal.record_change, keylatch.list_events from
-public, anon, authenticated, service_role;
+keylatch_internal.content_changes, keylatch_internal.record_change, keylatch.list_events
+from public, anon, authenticated, service_role;
 grant execute on function keylatch.list_events to authenticated, service_role;

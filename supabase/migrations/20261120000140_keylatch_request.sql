@@ -136,8 +136,8 @@ update keylatch_internal.installation set modules = array_append(modules, 'reque
 -- The grants of this file.
 revoke all on function keylatch_internal.require_one_identity, keylatch_internal.other_identity,
 keylatch_internal.request_identity, keylatch.current_workspace_id, keylatch.current_key_id,
-keylatch.has_scope, keylatch.key_metadata, keylatch.check_request from public, anon, authenticated,
-service_role;
+keylatch.has_scope, keylatch.key_metadata, keylatch.check_request
+from public, anon, authenticated, service_role;
 
 grant usage on schema keylatch, keylatch_internal to anon;
 grant execute on function keylatch.current_workspace_id, keylatch.current_key_id,

@@ -374,11 +374,11 @@ minute can have as many sessions as the limit plus the number of requests in fli
 
 -- The grants of this file.
 revoke all on table keylatch_internal.sessions, keylatch_internal.session_endings,
-keylatch_internal.session_limits, keylatch.sessions, keylatch.session_settings from public, anon,
-authenticated, service_role;
+keylatch_internal.session_limits, keylatch.sessions, keylatch.session_settings
+from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.delete_session, keylatch_internal.judge_session_settings,
-keylatch_internal.limited_address,
-keylatch_internal.count_in_flight, keylatch_internal.count_opened, keylatch_internal.count_session
+keylatch_internal.limited_address, keylatch_internal.count_in_flight,
+keylatch_internal.count_opened, keylatch_internal.count_session
 from public, anon, authenticated, service_role;
 -- The grants name columns, because a grant on the whole table could allow a role to lock the table.
 grant select (id, workspace_id, key_id, origin, subject, created_at, expires_at)

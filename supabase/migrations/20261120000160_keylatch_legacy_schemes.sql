@@ -371,7 +371,7 @@ from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.read_bytes, keylatch_internal.read_secret,
 keylatch_internal.scheme_digest, keylatch_internal.legacy_hash, keylatch_internal.scheme_hashes,
 keylatch_internal.judge_scheme, keylatch_internal.keep_scheme, keylatch.declare_scheme,
-keylatch_internal.move_scheme_end, keylatch.end_scheme, keylatch_internal.judge_slow_scheme from
-public, anon, authenticated, service_role;
+keylatch_internal.move_scheme_end, keylatch.end_scheme, keylatch_internal.judge_slow_scheme
+from public, anon, authenticated, service_role;
 grant execute on function keylatch.declare_scheme, keylatch_internal.keep_scheme,
 keylatch.end_scheme, keylatch_internal.move_scheme_end to service_role;

@@ -298,8 +298,8 @@ reason: up to 500 characters. Errors: key_not_found (404), invalid_argument (400
 revoke all on table keylatch_internal.legacy_keys, keylatch_internal.legacy_texts,
 keylatch.legacy_keys, keylatch.imported_keys from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.keep_legacy, keylatch_internal.merge_first_use,
-keylatch_internal.is_placeholder, keylatch.revoke_legacy_key from public, anon, authenticated,
-service_role;
+keylatch_internal.is_placeholder, keylatch.revoke_legacy_key
+from public, anon, authenticated, service_role;
 -- The columns verifier and clear_part are left out, because they would help to guess a key.
 grant select (
   key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, rounds, upgraded_at

@@ -270,10 +270,10 @@ revoke all on table keylatch_internal.legacy_settings
 from public, anon, authenticated, service_role;
 revoke all on sequence keylatch_internal.legacy_attempts_seq
 from public, anon, authenticated, service_role;
-revoke all on function
-keylatch_internal.count_attempt, keylatch_internal.round_budget, keylatch_internal.derive_pbkdf2,
-keylatch_internal.matches_verifier, keylatch_internal.clear_parts, keylatch_internal.similar_keys,
-keylatch_internal.matching_keys, keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
+revoke all on function keylatch_internal.count_attempt, keylatch_internal.round_budget,
+keylatch_internal.derive_pbkdf2, keylatch_internal.matches_verifier, keylatch_internal.clear_parts,
+keylatch_internal.similar_keys, keylatch_internal.matching_keys,
+keylatch_internal.upgrade_legacy_key, keylatch.upgrade_key
 from public, anon, authenticated, service_role;
 grant execute on function keylatch.upgrade_key, keylatch_internal.upgrade_legacy_key
 to service_role, keylatch_resolver;

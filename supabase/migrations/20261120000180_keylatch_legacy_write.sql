@@ -147,8 +147,8 @@ begin
         or exists (
           select from keylatch_internal.legacy_keys as g
           where g.workspace_id = (l.key).workspace_id and g.rounds > 0 and g.upgraded_at is null
-            and g.clear_part >= translate(left(l.clear_part, 1), 'ps', 'sp')
-            and g.clear_part < translate(left(l.clear_part, 1), 'ps', 'sp') || E'\x7f'
+            and g.clear_part between translate(left(l.clear_part, 1), 'ps', 'sp')
+            and translate(left(l.clear_part, 1), 'ps', 'sp') || E'\x7f'
         )
         -- A key that waits under another scheme may be the same plaintext key, and may be revoked.
         or exists (
@@ -389,5 +389,5 @@ comment on function keylatch_internal.settle_import is
 revoke all on function keylatch_internal.note_source, keylatch_internal.share_import,
 keylatch_internal.insert_lines, keylatch_internal.similar_rounds, keylatch_internal.limit_rounds,
 keylatch_internal.hold_lines, keylatch_internal.must_hold, keylatch_internal.add_hashes,
-keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import from
-public, anon, authenticated, service_role;
+keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import
+from public, anon, authenticated, service_role;

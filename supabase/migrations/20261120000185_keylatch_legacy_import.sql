@@ -243,7 +243,7 @@ update keylatch_internal.installation set modules = array_append(modules, 'legac
 
 -- The grants of this file.
 revoke all on function keylatch_internal.probe_import, keylatch_internal.report_import,
-keylatch_internal.take_import, keylatch.import_keys, keylatch.finish_import from public, anon,
-authenticated, service_role;
+keylatch_internal.take_import, keylatch.import_keys, keylatch.finish_import
+from public, anon, authenticated, service_role;
 grant execute on function keylatch.import_keys, keylatch_internal.take_import,
 keylatch.finish_import to service_role;

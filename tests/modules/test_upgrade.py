@@ -242,7 +242,7 @@ def test_a_revoked_key_stays_so_whatever_is_known_of_it(
         assert resolves(system, key) is None, clue
         assert upgrade(service, key, workspace) is None, clue
         assert resolves(system, key) is None, clue
-        # Whoever knows the workspace sees the revoked row, and then nothing waits any longer.
+        # With the workspace, the call finds the revoked row. After this call, no row waits.
         assert upgrade(service, key) is None
         row = state(system, key)
         assert row is not None
@@ -279,6 +279,20 @@ def test_what_is_known_of_both_ends_needs_no_more_rounds_than_a_call_has(
     batches = [lines] if at_once else [[one] for one in lines]
     outcomes = [one["outcome"] for batch in batches for one in import_(service, *batch)["lines"]]
     assert outcomes == ["waiting", "refused"]
+
+
+def test_the_other_keys_of_a_workspace_that_was_found_count_in_the_rounds_of_the_call(
+    system: System, service: Connection
+) -> None:
+    key = "old_key_with_a_beginning"
+    known = salted(service, key, starts_with="old_key_")
+    slow = {"workspace_id": str(People.b), "starts_with": "old_key_", "iter": 600_000}
+    salted(service, "old_key_of_another_workspace", **slow)
+    salted(service, "a key of which nothing is known", iter=650_000)
+    outcome = attempt(service, UPGRADE, [key, None])
+    assert outcome.word == "invalid_argument"
+    assert resolves(system, key) is None
+    assert upgrade(service, key) == known
 
 
 def test_revoking_one_of_two_rows_of_a_text_revokes_the_text(

@@ -101,7 +101,7 @@ def test_nobody_queues_for_a_lock_on_all_keys(
     with connect(shared, who) as stranger:
         stranger.autocommit = False
         stranger.execute("set local lock_timeout = '1s'")
-        # Refused at once: whoever waits gets the error of the timeout.
+        # A session that waited for the lock would get LockNotAvailable.
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             stranger.execute(f"lock table {schema}.{view} in {mode} mode")
         stranger.rollback()

@@ -63,8 +63,8 @@ def issue(
         kind: `publishable` for a key in a web page, or `secret` for a key that only servers have.
         label: A name for people, up to 200 characters.
         allowed_origins: Up to 100 canonical origins, `https://client.example` or
-            `https://*.client.example`, that may use a publishable key: with none, no page can use
-            it. Empty for a secret key.
+            `https://*.client.example`, that may use a publishable key. If the list is empty, no
+            page can use the key. For a secret key, the list must be empty.
         scopes: Up to 64 words for what the key may do. The application gives them meaning.
         environment: `live` or `test`.
         expires_at: When the key expires, with a time zone; `None` for never.
@@ -144,15 +144,15 @@ def revoke(
         key_id: The key to revoke.
         reason: The reason, up to 500 characters, for the audit log.
         cascade: Also revoke every other key of its rotation family.
-        wait_for_replicas: After the commit, call `wait_for_replicas`. The key stays revoked if
-            that fails. In a transaction of your own, commit and call it yourself instead.
+        wait_for_replicas: After the commit, call `wait_for_replicas`. The key stays revoked if the
+            wait fails. In your own transaction, leave this out: commit, then make that call.
 
     Returns:
         When the key was revoked. Source: SQL `keylatch.revoke_key`.
 
     Raises:
-        InvalidArgument: There is no synchronous standby to wait for.
-        Unavailable: The standby that it waited for is behind.
+        InvalidArgument: With `wait_for_replicas`, there is no synchronous standby.
+        Unavailable: With `wait_for_replicas`, a standby is behind.
     """
     given = sent(locals())
     waits = bool(given.pop("wait_for_replicas"))
