@@ -127,10 +127,12 @@ install_python() {
   }
   python3 -m venv --clear .venv
   local pip=(.venv/bin/pip --quiet --disable-pip-version-check install --no-deps --no-compile)
-  # A new pip first: the one that comes with Python 3.11 takes twice as long for the rest.
-  "${pip[@]}" --require-hashes -r <(sed -n '/^pip==/,/# via/p' tests/requirements.lock)
-  # The lock has all that is needed, so nothing is looked for; Python compiles what it loads.
-  "${pip[@]}" --require-hashes -r tests/requirements.lock
+  # uv first: it takes a fifth of the time for the rest. Who reaches PyPI by pip's settings alone
+  # waits for pip. The lock has all that is needed, so nothing is looked for.
+  "${pip[@]}" --require-hashes -r <(sed -n '/^uv==/,/# via/p' tests/requirements.lock)
+  local uv=(.venv/bin/uv --quiet pip install --no-deps --no-cache --python .venv/bin/python)
+  "${uv[@]}" --require-hashes -r tests/requirements.lock ||
+    "${pip[@]}" --require-hashes -r tests/requirements.lock
   "${pip[@]}" --no-build-isolation -e python_client
   stamp_of "${inputs[@]}" >"${inputs[0]}"
 }
@@ -144,5 +146,7 @@ install_system
 mkdir -p tests/.stack
 exec 9>tests/.stack/setup.lock
 flock 9
-install_npm
+install_npm &
+npm=$!
 install_python
+wait "$npm"

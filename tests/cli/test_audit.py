@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any, Literal
 
 import psycopg
@@ -17,7 +16,7 @@ from keylatch_cli.audit.report import ACTORS, OUTCOMES
 from keylatch_cli.install.apply import apply
 from keylatch_cli.install.migrations import Choice, Tenancy
 from modules.identity.page import open_browser
-from stack import Cluster, Database, People, notifications
+from stack import Database, People, notifications
 from stack.modules import module_names
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -25,10 +24,8 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 
 
 @pytest.fixture
-def system(server: Cluster, template: str, people: People, tmp_path: Path) -> Iterator[System]:
-    with Database(server, f"audit_{tmp_path.name}", template) as database:
-        people.seed(database.url)
-        yield System(database, None, people)  # type: ignore[arg-type]
+def system(database: Database, people: People) -> System:
+    return System(database, None, people)  # type: ignore[arg-type]
 
 
 @pytest.fixture

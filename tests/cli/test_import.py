@@ -6,8 +6,6 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,7 +15,7 @@ import pytest
 
 from cli.program import Program, Result
 from cli.system import System
-from stack import HANG_SECONDS, Cluster, Database, People, until
+from stack import HANG_SECONDS, Database, People, until
 from stack.tools import ROOT, MissingTool
 
 pytestmark = pytest.mark.one_server
@@ -28,11 +26,9 @@ UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import
 
 
 @pytest.fixture
-def fresh(server: Cluster, template: str, people: People, tmp_path: Path) -> Iterator[System]:
+def fresh(database: Database, people: People) -> System:
     """A database of the test's own, for tests that look at all keys."""
-    with Database(server, f"import_{tmp_path.name}", template) as database:
-        people.seed(database.url)
-        yield System(database, None, people)  # type: ignore[arg-type]
+    return System(database, None, people)  # type: ignore[arg-type]
 
 
 def owner(system: System) -> psycopg.Connection[Any]:

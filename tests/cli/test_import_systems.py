@@ -24,7 +24,7 @@ from cli.old_systems import FIRST, NEVER, NOW, OTHER_FORMS, A, OldSystem, system
 from cli.program import Program
 from cli.system import System
 from keylatch_cli.importing import presets
-from stack import HANG_SECONDS, Cluster, Database, People
+from stack import HANG_SECONDS, Database, People
 from stack.tools import ROOT, MissingTool
 
 pytestmark = pytest.mark.one_server
@@ -35,11 +35,9 @@ MADE = tomllib.loads((MADE_BY / "keys.toml").read_text("utf-8"))
 
 
 @pytest.fixture
-def old_installation(server: Cluster, template: str, people: People) -> Iterator[System]:
+def old_installation(database: Database, people: People) -> System:
     """A database of one's own: an installation has at most eight schemes."""
-    with Database(server, f"system_{secrets.token_hex(4)}", template) as database:
-        people.seed(database.url)
-        yield System(database, None, people)  # type: ignore[arg-type]
+    return System(database, None, people)  # type: ignore[arg-type]
 
 
 @dataclass
