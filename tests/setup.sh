@@ -47,17 +47,9 @@ missing_packages() {
   if [ "$mode" = --containers ]; then missing_for_containers; fi
 }
 
-# An engine, and what builds an image; whoever has an engine and is not root builds none.
 missing_for_containers() {
-  if ! PATH=$PATH:/usr/sbin command -v dockerd >/dev/null; then
-    if ! has_engine; then echo docker.io; fi
-  fi
-  if [ "$(id -u)" -ne 0 ] && has_engine; then return; fi
-  PATH=$PATH:/usr/sbin command -v debootstrap >/dev/null || echo debootstrap
-  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || echo debian-archive-keyring
-}
-has_engine() {
-  [ -n "${DOCKER_HOST-}" ] || [ -S /var/run/docker.sock ]
+  [ -z "${DOCKER_HOST-}" ] || return 0
+  [ -S /var/run/docker.sock ] || PATH=$PATH:/usr/sbin command -v dockerd >/dev/null || echo docker.io
 }
 
 install_system() {

@@ -1,18 +1,20 @@
 """A Docker engine, and images for it: the one that answers, or one of our own for the run.
 
-`contained` runs a command with both. Where no registry answers, the image is built here, from
-Debian packages alone.
+`contained` runs a command with both. Where no registry answers, the image is made here, of the
+Debian packages of this machine.
 """
 
 import fcntl
 import hashlib
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +25,26 @@ from stack.janitor import Janitor
 from stack.tools import MissingTool, cache_directory
 
 LOCAL = "local"
-"""What `KEYLATCH_IMAGE` says for the image that is built here."""
+"""What `KEYLATCH_IMAGE` says for the image that is made here."""
 
 _SUPABASE = "supabase/postgres:15.8.1.060"
 _REGISTRY_SECONDS = 20  # for one answer of a registry, not for the whole of an image
 _ENGINE_SECONDS = 60.0
-_BUILD_SECONDS = 600
+_ANSWER_SECONDS = 600
 
-_FILES = Path(__file__).with_name("image")
-_ROOT = {
-    "suite": "bookworm",
-    "packages": ["postgresql-15", "postgresql-15-pgtap", "postgresql-15-plpgsql-check"],
-    "left_out": [  # what a server does not read
-        "debootstrap",
-        "dev/*",
-        "usr/share/doc/*",
-        "usr/share/locale/*",
-        "usr/share/man/*",
-        "var/cache/apt/*",
-        "var/lib/apt/lists/*",
-    ],
-}
-_QUIET = {
-    "etc/postgresql-common/createcluster.d/keylatch.conf": "create_main_cluster = false\n",
-    "usr/sbin/policy-rc.d": "#!/bin/sh\nexit 101\n",
+_SERVER = ["postgresql-15", "postgresql-15-pgtap", "postgresql-15-plpgsql-check"]
+_UNREAD = ("/usr/share/doc", "/usr/share/locale", "/usr/share/man", "/usr/share/perl")
+_ENTRYPOINT = Path(__file__).with_name("entrypoint.sh")
+_CONFIGURATION = [
+    "ENV POSTGRES_INITDB_ARGS='--encoding=UTF8 --locale=C.UTF-8'",
+    "ENV PATH=/usr/lib/postgresql/15/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+    "EXPOSE 5432",
+    'ENTRYPOINT ["/bin/sh", "/entrypoint.sh"]',
+    'CMD ["postgres"]',
+]
+_USERS = {
+    "etc/passwd": "root:x:0:0::/root:/bin/sh\npostgres:x:999:999::/tmp:/bin/sh\n",
+    "etc/group": "root:x:0:\npostgres:x:999:\n",
 }
 _SETUP = "tests/setup.sh --containers"
 
@@ -79,29 +77,32 @@ def client() -> Any:
     """
     if not _answers():
         raise MissingTool("a Docker engine that answers", "make test-containers")
-    return docker.from_env(timeout=_BUILD_SECONDS)
+    return docker.from_env(timeout=_ANSWER_SECONDS)
 
 
 def local_image(engine: Any) -> str:
-    """The name of the image that is built here, after building it unless the engine has it."""
-    files = sorted(_FILES.iterdir())
-    recipe = [repr(_ROOT), *(file.read_text() for file in files)]
-    name = f"keylatch-postgres:{_digest(recipe)}"
+    """The name of the image that is made here, after making it unless the engine has it.
+
+    It holds the packages of Debian's PostgreSQL 15 and what they need, as this machine has them.
+
+    Raises:
+        MissingTool: They are not installed.
+    """
+    try:
+        packages = _output("dpkg-query", "--show", *_packages())
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise MissingTool("Debian's PostgreSQL 15 with its packages for apt", _SETUP) from error
+    recipe = [packages, _ENTRYPOINT.read_text(), repr((_UNREAD, _CONFIGURATION, _USERS))]
+    name = f"keylatch-postgres:{hashlib.sha256(''.join(recipe).encode()).hexdigest()[:12]}"
     cache = cache_directory()
     with (cache / "image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if _has(engine, name):
-            return name
-        root = _root(cache)
-        context = cache / "image"
-        shutil.rmtree(context, ignore_errors=True)
-        shutil.copytree(_FILES, context)
-        (context / "root.tar").hardlink_to(root)
-        try:
-            # By the API the engine builds as with DOCKER_BUILDKIT=0: it asks no registry.
-            engine.images.build(path=str(context), tag=name, rm=True)
-        finally:
-            shutil.rmtree(context)
+        if not _has(engine, name):
+            archive = cache / "image.tar"
+            _write_root(archive)
+            repository, tag = name.split(":")
+            engine.api.import_image(str(archive), repository, tag, changes=_CONFIGURATION)
+            archive.unlink()
     return name
 
 
@@ -186,46 +187,37 @@ def _start_engine(janitor: Janitor) -> str:
     return address
 
 
-def _root(cache: Path) -> Path:
-    """An archive of Debian with PostgreSQL, which is made once: it takes a minute."""
-    archive = cache / f"root-{_digest([repr(_ROOT)])}.tar"
-    if archive.exists():
-        return archive
-    program = shutil.which("debootstrap", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None or os.geteuid() != 0:
-        raise MissingTool("debootstrap, or root to run it,", _SETUP)
-    print("building an image of Debian's PostgreSQL (a minute, once)", flush=True)
-    root, partial = cache / "root", archive.with_suffix(".partial")
-    shutil.rmtree(root, ignore_errors=True)  # of a run that was killed here
-    include = f"--include={','.join(_ROOT['packages'])}"
-    _run([program, "--foreign", "--variant=minbase", include, str(_ROOT["suite"]), root])
-    # A package of a server would make a cluster and start it, beside those of this machine.
-    for path, text in _QUIET.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text)
-        (root / path).chmod(0o755)
-    _run(["chroot", root, "/debootstrap/debootstrap", "--second-stage"])
-    left_out = [f"--exclude=./{path}" for path in _ROOT["left_out"]]
-    _run(["tar", "--create", "--file", partial, "--numeric-owner", *left_out, "-C", root, "."])
-    partial.rename(archive)
-    shutil.rmtree(root)
-    return archive
+def _packages() -> list[str]:
+    """The packages of the server, those that they need, and those that every Debian has."""
+    form = "--showformat=${Package} ${Essential}\n"
+    installed = dict(line.split() for line in _output("dpkg-query", "--show", form).splitlines())
+    depends = _output("apt-cache", "depends", "--recurse", "--important", *_SERVER).splitlines()
+    return [name for name in installed if installed[name] == "yes" or name in depends]
 
 
-def _run(command: Sequence[str | Path]) -> None:
-    """Run a command whose mounts end with it, however it ends."""
-    result = subprocess.run(
-        ["/usr/bin/unshare", "--mount", *command],
-        env={**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if result.returncode != 0:
-        raise RuntimeError(f"{command[0]} failed:\n{result.stdout}")
+def _write_root(archive: Path) -> None:
+    """Write the file system of the image."""
+    with tarfile.open(archive, "w") as root:
+        for path in sorted(set(_files())):
+            root.add(path, recursive=False)
+        root.add(_ENTRYPOINT, _ENTRYPOINT.name)
+        for name, text in _USERS.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            root.addfile(entry, io.BytesIO(text.encode()))
 
 
-def _digest(texts: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:12]
+def _files() -> Iterator[Path]:
+    """The files and directories of the packages, and what belongs to none and is needed."""
+    yield from (link for link in Path("/").iterdir() if link.is_symlink())  # such as /bin
+    yield from (Path("/etc/ld.so.cache"), Path("/etc/localtime"))
+    for line in _output("dpkg-query", "--listfiles", *_packages()).splitlines():
+        # Other lines tell of other packages.
+        if line.startswith("/") and not line.startswith(("/.", *_UNREAD)):
+            path = Path(line).parent.resolve() / Path(line).name
+            if os.path.lexists(path):
+                yield path
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

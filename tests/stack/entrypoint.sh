@@ -4,7 +4,8 @@ set -eu
 data=/var/lib/postgresql/data
 
 if [ "$(id -u)" -eq 0 ]; then
-  chown postgres:postgres "$data"
+  mkdir -p "$data" /var/run/postgresql
+  chown postgres:postgres "$data" /var/run/postgresql
   chmod 0700 "$data"
   exec setpriv --reuid=postgres --regid=postgres --init-groups /bin/sh "$0" "$@"
 fi
