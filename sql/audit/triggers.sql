@@ -35,7 +35,6 @@ with expected (module_name, table_name, trigger_name, fires) as (
   ('events', 'keylatch_internal.keys', 'keys_insert_record_events', 'O'),
   ('events', 'keylatch_internal.keys', 'keys_update_record_events', 'A'),
   ('notify', 'keylatch_internal.keys', 'keys_update_hold_extension', 'O'),
-  ('notify', 'keylatch_internal.keys', 'keys_update_note_extension', 'O'),
   ('notify', 'keylatch_internal.keys', 'keys_update_notify', 'A'),
   ('sessions', 'keylatch.session_settings', 'session_settings_write_judge', 'O'),
   ('sessions', 'keylatch.sessions', 'sessions_delete_instead', 'O'),

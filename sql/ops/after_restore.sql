@@ -365,7 +365,7 @@ alter table keylatch_internal.keys enable always trigger keys_update_notify;
 revoke all on sequence keylatch_internal.notices_left_out
 from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.is_notify_stuck, keylatch_internal.notify_caches,
-keylatch_internal.note_extension, keylatch_internal.read_position, keylatch_internal.read_heartbeat,
+keylatch_internal.hold_extension, keylatch_internal.read_position, keylatch_internal.read_heartbeat,
 keylatch_internal.await_replicas, keylatch.replay_position, keylatch.wait_for_replicas
 from public, anon, authenticated, service_role;
 grant execute on function keylatch_internal.read_position, keylatch_internal.await_replicas,

@@ -45,11 +45,12 @@ declare
   );
 begin
   -- A full queue would make the commit fail. Commits that notify wait for each other, so this
-  -- commit could wait for a standby, or wait after the last check of the expiry of an extended key.
-  if current_setting('keylatch.extends', true) = 'on' or pg_notification_queue_usage() > 0.5
+  -- commit could wait for a standby. To find that out takes time, so do it once.
+  if current_setting('keylatch.left_out', true) = 'on' or pg_notification_queue_usage() > 0.5
     or (v_notices = 0 and keylatch_internal.is_notify_stuck())
   then
     perform nextval('keylatch_internal.notices_left_out');
+    perform set_config('keylatch.left_out', 'on', true);
   elsif v_notices >= 1000 then
     perform pg_notify('keylatch', '*');
   else
@@ -78,42 +79,33 @@ alter table keylatch_internal.keys enable always trigger keys_update_notify;
 comment on trigger keys_update_notify on keylatch_internal.keys is
   'Notifies caches of a changed key at commit, also on a logical replica.';
 
-create function keylatch_internal.note_extension()
+create function keylatch_internal.hold_extension()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  if tg_when = 'BEFORE' then
-    perform set_config('keylatch.extends', 'on', true);
-  elsif current_setting('keylatch.notices', true) > '0'
-    and old.expires_at < clock_timestamp() + interval '1 minute'
-  then
-    perform keylatch_internal.refuse(
-      'expired_is_final',
-      format('The key expires at %s, and the commit may take longer, because the ', old.expires_at)
-      || 'transaction changed keys before.', 'Extend the key in a transaction of its own.'
-    );
+  if current_setting('keylatch.notices', true) > '0' then
+    if old.expires_at < clock_timestamp() + interval '1 minute' then
+      perform keylatch_internal.refuse(
+        'expired_is_final',
+        format('The key expires at %s, and the commit may take longer, because the ', old.expires_at)
+        || 'transaction made other changes to keys.', 'Extend the key in a transaction of its own.'
+      );
+    end if;
+    -- Far less than a minute: if the commit waits longer for other commits, the commit fails.
+    perform set_config('lock_timeout', '5s', true);
   end if;
-  return new;
+  return null;
 end $$;
-comment on function keylatch_internal.note_extension is
-  'Refuses to extend a key in a transaction whose commit may wait, because it has sent a NOTIFY.';
-
--- This trigger fires before the update, so that notify_caches sees the mark for the first row.
-create trigger keys_update_note_extension
-before update on keylatch_internal.keys for each row
-when (coalesce(new.expires_at, 'infinity') > coalesce(old.expires_at, 'infinity'))
-execute function keylatch_internal.note_extension();
-comment on trigger keys_update_note_extension on keylatch_internal.keys is
-  'Marks a transaction that extends a key. The transaction then sends no NOTIFY, so that its commit
-does not wait after the check of the expiry. It does not fire for rows that a publisher sends.';
+comment on function keylatch_internal.hold_extension is
+  'A trigger function that limits how long the commit waits if a key is extended with a NOTIFY.';
 
 create constraint trigger keys_update_hold_extension
 after update on keylatch_internal.keys deferrable initially deferred for each row
 when (coalesce(new.expires_at, 'infinity') > old.expires_at)
-execute function keylatch_internal.note_extension();
+execute function keylatch_internal.hold_extension();
 comment on trigger keys_update_hold_extension on keylatch_internal.keys is
   'Refuses to extend a key that expires soon if the transaction has sent a NOTIFY: such a commit may
-wait for other commits with a NOTIFY, and the key may expire before.
+wait for other commits with a NOTIFY, up to 5 seconds, and the key may expire before.
 
 The trigger does not fire for rows that a publisher sends.';
 
@@ -264,7 +256,7 @@ update keylatch_internal.installation set modules = array_append(modules, 'notif
 revoke all on sequence keylatch_internal.notices_left_out
 from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.is_notify_stuck, keylatch_internal.notify_caches,
-keylatch_internal.note_extension, keylatch_internal.read_position, keylatch_internal.read_heartbeat,
+keylatch_internal.hold_extension, keylatch_internal.read_position, keylatch_internal.read_heartbeat,
 keylatch_internal.await_replicas, keylatch.replay_position, keylatch.wait_for_replicas
 from public, anon, authenticated, service_role;
 grant execute on function keylatch_internal.read_position, keylatch_internal.await_replicas,

@@ -1,7 +1,7 @@
 """`make soak`, part one: compare a cached resolver with the truth, under changes and faults.
 
 Eight threads resolve; one issues, rotates, revokes, suspends and unsuspends at random, sometimes
-beside an extension, of which no notice is sent. Every half minute something breaks: the listener
+with a sign in place of a notice. Every half minute something breaks: the listener
 is killed, its network stalls without closing, or the server restarts. An answer counts as stale
 when the key had ended, acknowledged, longer ago than the bound when the question was asked; as
 denied when the key had lived for as long and still does.
@@ -95,21 +95,19 @@ def resolve(
         time.sleep(0.01)
 
 
-def suspend(admin: Keylatch, key_id: object, *, beside_an_extension: bool) -> None:
+def suspend(admin: Keylatch, key_id: object, *, without_a_notice: bool) -> None:
     """Suspend a key: with a notice, or with a sign that none was sent."""
-    if not beside_an_extension:
+    if not without_a_notice:
         admin.suspend(key_id)  # type: ignore[arg-type]
         return
     pool: psycopg_pool.ConnectionPool = admin._transport._source
-    extend = (
-        "update keylatch_internal.keys set expires_at = now() + interval '1 day'"
-        " where id = %s and revoked_at is null"
-    )
-    both = extend.replace("'1 day'", "'2 days', suspended_at = now()")
     with pool.connection() as connection:
-        for statement in (extend, both):
-            connection.execute(statement.encode(), [key_id])
-            connection.commit()
+        connection.execute("set local keylatch.left_out = 'on'")
+        connection.execute(
+            "update keylatch_internal.keys set suspended_at = now()"
+            " where id = %s and revoked_at is null",
+            [key_id],
+        )
 
 
 def change(admin: Keylatch, keys: list[Known], done: threading.Event, made: list[str]) -> None:
@@ -132,7 +130,7 @@ def change(admin: Keylatch, keys: list[Known], done: threading.Event, made: list
                 admin.revoke(one.id)  # type: ignore[arg-type]
                 one.becomes(False)
             else:
-                suspend(admin, one.id, beside_an_extension=chance.random() < 0.02)
+                suspend(admin, one.id, without_a_notice=chance.random() < 0.02)
                 one.becomes(False)
                 time.sleep(chance.random() / 50)
                 one.lives = None

@@ -15,7 +15,7 @@ import pytest
 from client.cache.hearing import until_heard, until_remembered
 from keylatch import Keylatch
 from keylatch.cached import CachedResolver
-from keylatch.cached.memory import Heartbeat
+from keylatch.cached.memory import Heartbeat, mark_of
 from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, notifications, until
 from stack.subscriber import subscribed
 
@@ -63,6 +63,16 @@ def fleet(database: Database, people: People) -> Iterator[Fleet]:
         yield fleet
 
 
+def fill_queue(database: Database, limit: str) -> None:
+    """Have notices left out from this usage of the queue on, and not from half of its 8 GB."""
+    with database.connect() as owner:
+        (text,) = owner.execute(
+            "select pg_get_functiondef('keylatch_internal.notify_caches'::regproc)"
+        ).fetchone() or ("",)
+        assert text.count("> 0.5") == 1
+        owner.execute(text.replace("> 0.5", f"> {limit}").encode())
+
+
 def test_a_change_of_very_many_keys_ends_with_one_notification_for_all(fleet: Fleet) -> None:
     one = fleet.admin.issue(People.a, kind="secret")
     fleet.admin.issue_many(People.a, labels=["fleet"] * 1500)
@@ -81,26 +91,29 @@ def test_a_change_of_very_many_keys_ends_with_one_notification_for_all(fleet: Fl
         until(lambda: resolver.resolve(one.key) is None)
 
 
-def test_a_change_together_with_an_extension_is_seen_within_the_bound(fleet: Fleet) -> None:
-    issued = fleet.admin.issue(People.a, kind="secret", scopes=["a"])
-    fleet.session.execute("update keylatch.keys set expires_at = now() + interval '1 hour'")
+def test_a_change_together_with_an_extension_is_heard_and_clears_that_key_alone(
+    fleet: Fleet,
+) -> None:
+    issued, other = (fleet.admin.issue(People.a, kind="secret", scopes=["a"]) for _ in range(2))
+    extended = (
+        "update keylatch.keys set expires_at = now() + %s::interval, scopes = %s where id = %s"
+    )
+    fleet.session.execute(extended.encode(), ["1 hour", ["a"], issued.id])
     with fleet.listening() as resolver, psycopg.connect(fleet.database.url) as listener:
         listener.autocommit = True
         listener.execute("listen keylatch")
-        for _ in range(2):
-            found = resolver.resolve(issued.key)
-            assert found is not None
-            assert found.scopes == ("a",)
+        for one in (issued, other):
+            until_remembered(resolver, one.key)
         signs = fleet.signs()
-        fleet.session.execute(
-            "update keylatch.keys set expires_at = now() + interval '2 hours', scopes = '{b}'"
-        )
+        fleet.session.execute(extended.encode(), ["2 hours", ["b"], issued.id])
         until_heard(resolver)
+        assert resolver.stats().entries == 1
+        assert resolver.stats().is_listening
         found = resolver.resolve(issued.key)
         assert found is not None
         assert found.scopes == ("b",)
-        assert notifications(listener, fleet.session) == []
-        assert fleet.signs() == signs + 1
+        assert notifications(listener, fleet.session) == [mark_of(issued.id)]
+        assert fleet.signs() == signs
 
 
 def test_a_change_without_a_notification_is_not_cached_until_its_commit(
@@ -108,13 +121,11 @@ def test_a_change_without_a_notification_is_not_cached_until_its_commit(
 ) -> None:
     """The sign is there at once, and the change only when the transaction ends."""
     issued = fleet.admin.issue(People.a, kind="secret", scopes=["a"])
-    fleet.session.execute("update keylatch.keys set expires_at = now() + interval '1 hour'")
+    fill_queue(fleet.database, "-1")
     with fleet.listening() as resolver, fleet.database.connect("service_role") as slow:
         assert resolver.resolve(issued.key) is not None
         slow.autocommit = False
-        slow.execute(
-            "update keylatch.keys set expires_at = now() + interval '2 hours', scopes = '{b}'"
-        )
+        slow.execute("update keylatch.keys set scopes = '{b}'")
         until(lambda: not resolver.stats().is_listening)
         # Heartbeats go on and are answered, and memory stays closed all the same.
         beat, answered = resolver._cache.beat, list[Heartbeat]()
@@ -144,12 +155,7 @@ def test_a_queue_that_is_nearly_full_fails_no_revocation_and_caches_see_it(
 ) -> None:
     """Full by eleven pages here, not by half of its 8 GB."""
     issued = fleet.admin.issue(People.a, kind="secret")
-    with fleet.database.connect() as owner:
-        (text,) = owner.execute(
-            "select pg_get_functiondef('keylatch_internal.notify_caches'::regproc)"
-        ).fetchone() or ("",)
-        assert text.count("> 0.5") == 1
-        owner.execute(text.replace("> 0.5", "> 0.00001").encode())
+    fill_queue(fleet.database, "0.00001")
     with (
         # The server lets who listens in another database lag by up to four pages.
         psycopg.connect(server.url("postgres"), autocommit=True) as elsewhere,
@@ -272,6 +278,39 @@ def test_an_extension_waits_for_nobody_at_its_commit(stuck: Database, changes: s
             extended.result(HANG_SECONDS)
         finally:
             service.cancel()
+
+
+@pytest.mark.usefixtures("local_server")
+def test_an_extension_fails_if_its_notice_would_wait_for_long(stuck: Database) -> None:
+    """The other commit began to wait for its standby after the notice."""
+    service = stuck.connect("service_role", autocommit=False)
+    service.execute(
+        "select keylatch.issue_key(%s, 'secret', expires_at => now() + interval '1 day')",
+        [People.a],
+    )
+    service.commit()
+    service.execute("set local keylatch.notices = '1'")
+    service.execute("update keylatch.keys set expires_at = null, scopes = '{b}'")
+    with ThreadPoolExecutor() as other:
+        committed = other.submit(service.commit)
+        try:
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                committed.result(HANG_SECONDS)
+        finally:
+            service.cancel()
+    assert service.execute("select scopes from keylatch.keys").fetchone() == ([],)
+
+
+@pytest.mark.usefixtures("local_server")
+def test_many_changes_of_a_transaction_ask_once_whether_another_commit_waits(
+    stuck: Database,
+) -> None:
+    service = stuck.connect("service_role")
+    service.execute(
+        "select keylatch.issue_keys(%s, array_fill(''::text, '{100}'), 'secret')", [People.a]
+    )
+    service.execute("set statement_timeout = '5s'")
+    assert service.execute("update keylatch.keys set revoked_at = now()").rowcount == 100
 
 
 @pytest.mark.usefixtures("local_server")

@@ -1,7 +1,7 @@
 -- Notices: which changes send a notice to caches, which advance the sign, and which do neither.
 begin;
 \ir ../people.psql
-select plan(40);
+select plan(43);
 
 -- What a statement does: notices that wait for the commit, and signs for notices left out.
 create function pg_temp.signs() returns bigint language sql as
@@ -11,7 +11,7 @@ $$
 declare
   v_signs constant bigint := pg_temp.signs();
 begin
-  perform set_config('keylatch.notices', '', true), set_config('keylatch.extends', '', true);
+  perform set_config('keylatch.notices', '', true), set_config('keylatch.left_out', '', true);
   perform pg_temp.act_as(p_who);
   execute p_statement;
   perform set_config('session_replication_role', 'origin', true) where p_who = 'replica';
@@ -54,28 +54,27 @@ from (values
   ('a removed expiry', pg_temp.patch('ending', 'expires_at = null'))
 ) as s (about, statement);
 
--- An extension does not notify, so that the commit does not wait after the check of the expiry.
+-- An extension together with another change tells of the changed keys, and of no other key.
 
 select pg_temp.make('first', '''secret'', expires_at => now() + ''1 day''');
 select pg_temp.make('second', '''secret'', expires_at => now() + ''9 days''');
-select is(
-  pg_temp.told('alice', pg_temp.patch(
+select is(pg_temp.told('alice', s.statement), '1 notices, 0 signs', s.about)
+from (values
+  ('an extension with new scopes sends a notice for the key', pg_temp.patch(
     'first', 'expires_at = now() + interval ''2 days'', scopes = ''{b}'''
   )),
-  '0 notices, 1 signs', 'an extension with new scopes advances the sign'
-);
-select is(
-  pg_temp.told('alice', $$
+  ('an extension beside a shorter expiry sends one, in any order', $$
     update keylatch.keys set expires_at = now() + interval '5 days'
     where id in (pg_temp.id('first'), pg_temp.id('second')) $$),
-  '0 notices, 1 signs', 'an extension beside a shorter expiry advances the sign, in any order'
-);
-select is(
-  pg_temp.told('alice', $$
+  ('a change after an extension sends one', $$
     update keylatch.keys set expires_at = now() + interval '6 days'
     where id in (pg_temp.id('first'), pg_temp.id('second'));
-    select keylatch.suspend_key(pg_temp.id('secret')) $$),
-  '0 notices, 1 signs', 'a change after an extension advances the sign'
+    select keylatch.suspend_key(pg_temp.id('secret')) $$)
+) as s (about, statement);
+select is(
+  pg_temp.told('alice', 'set local keylatch.left_out = ''on''; '
+    || pg_temp.patch('first', 'scopes = ''{c}''')),
+  '0 notices, 1 signs', 'after a sign, a transaction advances the sign, and sends no notice'
 );
 
 select pg_temp.make('soon', '''secret'', expires_at => now() + ''40 seconds''');
@@ -89,9 +88,19 @@ select is(pg_temp.after_a_notice('soon'), 'PT409 expired_is_final',
   'after a notice, a key that expires within a minute cannot be extended');
 select is(pg_temp.after_a_notice('first'), '0 rows', 'a key that expires later can be extended');
 select is(
+  pg_temp.outcome('alice', $$ set local keylatch.notices = ''; set local keylatch.left_out = ''; $$
+    || pg_temp.patch('soon', 'expires_at = null, scopes = ''{b}''')
+    || '; set constraints all immediate'), 'PT409 expired_is_final',
+  'a key that expires within a minute cannot be extended together with another change');
+select is(
   pg_temp.outcome('alice', $$ set local keylatch.notices = ''; $$
     || pg_temp.patch('soon', 'expires_at = null') || '; set constraints all immediate'), '0 rows',
   'the first key can be extended in a transaction of its own');
+select is(
+  pg_temp.run('alice', $$ select set_config('keylatch.notices', '1', true); $$
+    || pg_temp.patch('first', 'expires_at = null')
+    || '; set constraints all immediate; select current_setting(''lock_timeout'')'), '5s',
+  'after a notice, the commit of an extension waits up to five seconds for other commits');
 
 -- Many keys at once.
 
