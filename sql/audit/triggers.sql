@@ -39,6 +39,7 @@ with expected (module_name, table_name, trigger_name, fires) as (
   ('sessions', 'keylatch.session_settings', 'session_settings_write_judge', 'O'),
   ('sessions', 'keylatch.sessions', 'sessions_delete_instead', 'O'),
   ('sessions', 'keylatch_internal.sessions', 'sessions_insert_check_key', 'O'),
+  ('sessions', 'keylatch_internal.sessions', 'sessions_update_hold_expiry', 'O'),
   ('sessions', 'keylatch_internal.workspace_latches', 'workspace_latches_write_end_sessions', 'O'),
   ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_delete_keep', 'A'),
   ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_update_a_merge_first_use', 'R'),

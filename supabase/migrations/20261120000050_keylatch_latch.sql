@@ -110,15 +110,15 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   if old.expires_at <= clock_timestamp() then
     perform keylatch_internal.refuse(
-      'expired_is_final', format('The key expired at %s, before the commit.', old.expires_at)
+      tg_argv[0], format('expires_at was %s, before the commit.', old.expires_at)
     );
   end if;
   -- The commit waits for no standby: the key could expire meanwhile, and then be active again.
-  perform set_config('synchronous_commit', 'local', true);
+  perform set_config('synchronous_commit', 'local', true) where tg_argv[0] = 'expired_is_final';
   return null;
 end $$;
 comment on function keylatch_internal.hold_expiry is
-  'A trigger function that refuses, at commit, to extend a key that expired after the update.';
+  'Refuses, at commit, to extend what expired after the update. Raises the error in its argument.';
 
 create constraint trigger keys_update_hold_expiry
 after update on keylatch_internal.keys
@@ -126,7 +126,7 @@ deferrable initially deferred for each row when (
   old.expires_at is not null and (new.expires_at is null or new.expires_at > old.expires_at)
   -- Not in the function: from PostgreSQL 16 on, an apply worker cannot defer a trigger.
   and not keylatch_internal.is_apply_worker()
-) execute function keylatch_internal.hold_expiry();
+) execute function keylatch_internal.hold_expiry('expired_is_final');
 alter table keylatch_internal.keys enable always trigger keys_update_hold_expiry;
 comment on trigger keys_update_hold_expiry on keylatch_internal.keys is
   'A transaction cannot set a later expires_at for a key that expires before the transaction

@@ -89,6 +89,15 @@ comment on trigger sessions_insert_check_key on keylatch_internal.sessions is
 
 The trigger does not fire in the apply worker of a logical replica.';
 
+create constraint trigger sessions_update_hold_expiry
+after update on keylatch_internal.sessions deferrable initially deferred for each row
+when (new.expires_at > greatest(old.expires_at, pg_catalog.clock_timestamp()))
+execute function keylatch_internal.hold_expiry('session_not_found');
+comment on trigger sessions_update_hold_expiry on keylatch_internal.sessions is
+  'A transaction cannot extend a session that expires before the transaction commits.
+
+The trigger does not fire for rows that a publisher sends.';
+
 create function keylatch.open_session(key text)
 returns keylatch.opened_session language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$

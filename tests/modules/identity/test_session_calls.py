@@ -14,6 +14,7 @@ from keylatch import AsyncKeylatch, Keylatch
 from keylatch.errors import InvalidArgument, LatchViolation, PermissionDenied, SessionNotFound
 from modules.identity.visitors import open_, token
 from security.system import ORIGIN, System, slug
+from stack import until
 
 pytestmark = pytest.mark.one_server
 
@@ -333,4 +334,21 @@ def test_a_session_that_expires_while_an_extension_waits_stays_expired(
         holder.execute("update keylatch_internal.sessions set expires_at = clock_timestamp()")
         holder.commit()
         assert waiting.outcome() == ("done", ())
+    assert service.resolve_session(text) is None
+
+
+def test_an_extension_that_is_committed_after_the_expiry_revives_no_session(
+    system: System, page: str, service: Keylatch
+) -> None:
+    """Threat: extending a session that has expired, by a transaction opened while it lived."""
+    text = token(system, page)
+    resolver = system.database.connect("keylatch_resolver", autocommit=False)
+    with system.database.connect() as owner:
+        owner.execute("update keylatch_internal.sessions set expires_at = now() + interval '2 s'")
+    extended = resolver.execute("select expires_at from keylatch.resolve_session(%s, true)", [text])
+    assert extended.fetchone() is not None
+    until(lambda: service.resolve_session(text) is None)
+    with pytest.raises(psycopg.Error) as refused:
+        resolver.commit()
+    assert refused.value.diag.message_primary == "session_not_found"
     assert service.resolve_session(text) is None

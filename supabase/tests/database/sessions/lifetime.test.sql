@@ -2,7 +2,7 @@
 begin;
 \ir ../people.psql
 \ir visitors.psql
-select plan(61);
+select plan(63);
 
 create function pg_temp.set_lifetime(p_lifetime text, p_who text default 'alice')
 returns text language sql as
@@ -152,6 +152,18 @@ select is(
   (select count(*) from keylatch.resolve_session(pg_temp.token('a day'), true)), 0::bigint,
   'an expired session is not extended'
 );
+select pg_temp.age('an hour', '1 hour', '500 ms');
+select is(
+  pg_temp.outcome('keylatch_resolver', format(
+    'select keylatch.resolve_session(%L, true); %s; set constraints all immediate',
+    pg_temp.token('an hour'), v.meanwhile
+  )),
+  v.outcome, format('an extension, then %s, then the commit', v.meanwhile)
+)
+from (values
+  ('select', '0 rows'), ('select pg_sleep(0.5)', 'PT404 session_not_found')
+) as v (meanwhile, outcome);
+select pg_temp.age('an hour', '1 hour', '1 hour');
 
 -- The check of a subject, and of a batch.
 
