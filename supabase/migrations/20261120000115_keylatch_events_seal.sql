@@ -55,6 +55,11 @@ declare
   v_batch record;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.seal_key_events');
+  if coalesce(p_limit not between 1 and 100000, true) then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'limit must be from 1 to 100000.', 'Leave limit out to use 10000.'
+    );
+  end if;
   -- Only concurrent calls of seal_events wait for this lock.
   lock table keylatch_internal.key_event_checkpoints in share row exclusive mode;
   select c.number, c.digest into v_number, v_previous
@@ -96,11 +101,7 @@ create function keylatch.seal_events("limit" integer default 10000)
 returns keylatch.event_sealing language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  if seal_events."limit" is null or seal_events."limit" not between 1 and 100000 then
-    perform keylatch_internal.refuse(
-      'invalid_argument', 'limit must be from 1 to 100000.', 'Leave limit out to use 10000.'
-    );
-  elsif current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
     -- In REPEATABLE READ, two concurrent calls would make the same checkpoint.
     perform keylatch_internal.refuse(
       'read_committed_required', 'Sealing events needs isolation level READ COMMITTED.'
@@ -138,9 +139,7 @@ create function keylatch_internal.verify_checkpoints(p_from bigint, p_limit inte
 returns keylatch.event_verification language plpgsql stable security definer
 -- definer because: a checkpoint covers the events of all workspaces. Callers get only counts and
 -- digests. "stable" gives all queries one snapshot, so a concurrent seal_events shows no gap.
-set search_path = pg_catalog, pg_temp
-set enable_seqscan = off
-set jit = off as $$
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
   v_result keylatch.event_verification;
   v_last bigint;
@@ -149,13 +148,17 @@ declare
   v_found record;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.verify_checkpoints');
+  if coalesce(p_from < 1 or p_limit not between 1 and 1000, true) then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'from_checkpoint must be 1 or more, and limit from 1 to 1000.',
+      'Pass 1 first, and then next_checkpoint of the last result.'
+    );
+  end if;
   select coalesce(max(c.number), 0) into v_last from keylatch_internal.key_event_checkpoints as c;
   select c.digest into v_previous
   from keylatch_internal.key_event_checkpoints as c where c.number = p_from - 1;
   select 0, 0, count(*) into v_result.checkpoints, v_result.events, v_result.unsealed
-  from (
-    select from keylatch_internal.key_events as e where e.checkpoint is null limit 1000000
-  ) as unsealed;
+  from (select from keylatch_internal.key_events as e where e.checkpoint is null limit 1000000) as n;
   for v_offset in 0 .. greatest(least(v_last - p_from, p_limit - 1), -1) loop
     select c.* into v_checkpoint
     from keylatch_internal.key_event_checkpoints as c
@@ -184,8 +187,7 @@ begin
   if v_result.problem is null and v_result.next_checkpoint is null and (
     select min(e.checkpoint) < 1 or max(e.checkpoint) > v_last
     from keylatch_internal.key_events as e
-  )
-  then
+  ) then
     v_result.broken_checkpoint := v_last + 1;
     v_result.problem := 'The checkpoint of sealed events is missing.';
   end if;
@@ -200,14 +202,7 @@ create function keylatch.verify_events(
 returns keylatch.event_verification language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  if verify_events.from_checkpoint is null or verify_events.from_checkpoint < 1
-    or verify_events."limit" is null or verify_events."limit" not between 1 and 1000
-  then
-    perform keylatch_internal.refuse(
-      'invalid_argument', 'from_checkpoint must be 1 or more, and limit from 1 to 1000.',
-      'Pass 1 first, and then next_checkpoint of the last result.'
-    );
-  elsif row_security_active('keylatch_internal.key_events'::regclass)
+  if row_security_active('keylatch_internal.key_events'::regclass)
     and not exists (select from keylatch.admin_workspace_ids())
   then
     perform keylatch_internal.refuse('admin_required', 'You administer no workspace.');

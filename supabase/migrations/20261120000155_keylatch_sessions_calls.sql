@@ -140,6 +140,14 @@ declare
   v_session keylatch.session;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.change_session');
+  if (p_change = 'attach' and p_subject is null)
+    or p_subject !~ E'^[^\\x01-\\x1f\\x7f-\\x9f]{1,200}$' then
+    perform keylatch_internal.refuse(
+      'invalid_argument',
+      'subject must be a text of 1 to 200 characters without control characters.',
+      'Pass your own id of the visitor.'
+    );
+  end if;
   -- Locks the row first, so that the session cannot expire between the check and the update.
   perform from keylatch_internal.sessions as s
   where s.token_hash = sha256(convert_to(p_token, 'UTF8'))
@@ -204,16 +212,6 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_session keylatch.session;
 begin
-  if attach_subject.subject is null
-    or length(attach_subject.subject) not between 1 and 200
-    or attach_subject.subject ~ E'[\\x01-\\x1f\\x7f-\\x9f]'
-  then
-    perform keylatch_internal.refuse(
-      'invalid_argument',
-      'subject must be a text of 1 to 200 characters without control characters.',
-      'Pass your own id of the visitor.'
-    );
-  end if;
   v_session := keylatch_internal.change_session(
     attach_subject.token, 'attach', attach_subject.subject
   );
@@ -291,6 +289,12 @@ declare
   v_ended integer;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.delete_old_sessions');
+  if coalesce(p_batch not between 1 and 100000, true) then
+    perform keylatch_internal.refuse(
+      'invalid_argument', 'batch must be from 1 to 100000.',
+      'Leave batch out to use 10000. Repeat the call until it prunes fewer sessions.'
+    );
+  end if;
   -- The next call deletes rows that are locked now.
   delete from keylatch_internal.sessions as s
   where s.id in (
@@ -324,12 +328,6 @@ create function keylatch.prune_sessions(batch integer default 10000)
 returns keylatch.session_pruning language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  if prune_sessions.batch is null or prune_sessions.batch not between 1 and 100000 then
-    perform keylatch_internal.refuse(
-      'invalid_argument', 'batch must be from 1 to 100000.',
-      'Leave batch out to use 10000. Repeat the call until it prunes fewer sessions.'
-    );
-  end if;
   return row(keylatch_internal.delete_old_sessions(prune_sessions.batch))::keylatch.session_pruning;
 end $$;
 comment on function keylatch.prune_sessions is

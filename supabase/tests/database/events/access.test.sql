@@ -1,7 +1,7 @@
 -- Who may read the events, and that no role may insert, change or delete them.
 begin;
 \ir ../people.psql
-select plan(116);
+select plan(122);
 
 select pg_temp.make('first');
 select pg_temp.manage('suspend_key', 'first');
@@ -90,6 +90,16 @@ from (values
   ('select keylatch.verify_events(null)'), ('select keylatch.verify_events(1, 0)'),
   ('select keylatch.verify_events(1, 1001)'), ('select keylatch.verify_events(1, null)')
 ) as v (statement);
+-- The functions that the calls use have the same bounds, because SQL reaches them, too.
+select is(pg_temp.outcome(v.who, v.statement), 'PT400 invalid_argument', v.statement)
+from (values
+  ('alice', 'select keylatch_internal.verify_checkpoints(1, 1001)'),
+  ('alice', 'select keylatch_internal.verify_checkpoints(1, null)'),
+  ('stranger', 'select keylatch_internal.verify_checkpoints(-9223372036854775807, 1)'),
+  ('stranger', 'select keylatch_internal.verify_checkpoints(null, 1)'),
+  ('service_role', 'select keylatch_internal.seal_key_events(100001)'),
+  ('service_role', 'select keylatch_internal.seal_key_events(null)')
+) as v (who, statement);
 select is(
   (select v.is_intact from keylatch.verify_events(9223372036854775807, 1000) as v), true,
   'verify_events may begin at any checkpoint'

@@ -2,7 +2,7 @@
 begin;
 \ir ../people.psql
 \ir visitors.psql
-select plan(63);
+select plan(69);
 
 create function pg_temp.set_lifetime(p_lifetime text, p_who text default 'alice')
 returns text language sql as
@@ -185,6 +185,20 @@ from (values
   (1, '1 row'), (100000, '1 row'), (0, 'PT400 invalid_argument'), (100001, 'PT400 invalid_argument'),
   (null, 'PT400 invalid_argument')
 ) as v (batch, outcome);
+
+-- The functions that the calls use have the same bounds, because SQL reaches them, too.
+select is(
+  pg_temp.outcome(v.who, replace(v.statement, '$1', quote_literal(pg_temp.token('an hour')))),
+  'PT400 invalid_argument', v.statement
+)
+from (values
+  ('keylatch_resolver', 'select keylatch_internal.change_session($1, ''attach'', repeat(''x'', 201))'),
+  ('keylatch_resolver', 'select keylatch_internal.change_session($1, ''attach'', null)'),
+  ('keylatch_resolver', 'select keylatch_internal.change_session($1, ''extend'', '''')'),
+  ('keylatch_resolver', 'select keylatch_internal.change_session($1, ''close'', e''a\nb'')'),
+  ('service_role', 'select keylatch_internal.delete_old_sessions(100001)'),
+  ('service_role', 'select keylatch_internal.delete_old_sessions(null)')
+) as v (who, statement);
 
 select * from finish();
 rollback;
