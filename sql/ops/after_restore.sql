@@ -362,6 +362,7 @@ on conflict do nothing;
 update keylatch_internal.installation set modules = array_append(modules, 'notify')
 where 'notify' <> all (modules);
 alter table keylatch_internal.keys enable always trigger keys_update_notify;
+alter table keylatch_internal.keys enable always trigger keys_insert_notify;
 revoke all on sequence keylatch_internal.notices_left_out
 from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.is_notify_stuck, keylatch_internal.notify_caches,

@@ -51,13 +51,10 @@ begin
   then
     perform nextval('keylatch_internal.notices_left_out');
     perform set_config('keylatch.left_out', 'on', true);
-  elsif v_notices >= 1000 then
-    perform pg_notify('keylatch', '*');
   else
-    perform pg_notify(
-      'keylatch', left(encode(sha256(convert_to(new.id::text, 'UTF8')), 'hex'), 16)
-    );
-    perform set_config('keylatch.notices', (v_notices + 1)::text, true);
+    perform pg_notify('keylatch', case when v_notices >= 1000 or tg_op = 'INSERT' then '*'
+      else left(encode(sha256(convert_to(new.id::text, 'UTF8')), 'hex'), 16) end);
+    perform set_config('keylatch.notices', least(v_notices + 1, 1000)::text, true);
   end if;
   return null;
 end $$;
@@ -78,6 +75,17 @@ when (
 alter table keylatch_internal.keys enable always trigger keys_update_notify;
 comment on trigger keys_update_notify on keylatch_internal.keys is
   'Notifies caches of a changed key at commit, also on a logical replica.';
+
+create trigger keys_insert_notify
+after insert on keylatch_internal.keys for each row
+when (
+  new.imported_at is not null
+  and pg_catalog.num_nonnulls(new.revoked_at, new.suspended_at, new.expires_at) > 0
+) execute function keylatch_internal.notify_caches();
+alter table keylatch_internal.keys enable always trigger keys_insert_notify;
+comment on trigger keys_insert_notify on keylatch_internal.keys is
+  'Notifies caches, for any key, of an imported key that is or becomes inactive: caches may know the
+same plaintext key under another id, because a key has a row for each scheme of its imports.';
 
 create function keylatch_internal.hold_extension()
 returns trigger language plpgsql volatile security invoker

@@ -1,5 +1,6 @@
 """Notifications on a real server: what is sent, what is only counted, and that nobody waits."""
 
+import hashlib
 import re
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import psycopg_pool
 import pytest
 
 from client.cache.hearing import until_heard, until_remembered
-from keylatch import Keylatch
+from keylatch import Keylatch, Secret
 from keylatch.cached import CachedResolver
 from keylatch.cached.memory import Heartbeat, mark_of
 from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, notifications, until
@@ -212,6 +213,32 @@ def test_a_listener_at_another_database_than_the_one_that_is_asked_is_given_up(
             until(lambda: resolver.resolve(issued.key) is None)
             until(lambda: resolver.stats().reconnects > 0)
             assert resolver.resolve(issued.key) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_told"),
+    [({"revoked_at": "2026-01-31"}, True), ({"suspended_at": "2026-01-31"}, True), ({}, False)],
+)
+def test_an_imported_key_that_is_inactive_under_another_scheme_is_heard(
+    fleet: Fleet, fields: dict[str, str], is_told: bool
+) -> None:
+    """Nobody knows before its next use that the new row is of the same plaintext key."""
+    text = "a key of an old system"
+    with fleet.listening() as resolver, psycopg.connect(fleet.database.url) as listener:
+        listener.autocommit = True
+        listener.execute("listen keylatch")
+        for digest in ("md5", "sha1"):
+            fleet.admin.declare_scheme(digest, recipe={"digest": digest})
+            hashed = hashlib.new(digest, text.encode()).hexdigest()
+            line = {"workspace_id": str(People.a), "scheme": digest, "hash": hashed}
+            line["hash_encoding"] = "hex"
+            if digest == "sha1":
+                until_remembered(resolver, Secret(text))
+                line |= fields
+            fleet.admin.import_keys([line])
+        until_heard(resolver)
+        assert (resolver.resolve(Secret(text)) is None) is is_told
+        assert notifications(listener, fleet.session) == ["*"] * is_told
 
 
 @pytest.fixture

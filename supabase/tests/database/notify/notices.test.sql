@@ -1,7 +1,7 @@
 -- Notices: which changes send a notice to caches, which advance the sign, and which do neither.
 begin;
 \ir ../people.psql
-select plan(43);
+select plan(47);
 
 -- What a statement does: notices that wait for the commit, and signs for notices left out.
 create function pg_temp.signs() returns bigint language sql as
@@ -101,6 +101,25 @@ select is(
     || pg_temp.patch('first', 'expires_at = null')
     || '; set constraints all immediate; select current_setting(''lock_timeout'')'), '5s',
   'after a notice, the commit of an extension waits up to five seconds for other commits');
+
+-- An imported key that is inactive may be a key that caches know under another id.
+
+create function pg_temp.import(p_column text) returns text language sql as
+$$ select format(
+  'insert into keylatch_internal.keys (id, workspace_id, kind, environment, key_hash, masked_key,
+    label, metadata, allowed_origins, scopes, created_at, updated_at, imported_at%1$s)
+  select i, pg_temp.a(), ''secret'', ''live'', sha256(uuid_send(i)), ''...'', ''imported'', ''{}'',
+    ''{}'', ''{}'', now(), now(), now()%2$s
+  from (values (gen_random_uuid()), (gen_random_uuid())) as n (i)',
+  ', ' || p_column, ', now()' || left(p_column, 0)
+) $$;
+select is(
+  pg_temp.told('owner', pg_temp.import(c.name)), c.told, format('an import with %s', c.name)
+)
+from (values
+  ('revoked_at', '2 notices, 0 signs'), ('suspended_at', '2 notices, 0 signs'),
+  ('expires_at', '2 notices, 0 signs'), (null, '0 notices, 0 signs')
+) as c (name, told);
 
 -- Many keys at once.
 
