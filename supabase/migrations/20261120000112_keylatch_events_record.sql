@@ -161,7 +161,8 @@ begin
       'revoked_at', jsonb_build_object('new', n.revoked_at)
     )) end
   from new_keys as n;
-  if current_setting('role') = 'authenticated' then
+  if current_setting('role') <> current_user
+    and pg_has_role(nullif(current_setting('role'), 'none'), 'authenticated', 'usage') then
     perform keylatch_internal.limit_growth(n.workspace_id, true) from new_keys as n;
   end if;
   return null;
@@ -253,7 +254,8 @@ begin
     end,
     v_changes
   );
-  if current_setting('role') = 'authenticated' and v_event in ('changed', 'unsuspended') then
+  if v_event in ('changed', 'unsuspended') and current_setting('role') <> current_user
+    and pg_has_role(nullif(current_setting('role'), 'none'), 'authenticated', 'usage') then
     perform keylatch_internal.limit_growth(new.workspace_id, false);
   end if;
   return null;

@@ -2,7 +2,7 @@
 -- owner, a service and a restore have no limit.
 begin;
 \ir ../people.psql
-select plan(34);
+select plan(36);
 
 select is(
   (select concat_ws(' ', s.keys_per_workspace, s.changes_per_minute)
@@ -49,6 +49,18 @@ select is(
   'one change more than the limit'
 );
 select pg_temp.run('alice', pg_temp.relabel(5));
+-- PostgREST takes a role from the token: a role of the application's own inherits the limits, too.
+create role staff in role authenticated;
+grant staff to postgres;
+select is(
+  pg_temp.outcome('staff', format('set local request.jwt.claims = %L; %s',
+    json_build_object('sub', pg_temp.user_id('alice')), v.statement)),
+  'PT429 too_many_requests', format('staff: %s', v.statement)
+)
+from (values
+  ('update keylatch.keys set label = ''x'' where id = pg_temp.id(''spare'')'),
+  ('select keylatch.issue_key(pg_temp.a())')
+) as v (statement);
 select is(pg_temp.outcome(w.who, w.statement), w.outcome, format('then %s: %s', w.who, w.statement))
 from (values
   ('alice', 'update keylatch.keys set label = ''x'' where id = pg_temp.id(''spare'')',
