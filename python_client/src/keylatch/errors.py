@@ -13,12 +13,10 @@ from .secret import mask_keys
 class KeylatchError(Exception):
     """The base class of all errors of this package. Also raised itself if no other class fits.
 
-    No attribute contains a key: server messages are masked, and input values that PostgreSQL quotes
-    are removed.
+    No attribute contains a key: server messages are masked, and quoted input is removed.
 
     Attributes:
-        slug: The word that programs match on, for example `key_revoked`. Source: the message
-            of the database's error, or `default_slug` of the class.
+        slug: The word that programs match on: the message of the database, or `default_slug`.
         sqlstate: The five characters of the SQLSTATE; `None` if no database answered.
         detail: One sentence that says what is wrong and names the field, or `None`.
         hint: The next step, or `None`.
@@ -48,8 +46,7 @@ class KeylatchError(Exception):
 
     def __str__(self) -> str:
         detail = f": {self.detail}" if self.detail else ""
-        hint = f" ({self.hint})" if self.hint else ""
-        return f"{self.slug}{detail}{hint}"
+        return f"{self.slug}{detail} ({self.hint})" if self.hint else f"{self.slug}{detail}"
 
 
 class KeyNotFound(KeylatchError):
@@ -74,13 +71,7 @@ class InvalidArgument(KeylatchError, ValueError):
 
     @classmethod
     def of(cls, field: str, problem: str, hint: str | None = None) -> Self:
-        """Return the error for a value that is refused before it is sent.
-
-        Args:
-            field: The argument's name.
-            problem: What is wrong, worded to follow the argument's name, without the value.
-            hint: What to do.
-        """
+        """Refuse a value before it is sent. `problem` follows the name and leaves out the value."""
         return cls(detail=f"{field} {problem}", hint=hint)
 
 
@@ -91,8 +82,7 @@ class PermissionDenied(KeylatchError):
 class Unavailable(KeylatchError):
     """The database did not answer: no connection, a timeout, an overload, or a server failure.
 
-    It is unknown whether a call that writes took effect. List the keys before you repeat `issue` or
-    `rotate`. You can repeat `revoke`.
+    A call that writes may have taken effect. List the keys before you repeat `issue` or `rotate`.
     """
 
 
@@ -113,10 +103,7 @@ class SchemaNotExposed(KeylatchError):
 
 
 class NotInstalled(KeylatchError):
-    """The database lacks keylatch or the module of the call, or has a version that is too old.
-
-    `detail` names what is missing. `hint` names the command that adds it.
-    """
+    """The database lacks what `detail` names, or its version is too old. `hint` has the command."""
 
 
 class UnexpectedAnswer(KeylatchError):
@@ -175,7 +162,7 @@ def error_for(
     status: int | None = None,
     arguments: Mapping[str, object] | None = None,
 ) -> KeylatchError:
-    """Turn a server's error into the error to raise.
+    """Turn a server's error into the error to raise, with every text masked.
 
     Args:
         message: The slug if keylatch raised the error; prose of PostgreSQL, PostgREST or a gateway.
@@ -184,9 +171,6 @@ def error_for(
         hint: The hint of the server's error.
         status: The HTTP status, if there was one.
         arguments: The arguments of the call, to find the argument that PostgreSQL could not read.
-
-    Returns:
-        The error; every text in it is masked.
     """
     code = code or ""
     for name, value in (arguments or {}).items():
