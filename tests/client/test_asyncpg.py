@@ -3,7 +3,7 @@
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest_asyncio
 from client.system import System
 from client.vectors import SECRET
 from client.watched import Watched, watched_database
-from keylatch import AsyncKeylatch, Keylatch, calls
+from keylatch import AsyncKeylatch, Keylatch
 from keylatch.errors import (
     InvalidArgument,
     KeylatchError,
@@ -25,7 +25,7 @@ from keylatch.errors import (
     PermissionDenied,
     Unavailable,
 )
-from keylatch.transports import VIEWS
+from keylatch.transports import VIEWS, Rows
 from keylatch.transports.sql import type_of
 from stack import Cluster, Database, Janitor, Tokens
 from stack.pooler import Pooler
@@ -264,67 +264,85 @@ async def test_no_key_is_in_the_log_or_the_activity_of_the_server(watched: Watch
     assert [key for key in keys if key in shown or key[11:-6] in shown] == []
 
 
-def _sent() -> Iterator[calls.Call[Any]]:
+class Recording:
+    """A transport that keeps the calls, and answers none."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Mapping[str, object]]] = []
+
+    def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
+        self.calls.append((function, arguments))
+        raise Unavailable
+
+
+def _sent() -> list[tuple[str, Mapping[str, object]]]:
     """Every call, with every argument."""
     some, now = uuid.uuid4(), datetime.now(UTC)
-    yield calls.issue(some, expires_at=now)
-    yield calls.issue_many(some, labels=["a"], expires_at=now)
-    yield calls.rotate(some, expires_at=now)
-    yield calls.revoke(some)
-    yield calls.suspend(some)
-    yield calls.unsuspend(some)
-    yield calls.list_keys(some)
-    yield calls.show(some)
-    yield calls.retire_workspace(some)
-    yield calls.resolve(SECRET, origin="https://a.example")
-    yield calls.resolve_many([SECRET], origins=[None])
-    yield calls.explain(SECRET)
-    yield calls.installation()
-    yield calls.events(some, after=some)
-    yield calls.seal_events()
-    yield calls.verify_events()
-    yield calls.record_usage([])
-    yield calls.usage(some)
-    yield calls.replay_position()
-    yield calls.wait_for_replicas()
-    yield calls.resolve_session("token")
-    yield calls.close_session("token")
-    yield calls.attach_subject("token", subject="x")
-    yield calls.prune_sessions()
-    yield calls.end_sessions(some)
-    yield calls.import_keys([], import_id=some)
-    yield calls.declare_scheme("old", recipe={"digest": "md5"})
-    yield calls.end_scheme("old", ends_at=now)
-    yield calls.finish_import("old", import_id=some)
-    yield calls.upgrade_key(SECRET, workspace_id=some)
-    yield calls.legacy_keys(some)
-    yield calls.revoke_legacy_key(some)
+    transport = Recording()
+    calls: list[Callable[[Keylatch], object]] = [
+        lambda kl: kl.issue(some, expires_at=now),
+        lambda kl: kl.issue_many(some, labels=["a"], expires_at=now),
+        lambda kl: kl.rotate(some, expires_at=now),
+        lambda kl: kl.revoke(some),
+        lambda kl: kl.suspend(some),
+        lambda kl: kl.unsuspend(some),
+        lambda kl: kl.list(some),
+        lambda kl: kl.show(some),
+        lambda kl: kl.retire_workspace(some),
+        lambda kl: kl.resolve(SECRET, origin="https://a.example"),
+        lambda kl: kl.resolve_many([SECRET], origins=[None]),
+        lambda kl: kl.explain(SECRET),
+        lambda kl: kl.installation(),
+        lambda kl: kl.events(some, after=some),
+        lambda kl: kl.seal_events(),
+        lambda kl: kl.verify_events(),
+        lambda kl: kl.record_usage([]),
+        lambda kl: kl.usage(some),
+        lambda kl: kl.replay_position(),
+        lambda kl: kl.wait_for_replicas(),
+        lambda kl: kl.resolve_session("token"),
+        lambda kl: kl.close_session("token"),
+        lambda kl: kl.attach_subject("token", subject="x"),
+        lambda kl: kl.prune_sessions(),
+        lambda kl: kl.end_sessions(some),
+        lambda kl: kl.import_keys([], import_id=some),
+        lambda kl: kl.declare_scheme("old", recipe={"digest": "md5"}),
+        lambda kl: kl.end_scheme("old", ends_at=now),
+        lambda kl: kl.finish_import("old", import_id=some),
+        lambda kl: kl.upgrade_key(SECRET, workspace_id=some),
+        lambda kl: kl.legacy_keys(some),
+        lambda kl: kl.revoke_legacy_key(some),
+    ]
+    for call in calls:
+        with pytest.raises(Unavailable):
+            call(Keylatch(transport))
+    return transport.calls
 
 
 def test_every_argument_is_cast_to_the_type_that_the_database_has(system: System) -> None:
-    sent = list(_sent())
+    sent = _sent()
     methods = {name for name in vars(AsyncKeylatch) if not name.startswith(("_", "from_"))}
     assert len(sent) == len(methods)
-    for call in sent:
-        if call.function in VIEWS:
+    for function, arguments in sent:
+        if function in VIEWS:
             rows = system.owner.execute(
                 "select attname, format_type(atttypid, null) from pg_attribute"
                 " where attrelid = ('keylatch.' || %s)::regclass",
-                [call.function],
+                [function],
             )
         else:
             rows = system.owner.execute(
                 "select name, format_type(type, null) from pg_proc,"
                 " unnest(proargnames, proargtypes::oid[]) as a (name, type)"
                 " where pronamespace = 'keylatch'::regnamespace and proname = %s",
-                [call.function],
+                [function],
             )
         types: dict[str, str] = dict(rows.fetchall())
-        for name, value in call.arguments.items():
+        for name, value in arguments.items():
             (cast,) = system.owner.execute(
                 "select format_type(%s::regtype, null)", [f"pg_catalog.{type_of(name, value)}"]
             ).fetchone() or ("",)
-            assert types[name] == cast, (call.function, name)
+            assert types[name] == cast, (function, name)
 
 
 def test_a_connection_of_another_library_is_refused_with_the_way_to_use(system: System) -> None:

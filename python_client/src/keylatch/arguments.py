@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from .errors import InvalidArgument
-from .models import KeyUsage
 from .secret import Secret
 
 # The forms that PostgreSQL reads. `uuid.UUID` reads more, such as underscores and signs.
@@ -29,20 +28,28 @@ _LONGEST_SENT = 8192
 _LONGEST_INTERVAL = timedelta(microseconds=2**63 - 1)
 
 
+Given = Mapping[str, Any]
+Optional = Collection[str]
+
+
 class Batch(list[Any]):
     """Lines of an import that `import_line` has prepared."""
 
 
-def sent(given: Mapping[str, Any]) -> dict[str, object]:
+def sent(given: Given, optional: Optional = ()) -> dict[str, Any]:
     """Turn the arguments of a call into JSON values by name, and a key into a `Secret`.
+
+    Args:
+        given: The arguments.
+        optional: The names of those that may be `None`.
 
     Raises:
         InvalidArgument: A value has the wrong type, or cannot be sent.
     """
-    arguments: dict[str, object] = {}
+    arguments: dict[str, Any] = {}
     for name, value in given.items():
-        if value is None and name in _WITHOUT:
-            arguments[name] = _WITHOUT[name]
+        if value is None and name in optional:
+            arguments[name] = {} if name == "metadata" else None
         else:
             kind, wanted, send, _ = _SENT[name]
             arguments[name] = send(name, _checked(name, value, kind, wanted))
@@ -77,21 +84,19 @@ def _line_value(name: str, field: str, value: object) -> object:
     return _texts(name, _checked(name, value, Iterable, "a list of strings"))
 
 
-def usage_batch(
-    uses: Iterable[KeyUsage], refusals: Mapping[UUID, Mapping[str, int]]
-) -> dict[str, dict[str, object]]:
-    """Build what `record_usage` sends: the counts of each key, by key id."""
+def sent_usage(given: Given, _: Optional) -> dict[str, Any]:
+    """Turn the arguments of `record_usage` into the counts of each key, by key id."""
     batch: dict[str, dict[str, object]] = {}
-    for one in uses:
+    for one in given["uses"]:
         if str(one.key_id) in batch:
             raise InvalidArgument.of("uses", "names a key twice")
         batch[str(one.key_id)] = {
             "uses": one.uses,
             "last_used_at": _time("last_used_at", one.last_used_at),
         }
-    for key_id, counts in refusals.items():
+    for key_id, counts in (given["refusals"] or {}).items():
         batch.setdefault(str(key_id), {})["refusals"] = dict(counts)
-    return batch
+    return {"batch": batch}
 
 
 def _checked(name: str, value: Any, kind: Any, wanted: str) -> Any:
@@ -217,8 +222,3 @@ _SENT = {
 }
 SQL_TYPES = {name: sql for name, (_, _, _, sql) in _SENT.items()}
 """The type in SQL of each argument."""
-# The arguments that may be `None`, and what is sent for it.
-_WITHOUT: Mapping[str, object] = {
-    **dict.fromkeys(("after", "expires_at", "import_id", "origin", "origins", "reason")),
-    "metadata": {},
-}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
-from . import calls
+from .calls import Calls
 from .errors import InvalidArgument
+from .rows import reader
 from .transports import AsyncTransport, Transport, expect, finish
 
 if TYPE_CHECKING:
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import async_scoped_session as async_scoped
     from sqlalchemy.orm import Session, scoped_session
 
-P = ParamSpec("P")
 T = TypeVar("T")
-M = TypeVar("M", bound=Callable[..., Any])
 TransportT = TypeVar("TransportT")
 SupabaseT = TypeVar("SupabaseT")
 PostgrestT = TypeVar("PostgrestT")
@@ -34,10 +33,17 @@ PsycopgT = TypeVar("PsycopgT")
 SqlalchemyT = TypeVar("SqlalchemyT")
 
 
-class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT]):
+class Client(Calls, Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT]):
     """The base class of `Keylatch` and `AsyncKeylatch`, with their constructors."""
 
     _is_async: ClassVar[bool]
+
+    def __init_subclass__(cls) -> None:
+        """Make the methods of the two clients."""
+        if "_is_async" in vars(cls):
+            for name, call in vars(Calls).items():
+                if not name.startswith("_"):
+                    setattr(cls, name, _method(call, cls._is_async))
 
     def __init__(self, transport: TransportT) -> None:
         self._transport: Any = transport
@@ -177,45 +183,43 @@ class Client(Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT]):
         """Return the same client without its replica."""
         return type(self)(getattr(self._transport, "primary", self._transport))
 
-    async def _answer(self, call: calls.Call[T]) -> T:
-        rows = self._transport.call(call.function, call.arguments)
-        answer = call.decode(await rows if self._is_async else rows)
-        if call.waits:
-            await self._answer(calls.wait_for_replicas())
+    async def _answer(self, function: str, sent: dict[str, Any], read: Callable[..., T]) -> T:
+        # An option of the client: the function does not know it.
+        waits = sent.pop("wait_for_replicas", False)
+        rows = self._transport.call(function, sent)
+        answer = read(await rows if self._is_async else rows, sent)
+        if waits:
+            waiting = cast(Any, self).wait_for_replicas()
+            await waiting if self._is_async else waiting
         return answer
 
 
-def blocking(describe: Callable[P, calls.Call[T]]) -> Callable[Concatenate[Keylatch, P], T]:
-    """Build the method of `Keylatch` for a call: it waits for the answer."""
+def _method(call: Any, is_async: bool) -> Callable[..., Any]:
+    """Make the method of a declared call."""
+    function, send, read = call.function, call.send, call.read
+    if read is None:
+        read = reader(call.__annotations__["return"])
+    _, *parameters = inspect.signature(call).parameters.values()
+    defaults = {one.name: one.default for one in parameters}
+    optional = {name for name, default in defaults.items() if default is None}
 
-    def method(self: Keylatch, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return finish(self._answer(describe(*args, **kwargs)))
+    def sent(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        call(None, *args, **kwargs)  # Python refuses arguments that the call does not have.
+        subject = dict(zip(defaults, args, strict=False))
+        arguments: dict[str, Any] = send({**defaults, **subject, **kwargs}, optional)
+        return arguments
 
-    return _as_described(describe, method)
+    if is_async:
 
+        @wraps(call)
+        async def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return await self._answer(function, sent(*args, **kwargs), read)
+    else:
 
-def awaited(
-    describe: Callable[P, calls.Call[T]],
-) -> Callable[Concatenate[AsyncKeylatch, P], Coroutine[Any, Any, T]]:
-    """Build the method of `AsyncKeylatch` for a call: the caller awaits the answer."""
+        @wraps(call)
+        def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return finish(self._answer(function, sent(*args, **kwargs), read))
 
-    async def method(self: AsyncKeylatch, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._answer(describe(*args, **kwargs))
-
-    return _as_described(describe, method)
-
-
-def _as_described(describe: Callable[..., calls.Call[Any]], method: M) -> M:
-    """Give a method the name, text and signature of its call, for `inspect` and `help`."""
-    described = inspect.signature(describe)
-    # The description returns Call[Key]; the method returns Key.
-    result = str(described.return_annotation).removeprefix("Call[").removesuffix("]")
-    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    wraps(describe)(method)
-    method.__annotations__ = {**describe.__annotations__, "return": result}
-    method.__signature__ = described.replace(  # type: ignore[attr-defined]
-        parameters=[this, *described.parameters.values()], return_annotation=result
-    )
     return method
 
 
@@ -250,43 +254,11 @@ class Keylatch(_Blocking):
     `KeyNotUsable` (the call needs an active key; `reason` says why it is not active),
     `PermissionDenied` (the row policies or grants refuse), `Unavailable` (nothing answers), and
     `SchemaNotExposed` or `NotInstalled` (the setup is not complete). All are `KeylatchError`.
-    Each method lists what else it raises.
+    Each method lists what else it raises. In the results of `list`, `events` and `resolve_many`, a
+    value that Python cannot read raises `UnreadableRow` when you use it.
     """
 
     _is_async = False
-
-    issue = blocking(calls.issue)
-    issue_many = blocking(calls.issue_many)
-    rotate = blocking(calls.rotate)
-    revoke = blocking(calls.revoke)
-    suspend = blocking(calls.suspend)
-    unsuspend = blocking(calls.unsuspend)
-    list = blocking(calls.list_keys)
-    show = blocking(calls.show)
-    retire_workspace = blocking(calls.retire_workspace)
-    resolve = blocking(calls.resolve)
-    resolve_many = blocking(calls.resolve_many)
-    explain = blocking(calls.explain)
-    installation = blocking(calls.installation)
-    events = blocking(calls.events)
-    seal_events = blocking(calls.seal_events)
-    verify_events = blocking(calls.verify_events)
-    record_usage = blocking(calls.record_usage)
-    usage = blocking(calls.usage)
-    replay_position = blocking(calls.replay_position)
-    wait_for_replicas = blocking(calls.wait_for_replicas)
-    resolve_session = blocking(calls.resolve_session)
-    close_session = blocking(calls.close_session)
-    attach_subject = blocking(calls.attach_subject)
-    prune_sessions = blocking(calls.prune_sessions)
-    end_sessions = blocking(calls.end_sessions)
-    import_keys = blocking(calls.import_keys)
-    declare_scheme = blocking(calls.declare_scheme)
-    end_scheme = blocking(calls.end_scheme)
-    finish_import = blocking(calls.finish_import)
-    upgrade_key = blocking(calls.upgrade_key)
-    legacy_keys = blocking(calls.legacy_keys)
-    revoke_legacy_key = blocking(calls.revoke_legacy_key)
 
 
 class AsyncKeylatch(_Awaited):
@@ -324,36 +296,3 @@ class AsyncKeylatch(_Awaited):
         from .transports.asyncpg import AsyncpgTransport
 
         return cls._over(AsyncpgTransport, pool_or_connection, reads, max_lag, claims)
-
-    issue = awaited(calls.issue)
-    issue_many = awaited(calls.issue_many)
-    rotate = awaited(calls.rotate)
-    revoke = awaited(calls.revoke)
-    suspend = awaited(calls.suspend)
-    unsuspend = awaited(calls.unsuspend)
-    list = awaited(calls.list_keys)
-    show = awaited(calls.show)
-    retire_workspace = awaited(calls.retire_workspace)
-    resolve = awaited(calls.resolve)
-    resolve_many = awaited(calls.resolve_many)
-    explain = awaited(calls.explain)
-    installation = awaited(calls.installation)
-    events = awaited(calls.events)
-    seal_events = awaited(calls.seal_events)
-    verify_events = awaited(calls.verify_events)
-    record_usage = awaited(calls.record_usage)
-    usage = awaited(calls.usage)
-    replay_position = awaited(calls.replay_position)
-    wait_for_replicas = awaited(calls.wait_for_replicas)
-    resolve_session = awaited(calls.resolve_session)
-    close_session = awaited(calls.close_session)
-    attach_subject = awaited(calls.attach_subject)
-    prune_sessions = awaited(calls.prune_sessions)
-    end_sessions = awaited(calls.end_sessions)
-    import_keys = awaited(calls.import_keys)
-    declare_scheme = awaited(calls.declare_scheme)
-    end_scheme = awaited(calls.end_scheme)
-    finish_import = awaited(calls.finish_import)
-    upgrade_key = awaited(calls.upgrade_key)
-    legacy_keys = awaited(calls.legacy_keys)
-    revoke_legacy_key = awaited(calls.revoke_legacy_key)

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
+from . import models
 from .errors import NotInstalled, UnexpectedAnswer
 from .models import ImportOutcome, ImportProbe, ReadOnlyDict
 from .secret import Secret
@@ -38,6 +39,17 @@ def read_all(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, .
 def read_each_once(model: type[T], rows: Iterable[Mapping[str, object]]) -> tuple[T, ...]:
     """Like `read_all`, without repeated ids: two pages overlap if a row was inserted meanwhile."""
     return read_all(model, {str(row.get("id")): row for row in rows}.values())
+
+
+def reader(result: str) -> Callable[[Iterable[Mapping[str, object]], object], object]:
+    """Choose how to read an answer by the annotation of its call, such as `models.Key | None`."""
+    if result == "None":
+        return lambda *_: None
+    model = result.removesuffix(" | None").removeprefix("tuple[").removesuffix(", ...]")
+    read: Any = read_each_once if result.startswith("tuple[") else read_one
+    read = read_optional if result.endswith(" | None") else read
+    kind = getattr(models, model.removeprefix("models."))
+    return lambda rows, _: read(kind, rows)
 
 
 def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
