@@ -14,10 +14,7 @@ from .secret import Secret
 
 
 class ReadOnlyDict(dict[str, Any]):
-    """The metadata of a key: a dict that can be read and passed to `json.dumps`, but not changed.
-
-    Only the first level is read-only. Source: the `metadata` column, a JSON object.
-    """
+    """The metadata of a key: a dict for `json.dumps`, whose first level cannot be changed."""
 
     __slots__ = ()
 
@@ -45,7 +42,7 @@ class Row:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
-            """Raise for a value that was left out. Python calls this for missing attributes."""
+            """Raise for a missing attribute, such as a value that was left out."""
             kind = type(self)
             if name not in kind.__dataclass_fields__:
                 raise AttributeError(f"{kind.__name__} has no attribute {name}")
@@ -61,11 +58,10 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IssuedKey(Row):
-    """A new key, shown only here. Source: `issue_key` and `rotate_key`."""
+class _Properties(Row):
+    """What a key has in common when it is issued and later."""
 
-    key: Secret  #: The key itself; `key.reveal()` gives the text.
-    id: UUID  #: Names the key in every other call.
+    id: UUID  #: Names the key in every call.
     workspace_id: UUID  #: The workspace of the key.
     kind: str  #: `publishable` or `secret`.
     environment: str  #: `live` or `test`.
@@ -77,36 +73,29 @@ class IssuedKey(Row):
     allowed_origins: tuple[str, ...]  #: The canonical origins that may use a publishable key.
     scopes: tuple[str, ...]  #: The application's words for what the key may do.
     metadata: Mapping[str, Any] = field(hash=False)  #: The application's JSON object.
-    expires_at: datetime | None  #: When the key expires, UTC; `None` for never.
+    expires_at: datetime | None  #: When the key expires or expired, UTC; `None` for never.
     rotated_from: UUID | None  #: The key that this one succeeds.
     created_at: datetime  #: When the key was made, UTC, by the server's clock.
     created_by: UUID | None  #: The user who made it; `None` for a service.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Key(Row):
+class IssuedKey(_Properties):
+    """A new key, shown only here. Source: `issue_key` and `rotate_key`."""
+
+    key: Secret  #: The key itself; `key.reveal()` gives the text.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key(_Properties):
     """A key as its admin sees it. Source: a row of `keylatch.keys`."""
 
-    id: UUID  #: Names the key in every call.
-    workspace_id: UUID  #: The workspace of the key.
-    kind: str  #: `publishable` or `secret`.
-    environment: str  #: `live` or `test`.
     public_key: str | None  #: The whole key if it is publishable; `None` for a secret one.
-    masked_key: str  #: For people to tell keys apart: `wk_sk_live_...abcd`.
-    fingerprint: str  #: The first 8 hex characters of the hash. Source: `keylatch.fingerprint`.
-    label: str  #: A name for people.
-    metadata: Mapping[str, Any] = field(hash=False)  #: The application's JSON object.
-    allowed_origins: tuple[str, ...]  #: The canonical origins that may use a publishable key.
-    scopes: tuple[str, ...]  #: The application's words for what the key may do.
-    expires_at: datetime | None  #: When the key expires or expired, UTC; `None` for never.
     suspended_at: datetime | None  #: Since when the key is suspended, UTC.
     superseded_at: datetime | None  #: When a rotation with grace replaced it, UTC.
     revoked_at: datetime | None  #: When the key was revoked, UTC.
     revoked_by: UUID | None  #: The user who revoked it; `None` for a service.
     revoke_reason: str | None  #: The reason that the caller of the revocation gave.
-    rotated_from: UUID | None  #: The key that this one succeeds.
-    created_at: datetime  #: When the key was made, UTC.
-    created_by: UUID | None  #: The user who made it; `None` for a service.
     updated_at: datetime  #: When the row last changed, UTC.
     imported_at: datetime | None  #: When the key was imported, UTC; `None` if it was made here.
     status: str  #: `active`, `superseded`, `suspended`, `expired` or `revoked`.
@@ -140,8 +129,7 @@ class ResolvedKey(Row):
     environment: str  #: `live` or `test`.
     scopes: tuple[str, ...]  #: The application's words for what the key may do.
     metadata: Mapping[str, Any] = field(hash=False)  #: The application's JSON object.
-    #: When the key expires, UTC; `None` for never. No cache may keep it longer.
-    expires_at: datetime | None
+    expires_at: datetime | None  #: When the key expires, UTC; `None` for never.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,9 +142,7 @@ class Explanation(Row):
     detail: str | None  #: Why, in a sentence.
     hint: str | None  #: What to do.
     key_id: UUID | None  #: The key; `None` if none was found.
-    #: The first 8 hex characters of the text's hash. If it differs from `Key.fingerprint`, the
-    #: text is not the stored key.
-    fingerprint: str
+    fingerprint: str  #: The fingerprint of the text, to compare with `Key.fingerprint`.
     expires_at: datetime | None  #: When the key expires or expired, UTC; `None` for never.
 
 
@@ -170,14 +156,10 @@ class Installation(Row):
     installed_at: datetime  #: When the schema was installed, UTC.
     database_name: str  #: The name of the database.
     database_oid: int  #: Its number in the PostgreSQL cluster.
-    #: The PostgreSQL cluster: equal on primary and replica, different after a dump was restored
-    #: into another cluster.
-    system_identifier: str
+    system_identifier: str  #: The PostgreSQL cluster: equal on a primary and its replicas.
     is_replica: bool  #: Whether this server is a read replica.
-    #: How far the replica is behind, in seconds; 0 on a primary, `None` if it is not known.
-    replica_lag_seconds: float | None
-    #: Where it was installed, as `system_identifier/database_oid/timeline`: another place than this
-    #: one in a copy, or where a dump was restored.
+    replica_lag_seconds: float | None  #: How far it is behind; 0 on a primary, `None` if unknown.
+    #: Where it was installed, `system_identifier/database_oid/timeline`. It differs in a copy.
     made_in: str
 
 
@@ -196,8 +178,7 @@ class KeyEvent(Row):
     address: str | None  #: The sender's address. The request claims it; it is not verified.
     agent: str | None  #: Its User-Agent, or the session's `application_name`.
     reason: str | None  #: Why the key was revoked, for a revocation.
-    #: The old and new value of each public field that changed; for `metadata`, digests.
-    changes: Mapping[str, Any] = field(hash=False)
+    changes: Mapping[str, Any] = field(hash=False)  #: Old and new values; of `metadata`, digests.
     checkpoint: int | None  #: The checkpoint that seals the event; `None` until it is sealed.
 
 
@@ -238,21 +219,18 @@ class ReplayPosition(Row):
     """A server's position in the write-ahead log. Source: `replay_position`."""
 
     system_identifier: str  #: The PostgreSQL cluster.
-    #: The timeline of the position. Positions of two timelines cannot be compared. `None` if a
-    #: replica receives no stream; the replica is then not up to date.
+    #: Positions of two timelines cannot be compared. `None` on a replica that receives no stream,
+    #: and so is not up to date.
     timeline: int | None
     is_replica: bool  #: Whether the server is a read replica.
-    #: The position in bytes: what a primary has flushed, or a replica has replayed. `None` if it
-    #: is not known.
-    position: int | None
+    position: int | None  #: Bytes that a primary has flushed, or a replica replayed, if known.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaWait(Row):
     """The replicas that `wait_for_replicas` waited for. Source: `wait_for_replicas`."""
 
-    #: Whether all synchronous standbys have replayed what was committed before the call.
-    is_synchronous: bool
+    is_synchronous: bool  #: Whether every standby has replayed what was committed before the call.
     waited_for: int  #: How many synchronous standbys there are.
 
 
@@ -287,10 +265,7 @@ class SessionEnding(Row):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegacyKey(Row):
-    """A key that was imported with a salted hash, and that its first use upgrades.
-
-    Source: a row of `keylatch.legacy_keys`.
-    """
+    """A key with a salted hash, upgraded by its first use. Source: `keylatch.legacy_keys`."""
 
     id: UUID  #: Names the legacy key.
     workspace_id: UUID  #: Its workspace.
