@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 
 from .calls import Calls
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TransportT = TypeVar("TransportT")
 SupabaseT = TypeVar("SupabaseT")
-PostgrestT = TypeVar("PostgrestT")
+RestT = TypeVar("RestT")
 PsycopgT = TypeVar("PsycopgT")
 SqlalchemyT = TypeVar("SqlalchemyT")
 
 
-class Client(Calls, Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, SqlalchemyT]):
+class Client(Calls, Generic[TransportT, SupabaseT, RestT, PsycopgT, SqlalchemyT]):
     """The base class of `Keylatch` and `AsyncKeylatch`, with their constructors."""
 
     _is_async: ClassVar[bool]
@@ -55,8 +55,8 @@ class Client(Calls, Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, Sqlalch
         """Call through a client of supabase-py.
 
         Args:
-            client: A client that is signed in as an admin, or that was made with the service key.
-                keylatch sets the schema, and uses the new token after a later sign-in or refresh.
+            client: A client with the service key, or signed in as an admin; a later sign-in or
+                refresh counts too. keylatch sets the schema.
             reads: A client for a read replica; see `from_psycopg`.
             max_lag: How old answers of the replica may be; see `from_psycopg`.
         """
@@ -64,17 +64,12 @@ class Client(Calls, Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, Sqlalch
 
     @classmethod
     def from_postgrest(
-        cls,
-        client: PostgrestT,
-        *,
-        reads: PostgrestT | None = None,
-        max_lag: timedelta | None = None,
+        cls, client: RestT, *, reads: RestT | None = None, max_lag: timedelta | None = None
     ) -> Self:
         """Call through a client of postgrest-py.
 
         Args:
-            client: A client with the caller's token: see its method `auth()`. keylatch sets the
-                schema.
+            client: A client with the caller's token (`auth()`). keylatch sets the schema.
             reads: A client for a read replica; see `from_psycopg`.
             max_lag: How old answers of the replica may be; see `from_psycopg`.
         """
@@ -94,26 +89,23 @@ class Client(Calls, Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, Sqlalch
         If the caller has a transaction open, or the connection opens transactions by itself, a
         call is part of that transaction: it commits and rolls back with the caller, and an error
         leaves the transaction usable. On a connection in autocommit mode, and through a pool,
-        each call commits by itself. Give a pool to a service that resolves keys, caches keys or
-        counts uses: it has no transaction to commit.
+        each call commits by itself: a service that resolves keys needs a pool.
 
         Args:
-            connection_or_pool: The connection or pool. Behind a pooler in transaction mode, open it
-                with `prepare_threshold=None`. Other work of the caller must not run on the
-                connection during a call.
-            claims: The claims of a token. Calls then act as PostgREST would for this token. The
-                claims and their role (`anon` if they name none) apply to this call only. With
-                `None`, calls run as the connection's own user.
+            connection_or_pool: Behind a pooler in transaction mode, open it with
+                `prepare_threshold=None`. Use the connection for nothing else during a call.
+            claims: The claims of a token, as which PostgREST would act. They and their role (`anon`
+                if they name none) apply to one call only. With `None`, the connection's user acts.
             reads: A connection or pool to a read replica. Calls that only read go to the replica
                 while it answers; all other calls go to the primary.
-            max_lag: How old an answer of the replica may be, 10 ms to a day. If the client cannot
-                show that the replica is fresh enough, the primary answers. With `None`, there is no
-                limit.
+            max_lag: How old an answer of the replica may be, 10 ms to a day; `None` for any age. If
+                it is not certain that the replica is fresh enough, the primary answers.
         """
         cls._check("from_psycopg", connection_or_pool, reads)
         from .transports.psycopg import PsycopgTransport
 
-        return cls._over(PsycopgTransport, connection_or_pool, reads, max_lag, claims)
+        make = partial(PsycopgTransport, claims=claims)
+        return cls._over(make, connection_or_pool, reads, max_lag)
 
     @classmethod
     def from_sqlalchemy(
@@ -128,30 +120,26 @@ class Client(Calls, Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, Sqlalch
 
         Over an engine, each call is a transaction of its own. Over a connection or a session, a
         call is a savepoint in the caller's transaction: it commits and rolls back with the
-        caller, and an error of keylatch leaves the transaction usable.
-
-        The server binds the keys, so they appear neither in a statement's text nor in
-        SQLAlchemy's log.
+        caller, and an error leaves the transaction usable. SQLAlchemy's log shows no key.
 
         Args:
-            source: An engine, connection or session, made with a URL that begins with
-                `postgresql+psycopg://`, or for async code with `postgresql+asyncpg://`.
+            source: An engine, connection or session with a URL `postgresql+psycopg://…`, or for
+                async code also `postgresql+asyncpg://…`.
             claims: As for `from_psycopg`.
             reads: The engine of a read replica; see `from_psycopg`.
             max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Raises:
-            InvalidArgument: Also for another driver, such as psycopg2. A session raises this at the
-                first call.
+            InvalidArgument: For another driver, such as psycopg2; a session at the first call.
         """
         cls._check("from_sqlalchemy", source, reads)
         from .transports.sqlalchemy import SqlalchemyTransport
 
-        return cls._over(SqlalchemyTransport, source, reads, max_lag, claims)
+        return cls._over(partial(SqlalchemyTransport, claims=claims), source, reads, max_lag)
 
     @classmethod
     def _check(cls, way: str, source: object, reads: object) -> None:
-        expect(f"{'AsyncKeylatch' if cls._is_async else 'Keylatch'}.{way}", source, reads)
+        expect(f"{'Async' if cls._is_async else ''}Keylatch.{way}", source, reads)
 
     @classmethod
     def _over_http(cls, way: str, client: object, reads: object, max_lag: timedelta | None) -> Self:
@@ -161,19 +149,12 @@ class Client(Calls, Generic[TransportT, SupabaseT, PostgrestT, PsycopgT, Sqlalch
         return cls._over(PostgrestTransport, client, reads, max_lag)
 
     @classmethod
-    def _over(
-        cls,
-        transport: Callable[..., Any],
-        source: object,
-        reads: object,
-        max_lag: timedelta | None,
-        *options: object,
-    ) -> Self:
-        primary = transport(source, *options, is_async=cls._is_async)
+    def _over(cls, make: Any, source: object, reads: object, max_lag: timedelta | None) -> Self:
+        primary = make(source, is_async=cls._is_async)
         if reads is not None:
             from .transports.replica import ReplicaTransport
 
-            replica = transport(reads, *options, is_async=cls._is_async)
+            replica = make(reads, is_async=cls._is_async)
             primary = ReplicaTransport(primary, replica, max_lag, is_async=cls._is_async)
         elif max_lag is not None:
             raise InvalidArgument.of("max_lag", "needs a replica", "Give reads as well.")
@@ -245,9 +226,8 @@ else:
 class Keylatch(_Blocking):
     """A client for the keys of a database, over a connection that the caller opens and closes.
 
-    A constructor raises `TypeError` if an object is of another kind, for example async, and
-    `InvalidArgument` if `claims` is not a JSON object or `max_lag` is not in its range. It changes
-    no setting of the connection.
+    A constructor changes no setting of the connection. It raises `TypeError` for an object of
+    another kind, as an async one, and `InvalidArgument` for wrong `claims` or a wrong `max_lag`.
 
     Every call can raise `InvalidArgument` (a value breaks a rule; `detail` names it),
     `KeyNotFound` or `SessionNotFound` (no such id or token that the caller may see),
@@ -284,10 +264,9 @@ class AsyncKeylatch(_Awaited):
         is a savepoint instead: the caller commits, and an error leaves the transaction usable.
 
         Args:
-            pool_or_connection: The pool or connection. keylatch does not change its settings and
-                codecs. Behind a pooler in transaction mode, open it with `statement_cache_size=0`.
-                Other work of the caller must not run on the connection during a call. A query
-                logger of the caller sees the arguments, keys included.
+            pool_or_connection: Behind a pooler in transaction mode, open it with
+                `statement_cache_size=0`. Use the connection for nothing else during a call. Your
+                own query loggers see the keys.
             claims: As for `from_psycopg`.
             reads: The pool of a read replica; see `from_psycopg`.
             max_lag: How old answers of the replica may be; see `from_psycopg`.
@@ -295,4 +274,5 @@ class AsyncKeylatch(_Awaited):
         cls._check("from_asyncpg", pool_or_connection, reads)
         from .transports.asyncpg import AsyncpgTransport
 
-        return cls._over(AsyncpgTransport, pool_or_connection, reads, max_lag, claims)
+        make = partial(AsyncpgTransport, claims=claims)
+        return cls._over(make, pool_or_connection, reads, max_lag)
