@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -81,7 +81,7 @@ def _line_value(name: str, field: str, value: object) -> object:
             return _time(name, value)
         case Mapping():
             return json_object(name, value)
-    return _texts(name, _checked(name, value, Iterable, "a list of strings"))
+    return _each(_text)(name, _checked(name, value, Iterable, "a list of strings"))
 
 
 def sent_usage(given: Given, _: Optional) -> dict[str, Any]:
@@ -112,6 +112,13 @@ def _checked(name: str, value: Any, kind: Any, wanted: str) -> Any:
     return value
 
 
+def _each(send: Callable[[str, Any], object], kind: Any = str) -> Callable[[str, Any], Any]:
+    def send_all(name: str, values: Any) -> list[object]:
+        return [send(name, _checked(name, one, kind, "a string")) for one in values]
+
+    return send_all
+
+
 def _presented(_: str, text: str | Secret) -> Secret:
     """Accept any string as a presented key or token: the database checks it."""
     return Secret(_sendable("", text.reveal() if isinstance(text, Secret) else text))
@@ -122,6 +129,10 @@ def _sendable(_: str, text: str) -> str:
         # The added character keeps the cut text from matching a real key or origin.
         text = text[:_LONGEST_SENT] + "\ufffd"
     return _UNSENDABLE.sub("\ufffd", text)
+
+
+def _origin(name: str, value: str | None) -> str | None:
+    return value if value is None else _sendable(name, value)
 
 
 def _int(name: str, value: int) -> int:
@@ -144,23 +155,10 @@ def _text(name: str, text: str) -> str:
     return text
 
 
-def _texts(name: str, values: Iterable[object]) -> list[str]:
-    return [_text(name, _checked(name, one, str, "a string")) for one in values]
-
-
 def _lines(name: str, lines: Iterable[object]) -> Batch:
     if isinstance(lines, Batch):
         return lines  # read from a file: the reader has checked each line
     return Batch(import_line(f"{name}[{n}]", line) for n, line in enumerate(lines, 1))
-
-
-def _keys(name: str, texts: Iterable[object]) -> list[Secret]:
-    return [_presented(name, _checked(name, one, str | Secret, "a string")) for one in texts]
-
-
-def _origins(name: str, values: Iterable[object]) -> list[str | None]:
-    texts = [None if one is None else _checked(name, one, str, "a string") for one in values]
-    return [None if text is None else _sendable(name, text) for text in texts]
 
 
 def _time(name: str, value: datetime) -> str:
@@ -204,10 +202,10 @@ _SENT = {
         ("environment kind label name", str, "a string", _text, "text"),
         ("prefix reason source subject", str, "a string", _text, "text"),
         ("key token", str | Secret, "a string", _presented, "text"),
-        ("keys", Iterable, "a list of strings", _keys, "text[]"),
+        ("keys", Iterable, "a list of strings", _each(_presented, str | Secret), "text[]"),
         ("origin", str, "a string", _sendable, "text"),
-        ("origins", Iterable, "a list of strings", _origins, "text[]"),
-        ("allowed_origins labels scopes", Iterable, "a list of strings", _texts, "text[]"),
+        ("origins", Iterable, "a list of strings", _each(_origin, str | None), "text[]"),
+        ("allowed_origins labels scopes", Iterable, "a list of strings", _each(_text), "text[]"),
         ("lines", Iterable, "a list of lines", _lines, "jsonb"),
         ("probes", Iterable, "a list of probes", _lines, "jsonb"),
         ("batch limit", int, "an int", _int, "int4"),

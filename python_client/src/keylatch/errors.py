@@ -154,11 +154,11 @@ _SQLSTATE = re.compile(r"[0-9A-Z]{5}")
 
 
 def error_for(
-    *,
     message: str | None,
     code: str | None,
     detail: str | None = None,
     hint: str | None = None,
+    *,
     status: int | None = None,
     arguments: Mapping[str, object] | None = None,
 ) -> KeylatchError:

@@ -48,9 +48,7 @@ def hash_key(key: str | Secret) -> bytes:
 
 
 def fingerprint(key: str | Secret) -> str:
-    """Return the fingerprint of a text, for logs. Nobody can use a fingerprint as a key.
-
-    If it differs from `Key.fingerprint`, the service received another text than the stored key.
+    """Return the fingerprint of a text, for logs, to compare with `Key.fingerprint`.
 
     Args:
         key: The whole text that was presented.
@@ -93,8 +91,7 @@ def parse_key(text: str | Secret) -> ParsedKey:
         Prefix, kind and environment.
 
     Raises:
-        InvalidArgument: The text is not a key (`detail` says `malformed`) or was mistyped
-            (`detail` says `checksum`). The message never repeats the text.
+        InvalidArgument: The text is `malformed`, or mistyped (`checksum`), as `detail` says.
     """
     parts = _take_apart(text)
     if parts is None:

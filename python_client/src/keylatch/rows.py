@@ -80,8 +80,7 @@ def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
 
 @cache
 def _fields_of(model: Hashable) -> list[tuple[str, str, Callable[[object], object]]]:
-    named = [(one.name, str(one.type)) for one in fields(cast(Any, model))]
-    return [(name, kind, _reader(kind)) for name, kind in named]
+    return [(one.name, str(one.type), _reader(str(one.type))) for one in fields(cast(Any, model))]
 
 
 def _reader(kind: str) -> Callable[[object], object]:

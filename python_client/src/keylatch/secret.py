@@ -12,10 +12,7 @@ _WHOLE = 36
 
 
 def mask_keys(text: str) -> str:
-    """Replace everything shaped like a key in a text by its masked key, `wk_sk_live_...abcd`.
-
-    A truncated key loses its last 4 characters too.
-    """
+    """Mask what is shaped like a key: `wk_sk_live_...abcd`; without the end if it is truncated."""
     return _KEY_SHAPED.sub(
         lambda found: f"{found[1]}...{found[2][-4:] if len(found[2]) >= _WHOLE else ''}", text
     )

@@ -6,7 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 Rows = Sequence[Mapping[str, object]]
 
@@ -48,11 +48,11 @@ class Transport(Protocol):
     """Sends calls to the database, and waits for the answers."""
 
     def call(self, function: str, arguments: Mapping[str, object]) -> Rows:
-        """Call a function of schema `keylatch`.
+        """Call a function of schema `keylatch`, or read a view in `VIEWS`.
 
         Args:
-            function: The name of the function, or of a view in `VIEWS`.
-            arguments: The arguments by name: JSON values, and a `Secret` where a key goes.
+            function: The name of the function or view.
+            arguments: JSON values by name, and a `Secret` where a key goes.
 
         Returns:
             The rows of the answer as JSON values by column name. A key is wrapped in a `Secret`.
@@ -74,17 +74,13 @@ def finish(work: Coroutine[Any, Any, T]) -> T:
     try:
         work.send(None)
     except StopIteration as end:
-        result: T = end.value
-        return result
+        return cast(T, end.value)
     work.close()
     raise RuntimeError("a blocking call waited for an event loop")
 
 
-class Calls(ABC):
-    """A `Transport` or an `AsyncTransport`, written once for both forms, as coroutines.
-
-    In the blocking form the coroutines wait for nothing, so that `finish` can run them.
-    """
+class AnyTransport(ABC):
+    """A `Transport` or an `AsyncTransport`: `finish` runs the coroutines of the blocking form."""
 
     def __init__(self, *, is_async: bool) -> None:
         self._is_async = is_async
@@ -120,10 +116,7 @@ class _Entered:
 
 
 def is_one_of(value: object, *names: str) -> bool:
-    """Check the class of a value by its name, such as `psycopg.Connection`, without importing it.
-
-    A library that was never imported has no instances.
-    """
+    """Check the class of a value by its name. A library that was never imported has no values."""
     for name in names:
         module, _, kind = name.rpartition(".")
         found = getattr(sys.modules.get(module), kind, None)

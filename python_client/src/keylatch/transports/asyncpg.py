@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -28,8 +28,7 @@ class AsyncpgTransport(SqlCalls):
         return not connection.is_in_transaction()
 
     async def _ask(self, connection: Any, query: str, values: Sequence[object] = ()) -> Found:
-        found: Found = await connection.fetch(query, *values)
-        return found
+        return cast(Found, await connection.fetch(query, *values))
 
     def _block(self, connection: Any) -> AbstractAsyncContextManager[Any]:
         idle: AbstractAsyncContextManager[Any] = connection.transaction()

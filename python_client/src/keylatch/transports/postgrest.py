@@ -9,7 +9,7 @@ import httpx
 
 from ..errors import KeylatchError, Unavailable, UnexpectedAnswer, error_for
 from ..secret import mask_keys
-from . import VIEWS, Calls, Rows
+from . import VIEWS, AnyTransport, Rows
 from .wire import as_rows, dump_json, read_json
 
 # Answers that a server may cut at its `max-rows`: 1000 on a Supabase project.
@@ -18,12 +18,11 @@ _PAGED = frozenset({"legacy_keys", "list_events", "list_keys"})
 _NO_JWT = "sb_"
 
 
-class PostgrestTransport(Calls):
+class PostgrestTransport(AnyTransport):
     """Calls through a client that the caller creates, signs in and signs out.
 
-    Requests go through the client's own session, not through its `rpc()`, because an error of
-    postgrest-py has no HTTP status. The status shows whether a gateway refused the API key or could
-    not reach its server.
+    Requests go through the client's own session, not through its `rpc()`: an error of postgrest-py
+    has no HTTP status, which shows whether a gateway refused the API key or reached no server.
     """
 
     def __init__(self, client: Any, *, is_async: bool = False) -> None:
@@ -92,8 +91,7 @@ def _request(
 def _send_key_as_apikey(headers: httpx.Headers) -> None:
     """Move a key that is not a JWT out of `Authorization`, because Supabase refuses it there.
 
-    supabase-py sends the project's key in both headers until a user signs in. The session of
-    supabase-py adds the headers.
+    The session of supabase-py sends the project's key in both headers until a user signs in.
     """
     scheme, _, key = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.lstrip().startswith(_NO_JWT):
@@ -124,18 +122,11 @@ def _read(response: httpx.Response, function: str, arguments: Mapping[str, objec
             hint="Pass create_client the address without /rest/v1.",
         )
     said = answer if isinstance(answer, dict) else {}
-    message, code, detail, hint = (
+    texts = (
         text if isinstance(text := said.get(name), str) else None
         for name in ("message", "code", "details", "hint")
     )
-    raise error_for(
-        message=message,
-        code=code,
-        detail=detail,
-        hint=hint,
-        status=response.status_code,
-        arguments=arguments,
-    )
+    raise error_for(*texts, status=response.status_code, arguments=arguments)
 
 
 def no_answer(problem: httpx.HTTPError) -> KeylatchError:

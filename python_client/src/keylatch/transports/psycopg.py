@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg.pq import TransactionStatus
@@ -50,8 +50,7 @@ class PsycopgTransport(SqlCalls):
                         await self._wait(self._cursor(connection).execute(BECOME, self._identity))
                         await self._wait(asked.execute(*statement.bound()))
                 if asked.pgresult is not None:
-                    found: Found = await self._wait(asked.fetchall())
-                    return found
+                    return cast(Found, await self._wait(asked.fetchall()))
             except psycopg.Error as problem:
                 # After an error in a pipeline, PgBouncer 1.18 may keep the server's session for
                 # this client until its next statement.
@@ -65,8 +64,7 @@ class PsycopgTransport(SqlCalls):
     async def _ask(self, connection: Any, query: str, values: Sequence[object] = ()) -> Found:
         cursor = self._cursor(connection)
         await self._wait(cursor.execute(query, values))
-        found: Found = await self._wait(cursor.fetchall())
-        return found
+        return cast(Found, await self._wait(cursor.fetchall()))
 
     def _cursor(self, connection: Any) -> Any:
         # Not `connection.cursor()`: the caller may have set a row factory, or a cursor class that

@@ -7,17 +7,17 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from ..clock import steady_clock
 from ..errors import InvalidArgument, KeylatchError, Unavailable
 from ..models import ReplayPosition
 from ..rows import read_one
-from . import READS, Calls, Rows
+from . import READS, AnyTransport, Rows
 
 
-class ReplicaTransport(Calls):
-    """Sends a call to the replica if the replica may answer, otherwise to the primary.
+class ReplicaTransport(AnyTransport):
+    """Sends a call to the replica if the replica may answer, otherwise to the `primary`.
 
     A replica that has replayed a position of the primary has every change that was acknowledged
     before the primary was asked for it. So the newest such position, with the time of asking, tells
@@ -25,9 +25,6 @@ class ReplicaTransport(Calls):
 
     Positions of two timelines are never compared: after a failover, a replica of the old timeline
     may be further than the new primary. A replica without a stream has no known timeline.
-
-    Attributes:
-        primary: The transport to the primary.
     """
 
     def __init__(
@@ -47,12 +44,8 @@ class ReplicaTransport(Calls):
         if function in READS and await self._may_read():
             # The replica may be down, or cancel a read that conflicts with its replay.
             with suppress(Unavailable):
-                return await self._ask(self._replica, function, arguments)
-        return await self._ask(self.primary, function, arguments)
-
-    async def _ask(self, of: Any, function: str, arguments: Mapping[str, object]) -> Rows:
-        rows: Rows = await self._wait(of.call(function, arguments))
-        return rows
+                return cast(Rows, await self._wait(self._replica.call(function, arguments)))
+        return cast(Rows, await self._wait(self.primary.call(function, arguments)))
 
     async def _may_read(self) -> bool:
         if self._max_lag is None:
@@ -64,8 +57,8 @@ class ReplicaTransport(Calls):
             try:
                 # After an error, the replica counts as no fresher than before.
                 with suppress(KeylatchError):
-                    primary = await self._ask(self.primary, "replay_position", {})
-                    replica = await self._ask(self._replica, "replay_position", {})
+                    primary = await self._wait(self.primary.call("replay_position", {}))
+                    replica = await self._wait(self._replica.call("replay_position", {}))
                     since = self._up_to_date_since(asked, primary, replica)
                     self._fresh_until = 0.0 if since is None else since + self._max_lag
             finally:
@@ -84,9 +77,7 @@ class ReplicaTransport(Calls):
         timeline = (here.system_identifier, here.timeline)
         if not self._marks or self._marks[-1][1] != timeline:
             return None
-        reached = (
-            marked
-            for marked, of, position in reversed(self._marks)
-            if of == timeline and position <= here.position
-        )
-        return next(reached, None)
+        for marked, of, position in reversed(self._marks):
+            if of == timeline and position <= here.position:
+                return marked
+        return None

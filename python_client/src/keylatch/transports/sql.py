@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from ..arguments import SQL_TYPES, json_object
 from ..errors import InvalidArgument, KeylatchError, Unavailable, error_for
 from ..secret import mask_keys
-from . import VIEWS, Calls, Rows, is_one_of
+from . import VIEWS, AnyTransport, Rows, is_one_of
 from .wire import as_rows, dump_json, plain, read_json
 
 BECOME = """
@@ -38,19 +38,16 @@ Found = Sequence[Sequence[Any]]
 
 
 def identity_of(claims: Mapping[str, Any] | None) -> tuple[str, str] | None:
-    """Turn the claims that a caller passed into the values of `BECOME`: the claims and their role.
-
-    Raises:
-        InvalidArgument: The claims are not a JSON object, or their role is not a string.
-    """
+    """Turn claims into the values of `BECOME`: the claims and their role, checked."""
     if claims is None:
         return None
     copy = json_object("claims", claims)
     # As in PostgREST, a token without a role is anonymous.
     role = copy.get("role", "anon")
     if not isinstance(role, str):
-        problem = f"has a role of type {type(role).__name__}, not a string"
-        raise InvalidArgument.of("claims", problem)
+        raise InvalidArgument.of(
+            "claims", f"has a role of type {type(role).__name__}, not a string"
+        )
     return json.dumps(copy), role
 
 
@@ -67,7 +64,7 @@ class Statement(NamedTuple):
         return _statement(self.function, tuple(types.items())), values
 
 
-class SqlCalls(Calls):
+class SqlCalls(AnyTransport):
     """The calls of every driver.
 
     If the caller has a transaction open, or the connection opens transactions by itself, a call is
@@ -156,8 +153,7 @@ def _autocommits(connection: Any) -> bool:
 def _statement(function: str, types: tuple[tuple[str, str], ...]) -> str:
     """Ask for JSON as PostgREST does, and send each argument as a string that the server casts.
 
-    This way, the result does not depend on how the caller's connection converts times, arrays and
-    JSON, and no error of a driver repeats a value.
+    So it does not matter what the caller's connection converts, and no driver's error has a value.
     """
     casts = {
         f'"{name}"': f"${place}::pg_catalog.text{'[]' if kind == 'text[]' else ''}"
@@ -199,7 +195,7 @@ _NO_ANSWER = (
 def failure_of(problem: Any, arguments: Mapping[str, object] | None = None) -> KeylatchError:
     """Turn an error of a driver or of SQLAlchemy into keylatch's error, without values of any row.
 
-    Raise the result outside the except block, so that it does not refer to the library's error.
+    Raise it outside the except block, so that it does not refer to the library's error.
     """
     # SQLAlchemy wraps the driver's error, and its adapter for asyncpg wraps asyncpg's error.
     problem = getattr(problem, "orig", None) or problem
@@ -215,13 +211,11 @@ def failure_of(problem: Any, arguments: Mapping[str, object] | None = None) -> K
     state = getattr(problem, "sqlstate", None)
     if state is not None:
         # psycopg keeps the texts of the server in `diag`, asyncpg in the error itself.
-        said = getattr(problem, "diag", None)
-        message, detail, hint = (
-            (said.message_primary, said.message_detail, said.message_hint)
-            if said is not None
-            else (problem.message or str(problem), problem.detail, problem.hint)
-        )
-        return error_for(message=message, code=state, detail=detail, hint=hint, arguments=arguments)
+        if said := getattr(problem, "diag", None):
+            texts = (said.message_primary, state, said.message_detail, said.message_hint)
+        else:
+            texts = (problem.message or str(problem), state, problem.detail, problem.hint)
+        return error_for(*texts, arguments=arguments)
     words = mask_keys(str(problem)).partition("\n")[0]
     detail = f"{type(problem).__name__}: {words}".removesuffix(": ")
     if not is_one_of(problem, *_NO_ANSWER):

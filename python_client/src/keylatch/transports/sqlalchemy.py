@@ -9,22 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, Engine, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from ..errors import InvalidArgument
-from . import Calls, Rows, is_one_of
+from . import AnyTransport, Rows, is_one_of
 from .sql import failure_of, identity_of
 
 
-class SqlalchemyTransport(Calls):
-    """Calls through SQLAlchemy over psycopg 3, or in the async form over psycopg 3 or asyncpg.
-
-    A call over a connection or session is part of its transaction. A call over an engine is a
-    transaction of its own.
-    """
+class SqlalchemyTransport(AnyTransport):
+    """Calls through SQLAlchemy over psycopg 3, or in the async form over psycopg 3 or asyncpg."""
 
     def __init__(
         self, source: Any, claims: Mapping[str, Any] | None, *, is_async: bool = False
@@ -56,8 +52,7 @@ class SqlalchemyTransport(Calls):
                     # but SQLAlchemy does not see the statement of a call.
                     await self._wait(connection.exec_driver_sql("select 1"))
                 try:
-                    rows: Rows = await self._wait(inner.call(function, arguments))
-                    return rows
+                    return cast(Rows, await self._wait(inner.call(function, arguments)))
                 finally:
                     # SQLAlchemy does not notice a lost connection, and would reuse it.
                     if driver.is_closed() if is_asyncpg else driver.closed:
@@ -79,12 +74,9 @@ class SqlalchemyTransport(Calls):
 
     def _require(self, source: Any) -> None:
         """Refuse a driver that does not work, or that binds arguments in the client."""
-        dialect = source.dialect
-        make, *drivers = (
-            ("create_async_engine", "asyncpg", "psycopg")
-            if self._is_async
-            else ("create_engine", "psycopg")
-        )
+        dialect, make, drivers = source.dialect, "create_engine", ["psycopg"]
+        if self._is_async:
+            make, drivers = "create_async_engine", ["asyncpg", "psycopg"]
         if dialect.name != "postgresql" or dialect.driver not in drivers:
             engines = " or ".join(f"{make}('postgresql+{driver}://…')" for driver in drivers)
             raise InvalidArgument(
