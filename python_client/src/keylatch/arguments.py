@@ -39,9 +39,7 @@ class Batch(list[Any]):
 def sent(given: Given, optional: Optional = ()) -> dict[str, Any]:
     """Turn the arguments of a call into JSON values by name, and a key into a `Secret`.
 
-    Args:
-        given: The arguments.
-        optional: The names of those that may be `None`.
+    An argument may be `None` if its name is in `optional`.
 
     Raises:
         InvalidArgument: A value has the wrong type, or cannot be sent.

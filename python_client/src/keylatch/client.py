@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import async_scoped_session as async_scoped
     from sqlalchemy.orm import Session, scoped_session
 
-T = TypeVar("T")
 TransportT = TypeVar("TransportT")
 SupabaseT = TypeVar("SupabaseT")
 RestT = TypeVar("RestT")
@@ -164,7 +163,7 @@ class Client(Calls, Generic[TransportT, SupabaseT, RestT, PsycopgT, SqlalchemyT]
         """Return the same client without its replica."""
         return type(self)(getattr(self._transport, "primary", self._transport))
 
-    async def _answer(self, function: str, sent: dict[str, Any], read: Callable[..., T]) -> T:
+    async def _answer(self, function: str, sent: dict[str, Any], read: Callable[..., Any]) -> Any:
         # An option of the client: the function does not know it.
         waits = sent.pop("wait_for_replicas", False)
         rows = self._transport.call(function, sent)
@@ -193,15 +192,16 @@ def _method(call: Any, is_async: bool) -> Callable[..., Any]:
     if is_async:
 
         @wraps(call)
-        async def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        async def awaited(self: Any, /, *args: Any, **kwargs: Any) -> Any:
             return await self._answer(function, sent(*args, **kwargs), read)
-    else:
 
-        @wraps(call)
-        def method(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-            return finish(self._answer(function, sent(*args, **kwargs), read))
+        return awaited
 
-    return method
+    @wraps(call)
+    def blocking(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return finish(self._answer(function, sent(*args, **kwargs), read))
+
+    return blocking
 
 
 if TYPE_CHECKING:

@@ -37,11 +37,8 @@ class SqlalchemyTransport(AnyTransport):
         try:
             async with self._opened() as connection:
                 self._require(connection)
-                lent = (
-                    await connection.get_raw_connection()
-                    if self._is_async
-                    else connection.connection
-                )
+                raw = connection.get_raw_connection() if self._is_async else connection.connection
+                lent = await self._wait(raw)
                 driver = lent.driver_connection
                 is_asyncpg = is_one_of(driver, "asyncpg.Connection")
                 inner = _transport(is_asyncpg)(driver, self._claims, is_async=self._is_async)
