@@ -48,7 +48,9 @@ def hash_key(key: str | Secret) -> bytes:
 
 
 def fingerprint(key: str | Secret) -> str:
-    """Return the fingerprint of a text, for logs, to compare with `Key.fingerprint`.
+    """Return the fingerprint of a text, to log and to compare with `Key.fingerprint`.
+
+    Nobody can use a fingerprint as a key.
 
     Args:
         key: The whole text that was presented.
