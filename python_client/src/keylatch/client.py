@@ -88,7 +88,8 @@ class Client(Calls, Generic[TransportT, SupabaseT, RestT, PsycopgT, SqlalchemyT]
         If the caller has a transaction open, or the connection opens transactions by itself, a
         call is part of that transaction: it commits and rolls back with the caller, and an error
         leaves the transaction usable. On a connection in autocommit mode, and through a pool,
-        each call commits by itself: a service that resolves keys needs a pool.
+        each call commits by itself. Give a pool to a service that resolves keys, caches keys or
+        counts uses: it has no transaction to commit.
 
         Args:
             connection_or_pool: Behind a pooler in transaction mode, open it with
@@ -119,7 +120,8 @@ class Client(Calls, Generic[TransportT, SupabaseT, RestT, PsycopgT, SqlalchemyT]
 
         Over an engine, each call is a transaction of its own. Over a connection or a session, a
         call is a savepoint in the caller's transaction: it commits and rolls back with the
-        caller, and an error leaves the transaction usable. SQLAlchemy's log shows no key.
+        caller, and an error leaves the transaction usable. The server binds the keys: they appear
+        neither in a statement's text nor in SQLAlchemy's log.
 
         Args:
             source: An engine, connection or session with a URL `postgresql+psycopg://…`, or for

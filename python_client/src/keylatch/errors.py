@@ -83,6 +83,7 @@ class Unavailable(KeylatchError):
     """The database did not answer: no connection, a timeout, an overload, or a server failure.
 
     A call that writes may have taken effect. List the keys before you repeat `issue` or `rotate`.
+    You can repeat `revoke`.
     """
 
 

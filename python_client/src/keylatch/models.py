@@ -129,7 +129,8 @@ class ResolvedKey(Row):
     environment: str  #: `live` or `test`.
     scopes: tuple[str, ...]  #: The application's words for what the key may do.
     metadata: Mapping[str, Any] = field(hash=False)  #: The application's JSON object.
-    expires_at: datetime | None  #: When the key expires, UTC; `None` for never.
+    #: When the key expires, UTC; `None` for never. No cache may keep it longer.
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,7 @@ class Explanation(Row):
     detail: str | None  #: Why, in a sentence.
     hint: str | None  #: What to do.
     key_id: UUID | None  #: The key; `None` if none was found.
-    fingerprint: str  #: The fingerprint of the text, to compare with `Key.fingerprint`.
+    fingerprint: str  #: The text's. If it differs from `Key.fingerprint`, this is another text.
     expires_at: datetime | None  #: When the key expires or expired, UTC; `None` for never.
 
 
@@ -156,10 +157,13 @@ class Installation(Row):
     installed_at: datetime  #: When the schema was installed, UTC.
     database_name: str  #: The name of the database.
     database_oid: int  #: Its number in the PostgreSQL cluster.
-    system_identifier: str  #: The PostgreSQL cluster: equal on a primary and its replicas.
+    #: The PostgreSQL cluster: equal on primary and replica, different after a dump was restored
+    #: into another cluster.
+    system_identifier: str
     is_replica: bool  #: Whether this server is a read replica.
-    replica_lag_seconds: float | None  #: How far it is behind; 0 on a primary, `None` if unknown.
-    #: Where it was installed, `system_identifier/database_oid/timeline`. It differs in a copy.
+    #: How far the replica is behind, in seconds; 0 on a primary, `None` if it is not known.
+    replica_lag_seconds: float | None
+    #: Where it was installed, `system_identifier/database_oid/timeline`. Another place in a copy.
     made_in: str
 
 
