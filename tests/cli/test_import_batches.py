@@ -1,4 +1,4 @@
-"""How lines are sent: in batches that grow and shrink, and are halved where one takes too long."""
+"""How lines are read, and sent in batches that grow, shrink, and are halved if one is too slow."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,8 @@ import pytest
 from keylatch.errors import KeylatchError
 from keylatch.models import ImportOutcome, ImportReport
 from keylatch_cli.importing.batches import FIRST, Import, Outcome, import_file
-from keylatch_cli.importing.lines import Line
+from keylatch_cli.importing.lines import Line, Reading, read_lines
+from keylatch_cli.importing.rows import Row
 
 
 class Slow:
@@ -78,3 +79,22 @@ def test_batches_grow_where_the_database_is_fast() -> None:
     run(database, 40 * FIRST)
     assert database.taken[0] == FIRST
     assert max(database.taken) > FIRST
+
+
+USUAL: dict[str, object] = {"workspace_id": str(UUID(int=1)), "hash": "ab", "hash_encoding": "hex"}
+VALUES: list[object] = [
+    *("", "\\N", "\\N\n", "plain", "two words", "a\tb", "a\0b", "\ud800", "ü", "\u201cquoted"),
+    *("1e5", "1E+5", "+1,5E-10", "1E+5\n", "yes", "0", "2024-02-03", "2024-02-03T04:05:06Z"),
+    *("2024-02-03T04:05:06.1234567Z", "1700000000", "{a,b}", "[]", '["a"]', "{}"),
+    *(None, True, 7, 1.5, [], ["a"], ["a", 7], ["a\0"], ["ü"], {}, {"a": "\0"}, {"a": 1}),
+]
+
+
+@pytest.mark.parametrize("name", ["label", "hash", "workspace_id", "alg", "created_at", "iter"])
+def test_a_line_that_needs_no_change_is_read_as_any_other(name: str) -> None:
+    # With an option, each value is read by itself.
+    slowly = Reading(without=frozenset({"unused"}))
+    for place in (name, name.upper(), "key", "scopes", "metadata", "hash encoding"):
+        for value in VALUES:
+            rows = [Row(number=1, cells={**USUAL, place: value})]
+            assert list(read_lines(rows, Reading())) == list(read_lines(rows, slowly)), value

@@ -53,9 +53,9 @@ def reader(result: str) -> Callable[[Iterable[Mapping[str, object]], object], ob
 
 
 def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
-    values: dict[str, object] = {}
+    made = object.__new__(model)
     unreadable: list[tuple[str, str]] = []
-    for name, kind, read in _fields_of(cast(Hashable, model)):
+    for name, kind, read, write in _fields_of(cast(Hashable, model)):
         if name not in row:
             raise NotInstalled(
                 "schema_too_old",
@@ -63,36 +63,38 @@ def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
                 hint="Run: keylatch install . && supabase db push",
             )
         try:
-            values[name] = read(row[name])
+            write(made, read(row[name]))
         except (TypeError, ValueError, OverflowError, RecursionError):
             unreadable.append((name, kind))
-    if not unreadable:
-        return model(**values)
     # Outside the except block: Python's own error would repeat the unreadable value.
-    if whole:
+    if whole and unreadable:
         name, kind = unreadable[0]
         raise UnexpectedAnswer(detail=f"{name} of {model.__name__} cannot be read as {kind}")
-    made = object.__new__(model)
-    for name, value in values.items():
-        object.__setattr__(made, name, value)
     return made
 
 
 @cache
-def _fields_of(model: Hashable) -> list[tuple[str, str, Callable[[object], object]]]:
-    return [(one.name, str(one.type), _reader(str(one.type))) for one in fields(cast(Any, model))]
+def _fields_of(model: Hashable) -> list[tuple[str, str, Callable[[object], object], Any]]:
+    """For each field: its name, annotation, reader, and the function that sets its slot."""
+    named = [(one.name, str(one.type)) for one in fields(cast(Any, model))]
+    return [(name, kind, _reader(kind), getattr(model, name).__set__) for name, kind in named]
 
 
 def _reader(kind: str) -> Callable[[object], object]:
     """Choose how to read a value by its field's annotation, so that a field is described once."""
-    if kind.endswith(" | None"):
-        some = _reader(kind.removesuffix(" | None"))
-        return lambda value: None if value is None else some(value)
     if kind.startswith("tuple["):
         each = _reader(kind.removeprefix("tuple[").removesuffix(", ...]"))
-        return lambda value: tuple(each(one) for one in _checked(list, value))
-    of, make = _READERS[kind]
-    return lambda value: make(_checked(of, value))
+        return lambda value: tuple([each(one) for one in _checked(list, value)])
+    of, make = _READERS[kind.removesuffix(" | None")]
+    may_lack = kind.endswith(" | None")
+
+    # One function for each kind: an answer may have thousands of rows.
+    def read(value: object) -> object:
+        if value is None and may_lack:
+            return None
+        return make(value if type(value) is of else _checked(of, value))
+
+    return read
 
 
 def _checked(kind: Any, value: object) -> Any:

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from queue import SimpleQueue
+from typing import NamedTuple
 from uuid import UUID
 
 from keylatch.arguments import Batch
@@ -25,8 +26,7 @@ _SECONDS = 1.5
 _CANCELED = "57014"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The outcome of a line of the file.
 
     Attributes:

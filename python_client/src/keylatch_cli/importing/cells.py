@@ -16,16 +16,16 @@ _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:[.,](\d{1,9}))?"
     r" ?(Z|UTC|[+-]\d\d(?::?\d\d)?)?)?"
 )
-# The format of times that the database reads without a change.
-_GOOD_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z")
+GOOD_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z")
+"""The format of times that the database reads without a change."""
 _EPOCH = re.compile(r"(\d{9,10})(?:\.(\d{1,9}))?|(\d{12,13})|(\d{15,16})")
 # How Go, MySQL and PostgreSQL write "no time".
 _NEVER = re.compile(r"0|0000-00-00.*|0001-01-01.*|infinity")
 _TRUE, _FALSE = frozenset({"t", "true", "1", "yes", "y"}), frozenset({"f", "false", "0", "no", "n"})
 _HEX = re.compile(r"(?:[0-9a-fA-F]{2})+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
-# One digit and a sign, as spreadsheets write it: 13260e07 is hex.
-_SHORTENED = re.compile(r"[+-]?\d(?:[.,]\d+)?E[+-]\d+", re.IGNORECASE)
+SHORTENED = re.compile(r"[+-]?\d(?:[.,]\d+)?[eE][+-]\d+")
+"""A number that a spreadsheet has shortened: one digit and a sign. 13260e07 is hex."""
 _CURLY = re.compile("[\u201c-\u201f\u2018-\u201b\xab\xbb]")
 
 
@@ -42,7 +42,7 @@ def damage(text: str) -> str | None:
     Returns:
         What is wrong, worded to follow the column name; `None` if nothing is wrong.
     """
-    if _SHORTENED.fullmatch(text):
+    if SHORTENED.fullmatch(text):
         return (
             f"{text} is a number that a spreadsheet has shortened. Export the table again, and "
             "do not open the file in a spreadsheet"
@@ -67,7 +67,7 @@ def time(value: object, zone: tzinfo | None) -> str | None:
         Unfit: The value is not a time, or its time zone is unknown.
     """
     text = str(value)
-    if _GOOD_TIME.fullmatch(text):
+    if GOOD_TIME.fullmatch(text):
         return text
     if _NEVER.fullmatch(text):
         return None
