@@ -515,14 +515,14 @@ from public, anon, authenticated, service_role;
 grant execute on function keylatch.upgrade_key, keylatch_internal.upgrade_legacy_key
 to service_role, keylatch_resolver;
 revoke all on table keylatch_internal.import_fields from public, anon, authenticated, service_role;
-revoke all on function keylatch_internal.insert_keys, keylatch_internal.read_import_fields,
-keylatch_internal.read_plaintext, keylatch_internal.read_verifier, keylatch_internal.finish_reading,
+revoke all on function keylatch_internal.read_import_fields, keylatch_internal.read_plaintext,
+keylatch_internal.read_verifier, keylatch_internal.finish_reading,
 keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces, keylatch_internal.read_import
 from public, anon, authenticated, service_role;
-revoke all on function keylatch_internal.note_source, keylatch_internal.share_import,
-keylatch_internal.insert_lines, keylatch_internal.similar_rounds, keylatch_internal.limit_rounds,
-keylatch_internal.hold_lines, keylatch_internal.must_hold, keylatch_internal.add_hashes,
-keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import
+revoke all on function keylatch_internal.share_import, keylatch_internal.insert_lines,
+keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
+keylatch_internal.must_hold, keylatch_internal.add_hashes, keylatch_internal.write_import,
+keylatch_internal.move_key, keylatch_internal.settle_import
 from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.probe_import, keylatch_internal.report_import,
 keylatch_internal.take_import, keylatch.import_keys, keylatch.finish_import

@@ -241,7 +241,7 @@ begin
     v_has_bad_scopes := p_new.scopes is null or array_ndims(p_new.scopes) > 1
       or cardinality(p_new.scopes) > 64 or cardinality(p_new.scopes) > (
         select count(distinct s.scope) from unnest(p_new.scopes) as s (scope)
-        where s.scope ~ '^[a-z0-9_.:*-]{1,64}$'
+        where s.scope ~ '^[a-z0-9_.:*-]+$' and length(s.scope) <= 64 -- {1,64} is ten times slower
       );
   end if;
   return coalesce(
@@ -274,6 +274,7 @@ begin
         'label must be a text of up to 200 characters without control characters.',
         'Pass an empty text for no label.']
       when (p_new.label, p_new.metadata) is distinct from (p_old.label, p_old.metadata)
+        and strpos(concat(p_new.label, p_new.metadata), 'k_') > 0 -- fast, and false for most keys
         and concat(p_new.label, ' ', p_new.metadata)
         ~ '[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[1-9A-HJ-NP-Za-km-z]{36}' then array[
         'label or metadata contains a key.', 'Write the key id or the masked key instead.']

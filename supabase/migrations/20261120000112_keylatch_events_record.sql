@@ -122,14 +122,15 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC' as $$
 declare
   v_source constant text[] := keylatch_internal.current_source();
-  -- Not the default of the column, which would be computed for each row.
+  -- Not the defaults of the columns, which would be computed for each row.
   v_user_id constant uuid := keylatch_internal.current_user_id();
+  v_role constant text := coalesce(nullif(current_setting('role'), 'none'), session_user);
 begin
   if tg_relid <> 'keylatch_internal.keys'::regclass then
     perform keylatch_internal.require_grants('keylatch_internal.record_new_key');
   end if;
   insert into keylatch_internal.key_events (
-    workspace_id, key_id, event, user_id, address, agent, reason, changes
+    workspace_id, key_id, event, user_id, role, address, agent, reason, changes
   )
   select
     n.workspace_id, n.id,
@@ -138,7 +139,7 @@ begin
       when n.rotated_from is not null then 'rotated'
       else 'issued'
     end,
-    v_user_id, v_source[1], v_source[2], keylatch_internal.clean_word(n.revoke_reason),
+    v_user_id, v_role, v_source[1], v_source[2], keylatch_internal.clean_word(n.revoke_reason),
     jsonb_build_object(
       'kind', jsonb_build_object('new', n.kind),
       'environment', jsonb_build_object('new', n.environment),

@@ -1,32 +1,4 @@
--- Module legacy: reading and checking the lines of an import.
-
-create function keylatch_internal.insert_keys(p_keys keylatch_internal.keys[])
-returns setof uuid language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return query
-  insert into keylatch_internal.keys (
-    id, workspace_id, kind, environment, key_hash, public_key, masked_key, label, metadata,
-    allowed_origins, scopes, expires_at, suspended_at, revoked_at, revoked_by, revoke_reason,
-    created_at, created_by, updated_at, imported_at
-  )
-  select
-    k.id, k.workspace_id, k.kind, k.environment, k.key_hash, k.public_key, k.masked_key, k.label,
-    k.metadata, k.allowed_origins, k.scopes, k.expires_at, k.suspended_at, k.revoked_at,
-    k.revoked_by, regexp_replace(
-      k.revoke_reason,
-      '([a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_)[1-9A-HJ-NP-Za-km-z]{36}', E'\\1...', 'g'
-    ), k.created_at, k.created_by, k.updated_at, k.imported_at
-  from unnest(p_keys) with ordinality as k
-  -- All imports insert keys in this order, so that two imports of the same keys do not deadlock.
-  order by k.key_hash, k.ordinality
-  on conflict (key_hash) do nothing
-  returning keys.id;
-end $$;
-comment on function keylatch_internal.insert_keys is
-  'Inserts keys, but skips a key whose key_hash already exists. Returns the ids of the new rows.';
-
--- The functions below read each line of an import by itself, so a bad line affects no other line.
+-- Module legacy: reading and checking each line of an import. A bad line affects no other line.
 
 create type keylatch_internal.import_line as (
   "position" integer, given jsonb, key keylatch_internal.keys, scheme text, verifier text,
@@ -90,42 +62,60 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   return array(
     with given as materialized (
-      select e.place, case when jsonb_typeof(e.line) <> 'object' then null
-        when not jsonb_path_exists(e.line, '$.* ? (@ == null)') then e.line
-        else e.line - array(select f.key from jsonb_each(e.line) as f where f.value = 'null')
-      end as line
+      select
+        e.place, case when jsonb_typeof(e.line) = 'object' then e.line end as line,
+        -- The usual fields of a SHA-256 are checked here, because the view takes twice as long.
+        case when e.line ->> 'alg' = 'sha256' and e.line ->> 'hash_encoding' = 'hex'
+          and jsonb_typeof(e.line -> 'hash') = 'string' and length(e.line ->> 'hash') = 64
+          and e.line ->> 'hash' ~ '^[0-9a-fA-F]+$'
+          and e.line ->> 'workspace_id' like '________-____-____-____-____________'
+          and e.line ->> 'workspace_id' ~ '^[0-9a-fA-F]+(-[0-9a-fA-F]+){4}$'
+          and coalesce(jsonb_typeof(e.line -> 'label'), 'string') = 'string'
+          and coalesce(jsonb_typeof(e.line -> 'scopes'), 'array') = 'array'
+          and not e.line ?| '{key,scheme,salt,salt_encoding,salt_place,iter,starts_with,ends_with}'
+          then decode(e.line ->> 'hash', 'hex') end as sha256
       from jsonb_array_elements(p_lines) with ordinality as e (line, place)
     ),
-    wrong as (
+    odd as (
       select distinct on (g.place) g.place, case
-        when r.rule is null then array[
-          'The line has an unknown field.',
+        when f.value = 'null' and f.key <> 'workspace_id' then null
+        when r.rule is null then array['The line has an unknown field.',
           'See the comment of import_keys for the fields of a line.']
         else array[f.key || ' must be ' || r.rule || '.', r.hint]
       end as problem
       from given as g
-      cross join jsonb_each(
-        case when g.line ? 'workspace_id' then g.line else '{"workspace_id": null}' || g.line end
-      ) with ordinality as f (key, value, number)
+      cross join jsonb_each(case
+        when g.sha256 is not null
+          then g.line - '{workspace_id,alg,hash,hash_encoding,label,scopes}'::text[]
+        when g.line ? 'workspace_id' then g.line else '{"workspace_id": null}' || g.line
+      end) with ordinality as f (key, value, number)
       left join keylatch_internal.import_fields as r on f.key = r.field
-      where r.rule is null or jsonb_typeof(f.value) <> r.type
+      where f.value = 'null' or r.rule is null or jsonb_typeof(f.value) <> r.type
         or case when r.pattern is not null then f.value #>> '{}' !~ r.pattern end
         or case when r.longest is not null then length(f.value #>> '{}') > r.longest end
-      order by g.place, f.number
+      order by g.place, f.value = 'null' and f.key <> 'workspace_id', f.number
     )
     select row(
-      g.place, g.line, null, null, null, '', null, null, null, null,
+      g.place, case when u.own is null then u.line else jsonb_build_object(
+        'kind', case u.own[1] when 'pk' then 'publishable' else 'secret' end,
+        'environment', u.own[2]) || u.line end,
+      null, case when g.sha256 is not null then 'sha256' end, null, '', null, null, g.sha256, null,
       case when g.line is null
         then array['The line is not a JSON object.', 'Write {"workspace_id": …, "key": …}.']
-        else w.problem
-      end, 'imported', null
+        else o.problem end, 'imported', null
     )::keylatch_internal.import_line
-    from given as g left join wrong as w on g.place = w.place
+    from given as g left join odd as o on g.place = o.place
+    cross join lateral (
+      select case when o.place is null then g.line else g.line
+          - array(select n.key from jsonb_each(g.line) as n where n.value = 'null') end as line,
+        regexp_match(g.line ->> 'key',
+          '^[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[[:alnum:]]{36}$') as own
+    ) as u
     order by g.place
   );
 end $$;
 comment on function keylatch_internal.read_import_fields is
-  'Returns each line without its null fields, and with the problem of its first wrong field.';
+  'Returns each line without null fields, with what a keylatch key tells, and its first problem.';
 
 create function keylatch_internal.read_plaintext(p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql stable parallel safe security invoker
@@ -326,13 +316,12 @@ returns keylatch_internal.import_line[] language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_now constant timestamptz := clock_timestamp();
-  v_own text[];
-  v_usual constant keylatch_internal.keys := jsonb_populate_record(
+  v_usual keylatch_internal.keys := jsonb_populate_record(
     null::keylatch_internal.keys, '{"label": "", "metadata": {}, "allowed_origins": [], "scopes": [],
     "kind": "secret", "environment": "live", "masked_key": "..."}'::jsonb || jsonb_build_object(
     'created_at', v_now, 'updated_at', v_now, 'imported_at', v_now));
-  v_key keylatch_internal.keys;
   v_good keylatch_internal.keys;
+  v_rest jsonb; v_good_rest jsonb;
   v_line keylatch_internal.import_line;
   v_lines keylatch_internal.import_line[] := keylatch_internal.read_import_fields(p_lines);
   v_place integer := 0;
@@ -344,30 +333,31 @@ begin
         v_place := v_place + 1;
         v_line := v_lines[v_place];
         continue when v_line.problem is not null;
-        v_key := v_usual;
-        v_key.id := gen_random_uuid();
-        if v_line.given ? 'key' then
-          v_own := regexp_match(v_line.given ->> 'key',
-            '^[a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_[[:alnum:]]{36}$');
-          v_key.kind := case v_own[1] when 'pk' then 'publishable' else 'secret' end;
-          v_key.environment := coalesce(v_own[2], 'live');
-        end if;
-        v_key := jsonb_populate_record(v_key, v_line.given);
-        v_line.key := v_key;
-        -- An expired key may be imported, although check_key refuses a new key that is expired.
-        v_key.expires_at := case when v_key.expires_at > v_now then v_key.expires_at end;
+        v_usual.id := gen_random_uuid();
+        v_usual.key_hash := v_line.text_hash;
+        v_line.key := jsonb_populate_record(v_usual, v_line.given);
+        v_rest := v_line.given - '{workspace_id,hash,label,created_at}'::text[];
         v_line.problem := case
-          when greatest(v_key.suspended_at, v_key.revoked_at, v_key.created_at,
+          when greatest((v_line.key).suspended_at, (v_line.key).revoked_at, (v_line.key).created_at,
             (v_line.given ->> 'last_used_at')::timestamptz) > v_now then array[
             'suspended_at, revoked_at, created_at and last_used_at must not be in the future.',
             'For a time in the future, set expires_at.']
+          -- Most lines differ from the last good line only in fields that check_key need not see.
+          when v_rest = v_good_rest and length((v_line.key).label) <= 200
+            and (v_line.key).label ~ '^[ -^`-~]*$' then null
           -- check_key skips the values that are equal to the values of the last good line.
-          else keylatch_internal.check_key(case when v_good.kind = v_key.kind
-            and v_good.environment = v_key.environment then v_good end, v_key)
+          else keylatch_internal.check_key(
+            case when v_good.kind = (v_line.key).kind
+              and v_good.environment = (v_line.key).environment then v_good end,
+            -- An expired key may be imported, although check_key refuses a new key that is expired.
+            case when (v_line.key).expires_at <= v_now
+              then jsonb_populate_record(v_line.key, '{"expires_at": null}') else v_line.key end)
         end;
         if v_line.problem is null then
-          v_good := v_key;
-          v_line := case when v_line.given ? 'key' then keylatch_internal.read_plaintext(v_line)
+          v_good := v_line.key;
+          v_good_rest := v_rest;
+          v_line := case when v_line.scheme = 'sha256' then v_line
+            when v_line.given ? 'key' then keylatch_internal.read_plaintext(v_line)
             else keylatch_internal.read_legacy_hash(v_line) end;
         end if;
         v_lines[v_place] := v_line;
@@ -415,7 +405,7 @@ comment on function keylatch_internal.finish_reading is
 
 -- The grants of this file.
 revoke all on table keylatch_internal.import_fields from public, anon, authenticated, service_role;
-revoke all on function keylatch_internal.insert_keys, keylatch_internal.read_import_fields,
-keylatch_internal.read_plaintext, keylatch_internal.read_verifier, keylatch_internal.finish_reading,
+revoke all on function keylatch_internal.read_import_fields, keylatch_internal.read_plaintext,
+keylatch_internal.read_verifier, keylatch_internal.finish_reading,
 keylatch_internal.read_legacy_hash, keylatch_internal.name_workspaces, keylatch_internal.read_import
 from public, anon, authenticated, service_role;

@@ -26,12 +26,30 @@ create function keylatch_internal.insert_lines(
 returns uuid[] language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
-  v_ids constant uuid[] := array(
-    select keylatch_internal.insert_keys(array(select l.key from unnest(p_lines) as l))
-  );
+  v_ids uuid[];
   v_source constant text := p_import ->> 'source';
   v_import_id constant uuid := (p_import ->> 'id')::uuid;
 begin
+  with new as (
+    insert into keylatch_internal.keys (
+      id, workspace_id, kind, environment, key_hash, public_key, masked_key, label, metadata,
+      allowed_origins, scopes, expires_at, suspended_at, revoked_at, revoke_reason, created_at,
+      created_by, updated_at, imported_at
+    )
+    select
+      k.id, k.workspace_id, k.kind, k.environment, k.key_hash, k.public_key, k.masked_key, k.label,
+      k.metadata, k.allowed_origins, k.scopes, k.expires_at, k.suspended_at, k.revoked_at,
+      regexp_replace(
+        k.revoke_reason,
+        '([a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_)[1-9A-HJ-NP-Za-km-z]{36}', E'\\1...', 'g'
+      ), k.created_at, k.created_by, k.updated_at, k.imported_at
+    from unnest(array(select l.key from unnest(p_lines) as l)) with ordinality as k
+    -- All imports insert keys in this order, so that two imports of the same keys do not deadlock.
+    order by k.key_hash, k.ordinality
+    on conflict (key_hash) do nothing
+    returning keys.id
+  )
+  select coalesce(array_agg(n.id), '{}') into v_ids from new as n;
   insert into keylatch_internal.legacy_keys (
     key_id, workspace_id, scheme, source, import_id, seen_by, last_used_at, verifier, clear_part,
     rounds
@@ -316,23 +334,6 @@ comment on function keylatch_internal.move_key is
   'Applies an import line to an existing key: the revocation, the suspension, an earlier expiry, the
 label and the scopes. Returns the line with a note of what changed.';
 
-create function keylatch_internal.note_source(p_ids uuid[], p_import jsonb)
-returns void language plpgsql volatile security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  -- All imports lock rows in this order, so that two imports of one source do not deadlock.
-  with locked as materialized (
-    select g.key_id from keylatch_internal.legacy_keys as g
-    where g.key_id = any (p_ids) and g.seen_by <> (p_import ->> 'id')::uuid
-    order by g.key_id for update
-  )
-  update keylatch_internal.legacy_keys as g
-  set source = p_import ->> 'source', seen_by = (p_import ->> 'id')::uuid
-  from locked as l where g.key_id = l.key_id;
-end $$;
-comment on function keylatch_internal.note_source is
-  'Sets source and seen_by of existing keys to the source and id of the import with these keys.';
-
 create function keylatch_internal.settle_import(
   p_lines keylatch_internal.import_line[], p_import jsonb, p_new uuid[]
 )
@@ -377,8 +378,16 @@ begin
     v_line.key.id := v_row.id;
     p_lines[v_row."position"] := v_line;
   end loop;
-  if p_import ->> 'source' <> '' and cardinality(v_known) > 0 then
-    perform keylatch_internal.note_source(v_known, p_import);
+  if p_import ->> 'source' <> '' then
+    -- All imports lock rows in this order, so that two imports of one source do not deadlock.
+    with locked as materialized (
+      select g.key_id from keylatch_internal.legacy_keys as g
+      where g.key_id = any (v_known) and g.seen_by <> (p_import ->> 'id')::uuid
+      order by g.key_id for update
+    )
+    update keylatch_internal.legacy_keys as g
+    set source = p_import ->> 'source', seen_by = (p_import ->> 'id')::uuid
+    from locked as l where g.key_id = l.key_id;
   end if;
   return p_lines;
 end $$;
@@ -386,8 +395,8 @@ comment on function keylatch_internal.settle_import is
   'Updates the keys that existed before the import, and sets the outcome of each line.';
 
 -- The grants of this file.
-revoke all on function keylatch_internal.note_source, keylatch_internal.share_import,
-keylatch_internal.insert_lines, keylatch_internal.similar_rounds, keylatch_internal.limit_rounds,
-keylatch_internal.hold_lines, keylatch_internal.must_hold, keylatch_internal.add_hashes,
-keylatch_internal.write_import, keylatch_internal.move_key, keylatch_internal.settle_import
+revoke all on function keylatch_internal.share_import, keylatch_internal.insert_lines,
+keylatch_internal.similar_rounds, keylatch_internal.limit_rounds, keylatch_internal.hold_lines,
+keylatch_internal.must_hold, keylatch_internal.add_hashes, keylatch_internal.write_import,
+keylatch_internal.move_key, keylatch_internal.settle_import
 from public, anon, authenticated, service_role;

@@ -113,6 +113,50 @@ REFUSED: list[tuple[object, str]] = [
     ({**PBKDF2, "starts_with": "x" * 33}, "starts_with"),
     ({"key": OLD, "force": ""}, "force"),
 ]
+# Fields of a line with a SHA-256, and the words of the refusal; no words for a line that is fine.
+UNUSUAL: list[tuple[dict[str, object], str]] = [
+    ({}, ""),
+    ({"workspace_id": str(People.a).upper()}, ""),
+    ({"workspace_id": "{" + str(People.a) + "}"}, "workspace_id must be"),
+    ({"workspace_id": People.a.hex}, "workspace_id must be"),
+    ({"workspace_id": "-".join(People.a.hex[at : at + 8] for at in range(0, 32, 8))}, "a UUID"),
+    ({"workspace_id": "0000000-00000-4000-8000-00000000000a"}, "workspace_id must be"),
+    ({"workspace_id": "0000000g-0000-4000-8000-00000000000a"}, "workspace_id must be"),
+    ({"workspace_id": f"{People.a}\n"}, "workspace_id must be"),
+    ({"workspace_id": [str(People.a)]}, "workspace_id must be"),
+    ({"hash": int("1" * 64)}, "hash must be a text"),
+    ({"hash": HEX.upper()}, ""),
+    ({"hash": f"{HEX[:-1]}\n"}, "32 bytes"),
+    ({"hash": None}, "neither key nor hash"),
+    ({"alg": "SHA256"}, "alg must be"),
+    ({"hash_encoding": "HEX"}, "hash_encoding must be"),
+    ({"scheme": "sanctum"}, "both alg and scheme"),
+    ({"salt": "x"}, "do not go with sha256"),
+    ({"salt": None, "scheme": None, "metadata": None}, ""),
+    ({"starts_with": "wid_"}, ""),
+    # What check_key allows in the label of a first line, a second line may skip.
+    ({"label": "".join(map(chr, range(0x20, 0x7F))).replace("_", "") * 2}, ""),
+    ({"label": "ü" * 200}, ""),
+    ({"label": None}, ""),
+    ({"label": 7}, "label must be a text"),
+    ({"label": "x" * 201}, "label must be"),
+    ({"label": "a\tb"}, "label must be"),
+    ({"label": "a\u202eb"}, "label must be"),
+    ({"label": f"of wk_sk_live_{'a' * 36}"}, "contains a key"),
+    ({"scopes": "read"}, "scopes must be a list"),
+    ({"scopes": ["x" * 64]}, ""),
+    ({"scopes": ["x" * 65]}, "scopes must be"),
+    ({"scopes": ["read\n"]}, "scopes must be"),
+    ({"scopes": [["a"], ["b", "c"]]}, "a list in a list"),
+    ({"created_at": None}, ""),
+    ({"created_at": 20240203}, "created_at must be"),
+    ({"created_at": "2024-02-30"}, "impossible time"),
+    ({"created_at": "2999-01-01"}, "future"),
+    ({"last_used_at": "2999-01-01"}, "future"),
+    ({"expires_at": "2024-01-01"}, ""),
+    ({"revoke_reason": "leaked"}, "revoke_reason"),
+    ({"colour": "red"}, "unknown field"),
+]
 # Texts that fill the column of a key in a table and are none, and one word of the refusal.
 WEAK: list[tuple[str, str]] = [
     *((text, "placeholder") for text in ("undefined", "NULL", "None", "[REDACTED]", "changeme")),
@@ -191,6 +235,22 @@ def test_a_bad_line_is_refused_with_its_reason_and_costs_no_other(
         assert resolves(system, f"an old key of number {n}") == UUID(good["key_id"])
     assert OLD not in json.dumps(report)
     assert HEX not in json.dumps(report)
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_a_sha256_is_judged_alike_whatever_lines_come_before_it(
+    service: Connection, before: int
+) -> None:
+    for unusual, words in UNUSUAL:
+        usual = line(alg="sha256", hash_encoding="hex", label="x", scopes=["a"])
+        given = {**usual, "hash": HEX, **unusual}
+        # An equal line, or an equal line and then one that is refused.
+        others = [{**given, "hash": "ab" * 32, "label": "y"}, {**usual, "label": "\n"}][:before]
+        (*_, came) = import_(service, *others, given, dry_run=True)["lines"]
+        assert (came["outcome"] == "imported", words in (came["detail"] or "")) == (
+            not words,
+            True,
+        ), (unusual, came)
 
 
 @pytest.mark.parametrize(
