@@ -18,6 +18,7 @@ import rich.pretty
 import rich.traceback
 
 from client.printing import everything_about, rich_text
+from client.samples import JSON
 from client.vectors import SECRET
 from keylatch import AsyncKeylatch, Keylatch, Secret, hash_key, parse_key
 from keylatch.errors import InvalidArgument, KeylatchError
@@ -161,8 +162,11 @@ class FailingTransport:
         return as_rows(self.answer)
 
 
-def test_a_new_key_that_cannot_be_read_is_in_no_frame_of_the_traceback() -> None:
-    client = Keylatch(FailingTransport({"key": SECRET, "id": str(UUID(int=1))}))  # type: ignore[arg-type]
+@pytest.mark.parametrize("others", [{}, {**JSON[IssuedKey], "key": None, "workspace_id": "?"}])
+def test_a_new_key_that_cannot_be_read_is_in_no_frame_of_the_traceback(
+    others: dict[str, object],
+) -> None:
+    client = Keylatch(FailingTransport({**others, "key": SECRET, "id": str(UUID(int=1))}))  # type: ignore[arg-type]
     with pytest.raises(KeylatchError, match="workspace_id") as caught:
         client.issue(UUID(int=2))
     text = everything_about(caught.value)

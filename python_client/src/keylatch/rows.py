@@ -57,6 +57,7 @@ def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
     unreadable: list[tuple[str, str]] = []
     for name, kind, read, write in _fields_of(cast(Hashable, model)):
         if name not in row:
+            del made  # to print this frame must not raise
             raise NotInstalled(
                 "schema_too_old",
                 detail=f"the answer has no {name}, which this client reads into {model.__name__}",
@@ -68,6 +69,7 @@ def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
             unreadable.append((name, kind))
     # Outside the except block: Python's own error would repeat the unreadable value.
     if whole and unreadable:
+        del made  # as above
         name, kind = unreadable[0]
         raise UnexpectedAnswer(detail=f"{name} of {model.__name__} cannot be read as {kind}")
     return made
