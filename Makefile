@@ -46,7 +46,7 @@ CORE_TESTS := tests/client/test_calls.py tests/client/test_refusals.py
 IN_CONTAINERS := $(addprefix tests/,stack security cli/install cli/doctor cli/test_audit.py \
   client/test_calls.py modules/identity/test_policies.py \
   $(addprefix core/test_,alone.py budget.py core_files.py interleavings.py))
-# Our own image has the server of Debian that test-pg has asked all this; new is where it runs.
+# Our own image runs the PostgreSQL that test-pg has tested. Only the container is new.
 IN_OUR_CONTAINERS := $(addprefix tests/,stack cli/install client/test_calls.py \
   security/test_latch.py security/test_leaks.py)
 SERVER := $(if $(PG),KEYLATCH_PG=$(PG),env -u KEYLATCH_PG)

@@ -119,8 +119,8 @@ install_python() {
   }
   python3 -m venv --clear .venv
   local pip=(.venv/bin/pip --quiet --disable-pip-version-check install --no-deps --no-compile)
-  # uv first: it takes a fifth of the time for the rest. Who reaches PyPI by pip's settings alone
-  # waits for pip. The lock has all that is needed, so nothing is looked for.
+  # uv first: it installs the rest in a fifth of the time. If only pip's settings reach PyPI, uv
+  # fails and pip installs. The lock is complete, so --no-deps resolves nothing.
   "${pip[@]}" --require-hashes -r <(sed -n '/^uv==/,/# via/p' tests/requirements.lock)
   local uv=(.venv/bin/uv --quiet pip install --no-deps --no-cache --python .venv/bin/python)
   "${uv[@]}" --require-hashes -r tests/requirements.lock ||

@@ -17,8 +17,7 @@ create type keylatch.import_report as (
   lines keylatch.import_outcome[], changed integer, import_id uuid, probes keylatch.import_probe[]
 );
 comment on type keylatch.import_report is
-  'The result of import_keys: how many lines had each outcome, the outcome of each line, the id of
-the import, and the verdict about each key in the argument probes.';
+  'The result of import_keys: counts, the outcome of each line, the import id, and all verdicts.';
 
 create function keylatch_internal.probe_import(p_probes jsonb)
 returns keylatch.import_probe[] language plpgsql volatile security invoker
@@ -234,8 +233,9 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.finish_import is
-  'Revokes up to "limit" keys of a source that the import import_id did not contain. Call
-finish_import only after an import of all keys of the source. Repeat it until is_done is true.
+  'Revokes up to "limit" keys of a source that the import import_id did not contain. A refused line
+counts as missing: call it after an import of all keys in which no line was refused, such as one
+with strict. Repeat it until is_done is true.
 
 Errors: invalid_argument (400), also if no key was imported with this source and import_id.';
 

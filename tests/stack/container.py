@@ -1,4 +1,4 @@
-"""A PostgreSQL in a container: Supabase's image, ours (`stack/image`), or one that is like them.
+"""A PostgreSQL in a container: Supabase's image, ours (`stack.engine`), or one that is like them.
 
 An image is like them if `POSTGRES_USER` and `POSTGRES_PASSWORD` make its superuser, its command
 takes settings, and pgTAP is in it.

@@ -1,6 +1,6 @@
 """A Docker engine, and images for it: the one that answers, or one of our own for the run.
 
-`contained` runs a command with both. Where no registry answers, the image is made here, of the
+`contained` runs a command with both. Where no registry answers, the image is made here from the
 Debian packages of this machine.
 """
 
@@ -22,7 +22,7 @@ import docker
 import requests
 
 from stack.janitor import Janitor
-from stack.tools import MissingTool, cache_directory
+from stack.tools import MissingTool, cache_directory, major_version, postgres_bin
 
 LOCAL = "local"
 """What `KEYLATCH_IMAGE` says for the image that is made here."""
@@ -32,12 +32,12 @@ _REGISTRY_SECONDS = 20  # for one answer of a registry, not for the whole of an 
 _ENGINE_SECONDS = 60.0
 _ANSWER_SECONDS = 600
 
-_SERVER = ["postgresql-15", "postgresql-15-pgtap", "postgresql-15-plpgsql-check"]
+_PACKAGES = "postgresql-{0}", "postgresql-{0}-pgtap", "postgresql-{0}-plpgsql-check"
 _UNREAD = ("/usr/share/doc", "/usr/share/locale", "/usr/share/man", "/usr/share/perl")
 _ENTRYPOINT = Path(__file__).with_name("entrypoint.sh")
 _CONFIGURATION = [
     "ENV POSTGRES_INITDB_ARGS='--encoding=UTF8 --locale=C.UTF-8'",
-    "ENV PATH=/usr/lib/postgresql/15/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+    "ENV PATH=/usr/lib/postgresql/{0}/bin:/usr/bin:/bin:/usr/sbin:/sbin",
     "EXPOSE 5432",
     'ENTRYPOINT ["/bin/sh", "/entrypoint.sh"]',
     'CMD ["postgres"]',
@@ -83,25 +83,28 @@ def client() -> Any:
 def local_image(engine: Any) -> str:
     """The name of the image that is made here, after making it unless the engine has it.
 
-    It holds the packages of Debian's PostgreSQL 15 and what they need, as this machine has them.
+    The image holds the packages of this machine's PostgreSQL and what they need.
 
     Raises:
-        MissingTool: They are not installed.
+        MissingTool: PostgreSQL is not installed as packages of Debian or Ubuntu.
     """
+    version = major_version(postgres_bin() / "postgres")
     try:
-        packages = _output("dpkg-query", "--show", *_packages())
+        packages = _packages([name.format(version) for name in _PACKAGES])
+        versions = _output("dpkg-query", "--show", *packages)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise MissingTool("Debian's PostgreSQL 15 with its packages for apt", _SETUP) from error
-    recipe = [packages, _ENTRYPOINT.read_text(), repr((_UNREAD, _CONFIGURATION, _USERS))]
-    name = f"keylatch-postgres:{hashlib.sha256(''.join(recipe).encode()).hexdigest()[:12]}"
+        raise MissingTool(f"PostgreSQL {version} as packages for apt", _SETUP) from error
+    configuration = [line.replace("{0}", str(version)) for line in _CONFIGURATION]
+    recipe = repr((versions, _ENTRYPOINT.read_text(), _UNREAD, configuration, _USERS))
+    name = f"keylatch-postgres:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     cache = cache_directory()
     with (cache / "image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _has(engine, name):
             archive = cache / "image.tar"
-            _write_root(archive)
+            _write_root(archive, packages)
             repository, tag = name.split(":")
-            engine.api.import_image(str(archive), repository, tag, changes=_CONFIGURATION)
+            engine.api.import_image(str(archive), repository, tag, changes=configuration)
             archive.unlink()
     return name
 
@@ -187,18 +190,18 @@ def _start_engine(janitor: Janitor) -> str:
     return address
 
 
-def _packages() -> list[str]:
-    """The packages of the server, those that they need, and those that every Debian has."""
+def _packages(server: Sequence[str]) -> list[str]:
+    """These packages, those that they need, and those that every Debian has."""
     form = "--showformat=${Package} ${Essential}\n"
     installed = dict(line.split() for line in _output("dpkg-query", "--show", form).splitlines())
-    depends = _output("apt-cache", "depends", "--recurse", "--important", *_SERVER).splitlines()
+    depends = _output("apt-cache", "depends", "--recurse", "--important", *server).splitlines()
     return [name for name in installed if installed[name] == "yes" or name in depends]
 
 
-def _write_root(archive: Path) -> None:
+def _write_root(archive: Path, packages: Sequence[str]) -> None:
     """Write the file system of the image."""
     with tarfile.open(archive, "w") as root:
-        for path in sorted(set(_files())):
+        for path in sorted(set(_files(packages))):
             root.add(path, recursive=False)
         root.add(_ENTRYPOINT, _ENTRYPOINT.name)
         for name, text in _USERS.items():
@@ -207,12 +210,12 @@ def _write_root(archive: Path) -> None:
             root.addfile(entry, io.BytesIO(text.encode()))
 
 
-def _files() -> Iterator[Path]:
-    """The files and directories of the packages, and what belongs to none and is needed."""
+def _files(packages: Sequence[str]) -> Iterator[Path]:
+    """The files of the packages, and the files that the image needs and no package owns."""
     yield from (link for link in Path("/").iterdir() if link.is_symlink())  # such as /bin
     yield from (Path("/etc/ld.so.cache"), Path("/etc/localtime"))
-    for line in _output("dpkg-query", "--listfiles", *_packages()).splitlines():
-        # Other lines tell of other packages.
+    for line in _output("dpkg-query", "--listfiles", *packages).splitlines():
+        # The other lines name no file of a package: they report diversions.
         if line.startswith("/") and not line.startswith(("/.", *_UNREAD)):
             path = Path(line).parent.resolve() / Path(line).name
             if os.path.lexists(path):

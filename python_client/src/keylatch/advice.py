@@ -23,8 +23,8 @@ _RESOLVES = (
     "replay_position|wait_for_replicas"
 )
 
-# The first match wins. A pattern matches the code (HTTP and the status, if a gateway gave no code)
-# and the message. The detail and the hint follow; {0} in them is the pattern's first group.
+# The first match wins. A pattern matches `<code> <message>`, or `HTTP <status> <message>` if a
+# gateway gave no code. The detail and the hint follow; {0} in them is the pattern's first group.
 _ADVICE: dict[str, tuple[str | None, str]] = {
     "PGRST30.*expired": (
         "the token has expired",

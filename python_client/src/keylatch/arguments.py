@@ -28,6 +28,7 @@ _LONGEST_SENT = 8192
 _LONGEST_INTERVAL = timedelta(microseconds=2**63 - 1)
 
 
+# The arguments of a call by name, and the names of those that may be `None`.
 Given = Mapping[str, Any]
 Optional = Collection[str]
 
@@ -39,7 +40,7 @@ class Batch(list[Any]):
 def sent(given: Given, optional: Optional = ()) -> dict[str, Any]:
     """Turn the arguments of a call into JSON values by name, and a key into a `Secret`.
 
-    An argument may be `None` if its name is in `optional`.
+    An argument whose name is in `optional` may be `None`: sent as null, or {} for `metadata`.
 
     Raises:
         InvalidArgument: A value has the wrong type, or cannot be sent.

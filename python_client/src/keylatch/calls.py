@@ -1,4 +1,4 @@
-"""Declares every call once: its signature, its text, and the SQL function that it calls."""
+"""Declares every call once: its signature, its docstring, and the SQL function that it calls."""
 
 # A declared call has no body: the client makes the method.
 # mypy: disable-error-code="empty-body"
@@ -51,13 +51,13 @@ def call(
     send: Callable[[Given, Optional], dict[str, Any]] = sent,
     read: Callable[[Rows, Given], object] | None = None,
 ) -> Callable[[Callable[Concatenate[Any, P], T]], Method[P, T]]:
-    """Declare a call, of which `Client` makes a method.
+    """Declare a call. `Client` makes a method of each.
 
     Args:
         function: The function of schema `keylatch`, or a view to read. Its parameters have the
-            same names, and what they mean is in `arguments`.
+            names of the method's parameters. `arguments` has their types.
         send: Turns the arguments of the method into those of the function; see `sent`.
-        read: Reads the rows of the answer to what was sent. By default, `reader` chooses.
+        read: Reads the answer's rows; it also gets what was sent. By default, `reader` chooses.
     """
 
     def declare(text: Any) -> Any:
@@ -131,7 +131,7 @@ class Calls:
 
         Args:
             workspace_id: The workspace of the key.
-            kind: `publishable` for a key in a web page, or `secret` for a key of a server.
+            kind: `publishable` for a key in a web page, `secret` for a key that only servers have.
             label: A name for people, up to 200 characters.
             allowed_origins: Up to 100 canonical origins, `https://client.example` or
                 `https://*.client.example`, that may use a publishable key. If the list is empty, no
@@ -218,8 +218,8 @@ class Calls:
             key_id: The key to revoke.
             reason: The reason, up to 500 characters, for the audit log.
             cascade: Also revoke every other key of its rotation family.
-            wait_for_replicas: After the commit, call `wait_for_replicas`. If it fails, the key
-                stays revoked. In your own transaction, commit instead, then make that call.
+            wait_for_replicas: Call `wait_for_replicas` after the commit; the key stays revoked if
+                the wait fails. In your own transaction, leave this out, commit, then call it.
 
         Returns:
             When the key was revoked. Source: SQL `keylatch.revoke_key`.
@@ -315,7 +315,7 @@ class Calls:
             origins: The `Origin` header, or `None`, of each key's request. `None` if none had one.
 
         Returns:
-            For each text, in the same order, the key or `None`: SQL `keylatch.resolve_keys`.
+            For each text, in order, the key or `None`. Source: SQL `keylatch.resolve_keys`.
 
         Raises:
             InvalidArgument: There are more than 1000 keys, or another number of origins.
@@ -514,7 +514,7 @@ class Calls:
             reason: The reason, up to 500 characters, for the audit log.
 
         Returns:
-            When it was revoked, and how many sessions ended. Source: SQL `keylatch.end_sessions`.
+            The revocation time, and how many sessions ended. Source: SQL `keylatch.end_sessions`.
         """
 
     # Module legacy.

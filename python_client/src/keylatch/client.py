@@ -54,8 +54,8 @@ class Client(Calls, Generic[TransportT, SupabaseT, RestT, PsycopgT, SqlalchemyT]
         """Call through a client of supabase-py.
 
         Args:
-            client: A client with the service key, or signed in as an admin; a later sign-in or
-                refresh counts too. keylatch sets the schema.
+            client: A client with the service key, or signed in as an admin. keylatch sets the
+                schema, and uses the new token after a later sign-in or refresh.
             reads: A client for a read replica; see `from_psycopg`.
             max_lag: How old answers of the replica may be; see `from_psycopg`.
         """
@@ -92,10 +92,10 @@ class Client(Calls, Generic[TransportT, SupabaseT, RestT, PsycopgT, SqlalchemyT]
         counts uses: it has no transaction to commit.
 
         Args:
-            connection_or_pool: Behind a pooler in transaction mode, open it with
+            connection_or_pool: A connection or pool; behind a pooler in transaction mode, one with
                 `prepare_threshold=None`. Use the connection for nothing else during a call.
-            claims: The claims of a token, as which PostgREST would act. They and their role (`anon`
-                if they name none) apply to one call only. With `None`, the connection's user acts.
+            claims: The claims of a token: each call acts as PostgREST would for this token (as
+                `anon` without a role), then undoes it. With `None`, the connection's user acts.
             reads: A connection or pool to a read replica. Calls that only read go to the replica
                 while it answers; all other calls go to the primary.
             max_lag: How old an answer of the replica may be, 10 ms to a day; `None` for any age. If
@@ -131,7 +131,7 @@ class Client(Calls, Generic[TransportT, SupabaseT, RestT, PsycopgT, SqlalchemyT]
             max_lag: How old answers of the replica may be; see `from_psycopg`.
 
         Raises:
-            InvalidArgument: For another driver, such as psycopg2; a session at the first call.
+            InvalidArgument: Also for a driver such as psycopg2; with a session, at the first call.
         """
         cls._check("from_sqlalchemy", source, reads)
         from .transports.sqlalchemy import SqlalchemyTransport
@@ -166,7 +166,7 @@ class Client(Calls, Generic[TransportT, SupabaseT, RestT, PsycopgT, SqlalchemyT]
         return type(self)(getattr(self._transport, "primary", self._transport))
 
     async def _answer(self, function: str, sent: dict[str, Any], read: Callable[..., Any]) -> Any:
-        # An option of the client: the function does not know it.
+        # An option of the client: the SQL function has no such argument.
         waits = sent.pop("wait_for_replicas", False)
         rows = self._transport.call(function, sent)
         answer = read(await rows if self._is_async else rows, sent)
@@ -229,14 +229,14 @@ class Keylatch(_Blocking):
     """A client for the keys of a database, over a connection that the caller opens and closes.
 
     A constructor changes no setting of the connection. It raises `TypeError` for an object of
-    another kind, as an async one, and `InvalidArgument` for wrong `claims` or a wrong `max_lag`.
+    another kind, such as an async one, and `InvalidArgument` for wrong `claims` or `max_lag`.
 
     Every call can raise `InvalidArgument` (a value breaks a rule; `detail` names it),
     `KeyNotFound` or `SessionNotFound` (no such id or token that the caller may see),
     `KeyNotUsable` (the call needs an active key; `reason` says why it is not active),
     `PermissionDenied` (the row policies or grants refuse), `Unavailable` (nothing answers), and
     `SchemaNotExposed` or `NotInstalled` (the setup is not complete). All are `KeylatchError`.
-    Each method lists what else it raises. In the results of `list`, `events` and `resolve_many`, a
+    Each method lists what else it raises. In results of many rows, such as those of `list`, a
     value that Python cannot read raises `UnreadableRow` when you use it.
     """
 
@@ -266,7 +266,7 @@ class AsyncKeylatch(_Awaited):
         is a savepoint instead: the caller commits, and an error leaves the transaction usable.
 
         Args:
-            pool_or_connection: Behind a pooler in transaction mode, open it with
+            pool_or_connection: A pool or connection; behind a pooler in transaction mode, one with
                 `statement_cache_size=0`. Use the connection for nothing else during a call. Your
                 own query loggers see the keys.
             claims: As for `from_psycopg`.

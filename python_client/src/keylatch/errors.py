@@ -16,7 +16,7 @@ class KeylatchError(Exception):
     No attribute contains a key: server messages are masked, and quoted input is removed.
 
     Attributes:
-        slug: The word that programs match on: the message of the database, or `default_slug`.
+        slug: The word for programs, such as `key_revoked`; `default_slug` if the server sent none.
         sqlstate: The five characters of the SQLSTATE; `None` if no database answered.
         detail: One sentence that says what is wrong and names the field, or `None`.
         hint: The next step, or `None`.
@@ -71,7 +71,7 @@ class InvalidArgument(KeylatchError, ValueError):
 
     @classmethod
     def of(cls, field: str, problem: str, hint: str | None = None) -> Self:
-        """Refuse a value before it is sent. `problem` follows the name and leaves out the value."""
+        """Return the error for a refused value. `problem` follows `field` and omits the value."""
         return cls(detail=f"{field} {problem}", hint=hint)
 
 
@@ -104,7 +104,7 @@ class SchemaNotExposed(KeylatchError):
 
 
 class NotInstalled(KeylatchError):
-    """The database lacks what `detail` names, or its version is too old. `hint` has the command."""
+    """keylatch or its module is missing or too old, as `detail` says. `hint` has the command."""
 
 
 class UnexpectedAnswer(KeylatchError):

@@ -50,7 +50,7 @@ def hash_key(key: str | Secret) -> bytes:
 def fingerprint(key: str | Secret) -> str:
     """Return the fingerprint of a text, to log and to compare with `Key.fingerprint`.
 
-    Nobody can use a fingerprint as a key.
+    Nobody can use a fingerprint as a key. If the two differ, the service received another text.
 
     Args:
         key: The whole text that was presented.
@@ -93,7 +93,7 @@ def parse_key(text: str | Secret) -> ParsedKey:
         Prefix, kind and environment.
 
     Raises:
-        InvalidArgument: The text is `malformed`, or mistyped (`checksum`), as `detail` says.
+        InvalidArgument: The text is malformed, or its checksum is wrong. `detail` says which.
     """
     parts = _take_apart(text)
     if parts is None:

@@ -14,7 +14,7 @@ from .secret import Secret
 
 
 class ReadOnlyDict(dict[str, Any]):
-    """The metadata of a key: a dict for `json.dumps`, whose first level cannot be changed."""
+    """The metadata of a key: a dict that `json.dumps` accepts. Its first level is read-only."""
 
     __slots__ = ()
 
@@ -59,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Properties(Row):
-    """What a key has in common when it is issued and later."""
+    """The fields that `IssuedKey` and `Key` have in common."""
 
     id: UUID  #: Names the key in every call.
     workspace_id: UUID  #: The workspace of the key.
@@ -75,7 +75,7 @@ class _Properties(Row):
     metadata: Mapping[str, Any] = field(hash=False)  #: The application's JSON object.
     expires_at: datetime | None  #: When the key expires or expired, UTC; `None` for never.
     rotated_from: UUID | None  #: The key that this one succeeds.
-    created_at: datetime  #: When the key was made, UTC, by the server's clock.
+    created_at: datetime  #: When the key was made, UTC; for an imported key, as the import says.
     created_by: UUID | None  #: The user who made it; `None` for a service.
 
 
@@ -143,7 +143,8 @@ class Explanation(Row):
     detail: str | None  #: Why, in a sentence.
     hint: str | None  #: What to do.
     key_id: UUID | None  #: The key; `None` if none was found.
-    fingerprint: str  #: The text's. If it differs from `Key.fingerprint`, this is another text.
+    #: The first 8 hex characters of the text's hash. `Key.fingerprint` differs for another text.
+    fingerprint: str
     expires_at: datetime | None  #: When the key expires or expired, UTC; `None` for never.
 
 
@@ -163,7 +164,8 @@ class Installation(Row):
     is_replica: bool  #: Whether this server is a read replica.
     #: How far the replica is behind, in seconds; 0 on a primary, `None` if it is not known.
     replica_lag_seconds: float | None
-    #: Where it was installed, `system_identifier/database_oid/timeline`. Another place in a copy.
+    #: The database where keylatch was installed: `system_identifier/database_oid/timeline`. A copy
+    #: and a restored dump keep the old value.
     made_in: str
 
 
@@ -182,7 +184,8 @@ class KeyEvent(Row):
     address: str | None  #: The sender's address. The request claims it; it is not verified.
     agent: str | None  #: Its User-Agent, or the session's `application_name`.
     reason: str | None  #: Why the key was revoked, for a revocation.
-    changes: Mapping[str, Any] = field(hash=False)  #: Old and new values; of `metadata`, digests.
+    #: The old and new value of each public field that changed; for `metadata`, digests.
+    changes: Mapping[str, Any] = field(hash=False)
     checkpoint: int | None  #: The checkpoint that seals the event; `None` until it is sealed.
 
 
@@ -227,14 +230,15 @@ class ReplayPosition(Row):
     #: and so is not up to date.
     timeline: int | None
     is_replica: bool  #: Whether the server is a read replica.
-    position: int | None  #: Bytes that a primary has flushed, or a replica replayed, if known.
+    #: In bytes: what a primary has flushed, or a replica has replayed; `None` if it is not known.
+    position: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaWait(Row):
     """The replicas that `wait_for_replicas` waited for. Source: `wait_for_replicas`."""
 
-    is_synchronous: bool  #: Whether every standby has replayed what was committed before the call.
+    is_synchronous: bool  #: Whether all synchronous standbys have replayed the earlier commits.
     waited_for: int  #: How many synchronous standbys there are.
 
 

@@ -57,7 +57,7 @@ def _read(model: type[T], row: Mapping[str, object], *, whole: bool) -> T:
     unreadable: list[tuple[str, str]] = []
     for name, kind, read, write in _fields_of(cast(Hashable, model)):
         if name not in row:
-            del made  # to print this frame must not raise
+            del made  # printing this frame must not raise
             raise NotInstalled(
                 "schema_too_old",
                 detail=f"the answer has no {name}, which this client reads into {model.__name__}",

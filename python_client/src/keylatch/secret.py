@@ -12,7 +12,7 @@ _WHOLE = 36
 
 
 def mask_keys(text: str) -> str:
-    """Mask what is shaped like a key: `wk_sk_live_...abcd`; without the end if it is truncated."""
+    """Mask every key in a text: `wk_sk_live_...abcd`. A truncated key shows no last characters."""
     return _KEY_SHAPED.sub(
         lambda found: f"{found[1]}...{found[2][-4:] if len(found[2]) >= _WHOLE else ''}", text
     )

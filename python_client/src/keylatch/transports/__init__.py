@@ -116,7 +116,7 @@ class _Entered:
 
 
 def is_one_of(value: object, *names: str) -> bool:
-    """Check the class of a value by its name. A library that was never imported has no values."""
+    """Check a value's class by names such as `psycopg.Connection`, without importing a library."""
     for name in names:
         module, _, kind = name.rpartition(".")
         found = getattr(sys.modules.get(module), kind, None)

@@ -21,8 +21,8 @@ _NO_JWT = "sb_"
 class PostgrestTransport(AnyTransport):
     """Calls through a client that the caller creates, signs in and signs out.
 
-    Requests go through the client's own session, not through its `rpc()`: an error of postgrest-py
-    has no HTTP status, which shows whether a gateway refused the API key or reached no server.
+    Requests go through the client's own session, not its `rpc()`, whose errors lack the HTTP
+    status. The status shows whether a gateway refused the API key or reached no server.
     """
 
     def __init__(self, client: Any, *, is_async: bool = False) -> None:

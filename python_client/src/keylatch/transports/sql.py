@@ -38,7 +38,7 @@ Found = Sequence[Sequence[Any]]
 
 
 def identity_of(claims: Mapping[str, Any] | None) -> tuple[str, str] | None:
-    """Turn claims into the values of `BECOME`: the claims and their role, checked."""
+    """Turn claims into the values of `BECOME`, or raise `InvalidArgument` for invalid claims."""
     if claims is None:
         return None
     copy = json_object("claims", claims)
@@ -153,7 +153,7 @@ def _autocommits(connection: Any) -> bool:
 def _statement(function: str, types: tuple[tuple[str, str], ...]) -> str:
     """Ask for JSON as PostgREST does, and send each argument as a string that the server casts.
 
-    So it does not matter what the caller's connection converts, and no driver's error has a value.
+    So conversions of the caller's connection change nothing, and no driver's error repeats a value.
     """
     casts = {
         f'"{name}"': f"${place}::pg_catalog.text{'[]' if kind == 'text[]' else ''}"
@@ -195,7 +195,7 @@ _NO_ANSWER = (
 def failure_of(problem: Any, arguments: Mapping[str, object] | None = None) -> KeylatchError:
     """Turn an error of a driver or of SQLAlchemy into keylatch's error, without values of any row.
 
-    Raise it outside the except block, so that it does not refer to the library's error.
+    Raise the result outside the except block, so that it does not refer to the library's error.
     """
     # SQLAlchemy wraps the driver's error, and its adapter for asyncpg wraps asyncpg's error.
     problem = getattr(problem, "orig", None) or problem
