@@ -50,6 +50,14 @@ with reasons (function_name, because) as (
     'keylatch_internal.find_session',
     'Only the owner may read token_hash. Only a caller who has a token gets the session.'
   ),
+  (
+    'keylatch_internal.hold_expiry',
+    'At the commit the trigger may run as a login without rights here.'
+  ),
+  (
+    'keylatch_internal.hold_extension',
+    'At the commit the trigger may run as a login without rights here.'
+  ),
   ('keylatch_internal.keep_scheme', 'Only the owner may read secrets and write schemes.'),
   ('keylatch_internal.move_scheme_end', 'Only the owner may write schemes.'),
   ('keylatch_internal.notify_caches', 'Callers may not write the sequence notices_left_out.'),

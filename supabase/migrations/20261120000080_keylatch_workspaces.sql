@@ -75,7 +75,6 @@ after delete or update of id on keylatch.workspaces
 for each row execute function keylatch_internal.revoke_workspace_keys();
 comment on trigger workspaces_delete_revoke_keys on keylatch.workspaces is
   'Revokes the keys of a deleted workspace.
-
 The trigger does not fire for rows that a publisher sends: the keys arrive revoked.';
 
 create trigger workspaces_truncate_keep

@@ -223,7 +223,6 @@ for each statement when (pg_catalog.pg_trigger_depth() = 0)
 execute function keylatch_internal.keep_events();
 comment on trigger key_events_insert_keep on keylatch_internal.key_events is
   'Refuses INSERT statements: only the triggers on the table of keys insert events.
-
 The trigger does not fire for rows that a restore or logical replication writes.';
 
 create trigger key_events_update_keep

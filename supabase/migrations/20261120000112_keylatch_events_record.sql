@@ -177,7 +177,6 @@ referencing new table as new_keys
 for each statement execute function keylatch_internal.record_new_key();
 comment on trigger keys_insert_record_events on keylatch_internal.keys is
   'Writes an event for each new key.
-
 The trigger does not fire for rows that a restore or logical replication writes with their events.';
 
 create function keylatch_internal.content_changes(

@@ -39,7 +39,7 @@ returns trigger language plpgsql volatile security definer
 -- definer because: a role that changes a key may not write the sequence notices_left_out.
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- A caller can change this setting, but can cause only more notifications, never fewer.
+  -- A caller can change the settings below. That makes notices more general, but loses none.
   v_notices constant integer := coalesce(
     substring(current_setting('keylatch.notices', true), '^[0-9]{1,4}$')::integer, 0
   );
@@ -52,7 +52,8 @@ begin
     perform nextval('keylatch_internal.notices_left_out');
     perform set_config('keylatch.left_out', 'on', true);
   else
-    perform pg_notify('keylatch', case when v_notices >= 1000 or tg_op = 'INSERT' then '*'
+    perform pg_notify('keylatch', case when v_notices >= 1000 or tg_op = 'INSERT'
+      or (new.imported_at is not null and new.revoked_at is distinct from old.revoked_at) then '*'
       else left(encode(sha256(convert_to(new.id::text, 'UTF8')), 'hex'), 16) end);
     perform set_config('keylatch.notices', least(v_notices + 1, 1000)::text, true);
   end if;
@@ -84,11 +85,13 @@ when (
 ) execute function keylatch_internal.notify_caches();
 alter table keylatch_internal.keys enable always trigger keys_insert_notify;
 comment on trigger keys_insert_notify on keylatch_internal.keys is
-  'Notifies caches, for any key, of an imported key that is or becomes inactive: caches may know the
-same plaintext key under another id, because a key has a row for each scheme of its imports.';
+  'Notifies caches of an imported key that is inactive or expires, and of a later revocation, for
+all keys: caches may know the same plaintext key by the id of another row, of another scheme. Of a
+later suspension or expiry, caches that know the other row hear only when its entry ends.';
 
 create function keylatch_internal.hold_extension()
-returns trigger language plpgsql volatile security invoker
+returns trigger language plpgsql volatile security definer
+-- definer because: as hold_expiry.
 set search_path = pg_catalog, pg_temp as $$
 begin
   if current_setting('keylatch.notices', true) > '0' then
@@ -100,7 +103,8 @@ begin
       );
     end if;
     -- Far less than a minute: if the commit waits longer for other commits, the commit fails.
-    perform set_config('lock_timeout', '5s', true);
+    perform set_config('lock_timeout', '5s', true)
+    where current_setting('lock_timeout')::interval not between '1 ms' and '5 s';
   end if;
   return null;
 end $$;
@@ -113,8 +117,8 @@ when (coalesce(new.expires_at, 'infinity') > old.expires_at)
 execute function keylatch_internal.hold_extension();
 comment on trigger keys_update_hold_extension on keylatch_internal.keys is
   'Refuses to extend a key that expires soon if the transaction has sent a NOTIFY: such a commit may
-wait for other commits with a NOTIFY, up to 5 seconds, and the key may expire before.
-
+wait for other commits with a NOTIFY, and the key may expire before. A commit that waits longer than
+5 seconds fails, with a revocation in it: revoke in a transaction of its own.
 The trigger does not fire for rows that a publisher sends.';
 
 create type keylatch.server_position as (

@@ -146,7 +146,6 @@ before insert or update on keylatch.session_settings
 for each row execute function keylatch_internal.judge_session_settings();
 comment on trigger session_settings_write_judge on keylatch.session_settings is
   'Checks each new lifetime.
-
 The trigger does not fire for rows that a restore or logical replication writes.';
 
 alter table keylatch_internal.sessions enable row level security;

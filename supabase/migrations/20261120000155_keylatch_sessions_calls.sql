@@ -86,7 +86,6 @@ when (new.created_at > pg_catalog.clock_timestamp() - interval '1 minute')
 execute function keylatch_internal.check_session_key();
 comment on trigger sessions_insert_check_key on keylatch_internal.sessions is
   'Refuses, at commit, a new session whose key was revoked during the request.
-
 The trigger does not fire in the apply worker of a logical replica.';
 
 create constraint trigger sessions_update_hold_expiry
@@ -95,7 +94,6 @@ when (new.expires_at > greatest(old.expires_at, pg_catalog.clock_timestamp()))
 execute function keylatch_internal.hold_expiry('session_not_found');
 comment on trigger sessions_update_hold_expiry on keylatch_internal.sessions is
   'A transaction cannot extend a session that expires before the transaction commits.
-
 The trigger does not fire for rows that a publisher sends.';
 
 create function keylatch.open_session(key text)
@@ -277,7 +275,6 @@ for each row
 when (new.deleted_at is not null) execute function keylatch_internal.end_workspace_sessions();
 comment on trigger workspace_latches_write_end_sessions on keylatch_internal.workspace_latches is
   'Deleting a workspace ends its sessions.
-
 The trigger does not fire on a logical replica, which receives the ended sessions themselves.';
 
 create function keylatch_internal.delete_old_sessions(p_batch integer)

@@ -321,7 +321,7 @@ declare
     "kind": "secret", "environment": "live", "masked_key": "..."}'::jsonb || jsonb_build_object(
     'created_at', v_now, 'updated_at', v_now, 'imported_at', v_now));
   v_good keylatch_internal.keys;
-  v_rest jsonb; v_good_rest jsonb;
+  v_rest text; v_good_rest text; -- text, because the jsonb numbers 1 and 1.0 are equal
   v_line keylatch_internal.import_line;
   v_lines keylatch_internal.import_line[] := keylatch_internal.read_import_fields(p_lines);
   v_place integer := 0;
@@ -336,7 +336,7 @@ begin
         v_usual.id := gen_random_uuid();
         v_usual.key_hash := v_line.text_hash;
         v_line.key := jsonb_populate_record(v_usual, v_line.given);
-        v_rest := v_line.given - '{workspace_id,hash,label,created_at}'::text[];
+        v_rest := (v_line.given - '{workspace_id,hash,label,created_at}'::text[])::text;
         v_line.problem := case
           when greatest((v_line.key).suspended_at, (v_line.key).revoked_at, (v_line.key).created_at,
             (v_line.given ->> 'last_used_at')::timestamptz) > v_now then array[

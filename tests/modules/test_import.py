@@ -254,6 +254,32 @@ def test_a_sha256_is_judged_alike_whatever_lines_come_before_it(
 
 
 @pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("scopes", "[1]", f"[1.{'0' * 100}]"),
+        ("scopes", "[1, 1.0]", "[1.0, 1.0]"),
+        ("metadata", '{"a": 0}', '{"a": 0e-16383}'),
+    ],
+)
+def test_numbers_that_jsonb_takes_for_equal_are_judged_by_themselves(
+    service: Connection, field: str, good: str, bad: str
+) -> None:
+    lines = [
+        json.dumps(line(alg="sha256", hash_encoding="hex", hash=digit * 64))[:-1]
+        + f', "{field}": {value}}}'
+        for digit, value in (("a", good), ("b", bad))
+    ]
+    row = service.execute(
+        "select to_jsonb(r) from keylatch.import_keys(%s, true) as r", [f"[{','.join(lines)}]"]
+    ).fetchone()
+    assert row is not None
+    first, second = row[0]["lines"]
+    assert first["outcome"] == "imported", first
+    assert second["outcome"] == "refused", second
+    assert field in second["detail"]
+
+
+@pytest.mark.parametrize(
     "form",
     [
         {"key": OLD},

@@ -24,6 +24,8 @@ DEFINER_NAMES = (
     "explain_for_resolver(text,text)",
     "find_key(text)",
     "find_session(text)",
+    "hold_expiry()",
+    "hold_extension()",
     "keep_scheme(text,jsonb)",
     "move_scheme_end(text,timestamp with time zone)",
     "notify_caches()",

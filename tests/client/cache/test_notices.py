@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import psycopg_pool
@@ -215,6 +216,15 @@ def test_a_listener_at_another_database_than_the_one_that_is_asked_is_given_up(
             assert resolver.resolve(issued.key) is None
 
 
+def import_under(fleet: Fleet, text: str, digest: str, **fields: str) -> UUID | None:
+    """Import a key of an old system by a scheme of that digest; its id if it is new."""
+    fleet.admin.declare_scheme(digest, recipe={"digest": digest})
+    hashed = hashlib.new(digest, text.encode()).hexdigest()
+    line = {"workspace_id": str(People.a), "scheme": digest, "hash": hashed, "hash_encoding": "hex"}
+    (outcome,) = fleet.admin.import_keys([line | fields]).lines
+    return outcome.key_id
+
+
 @pytest.mark.parametrize(
     ("fields", "is_told"),
     [({"revoked_at": "2026-01-31"}, True), ({"suspended_at": "2026-01-31"}, True), ({}, False)],
@@ -227,18 +237,24 @@ def test_an_imported_key_that_is_inactive_under_another_scheme_is_heard(
     with fleet.listening() as resolver, psycopg.connect(fleet.database.url) as listener:
         listener.autocommit = True
         listener.execute("listen keylatch")
-        for digest in ("md5", "sha1"):
-            fleet.admin.declare_scheme(digest, recipe={"digest": digest})
-            hashed = hashlib.new(digest, text.encode()).hexdigest()
-            line = {"workspace_id": str(People.a), "scheme": digest, "hash": hashed}
-            line["hash_encoding"] = "hex"
-            if digest == "sha1":
-                until_remembered(resolver, Secret(text))
-                line |= fields
-            fleet.admin.import_keys([line])
+        import_under(fleet, text, "md5")
+        until_remembered(resolver, Secret(text))
+        import_under(fleet, text, "sha1", **fields)
         until_heard(resolver)
         assert (resolver.resolve(Secret(text)) is None) is is_told
         assert notifications(listener, fleet.session) == ["*"] * is_told
+
+
+def test_a_revocation_of_any_row_of_an_imported_key_is_heard(fleet: Fleet) -> None:
+    """The cache knows the key by the id of the other row."""
+    text = "a key of an old system"
+    with fleet.listening() as resolver:
+        rows = [import_under(fleet, text, digest) for digest in ("md5", "sha1")]
+        until_remembered(resolver, Secret(text))
+        known = resolver.resolve(Secret(text))
+        (other,) = {row for row in rows if row is not None} - {known and known.key_id}
+        fleet.admin.revoke(other)
+        until(lambda: resolver.resolve(Secret(text)) is None)
 
 
 @pytest.fixture

@@ -337,8 +337,9 @@ def test_a_session_that_expires_while_an_extension_waits_stays_expired(
     assert service.resolve_session(text) is None
 
 
+@pytest.mark.parametrize("is_role_reset", [False, True])  # as the client does after a call
 def test_an_extension_that_is_committed_after_the_expiry_revives_no_session(
-    system: System, page: str, service: Keylatch
+    system: System, page: str, service: Keylatch, is_role_reset: bool
 ) -> None:
     """Threat: extending a session that has expired, by a transaction opened while it lived."""
     text = token(system, page)
@@ -348,6 +349,8 @@ def test_an_extension_that_is_committed_after_the_expiry_revives_no_session(
     extended = resolver.execute("select expires_at from keylatch.resolve_session(%s, true)", [text])
     assert extended.fetchone() is not None
     until(lambda: service.resolve_session(text) is None)
+    if is_role_reset:
+        resolver.execute("reset role")
     with pytest.raises(psycopg.Error) as refused:
         resolver.commit()
     assert refused.value.diag.message_primary == "session_not_found"

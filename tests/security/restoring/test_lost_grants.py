@@ -29,6 +29,8 @@ HARMLESS = {
 HARMLESS_TRIGGERS = {
     "keylatch_internal.notify_caches": "tells caches to ask again",
     "keylatch_internal.check_session_key": "refuses",
+    "keylatch_internal.hold_expiry": "refuses, or a commit waits for no standby",
+    "keylatch_internal.hold_extension": "refuses, or a commit waits less",
 }
 DEFINERS = """
 select p.oid::regproc::text, p.oid::regprocedure::text,

@@ -146,6 +146,7 @@ select set_eq(
     'keylatch_internal.describe_installation',
     'keylatch_internal.explain_for_resolver',
     'keylatch_internal.find_key',
+    'keylatch_internal.hold_expiry',
     'keylatch_internal.refuse',
     'keylatch_internal.revoke_workspace_keys',
     'keylatch_internal.share_workspaces'

@@ -1,7 +1,7 @@
 -- Notices: which changes send a notice to caches, which advance the sign, and which do neither.
 begin;
 \ir ../people.psql
-select plan(47);
+select plan(48);
 
 -- What a statement does: notices that wait for the commit, and signs for notices left out.
 create function pg_temp.signs() returns bigint language sql as
@@ -101,6 +101,11 @@ select is(
     || pg_temp.patch('first', 'expires_at = null')
     || '; set constraints all immediate; select current_setting(''lock_timeout'')'), '5s',
   'after a notice, the commit of an extension waits up to five seconds for other commits');
+select is(
+  pg_temp.run('alice', $$ set local keylatch.notices = '1'; set local lock_timeout = '200ms'; $$
+    || pg_temp.patch('second', 'expires_at = null')
+    || '; set constraints all immediate; select current_setting(''lock_timeout'')'), '200ms',
+  'a shorter timeout of the caller stays');
 
 -- An imported key that is inactive may be a key that caches know under another id.
 
