@@ -93,8 +93,8 @@ after update on keylatch_internal.sessions deferrable initially deferred for eac
 when (new.expires_at > greatest(old.expires_at, pg_catalog.clock_timestamp()))
 execute function keylatch_internal.hold_expiry('session_not_found');
 comment on trigger sessions_update_hold_expiry on keylatch_internal.sessions is
-  'A transaction cannot extend a session that expires before the transaction commits.
-The trigger does not fire for rows that a publisher sends.';
+  'A transaction cannot extend a session that expires before its commit, or before the commit waits
+for a synchronous standby. The trigger does not fire for rows that a publisher sends.';
 
 create function keylatch.open_session(key text)
 returns keylatch.opened_session language plpgsql volatile security invoker
