@@ -336,9 +336,9 @@ def test_the_keys_of_a_scheme_end_with_it_and_are_listed_before(
         ("sanctum", None),
     ):
         assert attempt(service, ending, [name, when, 1]).word == "invalid_argument"
-    soon = "select keylatch.end_scheme('sanctum', clock_timestamp() + interval '50 ms')"
+    soon = "select keylatch.end_scheme('sanctum', clock_timestamp() + interval '1 s')"
     service.execute(soon)
-    service.execute("select pg_sleep(0.06)")
+    service.execute("select pg_sleep(1.01)")
     assert resolves(system, TEXT) is None
     asked = "select verdict from keylatch.explain_key(%s)"
     assert system.session().execute(asked, [TEXT]).fetchone() == ("expired",)

@@ -11,7 +11,7 @@ from core.racing import REVOKE, Connection, System, attempt
 from modules.test_events import run_program
 from modules.test_import import OLD, import_, line, resolves
 from modules.test_upgrade import blowfish, pbkdf2, sha256, upgrade
-from stack import HANG_SECONDS, Database, People
+from stack import Database, People, notifications
 from stack.tools import ROOT
 
 pytestmark = pytest.mark.one_server
@@ -130,7 +130,7 @@ def test_after_a_use_it_is_refused(system: System, service: Connection, use: str
 ENDS = {
     "revoked": "revoked_at = now()",
     "suspended": "suspended_at = now()",
-    "expired": "expires_at = clock_timestamp() + interval '50 ms'; select pg_sleep(0.06)",
+    "expired": "expires_at = now()",
 }
 
 
@@ -141,7 +141,10 @@ def test_a_key_that_was_inactive_stays_so_in_a_later_import(
     system: System, service: Connection, first: str, second: str, end: str
 ) -> None:
     import_id = bring(service, line(**(FORMS | SALTS)[first]))
-    system.owner.execute(f"update keylatch.keys set {ENDS[end]}".encode())
+    with system.database.connect(superuser=True) as owner:
+        if end == "expired":  # and no rule about a new expiry
+            owner.execute("set session_replication_role = replica")
+        owner.execute(f"update keylatch_internal.keys set {ENDS[end]}".encode())
     assert take_back(system, import_id) == (0, 1)
     import_(service, line(**FORMS[second]))
     for _ in range(2):
@@ -165,8 +168,8 @@ def test_of_an_import_the_active_keys_go_and_of_another_import_none(
         take_back(system, uuid4())
     left = system.owner.execute("select import_id, status from keylatch.imported_keys order by 2")
     assert left.fetchall() == [(other, "active"), (import_id, "revoked")]
-    # Caches hear of it.
-    assert len(list(system.owner.notifies(timeout=HANG_SECONDS, stop_after=2))) == 2
+    # Caches hear of it; they may know the keys by the ids of other rows.
+    assert notifications(system.owner, system.database.connect()) == ["*"]
 
 
 HINDERS = {

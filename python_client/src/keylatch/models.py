@@ -58,10 +58,11 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Properties(Row):
-    """The fields that `IssuedKey` and `Key` have in common."""
+class IssuedKey(Row):
+    """A new key, shown only here. Source: `issue_key` and `rotate_key`."""
 
-    id: UUID  #: Names the key in every call.
+    key: Secret  #: The key itself; `key.reveal()` gives the text.
+    id: UUID  #: Names the key in every other call.
     workspace_id: UUID  #: The workspace of the key.
     kind: str  #: `publishable` or `secret`.
     environment: str  #: `live` or `test`.
@@ -73,29 +74,36 @@ class _Properties(Row):
     allowed_origins: tuple[str, ...]  #: The canonical origins that may use a publishable key.
     scopes: tuple[str, ...]  #: The application's words for what the key may do.
     metadata: Mapping[str, Any] = field(hash=False)  #: The application's JSON object.
-    expires_at: datetime | None  #: When the key expires or expired, UTC; `None` for never.
+    expires_at: datetime | None  #: When the key expires, UTC; `None` for never.
     rotated_from: UUID | None  #: The key that this one succeeds.
-    created_at: datetime  #: When the key was made, UTC; for an imported key, as the import says.
+    created_at: datetime  #: When the key was made, UTC, by the server's clock.
     created_by: UUID | None  #: The user who made it; `None` for a service.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IssuedKey(_Properties):
-    """A new key, shown only here. Source: `issue_key` and `rotate_key`."""
-
-    key: Secret  #: The key itself; `key.reveal()` gives the text.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key(_Properties):
+class Key(Row):
     """A key as its admin sees it. Source: a row of `keylatch.keys`."""
 
+    id: UUID  #: Names the key in every call.
+    workspace_id: UUID  #: The workspace of the key.
+    kind: str  #: `publishable` or `secret`.
+    environment: str  #: `live` or `test`.
     public_key: str | None  #: The whole key if it is publishable; `None` for a secret one.
+    masked_key: str  #: For people to tell keys apart: `wk_sk_live_...abcd`.
+    fingerprint: str  #: The first 8 hex characters of the hash. Source: `keylatch.fingerprint`.
+    label: str  #: A name for people.
+    metadata: Mapping[str, Any] = field(hash=False)  #: The application's JSON object.
+    allowed_origins: tuple[str, ...]  #: The canonical origins that may use a publishable key.
+    scopes: tuple[str, ...]  #: The application's words for what the key may do.
+    expires_at: datetime | None  #: When the key expires or expired, UTC; `None` for never.
     suspended_at: datetime | None  #: Since when the key is suspended, UTC.
     superseded_at: datetime | None  #: When a rotation with grace replaced it, UTC.
     revoked_at: datetime | None  #: When the key was revoked, UTC.
     revoked_by: UUID | None  #: The user who revoked it; `None` for a service.
     revoke_reason: str | None  #: The reason that the caller of the revocation gave.
+    rotated_from: UUID | None  #: The key that this one succeeds.
+    created_at: datetime  #: When the key was made, UTC; for an imported key, as the import says.
+    created_by: UUID | None  #: The user who made it; `None` for a service.
     updated_at: datetime  #: When the row last changed, UTC.
     imported_at: datetime | None  #: When the key was imported, UTC; `None` if it was made here.
     status: str  #: `active`, `superseded`, `suspended`, `expired` or `revoked`.

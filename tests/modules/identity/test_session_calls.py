@@ -345,7 +345,7 @@ def test_an_extension_that_is_committed_after_the_expiry_revives_no_session(
     text = token(system, page)
     resolver = system.database.connect("keylatch_resolver", autocommit=False)
     with system.database.connect() as owner:
-        owner.execute("update keylatch_internal.sessions set expires_at = now() + interval '2 s'")
+        owner.execute("update keylatch_internal.sessions set expires_at = now() + interval '5 s'")
     extended = resolver.execute("select expires_at from keylatch.resolve_session(%s, true)", [text])
     assert extended.fetchone() is not None
     until(lambda: service.resolve_session(text) is None)
