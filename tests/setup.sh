@@ -140,5 +140,10 @@ exec 9>tests/.stack/setup.lock
 flock 9
 install_npm &
 npm=$!
-install_python
-wait "$npm"
+install_python &
+python=$!
+wait "$npm" || {
+  kill "$python" 2>/dev/null || true
+  exit 1
+}
+wait "$python"

@@ -254,9 +254,11 @@ def test_what_setup_prints_does_not_get_into_the_env_of_make_up(tmp_path: Path) 
     (tmp_path / "tests").mkdir()
     for name in ("setup.sh", "package.json", "package-lock.json", ".npmrc"):
         shutil.copy(TESTS / name, tmp_path / "tests")
-    npm = tmp_path / "npm"
-    npm.write_text("#!/bin/sh\necho added 38 packages\nexit 1\n")
-    npm.chmod(0o755)
+    # This Python can do what it is asked, but makes no environment.
+    for name, does in (("npm", "echo added 38 packages; exit 1"), ("python3", '[ "$1" = -c ]')):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{does}\n")
+        program.chmod(0o755)
     done = subprocess.run(
         [tmp_path / "tests" / "setup.sh"],
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
