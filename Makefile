@@ -85,7 +85,7 @@ lint-python:
 	cd tests && ../.venv/bin/mypy .
 
 lint-sql:
-	.venv/bin/sqlfluff lint --disable-progress-bar sql supabase
+	.venv/bin/sqlfluff lint --disable-progress-bar --processes 0 sql supabase
 	.venv/bin/squawk supabase/migrations/*.sql
 
 lint-database:
