@@ -114,7 +114,7 @@ begin
       tg_argv[0], format('expires_at was %s, before the commit.', old.expires_at)
     );
   end if;
-  -- The commit waits for no standby: the key could expire meanwhile, and then be active again.
+  -- If a key is extended, the commit waits for no standby: the key could expire before it ends.
   perform set_config('synchronous_commit', 'local', true) where tg_argv[0] = 'expired_is_final';
   return null;
 end $$;

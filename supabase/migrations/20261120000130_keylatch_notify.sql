@@ -39,13 +39,13 @@ returns trigger language plpgsql volatile security definer
 -- definer because: a role that changes a key may not write the sequence notices_left_out.
 set search_path = pg_catalog, pg_temp as $$
 declare
-  -- A caller can change the settings below. That makes notices more general, but loses none.
+  -- A caller who changes the settings below makes notices more general, and loses none.
   v_notices constant integer := coalesce(
     substring(current_setting('keylatch.notices', true), '^[0-9]{1,4}$')::integer, 0
   );
 begin
   -- A full queue would make the commit fail. Commits that notify wait for each other, so this
-  -- commit could wait for a standby. To find that out takes time, so do it once.
+  -- commit could wait for a standby. The check takes time, so a transaction makes it once.
   if current_setting('keylatch.left_out', true) = 'on' or pg_notification_queue_usage() > 0.5
     or (v_notices = 0 and keylatch_internal.is_notify_stuck())
   then
@@ -85,13 +85,13 @@ when (
 ) execute function keylatch_internal.notify_caches();
 alter table keylatch_internal.keys enable always trigger keys_insert_notify;
 comment on trigger keys_insert_notify on keylatch_internal.keys is
-  'Notifies caches of an imported key that is inactive or expires, and of a later revocation, for
-all keys: caches may know the same plaintext key by the id of another row, of another scheme. Of a
-later suspension or expiry, caches that know the other row hear only when its entry ends.';
+  'Makes caches forget all keys if an imported key is inactive or has an expiry. A revocation of an
+imported key does the same. A cache may know the plaintext key by the id of another row. If the key
+is suspended later, or expires, such a cache returns the key until the entry in the cache ends.';
 
 create function keylatch_internal.hold_extension()
 returns trigger language plpgsql volatile security definer
--- definer because: as hold_expiry.
+-- definer because: at the commit the trigger may run as a login without rights here.
 set search_path = pg_catalog, pg_temp as $$
 begin
   if current_setting('keylatch.notices', true) > '0' then
@@ -118,7 +118,7 @@ execute function keylatch_internal.hold_extension();
 comment on trigger keys_update_hold_extension on keylatch_internal.keys is
   'Refuses to extend a key that expires soon if the transaction has sent a NOTIFY: such a commit may
 wait for other commits with a NOTIFY, and the key may expire before. A commit that waits longer than
-5 seconds fails, with a revocation in it: revoke in a transaction of its own.
+5 seconds fails together with its revocations, so revoke keys in a transaction of their own.
 The trigger does not fire for rows that a publisher sends.';
 
 create type keylatch.server_position as (

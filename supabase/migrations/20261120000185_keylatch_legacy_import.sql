@@ -234,8 +234,8 @@ begin
 end $$;
 comment on function keylatch.finish_import is
   'Revokes up to "limit" keys of a source that the import import_id did not contain. A refused line
-counts as missing: call it after an import of all keys in which no line was refused, such as one
-with strict. Repeat it until is_done is true.
+counts as missing, so call finish_import only after an import of all keys without a refused line,
+for example with strict. Repeat the call until is_done is true.
 
 Errors: invalid_argument (400), also if no key was imported with this source and import_id.';
 
