@@ -13,12 +13,12 @@ select pg_temp.make('superseded', '''secret'', expires_at => now() + ''2 days'''
 select pg_temp.make(
   'successor', null, 'keylatch.rotate_key(pg_temp.id(''superseded''), ''1 day'')'
 );
-select pg_temp.make('expired', '''publishable'', expires_at => clock_timestamp() + ''0.2 s''');
+select pg_temp.make('expired', '''publishable'', expires_at => clock_timestamp() + ''0.8 s''');
 select pg_temp.make(
-  'expired and suspended', '''secret'', expires_at => clock_timestamp() + ''0.2 s'''
+  'expired and suspended', '''secret'', expires_at => clock_timestamp() + ''0.8 s'''
 );
 select pg_temp.manage('suspend_key', 'expired and suspended');
-select pg_sleep(0.25);
+select pg_sleep(0.85);
 
 create temporary table tried on commit drop as
 select v.*
@@ -309,7 +309,7 @@ set constraints all deferred;
 
 -- Checked again at the commit: an extension from before the expiry is refused if the transaction
 -- stays open past the old expiry.
-select pg_temp.make('extended late', '''secret'', expires_at => clock_timestamp() + ''0.2 s''');
+select pg_temp.make('extended late', '''secret'', expires_at => clock_timestamp() + ''2 s''');
 select is(
   pg_temp.outcome(w.who, format(
     $$ with extended as (
@@ -323,7 +323,7 @@ from (values ('now() + interval ''1 hour'''), ('null')) as v (expiry),
 unnest(array['alice', 'service_role', 'owner', 'replica']) as w (who);
 select pg_temp.run('alice', $$ update keylatch.keys set expires_at = null
   where id = pg_temp.id('extended late') returning id $$);
-select pg_sleep(0.25);
+select pg_sleep(2.05);
 select is(
   pg_temp.outcome(w.who, 'set constraints all immediate'), 'PT409 expired_is_final',
   w.who || ' cannot commit the extension after the expiry'

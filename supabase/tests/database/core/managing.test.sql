@@ -120,8 +120,8 @@ select is(
 
 select pg_temp.make('graced');
 select pg_temp.make('heir', null, 'keylatch.rotate_key(pg_temp.id(''graced''), ''1 hour'')');
-select pg_temp.make('expired', '''secret'', expires_at => clock_timestamp() + ''0.1 s''');
-select pg_sleep(0.12);
+select pg_temp.make('expired', '''secret'', expires_at => clock_timestamp() + ''0.6 s''');
+select pg_sleep(0.62);
 
 -- Each refusal.
 

@@ -16,19 +16,19 @@ select pg_temp.make('revoked');
 select pg_temp.manage('revoke_key', 'revoked', '''leaked''');
 select pg_temp.make('rotated');
 select pg_temp.make('successor', null, 'keylatch.rotate_key(pg_temp.id(''rotated''))');
-select pg_temp.make('expired', '''secret'', expires_at => clock_timestamp() + ''0.2 s''');
+select pg_temp.make('expired', '''secret'', expires_at => clock_timestamp() + ''1 s''');
 select pg_temp.make('short', '''secret''');
 select pg_temp.make('short heir', null, 'keylatch.rotate_key(pg_temp.id(''short''), ''1 hour'')');
-select pg_temp.run('alice', $$ update keylatch.keys set expires_at = clock_timestamp() + '0.2 s'
+select pg_temp.run('alice', $$ update keylatch.keys set expires_at = clock_timestamp() + '1 s'
   where id = pg_temp.id('short') returning id $$);
 select pg_temp.make(
-  'suspended and expired', '''secret'', expires_at => clock_timestamp() + ''0.2 s'''
+  'suspended and expired', '''secret'', expires_at => clock_timestamp() + ''1 s'''
 );
 select pg_temp.manage('suspend_key', 'suspended and expired');
-select pg_temp.make('all at once', '''secret'', expires_at => clock_timestamp() + ''0.2 s''');
+select pg_temp.make('all at once', '''secret'', expires_at => clock_timestamp() + ''1 s''');
 select pg_temp.manage('suspend_key', 'all at once');
 select pg_temp.manage('revoke_key', 'all at once');
-select pg_sleep(0.25);
+select pg_sleep(1.05);
 
 insert into made (name, key)
 values

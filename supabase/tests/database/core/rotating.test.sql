@@ -68,8 +68,8 @@ select pg_temp.make('suspended');
 select pg_temp.manage('suspend_key', 'suspended');
 select pg_temp.make('revoked');
 select pg_temp.manage('revoke_key', 'revoked');
-select pg_temp.make('expired', '''secret'', expires_at => clock_timestamp() + ''0.1 s''');
-select pg_sleep(0.12);
+select pg_temp.make('expired', '''secret'', expires_at => clock_timestamp() + ''0.6 s''');
+select pg_sleep(0.62);
 
 select pg_temp.make('by hand');
 update keylatch.keys set superseded_at = now(), expires_at = now() + '1 hour'

@@ -13,12 +13,12 @@ select pg_temp.make('suspended');
 select pg_temp.manage('suspend_key', 'suspended');
 select pg_temp.make('revoked');
 select pg_temp.manage('revoke_key', 'revoked', '''leaked''');
-select pg_temp.make('expired', '''secret'', expires_at => clock_timestamp() + ''0.1 s''');
+select pg_temp.make('expired', '''secret'', expires_at => clock_timestamp() + ''0.6 s''');
 insert into made (name, id) values (
   'of B',
   pg_temp.run('bob', 'select id from keylatch.issue_key(pg_temp.b(), ''secret'')')::uuid
 );
-select pg_sleep(0.12);
+select pg_sleep(0.62);
 
 select pg_temp.run('service_role', $$
   delete from keylatch.workspaces where id = pg_temp.a() returning id $$);
