@@ -109,6 +109,7 @@ returns trigger language plpgsql volatile security definer
 -- definer because: at the commit the trigger may run as a login without rights here.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.hold_expiry');
   if old.expires_at <= clock_timestamp() then
     perform keylatch_internal.refuse(
       tg_argv[0], format('expires_at was %s, before the commit.', old.expires_at)

@@ -63,36 +63,29 @@ begin
   -- Only concurrent calls of seal_events wait for this lock.
   lock table keylatch_internal.key_event_checkpoints in share row exclusive mode;
   select c.number, c.digest into v_number, v_previous
-  from keylatch_internal.key_event_checkpoints as c
-  order by c.number desc
-  limit 1;
+  from keylatch_internal.key_event_checkpoints as c order by c.number desc limit 1;
   v_number := coalesce(v_number, 0);
   with unsealed as materialized (
     select e.ctid as place, row_number() over (order by e.checkpoint, e.occurred_at, e.id) as n
     from keylatch_internal.key_events as e
-    where e.checkpoint is null
-    order by e.checkpoint, e.occurred_at, e.id
-    limit p_limit
+    where e.checkpoint is null order by e.checkpoint, e.occurred_at, e.id limit p_limit
   )
   update keylatch_internal.key_events as e
   set checkpoint = v_number + (u.n + 999) / 1000
-  from unsealed as u
-  where e.ctid = u.place;
+  from unsealed as u where e.ctid = u.place;
   get diagnostics v_result.events = row_count;
   for _ in 1 .. (v_result.events + 999) / 1000 loop
     v_number := v_number + 1;
     v_previous := coalesce(v_previous, '');
     v_batch := keylatch_internal.digest_events(v_number, v_previous);
-    insert into keylatch_internal.key_event_checkpoints (
-      number, events, previous, digest, sealed_at
-    )
+    insert into keylatch_internal.key_event_checkpoints
+      (number, events, previous, digest, sealed_at)
     values (v_number, v_batch.events, v_previous, v_batch.digest, clock_timestamp());
     v_previous := v_batch.digest;
     v_result.checkpoint := v_number;
   end loop;
-  v_result.is_done := not exists (
-    select from keylatch_internal.key_events as e where e.checkpoint is null
-  );
+  v_result.is_done :=
+    not exists (select from keylatch_internal.key_events as e where e.checkpoint is null);
   return v_result;
 end $$;
 comment on function keylatch_internal.seal_key_events is 'Implements keylatch.seal_events.';
@@ -161,8 +154,7 @@ begin
   from (select from keylatch_internal.key_events as e where e.checkpoint is null limit 1000000) as n;
   for v_offset in 0 .. greatest(least(v_last - p_from, p_limit - 1), -1) loop
     select c.* into v_checkpoint
-    from keylatch_internal.key_event_checkpoints as c
-    where c.number = p_from + v_offset;
+    from keylatch_internal.key_event_checkpoints as c where c.number = p_from + v_offset;
     v_found := keylatch_internal.digest_events(p_from + v_offset, v_checkpoint.previous);
     v_result.problem := case
       when v_checkpoint.number is null then 'The checkpoint is missing.'

@@ -44,6 +44,8 @@ declare
     substring(current_setting('keylatch.notices', true), '^[0-9]{1,4}$')::integer, 0
   );
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.notify_caches')
+  where tg_relid <> 'keylatch_internal.keys'::regclass;
   -- A full queue would make the commit fail. Commits that notify wait for each other, so this
   -- commit could wait for a standby. The check takes time, so a transaction makes it once.
   if current_setting('keylatch.left_out', true) = 'on' or pg_notification_queue_usage() > 0.5
@@ -94,6 +96,7 @@ returns trigger language plpgsql volatile security definer
 -- definer because: at the commit the trigger may run as a login without rights here.
 set search_path = pg_catalog, pg_temp as $$
 begin
+  perform keylatch_internal.require_grants('keylatch_internal.hold_extension');
   if current_setting('keylatch.notices', true) > '0' then
     if old.expires_at < clock_timestamp() + interval '1 minute' then
       perform keylatch_internal.refuse(

@@ -25,13 +25,6 @@ HARMLESS = {
     "keylatch_internal.start_session": "anon may call it: it opens a session for a page",
     "keylatch_internal.read_position": "tells how far the server is",
 }
-# Triggers: attached elsewhere they say what they always say.
-HARMLESS_TRIGGERS = {
-    "keylatch_internal.notify_caches": "tells caches to ask again",
-    "keylatch_internal.check_session_key": "refuses",
-    "keylatch_internal.hold_expiry": "refuses, or a commit waits for no standby",
-    "keylatch_internal.hold_extension": "refuses, or a commit waits less",
-}
 DEFINERS = """
 select p.oid::regproc::text, p.oid::regprocedure::text,
   array(select format_type(t, null) from unnest(p.proargtypes) as t)
@@ -49,7 +42,26 @@ ATTACHED = {
     "keylatch_internal.revoke_workspace_keys": "after delete on theirs.keys for each row",
     "keylatch_internal.share_workspaces": "after insert on theirs.keys"
     " referencing new table as new_keys for each statement",
+    "keylatch_internal.notify_caches": "after insert or update on theirs.keys for each row",
+    "keylatch_internal.check_session_key": "after insert on theirs.keys for each row",
+    "keylatch_internal.hold_expiry": "after update on theirs.keys for each row",
+    "keylatch_internal.hold_extension": "after update on theirs.keys for each row",
 }
+# A type that turns into what a trigger expects, by code of whoever owns the type.
+EVIL = """
+create type theirs.{0} as enum ('x');
+create function theirs.turn(theirs.{0}) returns {1} language plpgsql as $$
+begin
+  raise exception 'code of a stranger ran as %', current_user;
+end $$;
+create cast (theirs.{0} as {1}) with function theirs.turn(theirs.{0}) as implicit;
+"""
+COLUMNS = """
+select distinct on (a.attname) a.attname, format_type(a.atttypid, null)
+from pg_attribute as a
+where a.attrelid in ('keylatch_internal.keys'::regclass, 'keylatch_internal.sessions'::regclass)
+  and a.attnum > 0
+"""
 
 
 @pytest.fixture(params=[without_role, without_owner_and_privileges], ids=lambda way: way.__name__)
@@ -87,23 +99,33 @@ def test_internal_functions_with_the_rights_of_the_owner_answer_no_role(opened: 
             assert refused.value.diag.message_primary == "restore_incomplete", name
 
 
-def test_no_trigger_works_on_the_table_of_a_stranger(opened: Database) -> None:
+@pytest.mark.parametrize("is_evil", [False, True], ids=["like_keys", "types_with_code"])
+def test_no_trigger_works_on_the_table_of_a_stranger(opened: Database, is_evil: bool) -> None:
     with psycopg.connect(opened.superuser_url, autocommit=True) as connection:
         definers = {row[0] for row in connection.execute(DEFINERS.encode(), [True]).fetchall()}
-        assert definers == {*ATTACHED, *HARMLESS_TRIGGERS}
+        assert definers == set(ATTACHED)
         connection.execute("create schema theirs authorization authenticated")
-        connection.execute("create table theirs.keys as table keylatch_internal.keys with no data")
-        connection.execute("alter table theirs.keys owner to authenticated")
+        columns = connection.execute(COLUMNS.encode()).fetchall()
         # In a cluster that lacked the role only what is granted to the role was lost.
         for function in ATTACHED:
             connection.execute(f"grant execute on function {function} to public".encode())
         connection.execute("set role authenticated")
+        if is_evil:
+            evil = {kind: f"evil_{n}" for n, kind in enumerate({kind for _, kind in columns})}
+            for kind, name in evil.items():
+                connection.execute(EVIL.format(name, kind).encode())
+            columns = [(name, f"theirs.{evil[kind]}") for name, kind in columns]
+        listed = ", ".join(f"{name} {kind}" for name, kind in columns)
+        connection.execute(f"create table theirs.keys ({listed})".encode())
+        row = "'x', 'x'" if is_evil else "gen_random_uuid(), now()"
+        insert = f"insert into theirs.keys (id, expires_at) values ({row})"
         for function, how in ATTACHED.items():
+            attach = f"create trigger t {how} execute function {function}('expired_is_final')"
             with pytest.raises(psycopg.Error) as refused, connection.transaction():
-                connection.execute(f"create trigger t {how} execute function {function}()".encode())
-                connection.execute("insert into theirs.keys (id) values (gen_random_uuid())")
+                for statement in (attach, insert, "update theirs.keys set key_id = id"):
+                    connection.execute(statement.encode())
                 connection.execute("delete from theirs.keys")
-            assert refused.value.diag.message_primary == "restore_incomplete", function
+            assert refused.value.diag.message_primary == "restore_incomplete", str(refused.value)
 
 
 def test_after_restore_closes_everything_and_says_so(
