@@ -187,10 +187,10 @@ begin
     new.revoked_at := v_now;
     new.revoked_by := keylatch_internal.current_user_id();
     -- Mask a key that revoke_reason quotes. An error would prevent an urgent revocation.
-    new.revoke_reason := regexp_replace(
+    new.revoke_reason := case when strpos(new.revoke_reason, '_') > 0 then regexp_replace(
       new.revoke_reason,
       '([a-z][a-z0-9]{1,11}_(pk|sk)_(live|test)_)[1-9A-HJ-NP-Za-km-z]{36}', E'\\1...', 'g'
-    );
+    ) else new.revoke_reason end;
   end if;
   if old.superseded_at is null and new.superseded_at is not null then
     new.superseded_at := v_now;

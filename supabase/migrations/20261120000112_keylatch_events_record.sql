@@ -179,13 +179,13 @@ comment on trigger keys_insert_record_events on keylatch_internal.keys is
   'Writes an event for each new key.
 The trigger does not fire for rows that a restore or logical replication writes with their events.';
 
-create function keylatch_internal.content_changes(
+create function keylatch_internal.key_changes(
   p_old keylatch_internal.keys, p_new keylatch_internal.keys
 )
 returns jsonb language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  return jsonb_build_object(
+  return jsonb_strip_nulls(jsonb_build_object(
     'label', case when p_new.label <> p_old.label then jsonb_build_object(
       'old', keylatch_internal.clean_word(p_old.label),
       'new', keylatch_internal.clean_word(p_new.label)) end,
@@ -194,11 +194,19 @@ begin
     'allowed_origins', case when p_new.allowed_origins <> p_old.allowed_origins
       then jsonb_build_object('old', p_old.allowed_origins, 'new', p_new.allowed_origins) end,
     'scopes', case when p_new.scopes <> p_old.scopes
-      then jsonb_build_object('old', p_old.scopes, 'new', p_new.scopes) end
-  );
+      then jsonb_build_object('old', p_old.scopes, 'new', p_new.scopes) end,
+    'expires_at', case when p_new.expires_at is distinct from p_old.expires_at
+      then jsonb_build_object('old', p_old.expires_at, 'new', p_new.expires_at) end,
+    'suspended_at', case when p_new.suspended_at is distinct from p_old.suspended_at
+      then jsonb_build_object('old', p_old.suspended_at, 'new', p_new.suspended_at) end,
+    'superseded_at', case when p_new.superseded_at is distinct from p_old.superseded_at
+      then jsonb_build_object('old', p_old.superseded_at, 'new', p_new.superseded_at) end,
+    'revoked_at', case when p_new.revoked_at is distinct from p_old.revoked_at
+      then jsonb_build_object('old', p_old.revoked_at, 'new', p_new.revoked_at) end
+  ));
 end $$;
-comment on function keylatch_internal.content_changes is
-  'Returns the old and new values of changed labels, metadata, origins and scopes for an event.';
+comment on function keylatch_internal.key_changes is
+  'Returns the old and new values of all changed fields of a key, for an event.';
 
 create function keylatch_internal.record_change()
 returns trigger language plpgsql volatile security definer
@@ -213,19 +221,18 @@ begin
   if tg_relid <> 'keylatch_internal.keys'::regclass then
     perform keylatch_internal.require_grants('keylatch_internal.record_change');
   end if;
-  -- One expression: preparing several takes longer than writing the event.
-  v_changes := jsonb_strip_nulls(jsonb_build_object(
-    'expires_at', case when new.expires_at is distinct from old.expires_at
-      then jsonb_build_object('old', old.expires_at, 'new', new.expires_at) end,
-    'suspended_at', case when new.suspended_at is distinct from old.suspended_at
-      then jsonb_build_object('old', old.suspended_at, 'new', new.suspended_at) end,
-    'superseded_at', case when new.superseded_at is distinct from old.superseded_at
-      then jsonb_build_object('old', old.superseded_at, 'new', new.superseded_at) end,
-    'revoked_at', case when new.revoked_at is distinct from old.revoked_at
-      then jsonb_build_object('old', old.revoked_at, 'new', new.revoked_at) end
-  ) || case when (new.label, new.metadata, new.allowed_origins, new.scopes)
-    is distinct from (old.label, old.metadata, old.allowed_origins, old.scopes)
-    then keylatch_internal.content_changes(old, new) else '{}' end);
+  v_changes := case
+    when old.revoked_at is not null or (
+      new.expires_at, new.suspended_at, new.superseded_at, new.label, new.metadata,
+      new.allowed_origins, new.scopes
+    ) is distinct from (
+      old.expires_at, old.suspended_at, old.superseded_at, old.label, old.metadata,
+      old.allowed_origins, old.scopes
+    ) then keylatch_internal.key_changes(old, new)
+    -- Most changes are a revocation alone. For these, key_changes would take longer.
+    when new.revoked_at is not null
+      then jsonb_build_object('revoked_at', jsonb_build_object('new', new.revoked_at))
+    else '{}' end;
   -- A logical replica receives events from its publisher, and must not write them again.
   if v_changes = '{}' or current_setting('session_replication_role') = 'replica'
     and keylatch_internal.is_apply_worker()
@@ -241,10 +248,12 @@ begin
   end;
   v_source := keylatch_internal.current_source();
   insert into keylatch_internal.key_events (
-    workspace_id, key_id, event, address, agent, reason, changes
+    workspace_id, key_id, event, user_id, address, agent, reason, changes
   )
   values (
-    new.workspace_id, new.id, v_event, v_source[1], v_source[2],
+    new.workspace_id, new.id, v_event,
+    case when v_event = 'revoked' then new.revoked_by else keylatch_internal.current_user_id() end,
+    v_source[1], v_source[2],
     case
       when v_event <> 'revoked' then null
       when strpos(new.revoke_reason, '_') = 0 then new.revoke_reason
@@ -284,11 +293,7 @@ begin
   elsif list_events.after is not null then
     select e.occurred_at, e.id into v_at, v_id from keylatch.key_events as e
     where e.id = list_events.after and e.workspace_id = list_events.workspace_id
-      -- The index finds the event, because the id begins with a time shortly before occurred_at.
-      and e.occurred_at >= to_timestamp(
-        ('x' || translate(list_events.after::text, '-', ''))::bit(48)::bigint / 1000.0
-      )
-    order by e.occurred_at limit 1;
+    order by e.occurred_at desc limit 1;
     if not found then
       perform keylatch_internal.refuse(
         'invalid_argument', 'after is not the id of an event of this workspace.',
@@ -310,6 +315,6 @@ Errors: invalid_argument (400).';
 -- The grants of this file. Only the triggers may insert events.
 revoke all on function keylatch_internal.clean_word, keylatch_internal.current_source,
 keylatch_internal.metadata_change, keylatch_internal.limit_growth, keylatch_internal.record_new_key,
-keylatch_internal.content_changes, keylatch_internal.record_change, keylatch.list_events
+keylatch_internal.key_changes, keylatch_internal.record_change, keylatch.list_events
 from public, anon, authenticated, service_role;
 grant execute on function keylatch.list_events to authenticated, service_role;

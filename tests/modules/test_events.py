@@ -421,18 +421,18 @@ def test_the_plans_of_a_small_log_are_also_fast_for_a_large_one(system: System) 
             assert service.execute(read).fetchone() == (0,), statement
 
 
-def test_the_last_page_of_a_long_log_costs_as_much_as_the_first(system: System) -> None:
+def test_the_last_page_of_a_long_log_reads_no_other_rows(system: System) -> None:
     owner, read = system.owner, []
     owner.execute(MANY, [system.workspace, 10_000])
-    ids = [
-        row[0] for row in owner.execute("select id from keylatch_internal.key_events order by 1")
-    ]
+    oldest = "select id from keylatch_internal.key_events order by occurred_at, id limit 2"
+    *_, (second,) = owner.execute(oldest).fetchall()
     page = "explain (analyze, buffers, format json) select from keylatch.list_events(%s, %s, 1)"
-    for after in (ids[-1], ids[-1], ids[1]):
-        row = owner.execute(page, [system.workspace, after]).fetchone()
+    for _ in range(2):  # the first call also reads the catalog
+        row = owner.execute(page, [system.workspace, second]).fetchone()
         assert row is not None
         read.append(row[0][0]["Plan"]["Shared Hit Blocks"])
-    assert abs(read[2] - read[1]) < 10, "to find the id, no other event is read"
+    # A page of the index has more than 100 entries. The table has over 200 pages of rows.
+    assert read[1] < 110
 
 
 # Reading.

@@ -64,8 +64,8 @@ class Story:
         owner.row("select keylatch.suspend_key(%s)", ids["suspended"])
         move = "update keylatch.keys set expires_at = %s where id = %s returning id"
         owner.row(move, self.soon, ids["nearer"])
-        # A second later the expiry lies in the past, and a time of the past cannot be set.
-        owner.row(move, datetime.now(UTC) + timedelta(seconds=1), ids["passed"])
+        # Soon the expiry lies in the past, and a time of the past cannot be set.
+        owner.row(move, datetime.now(UTC) + timedelta(seconds=3), ids["passed"])
         owner.row("select keylatch.rotate_key(%s, '1 hour')", ids["rotated"])
         until(lambda: owner.state(ids["passed"])[0] == "expired")
 
