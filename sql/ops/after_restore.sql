@@ -310,8 +310,8 @@ to authenticated, service_role;
 grant select on table keylatch_internal.key_event_checkpoints to service_role;
 alter table keylatch_internal.keys enable always trigger keys_update_record_events;
 revoke all on function keylatch_internal.clean_word, keylatch_internal.current_source,
-keylatch_internal.metadata_change, keylatch_internal.limit_growth, keylatch_internal.record_new_key,
-keylatch_internal.key_changes, keylatch_internal.record_change, keylatch.list_events
+keylatch_internal.metadata_change, keylatch_internal.limit_growth, keylatch_internal.key_changes,
+keylatch_internal.record_new_key, keylatch_internal.record_change, keylatch.list_events
 from public, anon, authenticated, service_role;
 grant execute on function keylatch.list_events to authenticated, service_role;
 revoke all on function keylatch_internal.event_digest, keylatch_internal.digest_events,

@@ -115,6 +115,38 @@ end $$;
 comment on function keylatch_internal.limit_growth is
   'Raises an error if the user made too many changes or keys. The function takes no lock.';
 
+create function keylatch_internal.key_changes(
+  p_old keylatch_internal.keys, p_new keylatch_internal.keys
+)
+returns jsonb language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  return jsonb_strip_nulls(jsonb_build_object(
+    'label', case when p_new.label <> p_old.label then jsonb_build_object(
+      'old', keylatch_internal.clean_word(p_old.label),
+      'new', keylatch_internal.clean_word(p_new.label)) end,
+    'metadata', case when p_new.metadata <> coalesce(p_old.metadata, '{}')
+      then keylatch_internal.metadata_change(p_old.metadata, p_new.metadata) end,
+    'rotated_from', case when p_new.rotated_from is distinct from p_old.rotated_from
+      then jsonb_build_object('new', p_new.rotated_from) end,
+    'allowed_origins', case when p_new.allowed_origins <> p_old.allowed_origins
+      then jsonb_build_object('old', p_old.allowed_origins, 'new', p_new.allowed_origins) end,
+    'scopes', case when p_new.scopes <> p_old.scopes
+      then jsonb_build_object('old', p_old.scopes, 'new', p_new.scopes) end,
+    'expires_at', case when p_new.expires_at is distinct from p_old.expires_at
+      then jsonb_build_object('old', p_old.expires_at, 'new', p_new.expires_at) end,
+    'suspended_at', case when p_new.suspended_at is distinct from p_old.suspended_at
+      then jsonb_build_object('old', p_old.suspended_at, 'new', p_new.suspended_at) end,
+    'superseded_at', case when p_new.superseded_at is distinct from p_old.superseded_at
+      then jsonb_build_object('old', p_old.superseded_at, 'new', p_new.superseded_at) end,
+    'revoked_at', case when p_new.revoked_at is distinct from p_old.revoked_at
+      then jsonb_build_object('old', p_old.revoked_at, 'new', p_new.revoked_at) end
+  ));
+end $$;
+comment on function keylatch_internal.key_changes is
+  'Returns the old and new values of the changed fields of a key, for an event. For a new key, p_old
+is null, and the result has only the fields that most new keys lack.';
+
 create function keylatch_internal.record_new_key()
 returns trigger language plpgsql volatile security definer
 -- definer because: only the triggers write events.
@@ -149,22 +181,16 @@ begin
       'scopes', jsonb_build_object('new', n.scopes),
       'label', jsonb_build_object('new', case when strpos(n.label, '_') > 0
         then keylatch_internal.clean_word(n.label) else n.label end)
-    -- Most keys have none of the following fields.
-    ) || case when n.metadata = '{}' and num_nonnulls(
-      n.rotated_from, n.expires_at, n.suspended_at, n.superseded_at, n.revoked_at
-    ) = 0 then '{}' else jsonb_strip_nulls(jsonb_build_object(
-      'metadata', case when n.metadata <> '{}'
-        then keylatch_internal.metadata_change(null, n.metadata) end,
-      'rotated_from', jsonb_build_object('new', n.rotated_from),
-      'expires_at', jsonb_build_object('new', n.expires_at),
-      'suspended_at', jsonb_build_object('new', n.suspended_at),
-      'superseded_at', jsonb_build_object('new', n.superseded_at),
-      'revoked_at', jsonb_build_object('new', n.revoked_at)
-    )) end
+    ) || case
+      when n.metadata = '{}' and num_nonnulls(
+        n.rotated_from, n.expires_at, n.suspended_at, n.superseded_at, n.revoked_at
+      ) = 0 then '{}'
+      else keylatch_internal.key_changes(null, row(n.*)::keylatch_internal.keys)
+    end
   from new_keys as n;
-  if current_setting('role') <> current_user
-    and pg_has_role(nullif(current_setting('role'), 'none'), 'authenticated', 'usage') then
-    perform keylatch_internal.limit_growth(n.workspace_id, true) from new_keys as n;
+  if current_setting('role') not in ('none', current_user) then
+    perform keylatch_internal.limit_growth(n.workspace_id, true) from new_keys as n
+    where pg_has_role(current_setting('role'), 'authenticated', 'usage');
   end if;
   return null;
 end $$;
@@ -179,35 +205,6 @@ comment on trigger keys_insert_record_events on keylatch_internal.keys is
   'Writes an event for each new key.
 The trigger does not fire for rows that a restore or logical replication writes with their events.';
 
-create function keylatch_internal.key_changes(
-  p_old keylatch_internal.keys, p_new keylatch_internal.keys
-)
-returns jsonb language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp as $$
-begin
-  return jsonb_strip_nulls(jsonb_build_object(
-    'label', case when p_new.label <> p_old.label then jsonb_build_object(
-      'old', keylatch_internal.clean_word(p_old.label),
-      'new', keylatch_internal.clean_word(p_new.label)) end,
-    'metadata', case when p_new.metadata <> p_old.metadata
-      then keylatch_internal.metadata_change(p_old.metadata, p_new.metadata) end,
-    'allowed_origins', case when p_new.allowed_origins <> p_old.allowed_origins
-      then jsonb_build_object('old', p_old.allowed_origins, 'new', p_new.allowed_origins) end,
-    'scopes', case when p_new.scopes <> p_old.scopes
-      then jsonb_build_object('old', p_old.scopes, 'new', p_new.scopes) end,
-    'expires_at', case when p_new.expires_at is distinct from p_old.expires_at
-      then jsonb_build_object('old', p_old.expires_at, 'new', p_new.expires_at) end,
-    'suspended_at', case when p_new.suspended_at is distinct from p_old.suspended_at
-      then jsonb_build_object('old', p_old.suspended_at, 'new', p_new.suspended_at) end,
-    'superseded_at', case when p_new.superseded_at is distinct from p_old.superseded_at
-      then jsonb_build_object('old', p_old.superseded_at, 'new', p_new.superseded_at) end,
-    'revoked_at', case when p_new.revoked_at is distinct from p_old.revoked_at
-      then jsonb_build_object('old', p_old.revoked_at, 'new', p_new.revoked_at) end
-  ));
-end $$;
-comment on function keylatch_internal.key_changes is
-  'Returns the old and new values of all changed fields of a key, for an event.';
-
 create function keylatch_internal.record_change()
 returns trigger language plpgsql volatile security definer
 -- definer because: only the triggers write events.
@@ -221,31 +218,33 @@ begin
   if tg_relid <> 'keylatch_internal.keys'::regclass then
     perform keylatch_internal.require_grants('keylatch_internal.record_change');
   end if;
-  v_changes := case
-    when old.revoked_at is not null or (
-      new.expires_at, new.suspended_at, new.superseded_at, new.label, new.metadata,
-      new.allowed_origins, new.scopes
-    ) is distinct from (
-      old.expires_at, old.suspended_at, old.superseded_at, old.label, old.metadata,
-      old.allowed_origins, old.scopes
-    ) then keylatch_internal.key_changes(old, new)
-    -- Most changes are a revocation alone. For these, key_changes would take longer.
-    when new.revoked_at is not null
-      then jsonb_build_object('revoked_at', jsonb_build_object('new', new.revoked_at))
-    else '{}' end;
+  if old.revoked_at is not null or new.revoked_at is null or (
+    new.expires_at, new.suspended_at, new.superseded_at, new.label, new.metadata,
+    new.allowed_origins, new.scopes
+  ) is distinct from (
+    old.expires_at, old.suspended_at, old.superseded_at, old.label, old.metadata,
+    old.allowed_origins, old.scopes
+  ) then
+    v_changes := keylatch_internal.key_changes(old, new);
+    v_event := case
+      when v_changes = '{}' then null
+      when v_changes ? 'revoked_at' then 'revoked'
+      when v_changes ? 'superseded_at' then 'superseded'
+      when v_changes -> 'suspended_at' ? 'new' then 'suspended'
+      when v_changes ? 'suspended_at' then 'unsuspended'
+      else 'changed'
+    end;
+  else
+    -- A revocation alone is the most frequent change. For it, key_changes would take longer.
+    v_changes := jsonb_build_object('revoked_at', jsonb_build_object('new', new.revoked_at));
+    v_event := 'revoked';
+  end if;
   -- A logical replica receives events from its publisher, and must not write them again.
-  if v_changes = '{}' or current_setting('session_replication_role') = 'replica'
+  if v_event is null or current_setting('session_replication_role') = 'replica'
     and keylatch_internal.is_apply_worker()
   then
     return null;
   end if;
-  v_event := case
-    when v_changes ? 'revoked_at' then 'revoked'
-    when v_changes ? 'superseded_at' then 'superseded'
-    when v_changes -> 'suspended_at' ? 'new' then 'suspended'
-    when v_changes ? 'suspended_at' then 'unsuspended'
-    else 'changed'
-  end;
   v_source := keylatch_internal.current_source();
   insert into keylatch_internal.key_events (
     workspace_id, key_id, event, user_id, address, agent, reason, changes
@@ -261,9 +260,10 @@ begin
     end,
     v_changes
   );
-  if v_event in ('changed', 'unsuspended') and current_setting('role') <> current_user
-    and pg_has_role(nullif(current_setting('role'), 'none'), 'authenticated', 'usage') then
-    perform keylatch_internal.limit_growth(new.workspace_id, false);
+  if v_event in ('changed', 'unsuspended') then
+    perform keylatch_internal.limit_growth(new.workspace_id, false)
+    where current_setting('role') <> current_user
+      and pg_has_role(nullif(current_setting('role'), 'none'), 'authenticated', 'usage');
   end if;
   return null;
 end $$;
@@ -314,7 +314,7 @@ Errors: invalid_argument (400).';
 
 -- The grants of this file. Only the triggers may insert events.
 revoke all on function keylatch_internal.clean_word, keylatch_internal.current_source,
-keylatch_internal.metadata_change, keylatch_internal.limit_growth, keylatch_internal.record_new_key,
-keylatch_internal.key_changes, keylatch_internal.record_change, keylatch.list_events
+keylatch_internal.metadata_change, keylatch_internal.limit_growth, keylatch_internal.key_changes,
+keylatch_internal.record_new_key, keylatch_internal.record_change, keylatch.list_events
 from public, anon, authenticated, service_role;
 grant execute on function keylatch.list_events to authenticated, service_role;
