@@ -195,9 +195,8 @@ begin
   if old.superseded_at is null and new.superseded_at is not null then
     new.superseded_at := v_now;
   end if;
-  if new.suspended_at is not null then
-    new.suspended_at := coalesce(old.suspended_at, v_now);
-  end if;
+  new.suspended_at :=
+    case when new.suspended_at is not null then coalesce(old.suspended_at, v_now) end;
   return new;
 end $$;
 comment on function keylatch_internal.stamp_update is
@@ -313,8 +312,9 @@ create trigger keys_update_values before update on keylatch_internal.keys for ea
   or new.allowed_origins is distinct from old.allowed_origins
   or new.scopes is distinct from old.scopes or new.expires_at is distinct from old.expires_at
   or new.superseded_at is distinct from old.superseded_at
-  or new.revoked_by is distinct from old.revoked_by
-  or new.revoke_reason is distinct from old.revoke_reason
+  or (new.revoked_at is null and pg_catalog.num_nonnulls(new.revoked_by, new.revoke_reason) > 0)
+  -- A short reason of plain words needs no check: deleting a large workspace would take longer.
+  or pg_catalog.length(new.revoke_reason) > 100 or new.revoke_reason !~ '^[A-Za-z0-9 .,_-]*$'
 ) execute function keylatch_internal.judge_update();
 comment on trigger keys_update_values on keylatch_internal.keys is
   'Checks each new value. The trigger does not check rows of a restore or of logical replication.';

@@ -144,8 +144,7 @@ begin
   ));
 end $$;
 comment on function keylatch_internal.key_changes is
-  'Returns the old and new values of the changed fields of a key, for an event. For a new key, p_old
-is null, and the result has only the fields that most new keys lack.';
+  'Returns the changed fields of a key, with old and new values. For a new key, p_old is null.';
 
 create function keylatch_internal.record_new_key()
 returns trigger language plpgsql volatile security definer
@@ -220,11 +219,8 @@ begin
   end if;
   if old.revoked_at is not null or new.revoked_at is null or (
     new.expires_at, new.suspended_at, new.superseded_at, new.label, new.metadata,
-    new.allowed_origins, new.scopes
-  ) is distinct from (
-    old.expires_at, old.suspended_at, old.superseded_at, old.label, old.metadata,
-    old.allowed_origins, old.scopes
-  ) then
+    new.allowed_origins, new.scopes) is distinct from (old.expires_at, old.suspended_at,
+    old.superseded_at, old.label, old.metadata, old.allowed_origins, old.scopes) then
     v_changes := keylatch_internal.key_changes(old, new);
     v_event := case
       when v_changes = '{}' then null
@@ -241,8 +237,7 @@ begin
   end if;
   -- A logical replica receives events from its publisher, and must not write them again.
   if v_event is null or current_setting('session_replication_role') = 'replica'
-    and keylatch_internal.is_apply_worker()
-  then
+    and keylatch_internal.is_apply_worker() then
     return null;
   end if;
   v_source := keylatch_internal.current_source();
@@ -253,11 +248,9 @@ begin
     new.workspace_id, new.id, v_event,
     case when v_event = 'revoked' then new.revoked_by else keylatch_internal.current_user_id() end,
     v_source[1], v_source[2],
-    case
-      when v_event <> 'revoked' then null
+    case when v_event <> 'revoked' then null
       when strpos(new.revoke_reason, '_') = 0 then new.revoke_reason
-      else keylatch_internal.clean_word(new.revoke_reason)
-    end,
+      else keylatch_internal.clean_word(new.revoke_reason) end,
     v_changes
   );
   if v_event in ('changed', 'unsuspended') then

@@ -2,7 +2,7 @@
 -- are kept. For an admin, service_role, the owner, and the owner in replication mode.
 begin;
 \ir ../people.psql
-select plan(314);
+select plan(324);
 
 select pg_temp.make('active');
 select pg_temp.make('suspended', '''secret'', expires_at => now() + ''1 day''');
@@ -76,6 +76,9 @@ from (values
   ('active', 'scopes = ''{a}''', '1 row'),
   ('active', 'revoked_by = gen_random_uuid()', 'invalid_argument'),
   ('active', 'revoke_reason = ''x''', 'invalid_argument'),
+  ('active', 'revoked_at = now(), revoke_reason = repeat(''x'', 500)', '1 row'),
+  ('active', 'revoked_at = now(), revoke_reason = repeat(''x'', 501)', 'invalid_argument'),
+  ('active', 'revoked_at = now(), revoke_reason = e''\x01''', 'invalid_argument'),
   ('suspended', 'suspended_at = null', '1 row'),
   ('suspended', 'expires_at = null', '1 row'),
   -- Columns that never change, of active and inactive keys.
@@ -251,8 +254,9 @@ from (values
   (
     'keys_update_values',
     'changes(label) OR changes(metadata) OR changes(allowed_origins) OR changes(scopes) '
-    || 'OR changes(expires_at) OR changes(superseded_at) OR changes(revoked_by) '
-    || 'OR changes(revoke_reason)'
+    || 'OR changes(expires_at) OR changes(superseded_at) OR new.revoked_at IS NULL AND '
+    || 'num_nonnulls(new.revoked_by, new.revoke_reason) > 0 OR length(new.revoke_reason) > 100 '
+    || 'OR new.revoke_reason !~ ''^[A-Za-z0-9 .,_-]*$''::text'
   ),
   ('keys_insert_mint', 'new.key_hash IS NULL'),
   ('keys_update_a_merge_revocation', 'keylatch_internal.is_apply_worker()')
