@@ -1,7 +1,7 @@
 """A database under attack: workspaces A and B with keys in every state, and everybody who tries."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -103,6 +103,29 @@ def sqlstate(connection: psycopg.Connection[Any], statement: str, *values: objec
         assert error.sqlstate[:2] not in ("XX", "08", "57", "58"), error
         return error.sqlstate
     return None
+
+
+def issue_briefly(
+    admin: psycopg.Connection[Any], workspace: UUID, then: Callable[[Any], bool]
+) -> Any:
+    """A key that expires soon, and that lived until `then` was done with it.
+
+    The machine may be too busy for the first ones: a key that expires in its own call is refused.
+    """
+    for seconds in (0.3, 1, 4, 16, 64):
+        try:
+            row = admin.execute(
+                "select id, key, expires_at from keylatch.issue_key(%s, 'secret',"
+                " expires_at => clock_timestamp() + %s * interval '1 second')",
+                [workspace, seconds],
+            ).fetchone()
+        except psycopg.Error as refused:
+            assert refused.diag.message_primary == "invalid_argument"
+            continue
+        assert row is not None
+        if then(row):
+            return row
+    raise AssertionError("no key lived long enough")
 
 
 def slug(response: httpx.Response) -> str | None:
