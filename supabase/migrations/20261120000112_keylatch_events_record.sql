@@ -144,7 +144,7 @@ begin
   ));
 end $$;
 comment on function keylatch_internal.key_changes is
-  'Returns the changed fields of a key, with old and new values. For a new key, p_old is null.';
+  'Returns changed fields, old and new. If p_old is null, only the fields that few new keys have.';
 
 create function keylatch_internal.record_new_key()
 returns trigger language plpgsql volatile security definer

@@ -108,9 +108,9 @@ def sqlstate(connection: psycopg.Connection[Any], statement: str, *values: objec
 def issue_briefly(
     admin: psycopg.Connection[Any], workspace: UUID, then: Callable[[Any], bool]
 ) -> Any:
-    """A key that expires soon, and that lived until `then` was done with it.
+    """Issue a key that expires soon, and return it if `then` ends before the key expires.
 
-    The machine may be too busy for the first ones: a key that expires in its own call is refused.
+    On a busy machine, the next key gets more time. issue_key refuses an expiry that has passed.
     """
     for seconds in (0.3, 1, 4, 16, 64):
         try:

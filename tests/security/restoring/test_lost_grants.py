@@ -47,7 +47,7 @@ ATTACHED = {
     "keylatch_internal.hold_expiry": "after update on theirs.keys for each row",
     "keylatch_internal.hold_extension": "after update on theirs.keys for each row",
 }
-# A type that turns into what a trigger expects, by code of whoever owns the type.
+# A type with an implicit cast. The cast runs a function of the type's owner.
 EVIL = """
 create type theirs.{0} as enum ('x');
 create function theirs.turn(theirs.{0}) returns {1} language plpgsql as $$
