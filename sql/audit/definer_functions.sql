@@ -68,6 +68,7 @@ with reasons (function_name, because) as (
   ),
   ('keylatch_internal.record_change', 'Only the triggers write events.'),
   ('keylatch_internal.record_new_key', 'Only the triggers write events.'),
+  ('keylatch_internal.record_revocations', 'Only the triggers write events.'),
   ('keylatch_internal.refuse', 'Only the owner may read the table of errors.'),
   (
     'keylatch_internal.request_identity',

@@ -34,6 +34,7 @@ with expected (module_name, table_name, trigger_name, fires) as (
   ('events', 'keylatch_internal.key_events', 'key_events_update_keep', 'A'),
   ('events', 'keylatch_internal.keys', 'keys_insert_record_events', 'O'),
   ('events', 'keylatch_internal.keys', 'keys_update_record_events', 'A'),
+  ('events', 'keylatch_internal.keys', 'keys_update_record_revocations', 'A'),
   ('notify', 'keylatch_internal.keys', 'keys_insert_notify', 'A'),
   ('notify', 'keylatch_internal.keys', 'keys_update_hold_extension', 'O'),
   ('notify', 'keylatch_internal.keys', 'keys_update_notify', 'A'),

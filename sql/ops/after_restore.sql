@@ -303,15 +303,17 @@ enable always trigger key_event_checkpoints_delete_keep;
 revoke all on table keylatch_internal.key_events, keylatch_internal.key_event_checkpoints,
 keylatch_internal.event_settings, keylatch.key_events
 from public, anon, authenticated, service_role;
-revoke all on function keylatch_internal.keep_events, keylatch_internal.personal_digest,
-keylatch_internal.is_erasure from public, anon, authenticated, service_role;
+revoke all on function keylatch_internal.keep_events, keylatch_internal.personal_digest
+from public, anon, authenticated, service_role;
 grant select on table keylatch_internal.key_events, keylatch.key_events
 to authenticated, service_role;
 grant select on table keylatch_internal.key_event_checkpoints to service_role;
 alter table keylatch_internal.keys enable always trigger keys_update_record_events;
+alter table keylatch_internal.keys enable always trigger keys_update_record_revocations;
 revoke all on function keylatch_internal.clean_word, keylatch_internal.current_source,
 keylatch_internal.metadata_change, keylatch_internal.limit_growth, keylatch_internal.key_changes,
-keylatch_internal.record_new_key, keylatch_internal.record_change, keylatch.list_events
+keylatch_internal.record_new_key, keylatch_internal.record_change,
+keylatch_internal.record_revocations, keylatch.list_events
 from public, anon, authenticated, service_role;
 grant execute on function keylatch.list_events to authenticated, service_role;
 revoke all on function keylatch_internal.event_digest, keylatch_internal.digest_events,
@@ -336,10 +338,8 @@ revoke all on table keylatch_internal.key_usage, keylatch_internal.key_days, key
 keylatch.key_usage_days, keylatch.key_refusals from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.read_usage, keylatch_internal.add_usage,
 keylatch.record_usage from public, anon, authenticated, service_role;
-grant select on table
-keylatch_internal.key_usage, keylatch_internal.key_days, keylatch.key_usage,
-keylatch.key_usage_days, keylatch.key_refusals
-to authenticated, service_role;
+grant select on table keylatch_internal.key_usage, keylatch_internal.key_days, keylatch.key_usage,
+keylatch.key_usage_days, keylatch.key_refusals to authenticated, service_role;
 grant execute on function keylatch_internal.add_usage, keylatch.record_usage
 to service_role, keylatch_resolver;
 end $$;

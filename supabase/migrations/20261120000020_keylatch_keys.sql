@@ -218,17 +218,15 @@ Only the result of issue_key shows a secret key. Two PATCH requests for the same
 send the request that failed with 40P01 again. revoke_key cannot deadlock.';
 -- PostgREST shows comments on columns, so the view copies the comments of the table.
 do $$
-declare
-  v_column record;
 begin
-  for v_column in
-    select v.attname, pg_catalog.col_description(t.attrelid, t.attnum) as meaning
-    from pg_catalog.pg_attribute as v
-    inner join pg_catalog.pg_attribute as t on v.attname = t.attname
-    where v.attrelid = 'keylatch.keys'::regclass and t.attrelid = 'keylatch_internal.keys'::regclass
-  loop
-    execute format('comment on column keylatch.keys.%I is %L', v_column.attname, v_column.meaning);
-  end loop;
+  execute (
+    select string_agg(format(
+      'comment on column keylatch.keys.%I is %L', a.attname, col_description(a.attrelid, a.attnum)
+    ), ';')
+    from pg_catalog.pg_attribute as a
+    where a.attrelid = 'keylatch_internal.keys'::regclass and a.attnum > 0
+      and a.attname <> 'key_hash'
+  );
 end $$;
 comment on column keylatch.keys.status is
   'active, superseded (works until expires_at), suspended, expired or revoked.';

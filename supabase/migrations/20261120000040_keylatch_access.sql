@@ -72,14 +72,14 @@ returns trigger language plpgsql volatile security definer
 -- definer because: a role that may lock rows of workspace_latches could block all new keys.
 set search_path = pg_catalog, pg_temp as $$
 begin
-  perform keylatch_internal.require_grants('keylatch_internal.share_workspaces')
-  where tg_relid <> 'keylatch_internal.keys'::regclass;
+  if tg_relid <> 'keylatch_internal.keys'::regclass then
+    perform keylatch_internal.require_grants('keylatch_internal.share_workspaces');
+  end if;
   insert into keylatch_internal.workspace_latches (workspace_id)
   select distinct n.workspace_id from new_keys as n where not exists (
     select from keylatch_internal.workspace_latches as w where w.workspace_id = n.workspace_id
   )
-  order by 1
-  on conflict do nothing;
+  order by 1 on conflict do nothing;
   -- Do not wait for the lock, to prevent a deadlock: a transaction that deletes the workspace holds
   -- the lock and may wait for a key that this transaction has locked.
   if (

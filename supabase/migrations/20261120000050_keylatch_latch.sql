@@ -123,8 +123,7 @@ comment on function keylatch_internal.hold_expiry is
   'Refuses, at commit, to extend what expired after the update. Raises the error in its argument.';
 
 create constraint trigger keys_update_hold_expiry
-after update on keylatch_internal.keys
-deferrable initially deferred for each row when (
+after update on keylatch_internal.keys deferrable initially deferred for each row when (
   old.expires_at is not null and (new.expires_at is null or new.expires_at > old.expires_at)
   -- Not in the function: from PostgreSQL 16 on, an apply worker cannot defer a trigger.
   and not keylatch_internal.is_apply_worker()

@@ -70,15 +70,13 @@ using (user_id = (select auth.uid()));
 comment on policy workspace_membership_select_own on keylatch.workspace_membership is
   'A signed-in user may read only the memberships of this user.';
 
-create trigger workspaces_delete_revoke_keys
-after delete or update of id on keylatch.workspaces
+create trigger workspaces_delete_revoke_keys after delete or update of id on keylatch.workspaces
 for each row execute function keylatch_internal.revoke_workspace_keys();
 comment on trigger workspaces_delete_revoke_keys on keylatch.workspaces is
   'Revokes the keys of a deleted workspace.
 The trigger does not fire for rows that a publisher sends: the keys arrive revoked.';
 
-create trigger workspaces_truncate_keep
-before truncate on keylatch.workspaces
+create trigger workspaces_truncate_keep before truncate on keylatch.workspaces
 for each statement execute function keylatch_internal.revoke_workspace_keys();
 alter table keylatch.workspaces enable always trigger workspaces_truncate_keep;
 comment on trigger workspaces_truncate_keep on keylatch.workspaces is

@@ -106,8 +106,7 @@ create table keylatch_internal.event_settings (
 
   constraint event_settings_pkey primary key (only_row),
   constraint event_settings_only_row_check check (only_row),
-  constraint event_settings_limits_check
-  check (keys_per_workspace > 0 and changes_per_minute > 0)
+  constraint event_settings_limits_check check (keys_per_workspace > 0 and changes_per_minute > 0)
 );
 comment on table keylatch_internal.event_settings is
   'One row with the rate limits for signed-in users. Only the owner may change the limits.';
@@ -124,8 +123,7 @@ alter table keylatch_internal.key_event_checkpoints enable row level security;
 alter table keylatch_internal.event_settings enable row level security;
 
 create policy key_events_select_admin on keylatch_internal.key_events
-for select to authenticated
-using (workspace_id in (select keylatch.admin_workspace_ids()));
+for select to authenticated using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy key_events_select_admin on keylatch_internal.key_events is
   'A signed-in user may read the events of the workspaces that the user administers.';
 
@@ -166,28 +164,11 @@ end $$;
 comment on function keylatch_internal.personal_digest is
   'The SHA-256 of the personal data of an event: user, address, agent, reason and changes.';
 
-create function keylatch_internal.is_erasure(
-  p_old keylatch_internal.key_events, p_new keylatch_internal.key_events
-)
-returns boolean language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp as $$
-declare
-  v_expected keylatch_internal.key_events := p_old;
-begin
-  v_expected.user_id := null;
-  v_expected.address := null;
-  v_expected.agent := null;
-  v_expected.reason := null;
-  v_expected.changes := '{}';
-  v_expected.erased := keylatch_internal.personal_digest(p_old);
-  return p_old.erased is null and p_new is not distinct from v_expected;
-end $$;
-comment on function keylatch_internal.is_erasure is
-  'True if an update only replaces the personal data of an event with the hash of that data.';
-
 create function keylatch_internal.keep_events()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
+declare
+  v_erased keylatch_internal.key_events;
 begin
   if tg_op = 'INSERT' then
     perform keylatch_internal.refuse(
@@ -202,7 +183,15 @@ begin
       return old;
     end if;
   elsif tg_op = 'UPDATE' and tg_relid = 'keylatch_internal.key_events'::regclass then
-    if keylatch_internal.is_erasure(old, new) then
+    -- An erasure only replaces the personal data of an event with the hash of that data.
+    v_erased := old;
+    v_erased.user_id := null;
+    v_erased.address := null;
+    v_erased.agent := null;
+    v_erased.reason := null;
+    v_erased.changes := '{}';
+    v_erased.erased := keylatch_internal.personal_digest(old);
+    if old.erased is null and new is not distinct from v_erased then
       return new;
     end if;
   end if;
@@ -214,8 +203,7 @@ end $$;
 comment on function keylatch_internal.keep_events is
   'Refuses changes of events, but allows deleting archived events and erasing personal data.';
 
-create trigger key_events_insert_keep
-before insert on keylatch_internal.key_events
+create trigger key_events_insert_keep before insert on keylatch_internal.key_events
 for each statement when (pg_catalog.pg_trigger_depth() = 0)
 execute function keylatch_internal.keep_events();
 comment on trigger key_events_insert_keep on keylatch_internal.key_events is
@@ -239,15 +227,13 @@ comment on trigger key_events_update_keep on keylatch_internal.key_events is
   'Refuses UPDATE, with two exceptions: seal_events sets the checkpoint of an event, once, and the
 owner may erase the personal data of an event (sql/ops/erase_person.sql).';
 
-create trigger key_events_delete_keep
-before delete on keylatch_internal.key_events for each row
-execute function keylatch_internal.keep_events();
+create trigger key_events_delete_keep before delete on keylatch_internal.key_events
+for each row execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_events enable always trigger key_events_delete_keep;
 comment on trigger key_events_delete_keep on keylatch_internal.key_events is
   'Refuses DELETE of an event, unless the owner marked the event''s checkpoint as archived.';
 
-create trigger key_events_truncate_keep
-before truncate on keylatch_internal.key_events
+create trigger key_events_truncate_keep before truncate on keylatch_internal.key_events
 for each statement execute function keylatch_internal.keep_events();
 alter table keylatch_internal.key_events enable always trigger key_events_truncate_keep;
 comment on trigger key_events_truncate_keep on keylatch_internal.key_events is
@@ -277,8 +263,8 @@ comment on trigger key_event_checkpoints_delete_keep on keylatch_internal.key_ev
 revoke all on table keylatch_internal.key_events, keylatch_internal.key_event_checkpoints,
 keylatch_internal.event_settings, keylatch.key_events
 from public, anon, authenticated, service_role;
-revoke all on function keylatch_internal.keep_events, keylatch_internal.personal_digest,
-keylatch_internal.is_erasure from public, anon, authenticated, service_role;
+revoke all on function keylatch_internal.keep_events, keylatch_internal.personal_digest
+from public, anon, authenticated, service_role;
 grant select on table keylatch_internal.key_events, keylatch.key_events
 to authenticated, service_role;
 grant select on table keylatch_internal.key_event_checkpoints to service_role;

@@ -44,10 +44,8 @@ the call sealed. is_done: true if no event that the call could see is left unsea
 create function keylatch_internal.seal_key_events(p_limit integer)
 returns keylatch.event_sealing language plpgsql volatile security definer
 -- definer because: only this function may write or lock checkpoints.
-set search_path = pg_catalog, pg_temp
--- These settings keep a cached plan fast when the table has grown.
-set enable_seqscan = off
-set jit = off as $$
+-- enable_seqscan, jit: a cached plan must stay fast when the table has grown.
+set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
   v_result keylatch.event_sealing;
   v_number bigint;
@@ -199,9 +197,7 @@ begin
   then
     perform keylatch_internal.refuse('admin_required', 'You administer no workspace.');
   end if;
-  return keylatch_internal.verify_checkpoints(
-    verify_events.from_checkpoint, verify_events."limit"
-  );
+  return keylatch_internal.verify_checkpoints(verify_events.from_checkpoint, verify_events."limit");
 end $$;
 comment on function keylatch.verify_events is
   'Detects events that were changed, removed, duplicated or added after the sealing. Repeat the call

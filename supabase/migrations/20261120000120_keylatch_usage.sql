@@ -41,14 +41,12 @@ alter table keylatch_internal.key_usage enable row level security;
 alter table keylatch_internal.key_days enable row level security;
 
 create policy key_usage_select_admin on keylatch_internal.key_usage
-for select to authenticated
-using (workspace_id in (select keylatch.admin_workspace_ids()));
+for select to authenticated using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy key_usage_select_admin on keylatch_internal.key_usage is
   'A signed-in user may read the key usage of the workspaces that the user administers.';
 
 create policy key_days_select_admin on keylatch_internal.key_days
-for select to authenticated
-using (workspace_id in (select keylatch.admin_workspace_ids()));
+for select to authenticated using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy key_days_select_admin on keylatch_internal.key_days is
   'A signed-in user may read the key usage of the workspaces that the user administers.';
 
@@ -227,9 +225,7 @@ revoke all on table keylatch_internal.key_usage, keylatch_internal.key_days, key
 keylatch.key_usage_days, keylatch.key_refusals from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.read_usage, keylatch_internal.add_usage,
 keylatch.record_usage from public, anon, authenticated, service_role;
-grant select on table
-keylatch_internal.key_usage, keylatch_internal.key_days, keylatch.key_usage,
-keylatch.key_usage_days, keylatch.key_refusals
-to authenticated, service_role;
+grant select on table keylatch_internal.key_usage, keylatch_internal.key_days, keylatch.key_usage,
+keylatch.key_usage_days, keylatch.key_refusals to authenticated, service_role;
 grant execute on function keylatch_internal.add_usage, keylatch.record_usage
 to service_role, keylatch_resolver;

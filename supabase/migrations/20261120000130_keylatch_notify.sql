@@ -44,8 +44,9 @@ declare
     substring(current_setting('keylatch.notices', true), '^[0-9]{1,4}$')::integer, 0
   );
 begin
-  perform keylatch_internal.require_grants('keylatch_internal.notify_caches')
-  where tg_relid <> 'keylatch_internal.keys'::regclass;
+  if tg_relid <> 'keylatch_internal.keys'::regclass then
+    perform keylatch_internal.require_grants('keylatch_internal.notify_caches');
+  end if;
   -- A full queue would make the commit fail. Commits that notify wait for each other, so this
   -- commit could wait for a standby. The check takes time, so a transaction makes it once.
   if current_setting('keylatch.left_out', true) = 'on' or pg_notification_queue_usage() > 0.5
@@ -57,7 +58,9 @@ begin
     perform pg_notify('keylatch', case when v_notices >= 1000 or tg_op = 'INSERT'
       or (new.imported_at is not null and new.revoked_at is distinct from old.revoked_at) then '*'
       else left(encode(sha256(convert_to(new.id::text, 'UTF8')), 'hex'), 16) end);
-    perform set_config('keylatch.notices', least(v_notices + 1, 1000)::text, true);
+    if v_notices < 1000 then
+      perform set_config('keylatch.notices', (v_notices + 1)::text, true);
+    end if;
   end if;
   return null;
 end $$;
@@ -65,9 +68,7 @@ comment on function keylatch_internal.notify_caches is
   'A trigger function that notifies caches of a changed key, or else increments notices_left_out.';
 
 -- Caches contain no new keys and no labels, and drop an entry when its key expires.
-create trigger keys_update_notify
-after update on keylatch_internal.keys for each row
-when (
+create trigger keys_update_notify after update on keylatch_internal.keys for each row when (
   new.revoked_at is distinct from old.revoked_at
   or new.suspended_at is distinct from old.suspended_at
   or new.superseded_at is distinct from old.superseded_at
@@ -79,9 +80,7 @@ alter table keylatch_internal.keys enable always trigger keys_update_notify;
 comment on trigger keys_update_notify on keylatch_internal.keys is
   'Notifies caches of a changed key at commit, also on a logical replica.';
 
-create trigger keys_insert_notify
-after insert on keylatch_internal.keys for each row
-when (
+create trigger keys_insert_notify after insert on keylatch_internal.keys for each row when (
   new.imported_at is not null
   and pg_catalog.num_nonnulls(new.revoked_at, new.suspended_at, new.expires_at) > 0
 ) execute function keylatch_internal.notify_caches();

@@ -141,8 +141,7 @@ end $$;
 comment on function keylatch_internal.judge_session_settings is
   'A trigger function that refuses a lifetime outside the limits, and turns its days into hours.';
 
-create trigger session_settings_write_judge
-before insert or update on keylatch.session_settings
+create trigger session_settings_write_judge before insert or update on keylatch.session_settings
 for each row execute function keylatch_internal.judge_session_settings();
 comment on trigger session_settings_write_judge on keylatch.session_settings is
   'Checks each new lifetime.
@@ -153,32 +152,27 @@ alter table keylatch_internal.session_endings enable row level security;
 alter table keylatch.session_settings enable row level security;
 
 create policy sessions_select_admin on keylatch_internal.sessions
-for select to authenticated
-using (workspace_id in (select keylatch.admin_workspace_ids()));
+for select to authenticated using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy sessions_select_admin on keylatch_internal.sessions is
   'A signed-in user may read the sessions of the workspaces that the user administers.';
 
 create policy session_endings_select_admin on keylatch_internal.session_endings
-for select to authenticated
-using (workspace_id in (select keylatch.admin_workspace_ids()));
+for select to authenticated using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy session_endings_select_admin on keylatch_internal.session_endings is
   'A signed-in user may read the session endings of the workspaces that the user administers.';
 
 create policy session_endings_insert_admin on keylatch_internal.session_endings
-for insert to authenticated
-with check (workspace_id in (select keylatch.admin_workspace_ids()));
+for insert to authenticated with check (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy session_endings_insert_admin on keylatch_internal.session_endings is
   'A signed-in user may end the sessions of the workspaces that the user administers.';
 
 create policy session_settings_select_admin on keylatch.session_settings
-for select to authenticated
-using (workspace_id in (select keylatch.admin_workspace_ids()));
+for select to authenticated using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy session_settings_select_admin on keylatch.session_settings is
   'A signed-in user may read the session settings of the workspaces that the user administers.';
 
 create policy session_settings_insert_admin on keylatch.session_settings
-for insert to authenticated
-with check (workspace_id in (select keylatch.admin_workspace_ids()));
+for insert to authenticated with check (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy session_settings_insert_admin on keylatch.session_settings is
   'A signed-in user may insert session settings for the workspaces that the user administers.';
 
@@ -197,12 +191,10 @@ create table keylatch_internal.session_limits (
 
   constraint session_limits_pkey primary key (only_row),
   constraint session_limits_only_row_check check (only_row),
-  constraint session_limits_per_minute_check check (
-    sessions_per_minute > 0 and sessions_per_address > 0
-  ),
-  constraint session_limits_trusted_address_header_check check (
-    trusted_address_header ~ '^[a-z0-9-]{1,64}$'
-  )
+  constraint session_limits_per_minute_check
+  check (sessions_per_minute > 0 and sessions_per_address > 0),
+  constraint session_limits_trusted_address_header_check
+  check (trusted_address_header ~ '^[a-z0-9-]{1,64}$')
 );
 comment on table keylatch_internal.session_limits is
   'The rate limits for opening sessions, in one row. Only the owner may change the limits.';
@@ -309,8 +301,7 @@ first of these sessions. A number at or above the limit is a lower bound.';
 create function keylatch_internal.count_session(p_key_id uuid, p_now timestamptz)
 returns keylatch_internal.sessions language plpgsql volatile security invoker
 -- enable_seqscan: a cached plan from an empty table would still scan the whole table later.
-set enable_seqscan = off
-set search_path = pg_catalog, pg_temp as $$
+set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
   v_limits record;
   v_session keylatch_internal.sessions;

@@ -70,8 +70,9 @@ returns trigger language plpgsql volatile security definer
 -- definer because: at the commit the trigger runs as the visitor, who may not read keys.
 set search_path = pg_catalog, pg_temp as $$
 begin
-  perform keylatch_internal.require_grants('keylatch_internal.check_session_key')
-  where tg_relid <> 'keylatch_internal.sessions'::regclass;
+  if tg_relid <> 'keylatch_internal.sessions'::regclass then
+    perform keylatch_internal.require_grants('keylatch_internal.check_session_key');
+  end if;
   if not exists (select from keylatch_internal.active_keys as k where k.id = new.key_id) then
     perform keylatch_internal.refuse('session_refused', 'The key became inactive meanwhile.');
   end if;

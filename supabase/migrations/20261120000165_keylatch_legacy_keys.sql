@@ -21,11 +21,9 @@ create index legacy_keys_workspace_id_clear_part_idx
 on keylatch_internal.legacy_keys (workspace_id, clear_part)
 where rounds > 0 and upgraded_at is null;
 create index legacy_keys_clear_part_idx
-on keylatch_internal.legacy_keys (clear_part)
-where rounds > 0 and upgraded_at is null;
+on keylatch_internal.legacy_keys (clear_part) where rounds > 0 and upgraded_at is null;
 create index legacy_keys_workspace_id_scheme_idx
-on keylatch_internal.legacy_keys (workspace_id, scheme)
-where rounds = 0 and upgraded_at is null;
+on keylatch_internal.legacy_keys (workspace_id, scheme) where rounds = 0 and upgraded_at is null;
 create index legacy_keys_source_scheme_idx on keylatch_internal.legacy_keys (source, scheme);
 comment on table keylatch_internal.legacy_keys is
   'One row for each imported key: the source of the key, and the legacy hash if it is salted.';
@@ -74,8 +72,7 @@ alter table keylatch_internal.legacy_keys enable row level security;
 alter table keylatch_internal.legacy_texts enable row level security;
 
 create policy legacy_keys_select_admin on keylatch_internal.legacy_keys
-for select to authenticated
-using (workspace_id in (select keylatch.admin_workspace_ids()));
+for select to authenticated using (workspace_id in (select keylatch.admin_workspace_ids()));
 comment on policy legacy_keys_select_admin on keylatch_internal.legacy_keys is
   'A signed-in user may read the import data of the workspaces that the user administers.';
 
@@ -109,8 +106,7 @@ alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_upda
 comment on trigger legacy_keys_update_immutable on keylatch_internal.legacy_keys is
   'The hashes by which an imported key is recognised never change.';
 
-create trigger legacy_keys_delete_keep
-before delete or truncate on keylatch_internal.legacy_keys
+create trigger legacy_keys_delete_keep before delete or truncate on keylatch_internal.legacy_keys
 for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_delete_keep;
 comment on trigger legacy_keys_delete_keep on keylatch_internal.legacy_keys is

@@ -41,7 +41,11 @@ SCRIPT = ROOT / "sql" / "bench" / "issue_and_revoke.sql"
 # As a server with data to lose.
 SETTINGS = {"fsync": "on", "full_page_writes": "on", "max_wal_size": "1GB"}
 # The recording triggers, and whether they fire always.
-TRIGGERS = {"keys_insert_record_events": "", "keys_update_record_events": "always"}
+TRIGGERS = {
+    "keys_insert_record_events": "",
+    "keys_update_record_events": "always",
+    "keys_update_record_revocations": "always",
+}
 KEYS = 100_000
 MANY = """
 insert into keylatch_internal.key_events (

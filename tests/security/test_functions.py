@@ -33,6 +33,7 @@ DEFINER_NAMES = (
     "read_position()",
     "record_change()",
     "record_new_key()",
+    "record_revocations()",
     "refuse(text,text,text,timestamp with time zone)",
     "request_identity()",
     "revoke_workspace_keys()",

@@ -38,6 +38,8 @@ ATTACHED = {
     "keylatch_internal.record_new_key": "after insert on theirs.keys"
     " referencing new table as new_keys for each statement",
     "keylatch_internal.record_change": "after insert on theirs.keys for each row",
+    "keylatch_internal.record_revocations": "after update on theirs.keys"
+    " referencing old table as old_keys new table as new_keys for each statement",
     "keylatch_internal.delete_session": "after insert on theirs.keys for each row",
     "keylatch_internal.revoke_workspace_keys": "after delete on theirs.keys for each row",
     "keylatch_internal.share_workspaces": "after insert on theirs.keys"

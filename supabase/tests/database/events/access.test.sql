@@ -1,7 +1,7 @@
 -- Who may read the events, and that no role may insert, change or delete them.
 begin;
 \ir ../people.psql
-select plan(122);
+select plan(126);
 
 select pg_temp.make('first');
 select pg_temp.manage('suspend_key', 'first');
@@ -125,10 +125,12 @@ select alike(
   '%set session_replication_role = replica;', 'the hint says how to restore the data of a dump'
 );
 select is(
-  pg_temp.outcome(w.who, 'select keylatch_internal.record_change()'), w.state,
-  w.who || ' cannot call the function that writes events'
+  pg_temp.outcome(w.who, format('select keylatch_internal.%s()', f.name)), w.state,
+  format('%s cannot call %s, which writes events', w.who, f.name)
 )
-from (values ('alice', '42501'), ('owner', '0A000')) as w (who, state);
+from
+  (values ('alice', '42501'), ('owner', '0A000')) as w (who, state),
+  unnest('{record_new_key,record_change,record_revocations}'::text[]) as f (name);
 
 -- No role can change or delete an event.
 select is(

@@ -2,7 +2,7 @@
 -- hash or a value of metadata.
 begin;
 \ir ../people.psql
-select plan(56);
+select plan(61);
 
 -- Each kind of change makes one event. An update that changes nothing makes no event.
 select pg_temp.make('first', '''secret'', ''a label''');
@@ -203,15 +203,53 @@ select is(
   pg_temp.events_of('by header'), '{issued,revoked}',
   'a revocation by a session in replication mode makes an event'
 );
+
+-- Each change that another trigger makes has one event, too.
+select pg_temp.make('inner 1');
+select pg_temp.make('inner 2');
+create temporary table jobs (assignment text);
+create function pg_temp.run_job() returns trigger language plpgsql as
+$$
+begin
+  execute format(
+    'update keylatch_internal.keys set %s where id in (%L, %L)',
+    new.assignment, pg_temp.id('inner 1'), pg_temp.id('inner 2')
+  );
+  return null;
+end
+$$;
+create trigger jobs_insert_run after insert on jobs
+for each row execute function pg_temp.run_job();
+insert into jobs values
+('label = ''before'''), ('label = ''before'''),
+('label = ''with'', revoked_at = now(), revoke_reason = ''leaked wk_st_'' || repeat(''a'', 36)'),
+('label = ''after''');
+select is(
+  pg_temp.events_of(v.name), '{issued,changed,revoked,changed}',
+  'what another trigger did to the key ' || v.name
+)
+from (values ('inner 1'), ('inner 2')) as v (name);
+select is(
+  pg_temp.changes(v.name, 'revoked') - 'revoked_at', '{"label": {"old": "before", "new": "with"}}',
+  'the event has all that changed together with the revocation of the key ' || v.name
+)
+from (values ('inner 1'), ('inner 2')) as v (name);
+select is(
+  (
+    select array_agg(distinct e.reason) from keylatch.key_events as e
+    where e.key_id in (pg_temp.id('inner 1'), pg_temp.id('inner 2')) and e.event = 'revoked'
+  ),
+  '{leaked wk_st_...}'::text[], 'a token in the reason is masked there, too'
+);
 select pg_temp.run('service_role', 'delete from keylatch.workspaces where id = pg_temp.a()
   returning id');
 select is(
   (
-    select count(distinct e.key_id)
+    select array[count(*), count(distinct e.key_id)]
     from keylatch.key_events as e
     where e.event = 'revoked' and e.reason = 'workspace deleted'
   ),
-  4::bigint,
+  '{4,4}'::bigint[],
   'deleting a workspace writes one event for each key that it revokes'
 );
 
