@@ -207,7 +207,8 @@ def slow_requests(rest: Rest, schema: str, function: str, keys: list[str]) -> It
         while not ended.is_set():
             url = f"{rest.rest_url}/rpc/{function}?{SLOW}"
             answer = httpx.post(url, json=body, headers=headers, timeout=60)
-            assert answer.json().get("code") in ("57014", "PT401"), answer.text
+            # On a fast machine, some filters end in time.
+            assert answer.is_success or answer.json()["code"] in ("57014", "PT401"), answer.text
 
     loops = [threading.Thread(target=loop, args=(key,)) for key in keys]
     for one in loops:
