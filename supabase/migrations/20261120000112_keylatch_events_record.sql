@@ -268,8 +268,9 @@ alter table keylatch_internal.keys enable always trigger keys_update_record_even
 comment on trigger keys_update_record_events on keylatch_internal.keys is
   'Writes an event for each change of a key, even if session_replication_role is "replica".';
 
--- Another trigger may revoke many keys: those of a deleted workspace. For many, a statement
--- trigger takes a quarter of the time; for one, more. No caller can change pg_trigger_depth().
+-- When a workspace is deleted, another trigger revokes all its keys. For many keys, a statement
+-- trigger takes a quarter of the time of a row trigger. For one key, it takes longer. A caller
+-- cannot choose between the two triggers: no setting changes pg_trigger_depth().
 create function keylatch_internal.record_revocations()
 returns trigger language plpgsql volatile security definer
 -- definer because: only the triggers write events.
