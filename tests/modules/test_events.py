@@ -169,6 +169,31 @@ def test_a_plan_that_was_made_for_one_key_serves_thousands(system: System) -> No
     assert row == (many + 8, many + 8)
 
 
+def test_the_events_of_many_keys_are_written_without_jit(system: System) -> None:
+    """JIT compilation takes a second, whatever the number of keys."""
+    plans: list[str] = []
+    owner = system.database.connect(superuser=True)
+    owner.add_notice_handler(lambda notice: plans.append(str(notice.message_primary)))
+    with owner.transaction():
+        for _ in range(300):
+            system.issue()
+        owner.execute("load 'auto_explain'")
+        for setting in (
+            "jit_above_cost = 10",
+            "client_min_messages = log",
+            "auto_explain.log_nested_statements = on",
+            "auto_explain.log_analyze = on",
+            "auto_explain.log_min_duration = 0",
+        ):
+            owner.execute(f"set local {setting}".encode())
+        owner.execute("delete from keylatch.workspaces where id = %s", [system.workspace])
+    (plan,) = (plan for plan in plans if "old_keys" in plan)
+    cost = re.search(r"cost=\d.*?\.\.(\d+)", plan)
+    assert cost is not None
+    assert int(cost[1]) > 10
+    assert "JIT:" not in plan
+
+
 def test_the_events_need_no_other_module(server: Cluster, people: People) -> None:
     name = make_template(server, "only_events", migrations("events", tenancy=True))
     with Database(server, "events_alone", name) as database:
