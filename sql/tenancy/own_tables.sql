@@ -16,12 +16,14 @@ create table if not exists public.workspace_membership (
 );
 alter table public.workspaces enable row level security;
 alter table public.workspace_membership enable row level security;
+grant select on public.workspace_membership to authenticated;
 create policy membership_select_own on public.workspace_membership
 for select to authenticated
 using (user_id = (select auth.uid()));
 
--- Which workspaces a user administers. The function runs as the caller, so the row policies of your
--- tables apply to it. These policies must not call keylatch themselves.
+-- Which workspaces a user administers. The function runs as the caller, who needs SELECT on these
+-- tables, and whose row policies apply. These policies must not call keylatch themselves. A user
+-- who may write to the table of memberships can become an admin.
 create or replace function keylatch.admin_workspace_ids()
 returns setof uuid language sql stable security invoker
 set search_path = pg_catalog, pg_temp as $$

@@ -97,7 +97,7 @@ def begin(
                     "SUPABASE_URL": rest.url,
                     "SUPABASE_PUBLISHABLE_KEY": rest.publishable_key,
                     "SUPABASE_KEY": rest.secret_key,
-                    "ADMIN_TOKEN": people.token("alice"),
+                    "USER_TOKEN": people.token("alice"),
                     "RESOLVER_TOKEN": rest.token(role="keylatch_resolver"),
                     "KEYLATCH_WORKSPACE_ID": str(people.a),
                 },

@@ -262,6 +262,18 @@ def test_an_error_of_keylatch_is_answered_by_its_slug_and_leaves_nothing(shop: S
     assert shop.count() == before
 
 
+def test_an_error_in_the_middleware_is_answered_like_one_of_a_view(shop: Shop) -> None:
+    key = shop.add("Fay", "fay@shop.example").json()["key"]
+    function = "execute on function keylatch.resolve_key(text, text)"
+    shop.owner.execute(f"revoke {function} from keylatch_resolver".encode())
+    try:
+        answer = shop.whoami(key)
+    finally:
+        shop.owner.execute(f"grant {function} to keylatch_resolver".encode())
+    assert answer.status_code == 502
+    assert shop.whoami(key).status_code == 200
+
+
 def test_no_key_is_in_what_the_server_and_django_show(shop: Shop) -> None:
     keys = [shop.add("Eve", "eve@shop.example").json()["key"]]
     assert shop.whoami(keys[0]).status_code == 200

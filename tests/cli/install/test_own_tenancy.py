@@ -1,5 +1,6 @@
-"""The examples of sql/tenancy: applications whose workspaces are not keylatch's own tables."""
+"""The examples of own tenancies: applications whose workspaces are not keylatch's own tables."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from stack import Cluster, Database, People
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "sql" / "tenancy"
+GUIDE = ROOT / "sql" / "docs" / "own_tenancy.md"
 ORGANIZATION = uuid4()
 
 
@@ -21,6 +23,11 @@ def install(server: Cluster, name: str, tenancy: Tenancy) -> Database:
     """A database with every module and this tenancy."""
     database = Database(server, name)
     server.install_platform(database.name)
+    # Unlike Supabase, PostgreSQL lets the API's roles read no new table.
+    database.connect().execute(
+        "alter default privileges in schema public"
+        " revoke all on tables from anon, authenticated, service_role"
+    )
     apply(database.connect(), Choice(all=True), tenancy)
     return database
 
@@ -121,3 +128,39 @@ def test_an_application_whose_tokens_name_the_organization(bare: Database) -> No
     ]
     delete = "delete from public.tenants where tenant_id = %s"
     is_guarded(bare, admin, others, ORGANIZATION, delete)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "rows", "delete"),
+    [
+        (
+            slice(0, 2),
+            "insert into public.teams values (%(a)s); insert into public.team_members"
+            " values (%(a)s, %(alice)s, 'owner'), (%(a)s, %(mia)s, 'member')",
+            "delete from public.teams where id = %s",
+        ),
+        (
+            slice(2, 3),
+            "insert into public.accounts values (1, %(a)s), (2, %(b)s);"
+            " insert into public.account_members values (1, %(alice)s), (2, %(mia)s)",
+            "delete from public.accounts where keylatch_id = %s",
+        ),
+    ],
+    ids=["uuid", "bigint"],
+)
+def test_a_copied_example_of_the_guide(
+    bare: Database, blocks: slice, rows: str, delete: str
+) -> None:
+    examples = re.findall(r"```sql\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
+    people = {name: getattr(People, name) for name in ("alice", "mia", "a", "b")}
+    with psycopg.connect(bare.url, cursor_factory=psycopg.ClientCursor) as owner:
+        owner.execute("".join(examples[blocks]).encode())
+        owner.execute(rows.encode(), people)
+    alice, mia = ({"sub": str(people[who]), "role": "authenticated"} for who in ("alice", "mia"))
+    for table in re.findall(r"create table (public\.\w+)", "".join(examples[blocks])):
+        with (
+            bare.connect("authenticated", mia) as user,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            user.execute(f"insert into {table} default values".encode())
+    is_guarded(bare, alice, [mia], People.a, delete)
