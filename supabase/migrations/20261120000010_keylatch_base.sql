@@ -30,7 +30,7 @@ begin
   if pg_catalog.to_regrole('keylatch_resolver') is null then
     create role keylatch_resolver nologin noinherit;
     comment on role keylatch_resolver is
-      'A role that may only resolve keylatch keys. An edge service uses it, not the service key.';
+      'A role for services: resolves keylatch keys and sessions, but cannot issue or revoke keys.';
   end if;
 exception when duplicate_object or unique_violation then null;
 end $$;

@@ -186,7 +186,8 @@ create view keylatch_internal.active_keys as
 select
   k.id, k.key_hash, k.workspace_id, k.kind, k.environment, k.allowed_origins, k.scopes, k.metadata,
   k.expires_at
-from keylatch_internal.keys as k
+-- "only": the triggers do not guard the rows of a table that inherits from this one.
+from only (keylatch_internal.keys) as k -- noqa: LT01,LT06,RF01
 where
   k.revoked_at is null and k.suspended_at is null
   -- clock_timestamp(), not now(): a key can expire while a transaction is open.
@@ -208,12 +209,12 @@ select
     when k.superseded_at is not null then 'superseded'
     else 'active'
   end as status
-from keylatch_internal.keys as k;
+from only (keylatch_internal.keys) as k; -- noqa: LT01,LT06,RF01
 comment on view keylatch.keys is
   'The keys of the workspaces that you administer, without the hashes of the keys.
 
 GET supports filters, order and pages. PATCH can change label, metadata, allowed_origins, scopes,
-expires_at, suspended_at and revoked_at. Keys cannot be deleted. To make a key, call issue_key.
+expires_at, suspended_at, superseded_at, revoked_at and revoke_reason. Keys cannot be deleted. To make a key, call issue_key.
 Only the result of issue_key shows a secret key. Two PATCH requests for the same keys can deadlock:
 send the request that failed with 40P01 again. revoke_key cannot deadlock.';
 -- PostgREST shows comments on columns, so the view copies the comments of the table.

@@ -63,7 +63,7 @@ create trigger keys_update_immutable before update on keylatch_internal.keys for
 ) execute function keylatch_internal.hold_latch('column_is_immutable');
 alter table keylatch_internal.keys enable always trigger keys_update_immutable;
 comment on trigger keys_update_immutable on keylatch_internal.keys is
-  'The id, workspace, kind, environment, hash, created_at and created_by of a key never change.';
+  'The columns that identify a key, such as key_hash, and those of its creation never change.';
 
 create trigger keys_update_revoked_is_final
 before update on keylatch_internal.keys for each row when (

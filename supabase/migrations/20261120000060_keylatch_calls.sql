@@ -188,7 +188,7 @@ comment on function keylatch.issue_key is
   'Makes a key in a workspace that you administer. Only this call returns a secret key in plaintext.
 
 kind: publishable (for a web page in allowed_origins) or secret (for a server). environment: live or
-test. expires_at: in the future, or null for never. prefix: 2 to 12 letters and digits.
+test. expires_at: in the future, or null for never. prefix: 2 to 12 of a-z and 0-9, first a letter.
 Errors: invalid_argument (400), not an admin of the workspace (403), workspace_deleted (409).';
 
 create type keylatch.issued_keys as (keys keylatch.issued_key[]);
@@ -354,7 +354,7 @@ in the key''s chain of rotations. Errors: key_not_found (404), invalid_argument 
 
 create type keylatch.retirement as (revoked integer, is_done boolean);
 comment on type keylatch.retirement is
-  'The number of keys that a call of retire_workspace revoked. is_done: all keys are now revoked.';
+  'The number of keys that a call of retire_workspace revoked. is_done: no key is left to revoke.';
 
 create function keylatch.retire_workspace(workspace_id uuid, "limit" integer default 10000)
 returns keylatch.retirement language plpgsql volatile security invoker
@@ -388,7 +388,7 @@ comment on function keylatch.retire_workspace is
   'Revokes up to "limit" keys of a workspace that you administer.
 
 Before you delete a workspace with more than 100000 keys, repeat retire_workspace until is_done is
-true. limit: 1 to 100000. Errors: invalid_argument (400).';
+true. Keys that you do not administer are not revoked and do not count. limit: 1 to 100000. Errors: invalid_argument (400).';
 
 create function keylatch_internal.set_suspended(p_key_id uuid, p_is_suspended boolean)
 returns keylatch.keys language plpgsql volatile security invoker

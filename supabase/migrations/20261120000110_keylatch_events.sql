@@ -59,7 +59,7 @@ comment on column keylatch_internal.key_events.role is
   'The role that acted: the role of "set role", else the login role.';
 comment on column keylatch_internal.key_events.login is 'The role that logged in (session_user).';
 comment on column keylatch_internal.key_events.address is
-  'The client address in the HTTP headers of the request. A client can forge these headers.';
+  'The address in the HTTP headers, which a client can forge, or that of an SQL connection.';
 comment on column keylatch_internal.key_events.agent is
   'The User-Agent of the request, or the application_name of a session in SQL.';
 comment on column keylatch_internal.key_events.reason is 'Why a key was revoked.';
@@ -136,7 +136,7 @@ comment on view keylatch.key_events is
   'The audit log of the keys in the workspaces that you administer.
 
 Filter by workspace_id, and order by occurred_at and id. verify_events shows whether somebody
-changed sealed events. If "erased" is set, the database owner erased the event''s personal data.';
+changed sealed events. If the owner erased the personal data of an event, changes is {}.';
 -- PostgREST shows comments on columns, so the view copies the comments of the table.
 do $$
 begin
@@ -207,7 +207,7 @@ create trigger key_events_insert_keep before insert on keylatch_internal.key_eve
 for each statement when (pg_catalog.pg_trigger_depth() = 0)
 execute function keylatch_internal.keep_events();
 comment on trigger key_events_insert_keep on keylatch_internal.key_events is
-  'Refuses INSERT statements: only the triggers on the table of keys insert events.
+  'Refuses INSERT statements that no trigger makes. The triggers on the table of keys insert events.
 The trigger does not fire for rows that a restore or logical replication writes.';
 
 create trigger key_events_update_keep

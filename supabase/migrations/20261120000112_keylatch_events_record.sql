@@ -281,6 +281,10 @@ declare
   v_source constant text[] := keylatch_internal.current_source();
 begin
   perform keylatch_internal.require_grants('keylatch_internal.record_revocations');
+  -- If a foreign key changes a row, "when" counts its trigger. This function does not.
+  if pg_trigger_depth() = 1 or keylatch_internal.is_apply_worker() then
+    return null; -- record_change writes the event, or the publisher sends it.
+  end if;
   insert into keylatch_internal.key_events (
     workspace_id, key_id, event, user_id, address, agent, reason, changes
   )

@@ -114,7 +114,7 @@ comment on function keylatch.seal_events is
 a cron job, and repeat the call until is_done is true.
 
 limit: 1 to 100000. Events of open transactions are sealed by a later call.
-Errors: invalid_argument (400), sealed_at_publisher (409).';
+Errors: invalid_argument (400), read_committed_required (400), sealed_at_publisher (409).';
 
 create type keylatch.event_verification as (
   is_intact boolean, checkpoints bigint, events bigint, unsealed bigint, next_checkpoint bigint,

@@ -63,7 +63,7 @@ comment on column keylatch_internal.legacy_schemes.salt_take is
 comment on column keylatch_internal.legacy_schemes.iter is 'For PBKDF2: the number of rounds.';
 comment on column keylatch_internal.legacy_schemes.length is 'For PBKDF2: the hash size in bytes.';
 comment on column keylatch_internal.legacy_schemes.ends_at is
-  'All keys of the scheme expire at this time or earlier. Null if end_scheme was not called.';
+  'When end_scheme and imports let the keys of the scheme expire. Null if there is no end yet.';
 alter table keylatch_internal.legacy_schemes enable row level security;
 
 create function keylatch_internal.read_bytes(p_text text, p_encoding text)
@@ -320,6 +320,7 @@ returns void language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp as $$
 begin
   perform keylatch_internal.require_grants('keylatch_internal.move_scheme_end');
+  lock table keylatch_internal.legacy_schemes in exclusive mode; -- waits for running imports only
   update keylatch_internal.legacy_schemes as s set ends_at = p_ends_at
   where s.name = p_name and p_ends_at <= coalesce(s.ends_at, 'infinity')
     and p_ends_at > clock_timestamp() and p_ends_at < '9999-01-01 00:00Z';
@@ -361,8 +362,8 @@ end $$;
 comment on function keylatch.end_scheme is
   'Lets up to "limit" keys of a scheme expire at ends_at. Repeat the call until is_done is true.
 
-Keys that expire earlier do not change. Keys imported later expire at ends_at, too. Look at the
-view imported_keys first: it shows when the old system last saw each key of the scheme.
+Keys that expire earlier do not change. Keys imported later expire at ends_at, too. Before ends_at,
+an admin can extend a key again. The view imported_keys shows when each key was last used.
 revoked: how many keys got ends_at as their expiry. Errors: invalid_argument (400).';
 
 -- The grants of this file.

@@ -89,9 +89,7 @@ returns keylatch.import_report language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp set timezone = 'UTC'
 set enable_seqscan = off set jit = off set work_mem = '32MB' as $$
 declare
-  v_lines keylatch_internal.import_line[] := keylatch_internal.read_import(
-    keylatch_internal.name_workspaces(p_lines)
-  );
+  v_lines keylatch_internal.import_line[];
   v_refused keylatch_internal.import_line;
   v_probes keylatch.import_probe[];
   v_deleted uuid[];
@@ -99,6 +97,8 @@ declare
   v_place integer;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.take_import');
+  lock table keylatch_internal.legacy_schemes in row share mode; -- end_scheme waits for this import
+  v_lines := keylatch_internal.read_import(keylatch_internal.name_workspaces(p_lines));
   begin
     v_deleted := keylatch_internal.share_import(v_lines);
     for v_place in

@@ -344,6 +344,28 @@ def test_the_keys_of_a_scheme_end_with_it_and_are_listed_before(
     assert system.session().execute(asked, [TEXT]).fetchone() == ("expired",)
 
 
+def test_the_end_of_a_scheme_reaches_keys_whose_import_has_not_committed(
+    system: System, service: Connection
+) -> None:
+    declare(service, "sanctum", after="|", digest="sha256")
+    importing = system.database.connect("service_role", autocommit=False)
+    (slow,) = import_(importing, under("sanctum", digest("sha256")(PART)))["lines"]
+    ending = system.waiting(
+        "select revoked, is_done from keylatch.end_scheme('sanctum', '2090-01-01 00:00Z')",
+        [],
+        waits_for=importing,
+        session=system.database.connect("service_role"),
+    )
+    # Who resolves keys does not wait.
+    assert resolves(system, "17|an unknown key") is None
+    importing.commit()
+    assert ending.outcome().row == (1, True)
+    found = system.owner.execute(
+        "select expires_at from keylatch.keys where id = %s", [slow["key_id"]]
+    )
+    assert found.fetchone() == (datetime(2090, 1, 1, tzinfo=UTC),)
+
+
 REFUSED: list[tuple[str | None, object, str]] = [
     ("Old", {"digest": "md5"}, "name must be"),
     (None, {"digest": "md5"}, "name must be"),

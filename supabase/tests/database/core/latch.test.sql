@@ -2,7 +2,7 @@
 -- are kept. For an admin, service_role, the owner, and the owner in replication mode.
 begin;
 \ir ../people.psql
-select plan(324);
+select plan(326);
 
 select pg_temp.make('active');
 select pg_temp.make('suspended', '''secret'', expires_at => now() + ''1 day''');
@@ -361,6 +361,20 @@ from (values
   ('update keylatch.keys set allowed_origins = ''{https://B.example}'' where id = %s',
     'invalid_argument')
 ) as v (statement, outcome);
+
+-- The triggers do not fire for a table that inherits from the table of keys: none of its rows is a
+-- key.
+create table public.copies () inherits (keylatch_internal.keys);
+insert into public.copies (id, workspace_id, kind, key_hash, masked_key, created_at, updated_at)
+values (
+  gen_random_uuid(), pg_temp.a(), 'secret', keylatch.hash_key('chosen'), 'chosen', now(), now()
+);
+select is_empty(
+  $$ select from keylatch.resolve_key('chosen') $$, 'a row of a child table does not resolve'
+);
+select is_empty(
+  $$ select from keylatch.keys where masked_key = 'chosen' $$, 'a child table has no keys'
+);
 
 select * from finish();
 rollback;

@@ -2,7 +2,7 @@
 -- hash or a value of metadata.
 begin;
 \ir ../people.psql
-select plan(61);
+select plan(62);
 
 -- Each kind of change makes one event. An update that changes nothing makes no event.
 select pg_temp.make('first', '''secret'', ''a label''');
@@ -240,6 +240,27 @@ select is(
     where e.key_id in (pg_temp.id('inner 1'), pg_temp.id('inner 2')) and e.event = 'revoked'
   ),
   '{leaked wk_st_...}'::text[], 'a token in the reason is masked there, too'
+);
+
+-- So has a revocation that follows from a foreign key.
+select pg_temp.make('of a customer');
+create table public.customers (id integer primary key);
+insert into public.customers values (1);
+alter table keylatch_internal.keys add customer_id integer
+references public.customers on delete set null;
+create function pg_temp.revoke_orphan() returns trigger language plpgsql as
+$$
+begin
+  new.revoked_at := now();
+  return new;
+end
+$$;
+create trigger keys_update_b_orphan before update of customer_id on keylatch_internal.keys
+for each row when (new.customer_id is null) execute function pg_temp.revoke_orphan();
+update keylatch_internal.keys set customer_id = 1 where id = pg_temp.id('of a customer');
+delete from public.customers;
+select is(
+  pg_temp.events_of('of a customer'), '{issued,revoked}', 'a foreign key that revokes a key'
 );
 select pg_temp.run('service_role', 'delete from keylatch.workspaces where id = pg_temp.a()
   returning id');
