@@ -61,7 +61,9 @@ objects as (
         'query', pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(
           pg_catalog.regexp_replace(
             q.query,
-            coalesce('\m' || pg_catalog.substring(q.query, '\n   FROM \S+ (\w+)') || '\.', '^$'),
+            coalesce(
+              '\m' || pg_catalog.substring(q.query, '\n   FROM (?:ONLY )?\S+ (\w+)') || '\.', '^$'
+            ),
             '',
             'g'
           ),
