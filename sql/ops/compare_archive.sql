@@ -7,26 +7,57 @@
 -- archive matches. Admins no longer see deleted events, and verify_events checks only the links of
 -- their checkpoints. No change of a key waits for the script. Run the script as the owner, in psql.
 --
--- If the script prints no row, the whole archive is unchanged.
+-- The archive must have each checkpoint whose events were removed. If several files have them,
+-- compare all files together: cat events-*.csv | psql ... With remove=yes, a new file is enough.
+-- The archive must also have each other checkpoint up to its last one. A later checkpoint that is
+-- still in the database may be missing: compare the summary with what you expect.
+--
+-- If the script finds a problem, it first prints a row for each checkpoint with a problem:
 --
 -- number    the checkpoint
 -- events    how many events of the checkpoint the archive has
 -- problem   what is wrong with these events
+--
+-- The script always prints a summary. With a problem, psql then ends with exit code 3:
+--
+-- checkpoints    how many checkpoints the archive has
+-- events         how many events the archive has
+-- first_number   the first checkpoint of the archive
+-- last_number    the last checkpoint of the archive
+-- problems       how many checkpoints have a problem
+-- removed        how many events the script deleted
 \set ON_ERROR_STOP on
 \set QUIET on
+\set SHOW_CONTEXT never
 \if :{?remove}
 \else
 \set remove no
+\endif
+select :'remove' in ('yes', 'no') as is_known \gset
+\if :is_known
+\else
+do $$ begin
+  raise exception 'The variable "remove" must be yes or no.'
+    using hint = 'Use --set remove=yes to remove the archived events, or no --set to compare only.';
+end $$;
 \endif
 set timezone = 'UTC';
 set datestyle = 'ISO';
 begin;
 create temporary table archived (like keylatch_internal.key_events) on commit drop;
 \copy archived from pstdin with (format csv)
+do $$ begin
+  if not exists (select from archived) then
+    raise exception 'The archive is empty, so nothing was compared.'
+      using hint = 'Give the file of archive_events.sql: psql ... < events.csv';
+  end if;
+end $$;
 create temporary table compared on commit drop as
 select
   a.checkpoint as number,
   a.events,
+  c.sealed_at,
+  c.number is not null and c.archived_at is null as is_in_database,
   case
     when c.number is null then 'this database does not have the checkpoint'
     when a.events <> c.events then 'the archive has too few or too many events of the checkpoint'
@@ -53,21 +84,73 @@ from (
   group by e.checkpoint, k.previous
 ) as a
 left join keylatch_internal.key_event_checkpoints as c on a.checkpoint = c.number;
+create temporary table problems on commit drop as
 select
   c.number,
   c.events,
-  c.problem
+  c.problem,
+  c.is_in_database
 from compared as c
 where c.problem is not null
-order by c.number;
-select (:'remove' = 'yes' and count(c.problem) = 0) as is_removing from compared as c \gset
-\if :is_removing
+union all
+select
+  c.number,
+  0 as events,
+  case
+    when c.archived_at is null then 'the archive lacks this checkpoint of the database'
+    else 'the archive lacks this checkpoint, and its events were removed'
+  end as problem,
+  c.archived_at is null as is_in_database
+from keylatch_internal.key_event_checkpoints as c
+left join compared as a on c.number = a.number
+where
+  a.number is null
+  and case
+    -- archive_events prints all checkpoints before a day, so an earlier checkpoint was cut off.
+    when c.archived_at is null then c.sealed_at <= (select max(n.sealed_at) from compared as n)
+    else :'remove' = 'no'
+  end;
+\set removed 0
+select count(*) > 0 as has_problems from problems \gset
+\if :has_problems
+select
+  p.number,
+  p.events,
+  p.problem
+from problems as p
+order by p.number;
+\elif :remove
 update keylatch_internal.key_event_checkpoints as c
 set archived_at = pg_catalog.now()
 from compared as a
 where c.number = a.number and c.archived_at is null;
-delete from keylatch_internal.key_events as e
-using compared as a
-where e.checkpoint = a.number;
+with removed as (
+  delete from keylatch_internal.key_events as e
+  using compared as a
+  where e.checkpoint = a.number
+  returning e.id
+)
+
+select count(*) as removed from removed \gset
 \endif
+select
+  count(*) as checkpoints,
+  sum(c.events) as events,
+  min(c.number) as first_number,
+  max(c.number) as last_number,
+  (select count(*) from problems) as problems,
+  :removed as removed
+from compared as c;
+do $$ begin
+  if not exists (select from problems) then
+    return;
+  elsif exists (select from problems as p where p.is_in_database is not true) then
+    raise exception 'The archive is not whole. Nothing was removed.'
+      using hint = 'Compare all archive files of this database together, and a copy of a file that '
+        'has changed: cat events-*.csv | psql ...';
+  else
+    raise exception 'The archive is not whole. Nothing was removed.'
+      using hint = 'The database still has these events: run archive_events.sql again.';
+  end if;
+end $$;
 commit;
