@@ -4,10 +4,23 @@
 --   psql --no-psqlrc --set before=2026-01-01 --file sql/ops/archive_events.sql > events.csv
 --   psql --no-psqlrc --set remove=yes --file sql/ops/compare_archive.sql < events.csv
 --
--- Keep the file, which is the only copy after the removal. The file has the columns of
--- keylatch.key_events and no header. Run the script as the owner, in psql.
+-- Keep the file, which is the only copy after the removal. The file has no header. It has the
+-- columns of keylatch.key_events and, before the last column, erased: the digest of the values that
+-- erase_person.sql removed. Run the script as the owner, in psql.
 \set ON_ERROR_STOP on
 \set QUIET on
+\set SHOW_CONTEXT never
+\if :{?before}
+\else
+\set before
+\endif
+select :'before' = '' as is_missing \gset
+\if :is_missing
+do $$ begin
+  raise exception 'The variable "before" is not set.'
+    using hint = 'Use: psql --set before=2026-01-01 --file archive_events.sql > events.csv';
+end $$;
+\endif
 set timezone = 'UTC';
 set datestyle = 'ISO';
 \pset format csv

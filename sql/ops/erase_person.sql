@@ -6,12 +6,26 @@
 -- event of the user, and keeps a digest of these values. Nobody can undo the removal. The log still
 -- shows that a key was issued or revoked, and when, but no longer by whom and why.
 --
--- created_by and revoked_by of keys stay, because both columns never change. A user id identifies
--- nobody without a row in your table of users. An admin can edit the label and metadata of a key.
--- Files of archive_events.sql do not change: erase a person before you archive.
+-- created_by, revoked_by and revoke_reason of keys stay, because these columns never change. So the
+-- reason of a revocation is erased from the event, but admins still read it in the key: write no
+-- personal data into a reason. A user id identifies nobody without a row in your table of users.
+-- An admin can edit the label and metadata of a key. Files of archive_events.sql do not change:
+-- erase a person before you archive.
 -- Run the script as the owner, in psql.
 \set ON_ERROR_STOP on
 \set QUIET on
+\set SHOW_CONTEXT never
+\if :{?user_id}
+\else
+\set user_id
+\endif
+select :'user_id' = '' as is_missing \gset
+\if :is_missing
+do $$ begin
+  raise exception 'The variable "user_id" is not set.'
+    using hint = 'Use: psql --set user_id=<uuid> --file erase_person.sql';
+end $$;
+\endif
 begin;
 set local lock_timeout = '1s';
 update keylatch_internal.key_events as e

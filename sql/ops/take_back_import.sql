@@ -21,6 +21,18 @@
 -- kept_because_inactive  how many keys of the import stay
 \set ON_ERROR_STOP on
 \set QUIET on
+\set SHOW_CONTEXT never
+\if :{?import_id}
+\else
+\set import_id
+\endif
+select :'import_id' = '' as is_missing \gset
+\if :is_missing
+do $$ begin
+  raise exception 'The variable "import_id" is not set.'
+    using hint = 'Use: psql --set import_id=<uuid> --file take_back_import.sql';
+end $$;
+\endif
 set default_transaction_isolation = 'read committed';
 begin;
 set local lock_timeout = '3s';
