@@ -17,12 +17,15 @@ FILE = ROOT / "sql" / "ops" / "after_restore.sql"
 
 HEAD = """\
 -- Repairs what a restore can lose of keylatch: the role keylatch_resolver and its members, grants,
--- triggers that fire in replication mode, and rows that the migrations wrote.
+-- triggers that are disabled or do not fire in replication mode, and rows of the migrations.
 --
 -- Made from supabase/migrations by `make generate`; do not edit. Plain SQL for any client. Run it
 -- as the owner of keylatch, after every restore. It prints what it repaired. Repeating is harmless.
 --
---   psql --no-psqlrc --single-transaction --file sql/ops/after_restore.sql
+--   psql --no-psqlrc -v ON_ERROR_STOP=1 --single-transaction --file sql/ops/after_restore.sql
+--
+-- Go on only if the last notice says that keylatch is whole. Without ON_ERROR_STOP, psql ends with
+-- exit code 0 even if this file has failed.
 --
 -- It removes your own grants to public, anon, authenticated and service_role on objects of
 -- keylatch. It does not know which keys were revoked after the dump was made.
@@ -53,7 +56,7 @@ create or replace function pg_temp.keylatch_state()
 returns table (kind text, name text, state text) language sql stable
 set search_path = pg_catalog as $$
   select 'trigger', t.tgname || ' on ' || t.tgrelid::regclass, t.tgenabled::text
-  from pg_trigger as t where not t.tgisinternal
+  from pg_trigger as t
   union all
   select 'grants of the function', p.oid::regprocedure::text, o.grants
   from pg_proc as p
@@ -95,6 +98,30 @@ select s.kind, s.name, s.state from pg_temp.keylatch_state() as s;
 """
 
 OTHERS = """\
+-- Triggers that a restore has left disabled, also those of foreign keys.
+do $$
+declare
+  v_trigger record;
+begin
+  for v_trigger in
+    select t.tgname, t.tgrelid::regclass as relation
+    from pg_catalog.pg_trigger as t
+    inner join pg_catalog.pg_proc as p on t.tgfoid = p.oid
+    inner join pg_catalog.pg_class as c on t.tgrelid = c.oid
+    where t.tgenabled = 'D' and (
+      p.pronamespace::regnamespace::text in ('keylatch_internal', 'keylatch_adoption')
+      or t.tgisinternal
+      and c.relnamespace::regnamespace::text in ('keylatch', 'keylatch_internal')
+    )
+  loop
+    execute format('alter table %s enable trigger %I', v_trigger.relation, v_trigger.tgname);
+  end loop;
+exception when insufficient_privilege then
+  raise exception 'keylatch is not whole: % may not enable the trigger % on %',
+    current_user, v_trigger.tgname, v_trigger.relation
+    using hint = 'Run this file as a superuser.';
+end $$;
+
 -- Triggers on your own tables that must also fire in replication mode.
 do $$
 declare
@@ -135,8 +162,10 @@ begin
   loop
     raise notice 'Repaired %, %: %', v_repaired.kind, v_repaired.number, v_repaired.names;
   end loop;
-  raise notice 'keylatch is whole. If this database was restored, keys that were revoked after the '
-    'dump was made are active again: run keylatch revocations apply.';
+  raise notice E'keylatch is whole.\\n'
+    'If this database was restored, keys that were revoked after the dump was made\\n'
+    'are active again. To revoke these keys again, run:\\n'
+    'keylatch revocations apply FILE';
 end $$;
 drop table keylatch_before;
 drop function pg_temp.keylatch_state();

@@ -28,6 +28,22 @@ pytestmark = pytest.mark.one_server
 # Where catalog and roles are the same, an audit finds the same, and takes seconds. So three ways
 # are enough: one that keeps all, one that loses the grants, and one that loses the role.
 AUDITED = (plain, without_owner_and_privileges, without_role)
+DISABLED = "select from pg_trigger where tgenabled = 'D'"
+# What `pg_restore --data-only --disable-triggers` does first, and undoes only at its end.
+DISABLE = """
+do $$
+declare
+  v_table regclass;
+begin
+  for v_table in
+    select c.oid from pg_catalog.pg_class as c
+    where c.relnamespace::regnamespace::text in ('keylatch', 'keylatch_internal', 'public')
+      and c.relkind = 'r'
+  loop
+    execute format('alter table %s disable trigger {}', v_table);
+  end loop;
+end $$;
+"""
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.restore.__name__)
@@ -82,6 +98,35 @@ def test_a_script_that_finds_nothing_to_mend_changes_nothing(ground: Ground, mod
             "psql", database, "-q", "-f", ROOT / "sql/ops/after_restore.sql", user="postgres"
         )
         assert said == ""
+        assert fingerprint(database.superuser_url) == model.catalog
+
+
+def test_a_restore_that_ended_early_leaves_no_trigger_disabled(
+    ground: Ground, model: Model
+) -> None:
+    with_role(ground.target, exists=True)
+    with migrated(ground) as database, connected(database.superuser_url) as superuser:
+
+        def disabled() -> int:
+            return len(superuser.execute(DISABLED).fetchall())
+
+        superuser.execute(DISABLE.format("user").encode())
+        assert disabled() > 30
+        said = repair(database, "postgres")
+        assert disabled() == 0
+        assert any(line.startswith("Repaired trigger, ") for line in said)
+        assert said[-1].startswith("keylatch is whole.\n")
+        assert all(len(line) < 80 for line in said[-1].splitlines())
+        assert fingerprint(database.superuser_url) == model.catalog
+
+        # Only a superuser disables the triggers of foreign keys, and only a superuser enables them.
+        superuser.execute(DISABLE.format("all").encode())
+        before = disabled()
+        with pytest.raises(psycopg.Error, match="not whole: postgres may not enable the trigger"):
+            repair(database, "postgres")
+        assert disabled() == before
+        repair(database)
+        assert disabled() == 0
         assert fingerprint(database.superuser_url) == model.catalog
 
 
