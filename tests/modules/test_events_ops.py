@@ -1,5 +1,9 @@
 """What the owner does with the log by the scripts of sql/ops: anchor, archive, erase a person."""
 
+import csv
+import re
+import subprocess
+
 import pytest
 
 from core.racing import REVOKE, System, attempt
@@ -47,6 +51,34 @@ def test_a_person_is_erased_and_the_seals_still_find_a_falsification(system: Sys
             assert not verified(system.owner)[0], change
 
 
+def test_the_reason_of_a_revocation_stays_in_the_key_as_script_and_guide_say(
+    system: System,
+) -> None:
+    key, _ = system.issue()
+    attempt(system.session(), "select from keylatch.revoke_key(%s, 'Ada Lovelace left')", [key])
+    _psql(system, "erase_person", f"--set=user_id={People.alice}")
+    kept = system.owner.execute("select revoke_reason from keylatch.keys").fetchall()
+    assert kept == [("Ada Lovelace left",)]
+    erased = system.owner.execute("select reason from keylatch.key_events where reason is not null")
+    assert erased.fetchall() == []
+    for file in ("ops/erase_person.sql", "docs/operate.md"):
+        assert "revoke_reason" in (ROOT / "sql" / file).read_text(), file
+
+
+def test_an_archive_has_one_column_more_than_the_view_as_the_script_says(system: System) -> None:
+    system.issue()
+    attempt(system.owner, SEAL)
+    [line] = csv.reader([_psql(system, "archive_events", "--set=before=2999-01-01").strip()])
+    view = system.owner.execute("select * from keylatch.key_events").description or []
+    assert len(line) == len(view) + 1
+    names = [column.name for column in view]
+    names.insert(-1, "erased")
+    script = (ROOT / "sql" / "ops" / "archive_events.sql").read_text()
+    printed = script[script.index("\nselect\n  e.") :].partition("from")[0]
+    assert re.findall(r"e\.(\w+)", printed) == names
+    assert "before the last column, erased" in " ".join(script.replace("\n--", "").split())
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -75,7 +107,7 @@ def test_an_anchor_shows_a_chain_that_its_owner_sealed_anew(system: System) -> N
     system.session().execute(REVOKE, [key, False])
     anchors += _psql(system, "anchor_events")
     assert len(anchors.splitlines()) == 2
-    assert _psql(system, "compare_anchors", text=anchors, tuples=True) == ""
+    assert _psql(system, "compare_anchors", text=anchors, tuples=True) == "2|1|2|2|0\n"
     for table in ("key_events", "key_event_checkpoints"):
         system.owner.execute(f"alter table keylatch_internal.{table} disable trigger user".encode())
     system.owner.execute("update keylatch_internal.key_events set user_id = null")
@@ -84,8 +116,32 @@ def test_an_anchor_shows_a_chain_that_its_owner_sealed_anew(system: System) -> N
     for _ in range(2):
         system.owner.execute("select from keylatch.seal_events(2)")
     assert verified(system.owner)[0]
-    found = _psql(system, "compare_anchors", text=anchors, tuples=True)
+    found, said = _failure(system, "compare_anchors", text=anchors)
     assert found.count("was sealed again") == 2
+    assert found.endswith("2|1|2|2|2\n")
+    assert "a checkpoint differs from its anchor.\nHINT:  Save a dump" in said
+
+
+def test_anchors_say_how_far_they_reach_and_what_a_restore_has_lost(system: System) -> None:
+    system.issue()
+    first = _psql(system, "anchor_events")
+    system.issue()
+    attempt(system.owner, SEAL)
+    # An old anchor is whole, and covers no newer checkpoint.
+    assert _psql(system, "compare_anchors", text=first, tuples=True) == "1|1|1|2|0\n"
+    later = first.replace("1,", "3,", 1)
+    found, said = _failure(system, "compare_anchors", text=first + later)
+    assert found.count("the checkpoint is missing") == 1
+    assert found.endswith("2|1|3|2|1\n")
+    assert "is older than its last anchor" in said
+    assert "keylatch revocations apply FILE" in said
+
+
+@pytest.mark.parametrize("script", ["compare_anchors", "compare_archive"])
+def test_an_empty_file_is_an_error(system: System, script: str) -> None:
+    system.issue()
+    attempt(system.owner, SEAL)
+    assert "so nothing was compared.\nHINT:  Give the file of" in _failure(system, script)[1]
 
 
 def test_archived_events_leave_checkpoints_that_verify_the_archive(system: System) -> None:
@@ -99,19 +155,66 @@ def test_archived_events_leave_checkpoints_that_verify_the_archive(system: Syste
     remove = "--set=remove=yes"
     # What is not whole, or not what was sealed, removes nothing.
     short, forged = archive.split("\n", 1)[1], archive.replace(",issued,", ",revoked,", 1)
-    assert "has too few or too many" in _psql(system, "compare_archive", remove, text=short)
-    assert "differs from the sealed event" in _psql(system, "compare_archive", remove, text=forged)
+    for text, problem in (
+        (short, "has too few or too many"),
+        (forged, "differs from the sealed event"),
+        (_without(archive, 1), "1|0|the archive lacks this checkpoint of the database"),
+    ):
+        found, said = _failure(system, "compare_archive", remove, text=text)
+        assert problem in found
+        assert found.splitlines()[-1].endswith("|1|0")
+        assert "Nothing was removed.\nHINT:  The database still has these events: run" in said
     assert verified(system.owner) == (True, 3, 2102, 1, None)
-    assert _psql(system, "compare_archive", text=archive, tuples=True) == ""
+    whole = "3|2102|1|3|0|"
+    assert _psql(system, "compare_archive", text=archive, tuples=True) == f"{whole}0\n"
     assert verified(system.owner) == (True, 3, 2102, 1, None)
-    assert _psql(system, "compare_archive", remove, text=archive, tuples=True) == ""
+    assert _psql(system, "compare_archive", remove, text=archive, tuples=True) == f"{whole}2102\n"
     assert verified(system.owner) == (True, 3, 0, 1, None)
     assert events(system.owner) == ["issued"]
     # The archive is verified by what stayed, for ever.
-    assert _psql(system, "compare_archive", text=archive, tuples=True) == ""
-    assert "differs from the sealed event" in _psql(system, "compare_archive", text=forged)
+    assert _psql(system, "compare_archive", text=archive, tuples=True) == f"{whole}0\n"
+    assert "differs from the sealed event" in _failure(system, "compare_archive", text=forged)[0]
+    for number in (1, 2, 3):
+        found, said = _failure(system, "compare_archive", text=_without(archive, number))
+        assert f"{number}|0|the archive lacks this checkpoint, and its events were removed" in found
+        assert "HINT:  Compare all archive files of this database together" in said
     assert attempt(system.owner, SEAL).row == (4, 1, True)
     assert verified(system.owner) == (True, 4, 1, 0, None)
+
+
+def test_each_file_removes_its_events_and_all_files_are_compared_together(system: System) -> None:
+    remove, every = "--set=remove=yes", "--set=before=2999-01-01"
+    files = []
+    for number in (1, 2):
+        system.issue()
+        attempt(system.owner, SEAL)
+        files.append(_psql(system, "archive_events", every))
+        removed = _psql(system, "compare_archive", remove, text=files[-1], tuples=True)
+        assert removed == f"1|1|{number}|{number}|0|1\n"
+    assert _psql(system, "compare_archive", text="".join(files), tuples=True) == "2|2|1|2|0|0\n"
+    for lost, kept in ((1, files[1]), (2, files[0])):
+        assert f"{lost}|0|the archive lacks" in _failure(system, "compare_archive", text=kept)[0]
+    # A file of another database has a checkpoint that this database lacks.
+    other = files[0].replace(",1\n", ",9\n") + files[1]
+    assert "does not have the checkpoint" in _failure(system, "compare_archive", text=other)[0]
+
+
+@pytest.mark.parametrize("word", ["true", "YES", ""])
+def test_a_word_for_remove_that_the_script_does_not_know_is_an_error(
+    system: System, word: str
+) -> None:
+    system.issue()
+    attempt(system.owner, SEAL)
+    archive = _psql(system, "archive_events", "--set=before=2999-01-01")
+    _, said = _failure(system, "compare_archive", f"--set=remove={word}", text=archive)
+    assert 'The variable "remove" must be yes or no.\nHINT:  Use --set remove=yes' in said
+    assert verified(system.owner) == (True, 1, 1, 0, None)
+
+
+def _without(archive: str, checkpoint: int) -> str:
+    """The archive without the lines of a checkpoint, the last column."""
+    lines = archive.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.endswith(f",{checkpoint}\n"))
 
 
 def _psql(
@@ -120,3 +223,12 @@ def _psql(
     form = ["-qtA"] if tuples else ["-q"]
     file = f"--file={ROOT}/sql/ops/{script}.sql"
     return run_program("psql", "--no-psqlrc", *form, *options, file, system.database.url, text=text)
+
+
+def _failure(system: System, script: str, *options: str, text: str = "") -> tuple[str, str]:
+    """What psql printed on both streams, when it ended as it ends for an error in a script."""
+    file = f"--file={ROOT}/sql/ops/{script}.sql"
+    psql = ["psql", "--no-psqlrc", "-qtA", *options, file, system.database.url]
+    done = subprocess.run(psql, input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 3, (done.stdout, done.stderr)
+    return done.stdout, done.stderr
