@@ -2,10 +2,10 @@
 --
 -- Any role may run the query. The answer has each trigger of keylatch's tables, each missing
 -- trigger, and the triggers of your own table of workspaces. A role with the owner's rights can
--- disable triggers.
+-- disable triggers. A table that inherits from a table of keylatch has none of its triggers.
 --
 -- table_name    the table
--- trigger_name  the trigger
+-- trigger_name  the trigger; of a table that inherits, "all of" the table that has the triggers
 -- state         always: fires in every session. origin: not in replication mode. replication mode:
 --               in no other mode. OFF, MISSING: no protection. NOT SHIPPED: not from keylatch
 -- owned_by      the owner of the table, who can disable the trigger
@@ -53,14 +53,18 @@ with expected (module_name, table_name, trigger_name, fires) as (
 
 found as (
   select
+    c.oid as table_id,
     c.oid::pg_catalog.regclass::text as table_name,
     t.tgname::text as trigger_name,
     t.tgenabled::text as fires,
     pg_catalog.pg_get_userbyid(c.relowner) as owned_by,
     p.pronamespace::pg_catalog.regnamespace::text = 'keylatch_internal'
     and p.proname = 'revoke_workspace_keys' as is_of_tenancy,
-    -- In pg_trigger.tgtype, the bit 8 stands for DELETE.
-    t.tgtype & 8 > 0 as is_on_delete,
+    -- The bits of pg_trigger.tgtype are 1 for each row, 2 before, 8 DELETE, 32 TRUNCATE, 64 instead
+    -- of. A trigger with a condition (WHEN) does not fire for all rows.
+    t.tgtype & 67 = 1 and t.tgqual is null as is_after_row,
+    t.tgtype & 75 = 9 and t.tgqual is null as is_after_delete,
+    t.tgtype & 35 = 34 and t.tgqual is null as is_before_truncate,
     split_part(pg_catalog.obj_description(t.oid, 'pg_trigger'), e'\n', 1) as what
   from pg_catalog.pg_trigger as t
   inner join pg_catalog.pg_class as c on t.tgrelid = c.oid
@@ -73,6 +77,18 @@ found as (
       and p.proname = 'revoke_workspace_keys'
     )
   )
+),
+
+children as (
+  select distinct
+    h.inhrelid::pg_catalog.regclass::text as table_name,
+    h.inhparent::pg_catalog.regclass::text as parent_name,
+    pg_catalog.pg_get_userbyid(c.relowner) as owned_by
+  from pg_catalog.pg_inherits as h
+  inner join pg_catalog.pg_class as c on h.inhrelid = c.oid
+  inner join pg_catalog.pg_class as t on h.inhparent = t.oid
+  inner join pg_catalog.pg_namespace as n on t.relnamespace = n.oid
+  where n.nspname in ('keylatch', 'keylatch_internal') and t.relkind in ('r', 'p')
 ),
 
 installed as (
@@ -100,36 +116,54 @@ select
   case
     when f.fires is null then 'MISSING'
     when f.fires = 'D' then 'OFF'
-    when e.trigger_name is null and not f.is_of_tenancy then 'NOT SHIPPED'
+    when e.trigger_name is null
+      and not (f.is_of_tenancy and (f.is_after_row or f.is_before_truncate)) then 'NOT SHIPPED'
     when f.fires = 'A' then 'always'
     when f.fires = 'R' and e.fires = 'R' then 'replication mode'
     when f.fires = 'R' then 'OFF but in replication mode'
-    when e.fires = 'A' then 'origin, should be ALWAYS'
+    when e.fires = 'A' or f.is_of_tenancy and f.is_before_truncate then 'origin, should be ALWAYS'
     else 'origin'
   end as state,
   coalesce(f.owned_by, '') as owned_by,
   case
     when f.trigger_name is not null then f.what
-    when e.table_name = 'your table of workspaces'
-      then 'No trigger revokes the keys of a deleted workspace: see sql/tenancy.'
     else 'The trigger is shipped with keylatch, and is missing.'
   end as what
 from (
   select x.* from expected as x
   where x.module_name in (select i.module_name from installed as i)
-  union all
-  -- Adds a row if no table has a trigger that revokes the keys of a deleted workspace.
-  select
-    'tenancy' as module_name,
-    'your table of workspaces' as table_name,
-    'workspaces_delete_revoke_keys' as trigger_name,
-    'O' as fires
-  where 'tenancy' not in (select i.module_name from installed as i)
-    and not exists (
-      select 1
-      from found as o
-      where o.is_of_tenancy and o.is_on_delete
-    )
 ) as e
 full join found as f on e.table_name = f.table_name and e.trigger_name = f.trigger_name
+union all
+select
+  'your table of workspaces' as table_name,
+  'workspaces_delete_revoke_keys' as trigger_name,
+  'MISSING' as state,
+  '' as owned_by,
+  'No trigger revokes the keys of a deleted workspace: see sql/tenancy.' as what
+where 'tenancy' not in (select i.module_name from installed as i)
+  and not exists (
+    select 1
+    from found as o
+    where o.is_of_tenancy and o.is_after_delete
+  )
+union all
+select
+  o.table_name,
+  'workspaces_truncate_keep' as trigger_name,
+  'MISSING' as state,
+  min(o.owned_by) as owned_by,
+  'No trigger refuses TRUNCATE, which leaves the keys active: see sql/tenancy.' as what
+from found as o
+where o.is_of_tenancy and o.table_name <> 'keylatch.workspaces'
+group by o.table_id, o.table_name
+having not bool_or(o.is_before_truncate)
+union all
+select
+  c.table_name,
+  'all of ' || c.parent_name as trigger_name,
+  'MISSING' as state,
+  c.owned_by,
+  'The table inherits from ' || c.parent_name || ', and its rows bypass the triggers.' as what
+from children as c
 order by table_name, trigger_name;

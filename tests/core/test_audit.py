@@ -81,6 +81,78 @@ def test_in_an_own_tenancy_the_trigger_that_revokes_is_listed_or_missing(
         assert states["your table of workspaces"] == "MISSING"
 
 
+SHIPPED = {"always", "origin", "replication mode"}
+REVOKES = "execute function keylatch_internal.revoke_workspace_keys()"
+DELETES = f"create trigger d after delete on public.workspaces for each row {REVOKES}"
+
+
+@pytest.mark.parametrize(
+    ("statement", "found"),
+    [
+        (
+            "drop trigger workspaces_truncate_keep on public.workspaces",
+            {("workspaces", "workspaces_truncate_keep", "MISSING")},
+        ),
+        (
+            "alter table public.workspaces enable trigger workspaces_truncate_keep",
+            {("workspaces", "workspaces_truncate_keep", "origin, should be ALWAYS")},
+        ),
+        (
+            "drop trigger workspaces_truncate_keep on public.workspaces;"
+            " create trigger t before truncate on public.workspaces"
+            f" for each statement when (current_user = 'x') {REVOKES}",
+            {
+                ("workspaces", "t", "NOT SHIPPED"),
+                ("workspaces", "workspaces_truncate_keep", "MISSING"),
+            },
+        ),
+        *(
+            (
+                "drop trigger workspaces_delete_revoke_keys on public.workspaces;" + instead,
+                {
+                    ("workspaces", "d", "NOT SHIPPED"),
+                    ("your table of workspaces", "workspaces_delete_revoke_keys", "MISSING"),
+                },
+            )
+            for instead in (
+                DELETES.replace("execute", "when (old.name = 'x') execute"),
+                DELETES.replace("after", "before"),
+                DELETES.replace("row", "statement"),
+            )
+        ),
+        (
+            "drop trigger workspaces_delete_revoke_keys on public.workspaces;" + DELETES,
+            set(),
+        ),
+    ],
+)
+def test_in_an_own_tenancy_a_trigger_counts_only_in_its_whole_form(
+    server: Cluster, own_core_template: str, statement: str, found: set[tuple[str, str, str]]
+) -> None:
+    with Database(server, "own_forms", own_core_template) as own:
+        own.connect().execute(statement.encode())
+        rows = asked(own, "triggers")
+        assert found == {
+            (row["table_name"], row["trigger_name"], row["state"])
+            for row in rows
+            if row["state"] not in SHIPPED
+        }
+
+
+def test_a_table_that_inherits_from_the_table_of_keys_is_missing_its_triggers(
+    system: System,
+) -> None:
+    system.owner.execute("create table public.more_keys () inherits (keylatch_internal.keys)")
+    (row,) = (row for row in ask(system, "triggers") if row["state"] not in SHIPPED)
+    assert row["what"] == (
+        "The table inherits from keylatch_internal.keys, and its rows bypass the triggers."
+    )
+    del row["what"]
+    assert list(row.values()) == [
+        *("more_keys", "all of keylatch_internal.keys", "MISSING", "postgres")
+    ]
+
+
 @pytest.mark.one_server
 def test_an_auditor_without_any_right_on_keylatch_asks_the_catalog(system: System) -> None:
     everything = sorted(QUESTIONS.keys() - {"events"})
