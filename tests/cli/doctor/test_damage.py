@@ -342,3 +342,12 @@ def test_damage_is_named_to_a_user_who_may_see_nothing_else(database: Database) 
     run(database, "drop policy keys_select_admin on keylatch_internal.keys")
     found = only(examined(database, database.authenticator_url))
     assert found.subject == "policy keys_select_admin on keylatch_internal.keys"
+
+
+@pytest.mark.one_server
+def test_a_table_that_inherits_from_the_keys_is_an_error(database: Database) -> None:
+    run(database, f"create table public.more_keys () inherits ({KEYS})")
+    (finding,) = (one for one in examined(database).findings if one.slug == "table_inherits")
+    assert summaries([finding]) == [("error", "table_inherits", "table public.more_keys")]
+    run(database, finding.fix)
+    assert "table_inherits" not in [one.slug for one in examined(database).findings]

@@ -49,6 +49,42 @@ def test_tables_of_the_application_are_a_note_and_no_error(
         assert summaries(examined(database).findings) == [OWN]
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "drop trigger workspaces_truncate_keep on public.workspaces",
+        "alter table public.workspaces enable trigger workspaces_truncate_keep",
+        "create or replace trigger workspaces_truncate_keep before truncate on public.workspaces"
+        " for each statement when (current_user = 'x')"
+        " execute function keylatch_internal.revoke_workspace_keys()",
+    ],
+)
+def test_a_table_of_workspaces_that_can_be_truncated_is_a_warning(
+    server: Cluster, statement: str
+) -> None:
+    with own(server, EXAMPLES / "own_tables.sql", leave_out=True) as database:
+        run(database, *ADMIN, statement)
+        findings = examined(database).findings
+        assert summaries(findings)[0][:2] == ("warning", "workspace_truncation_unguarded")
+        run(database, *findings[0].fix.split("\n\n"))
+        assert summaries(examined(database).findings) == [OWN]
+
+
+def test_a_trigger_with_a_condition_does_not_revoke_the_keys_of_each_workspace(
+    server: Cluster,
+) -> None:
+    with own(server, EXAMPLES / "own_tables.sql", leave_out=True) as database:
+        run(
+            database,
+            *ADMIN,
+            "create or replace trigger workspaces_delete_revoke_keys"
+            " after delete on public.workspaces for each row when (old.name = 'x')"
+            " execute function keylatch_internal.revoke_workspace_keys()",
+        )
+        findings = examined(database).findings
+        assert summaries(findings)[0][:2] == ("warning", "workspace_deletion_unguarded")
+
+
 def test_claims_of_ones_own_are_noted_and_cannot_be_tried(server: Cluster) -> None:
     with own(server, EXAMPLES / "organization_claim.sql", leave_out=True) as database:
         run(database, f"insert into auth.users (id) values ('{People.alice}')")

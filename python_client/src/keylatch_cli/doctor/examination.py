@@ -104,6 +104,7 @@ def _examine(
         modules = site.installation.modules if site.installation else None
         parts = manifest.installed(live, modules)
         seen.run("objects", lambda: _compare(connection, manifest, parts, live, site))
+        seen.run("tables that inherit", lambda: keys.check_children(connection))
         seen.run("replica", lambda: identity.check_lag("database", site.installation))
         seen.run("origin", lambda: identity.check_place(connection, site))
         seen.run("subscriptions", lambda: replication.check(connection))

@@ -1,4 +1,4 @@
-"""Finds keys that can never resolve, that expire soon, or that are old."""
+"""Finds keys that can never resolve, that expire soon, or that are old; and keys without guards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import dict_row, scalar_row
+from psycopg.rows import dict_row, scalar_row, tuple_row
 
 from .report import Finding, Level, Unchecked
 
@@ -16,6 +16,14 @@ _SHOWN = 5
 
 # If row policies hide keys, the visible keys would look like all keys.
 _HIDDEN = "select pg_catalog.row_security_active('keylatch_internal.keys')"
+_CHILDREN = """
+select h.inhrelid::pg_catalog.regclass::text, h.inhparent::pg_catalog.regclass::text
+from pg_catalog.pg_inherits as h
+inner join pg_catalog.pg_class as c on h.inhparent = c.oid
+where c.relnamespace::pg_catalog.regnamespace::text in ('keylatch', 'keylatch_internal')
+  and c.relkind in ('r', 'p')
+order by 1, 2
+"""
 _FIND = sql.SQL("""
 select k.id, k.masked_key, k.label, pg_catalog.count(*) over () as number
 from keylatch.keys as k
@@ -90,6 +98,32 @@ _RULES = (
         "keylatch rotate {id} --grace 7d",
     ),
 )
+
+
+def check_children(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    """Find tables that inherit from a table of keylatch.
+
+    Args:
+        connection: Inside a transaction, as any user.
+
+    Yields:
+        A finding for each table.
+
+    Raises:
+        psycopg.Error: The query failed.
+    """
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        children = cursor.execute(_CHILDREN).fetchall()
+    for child, parent in children:
+        yield Finding(
+            Level.ERROR,
+            "table_inherits",
+            f"table {child}",
+            f"inherits from {parent}",
+            f"Queries of {parent} read the rows of {child}, which bypass all triggers and "
+            "constraints of keylatch.",
+            f"alter table {child} no inherit {parent};",
+        )
 
 
 def check(

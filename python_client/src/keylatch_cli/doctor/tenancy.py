@@ -8,7 +8,7 @@ from typing import Any, LiteralString, NamedTuple
 from uuid import UUID, uuid4
 
 import psycopg
-from psycopg.rows import scalar_row
+from psycopg.rows import scalar_row, tuple_row
 
 from keylatch.secret import mask_keys
 
@@ -44,18 +44,20 @@ _WHY = "Row policies call this function to decide who may see and change keys."
 _REPLACE = (
     "create or replace function keylatch.admin_workspace_ids()  -- see sql/tenancy for examples"
 )
-# 8 is the bit of "delete".
-_GUARDED = """
-select exists (
-  select 1
-  from pg_catalog.pg_trigger as t
-  inner join pg_catalog.pg_proc as p on t.tgfoid = p.oid
-  inner join pg_catalog.pg_class as c on t.tgrelid = c.oid
-  where p.pronamespace::pg_catalog.regnamespace::text = 'keylatch_internal'
-    and p.proname = 'revoke_workspace_keys'
-    and c.relnamespace::pg_catalog.regnamespace::text <> 'keylatch'
-    and t.tgtype & 8 > 0 and t.tgenabled <> 'D'
-)
+# The bits of tgtype: 1 row, 2 before, 8 delete, 32 truncate, 64 instead of. Only a trigger without a
+# condition (tgqual) fires for all rows.
+_GUARDS = """
+select
+  c.oid::pg_catalog.regclass::text,
+  pg_catalog.bool_or(t.tgtype & 75 = 9 and t.tgqual is null and t.tgenabled <> 'D'),
+  pg_catalog.bool_or(t.tgtype & 35 = 34 and t.tgqual is null and t.tgenabled = 'A')
+from pg_catalog.pg_trigger as t
+inner join pg_catalog.pg_proc as p on t.tgfoid = p.oid
+inner join pg_catalog.pg_class as c on t.tgrelid = c.oid
+where p.pronamespace::pg_catalog.regnamespace::text = 'keylatch_internal'
+  and p.proname = 'revoke_workspace_keys'
+  and c.relnamespace::pg_catalog.regnamespace::text <> 'keylatch'
+group by c.oid
 """
 _ADMIN = (
     "-- to let a user manage the keys of a workspace:\n"
@@ -66,6 +68,11 @@ _TRIGGER = (
     "create trigger workspaces_delete_revoke_keys\n"
     "after delete or update of id on public.workspaces\n"
     "for each row execute function keylatch_internal.revoke_workspace_keys();"
+)
+_TRUNCATE_TRIGGER = (
+    "create or replace trigger workspaces_truncate_keep before truncate on {table}\n"
+    "for each statement execute function keylatch_internal.revoke_workspace_keys();\n"
+    "alter table {table} enable always trigger workspaces_truncate_keep;"
 )
 
 
@@ -153,8 +160,9 @@ def _check_own(
         is_guarded = ("table", "keylatch.workspaces") in live and cursor.execute(
             "select exists (select 1 from keylatch.workspaces)"
         ).fetchone()
-        is_guarded = is_guarded or cursor.execute(_GUARDED).fetchone()
-    if not is_guarded:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        guards = cursor.execute(_GUARDS).fetchall()
+    if not is_guarded and not any(revokes for _, revokes, _ in guards):
         yield Finding(
             Level.WARNING,
             "workspace_deletion_unguarded",
@@ -163,6 +171,16 @@ def _check_own(
             "The keys of a deleted workspace stay active.",
             _TRIGGER,
         )
+    for table, _, keeps in sorted(guards):
+        if not keeps:
+            yield Finding(
+                Level.WARNING,
+                "workspace_truncation_unguarded",
+                f"trigger workspaces_truncate_keep on {table}",
+                "is missing, or does not fire always and for each TRUNCATE",
+                "After a TRUNCATE, the keys of the deleted workspaces stay active.",
+                _TRUNCATE_TRIGGER.format(table=table),
+            )
 
 
 def _ask(connection: psycopg.Connection[Any], own: bool) -> Iterator[Finding | Unchecked]:
