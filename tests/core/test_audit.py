@@ -308,6 +308,17 @@ def test_a_definer_function_that_somebody_added_stands_out(system: System) -> No
     assert (door["because"], door["executable"]) == ("IT WAS NOT SHIPPED WITH KEYLATCH", "public")
 
 
+def test_an_added_overload_of_a_shipped_function_stands_out(system: System) -> None:
+    shipped = ask(system, "definer_functions")
+    system.owner.execute(
+        "create function keylatch_internal.find_key(p_text varchar) returns uuid language sql"
+        " security definer as 'select id from keylatch_internal.keys limit 1'"
+    )
+    (row,) = (row for row in ask(system, "definer_functions") if row not in shipped)
+    assert row["because"] == "IT WAS NOT SHIPPED WITH KEYLATCH"
+    assert row["function_name"] == "keylatch_internal.find_key"
+
+
 @pytest.mark.parametrize(
     ("statement", "state"),
     [
