@@ -6,6 +6,9 @@
 -- million events take about ten seconds. Only an anchor shows that the owner sealed all events
 -- again: see sql/ops/anchor_events.sql. Run the query as the owner or as service_role.
 --
+-- The owner may delete the events of a checkpoint that is marked as archived, and the chain stays
+-- intact. Compare the last two columns with your archives: sql/ops/compare_archive.sql.
+--
 -- from_checkpoint    the first checkpoint of the row
 -- is_intact          whether all checkpoints of the row are unchanged
 -- checkpoints        how many checkpoints are unchanged, from the first checkpoint of the row on
@@ -13,6 +16,8 @@
 -- unsealed           how many events no checkpoint seals yet, in the whole database
 -- broken_checkpoint  the first broken checkpoint; the next row begins after this checkpoint
 -- problem            what is wrong with the broken checkpoint
+-- archived           how many checkpoints are marked as archived, in the whole database
+-- events_removed     how many sealed events are no longer in the table, in the whole database
 with recursive stretches as (
   select
     1::bigint as from_checkpoint,
@@ -37,6 +42,20 @@ with recursive stretches as (
   from stretches as s
   cross join lateral keylatch.verify_events(s.next_checkpoint) as v
   where s.next_checkpoint is not null
+),
+
+removals as (
+  select
+    count(*) filter (where c.archived_at is not null) as archived,
+    coalesce(sum(greatest(c.events - coalesce(n.events, 0), 0)), 0)::bigint as events_removed
+  from keylatch_internal.key_event_checkpoints as c
+  left join (
+    select
+      e.checkpoint,
+      count(*) as events
+    from keylatch_internal.key_events as e
+    group by e.checkpoint
+  ) as n on c.number = n.checkpoint
 )
 
 select
@@ -46,6 +65,9 @@ select
   s.events,
   s.unsealed,
   s.broken_checkpoint,
-  s.problem
+  s.problem,
+  r.archived,
+  r.events_removed
 from stretches as s
+cross join removals as r
 order by s.is_intact, s.from_checkpoint;

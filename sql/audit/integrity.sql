@@ -42,6 +42,14 @@ where (k.workspace_id, k.kind, k.environment) is distinct from (
 )
 union all
 select
+  'the key has a successor, but is not superseded or revoked' as problem,
+  o.workspace_id,
+  o.id as key_id
+from keylatch_internal.keys as k
+inner join keylatch_internal.keys as o on k.rotated_from = o.id
+where o.superseded_at is null and o.revoked_at is null
+union all
+select
   'the key is active in a deleted workspace' as problem,
   k.workspace_id,
   k.id as key_id

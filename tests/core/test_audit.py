@@ -261,7 +261,8 @@ def test_psql_and_the_supabase_cli_and_a_driver_answer_alike(system: System) -> 
 def test_a_sound_database_answers_that_it_is(system: System) -> None:
     key, _ = system.issue()
     system.session().execute(REVOKE, [key, False])
-    system.issue()
+    for grace in ("0", "1 day"):
+        system.session().execute("select keylatch.rotate_key(%s, %s)", [system.issue()[0], grace])
     for name in (
         "integrity",
         "event_integrity",
@@ -367,6 +368,12 @@ def test_every_guarding_trigger_that_does_not_fire_shows(
             "the key was rotated from a key of another workspace, kind or environment",
         ),
         (
+            "update keylatch_internal.keys set rotated_from ="
+            " (select id from keylatch_internal.keys where label = 'first')"
+            " where label = 'second'",
+            "the key has a successor, but is not superseded or revoked",
+        ),
+        (
             "insert into keylatch_internal.workspace_latches (workspace_id, deleted_at)"
             " select distinct workspace_id, now() from keylatch_internal.keys"
             " on conflict (workspace_id) do update set deleted_at = now()",
@@ -410,11 +417,28 @@ def test_events_that_were_changed_after_they_were_sealed_show(system: System) ->
     system.issue()
     (row,) = ask(system, "events")
     assert (row["is_intact"], row["checkpoints"], row["events"], row["unsealed"]) == (True, 2, 3, 1)
+    assert (row["archived"], row["events_removed"]) == (0, 0)
     damage(system, "update keylatch_internal.key_events set user_id = null where checkpoint = 1")
     broken, rest = ask(system, "events")
     assert (broken["broken_checkpoint"], broken["events"]) == (1, 0)
     assert broken["problem"] == "An event, or the checkpoint, was changed."
     assert (rest["from_checkpoint"], rest["is_intact"], rest["events"]) == (2, True, 1)
+
+
+def test_events_that_were_deleted_by_marking_their_checkpoint_as_archived_show(
+    system: System,
+) -> None:
+    for size in (2, 1):
+        for _ in range(size):
+            system.issue()
+        system.owner.execute("select from keylatch.seal_events()")
+    mark = "update keylatch_internal.key_event_checkpoints set archived_at = now()"
+    system.owner.execute(f"{mark} where number = 1".encode())
+    (row,) = ask(system, "events")
+    assert (row["is_intact"], row["archived"], row["events_removed"]) == (True, 1, 0)
+    system.owner.execute("delete from keylatch_internal.key_events where checkpoint = 1")
+    (row,) = ask(system, "events")
+    assert (row["is_intact"], row["archived"], row["events_removed"]) == (True, 1, 2)
 
 
 def test_keys_that_need_attention_are_named(system: System) -> None:
