@@ -14,6 +14,7 @@ from stack import Cluster, Database, People, run_supabase
 from stack.tools import ROOT, MissingTool
 from tools import audit
 
+GUIDE = (ROOT / "sql" / "docs" / "auditor.md").read_text()
 QUESTIONS = {question.path.stem: question for question in audit.questions()}
 
 
@@ -154,16 +155,18 @@ def test_a_table_that_inherits_from_the_table_of_keys_is_missing_its_triggers(
 
 
 @pytest.mark.one_server
-def test_an_auditor_without_any_right_on_keylatch_asks_the_catalog(system: System) -> None:
-    everything = sorted(QUESTIONS.keys() - {"events"})
+def test_an_auditor_without_any_right_asks_the_catalog_and_one_of_the_guide_asks_everything(system: System) -> None:
     system.issue()
+    system.owner.execute("select from keylatch.seal_events()")
     admin = system.database.connect(superuser=True)
     admin.execute("create role plain_auditor")
-    admin.execute("create role reading_auditor bypassrls in role pg_read_all_data")
+    create, grant = re.findall(r"`((?:create role|grant)[^`]* keylatch_auditor\b[^`]*)`", GUIDE)
+    admin.execute(create.encode())
+    system.owner.execute(grant.encode())
     try:
-        for role, names in (("plain_auditor", CATALOG), ("reading_auditor", everything)):
+        for role, names in (("plain_auditor", CATALOG), ("keylatch_auditor", sorted(QUESTIONS))):
             auditor = system.database.connect(superuser=True)
-            auditor.execute(f"set role {role}".encode())
+            auditor.execute(f"set session authorization {role}".encode())
             for name in names:
                 rows = auditor.execute(QUESTIONS[name].statement.encode()).fetchall()
                 assert [list(row) for row in rows] == [
@@ -171,7 +174,8 @@ def test_an_auditor_without_any_right_on_keylatch_asks_the_catalog(system: Syste
                 ], name
             auditor.close()
     finally:
-        admin.execute("drop role plain_auditor, reading_auditor")
+        admin.execute("drop owned by keylatch_auditor")
+        admin.execute("drop role plain_auditor, keylatch_auditor")
 
 
 @pytest.mark.parametrize(
