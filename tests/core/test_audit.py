@@ -41,7 +41,7 @@ def damage(system: System, *statements: str) -> None:
             owner.execute(f"alter table keylatch_internal.{table} enable trigger user".encode())
 
 
-CATALOG = ("definer_functions", "executables", "grants", "policies", "triggers")
+CATALOG = ("definer_functions", "executables", "grants", "members", "policies", "triggers")
 
 
 def asked(database: Database, name: str) -> list[dict[str, Any]]:
@@ -176,6 +176,63 @@ def test_an_auditor_without_any_right_asks_the_catalog_and_one_of_the_guide_asks
     finally:
         admin.execute("drop owned by keylatch_auditor")
         admin.execute("drop role plain_auditor, keylatch_auditor")
+
+
+def test_who_can_become_whom_is_named_with_the_way(system: System) -> None:
+    admin = system.database.connect(superuser=True)
+    before = ask(system, "members")
+    roles = ("audited_group", "audited_login", "audited_reader", "audited_bypass", "audited_super")
+    for statement in (
+        "create role audited_group in role service_role",
+        "create role audited_login login in role audited_group",
+        "create role audited_reader login in role pg_read_all_data, pg_write_all_data",
+        "create role audited_bypass bypassrls",
+        "create role audited_super superuser",
+        "grant set on parameter session_replication_role to audited_reader",
+        "alter default privileges for role audited_super grant select on tables to public",
+        "create view public.copied as select id from keylatch_internal.keys",
+        "create view public.invoked with (security_invoker = on) as table keylatch.keys",
+        "grant select on public.copied, public.invoked to audited_reader",
+        "create function public.copied_too() returns bigint language sql security definer"
+        " as 'select count(*) from keylatch_internal.keys'",
+        "revoke all on function public.copied_too from public, anon, authenticated, service_role",
+        "grant execute on function public.copied_too to audited_login",
+    ):
+        admin.execute(statement.encode())
+    try:
+        added = [row for row in ask(system, "members") if row not in before]
+    finally:
+        admin.execute("drop view public.copied, public.invoked")
+        admin.execute("drop function public.copied_too")
+        admin.execute("drop owned by audited_super, audited_reader, audited_login")
+        admin.execute("revoke set on parameter session_replication_role from audited_reader")
+        admin.execute(f"drop role {', '.join(roles)}".encode())
+    assert all(row["why"].endswith(".") for row in added)
+    found = {
+        (row["role_name"], row["what"], row["through"])
+        for row in added
+        if row["role_name"] in (*roles, "public")
+    }
+    assert found == {
+        ("audited_group", "can become service_role", "member of service_role"),
+        (
+            "audited_login",
+            "can become service_role",
+            "member of audited_group, member of service_role",
+        ),
+        ("audited_reader", "can become pg_read_all_data", "member of pg_read_all_data"),
+        ("audited_reader", "can become pg_write_all_data", "member of pg_write_all_data"),
+        ("audited_bypass", "has bypassrls", "its own attribute"),
+        ("audited_super", "is a superuser", "its own attribute"),
+        ("audited_reader", "can set session_replication_role", "grant on the parameter"),
+        (
+            "public",
+            "gets select on new tables and views",
+            "default privileges of audited_super",
+        ),
+        ("audited_reader", "reads with the rights of supabase_admin", "view copied"),
+        ("audited_login", "reads with the rights of supabase_admin", "function copied_too()"),
+    }
 
 
 @pytest.mark.parametrize(
