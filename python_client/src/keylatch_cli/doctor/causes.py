@@ -16,7 +16,7 @@ from .drift import Difference
 from .report import Finding, Level
 
 AFTER_RESTORE = (
-    "keylatch script after_restore | psql --no-psqlrc --single-transaction\n"
+    "keylatch script after_restore | psql --no-psqlrc -v ON_ERROR_STOP=1 --single-transaction\n"
     "# as the owner of keylatch"
 )
 """The command that repairs what a restore has lost."""

@@ -152,7 +152,7 @@ def sql(
     tenancy: TenancyOption = None,
     db_url: DbUrl = None,
 ) -> None:
-    """Print the SQL that install would write. To run it: keylatch sql | psql -1.
+    """Print the SQL that install would write. To run it: keylatch sql | psql -v ON_ERROR_STOP=1 -1.
 
     With --db-url, print only what is missing in that database.
     """

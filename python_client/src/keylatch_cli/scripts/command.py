@@ -23,7 +23,7 @@ def script(
     """Print a script of sql/ops, such as after_restore, for psql.
 
     The first lines of a script say what it does, who may run it, and how. For example:
-    keylatch script after_restore | psql --single-transaction
+    keylatch script after_restore | psql -v ON_ERROR_STOP=1 --single-transaction
     """
     scripts = {file.removesuffix(".sql"): text for file, text in sql_texts("ops").items()}
     if name is None:

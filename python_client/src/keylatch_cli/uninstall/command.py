@@ -26,7 +26,7 @@ def uninstall(
         typer.Argument(
             metavar="PROJECT",
             help="The directory that contains supabase/. Without it, the SQL goes to stdout: "
-            "keylatch uninstall | psql -1 -f -",
+            "keylatch uninstall | psql -v ON_ERROR_STOP=1 -1 -f -",
             show_default=False,
         ),
     ] = None,
@@ -115,5 +115,9 @@ def _print_order(found: Found | None, *, is_written: bool) -> None:
         "\nThen, in this order:\n"
         "  1. Unexpose: hosted, remove keylatch from Integrations > Data API > Exposed\n"
         "     schemas; elsewhere from db-schemas and db-pre-request of PostgREST.\n"
-        + ("  2. Drop: supabase db push" if is_written else "  2. Drop: run this SQL: psql -1 -f -")
+        + (
+            "  2. Drop: supabase db push"
+            if is_written
+            else "  2. Drop: run this SQL: psql -v ON_ERROR_STOP=1 -1 -f -"
+        )
     )
