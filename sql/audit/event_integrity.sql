@@ -14,19 +14,21 @@
 -- problem       what is wrong with the key or its events
 -- workspace_id  the workspace of the key
 -- key_id        the key
-with archived as (
+with counts as (
+  select
+    e.checkpoint,
+    count(*) as events
+  from keylatch_internal.key_events as e
+  group by e.checkpoint
+),
+
+archived as (
   -- The events up to the last checkpoint whose events were removed may be incomplete.
   select
     max(c.number) as number,
     max(c.sealed_at) as sealed_at
   from keylatch_internal.key_event_checkpoints as c
-  left join (
-    select
-      e.checkpoint,
-      count(*) as events
-    from keylatch_internal.key_events as e
-    group by e.checkpoint
-  ) as n on c.number = n.checkpoint
+  left join counts as n on c.number = n.checkpoint
   where c.archived_at is not null and coalesce(n.events, 0) < c.events
 ),
 
@@ -117,16 +119,19 @@ matched as materialized (
   select
     s.*,
     case
-      when s.in_log is not distinct from s.in_key then true
+      when coalesce(s.in_log = s.in_key, num_nulls(s.in_log, s.in_key) = 2) then true
       -- Events have a text as keylatch_internal.clean_word prepares it. The query repeats the
       -- expressions, because the owner could replace the function.
-      when s.field in ('label', 'revoke_reason') then s.in_log is not distinct from left(
-        regexp_replace(
-          regexp_replace(s.in_key, e'[\\x01-\\x1f\\x7f-\\x9f]', ' ', 'g'),
-          '([a-z][a-z0-9]{1,11}_(?:(?:pk|sk)_(?:live|test)|st)_)[1-9A-HJ-NP-Za-km-z]+', e'\\1...',
-          'g'
+      when s.field in ('label', 'revoke_reason') then coalesce(
+        s.in_log = left(
+          regexp_replace(
+            regexp_replace(s.in_key, e'[\\x01-\\x1f\\x7f-\\x9f]', ' ', 'g'),
+            '([a-z][a-z0-9]{1,11}_(?:(?:pk|sk)_(?:live|test)|st)_)[1-9A-HJ-NP-Za-km-z]+',
+            e'\\1...', 'g'
+          ),
+          500
         ),
-        500
+        false
       )
       else false
     end as is_equal
@@ -178,7 +183,7 @@ problems as (
     when k.superseded_at is not null and f.field = 'superseded_at'
       then f.equal_at is null and l.erased_at is null
     when k.superseded_at is not null and f.field = 'expires_at'
-      and f.in_key collate "C" < f.in_log collate "C"
+      and convert_to(f.in_key, 'UTF8') < convert_to(f.in_log, 'UTF8')
       then f.equal_at is null and l.erased_at is null
     else coalesce(f.said_at > l.erased_at, true)
   end

@@ -44,18 +44,20 @@ with recursive stretches as (
   where s.next_checkpoint is not null
 ),
 
+counts as (
+  select
+    e.checkpoint,
+    count(*) as events
+  from keylatch_internal.key_events as e
+  group by e.checkpoint
+),
+
 removals as (
   select
     count(*) filter (where c.archived_at is not null) as archived,
     coalesce(sum(greatest(c.events - coalesce(n.events, 0), 0)), 0)::bigint as events_removed
   from keylatch_internal.key_event_checkpoints as c
-  left join (
-    select
-      e.checkpoint,
-      count(*) as events
-    from keylatch_internal.key_events as e
-    group by e.checkpoint
-  ) as n on c.number = n.checkpoint
+  left join counts as n on c.number = n.checkpoint
 )
 
 select

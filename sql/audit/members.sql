@@ -1,8 +1,8 @@
 -- Who can become which role, and who else gets around the guards of keylatch?
 --
--- Any role may run the query. Some rows are normal: the owner, superusers and, on Supabase, the roles
--- of the platform. Look for people and services that you do not expect. A function that reads keylatch
--- in dynamic SQL, without the word in its text, is not in the answer.
+-- Any role may run the query. Some rows are normal: the owner, superusers and, on Supabase, the
+-- roles of the platform. Look for people and services that you do not expect. A function that reads
+-- keylatch in dynamic SQL, without the word in its text, is not in the answer.
 --
 -- what       what the role can do
 -- role_name  the role; public is everybody
@@ -24,21 +24,28 @@ relations as (
   inner join schemas as s on c.relnamespace = s.oid
 ),
 
+owners as (
+  select s.nspowner as owner_id
+  from schemas as s
+  union
+  select x.relowner as owner_id
+  from relations as x
+),
+
 targets as (
   select
     r.oid,
-    case
-      when r.oid in (select s.nspowner from schemas as s union select c.relowner from relations as c)
-        then 'can become the owner ' || r.rolname
-      else 'can become ' || r.rolname
-    end as what,
-    case
-      when r.oid in (select s.nspowner from schemas as s union select c.relowner from relations as c)
-        then 'The owner reads hashes, and can disable all triggers and policies.'
-      else w.why
-    end as why
+    'can become the owner ' || r.rolname as what,
+    'The owner reads hashes, and can disable all triggers and policies.' as why
   from pg_catalog.pg_roles as r
-  left join (
+  inner join owners as o on r.oid = o.owner_id
+  union all
+  select
+    r.oid,
+    'can become ' || r.rolname as what,
+    w.why
+  from pg_catalog.pg_roles as r
+  inner join (
     values
     ('service_role', 'The role manages the keys of all workspaces, and can import keys.'),
     ('keylatch_resolver', 'The role can try keys, and reports the use of keys.'),
@@ -48,23 +55,22 @@ targets as (
     ('pg_write_server_files', 'The role can write files of the server, and become a superuser.'),
     ('pg_execute_server_program', 'The role runs programs as the server, and reads all files.')
   ) as w (role_name, why) on r.rolname = w.role_name
-  where w.why is not null
-    or r.oid in (select s.nspowner from schemas as s union select c.relowner from relations as c)
+  where r.oid not in (select o.owner_id from owners as o)
 ),
 
 members as (
   select
     t.oid as target_id,
     t.oid as member_id,
-    0 as depth,
-    null::text collate "C" as through
+    0 as steps,
+    array[]::name[] as way
   from targets as t
   union all
   select
     m.target_id,
     a.member as member_id,
-    m.depth + 1 as depth,
-    concat_ws(', ', 'member of ' || pg_catalog.pg_get_userbyid(a.roleid), m.through) as through
+    m.steps + 1 as steps,
+    pg_catalog.pg_get_userbyid(a.roleid) || m.way as way
   from members as m
   inner join pg_catalog.pg_auth_members as a on m.member_id = a.roleid
 ),
@@ -72,7 +78,7 @@ members as (
 nearest as (
   select distinct on (m.target_id, m.member_id) m.*
   from members as m
-  order by m.target_id, m.member_id, m.depth, m.through
+  order by m.target_id, m.member_id, m.steps, m.way
 ),
 
 readers as (
@@ -117,12 +123,15 @@ readers as (
 select
   t.what,
   pg_catalog.pg_get_userbyid(m.member_id) as role_name,
-  coalesce(m.through, 'its own login') as through,
+  case m.steps
+    when 0 then 'its own login'
+    else 'member of ' || array_to_string(m.way, ', member of ')
+  end as through,
   t.why
 from nearest as m
 inner join targets as t on m.target_id = t.oid
 inner join pg_catalog.pg_roles as r on m.member_id = r.oid
-where m.depth > 0 or r.rolcanlogin
+where m.steps > 0 or r.rolcanlogin
 union all
 select
   f.what,
@@ -134,7 +143,7 @@ inner join (
   values
   (1, 'is a superuser', 'A superuser can become every role.'),
   (2, 'has bypassrls', 'Row policies do not apply to the role.'),
-  (3, 'has createrole', 'The role can make itself a member of roles; before PostgreSQL 16, of most.')
+  (3, 'has createrole', 'The role can become other roles; before PostgreSQL 16, most roles.')
 ) as f (attribute, what, why)
   on (f.attribute = 1 and r.rolsuper)
   or (f.attribute = 2 and r.rolbypassrls and not r.rolsuper)
@@ -152,7 +161,8 @@ where p.parname = 'session_replication_role' and not coalesce(r.rolsuper, false)
 group by r.rolname
 union all
 select
-  'gets ' || string_agg(distinct lower(x.privilege_type), ', ') || ' on new ' || case d.defaclobjtype
+  'gets ' || string_agg(distinct lower(x.privilege_type), ', ') || ' on new '
+  || case d.defaclobjtype
     when 'r' then 'tables and views' when 'S' then 'sequences' when 'f' then 'functions'
     when 'T' then 'types' else 'schemas'
   end as what,

@@ -155,7 +155,9 @@ def test_a_table_that_inherits_from_the_table_of_keys_is_missing_its_triggers(
 
 
 @pytest.mark.one_server
-def test_an_auditor_without_any_right_asks_the_catalog_and_one_of_the_guide_asks_everything(system: System) -> None:
+def test_an_auditor_asks_the_catalog_and_with_the_grants_of_the_guide_everything(
+    system: System,
+) -> None:
     system.issue()
     system.owner.execute("select from keylatch.seal_events()")
     admin = system.database.connect(superuser=True)

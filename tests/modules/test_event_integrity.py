@@ -1,4 +1,4 @@
-"""sql/audit/event_integrity.sql: a key that its events do not explain is named, and no other key."""
+"""sql/audit/event_integrity.sql names each key that its events do not explain, and no other."""
 
 import json
 from typing import Any

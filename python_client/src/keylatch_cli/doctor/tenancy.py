@@ -44,8 +44,8 @@ _WHY = "Row policies call this function to decide who may see and change keys."
 _REPLACE = (
     "create or replace function keylatch.admin_workspace_ids()  -- see sql/tenancy for examples"
 )
-# The bits of tgtype: 1 row, 2 before, 8 delete, 32 truncate, 64 instead of. Only a trigger without a
-# condition (tgqual) fires for all rows.
+# The bits of tgtype: 1 row, 2 before, 8 delete, 32 truncate, 64 instead of. Only a trigger without
+# a condition (tgqual) fires for all rows.
 _GUARDS = """
 select
   c.oid::pg_catalog.regclass::text,
