@@ -29,7 +29,8 @@ def system(database: Database, people: People) -> System:
 def issue(system: System, label: str = "shop") -> UUID:
     """A key with all that a caller can choose."""
     values = [system.workspace, label, ["https://shop.example"], ["a", "b"], '{"a": [1.50, null]}']
-    return system.session().execute(ISSUE, values).fetchall()[0][0]
+    ((key_id,),) = system.session().execute(ISSUE, values).fetchall()
+    return UUID(str(key_id))
 
 
 def problems(system: System) -> list[str]:
