@@ -214,8 +214,8 @@ comment on view keylatch.keys is
   'The keys of the workspaces that you administer, without the hashes of the keys.
 
 GET supports filters, order and pages. PATCH can change label, metadata, allowed_origins, scopes,
-expires_at, suspended_at, superseded_at, revoked_at and revoke_reason. Keys cannot be deleted. To make a key, call issue_key.
-Only the result of issue_key shows a secret key. Two PATCH requests for the same keys can deadlock:
+expires_at, suspended_at, superseded_at, revoked_at and revoke_reason. Keys cannot be deleted. Only
+issue_key makes a key and shows a secret key. Two PATCH requests for the same keys can deadlock:
 send the request that failed with 40P01 again. revoke_key cannot deadlock.';
 -- PostgREST shows comments on columns, so the view copies the comments of the table.
 do $$

@@ -385,10 +385,10 @@ begin
   return v_result;
 end $$;
 comment on function keylatch.retire_workspace is
-  'Revokes up to "limit" keys of a workspace that you administer.
+  'Revokes up to "limit" keys of a workspace. Keys that you do not administer do not count.
 
 Before you delete a workspace with more than 100000 keys, repeat retire_workspace until is_done is
-true. Keys that you do not administer are not revoked and do not count. limit: 1 to 100000. Errors: invalid_argument (400).';
+true. limit: 1 to 100000. Errors: invalid_argument (400).';
 
 create function keylatch_internal.set_suspended(p_key_id uuid, p_is_suspended boolean)
 returns keylatch.keys language plpgsql volatile security invoker
