@@ -597,6 +597,29 @@ def test_a_logical_replica_has_the_events_and_seals_of_its_publisher(
         assert verified(subscriber) == (True, 2, 2, 0, None)
 
 
+def test_a_replica_that_revokes_keys_by_itself_has_no_event_twice(
+    server: Cluster, template: str, database: Database, people: People
+) -> None:
+    """An application that fires the trigger of its workspaces always, also at the replica."""
+    system = System(database, people)
+    for _ in range(2):
+        system.issue()
+    with subscribed(server, template, database, "keys", "key_events") as replica:
+        subscriber = replica.connect(superuser=True)
+        publication = "alter publication keys add table keylatch.workspaces"
+        database.connect(superuser=True).execute(publication)
+        subscriber.execute("alter subscription keys refresh publication")
+        always = "enable always trigger workspaces_delete_revoke_keys"
+        subscriber.execute(f"alter table keylatch.workspaces {always}")
+        deletion = "delete from keylatch.workspaces where id = %s"
+        copied = "select from keylatch.workspaces where id = %s"
+        until(lambda: subscriber.execute(copied, [people.a]).rowcount == 1)
+        system.owner.execute(deletion, [people.a])
+        _wait_until_equal(subscriber, system.owner)
+        revoked = "select key_id from keylatch.key_events where event = 'revoked'"
+        assert subscriber.execute(revoked).rowcount == 2
+
+
 def _wait_until_equal(subscriber: Connection, publisher: Connection) -> None:
     # At first each table has a worker of its own: checkpoints may come after the events.
     until(
