@@ -43,6 +43,9 @@ def test_each_answer_is_a_file_that_the_manifest_describes(
     audit = program.having(DATABASE_URL=database.url)
     shown = audit("audit", "--evidence", "evidence", code=1)
     assert "answers are in evidence" in shown.err
+    assert [line for line in shown.err.splitlines() if "should have none" in line] == [
+        "event_integrity.csv has 1 row, and should have none"
+    ]
     directory = audit.directory / "evidence"
     manifest = json.loads((directory / "manifest.json").read_text())
     assert manifest["installation_id"] == str(installation_id)
@@ -61,6 +64,11 @@ def test_each_answer_is_a_file_that_the_manifest_describes(
         assert not KEY.search(content.decode())
         assert not any(digest in content.decode() for (digest,) in hashes)
     by_file = {one["file"]: one["rows"] for one in manifest["answers"]}
+    assert {one["file"] for one in manifest["answers"] if one["should_be_empty"]} == {
+        "event_integrity.csv",
+        "integrity.csv",
+        "orphaned_keys.csv",
+    }
     assert by_file["endless_keys.csv"] == 2
     assert (directory / "endless_keys.csv").read_text().count("wk_sk_live_...") >= 2
 
@@ -69,7 +77,8 @@ def test_a_missing_module_and_a_failed_question_are_named(program: Program, core
     with psycopg.connect(core.url) as owner:
         owner.execute("drop view keylatch.keys cascade")
     audit = program.having(DATABASE_URL=core.url)
-    audit("audit", "--evidence", "evidence", code=1)
+    shown = audit("audit", "--evidence", "evidence", code=1)
+    assert "endless_keys.sql failed: " in shown.err
     manifest = json.loads((audit.directory / "evidence" / "manifest.json").read_text())
     answers = {one["asked_with"]: one for one in manifest["answers"]}
     assert answers["sql/audit/events.sql"]["not_asked"] == "events is not installed"
@@ -88,3 +97,17 @@ def test_a_directory_with_something_in_it_is_refused(program: Program, core: Dat
     (audit.directory / "file").write_text("mine")
     assert "is not an empty directory" in audit("audit", "--evidence", "file", code=2).err
     assert (audit.directory / "file").read_text() == "mine"
+
+
+def test_an_answer_that_should_be_empty_decides_the_exit_code(
+    program: Program, database: Database
+) -> None:
+    owner = database.connect()
+    owner.execute("select from keylatch.issue_key(gen_random_uuid(), 'secret')")
+    audit = program.having(DATABASE_URL=database.url)
+    audit("audit")
+    shown = audit("audit", "--evidence", "evidence", "--json", code=1)
+    problem = "orphaned_keys.csv has 1 row, and should have none"
+    assert problem in shown.err
+    found = json.loads(shown.out)
+    assert (found["is_clean"], found["problems"]) == (False, [problem])

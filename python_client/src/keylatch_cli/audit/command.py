@@ -63,7 +63,8 @@ def audit(
     \b
     Exit codes:
       0  everything is as expected
-      1  a user can do more or less than expected, or a guard is missing
+      1  a user can do more or less than expected, a guard is missing, or an answer of
+         --evidence shows a problem
       2  the command line is wrong, or a file cannot be written
       3  the user is not the owner of keylatch, or cannot act as its roles
       4  the database did not answer, or another session held a lock
@@ -88,16 +89,20 @@ def audit(
             html.write_text(page(connection, found), encoding="utf-8")
         except OSError as problem:
             raise _unwritable(html, problem.strerror) from None
+    problems: list[str] = []
     if evidence is not None:
         from .evidence import write
 
-        count = write(connection, evidence)
+        count, problems = write(connection, evidence)
         output.note(f"{count} answers are in {evidence}; manifest.json describes them")
+        for sentence in problems:
+            output.note(sentence)
     if as_json:
-        output.print_json({"is_clean": found.is_clean, **output.as_dict(found)})
+        whole = {"is_clean": found.is_clean and not problems, "problems": problems}
+        output.print_json({**whole, **output.as_dict(found)})
     else:
         _print(found, connection.info.dbname, show_all=show_all)
-    if not found.is_clean:
+    if problems or not found.is_clean:
         raise typer.Exit(output.REFUSED)
 
 

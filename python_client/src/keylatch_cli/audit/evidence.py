@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,7 @@ select
 from keylatch_internal.installation as i
 """
 _NEEDS = "-- Needs: "
+_SHOULD_BE_EMPTY = "-- An empty answer is good"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,14 @@ class Question:
         name: The name of the file.
         text: The first line of the file: the question in words.
         needs: The module that the question is about, or `tenancy`; `None` if it is about the core.
+        should_be_empty: Whether each row of the answer is a problem.
         statement: The whole file.
     """
 
     name: str
     text: str
     needs: str | None
+    should_be_empty: bool
     statement: str
 
 
@@ -56,7 +60,8 @@ def questions() -> list[Question]:
 def _question(name: str, statement: str) -> Question:
     lines = statement.splitlines()
     needs = next((one[len(_NEEDS) :] for one in lines if one.startswith(_NEEDS)), None)
-    return Question(name, lines[0].removeprefix("--").strip(), needs, statement)
+    should_be_empty = any(one.startswith(_SHOULD_BE_EMPTY) for one in lines)
+    return Question(name, lines[0].removeprefix("--").strip(), needs, should_be_empty, statement)
 
 
 def require_empty(directory: Path) -> None:
@@ -76,7 +81,7 @@ def require_empty(directory: Path) -> None:
         )
 
 
-def write(connection: psycopg.Connection[Any], directory: Path) -> int:
+def write(connection: psycopg.Connection[Any], directory: Path) -> tuple[int, list[str]]:
     """Answer every question in one read-only snapshot, and write the answers.
 
     Args:
@@ -84,10 +89,10 @@ def write(connection: psycopg.Connection[Any], directory: Path) -> int:
         directory: An empty directory, or a directory that does not exist yet.
 
     Returns:
-        How many questions were answered.
+        How many questions were answered, and a sentence for each answer that shows a problem.
 
     Raises:
-        KeylatchError: A question failed, or a file cannot be written.
+        KeylatchError: The database did not answer, or a file cannot be written.
     """
     require_empty(directory)
     try:
@@ -124,7 +129,7 @@ def write(connection: psycopg.Connection[Any], directory: Path) -> int:
             raise KeylatchError(
                 "usage", detail=f"{directory} cannot be written: {problem.strerror}"
             ) from None
-        return len(texts) - 1
+        return len(texts) - 1, [text for one, answer in answers for text in _problem(one, answer)]
     raise failure
 
 
@@ -154,6 +159,14 @@ def _answer(
     return text.getvalue(), len(rows)
 
 
+def _problem(question: Question, answer: tuple[str, int] | KeylatchError | None) -> Iterator[str]:
+    if isinstance(answer, KeylatchError):
+        yield f"{question.name} failed: {answer.detail or answer.slug}"
+    elif answer is not None and question.should_be_empty and answer[1]:
+        rows = f"{answer[1]:,} row{'s' * (answer[1] != 1)}"
+        yield f"{question.name[:-4]}.csv has {rows}, and should have none"
+
+
 def _cell(value: object) -> str:
     if value is None:
         return ""
@@ -176,4 +189,10 @@ def _entry(question: Question, answer: tuple[str, int] | KeylatchError | None) -
         return {**entry, "file": None, "failed": answer.detail or answer.slug}
     text, count = answer
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return {**entry, "file": f"{question.name[:-4]}.csv", "rows": count, "sha256": digest}
+    return {
+        **entry,
+        "file": f"{question.name[:-4]}.csv",
+        "rows": count,
+        "should_be_empty": question.should_be_empty,
+        "sha256": digest,
+    }
