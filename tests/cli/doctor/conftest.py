@@ -1,4 +1,4 @@
-"""What all tests of the doctor need: a manifest that says what the migrations install."""
+"""Fixtures of the doctor's tests: an empty database, and a check that the manifest is current."""
 
 from collections.abc import Iterator
 from uuid import uuid4
@@ -11,7 +11,7 @@ from tools.manifest import FILE, manifest
 
 @pytest.fixture
 def bare(server: Cluster) -> Iterator[Database]:
-    """A database with the platform and nothing of keylatch."""
+    """A database with the platform and without keylatch."""
     with Database(server, f"bare_{uuid4().hex}") as database:
         server.install_platform(database.name)
         yield database

@@ -1,4 +1,4 @@
-"""How the tests of the doctor damage a database, examine it, and read the findings."""
+"""Helpers that damage a database, examine it, and read the findings."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ SITE = "https://client.example"
 
 
 def run(database: Database, *statements: str) -> None:
-    """Run statements as the superuser, each by itself."""
+    """Run each statement as the superuser, in a transaction of its own."""
     with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
         for statement in statements:
             superuser.execute(statement.encode())
@@ -27,11 +27,11 @@ def examined(database: Database, url: str | None = None, **options: Any) -> Repo
 
 
 def summaries(findings: Iterable[Finding]) -> list[tuple[str, str, str]]:
-    """Level, slug and subject of each finding."""
+    """Return the level, slug and subject of each finding."""
     return [(one.level.value, one.slug, one.subject) for one in findings]
 
 
 def only(report: Report) -> Finding:
-    """The one finding of a report."""
+    """Return the finding of a report that has exactly one."""
     (finding,) = report.findings
     return finding

@@ -1,4 +1,4 @@
-"""What PostgREST serves: this database or another, all of it, as it is now, and nothing hidden."""
+"""doctor checks the API: its database, its exposed schemas, and its schema cache."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.one_server
 
 @contextmanager
 def client_of(url: str, token: str) -> Iterator[SyncPostgrestClient]:
-    """A client of PostgREST that acts with a token."""
+    """Open a PostgREST client that sends a token."""
     with httpx.Client(timeout=20) as session:
         yield SyncPostgrestClient(
             url, headers={"Authorization": f"Bearer {token}"}, http_client=session
@@ -27,13 +27,13 @@ def client_of(url: str, token: str) -> Iterator[SyncPostgrestClient]:
 
 
 def seen(database: Database, rest: Rest, token: str | None = None) -> Report:
-    """Examine a database and an API, by the service's token unless another is given."""
+    """Examine a database and an API, with the service key unless a token is given."""
     with client_of(rest.rest_url, token or rest.service_key) as client:
         return examined(database, rest=client)
 
 
 def where(rest: Rest) -> str:
-    """How a finding names the API."""
+    """Return the name of the API in a finding."""
     return f"API at {rest.rest_url.removeprefix('http://')}"
 
 

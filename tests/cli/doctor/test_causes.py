@@ -1,4 +1,4 @@
-"""Damage with many effects is reported by its cause, first and in few findings."""
+"""doctor reports the cause of damage to many objects first, in few findings."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from stack import Cluster, Database, People
 pytestmark = pytest.mark.one_server
 
 AFTER_RESTORE = "keylatch script after_restore"
-# What a restore does that loses the mode of the triggers, and what one does without privileges.
+# The effect of a restore that loses the triggers' modes, and of a restore without privileges.
 ORDINARY_TRIGGERS = """
 do $$ declare t record; begin
   for t in select tgname, tgrelid::regclass as relation from pg_trigger
@@ -44,7 +44,7 @@ delete from pg_description where objoid in (
 
 @dataclass(frozen=True)
 class Cause:
-    """Something that changes many objects, and what the doctor must say first of it."""
+    """Damage to many objects, and what doctor's first finding must say."""
 
     done: tuple[str, ...]
     slug: str

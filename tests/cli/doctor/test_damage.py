@@ -12,7 +12,7 @@ KEYS = "keylatch_internal.keys"
 
 @dataclass(frozen=True)
 class Damage:
-    """Something done to an installation by hand, and what the doctor must say of it."""
+    """A manual change to an installation, and what doctor must report."""
 
     done: str
     level: str

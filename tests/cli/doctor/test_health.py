@@ -23,7 +23,7 @@ from stack.modules import module_names
 from stack.tools import ROOT, MissingTool
 
 NOBODY = ("note", "nobody_administers", "function keylatch.admin_workspace_ids()")
-# What projects have set for what they make: shut, and open to everybody.
+# Default privileges that a project may have: revoked from public, or granted to the API's roles.
 SHUT = (
     "alter default privileges for role postgres revoke execute on functions from public",
     "alter default privileges for role postgres revoke usage on types from public",
@@ -113,7 +113,7 @@ WAYS: dict[str, tuple[Choice, Tenancy, Path | None]] = {
 }
 
 
-# A newer server says other things of the same objects, whichever of them are installed.
+# A newer server may print an object differently. These installations together have every object.
 ALL_OBJECTS = [way for way in WAYS if way not in (*module_names(), "the core alone")]
 RESTORED = [(15, way) for way in WAYS]
 RESTORED += [(version, way) for version in (17, 18) for way in ALL_OBJECTS]
@@ -124,7 +124,7 @@ RESTORED += [(version, way) for version in (17, 18) for way in ALL_OBJECTS]
 def test_a_database_that_was_dumped_and_restored_is_whole(
     server: Cluster, newer: Callable[[int], Cluster], way: str, version: int
 ) -> None:
-    """What PostgreSQL writes of an expression must not change when it reads that again."""
+    """PostgreSQL must print the same expressions after a dump and a restore."""
     choice, tenancy, example = WAYS[way]
     target = server if version == 15 else newer(version)
     with (
@@ -152,12 +152,12 @@ def test_a_database_that_was_dumped_and_restored_is_whole(
 
 
 def one(database: Database, query: str, *values: object) -> Any:
-    """The one row of a query of the owner."""
+    """Return the first row of a query that the owner runs."""
     return database.connect().execute(query.encode(), values or None).fetchone()
 
 
 def catalog(database: Database) -> Mapping[Name, Entry]:
-    """All that is installed, as every version of PostgreSQL tells it alike."""
+    """Return the installed objects in a form that is equal in every version of PostgreSQL."""
     with psycopg.connect(database.url) as connection:
         return read_catalog(connection)
 
@@ -174,7 +174,7 @@ end $$
 
 @pytest.fixture(scope="module")
 def newer(janitor: Janitor) -> Iterator[Callable[[int], Cluster]]:
-    """Servers of newer versions, each started once and only where it is needed."""
+    """Return a function that returns a server of a version, and starts it at the first call."""
     with ExitStack() as stack:
         servers: dict[int, Cluster] = {}
 
@@ -192,7 +192,7 @@ def is_platform(line: str) -> bool:
 
 
 def copy(source: Database, target: Database) -> None:
-    """Dump what a database has beside the platform, and restore that in another one."""
+    """Dump public and keylatch's schemas of a database, and restore them in another one."""
     pg_dump, psql = shutil.which("pg_dump"), shutil.which("psql")
     if pg_dump is None or psql is None:
         raise MissingTool("pg_dump")

@@ -1,4 +1,4 @@
-"""Which installation answers: the same at another address, a copy, another one, or a replica."""
+"""doctor tells apart: the same database at another URL, a copy, another installation, a replica."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def elsewhere(local_server: Server, janitor: Janitor) -> Iterator[Database]:
 
 
 def against(database: Database, url: str) -> Report:
-    """Examine a database against another address."""
+    """Examine a database, and compare it with the database at another URL."""
     with psycopg.connect(url, autocommit=True) as other:
         return examined(database, against=other)
 
@@ -103,7 +103,7 @@ def test_an_address_without_keylatch_or_without_rights_is_said(
 
 
 def without_lag(site: Site) -> Site:
-    """The site at no moment: how far a replica is behind changes while it is asked."""
+    """Return the site without the replica's lag, which differs between two examinations."""
     assert site.installation is not None
     return dataclasses.replace(
         site, installation=dataclasses.replace(site.installation, replica_lag_seconds=None)

@@ -1,4 +1,4 @@
-"""Keys that need attention, and keys that do not."""
+"""doctor reports the keys that need attention, and no others."""
 
 from datetime import timedelta
 from typing import Any
@@ -26,7 +26,7 @@ select
 
 
 class Stock:
-    """The keys of a database, made as an import makes them: of any age."""
+    """Keys of any age in a database, inserted as an import inserts them."""
 
     def __init__(self, database: Database, people: People) -> None:
         self._owner, self._people = database.connect(), people
@@ -41,7 +41,7 @@ class Stock:
         has_origin: bool = True,
         label: str = "",
     ) -> UUID:
-        """Make a key of this age that expires in this time."""
+        """Insert a key of this age, which expires after the time `left`, and return its id."""
         values: dict[str, Any] = {"id": uuid4(), "workspace": self._people.a, "key": uuid4().hex}
         values |= {"kind": kind, "age": age, "left": left, "fate": fate}
         values |= {"has_origin": has_origin, "label": label}
@@ -103,7 +103,7 @@ def test_old_secrets_are_noted_and_nothing_is_claimed_of_their_use(
     assert summaries([finding]) == [("note", "secret_old", "7 keys")]
     _, *lines, last = finding.what.splitlines()
     assert "used" not in finding.what + finding.why
-    # The oldest first.
+    # The oldest keys come first.
     assert [line.split()[0] for line in lines] == [str(key) for key in keys[:1:-1]]
     assert last == "and 2 more"
 

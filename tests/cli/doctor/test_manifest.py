@@ -1,4 +1,4 @@
-"""The manifest that is shipped: what the migrations install, on every server alike, all of it."""
+"""The shipped manifest has every object that the migrations install, equal on every server."""
 
 import json
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from stack import Cluster, Database
 from stack.modules import module_names
 from tools.manifest import FILE, manifest
 
-# What PostgreSQL counts to a schema, but for what comes with a table: its row type, and that of its
-# arrays.
+# All objects in the schemas, except those that another object creates: array types, the row type of
+# a table or view, and the relation of a composite type.
 MEMBERS = """
 select distinct i.type, i.identity
 from pg_depend as d

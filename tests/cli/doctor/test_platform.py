@@ -1,4 +1,4 @@
-"""What keylatch depends on: pgcrypto, roles, PostgREST's settings, the server's log."""
+"""doctor checks what keylatch depends on: pgcrypto, roles, PostgREST's settings, the server log."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from stack import Database, People
 
 pytestmark = pytest.mark.one_server
 
-# Roles are shared by the databases of a server, so each change of one has what undoes it.
+# The databases of a server share roles, so the test runs the fixes before it asserts anything.
 ROLES = (
     ("alter role anon bypassrls", "role_above_policies", "role anon", ""),
     ("alter role authenticated superuser", "role_above_policies", "role authenticated", ""),

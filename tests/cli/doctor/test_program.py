@@ -1,4 +1,4 @@
-"""The command: its output for people and programs, its sources, and its exit codes."""
+"""The command doctor: its output for people and programs, its settings, and its exit codes."""
 
 import json
 from pathlib import Path

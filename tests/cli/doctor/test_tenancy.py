@@ -1,4 +1,4 @@
-"""Who administers what: keylatch's tables, an application's own, nobody, or everybody."""
+"""doctor checks who administers workspaces: with keylatch's tables, or an application's own."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ ADMIN = (
 
 
 def own(server: Cluster, example: Path, *, leave_out: bool) -> Database:
-    """A database whose tenancy is one of the examples."""
+    """Create a database whose tenancy is one of the examples."""
     database = install(server, f"own_{uuid4().hex}", "own" if leave_out else "keylatch")
     run(database, example.read_text())
     return database
