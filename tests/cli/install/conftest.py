@@ -12,23 +12,23 @@ from stack import Database
 
 @pytest.fixture(scope="session")
 def initialised(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `supabase init` makes."""
+    """The directory of a project that `supabase init` made."""
     return init(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture
 def project(initialised: Path, tmp_path: Path) -> Project:
-    """A project of the test's own, without keylatch."""
+    """A separate copy of the project for each test, without keylatch."""
     return Project(shutil.copytree(initialised, tmp_path / "shop"))
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
-    """The program in an empty directory, with nothing set."""
+    """The program in an empty directory, without settings."""
     return Program(tmp_path, is_preloaded=True)
 
 
 @pytest.fixture
 def applying(program: Program, empty: Database) -> Program:
-    """The program with the empty database, as its owner."""
+    """The program with the empty database's URL, as the owner."""
     return program.having(DATABASE_URL=empty.url)

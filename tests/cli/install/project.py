@@ -1,4 +1,4 @@
-"""A user's Supabase project: what `supabase init` makes, with migrations of the user's own."""
+"""A user's Supabase project: the files of `supabase init`, and migrations of the user."""
 
 import os
 import subprocess
@@ -9,12 +9,12 @@ from pathlib import Path
 from keylatch_cli.install.migrations import Release, shipped
 from stack.tools import ROOT, supabase_cli
 
-# Far enough ahead to be newer than all that is shipped, and than the clock.
+# Newer than every shipped migration, and than the current time.
 AHEAD = datetime.now(UTC) + timedelta(days=400)
 OWN = ("orders", "order_lines")
 REPOSITORY = ROOT / "supabase" / "migrations"
 NEXT = "9.2.0"
-# What the next version has more, by part.
+# What the next version adds to each part.
 MORE = {
     "core": "create table keylatch_internal.ledger (id uuid primary key);\n"
     "comment on table keylatch_internal.ledger is 'A semicolon; and a quote: ''.';\n",
@@ -28,10 +28,10 @@ MORE = {
 
 
 def next_release(upgrade: str | None = None) -> Release:
-    """What a version with more in the core, the tenancy and the module events would ship.
+    """Return a later release, with more in the core, the tenancy and the module events.
 
     Args:
-        upgrade: What leads to that version from this one; unless given, what leads there.
+        upgrade: The SQL of the upgrade to that release; by default the correct SQL.
     """
     now = shipped()
     parts = {
@@ -50,7 +50,7 @@ def next_release(upgrade: str | None = None) -> Release:
 
 
 def init(path: Path) -> Path:
-    """Have the Supabase CLI make a project of a directory."""
+    """Create a project in a directory with the Supabase CLI."""
     subprocess.run(
         [supabase_cli(), "init", "--workdir", path, "--agent", "no"],
         env={
@@ -77,7 +77,7 @@ class Project:
     """
 
     def __init__(self, path: Path) -> None:
-        """Adds two migrations that are newer than ours to the project in a directory."""
+        """Add two migrations that are newer than keylatch's to the project in a directory."""
         self.path = path
         self.config = path / "supabase" / "config.toml"
         self.migrations = path / "supabase" / "migrations"
@@ -86,13 +86,13 @@ class Project:
             self.add(table, f"create table public.{table} (id uuid);\n", place)
 
     def add(self, name: str, text: str, days: int = 0) -> Path:
-        """Write a migration of the user's own, so many days after the first."""
+        """Write a migration of the user, with a stamp this many days after the first."""
         path = self.migrations / f"{AHEAD + timedelta(days=days):%Y%m%d%H%M%S}_{name}.sql"
         path.write_text(text)
         return path
 
     def file(self, name: str) -> Path:
-        """The file of the migration of that name."""
+        """Return the file of the migration with this name."""
         (found,) = self.migrations.glob(f"*_{name}.sql")
         return found
 
@@ -101,7 +101,7 @@ class Project:
         return [path.stem.partition("_")[2] for path in sorted(self.migrations.iterdir())]
 
     def snapshot(self) -> dict[str, tuple[bytes, int]]:
-        """Every file with its content and when it was written."""
+        """Every file with its content and its modification time."""
         return {
             str(path.relative_to(self.path)): (path.read_bytes(), path.stat().st_mtime_ns)
             for path in sorted(self.path.rglob("*"))

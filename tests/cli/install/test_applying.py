@@ -1,4 +1,4 @@
-"""`keylatch apply` and `keylatch sql`: the same as a push, in one transaction, by however many."""
+"""`keylatch apply` and `keylatch sql` do what a push does, in one transaction, also in parallel."""
 
 import shutil
 import subprocess
@@ -25,7 +25,7 @@ ALL = Choice(all=True)
 CORE = Choice(only=("core",))
 AT_ONCE = 20
 
-# An application with a PostgREST and users of its own, whose roles are otherwise than Supabase's.
+# An application with its own PostgREST and users. Its roles differ from Supabase's roles.
 _APPLICATION = """
 drop role authenticated;
 alter role anon noinherit;
@@ -72,13 +72,13 @@ order by 1
 
 
 def names(database: Database, choice: Choice = ALL, release: Release | None = None) -> list[str]:
-    """Apply with keylatch's tenancy, and give the names of what was."""
+    """Apply with keylatch's tenancy, and return the names of the applied migrations."""
     made = apply(database.connect(), choice, "keylatch", release=release)
     return [one.name for one in made]
 
 
 def broken(text: str) -> Release:
-    """A release whose module usage ends with more."""
+    """Return this release with more SQL at the end of the module usage."""
     release = shipped()
     usage = replace(release.parts["usage"], text=f"{release.parts['usage'].text}{text}")
     return replace(release, parts={**release.parts, "usage": usage})
@@ -195,7 +195,7 @@ def test_an_upgraded_database_is_equal_to_a_fresh_one(
 def test_an_upgrade_that_forgets_something_is_seen_by_the_catalog(
     server: Cluster, empty: Database
 ) -> None:
-    """The test above can fail: here the upgrade does not put the comment on the table."""
+    """The test above can fail: here the upgrade leaves out the comment on the table."""
     later = next_release("create table keylatch_internal.ledger (id uuid primary key);\n")
     apply(empty.connect(), CORE, "own")
     apply(empty.connect(), release=later)
@@ -212,7 +212,7 @@ def test_a_file_for_another_state_refuses_to_run(empty: Database) -> None:
     apply(owner, CORE, "own")
     sessions = Choice(added=("sessions",))
     for release, there, choice in (
-        # A module without what it needs; an upgrade without a module; a module of a later version.
+        # The database lacks a module that sessions needs, the module events, and the new version.
         (shipped(), Installed(VERSION, frozenset({"request"}), "own"), sessions),
         (next_release(), Installed(VERSION, frozenset({"events"}), "own"), Choice()),
         (next_release(), Installed(NEXT, frozenset(), "own"), sessions),
@@ -225,7 +225,7 @@ def test_a_file_for_another_state_refuses_to_run(empty: Database) -> None:
 @pytest.mark.one_server
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
 def test_twenty_at_once_apply_it_once(empty: Database, database: Database, isolation: str) -> None:
-    """In every default isolation level, a waiting session must see what the others did."""
+    """In every isolation level, a waiting session must see what the others have committed."""
     empty.connect().execute(
         f"alter database {empty.name} set default_transaction_isolation = '{isolation}'".encode()
     )
@@ -303,7 +303,7 @@ def test_an_own_tenancy_is_left_out_and_shown_and_never_replaced(
 
 @pytest.mark.one_server
 def test_a_superuser_applies_as_the_owner(program: Program, empty: Database) -> None:
-    """First as the owner of the database, then as that of keylatch."""
+    """The first command acts as the owner of the database, the second as the owner of keylatch."""
     superuser = program.having(DATABASE_URL=empty.superuser_url)
     superuser("apply", "--tenancy", "keylatch", "--only", "core")
     superuser("apply", "--all")

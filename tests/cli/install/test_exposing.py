@@ -1,4 +1,4 @@
-"""How the schema gets exposed: the edit of config.toml, the question, and the SQL for a host."""
+"""Exposing the schema: the edit of config.toml, the question, and the SQL for a hosted project."""
 
 import re
 import tomllib
@@ -113,7 +113,7 @@ def test_the_sql_for_a_host_exposes_the_schema_at_once(
     shown = program("install", project.path, *OWN, "--only", "core").err
     statements = shown[shown.index("  alter role authenticator") :]
     assert "'public, keylatch'" in statements
-    # On a server of its own: the role is shared by all that run beside this test.
+    # A separate server, because other tests on the same server share the role authenticator.
     with Database(other_server, "hosted") as database:
         database.migrate()
         with Rest(database, tokens, janitor=janitor, schemas="public") as rest:
@@ -123,6 +123,6 @@ def test_the_sql_for_a_host_exposes_the_schema_at_once(
                 return rest.request("POST", path, token=token, json={}).status_code
 
             assert answer() == 406
-            # A hosted project lets `postgres` set this; a plain server asks for a superuser.
+            # On a hosted project `postgres` may set this. On a plain server only a superuser may.
             database.connect(superuser=True).execute(statements.encode())
             until(lambda: answer() == 200)

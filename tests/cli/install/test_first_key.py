@@ -14,7 +14,7 @@ RECIPE = ROOT / "sql" / "recipes" / "first_key.sql"
 
 @pytest.fixture
 def provisioned(database: Database, people: People) -> Callable[[], list[tuple[object, ...]]]:
-    """Attach the recipe, and give what reads the workspaces that it has provisioned."""
+    """Attach the recipe, and return a function that reads the provisioned workspaces."""
     with psycopg.connect(database.url) as owner:
         owner.execute(RECIPE.read_bytes())
         owner.execute("alter table public.provisioned add column by_role text default current_user")

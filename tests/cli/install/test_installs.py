@@ -25,7 +25,7 @@ from stack import (
     until,
 )
 
-# Two wait for what a third has not committed, and one comes when all is done: more see no more.
+# At least two pushes wait for an uncommitted transaction. More than five pushes test nothing new.
 AT_ONCE = 5
 (FILE,) = shipped().plan(None, Choice(all=True), "keylatch")
 
@@ -44,7 +44,7 @@ def execute(url: str, statement: str) -> None:
 
 
 def apply_file(url: str, said: Callable[[str], None] = lambda _: None) -> None:
-    """Apply the file in a transaction."""
+    """Apply the file in one transaction, and pass each notice to `said`."""
     with psycopg.connect(url) as owner:
         owner.add_notice_handler(
             lambda notice: said(f"{notice.severity}: {notice.message_primary}")
@@ -98,7 +98,7 @@ def test_the_fingerprint_sees_every_kind_of_change(database: Database) -> None:
 
 
 def wait_until_some_wait(database: Database) -> None:
-    """Wait until two installations wait for what a third has not committed."""
+    """Wait until two installations wait for a transaction that is not committed."""
     with psycopg.connect(database.superuser_url, autocommit=True) as watch:
         waiting = (
             "select count(*) >= 2 from pg_stat_activity"
@@ -118,7 +118,7 @@ def test_pushes_to_one_database_at_once_end_as_one(
             return None
 
     with ThreadPoolExecutor(AT_ONCE) as pool, psycopg.connect(empty.url) as gate:
-        # All of them come as far as this schema before one may go on.
+        # Every push stops at this schema until the gate rolls back.
         gate.execute("create schema keylatch")
         running = [pool.submit(push, number) for number in range(AT_ONCE)]
         wait_until_some_wait(empty)
@@ -188,7 +188,7 @@ def is_granted(server: Cluster) -> bool:
 
 
 def effective(url: str) -> set[str]:
-    """What of `access` goes beyond what everybody may: each has the use of every type."""
+    """Return the lines of `access` without those that repeat a grant to public."""
     lines = set(access(url))
     everybody = {line for line in lines if " public " in line}
     return everybody | {
@@ -215,10 +215,10 @@ def test_the_users_default_privileges_open_nothing(
         )
     push_migrations(empty.url, installed)
     assert effective(empty.url) == effective(database.url)
-    # And without them, what PostgreSQL itself opens to everybody is closed.
+    # Without these default privileges, only types keep PostgreSQL's own grants to public.
     for role, kinds in (("public", {"type"}), ("anon", {"function", "schema"})):
         opened = [line for line in access(database.url) if f" {role} " in line]
-        # Which functions anon may call, grants.test.sql says.
+        # grants.test.sql says which functions anon may call.
         assert {line.partition(" ")[0] for line in opened} == kinds, role
 
 

@@ -1,4 +1,4 @@
-"""The core alone, and each module with its needs on the core alone: what each may name and open."""
+"""The core alone, and each module with its needs: which names they use, and what they open."""
 
 import re
 import tomllib
@@ -57,7 +57,7 @@ def alone(server: Cluster, core_template: str, module: str) -> Iterator[Database
 
 
 def own_names(part: str) -> set[str]:
-    """What a part makes in our schemas, without the schema."""
+    """Return the names of a part's objects in keylatch's schemas, without the schema."""
     text = RELEASE.parts[part].text
     pattern = (
         r"^create (?:or replace )?(?:unlogged )?(?:table|view|type|function|sequence) (\S+?)[ (\n]"
@@ -66,13 +66,13 @@ def own_names(part: str) -> set[str]:
 
 
 def named(part: str) -> set[str]:
-    """What a part names in our schemas, without the schema."""
+    """Return the names in keylatch's schemas that a part uses, without the schema."""
     text = RELEASE.parts[part].text
     return set(re.findall(r"\bkeylatch(?:_internal)?\.([a-z_]+)", text))
 
 
 def made(part: str) -> set[str]:
-    """What a part makes in our schemas, and the core does not."""
+    """Return the names of a part's objects that the core does not create."""
     names = own_names(part) - own_names("core")
     assert names or part == "core", f"{part} makes nothing: the pattern cannot be right"
     return names
@@ -92,8 +92,8 @@ def test_a_module_names_no_other_unless_it_needs_it() -> None:
     for part in RELEASE.modules:
         for other in set(RELEASE.modules) - set(RELEASE.with_needs([part])):
             assert (made(other) - made(part)) & named(part) == set(), f"{part} names {other}"
-        # The tables of the tenancy may be somebody else's.
-        # An import looks there for names, where they are keylatch's own.
+        # An application may have its own tenancy, so a module names no tenancy table. Only an
+        # import reads keylatch's workspaces, if they exist.
         may = {"workspaces"} if part == "legacy" else set()
         assert made("tenancy") & named(part) == may, part
 
@@ -151,7 +151,7 @@ def test_a_definer_function_is_internal_and_pinned_and_no_table_is_open(
     for name, config in definers:
         assert "search_path=pg_catalog, pg_temp" in (config or []), name
     exposed = [name for name, _ in definers if name.startswith("keylatch.")]
-    # The one exception is measured: a call of a wrapper would make each resolution slower.
+    # The only exception is measured: a wrapper would make each resolve slower.
     assert set(exposed) == {
         "keylatch.resolve_key(text,text)",
         "keylatch.resolve_keys(text[],text[])",

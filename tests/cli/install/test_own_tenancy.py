@@ -20,10 +20,10 @@ ORGANIZATION = uuid4()
 
 
 def install(server: Cluster, name: str, tenancy: Tenancy) -> Database:
-    """A database with every module and this tenancy."""
+    """Create a database with every module and this tenancy."""
     database = Database(server, name)
     server.install_platform(database.name)
-    # Unlike Supabase, PostgreSQL lets the API's roles read no new table.
+    # Unlike on Supabase, the API's roles cannot read a new table on plain PostgreSQL.
     database.connect().execute(
         "alter default privileges in schema public"
         " revoke all on tables from anon, authenticated, service_role"
@@ -34,7 +34,7 @@ def install(server: Cluster, name: str, tenancy: Tenancy) -> Database:
 
 @pytest.fixture(params=["left out", "replaced"])
 def bare(request: pytest.FixtureRequest, server: Cluster) -> Iterator[Database]:
-    """A database with keylatch, without and with its own workspaces."""
+    """A database with keylatch: once without keylatch's workspace tables, once with them."""
     tenancy: Tenancy = "own" if request.param == "left out" else "keylatch"
     with install(server, f"own_{uuid4().hex}", tenancy) as database:
         yield database
@@ -57,7 +57,7 @@ def is_guarded(
     workspace: Any,
     delete: str,
 ) -> None:
-    """The admin makes a key there, the others cannot, and deleting the workspace revokes it."""
+    """Assert that only the admin issues a key, and that deleting the workspace revokes the key."""
     with database.connect("authenticated", admin) as user:
         row = user.execute("select id, key from keylatch.issue_key(%s, 'secret')", [workspace])
         key_id, key = row.fetchone() or (None, None)
@@ -114,7 +114,7 @@ def test_an_application_whose_tokens_name_the_organization(bare: Database) -> No
     with psycopg.connect(bare.url) as owner:
         owner.execute((EXAMPLES / "organization_claim.sql").read_bytes())
         owner.execute("insert into public.tenants values (%s, 'A')", [ORGANIZATION])
-    # A provider whose subjects are not uuids.
+    # The subjects of this provider are not uuids.
     admin = {
         "sub": "user_2f9",
         "role": "authenticated",

@@ -1,4 +1,4 @@
-"""The package: one set of files by whatever way it is built, and usable far from the repository."""
+"""The package: each way to build it gives the same files, and it works outside the repository."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from stack.tools import ROOT
 pytestmark = pytest.mark.one_server
 
 PYTHON_CLIENT = ROOT / "python_client"
-# What keylatch_cli/sql holds, and where the repository has it.
+# The content of keylatch_cli/sql, and its place in the repository.
 LINKS = {
     "adoption": ROOT / "sql/adoption",
     "audit": ROOT / "sql/audit",
@@ -49,7 +49,7 @@ print(json.dumps({
 
 
 def run(*command: object) -> str:
-    """Run a command in a directory that has nothing to do with the repository."""
+    """Run a command outside the repository, and return its output."""
     done = subprocess.run(
         [str(one) for one in command], cwd="/", capture_output=True, text=True, timeout=60
     )
@@ -87,7 +87,7 @@ def build_wheel(source: Path, directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of the programs of an environment with the wheel and nothing else."""
+    """The directory of the programs in an environment that has only the wheel."""
     directory = tmp_path_factory.mktemp("environment")
     venv.create(directory, with_pip=False)
     python = directory / "bin" / "python"
@@ -156,7 +156,7 @@ def test_without_its_extra_the_program_says_what_to_install(environment: Path) -
 def test_the_installed_program_installs_from_anywhere(
     environment: Path, project: Project, program: Program
 ) -> None:
-    # Its libraries, without this environment's own link to the tree.
+    # Add the libraries of the tests' environment, without its link to the source tree.
     packages = environment.parent / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
     (packages / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     assert f"{environment.parent}" in run(
@@ -165,6 +165,6 @@ def test_the_installed_program_installs_from_anywhere(
     options = ("--tenancy", "own", "--all", "--expose", "--json")
     shown = run(environment / "keylatch", "install", project.path, *options)
     (written,) = json.loads(shown)["written"]
-    # As the one in the tree sees it.
+    # The program in the source tree finds the same file.
     assert program.ok("install", project.path, "--all")["present"] == [written]
     assert program.ok("install", project.path, "--all")["written"] == []

@@ -173,7 +173,7 @@ def test_an_impossible_plan_is_refused() -> None:
     for choice in (Choice(added=("evnts",)), Choice(only=("evnts",))):
         with pytest.raises(InvalidArgument, match="There is no module 'evnts'"):
             planned(None, choice, "own")
-    # Where a key was pasted, the error does not repeat it.
+    # An error does not repeat a key that was pasted as the name of a module.
     key = "wk_sk_live_" + "1" * 36
     with pytest.raises(InvalidArgument) as raised:
         planned(None, Choice(added=(key,)), "own")

@@ -20,7 +20,7 @@ NAME = f"keylatch_{VERSION}"
 
 
 def put(project: Project, *modules: str, tenancy: Tenancy = "keylatch") -> Path:
-    """Install these modules, and give the file."""
+    """Install these modules, and return the file."""
     install.write(
         project.path, install.prepare(project.path, Choice(only=modules or ("core",)), tenancy)
     )
@@ -325,7 +325,7 @@ def test_links_inside_of_the_project_are_followed_and_stay(project: Project) -> 
 
 @pytest.mark.parametrize("name", [".config.toml.keylatch", ".keylatch-config.toml"])
 def test_a_planted_link_is_not_written_through(project: Project, tmp_path: Path, name: str) -> None:
-    """A checkout with a link in the place of the old temporary file."""
+    """A checkout has a link where an earlier version wrote its temporary file."""
     victim = tmp_path / "victim"
     victim.write_text("# mine\n")
     planted = project.config.with_name(name)

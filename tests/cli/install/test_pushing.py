@@ -1,4 +1,4 @@
-"""A project's story with the real Supabase CLI: install, push, use; a module; an update."""
+"""A project with the real Supabase CLI: install, push, use, add a module, and upgrade."""
 
 import re
 from uuid import UUID
@@ -60,7 +60,7 @@ def test_install_push_issue_and_resolve_then_add_update_and_push_again(
     assert applied(empty) == [*OWN, NAME], "exactly one file"
     people = People(tokens)
     people.seed(empty.url)
-    # As a user has it: over HTTP, with supabase-py, signed in as an admin and as the service.
+    # Over HTTP with supabase-py, as a user does: signed in as an admin, and with the service key.
     with Rest(empty, tokens, janitor=janitor) as rest:
         keys = {"admin": rest.anon_key, "service": rest.service_key}
         clients = {who: create_client(rest.url, key) for who, key in keys.items()}
@@ -114,7 +114,7 @@ def test_a_diff_between_the_project_and_the_repository_is_clean(
         statement = r"^\s*(?:create|alter|drop|grant|revoke|comment)\b[^;]*;"
         return re.findall(statement, shown, re.IGNORECASE | re.MULTILINE)
 
-    # The database that is copied for the tests has pgTAP.
+    # The template of the tests' databases has pgTAP.
     assert [line for line in diff() if "pgtap" not in line.lower()] == []
     empty.connect().execute("alter table keylatch_internal.keys add column note text")
     assert any("note" in line for line in diff())
@@ -136,7 +136,7 @@ def test_the_cli_refuses_a_stamp_that_is_older_than_what_it_has_applied(
 def test_a_file_that_the_cli_fetches_from_its_history_is_not_an_edit(
     program: Program, project: Project, empty: Database
 ) -> None:
-    """The CLI keeps statements, not files: what it writes from them has other blank lines."""
+    """The CLI stores statements, not files, so a fetched file has other blank lines."""
     program("install", project.path, "--tenancy", "keylatch", "--all")
     push_migrations(empty.url, project.path)
     run_supabase(["migration", "fetch", "--yes"], empty.url, project.path)
@@ -173,7 +173,7 @@ def test_the_statements_that_install_shows_make_an_own_tenancy(
 def test_a_project_fills_an_empty_database_from_nothing_but_its_files(
     program: Program, project: Project, empty: Database, database: Database
 ) -> None:
-    """What a colleague does who checks the project out: first the old file, then the added one."""
+    """A colleague checks the project out and pushes: first the old file, then the added file."""
     program("install", project.path, "--tenancy", "keylatch", "--only", "core")
     program("install", project.path, "--all")
     push_migrations(empty.url, project.path)

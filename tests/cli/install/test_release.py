@@ -1,4 +1,4 @@
-"""`make release`, simulated: what it refuses and writes, and the upgrade after it."""
+"""A simulated `make release`: its refusals, what it writes, and the upgrade to the next release."""
 
 import json
 import os
@@ -31,7 +31,7 @@ UPGRADE = "sql/upgrades/0.1.0--0.2.0.sql"
 
 
 class Tree:
-    """A clone of this project, whose tests are said to be green."""
+    """A clone of this project, whose `make test` is replaced by a command."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -58,7 +58,7 @@ class Tree:
         return (self.directory / name).read_text()
 
     def tests(self, command: str) -> None:
-        """Replaces `make test` by this command."""
+        """Replace `make test` by this command."""
         self.write("Makefile", f"test:\n\t@{command}\n")
 
     def release(self, version: str) -> tuple[int, str]:
@@ -70,9 +70,9 @@ class Tree:
             cwd=self.directory,
             capture_output=True,
             text=True,
-            # The client of the clone, and not of this project.
+            # PYTHONPATH selects the client of the clone, and not of this project.
             env={
-                # Options of a make that runs the tests, such as -i, are not for this make.
+                # Do not pass options such as -i on from the make that runs the tests.
                 **{name: value for name, value in os.environ.items() if name != "MAKEFLAGS"},
                 "COLUMNS": "1000",
                 "PYTHONPATH": os.pathsep.join(
@@ -118,7 +118,7 @@ def packages_of(tree: Path) -> dict[str, bytes]:
 
 
 def built_from_the_tag(tree: Tree, tag: str, directory: Path) -> dict[str, bytes]:
-    """What somebody gets who builds the tag, as CONTRIBUTING.md says."""
+    """Build the tag as CONTRIBUTING.md says, and return the packages."""
     tree.git("clone", "--quiet", "--branch", tag, str(tree.directory), str(directory))
     epoch = tree.git("log", "-1", "--format=%ct", tag).strip()
     subprocess.run(
@@ -132,7 +132,7 @@ def built_from_the_tag(tree: Tree, tag: str, directory: Path) -> dict[str, bytes
 
 
 def assert_bill_is_of(bill: Any, packages: dict[str, bytes]) -> None:
-    """The bill is valid CycloneDX, and has the packages and what their extras bring."""
+    """Assert that the bill is valid CycloneDX, and lists the packages and their extras."""
 
     def schema(name: str) -> Any:
         return json.loads((CYCLONEDX / name.rpartition("/")[2]).read_text())
@@ -147,14 +147,14 @@ def assert_bill_is_of(bill: Any, packages: dict[str, bytes]) -> None:
     }
     scopes = {one["name"]: one["scope"] for one in bill["components"]}
     assert set(scopes.values()) == {"optional"}
-    # Of an extra, and of an extra of a library.
+    # These libraries come from an extra, or from an extra of a library.
     assert {"psycopg", "psycopg-binary", "supabase", "fastapi", "typer"} <= scopes.keys()
     assert "pytest" not in scopes
 
 
 def test_a_file_that_the_commit_lacks_is_not_released(tree: Tree) -> None:
     build = ("-c", "from tools.release import build_twice; build_twice(1800000000)")
-    # git ignores it, and the program that builds does not know.
+    # git ignores this file, but hatchling packs it.
     (tree.directory / "python_client/src/keylatch/_left.py").write_text("")
     assert "keylatch-0.1.0-py3-none-any.whl is another one" in tree.python(*build)[1]
 
@@ -173,7 +173,7 @@ def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree, tmp_path: Path) -
     assert "## Unreleased\n\n## 0.1.0 - 20" in tree.read("CHANGELOG.md")
     assert "is not newer than v0.1.0" in tree.release("0.1.0")[1]
 
-    # The next one changes the schema.
+    # The next release changes the schema.
     changelog = tree.read("CHANGELOG.md")
     tree.write("CHANGELOG.md", changelog.replace("Unreleased\n", "Unreleased\n\n- A note.\n", 1))
     migrations = tree.directory / "supabase" / "migrations"
@@ -200,7 +200,7 @@ def test_a_release_and_the_upgrade_to_the_next_one(tree: Tree, tmp_path: Path) -
     assert said.count("upgraded from v0.1.0: the same, every key kept, its client works") == 2
     assert '__version__ = "0.2.0"' in tree.read("python_client/src/keylatch/__init__.py")
 
-    # What was released is what databases have run.
+    # A released upgrade must not change, because databases have already run it.
     tree.write("CHANGELOG.md", changelog.replace("Unreleased\n", "Unreleased\n\n- More.\n", 1))
     tree.write(UPGRADE, f"{NOTE}\n")
     assert f"Released upgrades were changed: {UPGRADE}" in tree.release("0.3.0")[1]
