@@ -41,7 +41,7 @@ alter default privileges grant all on schemas to anon, authenticated, service_ro
 alter default privileges grant all on tables to anon, authenticated, service_role;
 alter default privileges grant all on functions to anon, authenticated, service_role;
 """
-# All that a table is, but for columns that were dropped.
+# The whole definition of a table, without dropped columns.
 CATALOG = """
 select 'column', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attacl::text,
     pg_get_expr(d.adbin, d.adrelid)
@@ -83,12 +83,12 @@ def load(connection: Connection) -> None:
 
 
 def remove(connection: Connection) -> None:
-    """Remove the schema, as `keylatch adopt drop` and `revert` do in the end."""
+    """Remove the schema, as `keylatch adopt drop` and `revert` do at the end."""
     connection.execute((FILES / "remove.sql").read_bytes())
 
 
 def left(connection: Connection) -> list[Any]:
-    """Everything of the adoption in the catalog: by schema, by name, and by function body."""
+    """Return every schema, function, trigger, relation and comment that mentions keylatch."""
     return connection.execute(
         """
         select 'schema', nspname from pg_namespace where nspname ~ 'keylatch'
@@ -102,7 +102,7 @@ def left(connection: Connection) -> list[Any]:
 
 
 def call(connection: Connection, name: str, *more: object, names: list[str] = NAMES) -> Any:
-    """The answer of a step, by column."""
+    """Call a step, and return its row by column name."""
     marks = ", ".join(["%s"] * (len(names) + len(more)))
     cursor = connection.execute(
         f"select * from keylatch_adoption.{name}({marks})".encode(), [*names, *more]
@@ -114,7 +114,7 @@ def call(connection: Connection, name: str, *more: object, names: list[str] = NA
 
 
 def refusal(connection: Connection, name: str, *more: object, names: list[str] = NAMES) -> str:
-    """The slug and the sentence of a step that is refused."""
+    """Call a step that is refused, and return the slug and detail of the error."""
     with pytest.raises(psycopg.Error) as caught:
         call(connection, name, *more, names=names)
     return f"{caught.value.diag.message_primary}: {caught.value.diag.message_detail}"
@@ -126,14 +126,14 @@ def hash_all(connection: Connection, names: list[str] = NAMES) -> None:
 
 
 def adopt(connection: Connection, form: str = "hex") -> None:
-    """Phase 1, whole."""
+    """Run the whole phase 1."""
     call(connection, "adopt_column", None, form)
     hash_all(connection)
     make_indexes(connection)
 
 
 def indexes(connection: Connection, names: list[str] = NAMES) -> list[str]:
-    """The statements that are still to be run."""
+    """Return the statements that create the missing indexes."""
     asked = "select * from keylatch_adoption.index_statements(%s, %s)"
     return [row[0] for row in connection.execute(asked, names)]
 
@@ -145,7 +145,7 @@ def make_indexes(connection: Connection, names: list[str] = NAMES) -> None:
 
 
 def grant_reads(owner: Connection) -> None:
-    """Grants the application the functions of the guide."""
+    """Grant the application the functions that the guide names."""
     owner.execute("grant usage on schema keylatch_adoption to service_role")
     owner.execute(
         "grant execute on function keylatch_adoption.adopted_rows,"
@@ -181,7 +181,7 @@ def test_a_table_goes_all_the_way_from_plaintext_to_hashes_alone(
     assert find(owner, str(kept("hex", "key 7"))) == []
     assert find(owner, "key") == find(owner, "") == find(owner, None) == []
     assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "emptying"
-    # An application that still writes keys loses nothing, and leaves none behind.
+    # A key that an application still writes resolves, and its plaintext is emptied, too.
     owner.execute('insert into app."Odd ""T" values (0, \'a new one\', 1)')
     assert find(owner, "a new one") == [0]
     assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "emptying"
@@ -198,7 +198,7 @@ def test_a_table_goes_all_the_way_from_plaintext_to_hashes_alone(
     remove(owner)
     assert left(owner) == []
     assert rows(owner)[7] == (7, 0, None, kept(form, "key 7"))
-    # The index is the table's now.
+    # The index stays with the table.
     found = owner.execute(
         "select indexrelid::regclass::text from pg_index where indrelid = %s::regclass", [TABLE]
     )
@@ -211,7 +211,7 @@ def test_every_row_written_after_phase_1_began_is_hashed(
 ) -> None:
     call(owner, "adopt_column")
     call(owner, "hash_rows", 1)
-    # As hash_rows marks its own writes; but one of the two is not enough.
+    # hash_rows sets both settings to skip the trigger. One setting alone does not skip it.
     owner.execute(f"set session_replication_role = {mode}")
     owner.execute(f"set keylatch.hashing = '{hashing}'")
     hashed = 'select "the \'k_hash" from app."Odd ""T" where id = %s'
@@ -290,7 +290,7 @@ def test_reads_that_fall_back_to_plaintext_are_counted_and_keep_the_column(
 
 
 def test_the_last_step_wants_a_backup_and_days_without_a_fallback(owner: Connection) -> None:
-    """Report 003: a backup before what cannot be undone, and a week of watching before it."""
+    """Report 003: the last step cannot be undone, so it needs a backup and a week of watching."""
     adopt(owner)
     call(owner, "read_by_hash")
     drop = ("drop_plaintext", "drop plaintext")
@@ -356,7 +356,7 @@ def test_a_stored_hash_is_no_key_even_where_it_stands_among_the_keys(
     stolen = str(kept("hex", "key 1"))
     hash_all(owner)
     owner.execute('alter table app."Odd ""T" disable trigger all')
-    # As a migration by hand left it: hashes in the column of keys, and nothing beside them.
+    # Like after a manual migration: hashes in the plaintext column, and no hash beside them.
     owner.execute(
         'insert into app."Odd ""T" values (5000, %s), (5001, %s)', [stolen, stolen.upper()]
     )
@@ -388,7 +388,7 @@ def test_a_pass_goes_on_where_it_stopped(owner: Connection) -> None:
     assert owner.execute(hashed).fetchone() == (first["rows_written"],)
     second = call(owner, "hash_rows", 1)
     assert first["pages_done"] < second["pages_done"] < second["pages"]
-    # What the pass itself has written is behind its end.
+    # The end of a pass is fixed when the pass begins: rows that the pass wrote lie behind it.
     assert second["pages"] == first["pages"]
     hash_all(owner)
     assert owner.execute(hashed).fetchone() == (COUNT + 100_000,)
@@ -470,7 +470,7 @@ def test_a_column_that_cannot_be_adopted_is_refused(
 
 
 def whole_way(owner: Connection, table: str, column: str = "k") -> None:
-    """Runs all steps of the adoption for a small table."""
+    """Run all steps of the adoption for a small table."""
     names = [table, column]
     call(owner, "adopt_column", names=names)
     hash_all(owner, names)
@@ -598,7 +598,7 @@ def test_an_index_that_is_made_in_phase_2_or_3_needs_its_twin_before_the_column_
     assert "the index is missing" in refusal(
         owner, "drop_plaintext", "drop plaintext", True, 0, names=names
     )
-    # The first step again makes it, also in phase 2.
+    # The first step may run again in phase 2. make_indexes then creates the missing index.
     assert call(owner, "adopt_column", names=names)["phase"] == "reading"
     make_indexes(owner, names)
     call(owner, "drop_plaintext", "drop plaintext", True, 0, names=names)
@@ -686,7 +686,7 @@ def test_equal_citexts_have_one_hash(owner: Connection) -> None:
 
 
 def test_names_are_those_of_table_and_column_however_long_they_are(owner: Connection) -> None:
-    # Equal in the first 60 characters, of two bytes each.
+    # Each pair differs only in its last character, after 60 or 58 bytes.
     tables, columns = (["ä" * 30 + end for end in "ab"], ["ö" * 29 + end for end in "cd"])
     for schema in ("long_a", "long_b"):
         owner.execute(f"create schema {schema}")
@@ -747,7 +747,7 @@ def test_nobody_but_the_owner_takes_a_step(owner: Connection, empty: Database, r
             assert "permission denied" in refusal(other, step, *more)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             other.execute("select from keylatch_adoption.adoptions")
-    # Each by itself, whatever the default privileges say; nobody calls a trigger's function.
+    # Each object is closed, whatever the default privileges are. Nobody calls trigger functions.
     allowed = owner.execute(
         """
         select nspname from pg_namespace
@@ -774,7 +774,7 @@ def test_a_table_that_you_do_not_own_is_not_yours_to_adopt(
         superuser.execute("create table app.theirs (k text)")
         belongs = f"belongs to {SUPERUSER}, and you are postgres."
         assert belongs in refusal(owner, "adopt_column", names=["app.theirs", "k"])
-        # Not even a superuser, who may do anything.
+        # A superuser is refused, too.
         with pytest.raises(psycopg.Error) as caught:
             call(superuser, "adopt_column")
         assert caught.value.diag.message_hint == (
@@ -784,7 +784,7 @@ def test_a_table_that_you_do_not_own_is_not_yours_to_adopt(
         assert call(superuser, "adopt_column")["phase"] == "hashing"
 
 
-# Its owner looks at who writes, by a trigger that fires in every mode.
+# The owner of this table logs who writes, with a trigger that fires in every mode.
 LESSER = """
 create role lesser;
 grant lesser to postgres;
@@ -807,7 +807,7 @@ delete from of_lesser.seen;
 
 @pytest.fixture
 def lesser(empty: Database) -> Iterator[Connection]:
-    """A superuser's transaction that gives the table to a role with fewer rights; rolled back."""
+    """A superuser's transaction with a table of a role with fewer rights. It is rolled back."""
     with psycopg.connect(empty.superuser_url) as superuser:
         superuser.execute(LESSER)
         superuser.execute("reset role")
@@ -822,7 +822,7 @@ def test_code_of_a_tables_owner_never_runs_with_other_rights(
     lesser.execute(f"set role {member}")
     load(lesser)
     assert "belongs to lesser" in refusal_within(lesser, "adopt_column", ["of_lesser.keys", "k"])
-    # Nor where the table changed hands in the middle of an adoption.
+    # The same holds if the table gets another owner during an adoption.
     lesser.execute("set role postgres")
     lesser.execute("reset role; alter table of_lesser.keys owner to postgres")
     lesser.execute("drop schema keylatch_adoption cascade; set role postgres")
@@ -836,7 +836,7 @@ def test_code_of_a_tables_owner_never_runs_with_other_rights(
 
 
 def refusal_within(connection: Connection, name: str, names: list[str]) -> str:
-    """The refusal of a step, whose transaction goes on afterwards."""
+    """Return the refusal of a step, and keep the transaction usable."""
     connection.execute("savepoint before")
     said = refusal(connection, name, names=names)
     connection.execute("rollback to before")
@@ -855,7 +855,7 @@ def test_an_owner_without_other_rights_adopts_in_a_schema_that_was_made_for_them
     load(lesser)
     call(lesser, "adopt_column", names=names)
     hash_all(lesser, names)
-    # This role may not switch ordinary triggers off, and says so by its mode.
+    # This role may not switch ordinary triggers off, so the trigger saw the mode origin.
     assert lesser.execute("select * from of_lesser.seen").fetchall() == [("lesser", "origin")]
     assert call(lesser, "prove_column", names=names)["missing"] == 0
     call(lesser, "revert_column", names=names)
@@ -891,7 +891,7 @@ def test_the_schema_stays_while_another_adoption_is_under_way(owner: Connection)
     adopt(owner)
     whole_way(owner, "app.single")
     remove(owner)
-    # The finished one can still be read and proved meanwhile.
+    # The finished adoption can still be read and proved.
     assert call(owner, "prove_column", names=["app.single", "k"])["phase"] == "dropped"
     asked = "select * from keylatch_adoption.adopted_rows(null::app.single, 'k', 'a')"
     assert owner.execute(asked).fetchall() == []
@@ -918,7 +918,7 @@ def test_the_schema_is_not_taken_from_those_who_use_it(owner: Connection) -> Non
         assert "view app.seen" in refused
     owner.execute("drop view app.seen")
     assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "emptying"
-    # Granted anew since: the last step refuses, too.
+    # If the functions are granted again, the last step refuses, too.
     grant_reads(owner)
     hash_all(owner)
     with pytest.raises(psycopg.Error, match="adoption_not_ready"), owner.transaction():
@@ -1006,7 +1006,7 @@ def test_the_application_reads_with_its_own_rights(owner: Connection, empty: Dat
 
 
 def run(program: str, *arguments: str, given: bytes = b"") -> bytes:
-    """What a program of PostgreSQL writes."""
+    """Run a program of PostgreSQL, and return its output."""
     path = shutil.which(program)
     if path is None:
         raise MissingTool(program)
@@ -1017,7 +1017,7 @@ def run(program: str, *arguments: str, given: bytes = b"") -> bytes:
 def test_an_adoption_goes_on_in_a_restored_dump(
     owner: Connection, empty: Database, server: Cluster
 ) -> None:
-    # A restore gives new oids, and new column numbers where one was dropped.
+    # A restore changes oids, and the column numbers after a dropped column.
     owner.execute('alter table app."Odd ""T" drop column other')
     owner.execute('alter table app."Odd ""T" add column other integer default 0')
     adopt(owner)

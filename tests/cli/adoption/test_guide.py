@@ -1,4 +1,4 @@
-"""The guide for moving a plaintext column, run as it stands."""
+"""Runs every block of the guide for moving a plaintext column, in order."""
 
 import re
 import runpy

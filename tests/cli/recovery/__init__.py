@@ -1,1 +1,1 @@
-"""Day two of an installation: what was restored, what is upgraded, what is removed."""
+"""Tests of an installation in use: restores, upgrades and removal."""

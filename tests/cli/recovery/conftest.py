@@ -1,4 +1,4 @@
-"""What these tests share with the tests of installing: a project, and the program."""
+"""Fixtures that these tests share with the tests of installing."""
 
 from cli.install.conftest import initialised, project
 

@@ -1,4 +1,4 @@
-"""A copy, a restored database and a promoted server are told by themselves, until renewed."""
+"""doctor reports a copy, a restored database and a promoted server until the renewal."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ def copy(database: Database, people: People) -> Iterator[Database]:
 
 
 def findings(program: Program, url: str) -> list[tuple[str, str]]:
-    """Level and slug of what doctor finds without being told of another database; it exits 0."""
+    """Return the level and slug of each finding of doctor without --against, which exits with 0."""
     found = program.having(DATABASE_URL=url).ok("doctor")["findings"]
     return [(one["level"], one["slug"]) for one in found]
 
@@ -84,7 +84,7 @@ def test_a_failover_is_a_note_that_goes_away(
         assert findings(program, url) == []
         with psycopg.connect(standby.superuser_url("postgres"), autocommit=True) as promoted:
             promoted.execute("select pg_promote()")
-            # The new timeline stands in the control file from the next checkpoint on.
+            # The control file has the new timeline after the next checkpoint.
             promoted.execute("checkpoint")
         assert findings(program, url) == [("note", "timeline_changed")]
         there = program.having(DATABASE_URL=url)

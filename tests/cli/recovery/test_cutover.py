@@ -1,4 +1,4 @@
-"""A move by logical replication from a real publisher: what doctor says at each step of it."""
+"""A move by logical replication from a real publisher: doctor's findings at each step."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,7 @@ STATES = "select count(*) from pg_subscription_rel where srsubstate <> 'r'"
 
 @pytest.fixture
 def target(other_server: Cluster) -> Iterator[Database]:
-    """A migrated database on a server of its own, without the rows that the publisher has."""
+    """A migrated database on another server, without the rows that the publisher sends."""
     with Database(other_server, "moved") as target:
         target.migrate()
         run(target, EMPTY)
@@ -27,20 +27,20 @@ def target(other_server: Cluster) -> Iterator[Database]:
 
 
 def run(database: Database, *statements: str) -> None:
-    """Run statements as the superuser, each by itself."""
+    """Run each statement as the superuser, in a transaction of its own."""
     with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
         for statement in statements:
             superuser.execute(statement.encode())
 
 
 def one(database: Database, query: str, *values: object) -> Any:
-    """The one row of a query of the superuser."""
+    """Return the first row of a query that the superuser runs."""
     with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
         return superuser.execute(query.encode(), values or None).fetchone()
 
 
 def follow(target: Database, publisher: Database) -> None:
-    """Makes a database a logical replica of another database."""
+    """Make a database a logical replica of another database."""
     run(publisher, "create publication moving for tables in schema keylatch, keylatch_internal")
     with psycopg.connect(target.superuser_url, autocommit=True) as subscriber:
         subscriber.execute(
@@ -64,7 +64,7 @@ def test_doctor_names_each_step_of_a_cut_over_and_then_nothing(
     issue = "select id, key from keylatch.issue_key(%s, 'secret')"
     revoked, active = (one(database, issue, people.a) for _ in range(2))
     with psycopg.connect(target.superuser_url) as busy:
-        # The copy of this table waits; readers do not.
+        # This lock blocks the copy of the table, but no reader.
         busy.execute("lock table keylatch_internal.key_usage in share mode")
         follow(target, database)
         until(lambda: one(target, STATES) == (1,))
@@ -86,11 +86,11 @@ def test_doctor_names_each_step_of_a_cut_over_and_then_nothing(
         ELSEWHERE,
         ("warning", "subscription_stopped"),
     ]
-    # What the finding says to run when this database becomes the primary.
+    # Run what the finding says for a database that becomes the primary.
     run(target, *stopped[1]["fix"].splitlines()[-3:])
     assert levels_and_slugs() == [ELSEWHERE]
 
-    # The cut-over: this one serves now, and a revocation holds.
+    # After the cut-over, the target resolves keys, and a revocation holds.
     assert one(target, resolves, active[1]) == (1,)
     assert one(target, "select already_revoked from keylatch.revoke_key(%s)", active[0]) == (False,)
     assert one(target, resolves, active[1]) == (0,)
@@ -104,7 +104,7 @@ def test_a_publisher_that_is_gone_is_named(
 ) -> None:
     follow(target, database)
     until(lambda: one(target, STATES) == (0,))
-    # A worker that is refused comes back after this time, and is refused again.
+    # PostgreSQL restarts a refused worker only after this time.
     run(target, "alter system set wal_retrieve_retry_interval = '1h'", "select pg_reload_conf()")
     run(
         target,

@@ -22,7 +22,7 @@ PATHS = "schema_paths = []"
 
 @pytest.fixture
 def tree(project: Project) -> Path:
-    """The declarative schemas of a project, with one table, which a migration makes, too."""
+    """The declarative schemas of a project, with the tables that its migrations create."""
     project.add("bookings", BOOKINGS, days=3)
     tree = project.path / "supabase" / "schemas"
     tree.mkdir()
@@ -34,14 +34,14 @@ def tree(project: Project) -> Path:
 
 @pytest.fixture
 def described(server: Cluster) -> Iterator[Database]:
-    """The database that the CLI makes of the declarative schemas, to compare with."""
+    """An empty database, into which a test loads the declarative schemas to compare them."""
     with Database(server, "described") as database:
         server.install_platform(database.name)
         yield database
 
 
 def load(database: Database, tree: Path) -> None:
-    """Load a tree as the CLI's engine does: a file at a time, bodies not checked."""
+    """Load a tree as the CLI's engine does: file by file, without checking function bodies."""
     with database.connect() as connection:
         connection.execute("set check_function_bodies = off")
         for path in sorted(tree.glob("*.sql")):
@@ -49,7 +49,7 @@ def load(database: Database, tree: Path) -> None:
 
 
 def diff(project: Project, one: Database, other: Database) -> str:
-    """The statements that the CLI's engine writes to make the one like the other."""
+    """Return the statements of `supabase db diff` that turn one database into the other."""
     said = run_supabase(
         ["db", "diff", "--from", one.url, "--to", other.url], None, directory=project.path
     )
@@ -67,7 +67,7 @@ def test_a_sync_and_a_diff_in_both_directions_touch_nothing_of_keylatch(
     history = "supabase_migrations"
     assert "keylatch" not in diff(project, empty, described).replace(history, "")
     assert "keylatch" not in diff(project, described, empty).replace(history, "")
-    # A description with rows is one that the engine complains about.
+    # The CLI's engine complains about a description that inserts rows.
     tables = described.connect().execute(
         "select c.oid::regclass::text from pg_class as c"
         " where c.relkind = 'r' and c.relnamespace::regnamespace::text ~ '^keylatch'"
@@ -106,7 +106,7 @@ def test_the_description_follows_modules_and_upgrades(
     load(described, tree)
     for one, other in ((empty, described), (described, empty)):
         assert "keylatch" not in diff(project, one, other).replace("supabase_migrations", "")
-    # Somebody lost it: it comes back without a new migration.
+    # An install restores a lost description without a new migration.
     file.unlink()
     plan = install.prepare(project.path, release=next_release())
     assert plan.new == {}

@@ -1,4 +1,4 @@
-"""The revocation list ends keys again that a restored backup has reactivated."""
+"""The revocation list deactivates the keys again that a restored backup has reactivated."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ OLD_ID = "select id from keylatch.installation()"
 
 
 class Owner:
-    """The owner of a database: makes keys, ends them, and looks which ones resolve."""
+    """The owner of a database, who issues and changes keys, and checks whether they resolve."""
 
     def __init__(self, connection: psycopg.Connection[Any], workspace: UUID) -> None:
         self.connection, self.workspace = connection, workspace
@@ -45,7 +45,7 @@ class Owner:
 
 
 class Story:
-    """Keys that are ended after the backup was taken, in every way that a key ends.
+    """One key for each way to revoke or limit a key after a backup, and one unchanged key.
 
     Attributes:
         keys: Id and key, by what happens to the key.
@@ -64,13 +64,13 @@ class Story:
         owner.row("select keylatch.suspend_key(%s)", ids["suspended"])
         move = "update keylatch.keys set expires_at = %s where id = %s returning id"
         owner.row(move, self.soon, ids["nearer"])
-        # Soon the expiry lies in the past, and a time of the past cannot be set.
+        # An expiry in the past is refused. So set an expiry 3 seconds ahead, and wait for it below.
         owner.row(move, datetime.now(UTC) + timedelta(seconds=3), ids["passed"])
         owner.row("select keylatch.rotate_key(%s, '1 hour')", ids["rotated"])
         until(lambda: owner.state(ids["passed"])[0] == "expired")
 
     def is_ended(self, owner: Owner) -> None:
-        """Every key is ended again, or expires as early as before."""
+        """Assert that each key but `kept` is inactive again, or expires as early as before."""
         states = {name: owner.state(key_id) for name, (key_id, _) in self.keys.items()}
         assert {name: state[0] for name, state in states.items()} == {
             "revoked": "revoked",
@@ -103,7 +103,7 @@ def story(owner: Owner) -> Story:
 
 @pytest.fixture
 def copy(database: Database, owner: Owner, story: Story) -> Iterator[Database]:
-    """A restored backup from before the keys were ended."""
+    """A restored backup from before `Story.end` changed the keys."""
     assert story
     owner.connection.close()
     with Database(database.server, f"{database.name}_copy", database.name, is_copy=True) as copy:

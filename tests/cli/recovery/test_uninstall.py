@@ -23,7 +23,7 @@ from stack import (
 
 pytestmark = pytest.mark.one_server
 
-# As basejump has it: accounts, their users, and a function that the policies ask.
+# Like basejump: accounts, their users, and a function that the policies call.
 ACCOUNTS = """
 create schema basejump;
 grant usage on schema basejump to authenticated, service_role;
@@ -42,7 +42,7 @@ alter table public.bookings enable row level security;
 create policy bookings_select_owner on public.bookings for select to authenticated
 using (account_id in (select basejump.get_accounts_with_role('owner')));
 """
-# What an application builds on keylatch, of each kind.
+# One object of each kind that an application builds on keylatch.
 USES = """
 create or replace function keylatch.admin_workspace_ids()
 returns setof uuid language sql stable set search_path = pg_catalog, pg_temp as $$
@@ -90,7 +90,7 @@ UNEXPOSE = (
     "alter role authenticator reset pgrst.db_schemas",
     "alter role authenticator reset pgrst.db_pre_request",
 )
-# Whatever has a name, who owns it, what it says, and who may do what.
+# The named objects, privileges, comments, settings and roles of a database and its server.
 CATALOG = """
 select c.relkind::text || ' ' || c.oid::regclass || ' ' || coalesce(c.relacl::text, '')
 from pg_class as c where c.relnamespace <> 'pg_toast'::regnamespace and {0}
@@ -118,7 +118,7 @@ AFTER_INITDB = ("c.oid > 16383", "p.oid > 16383", "t.oid > 16383")
 
 
 def catalog(database: Database) -> list[str]:
-    """All that a database and its server say of themselves, without the CLI's own history."""
+    """Return the catalog of a database and its server, as sorted lines."""
     with database.connect(superuser=True) as connection:
         rows = connection.execute(CATALOG.format(*AFTER_INITDB).encode()).fetchall()
     lines = sorted(row[0] for row in rows)
@@ -128,7 +128,7 @@ def catalog(database: Database) -> list[str]:
 
 @pytest.fixture
 def alone(other_server: Cluster) -> Any:
-    """A database of a server that no other database uses keylatch on."""
+    """A database on a server where no other database has keylatch."""
     with Database(other_server, "shop") as database:
         other_server.install_platform(database.name)
         yield database
@@ -171,7 +171,7 @@ def test_objects_that_use_keylatch_are_named_and_the_removal_leaves_nothing(
     push_migrations(alone.url, project.path)
     assert catalog(alone) == before
 
-    # From here on the project has no keylatch, and may install it anew.
+    # The project has no keylatch now, and can install keylatch again.
     assert there("uninstall", project.path, code=5).err.startswith("not_installed: ")
     program("install", project.path, "--tenancy", "own", "--only", "core")
     push_migrations(alone.url, project.path)
@@ -221,7 +221,7 @@ def test_an_exposed_schema_is_never_dropped_under_the_api(
 def test_a_job_that_calls_keylatch_is_named(program: Program, alone: Database) -> None:
     apply(alone.connect(), Choice(only=("events",)), "keylatch")
     server, owner = alone.connect(superuser=True), alone.connect()
-    # What pg_cron makes, as far as it is read.
+    # The part of pg_cron's schema that uninstall reads.
     server.execute("create schema cron authorization postgres")
     owner.execute("create table cron.job (jobname text, command text)")
     owner.execute("insert into cron.job values ('other', 'select 1')")
@@ -238,7 +238,7 @@ def test_a_job_that_calls_keylatch_is_named(program: Program, alone: Database) -
 
 
 class Said:
-    """What the server said beside its answers."""
+    """The notices of a server."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -1,4 +1,4 @@
-"""Modules are added and upgrades run while keys are in use: what a resolve waits for."""
+"""Adding modules and upgrading while keys are in use: what a resolve waits for."""
 
 import json
 import threading
@@ -20,12 +20,12 @@ from stack import HANG_SECONDS, Database, push_migrations, until
 
 ALL = Choice(all=True)
 RESOLVE = b"select count(*) from keylatch.resolve_key(%s)"
+# A reader of the keys waits for this lock mode, and for no weaker mode.
 LOCKED = """
 select l.relation::regclass::text from pg_locks as l
 where l.pid = pg_backend_pid() and l.mode = 'AccessExclusiveLock' and l.granted
   and l.relation = any (%s)
 """
-# A reader of the keys, of whatever kind, conflicts with this and with no weaker lock.
 READ = "select c.oid from pg_class as c where c.relnamespace::regnamespace::text ~ '^keylatch'"
 ADDS_A_COLUMN = (
     "alter table keylatch_internal.keys add column note text;\n"
@@ -41,7 +41,7 @@ def installed(empty: Database) -> Database:
 
 
 def strongest_locks(database: Database, release: Release, choice: Choice) -> list[str]:
-    """Which relations that were there before are locked against readers when all has run."""
+    """Return the existing relations that are locked against readers after a plan has run."""
     with psycopg.connect(database.url) as owner:
         there = [oid for (oid,) in owner.execute(READ.encode())]
         with database.connect() as other:
@@ -65,20 +65,20 @@ def test_an_upgrade_locks_only_what_it_changes(installed: Database) -> None:
 
 
 def upgrader(database: Database) -> psycopg.Connection[Any]:
-    """A connection for an upgrade that fails, and does not hang, if it waits for a lock."""
+    """Open a connection for an upgrade that fails instead of hanging if it waits for a lock."""
     connection = database.connect()
     connection.execute(f"set statement_timeout = '{HANG_SECONDS // 2}s'")
     return connection
 
 
 def longest(took: list[float]) -> str:
-    """The longest wait, for the record only: it depends on the machine, so no test asserts it."""
+    """Return the longest wait as text. The wait depends on the machine, so no test asserts it."""
     return f"{max(took) * 1000:.1f} ms of {len(took)}"
 
 
 @contextmanager
 def resolving(database: Database) -> Iterator[list[float]]:
-    """Resolve a key all the time, as a service does, and note how long each took in seconds."""
+    """Resolve a key in a loop, as a service does, and yield the seconds that each call takes."""
     owner = database.connect()
     row = owner.execute("select key from keylatch.issue_key(gen_random_uuid(), 'secret')")
     (key,) = row.fetchone() or (None,)
@@ -87,7 +87,7 @@ def resolving(database: Database) -> Iterator[list[float]]:
 
     def resolve() -> None:
         service = database.connect("keylatch_resolver")
-        # A resolve that is locked out fails, and the test with it.
+        # A resolve that waits longer for a lock fails, and so does the test.
         service.execute(f"set statement_timeout = '{HANG_SECONDS // 2}s'")
         while not ended.is_set():
             start = time.perf_counter()
@@ -138,7 +138,7 @@ def test_an_upgrade_that_has_to_wait_does_not_make_others_wait(
 ) -> None:
     release = next_release(ADDS_A_COLUMN + f"-- {NEXT}\n")
     with installed.connect(autocommit=False) as reader, ThreadPoolExecutor() as pool:
-        # A backup, or somebody's forgotten transaction.
+        # Like a backup, or a transaction that somebody forgot to end.
         reader.execute("select count(*) from keylatch_internal.keys")
         with resolving(installed) as took:
             upgrade = pool.submit(apply, upgrader(installed), release=release)
