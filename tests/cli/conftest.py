@@ -12,7 +12,7 @@ from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 @pytest.fixture(scope="session")
 def system(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> Iterator[System]:
-    """One migrated and seeded database with its API, for all tests here that need no other."""
+    """One migrated and seeded database with its API, for all tests that need no other database."""
     people = People(tokens)
     with Database(server, "cli", template) as database:
         people.seed(database.url)
@@ -22,19 +22,19 @@ def system(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Program:
-    """The program in an empty directory, with nothing set."""
+    """The program in an empty directory, without settings."""
     return Program(tmp_path, is_preloaded=True)
 
 
 @pytest.fixture(params=["rest", "database"])
 def connection(request: pytest.FixtureRequest) -> str:
-    """Each of the two ways to connect; a test that asks for it, or for a user of it, runs twice."""
+    """The two ways to connect. A test that uses this fixture, also indirectly, runs twice."""
     return str(request.param)
 
 
 @pytest.fixture
 def sql_alice(program: Program, system: System) -> Program:
-    """The program as alice over the faster connection, for what does not depend on it."""
+    """The program as alice over the faster connection, for tests where the connection is equal."""
     return system.acting_as(program, "database", "alice")
 
 

@@ -1,6 +1,6 @@
-"""Makes keys with the libraries of Django themselves, and prints their tables as CSV, in JSON.
+"""Makes keys with Django's own libraries, and prints the tables of the keys as CSV in JSON.
 
-A program of its own: Django is configured once in a process.
+This is a separate program, because Django can be configured only once in a process.
 """
 
 import csv
@@ -15,7 +15,7 @@ NAMES = ("knox", "rest_framework", "rest_framework.authtoken", "rest_framework_a
 
 
 def main() -> None:
-    """Print for each preset the key and the dump."""
+    """Print the key and the dump of each preset."""
     settings.configure(
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
         INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", *NAMES],

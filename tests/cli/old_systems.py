@@ -1,4 +1,4 @@
-"""A row of the table of each system, made as the system itself makes it, and the key of it."""
+"""A key of each old system, and the key's table row, made as the system itself makes it."""
 
 import base64
 import hashlib
@@ -25,10 +25,10 @@ class OldSystem:
     Attributes:
         key: The key.
         row: The row, as the system's own dump has it.
-        becomes: What becomes of the key.
-        secret: What the database knows the secret of the system by; empty for none.
-        pepper: That secret.
-        owner: What the row names the tenant by; empty if it names none.
+        becomes: Whether the key resolves at once, after its first use, or never.
+        secret: The name of the system's secret in the database; empty without a secret.
+        pepper: The value of the secret.
+        owner: The tenant's id in the row; empty if the row has none.
         needs_workspace: Whether the first use must name the workspace.
     """
 
@@ -92,8 +92,8 @@ def passport() -> OldSystem:
 
 
 def knox() -> OldSystem:
-    # knox/crypto.py: hashlib's SHA-512 of the bytes that the token is the hex of was version 3;
-    # from 4 on of its characters.
+    # knox/crypto.py: the SHA-512 hash of the token's characters, since version 4. Version 3 hashed
+    # the bytes that the hex token encodes.
     return OldSystem(
         key=HEX,
         row={

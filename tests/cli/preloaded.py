@@ -1,8 +1,8 @@
-"""Runs the program in a process that has loaded it already: `python -m cli.preloaded`.
+"""Runs the program in a process that has already loaded it: `python -m cli.preloaded`.
 
-Most of the time of a short command goes into loading Python's libraries. A process that has done
-that forks for each run; directory, environment, arguments and streams are those of the run. What
-tests how the program starts, or what the system shows of it, runs the installed script.
+A short command spends most of its time on loading Python's libraries. So one process loads them,
+and forks for each run. Each run has its own directory, environment, arguments and streams. A test
+of the program's start, or of what the system shows about it, runs the installed script instead.
 """
 
 import atexit
@@ -43,7 +43,7 @@ _LONGEST = 200_000
 
 @cache
 def _line() -> str:
-    """Start the process that forks, and give the name of its socket; it ends with this one."""
+    """Start the forking process, which ends with this process, and return its socket's path."""
     name = f"{tempfile.mkdtemp(prefix='keylatch-cli-')}/line"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(name)
@@ -65,10 +65,10 @@ def run(
     """Run the program to its end.
 
     Args:
-        arguments: Its words, the script first.
+        arguments: The words of the command line, the script first.
         directory: The current directory.
-        environment: All of its environment.
-        stdin: What it reads.
+        environment: The whole environment.
+        stdin: The input of the program.
     """
     sent = json.dumps([arguments, str(directory), dict(environment)]).encode()
     with (
@@ -98,10 +98,10 @@ def _serve(listener: socket.socket, name: str) -> None:
     # The commands are built from their signatures once, and not for each run.
     typer.main.get_command = cache(typer.main.get_command)
     typer.main.get_command(import_module("keylatch_cli.app").app)
-    # What is loaded stays shared with each run, whose garbage collector leaves it alone.
+    # Each run shares the loaded objects, because its garbage collector skips frozen objects.
     gc.collect()
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for who answers a run
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no code waits for these children
     calls, parent = listener.fileno(), sys.stdin.fileno()
     while calls in select.select([calls, parent], [], [])[0]:
         line, _ = listener.accept()
@@ -120,7 +120,7 @@ def _answer(line: socket.socket) -> NoReturn:
     if program == 0:
         line.close()
         _become(streams, *json.loads(sent))
-    # Who asked may have given up, or be gone: so is the program then.
+    # Kill the program if the caller has given up or is gone.
     if line.fileno() in select.select([os.pidfd_open(program), line.fileno()], [], [])[0]:
         os.kill(program, signal.SIGKILL)
     _, status = os.waitpid(program, 0)

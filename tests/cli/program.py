@@ -23,13 +23,13 @@ SCRIPT = Path(sys.executable).parent / "keylatch"
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left behind.
+    """The result of a run.
 
     Attributes:
         code: The exit code.
-        out: What it wrote to stdout.
-        err: What it wrote to stderr.
-        screen: What it wrote to its terminal, if it had one.
+        out: The text on stdout.
+        err: The text on stderr.
+        screen: The text on the terminal, if the run had a terminal.
     """
 
     code: int
@@ -39,7 +39,7 @@ class Result:
 
     @property
     def json(self) -> Any:
-        """Stdout, all of which is JSON."""
+        """The whole stdout, parsed as JSON."""
         return json.loads(self.out)
 
 
@@ -49,8 +49,8 @@ class Program:
 
     Attributes:
         directory: The current directory.
-        environment: The variables, and no others but the few that every program needs.
-        options: What every call ends with.
+        environment: The variables. A call also gets the few variables that every program needs.
+        options: The last words of every call.
         is_preloaded: A call runs in a process that has loaded the program; see `cli.preloaded`.
     """
 
@@ -60,19 +60,19 @@ class Program:
     is_preloaded: bool = False
 
     def having(self, *options: str, **variables: str) -> "Program":
-        """The same with more options and variables."""
+        """Return this program with more options and variables."""
         environment = {**self.environment, **variables}
         return replace(self, environment=environment, options=(*self.options, *options))
 
     def __call__(
         self, *arguments: object, stdin: str | bytes = b"", code: int | None = 0
     ) -> Result:
-        """Run it to its end.
+        """Run the program to its end.
 
         Args:
             *arguments: The command and its arguments.
-            stdin: What it reads.
-            code: The exit code that it must have; `None` for any.
+            stdin: The input of the program.
+            code: The required exit code; `None` accepts any.
         """
         given = stdin.encode() if isinstance(stdin, str) else stdin
         around = self.surroundings()
@@ -98,18 +98,18 @@ class Program:
         return result
 
     def ok(self, *arguments: object, stdin: str | bytes = b"") -> Any:
-        """Run it with `--json` and give what it answers; nothing may stand on stderr."""
+        """Run the program with `--json`, assert that stderr is empty, and return the answer."""
         result = self(*arguments, "--json", stdin=stdin)
         assert result.err == ""
         return result.json
 
     def at_a_terminal(self, *arguments: object, typed: str, prompt: str = "") -> Result:
-        """Run it with a terminal to read from, and pipes to write to.
+        """Run the program with a terminal as its input, and pipes for its output.
 
         Args:
             *arguments: The command and its arguments.
-            typed: The line that somebody types.
-            prompt: What the program writes to the terminal itself before it reads, if it does.
+            typed: The line that a user types.
+            prompt: The end of the text on the terminal after which to type, if there is one.
         """
         ours, theirs = os.openpty()
         with subprocess.Popen(
@@ -128,25 +128,25 @@ class Program:
                 screen += os.read(ours, 4096)
             os.write(ours, f"{typed}\n".encode())
             out, err = process.communicate(timeout=HANG_SECONDS)
-        with suppress(OSError):  # which is how the end of the other side shows
+        with suppress(OSError):  # the read fails once the other side is closed
             while block := os.read(ours, 4096):
                 screen += block
         os.close(ours)
         return Result(process.returncode, out.decode(), err.decode(), screen.decode())
 
     def command(self, *arguments: object) -> list[str]:
-        """Returns the words of the command line."""
+        """Return the words of the command line."""
         return [str(SCRIPT), *map(str, arguments), *self.options]
 
     def surroundings(self) -> dict[str, Any]:
-        """Returns directory and environment as keyword arguments for `subprocess`."""
+        """Return directory and environment as keyword arguments for `subprocess`."""
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         return {"cwd": self.directory, "env": {**kept, "LANG": "C.UTF-8", **self.environment}}
 
 
 def _at_terminal() -> None:
-    """What a terminal's shell does for a program that it starts in the foreground."""
-    # So that /dev/tty is this terminal, and not that of who runs the tests.
+    """Prepare the process as a shell prepares a program that it starts in the foreground."""
+    # /dev/tty must be this terminal, and not the terminal that runs the tests.
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    # Who runs the tests in the background of a script ignores Ctrl-C, and that is inherited.
+    # A script that runs the tests in the background ignores Ctrl-C, and this process inherits that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -12,7 +12,7 @@ class System:
     Attributes:
         database: The database.
         rest: Its REST API.
-        people: Who administers what.
+        people: The users and their workspaces.
     """
 
     def __init__(self, database: Database, rest: Rest, people: People) -> None:
@@ -20,7 +20,7 @@ class System:
         self.database, self.rest, self.people = database, rest, people
 
     def acting_as(self, program: Program, connection: str, who: str) -> Program:
-        """Returns the program as one of `People`, as a resolver, or as the service role.
+        """Return the program as one of `People`, as a resolver, or as the service role.
 
         Args:
             program: The program, in its directory.

@@ -58,7 +58,7 @@ def adopt(empty: Database, program: Program) -> Program:
 
 
 def schemas(owner: Connection) -> list[Any]:
-    """The schemas, triggers and functions of ours."""
+    """Return the schemas, triggers and functions of keylatch."""
     return owner.execute(
         "select nspname from pg_namespace where nspname ~ 'keylatch'"
         " union all select tgname from pg_trigger where tgname ~ 'keylatch'"
@@ -117,7 +117,7 @@ def test_revert_undoes_an_adoption_and_refuses_what_it_cannot_undo(
     assert schemas(owner) == []
     missing = adopt("adopt", "hash", "public.nothing", "k", code=2)
     assert "invalid_argument: The table public.nothing does not exist." in missing.err
-    # What is refused leaves nothing behind.
+    # A refused adoption leaves nothing behind.
     assert schemas(owner) == []
     adopt("adopt", "burn", *SESSIONS, code=2)
     adopt("adopt", "hash", *SESSIONS)
@@ -178,7 +178,7 @@ def test_two_adoptions_may_start_at_the_same_moment(
 ) -> None:
     fill(owner, 10)
     with psycopg.connect(empty.url) as first:
-        first.execute("select")  # so that its transaction stays open
+        first.execute("select")  # begins a transaction that stays open
         Adoption(first, *ASSISTANTS).start()
         with ThreadPoolExecutor(1) as pool:
             second = pool.submit(adopt, "adopt", "hash", *SESSIONS)
@@ -194,7 +194,7 @@ def test_two_adoptions_may_start_at_the_same_moment(
 def kill_when(
     adopt: Program, owner: Connection, arguments: tuple[str, ...], reached: Callable[[], bool]
 ) -> None:
-    """Start the command, and kill it with SIGKILL as soon as that much is done."""
+    """Start the command, and kill it with SIGKILL as soon as `reached` is true."""
     running = subprocess.Popen(
         adopt.command("adopt", *arguments),
         stdout=subprocess.DEVNULL,
@@ -209,7 +209,7 @@ def kill_when(
     until(in_time)
     running.send_signal(signal.SIGKILL)
     running.wait(HANG_SECONDS)
-    # The server finishes, or gives up, what it has in hand.
+    # Wait until the server has finished or cancelled the command's statement.
     busy = (
         "select 1 from pg_stat_activity where datname = current_database()"
         " and pid <> pg_backend_pid() and application_name = 'keylatch'"
@@ -228,7 +228,7 @@ def test_killed_in_each_phase_and_run_again_nothing_is_lost_and_nothing_doubled(
             try:
                 return owner.execute(f"select {condition}".encode()).fetchone() == (True,)
             except psycopg.errors.UndefinedTable:
-                return False  # it is not loaded yet
+                return False  # the table is not there yet
 
         return reached
 
@@ -236,7 +236,7 @@ def test_killed_in_each_phase_and_run_again_nothing_is_lost_and_nothing_doubled(
     kill_when(adopt, owner, ("hash", *SESSIONS), some(page.format("hashing")))
     before = adopt("adopt", "prove", *SESSIONS, "--json", code=1).json
     assert 0 < before["hashed"] < before["keys"] == rows * 9 // 10
-    # A session that looks at the table keeps the index from being finished.
+    # The index cannot be finished while an open transaction has read the table.
     with owner.transaction():
         owner.execute("select set_config('idle_in_transaction_session_timeout', '60s', true)")
         owner.execute("select from public.sessions limit 1")

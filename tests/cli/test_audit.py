@@ -67,7 +67,7 @@ def test_a_fresh_installation_gives_exactly_the_expected_access(audit: Program) 
     }
     found = {outcome for one in tries for outcome in one["found"].values()}
     assert found == set(OUTCOMES)
-    # A few that must never be otherwise, written here once more.
+    # These outcomes must never change, so they are also written here.
     by_name = expectations()
     hashes = by_name["select key_hash keylatch_internal.keys"]
     assert [who for who, outcome in hashes.items() if outcome != "no"] == ["owner"]
@@ -76,7 +76,7 @@ def test_a_fresh_installation_gives_exactly_the_expected_access(audit: Program) 
     assert by_name["call keylatch.resolve_key"]["admin"] == "no"
     for actor in ("anon", "stranger", "member", "other", "resolver"):
         assert by_name["call keylatch.revoke_key"][actor] in ("no", "none")
-    # A real change is refused by the latch, to the owner as well; a time is the database's own.
+    # The latch refuses a change even to the owner. A time is replaced by the database's own time.
     for column in ("id", "workspace_id", "kind", "environment", "masked_key", "created_by"):
         outcomes = by_name[f"update {column} keylatch.keys"]
         assert {outcomes[who] for who in ("admin", "service", "owner")} == {"latch"}
@@ -130,7 +130,7 @@ DRIFT = {
 }
 
 
-# These open so much that they would hide others.
+# These changes open so much access that they would hide other changes.
 ALONE = ("a policy", "row level security")
 
 
@@ -188,7 +188,7 @@ def test_a_user_who_is_not_the_owner_is_told_so(audit: Program, system: System) 
 def test_every_module_alone_gives_exactly_the_expected_access(
     program: Program, empty: Database, modules: tuple[str, ...], tenancy: Tenancy
 ) -> None:
-    """With a tenancy of one's own, keylatch's tables are not missed."""
+    """With an application's own tenancy, the audit does not expect keylatch's workspace tables."""
     apply(empty.connect(), Choice(only=modules), tenancy)
     shown = program.having(DATABASE_URL=empty.url)("audit")
     assert ("The application's own function decides who administers" in shown.out) is (
@@ -254,7 +254,7 @@ def test_the_page_is_whole_without_a_network(
         assert area["width"] > width / 2
         header = page.get_by_role("rowheader", name="insert").first
         assert header.is_visible()
-        # By keyboard: the links, then each part that may have to be scrolled.
+        # The Tab key visits the links, and then each part that may need scrolling.
         stops = []
         for _ in range(8):
             page.keyboard.press("Tab")

@@ -1,4 +1,4 @@
-"""keylatch audit finds nothing on what is healthy, and names each kind of damage by its cause."""
+"""keylatch audit finds nothing in a healthy installation, and names the cause of each damage."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ KEYS = "keylatch_internal.keys"
 TENANCIES = sorted(path.stem for path in (ROOT / "sql" / "tenancy").glob("*.sql"))
 DOOR = "returns setof keylatch.keys language sql security definer set search_path = '' as"
 
-# What is done, and who and what the first difference must name.
+# The statement, and the `who` and the beginning of `what` of the first difference.
 DAMAGE: dict[str, tuple[str, str, str]] = {
     "foreign policy": (
         f"create policy wide on {KEYS} for select to authenticated using (true)",
@@ -147,7 +147,7 @@ def test_each_kind_of_damage_is_named_by_its_cause_first(
     program: Program, core: Database, name: str
 ) -> None:
     done, who, what = DAMAGE[name]
-    # As a superuser: `postgres` may not give its table away.
+    # A superuser runs the statement: `postgres` may not give its table to another owner.
     core.connect(superuser=True).execute(done.encode())
     result = program.having(DATABASE_URL=core.superuser_url)("audit", "--json", code=1).json
     first = result["differences"][0]
@@ -158,7 +158,7 @@ def test_each_kind_of_damage_is_named_by_its_cause_first(
 
 
 def as_expected(program: Program, database: Database) -> Result:
-    """Audit as the owner, who is no superuser: nothing differs."""
+    """Audit as the owner, who is no superuser, and assert that nothing differs."""
     found = program.having(DATABASE_URL=database.url)("audit", code=None)
     assert found.code == 0, found.out + found.err
     assert found.out.splitlines()[1].startswith("As expected: ")
@@ -180,7 +180,7 @@ def test_each_example_of_an_own_tenancy_is_as_expected(
     owner.execute((ROOT / "sql" / "tenancy" / f"{example}.sql").read_bytes())
     found = as_expected(program, empty)
     assert "The application's own function decides who administers" in found.out
-    # The function is the application's again.
+    # The audit has restored the application's function.
     body = "select prosrc from pg_proc where proname = 'admin_workspace_ids'"
     assert "audit" not in str(owner.execute(body).fetchall())
 
@@ -193,13 +193,13 @@ def _tool(name: str) -> str:
 
 
 def restored(server: Cluster, source: Database, name: str) -> Database:
-    """A copy through pg_dump and psql, owners and grants included."""
+    """Copy a database with pg_dump and psql, including its owners and grants."""
     pg_dump, psql = (_tool(name) for name in ("pg_dump", "psql"))
     dump = subprocess.run(
         [pg_dump, "--dbname", source.superuser_url], capture_output=True, check=True
     ).stdout
     copy = Database(server, name)
-    # pg_dump writes what its own version knows, and this server may be of an older one.
+    # pg_dump sets transaction_timeout, which a server older than pg_dump may not know.
     lines = [line for line in dump.splitlines() if b"transaction_timeout" not in line]
     form = [psql, "--no-psqlrc", "-q", "--set=ON_ERROR_STOP=1", "--dbname", copy.superuser_url]
     subprocess.run(form, input=b"\n".join(lines), capture_output=True, check=True)
@@ -220,7 +220,7 @@ def test_a_dump_that_was_restored_is_as_expected(
 def test_an_owner_may_be_anybody_who_can_act_as_the_roles(
     program: Program, other_server: Cluster
 ) -> None:
-    """A plain owner, who may not act as a replica does; and one who lacks what an audit needs."""
+    """An owner may lack the right to set session_replication_role, but not what an audit needs."""
     with Database(other_server, "plain") as database:
         other_server.install_platform(database.name)
         admin = database.connect(superuser=True)
@@ -244,7 +244,7 @@ def test_an_owner_may_be_anybody_who_can_act_as_the_roles(
 def test_an_audit_holds_no_lock_that_blocks_the_use_or_change_of_keys(
     program: Program, database: Database, people: People
 ) -> None:
-    """While an audit has its longest transaction open, keys are issued, resolved and revoked."""
+    """While an audit has its longest transaction open, keys are resolved, issued and changed."""
     from keylatch_cli.audit import matrix
 
     issue = "select id, key from keylatch.issue_key(%s, 'secret')"

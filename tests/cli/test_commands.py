@@ -1,4 +1,4 @@
-"""Every command over both connections: what it does, and what it answers people and programs."""
+"""Every command over both connections: its effect, and its output for people and programs."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
@@ -34,7 +34,7 @@ def new_key(program: Program, system: System, *options: str) -> dict[str, str]:
 
 
 def about(time: str) -> timedelta:
-    """The distance of a time in an answer from now."""
+    """Return how far a time of an answer is ahead of now."""
     return datetime.fromisoformat(time) - datetime.now(UTC)
 
 
@@ -246,7 +246,7 @@ def test_retire_revokes_every_key_of_a_workspace_in_steps(
 
 
 def salted_key(system: System, key: str) -> str:
-    """Import a key with a salted hash into workspace A, and give its id."""
+    """Import a key with a salted hash into workspace A, and return its id."""
     salted = bcrypt.hashpw(key.encode(), bcrypt.gensalt(4)).decode()
     line = {"workspace_id": str(system.people.a), "alg": "bcrypt", "hash": salted, "label": key[:8]}
     owner = system.database.connect()

@@ -1,4 +1,4 @@
-"""Where the program connects: options before the environment before `.env`, and as whom."""
+"""Where the program connects, and as whom. Options win over the environment, and that over .env."""
 
 import pytest
 
@@ -21,14 +21,14 @@ KEY_NAMES = [
 
 
 def lists(program: Program, system: System) -> bool:
-    """Whether the program reaches the system, and not the dead address in the other source."""
+    """Whether the program reaches the system, and not the unreachable URL in the other source."""
     result = program("list", system.people.a, "--json", code=None)
     assert result.code in (0, 4), result
     return result.code == 0
 
 
 def write_dotenv(program: Program, text: str) -> None:
-    """Writes a `.env` into the directory of the program."""
+    """Write a `.env` into the directory of the program."""
     (program.directory / ".env").write_text(text, encoding="utf-8")
 
 
@@ -380,7 +380,7 @@ def test_a_service_login_is_told_that_a_command_needs_the_owner(
     service("resolve", stdin="x", code=1)
     service("explain", stdin="x", code=1)
     assert "database" in service("installation").out
-    # The owner, and a member of the owner, may do all of this.
+    # The owner, and a member of the owner's role, may run these commands.
     superuser.execute("grant postgres to shop")
     service("list", workspace)
     service("revocations", "export")

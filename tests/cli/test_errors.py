@@ -1,4 +1,4 @@
-"""What goes wrong: `slug: detail` and a hint on stderr, nothing on stdout, and the exit code."""
+"""Errors: `slug: detail` and a hint on stderr, nothing on stdout, and the exit code."""
 
 import subprocess
 from pathlib import Path
@@ -16,7 +16,7 @@ REFUSED, USAGE, DENIED, UNAVAILABLE, SETUP = 1, 2, 3, 4, 5
 
 
 def is_refused(result: Result, slug: str, words: str = "") -> None:
-    """The result is that refusal: one line with the slug, at most one more with a hint."""
+    """Assert that the result is one line with this slug, and at most one more line with a hint."""
     assert result.out == ""
     first, *rest = result.err.splitlines()
     assert first.startswith(f"{slug}: ")

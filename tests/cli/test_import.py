@@ -27,7 +27,7 @@ UNPROVEN = "Nobody has shown yet that these keys work. Try some: keylatch import
 
 @pytest.fixture
 def fresh(database: Database, people: People) -> System:
-    """A database of the test's own, for tests that look at all keys."""
+    """A separate database for each test that looks at all keys."""
     return System(database, None, people)  # type: ignore[arg-type]
 
 
@@ -42,7 +42,7 @@ def resolves(system: System, key: str, origin: str | None = None) -> bool:
 
 
 def summary_of(done: Result) -> str:
-    """What a program said of the lines, without the id of the import."""
+    """Return the program's summary of the lines, without the id of the import."""
     said, count = re.subn(UNDO, "", done.err)
     assert count == 1
     return said
@@ -215,7 +215,7 @@ def test_killed_in_the_middle_and_run_again_nothing_is_lost_and_nothing_doubled(
         until(has_begun)
         running.send_signal(signal.SIGKILL)
         running.wait(HANG_SECONDS)
-        # What the server has in hand when its client is gone it finishes, or gives up.
+        # Wait until the server has finished or cancelled the killed client's statement.
         busy = "select 1 from pg_stat_activity where query ~ 'import_keys' and state = 'active'"
         until(lambda: not connection.execute(f"{busy} and pid <> pg_backend_pid()").fetchone())
         before = connection.execute(counted).fetchone()
@@ -228,7 +228,7 @@ def test_killed_in_the_middle_and_run_again_nothing_is_lost_and_nothing_doubled(
         assert connection.execute(events).fetchone() == (count, count)
 
 
-# The reports of two teams as tables, and what becomes of their rows.
+# The tables of two teams' reports, and the import of their rows.
 
 TABLES = """
     create table public.tenant_settings (
@@ -354,7 +354,7 @@ def test_report_004_bcrypt_and_hex_become_one_hash_and_keep_status_and_expiry(
     assert summary_of(done) == f"Lines: 0 imported, 3 waiting for first use, 0 refused\n{UNPROVEN}"
     assert "3 imported" in service("import", "-", "--format", "jsonl", stdin=hexed).err
 
-    # SHA-256 resolves at once, bcrypt from its first use on; inactive keys never.
+    # A SHA-256 hash resolves at once, bcrypt from the first use on, and an inactive key never.
     assert [resolves(fresh, key) for key in stored.values()] == [True, False, False]
     assert not any(resolves(fresh, key) for key in ours.values())
     with owner(fresh) as connection:

@@ -1,4 +1,4 @@
-"""How lines are read, and sent in batches that grow, shrink, and are halved if one is too slow."""
+"""Lines are read, and sent in batches. Batches grow and shrink, and a batch too slow is halved."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -92,7 +92,7 @@ VALUES: list[object] = [
 
 @pytest.mark.parametrize("name", ["label", "hash", "workspace_id", "alg", "created_at", "iter"])
 def test_a_line_that_needs_no_change_is_read_as_any_other(name: str) -> None:
-    # With an option, each value is read by itself.
+    # An option switches the shortcut for such lines off: each value is read by itself.
     slowly = Reading(without=frozenset({"unused"}))
     for place in (name, name.upper(), "key", "scopes", "metadata", "hash encoding"):
         for value in VALUES:

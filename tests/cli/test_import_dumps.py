@@ -1,4 +1,4 @@
-"""Dumps as they come: encodings, separators, times, lists, damage; trying keys; the cutover."""
+"""Real dumps: encodings, separators, times, lists, damage. Probing keys, and the cutover."""
 
 import base64
 import csv
@@ -121,7 +121,7 @@ def test_a_time_is_read_however_it_is_written(
     sql_owner: Program, system: System, written: str, options: tuple[str, ...], meant: str
 ) -> None:
     key = f"old key {uuid4()}"
-    # In the past, whatever the clock of the machine says.
+    # An import accepts an expiry in the past, so the current time does not matter.
     line = {"workspace_id": A, "key": key, "expires_at": written}
     sql_owner("import", "-", "--format", "jsonl", *options, stdin=json.dumps(line))
     assert row_of(system, key)["expires_at"] == meant
@@ -215,7 +215,7 @@ def test_errors_name_the_column_of_the_file_and_owners_that_are_not_in_the_map(
     assert out[0].startswith("line 2: invalid_argument: TOKEN: hash must be 32 bytes")
     assert out[1] == "line 3: invalid_argument: tokenable_id: 3 is not in the workspace map"
     assert out[2].startswith("line 4: invalid_argument: abilities: scopes ")
-    # What the rule of keylatch forbids may be left out.
+    # --without leaves out a field whose values keylatch refuses.
     lines = service(*FROM, "--without", "scopes", code=1).out.splitlines()
     assert len(lines) == 2
     (service.directory / "tokens.csv").write_text("id,secret\n1,2\n")
@@ -242,7 +242,7 @@ def test_importing_the_same_file_every_night_until_the_cutover_is_safe(
     sanctum(service.directory, *rows[:3])
     source = ("--source", f"nightly {uuid4()}", "--complete")
     assert "Lines: 3 imported, 0 refused" in service(*FROM, *source).err
-    # The next night: one is new, one has another name, one has expired, one is gone.
+    # The next night: one key is new, one has another name, one has expired, one is missing.
     sanctum(
         service.directory,
         {"key": keys[0], "name": "another name"},
@@ -263,7 +263,7 @@ def test_importing_the_same_file_every_night_until_the_cutover_is_safe(
     ]
     assert all(UUID(row["key_id"]) for row in report)
     assert [resolves(system, key) for key in keys] == [True, False, False, True]
-    # Nothing lives again, though the old table says so.
+    # No key becomes active again, although the old table has them all as active.
     sanctum(service.directory, *rows)
     service(*FROM, *source)
     assert [resolves(system, key) for key in keys] == [True, False, False, True]
@@ -368,7 +368,7 @@ def test_a_salted_key_of_which_no_part_is_known_is_tried_in_its_workspace(
     (service.directory / "keys.txt").write_text(f"{key} {B}\n")
     options = ("--from", "salted-sha256", "--workspace-map", "map.csv", "--probe", "keys.txt")
     assert "1 of 1 keys resolve." in service("import", "old.csv", *options).err
-    # Neither is a first use, after which the import could not be undone.
+    # Neither --probe nor verify is a first use: after a first use, the import cannot be undone.
     assert service("import", "verify", "keys.txt").out == "key 1: valid\n"
     assert not resolves(system, key)
     waiting = "select count(*) from keylatch.legacy_keys where masked_key = '...'"
@@ -422,13 +422,13 @@ def test_each_bad_line_is_named_with_its_slug_before_anything_is_written(
         ({"scheme": mixed, "hash": hashlib.sha512(b"x" + prefix.encode()).hexdigest()}, ""),
         ({"alg": "sha256", "hash": digest(prefix).hex()}, ""),
         ({"scheme": "nowhere", "hash": "ab" * 32}, "scheme is not the name of a scheme"),
-        # The hash of another scheme than the line says.
+        # The hash belongs to another scheme than the line says.
         ({"scheme": mixed, "hash": digest(prefix).hex()}, "hash must be 64 bytes"),
         ({"scheme": mixed, "alg": "sha256", "hash": "ab" * 32}, "A line cannot have both"),
-        # No call could finish.
+        # No call of upgrade_key could finish.
         (salted(1_200_001, "a"), "To compare all keys that may equal this key, upgrade_key would"),
         (salted(9_999_999, "b"), "To compare all keys that may equal this key, upgrade_key would"),
-        # A part that is not unique: together they are too slow.
+        # Two keys begin with the same part: to compare both is too slow.
         (salted(700_000, "c", starts_with=prefix), ""),
         (salted(700_000, "d", starts_with=prefix), "To compare all keys that may equal this key"),
         ({"alg": "argon2", "hash": "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA"}, "alg must be"),

@@ -1,7 +1,7 @@
-"""The keys of thirty systems: a dump of each comes over by its preset, and its real keys work.
+"""The keys of thirty systems: a preset imports a dump of each system, and the real keys work.
 
-Eight dumps are made by the system's own code, where pip or npm has it: see also made_by/README.md.
-The others are made as the source says that the preset names. The table of the guide is this list.
+The system's own code makes eight dumps, if pip or npm has this code: see also made_by/README.md.
+The other dumps follow the source that the preset names. The guide's table comes from this list.
 """
 
 import csv
@@ -36,13 +36,13 @@ MADE = tomllib.loads((MADE_BY / "keys.toml").read_text("utf-8"))
 
 @pytest.fixture
 def old_installation(database: Database, people: People) -> System:
-    """A database of one's own: an installation has at most eight schemes."""
+    """A separate database for each test, because an installation has at most eight schemes."""
     return System(database, None, people)  # type: ignore[arg-type]
 
 
 @dataclass
 class Old:
-    """One old system beside an installation: its secret is there, and its tenant is mapped."""
+    """An old system, and an installation with the system's secret and a map of its tenant."""
 
     installed: System
     service: Program
@@ -79,7 +79,7 @@ def old(old_installation: System, program: Program) -> Iterator[Callable[[OldSys
 
 
 def found(old: Old, key: str) -> str:
-    """The fate of a text: resolves, resolves after first use, or refused."""
+    """Return whether a text resolves, resolves after its first use, or is refused."""
     ask = "select key_id from keylatch.resolve_key(%s)"
     if old.connection.execute(ask, [key]).fetchone():
         return NOW

@@ -24,14 +24,14 @@ from tools.pages import Reader, form
 pytestmark = pytest.mark.one_server
 
 GUIDES = ROOT / "sql" / "docs"
-# Such a line says what the reader of what follows has before they begin.
+# A line that says what the reader of the next part has before they begin.
 GROUND = re.compile(r"<!-- begins with: ([a-z ]+) -->\n")
-# These have a test of their own, which does what stands between their blocks as well.
+# These guides have their own tests, which also do what the text between their blocks says.
 ELSEWHERE = {"adoption.md", "django.md", "resolver_token.md"}
 PAGES = sorted({ROOT / "README.md", *GUIDES.glob("*.md")} - {GUIDES / name for name in ELSEWHERE})
 
-# The CLI reaches a linked project without being told where it is; here it is told. Hosted Supabase
-# has an event trigger that tells PostgREST of a new schema, and PostgREST then needs a moment.
+# A reader's CLI finds the linked project by itself. Here --remote names the database. On hosted
+# Supabase an event trigger notifies PostgREST of a new schema. Here a loop does, and waits for it.
 SUPABASE = """#!/bin/bash
 set -e
 {cli} "$@" --remote="$DATABASE_URL?sslmode=disable" --yes --agent no
@@ -42,14 +42,14 @@ do
   sleep 0.5
 done
 """
-# Who works on keylatch runs these; here only their names are checked.
+# Contributors run these targets. Here make only checks that the targets exist.
 MAKE = """#!/bin/sh
 exec /usr/bin/make -n -C {root} "$@"
 """
 TSC = """#!/bin/sh
 exec {tsc} "$@"
 """
-# What a page installs is installed already, from this repository: only the words are checked.
+# The packages of a page are already installed. So this only checks their names and extras.
 PIP = """#!/bin/sh
 exec {python} -c 'import sys; from importlib.metadata import metadata
 extras = set(metadata("keylatch").get_all("Provides-Extra"))
@@ -68,7 +68,7 @@ def begin(
     janitor: Janitor,
     tmp_path: Path,
 ) -> Iterator[Callable[[str], Reader]]:
-    """Gives a reader who has what a page begins with."""
+    """Return a function that makes a reader, who has what a page begins with."""
     with ExitStack() as opened:
 
         def make(ground: str) -> Reader:
@@ -135,7 +135,7 @@ def begin(
 
 
 def _forget_settings(url: str) -> None:
-    """Resets the settings of a page for PostgREST: the databases of a server share the roles."""
+    """Reset a page's settings for PostgREST, because the databases of a server share the roles."""
     with psycopg.connect(url) as superuser:
         superuser.execute("alter role authenticator reset pgrst.db_pre_request")
         superuser.execute("alter role authenticator reset pgrst.db_schemas")
@@ -169,7 +169,7 @@ def test_the_picture_is_what_the_demo_draws(tmp_path: Path) -> None:
 
 
 def _words(svg: Path) -> str:
-    """What a picture says, without its times."""
+    """Return the words of a picture, without the times."""
     said = " ".join(
         html.unescape(" ".join(re.findall(r">([^<\n]+)</text>", svg.read_text()))).split()
     )

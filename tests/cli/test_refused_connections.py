@@ -16,7 +16,7 @@ from stack.pooler import Pooler
 
 pytestmark = pytest.mark.one_server
 
-# A role that is not there is said to whom is asked for no password.
+# PostgreSQL tells a client that a role does not exist only if it asks for no password.
 _RULES = """
 host all supabase_admin,postgres 127.0.0.1/32 md5
 host all ghost 127.0.0.1/32 trust
@@ -26,7 +26,7 @@ hostssl all encrypted 127.0.0.1/32 md5
 
 @pytest.fixture(scope="module")
 def guarded(janitor: Janitor) -> Iterator[Server]:
-    """A server that lets in whom `_RULES` name, and has no SSL."""
+    """A server without SSL that accepts only the users in `_RULES`."""
     with Server(janitor=janitor) as server:
         rules = server.directory / "data" / "pg_hba.conf"
         rules.write_text(_RULES)
@@ -35,14 +35,14 @@ def guarded(janitor: Janitor) -> Iterator[Server]:
 
 
 def url(server: Server, user: str, database: str = "postgres", **options: str) -> str:
-    """An address of the server; the password counts only where the server asks for it."""
+    """Return a URL of the server. The password matters only if the server asks for it."""
     password = server.passwords.get(user, "hunter2")
     given = "&".join(f"{name}={value}" for name, value in options.items())
     return f"postgresql://{user}:{password}@127.0.0.1:{server.port}/{database}?{given}"
 
 
 def refused(program: Program, address: str, *, code: int) -> tuple[str, str]:
-    """What is wrong, and the next step."""
+    """Run a command that cannot connect, and return the lines of its error and its hint."""
     there = program.having(DATABASE_URL=address)
     said = there("list", "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa", code=code).err
     assert "hunter2" not in said
@@ -111,7 +111,7 @@ def test_a_user_whom_pg_hba_does_not_know_is_told_to_add_a_line(
 
 
 def certificate() -> dict[str, bytes]:
-    """A key, and a certificate of its own for 127.0.0.1."""
+    """Return a private key, and its self-signed certificate for 127.0.0.1."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     cert = (

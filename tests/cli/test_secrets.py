@@ -19,22 +19,22 @@ class Arguments:
     """The arguments of all processes, as `ps` shows them, while the block runs.
 
     Attributes:
-        seen: All that was seen, by whoever.
+        seen: The arguments of every process that was seen.
     """
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Start with no arguments seen."""
         self.seen: set[bytes] = set()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
     def __enter__(self) -> "Arguments":
-        """Begin to watch."""
+        """Start to watch."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End."""
+        """Stop watching."""
         self._over.set()
         self._thread.join()
 
@@ -50,7 +50,7 @@ class Arguments:
 def test_no_key_is_in_the_arguments_of_a_process_or_in_a_log(
     alice: Program, resolver: Program, system: System, server: Cluster
 ) -> None:
-    # The installed script, a process of its own.
+    # The installed script is a process of its own, so `ps` shows its arguments.
     alice, resolver = replace(alice, is_preloaded=False), replace(resolver, is_preloaded=False)
     with Arguments() as arguments:
         old = alice("issue", system.people.a, "--kind", "secret", "--key-only").out.strip()
@@ -128,8 +128,8 @@ def test_a_key_of_keylatch_is_not_sent_as_that_of_the_project(
     assert refused.err.startswith("usage: --key needs the API key of the project")
 
 
-# Characters that end a password early where they are not escaped, and so move a part of it into
-# the host, the port or the name of the database.
+# These characters end a password early if they are not escaped. The rest of the password then
+# becomes part of the host, the port or the name of the database.
 @pytest.mark.parametrize(
     "password",
     ["pass@word", "pass/word", "pass?word", "pass#word", "pass:1%z", quote("pass@/word", safe="")],
@@ -139,7 +139,7 @@ def test_no_part_of_a_password_is_printed(program: Program, system: System, pass
         url = f"postgresql://postgres:{password}@{address}/{system.database.name}"
         refused = program("list", system.people.a, "--db-url", url, code=None)
         assert refused.code in (2, 3, 4)
-        # The words that speak of the matter.
+        # The error itself may say "password" and "getpass".
         said = refused.err.lower().replace("password", "").replace("getpass", "")
         assert not [part for part in ("pass", "word", password) if part in said]
     wrong = program("list", system.people.a, "--url", url, "--key", "x", code=2)
@@ -154,13 +154,13 @@ def test_no_api_key_or_token_is_printed(
     for url in (system.rest.url, "http://127.0.0.1:9"):
         there = program.having(**{"SUPABASE_URL": url, name: secret})
         refused = there("list", system.people.a, code=None)
-        # No header can carry the odd ones, so nothing is sent.
+        # An HTTP header cannot carry the other secrets, so nothing is sent.
         assert refused.code in ((3, 4, 5) if secret == "hunter2" else (2,))
         assert "hunter2" not in refused.out + refused.err
 
 
 def test_a_text_of_others_cannot_steer_the_terminal(sql_alice: Program, system: System) -> None:
-    # The database lets no label turn its direction; a reason may be any text.
+    # The database refuses a label that changes the direction of text. A reason may be any text.
     label = "\u200bevil \u200e"
     reason = "line one\nline two\t[bold] \u202eevil\u2066"
     issued = sql_alice.ok(

@@ -1,4 +1,4 @@
-"""Durations and times as they are typed."""
+"""Durations and times as a user types them."""
 
 from datetime import UTC, datetime, timedelta
 

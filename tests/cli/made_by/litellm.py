@@ -1,7 +1,7 @@
 """Makes a key with LiteLLM's own proxy. Writes the row to litellm.csv, and prints the key.
 
-Prisma's client needs an engine that pip does not have. So its table is stood in for, and keeps the
-row that LiteLLM gives to it. The other columns, and their defaults, are of LiteLLM's schema.prisma.
+Prisma's client needs an engine that pip does not have. So a stand-in for its table keeps the row
+that LiteLLM writes. The other columns, and their defaults, come from LiteLLM's schema.prisma.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ COLUMN = re.compile(r"^\s+(\w+)\s+(?:String|Float|Boolean|DateTime|Json|Int|BigI
 
 
 class Table:
-    """Stands in for the table in Prisma's client."""
+    """A stand-in for the table in Prisma's client."""
 
     row: dict[str, object]
 
@@ -46,7 +46,7 @@ def columns() -> dict[str, object]:
 
 
 def columns_of(line: str) -> tuple[str, str] | None:
-    """The name and the rest of a line of the schema, if it is of a column."""
+    """Return the column's name and the rest of a line of the schema, or None without a column."""
     column = COLUMN.match(line)
     return (column[1], column[2]) if column else None
 

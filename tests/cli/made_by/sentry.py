@@ -1,7 +1,7 @@
 """Makes a token with Sentry's own model. Writes its row to sentry.csv, and prints the token.
 
-The model makes the values, and Django the insert of them. Nothing runs the insert: a database of
-Sentry needs more services than one.
+The model makes the values, and Django makes the insert statement. Nothing runs the statement,
+because a database of Sentry needs several other services.
 """
 
 import csv
@@ -26,7 +26,7 @@ def main() -> None:
     configure(skip_service_validation=True)
     from sentry.models import ApiToken
 
-    # As sentry/api/endpoints/api_tokens.py makes one.
+    # This follows sentry/api/endpoints/api_tokens.py.
     token = ApiToken(
         user_id=42, scope_list=["org:read", "project:write"], refresh_token=None, expires_at=None
     )
