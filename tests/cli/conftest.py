@@ -28,13 +28,13 @@ def program(tmp_path: Path) -> Program:
 
 @pytest.fixture(params=["rest", "database"])
 def connection(request: pytest.FixtureRequest) -> str:
-    """The two ways to connect. A test that uses this fixture, also indirectly, runs twice."""
+    """One of two ways to connect. A test runs twice if it uses this fixture, also indirectly."""
     return str(request.param)
 
 
 @pytest.fixture
 def sql_alice(program: Program, system: System) -> Program:
-    """The program as alice over the faster connection, for tests where the connection is equal."""
+    """The program as alice over the faster connection, for tests that do not need both."""
     return system.acting_as(program, "database", "alice")
 
 

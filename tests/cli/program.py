@@ -109,7 +109,7 @@ class Program:
         Args:
             *arguments: The command and its arguments.
             typed: The line that a user types.
-            prompt: The end of the text on the terminal after which to type, if there is one.
+            prompt: The end of the terminal's text to wait for; empty to type at once.
         """
         ours, theirs = os.openpty()
         with subprocess.Popen(

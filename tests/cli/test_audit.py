@@ -76,7 +76,7 @@ def test_a_fresh_installation_gives_exactly_the_expected_access(audit: Program) 
     assert by_name["call keylatch.resolve_key"]["admin"] == "no"
     for actor in ("anon", "stranger", "member", "other", "resolver"):
         assert by_name["call keylatch.revoke_key"][actor] in ("no", "none")
-    # The latch refuses a change even to the owner. A time is replaced by the database's own time.
+    # The latch refuses a change even to the owner. The database replaces a time with its own time.
     for column in ("id", "workspace_id", "kind", "environment", "masked_key", "created_by"):
         outcomes = by_name[f"update {column} keylatch.keys"]
         assert {outcomes[who] for who in ("admin", "service", "owner")} == {"latch"}

@@ -1,4 +1,4 @@
-"""Where the program connects, and as whom. Options win over the environment, and that over .env."""
+"""Connection and user of the program: options come first, then the environment, then `.env`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Lines are read, and sent in batches. Batches grow and shrink, and a batch too slow is halved."""
+"""How an import reads lines, and sends batches that grow, shrink, and are halved if too slow."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -428,7 +428,7 @@ def test_each_bad_line_is_named_with_its_slug_before_anything_is_written(
         # No call of upgrade_key could finish.
         (salted(1_200_001, "a"), "To compare all keys that may equal this key, upgrade_key would"),
         (salted(9_999_999, "b"), "To compare all keys that may equal this key, upgrade_key would"),
-        # Two keys begin with the same part: to compare both is too slow.
+        # Two keys begin with the same part: comparing both is too slow.
         (salted(700_000, "c", starts_with=prefix), ""),
         (salted(700_000, "d", starts_with=prefix), "To compare all keys that may equal this key"),
         ({"alg": "argon2", "hash": "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA"}, "alg must be"),

@@ -31,7 +31,7 @@ ELSEWHERE = {"adoption.md", "django.md", "resolver_token.md"}
 PAGES = sorted({ROOT / "README.md", *GUIDES.glob("*.md")} - {GUIDES / name for name in ELSEWHERE})
 
 # A reader's CLI finds the linked project by itself. Here --remote names the database. On hosted
-# Supabase an event trigger notifies PostgREST of a new schema. Here a loop does, and waits for it.
+# Supabase an event trigger notifies PostgREST of a new schema. Here a loop notifies it and waits.
 SUPABASE = """#!/bin/bash
 set -e
 {cli} "$@" --remote="$DATABASE_URL?sslmode=disable" --yes --agent no
@@ -68,7 +68,7 @@ def begin(
     janitor: Janitor,
     tmp_path: Path,
 ) -> Iterator[Callable[[str], Reader]]:
-    """Return a function that makes a reader, who has what a page begins with."""
+    """Return a function that makes a reader with what a page begins with."""
     with ExitStack() as opened:
 
         def make(ground: str) -> Reader:

@@ -16,7 +16,7 @@ from stack.pooler import Pooler
 
 pytestmark = pytest.mark.one_server
 
-# PostgreSQL tells a client that a role does not exist only if it asks for no password.
+# PostgreSQL says that a role does not exist only to a client that needs no password.
 _RULES = """
 host all supabase_admin,postgres 127.0.0.1/32 md5
 host all ghost 127.0.0.1/32 trust

@@ -181,7 +181,7 @@ def test_a_table_goes_all_the_way_from_plaintext_to_hashes_alone(
     assert find(owner, str(kept("hex", "key 7"))) == []
     assert find(owner, "key") == find(owner, "") == find(owner, None) == []
     assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "emptying"
-    # A key that an application still writes resolves, and its plaintext is emptied, too.
+    # A key that an application still writes is hashed, and its plaintext is emptied, too.
     owner.execute('insert into app."Odd ""T" values (0, \'a new one\', 1)')
     assert find(owner, "a new one") == [0]
     assert call(owner, "drop_plaintext", "drop plaintext", True, 0)["phase"] == "emptying"
@@ -356,7 +356,7 @@ def test_a_stored_hash_is_no_key_even_where_it_stands_among_the_keys(
     stolen = str(kept("hex", "key 1"))
     hash_all(owner)
     owner.execute('alter table app."Odd ""T" disable trigger all')
-    # Like after a manual migration: hashes in the plaintext column, and no hash beside them.
+    # As after a manual migration: hashes in the plaintext column, and no hash beside them.
     owner.execute(
         'insert into app."Odd ""T" values (5000, %s), (5001, %s)', [stolen, stolen.upper()]
     )

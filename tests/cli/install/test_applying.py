@@ -225,7 +225,7 @@ def test_a_file_for_another_state_refuses_to_run(empty: Database) -> None:
 @pytest.mark.one_server
 @pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
 def test_twenty_at_once_apply_it_once(empty: Database, database: Database, isolation: str) -> None:
-    """In every isolation level, a waiting session must see what the others have committed."""
+    """With every default isolation level, a waiting session must see what the others committed."""
     empty.connect().execute(
         f"alter database {empty.name} set default_transaction_isolation = '{isolation}'".encode()
     )

@@ -23,7 +23,7 @@ def install(server: Cluster, name: str, tenancy: Tenancy) -> Database:
     """Create a database with every module and this tenancy."""
     database = Database(server, name)
     server.install_platform(database.name)
-    # Unlike on Supabase, the API's roles cannot read a new table on plain PostgreSQL.
+    # The API's roles can read a new table on Supabase, but not on plain PostgreSQL.
     database.connect().execute(
         "alter default privileges in schema public"
         " revoke all on tables from anon, authenticated, service_role"

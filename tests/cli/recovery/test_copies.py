@@ -1,4 +1,4 @@
-"""doctor reports a copy, a restored database and a promoted server until the renewal."""
+"""doctor reports a copy, a restored database and a promoted server until `installation renew`."""
 
 from collections.abc import Iterator
 
