@@ -182,7 +182,10 @@ def test_two_adoptions_may_start_at_the_same_moment(
         Adoption(first, *ASSISTANTS).start()
         with ThreadPoolExecutor(1) as pool:
             second = pool.submit(adopt, "adopt", "hash", *SESSIONS)
-            waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+            waits = (
+                "select count(*) from pg_stat_activity"
+                " where datname = current_database() and wait_event_type = 'Lock'"
+            )
             while owner.execute(waits).fetchone() == (0,) and not second.done():
                 time.sleep(0.02)
             assert not second.done()

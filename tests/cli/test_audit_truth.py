@@ -244,7 +244,7 @@ def test_an_owner_may_be_anybody_who_can_act_as_the_roles(
 def test_an_audit_holds_no_lock_that_blocks_the_use_or_change_of_keys(
     program: Program, database: Database, people: People
 ) -> None:
-    """While an audit has its longest transaction open, keys are resolved, issued and changed."""
+    """During an audit's longest transaction, keys are resolved, issued, changed and revoked."""
     from keylatch_cli.audit import matrix
 
     issue = "select id, key from keylatch.issue_key(%s, 'secret')"
@@ -258,8 +258,9 @@ def test_an_audit_holds_no_lock_that_blocks_the_use_or_change_of_keys(
         if done % 50 == 0:
             steps.append(done)
             assert busy.execute("select from keylatch.resolve_key(%s)", [key]).rowcount == 1
-            busy.execute("select from keylatch.issue_key(%s, 'secret')", [People.a])
+            new = busy.execute(issue, [People.a]).fetchall()[0]
             busy.execute("update keylatch.keys set label = label where id = %s", [key_id])
+            busy.execute("select from keylatch.revoke_key(%s)", [new[0]])
         rows = busy.execute(
             "select distinct l.mode from pg_locks as l join pg_class as c on l.relation = c.oid"
             " where l.pid = %s and c.relkind = 'r' and l.granted"
@@ -272,7 +273,6 @@ def test_an_audit_holds_no_lock_that_blocks_the_use_or_change_of_keys(
         assert matrix.audit(auditor, done=use).is_clean
     assert len(steps) > 5
     assert seen == {"AccessShareLock", "RowShareLock", "RowExclusiveLock"}
-    busy.execute("select from keylatch.revoke_key(%s)", [key_id])
 
 
 @pytest.mark.one_server

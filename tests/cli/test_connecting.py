@@ -395,4 +395,5 @@ def test_a_dotenv_takes_nothing_of_the_environment_into_an_address(
         text = f"SUPABASE_URL={server.url}/${{HOUSE}}\nSUPABASE_KEY=$HOUSE\n"
         write_dotenv(program, text)
         program.having(HOUSE="hunter2")("list", system.people.a, code=None)
+        assert server.requests
         assert "hunter2" not in str(server.requests)

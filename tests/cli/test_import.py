@@ -216,8 +216,11 @@ def test_killed_in_the_middle_and_run_again_nothing_is_lost_and_nothing_doubled(
         running.send_signal(signal.SIGKILL)
         running.wait(HANG_SECONDS)
         # Wait until the server has finished or cancelled the killed client's statement.
-        busy = "select 1 from pg_stat_activity where query ~ 'import_keys' and state = 'active'"
-        until(lambda: not connection.execute(f"{busy} and pid <> pg_backend_pid()").fetchone())
+        busy = (
+            "select 1 from pg_stat_activity where datname = current_database()"
+            " and query ~ 'import_keys' and state = 'active' and pid <> pg_backend_pid()"
+        )
+        until(lambda: not connection.execute(busy).fetchone())
         before = connection.execute(counted).fetchone()
         assert before is not None
         assert 0 < before[0] < count

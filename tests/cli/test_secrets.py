@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -47,8 +48,25 @@ class Arguments:
                     continue
 
 
+@pytest.fixture
+def statements(system: System, server: Cluster) -> Iterator[Callable[[], str]]:
+    """A function that returns what the server logged during the test: every statement."""
+    superuser = system.database.connect(superuser=True)
+    settings = {"log_statement": "'all'", "log_parameter_max_length": "0"}
+    for name, value in settings.items():
+        superuser.execute(f"alter system set {name} = {value}")
+    superuser.execute("select pg_reload_conf()")
+    before = len(server.log())
+    try:
+        yield lambda: server.log()[before:]
+    finally:
+        for name in settings:
+            superuser.execute(f"alter system reset {name}")
+        superuser.execute("select pg_reload_conf()")
+
+
 def test_no_key_is_in_the_arguments_of_a_process_or_in_a_log(
-    alice: Program, resolver: Program, system: System, server: Cluster
+    alice: Program, resolver: Program, system: System, statements: Callable[[], str]
 ) -> None:
     # The installed script is a process of its own, so `ps` shows its arguments.
     alice, resolver = replace(alice, is_preloaded=False), replace(resolver, is_preloaded=False)
@@ -62,7 +80,8 @@ def test_no_key_is_in_the_arguments_of_a_process_or_in_a_log(
         alice("revoke", found["key_id"])
     everything = b"\n".join(arguments.seen)
     assert b"resolve" in everything
-    logs = server.log() + system.rest.postgrest.log()
+    assert "revoke_key" in statements()
+    logs = statements() + system.rest.postgrest.log()
     for key in (old, new):
         assert key.encode() not in everything
         assert key not in logs

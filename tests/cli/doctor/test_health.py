@@ -15,6 +15,7 @@ from cli.doctor.examining import examined, run, summaries
 from cli.install.test_own_tenancy import EXAMPLES
 from core.fingerprint import fingerprint
 from keylatch_cli.doctor.catalog import Entry, Name, read_catalog
+from keylatch_cli.doctor.examination import examine
 from keylatch_cli.install.apply import apply
 from keylatch_cli.install.migrations import Choice, Tenancy, shipped
 from stack import Cluster, Database, Janitor, People, Server
@@ -247,7 +248,7 @@ def test_nothing_can_be_written_and_the_connection_is_as_it_was(
     )
     with psycopg.connect(database.url) as connection:
         connection.read_only, connection.isolation_level = False, None
-        report = examined(database)
+        report = examine(connection)
         assert summaries(report.findings)[0][1] == "tenancy_fails"
         assert "read-only transaction" in report.findings[0].what
         assert (connection.read_only, connection.isolation_level) == (False, None)

@@ -9,6 +9,7 @@ import pytest
 
 from cli.doctor.examining import examined, only, run, summaries
 from cli.install.test_own_tenancy import EXAMPLES, install
+from keylatch_cli.doctor.examination import examine
 from stack import Cluster, Database, People
 
 pytestmark = pytest.mark.one_server
@@ -222,6 +223,7 @@ def test_the_report_says_so_if_the_users_cannot_be_read(server: Cluster) -> None
 def test_asking_as_users_leaves_the_session_what_it_was(database: Database, people: People) -> None:
     query = "select current_user::text, current_setting('request.jwt.claims', true)"
     with psycopg.connect(database.url, autocommit=True) as connection:
+        connection.execute("set request.jwt.claims = '{}'")
         before: Any = connection.execute(query.encode()).fetchone()
-        examined(database)
+        examine(connection)
         assert connection.execute(query.encode()).fetchone() == before

@@ -163,13 +163,12 @@ def test_a_definer_function_is_internal_and_pinned_and_no_table_is_open(
 def test_without_an_own_grant_anon_executes_what_the_module_is_for(
     alone: Database, module: str
 ) -> None:
+    request = {"current_workspace_id", "current_key_id", "has_scope", "key_metadata"}
+    request |= {"check_request"}
     open_to_anon = {
-        "request": {"current_workspace_id", "current_key_id", "has_scope", "key_metadata"},
-        "sessions": {"open_session"},
+        "request": request,
+        "sessions": request | {"open_session", "current_session_id"},
     }
     found = alone.connect().execute(CALLED, [["keylatch"], "anon"]).fetchall()
     names = {name.partition(".")[2].partition("(")[0] for (name,) in found}
-    if module not in open_to_anon:
-        assert names == set()
-    else:
-        assert names >= open_to_anon[module]
+    assert names == open_to_anon.get(module, set())

@@ -292,12 +292,13 @@ def test_a_user_who_cannot_see_every_key_gets_no_list(
     program: Program, database: Database, owner: Owner, tmp_path: Path
 ) -> None:
     at = program.having(DATABASE_URL=database.authenticator_url)
+    before = owner.row(OLD_ID)
     for words in (("export",), ("apply", exported(program, database, tmp_path))):
         shown = at("revocations", *words, code=3)
         assert "this command needs the owner's login" in shown.err
         assert shown.out == ""
     assert at("installation", "renew", code=3).err
-    assert owner.row(OLD_ID)
+    assert owner.row(OLD_ID) == before
 
 
 def test_a_database_without_keylatch_is_named(
