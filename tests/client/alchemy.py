@@ -17,7 +17,7 @@ DRIVERS = ("psycopg", "psycopg-async", "asyncpg-async")
 
 
 def url_for(url: str, driver: str) -> URL:
-    """A URL of PostgreSQL as SQLAlchemy takes it for a driver."""
+    """Convert a PostgreSQL URL to the form that SQLAlchemy needs for a driver."""
     made = make_url(url).set(drivername=f"postgresql+{driver.removesuffix('-async')}")
     if driver == "asyncpg-async":
         made = made.difference_update_query(["sslmode"]).update_query_dict({"ssl": "disable"})
@@ -25,11 +25,11 @@ def url_for(url: str, driver: str) -> URL:
 
 
 class Alchemy:
-    """An engine over one driver, and what is opened on it.
+    """An engine over one driver, with connections, sessions and clients on it.
 
     Attributes:
         engine: The engine, sync or async.
-        is_async: Whether it is async.
+        is_async: Whether the engine is async.
     """
 
     def __init__(self, url: str, driver: str, runner: asyncio.Runner, **options: Any) -> None:
@@ -42,22 +42,22 @@ class Alchemy:
         self.engine = make(url_for(url, driver), **options)
 
     def wait(self, result: Any) -> Any:
-        """The result of a call of SQLAlchemy, of either form."""
+        """Return the result of a SQLAlchemy call, sync or async."""
         return self._runner.run(_as_coroutine(result)) if self.is_async else result
 
     def open(self, kind: str) -> Any:
-        """A new connection or session."""
+        """Open a new connection or session."""
         if kind == "connection":
             return self.wait(_opened(self.engine) if self.is_async else self.engine.connect())
         return AsyncSession(self.engine) if self.is_async else Session(self.engine)
 
     def ask(self, source: Any, statement: str) -> Any:
-        """Run a statement and give its only row."""
+        """Run a statement and return its only row."""
         row = self.wait(source.execute(sqlalchemy.text(statement))).one()
         return tuple(row)
 
     def client(self, source: Any, claims: dict[str, str] | None = None, **more: Any) -> Keylatch:
-        """A client over an engine, a connection or a session."""
+        """Return a client over an engine, a connection or a session."""
         if not self.is_async:
             return Keylatch.from_sqlalchemy(source, claims=claims, **more)
         kl = AsyncKeylatch.from_sqlalchemy(source, claims=claims, **more)

@@ -6,10 +6,10 @@ from typing import Self
 
 
 class FixedServer:
-    """Answers on a free port; a context manager that closes it.
+    """A server on a free port; a context manager that stops the server.
 
     Attributes:
-        url: Where it answers, without a slash at the end.
+        url: The server's URL, without a slash at the end.
         requests: The method, path, headers and body of each request so far.
     """
 
@@ -21,13 +21,13 @@ class FixedServer:
         *,
         silent: bool = False,
     ) -> None:
-        """Start it.
+        """Start the server.
 
         Args:
             status: The HTTP status of every answer.
-            body: Its body.
+            body: The body of every answer.
             content_type: The type of the body.
-            silent: Take requests and never answer.
+            silent: Whether the server reads requests and never answers.
         """
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self._end = threading.Event()
@@ -61,11 +61,11 @@ class FixedServer:
         self._thread.start()
 
     def __enter__(self) -> Self:
-        """Returns the running server."""
+        """Return the running server."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Stop the server."""
         self._end.set()
         self._server.shutdown()
         self._thread.join()

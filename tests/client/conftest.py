@@ -24,7 +24,7 @@ def system(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> 
             yield system
 
 
-# Of each way to the database one tells what another server answers; the others send the same.
+# These two run on every server: one over HTTP, one over SQL. The others send the same requests.
 _ON_EVERY_SERVER = ("postgrest-sync", "connection-async")
 
 
@@ -36,14 +36,14 @@ _ON_EVERY_SERVER = ("postgrest-sync", "connection-async")
     ],
 )
 def clients(system: System, request: pytest.FixtureRequest) -> Iterator[Clients]:
-    """The clients of one transport, sync or async; a test that asks for them runs over each."""
+    """The clients of one transport, sync or async; a test with this fixture runs over each."""
     with Clients(system, request.param) as clients:
         yield clients
 
 
 @pytest.fixture
 def act_as(clients: Clients) -> Callable[[str], Keylatch]:
-    """Gives a client that acts as one of `People` or as a role."""
+    """Return a function that gives a client for one of `People` or for a role."""
     return clients.act_as
 
 
@@ -55,7 +55,7 @@ def kl(clients: Clients) -> Keylatch:
 
 @pytest.fixture(params=["sync", "async"])
 def line(request: pytest.FixtureRequest, system: System) -> Iterator[Open]:
-    """Opens connections as `authenticator`, from where every role can be taken."""
+    """Return a function that connects as `authenticator`, which can switch to every API role."""
     with ExitStack() as opened:
         runner = opened.enter_context(asyncio.Runner())
 
@@ -69,7 +69,7 @@ def line(request: pytest.FixtureRequest, system: System) -> Iterator[Open]:
 
 @pytest.fixture(params=["sync", "async"])
 def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Keylatch]]:
-    """Gives a client over postgrest-py for an address; options go to the HTTP session."""
+    """Return a function that makes a client over postgrest-py; options go to the HTTP session."""
     with ExitStack() as opened:
         runner = opened.enter_context(asyncio.Runner())
 
@@ -92,7 +92,7 @@ def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Keylatch]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Silence what supabase-py says of its own call of postgrest-py."""
+    """Silence a warning about supabase-py's own call of postgrest-py."""
     config.addinivalue_line(
         "filterwarnings", "ignore:The '(timeout|verify)' parameter is deprecated:DeprecationWarning"
     )

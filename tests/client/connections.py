@@ -19,23 +19,23 @@ class CallerConnection:
     """
 
     def __init__(self, url: str, *, is_async: bool, runner: asyncio.Runner, **options: Any) -> None:
-        """Open it."""
+        """Open the connection."""
         self._runner = runner
         self._is_async = is_async
         kind: Any = psycopg.AsyncConnection if is_async else psycopg.Connection
         self.connection: Any = self.wait(kind.connect(url, **options))
 
     def wait(self, result: Any) -> Any:
-        """The result of a call of psycopg, of either form."""
+        """Return the result of a psycopg call, sync or async."""
         return self._runner.run(_as_coroutine(result)) if self._is_async else result
 
     def ask(self, statement: str, *values: object) -> Any:
-        """Run a statement and give its only row."""
+        """Run a statement and return its only row, or None if it returns no rows."""
         cursor = self.wait(self.connection.execute(statement, values or None))
         return self.wait(cursor.fetchone()) if cursor.description else None
 
     def client(self, claims: dict[str, str] | None = None) -> Keylatch:
-        """A client over it."""
+        """Return a client over the connection."""
         if not self._is_async:
             return Keylatch.from_psycopg(self.connection, claims=claims)
         kl = AsyncKeylatch.from_psycopg(self.connection, claims=claims)
@@ -43,7 +43,7 @@ class CallerConnection:
 
     @property
     def status(self) -> TransactionStatus:
-        """Whether it is in a transaction."""
+        """The transaction status of the connection."""
         return TransactionStatus(self.connection.info.transaction_status)
 
 

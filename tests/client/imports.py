@@ -1,11 +1,11 @@
-"""What imports what in the two packages, as the README shows it."""
+"""The import graph of the two packages, as the README shows it."""
 
 import ast
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-# Packages that stand for all their modules: a folder of the tools, a door of the client.
+# Packages of the client that the graph shows as one unit. A folder of the tools is always one unit.
 _FOLDERS = {"keylatch.cached", "keylatch.fastapi"}
 
 
@@ -16,8 +16,8 @@ def import_graph(sources: Path) -> str:
         sources: The folder of `keylatch` and `keylatch_cli`.
 
     Returns:
-        A line a module or folder, with what it imports that nothing else on the line imports.
-        What stands on a line stands on no line above.
+        A line for each module or folder: its name and its imports, without those that another
+        import on the line imports, too. Each import has its own line further below.
     """
     files = {_dotted(path.relative_to(sources).with_suffix("").parts): path
              for path in sorted(sources.rglob("*.py"))}  # fmt: skip
@@ -59,7 +59,7 @@ def _unit(module: str) -> str:
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Returns the imported names, also those in functions, but none for type checkers only."""
+    """Yield the imported names, also from functions, but without imports for type checkers."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue

@@ -1,4 +1,4 @@
-"""The output of careless programs, for tests that it contains no key."""
+"""The output of careless programs. Tests check that it contains no key."""
 
 import io
 import traceback
@@ -8,7 +8,7 @@ import rich.traceback
 
 
 def rich_text(value: object) -> str:
-    """What rich prints of a value."""
+    """Return the text that rich prints for a value."""
     console = rich.console.Console(file=io.StringIO(), width=200, force_terminal=True)
     console.print(value)
     output = console.file
@@ -17,7 +17,7 @@ def rich_text(value: object) -> str:
 
 
 def everything_about(error: BaseException) -> str:
-    """The output of a careless error reporter: the traceback with the locals of every frame."""
+    """Return the output of a careless error reporter: the traceback with all local variables."""
     plain = "".join(
         traceback.TracebackException.from_exception(error, capture_locals=True).format()
     )

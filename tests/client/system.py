@@ -23,8 +23,8 @@ VARIANTS = [
     for form in ("sync", "async")
 ] + ["asyncpg-async"]
 
-# Lets a test do through a transport what no call of the contract does, as the owner of the table:
-# even then the latch holds.
+# Lets a test run any statement through a transport, as the owner of the table. The latch must hold
+# even then.
 _RUN_AS_OWNER = """
 create function keylatch.run_as_owner(statement text) returns setof keylatch.keys
 language plpgsql volatile security definer set search_path = '' as $$
@@ -42,12 +42,12 @@ class System:
     Attributes:
         database: The database.
         rest: Its REST API.
-        people: Who administers what.
-        owner: A connection as `postgres`, who owns all.
+        people: The users and their workspaces.
+        owner: A connection as `postgres`, which owns all objects.
     """
 
     def __init__(self, database: Database, rest: Callable[[], Rest], people: People) -> None:
-        """Seed the database and start the API, once all that it serves is there."""
+        """Seed the database, then start the API."""
         self.database = database
         self.people = people
         people.seed(database.url)
@@ -56,17 +56,17 @@ class System:
         self.rest = rest()
 
     def token(self, who: str) -> str:
-        """A token for one of `People`, or for a role."""
+        """Return a token for one of `People`, or for a role."""
         if hasattr(self.people, who):
             return self.people.token(who)
         return self.rest.tokens.token(role=who)
 
     def claims(self, who: str) -> dict[str, str]:
-        """The claims of that token."""
+        """Return the claims for one of `People`, or for a role."""
         return self.people.claims(who) if hasattr(self.people, who) else {"role": who}
 
     def rows(self, *ids: UUID) -> dict[UUID, Any]:
-        """The rows of these keys, with every column, as only the owner sees them."""
+        """Return the rows of these keys by id, with every column. Only the owner sees them all."""
         found = self.owner.execute(
             "select id, to_jsonb(k) from keylatch_internal.keys as k where id = any(%s)",
             [list(ids)],
@@ -74,14 +74,14 @@ class System:
         return dict(found.fetchall())
 
     def count(self) -> int:
-        """How many keys there are."""
+        """Return the number of keys."""
         (number,) = (
             self.owner.execute("select count(*) from keylatch_internal.keys").fetchone() or ()
         )
         return int(number)
 
     def expired_key(self, workspace: UUID) -> UUID:
-        """Import a key that has expired; nobody else can make one without waiting for it."""
+        """Insert a key that has already expired, which only the owner can do."""
         id_ = uuid4()
         self.owner.execute(
             """
@@ -96,13 +96,13 @@ class System:
 
 
 class Clients:
-    """Clients of one variant, each acting as somebody; a context manager that closes them.
+    """The clients of one variant, one for each user or role; a context manager that closes them.
 
-    The async ones are driven from the outside, so that one test serves both forms.
+    `Blocking` runs the async clients, so that one test covers sync and async.
     """
 
     def __init__(self, system: System, variant: str) -> None:
-        """Stores a variant of `VARIANTS`."""
+        """Store a variant of `VARIANTS`."""
         self.system = system
         self.library, _, form = variant.partition("-")
         self.is_async = form == "async"
@@ -112,15 +112,15 @@ class Clients:
         self.runner = self._open.enter_context(asyncio.Runner())
 
     def __enter__(self) -> Self:
-        """Returns the clients."""
+        """Return the clients."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close all that was opened for them."""
+        """Close everything that was opened for the clients."""
         self._open.close()
 
     def act_as(self, who: str) -> Keylatch:
-        """A client as one of `People` or as a role."""
+        """Return a client that acts as one of `People` or as a role."""
         if who not in self._made:
             make = getattr(self, f"_{self.library}")
             self._made[who] = cast(Keylatch, make(who))
@@ -159,7 +159,7 @@ class Clients:
 
     def _pool(self, who: str) -> object:
         url, claims = self.system.database.authenticator_url, self.system.claims(who)
-        # Autocommit above and not here, so that both are tried with every call.
+        # `_connection` uses autocommit and `_pool` does not, so that every call runs with both.
         size: dict[str, Any] = {"min_size": 1, "max_size": 2}
         if not self.is_async:
             pool = self._open.enter_context(psycopg_pool.ConnectionPool(url, open=False, **size))
@@ -170,7 +170,7 @@ class Clients:
         return Blocking(AsyncKeylatch.from_psycopg(async_pool, claims=claims), self.runner)
 
     def _asyncpg(self, who: str) -> object:
-        # Two, so that a call may wait for another.
+        # Two connections, so that one call may wait for another.
         make = asyncpg.create_pool(self.system.database.authenticator_url, min_size=1, max_size=2)
         pool = self._wait(make)
         self._open.callback(lambda: self._wait(pool.close()))
@@ -185,13 +185,13 @@ class Blocking:
     """An `AsyncKeylatch` with the methods of a `Keylatch`: each runs until it is done."""
 
     def __init__(self, client: AsyncKeylatch, runner: asyncio.Runner) -> None:
-        """Stores the client, and the runner of its coroutines."""
+        """Store the client, and the runner of its coroutines."""
         self._client = client
         self._transport = _BlockingTransport(client._transport, runner)
         self._runner = runner
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """Returns the method with this name."""
+        """Return the method with this name."""
         method = getattr(self._client, name)
         return lambda *args, **kwargs: self._runner.run(method(*args, **kwargs))
 

@@ -70,7 +70,7 @@ def test_a_sub_that_is_no_uuid_names_what_works_and_that_works(
         Keylatch.from_psycopg(connection).issue(system.people.a)
     assert "sub claim is not a UUID" in str(caught.value.detail)
     assert "Clerk, Auth0 or Firebase" in str(caught.value.hint)
-    # What the hint says, done.
+    # The advice of the hint:
     core.connect().execute(
         "create table public.members (user_id text, workspace_id uuid);"
         f"insert into public.members values ('user_2abc', '{system.people.a}');"
@@ -93,7 +93,7 @@ def test_a_sub_that_is_no_uuid_is_named_over_http_too(system: System) -> None:
 
 
 def test_a_malformed_id_that_was_sent_is_named_and_is_no_bad_sub(clients: Clients) -> None:
-    """The client refuses such an id itself. A direct call of the transport does not."""
+    """The client's methods refuse a malformed id. A direct call of the transport sends it."""
     transport = clients.act_as("alice")._transport
     for function, arguments in (
         ("revoke_key", {"key_id": "user_2abc", "reason": None, "cascade": False}),

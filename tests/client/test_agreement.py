@@ -25,7 +25,7 @@ def test_sql_and_python_agree_on_every_vector(system: System) -> None:
 
 
 def form_of(text: str) -> str:
-    """What Python says of a text, in the words of SQL."""
+    """Return Python's verdict on a text, in the words of `keylatch_internal.key_form`."""
     try:
         parse_key(text)
     except InvalidArgument as refusal:
@@ -33,7 +33,7 @@ def form_of(text: str) -> str:
     return "valid"
 
 
-# Any text that PostgreSQL can hold, and texts that nearly are keys.
+# Any text that PostgreSQL can store, and texts that are almost keys.
 POSTGRES_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 NEARLY_KEYS = st.builds(
     lambda key, place, other: key[:place] + other + key[place + 1 :],

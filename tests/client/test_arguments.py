@@ -1,4 +1,4 @@
-"""Arguments are refused before sending only if they could not arrive as meant."""
+"""The client refuses an argument only if the database would receive another value."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ class Sent(Exception):
 
 
 class RecordingTransport:
-    """Keeps the call instead of carrying it."""
+    """Keeps the arguments of a call instead of sending them."""
 
     def __init__(self) -> None:
         self.arguments: Mapping[str, object] = {}
@@ -40,7 +40,7 @@ class RecordingTransport:
 
 
 def sent(call: Callable[[Keylatch], object]) -> dict[str, Any]:
-    """The arguments that a call sends, as JSON makes them."""
+    """Return the arguments that a call sends, as JSON values."""
     transport = RecordingTransport()
     with pytest.raises(Sent):
         call(Keylatch(transport))
@@ -49,7 +49,7 @@ def sent(call: Callable[[Keylatch], object]) -> dict[str, Any]:
 
 
 def refused(call: Callable[[Keylatch], object]) -> str:
-    """What the client says instead of sending the call."""
+    """Return the error's detail after the client has refused to send a call."""
     transport = RecordingTransport()
     with pytest.raises(InvalidArgument) as caught:
         call(Keylatch(transport))
@@ -263,7 +263,7 @@ WRONG: list[tuple[str, Callable[[Keylatch], object]]] = [
 
 
 def nested(depth: int) -> dict[str, Any]:
-    """An object that deep."""
+    """Return an object that contains this many objects inside each other."""
     content: dict[str, Any] = {}
     for _ in range(depth):
         content = {"a": content}
@@ -323,7 +323,7 @@ def test_any_text_is_sent_for_the_database_to_judge(text: str, origin: str | Non
             assert "\x00" not in sent_text
             sent_text.encode()
             assert len(sent_text) <= 8193
-            # Either the very text, or one that no key and no origin can be.
+            # The text is unchanged, or it cannot be a key or an origin.
             assert sent_text == given_text or "\ufffd" in sent_text
 
 
@@ -337,7 +337,7 @@ def test_the_key_is_a_secret_from_the_client_to_the_transport() -> None:
 
 
 def test_the_error_of_an_old_schema_is_no_value_error() -> None:
-    """`except ValueError` around a call must catch bad arguments and nothing of the setup."""
+    """`except ValueError` around a call must catch bad arguments but no errors of the setup."""
     assert issubclass(InvalidArgument, ValueError)
     assert not issubclass(NotInstalled, ValueError)
 

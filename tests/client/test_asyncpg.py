@@ -1,4 +1,4 @@
-"""asyncpg: whose transaction a call is in, codecs of the caller, and what the server shows."""
+"""asyncpg: the transaction of a call, codecs of the caller, and what the server's log shows."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ def watched(tokens: Tokens, janitor: Janitor) -> Iterator[Watched]:
 
 @pytest_asyncio.fixture
 async def connection(system: System) -> AsyncIterator[asyncpg.Connection]:
-    """A connection as `authenticator`, from where every role can be taken."""
+    """A connection as `authenticator`, which can switch to every API role."""
     connection = await asyncpg.connect(system.database.authenticator_url)
     yield connection
     await connection.close()
@@ -265,7 +265,7 @@ async def test_no_key_is_in_the_log_or_the_activity_of_the_server(watched: Watch
 
 
 class Recording:
-    """A transport that keeps the calls, and answers none."""
+    """A transport that keeps the calls and answers none."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Mapping[str, object]]] = []
@@ -276,7 +276,7 @@ class Recording:
 
 
 def _sent() -> list[tuple[str, Mapping[str, object]]]:
-    """Every call, with every argument."""
+    """Return the function and the arguments of every call of the client."""
     some, now = uuid.uuid4(), datetime.now(UTC)
     transport = Recording()
     calls: list[Callable[[Keylatch], object]] = [

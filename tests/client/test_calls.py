@@ -17,7 +17,7 @@ ActAs = Callable[[str], Keylatch]
 
 
 def soon(**how_far: float) -> datetime:
-    """A time from now on, with a time zone."""
+    """Return the time that is this far in the future, with a time zone."""
     return datetime.now(UTC) + timedelta(**how_far)
 
 
@@ -223,7 +223,7 @@ def test_a_key_with_anything_around_it_is_no_key(
     for text in (f" {key}", f"{key} ", f"{key}\n", f"{key}\x00", f"\ufeff{key}", key + "x" * 9000):
         assert service.resolve(text) is None
         assert kl.explain(text).verdict == "malformed"
-    # Neither the stored hash nor its hex opens what the key opens.
+    # Neither the stored hash nor its hex is accepted as a key.
     for text in (hash_key(key).hex(), "\\x" + hash_key(key).hex(), hash_key(key).decode("latin-1")):
         assert service.resolve(text) is None
 
@@ -304,14 +304,14 @@ def test_retire_workspace_revokes_a_bounded_number_of_keys_until_none_is_left(
     assert all(row["revoked_at"] for row in system.rows(*made).values())
 
 
-# Python 3.13 reads 10,000 lists within each other, PostgreSQL holds a few thousand more.
+# Python 3.13 reads 10,000 nested lists. PostgreSQL stores a few thousand more.
 @pytest.mark.parametrize(
     "value", ["[" * 11_000 + "]" * 11_000, "9" * 5000], ids=["nested", "digits"]
 )
 def test_a_row_that_python_cannot_read_is_the_trouble_of_that_row_alone(
     act_as: ActAs, system: System, value: str
 ) -> None:
-    """The database takes such metadata from its owner alone; a batch holds another's key, too."""
+    """Only the owner can store such metadata. A batch with it also contains a readable key."""
     service, workspace = act_as("service_role"), uuid4()
     good = service.issue(workspace, kind="secret", metadata={"a": 1})
     id_ = uuid4()

@@ -34,11 +34,11 @@ select current_user::text, current_setting('role'),
 
 
 def test_a_key_never_stands_in_the_text_of_a_statement(line: Open, system: System) -> None:
-    """A cursor that binds in the client would put it there, for pg_stat_activity and logs."""
+    """A cursor that binds in the client would show the key in pg_stat_activity and logs."""
     one = line()
     is_sync = isinstance(one.connection, psycopg.Connection)
     one.connection.cursor_factory = psycopg.ClientCursor if is_sync else psycopg.AsyncClientCursor
-    # So that the call is one statement, and no commit stands there after it.
+    # Without autocommit, pg_stat_activity would show the commit after the call.
     one.wait(one.connection.set_autocommit(True))
     with pytest.raises(PermissionDenied):
         one.client().resolve(SECRET)
@@ -47,7 +47,7 @@ def test_a_key_never_stands_in_the_text_of_a_statement(line: Open, system: Syste
 
 
 def last_statement(one: CallerConnection, system: System) -> str:
-    """What pg_stat_activity shows of a connection."""
+    """Return the last statement of a connection in pg_stat_activity."""
     with system.database.connect(superuser=True) as watcher:
         (text,) = watcher.execute(
             "select query from pg_stat_activity where pid = %s", [one.connection.info.backend_pid]
@@ -178,7 +178,7 @@ async def test_a_cancelled_call_leaves_the_connection_usable(
         before = connection.info.transaction_status
         await connection.commit()
         with system.database.connect() as holder, holder.transaction():
-            # Neither to be changed nor to be read.
+            # This lock blocks reading and writing.
             holder.execute("lock table keylatch_internal.keys in access exclusive mode")
             for call in (kl.revoke(issued.id), kl.list(system.people.a)):
                 with pytest.raises(TimeoutError):

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.one_server
 
 MIGRATIONS = Path(__file__).parents[2] / "supabase" / "migrations"
 
-# Section 6 of the contract, written out once more: SQLSTATE and class of every slug.
+# The SQLSTATE and the class of every slug. Callers rely on both.
 CONTRACT: dict[str, tuple[str, type[KeylatchError]]] = {
     "key_not_found": ("PT404", KeyNotFound),
     "key_already_rotated": ("PT409", KeyNotUsable),
@@ -62,7 +62,7 @@ CONTRACT: dict[str, tuple[str, type[KeylatchError]]] = {
 
 
 def inserted_by_the_migrations() -> dict[str, str]:
-    """Every slug that a migration inserts into the table of errors, with its SQLSTATE."""
+    """Return every slug that a migration inserts into the table of errors, with its SQLSTATE."""
     found: dict[str, str] = {}
     for file in sorted(MIGRATIONS.glob("*.sql")):
         text = file.read_text(encoding="utf-8")
@@ -77,7 +77,7 @@ def inserted_by_the_migrations() -> dict[str, str]:
 
 def test_every_slug_that_the_migrations_insert_has_a_class() -> None:
     expected = {slug: state for slug, (state, _) in CONTRACT.items()}
-    # This one is raised by sql/adoption, which no migration installs.
+    # Only sql/adoption raises this slug, and no migration installs sql/adoption.
     assert expected.pop("adoption_not_ready") == "PT409"
     assert inserted_by_the_migrations() == expected
     assert {slug: kind for slug, (_, kind) in CONTRACT.items()} == CLASS_BY_SLUG

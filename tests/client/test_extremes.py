@@ -1,4 +1,4 @@
-"""Every extreme that the database takes is written by every path and read by every client."""
+"""Extreme values that the database accepts, written by every path and read by every client."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ WIDE = "\U0001d518"  # Four bytes of UTF-8, two units of UTF-16.
 
 
 def nested(levels: int) -> dict[str, Any]:
-    """An object of so many levels."""
+    """Return an object of nested lists and objects with this many levels below it."""
     inner: Any = [] if levels % 2 else {}
     for level in range(levels - 1, 0, -1):
         inner = [inner] if level % 2 else {"a": inner}
@@ -29,7 +29,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "the longest label": {"label": WIDE * 200},
     "the largest metadata": {"metadata": {"a": "x" * (8192 - len('{"a": ""}'))}},
     "the deepest metadata": {"metadata": nested(15)},
-    # A jsonb keeps a number in decimal, and so writes a large float as an integer.
+    # jsonb stores numbers in decimal, so it returns a large float as an integer.
     "the largest numbers": {
         "metadata": {"a": [17976931348623157 * 10**292, -(10**308), 2**63, 5e-324]}
     },
@@ -47,7 +47,7 @@ VALUES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A key, its text, and what was written."""
+    """A key, its text, and the values that were written."""
 
     workspace: UUID
     id: UUID
@@ -56,7 +56,7 @@ class Written:
 
     @property
     def origin(self) -> str | None:
-        """An origin from which the key is found."""
+        """The origin to resolve the key from, or None for a secret key."""
         return next(iter(self.values.get("allowed_origins", [])), None)
 
 
@@ -107,7 +107,7 @@ PATHS: dict[str, Callable[[Keylatch, System, UUID, dict[str, Any]], Written]] = 
 
 @pytest.fixture(scope="module")
 def written(system: System) -> Iterator[dict[str, list[Written]]]:
-    """Each extreme by each path, all paths of one extreme in a workspace."""
+    """Write each extreme by each path. The keys of one extreme share a workspace."""
     with psycopg.connect(system.database.authenticator_url, autocommit=True) as connection:
         service = Keylatch.from_psycopg(connection, claims=system.claims("service_role"))
         yield {
@@ -118,7 +118,7 @@ def written(system: System) -> Iterator[dict[str, list[Written]]]:
 
 
 def is_as_written(row: Any, values: dict[str, Any]) -> bool:
-    """Whether a client read what was written."""
+    """Whether a client read the values that were written."""
     read = {
         name: getattr(row, name) for name in values if hasattr(row, name) and name != "expires_at"
     }
@@ -179,7 +179,7 @@ def test_the_last_expiry_is_read_in_every_time_zone(
 def test_an_expiry_that_a_client_may_not_be_able_to_read_is_refused_by_every_path(
     system: System, moment: str
 ) -> None:
-    """East of Greenwich the last one is in the year 10000, which Python cannot name."""
+    """East of Greenwich the last moment is in the year 10000, which Python cannot represent."""
     issue = "select id from keylatch.issue_key(%(workspace)s, 'secret', expires_at => %(moment)s)"
     with psycopg.connect(system.database.url, autocommit=True) as owner:
         values = {"workspace": system.people.b, "moment": "2999-01-01T00:00:00Z"}

@@ -14,7 +14,7 @@ from keylatch.keys import ALPHABET
 pytestmark = pytest.mark.one_server
 
 ANY_KEY = st.sampled_from([vector["key"] for vector in KEYS])
-# Lone surrogates too: a str may hold them, and `text()` alone leaves them out.
+# Includes lone surrogates: a str may contain them, but `text()` leaves them out.
 ANY_TEXT = st.text(st.characters())
 OF_KEYS = st.sampled_from(ALPHABET + "0OIl_-. \n" + "é１\ud800")
 

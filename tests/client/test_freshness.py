@@ -1,4 +1,4 @@
-"""Whether a replica may answer, by a clock that the test moves."""
+"""Whether a replica may answer, with a clock that the test moves."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,7 +14,7 @@ LAG = timedelta(seconds=1)
 
 
 class Clock:
-    """Seconds, as the test sets them."""
+    """A clock in seconds that the test sets."""
 
     now = 100.0
 
@@ -23,7 +23,7 @@ class Clock:
 
 
 class Server:
-    """Answers with its position, or says that it answered."""
+    """Answers with its position, or with whether it is a replica."""
 
     def __init__(self, clock: Clock, *, is_replica: bool) -> None:
         self.clock = clock
@@ -57,7 +57,7 @@ class Pair:
         return bool(row["is_replica"])
 
     def replica_answers_unasked(self) -> bool:
-        """Whether the replica answers a read now, before it is asked for its position again."""
+        """Whether the replica answers a read now, without a new comparison of positions."""
         self.replica.position = 0
         self._transport._compare_at = self.clock.now + 1
         return self.replica_answers()
@@ -95,7 +95,7 @@ def test_a_replica_that_stands_still_is_as_old_as_the_newest_position_that_it_ha
         pair.replica_answers()
         pair.clock.now += 0.3
     assert not pair.replica_answers_unasked()
-    # The replica gets what the primary had 0.3 seconds ago.
+    # The replica reaches the position that the primary had 0.3 seconds ago.
     pair.primary.position, pair.replica.position = 50, 40
     pair._transport._compare_at = 0.0
     assert pair.replica_answers()

@@ -37,7 +37,7 @@ Connect = Callable[..., Keylatch]
 
 
 def failure(call: Callable[[], object]) -> KeylatchError:
-    """The error of a call, which must carry no other in its chain and no key in its text."""
+    """Return the error of a call. It must have no cause or context, and no key in its text."""
     with pytest.raises(KeylatchError) as caught:
         call()
     error = caught.value
@@ -114,7 +114,7 @@ def test_a_server_that_is_gone_is_unavailable(
         direct = connect(rest.rest_url, people.token("alice"))
         through_gateway = connect(f"{rest.url}/rest/v1", people.token("alice"))
         direct.issue(people.a)
-        # Killed rather than closed: it is closed once, with `rest`.
+        # `rest` closes PostgREST later and may close it only once, so kill the process.
         rest.postgrest._process.kill()
         rest.postgrest._process.wait()
         assert type(failure(lambda: direct.issue(people.a))) is Unavailable
@@ -151,7 +151,7 @@ def test_a_token_that_does_not_hold_is_denied(
         error = failure(partial(connect(system.rest.rest_url, token).list, system.people.a))
         assert type(error) is PermissionDenied
         assert token not in str(error)
-    # What h11 says of such a header repeats it.
+    # The error message of h11 repeats a header like this.
     error = failure(partial(connect(system.rest.rest_url, "hunter2\n").list, system.people.a))
     assert type(error) is Unavailable
     assert "hunter2" not in str(error)
@@ -226,7 +226,7 @@ def test_a_list_holds_each_key_once_though_others_are_made_between_its_pages(
 
 
 def session_of(token: str) -> Session:
-    """What Supabase Auth gives at a sign-in."""
+    """Return the session that Supabase Auth gives at a sign-in."""
     user = User(
         id=str(uuid4()),
         app_metadata={},

@@ -1,4 +1,4 @@
-"""Results: read by name from JSON, and closed to writing."""
+"""Results: read by name from JSON, and read-only."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""Which call belongs to which module, and the error if the module is missing."""
+"""The module of each call, and the error if the module is missing."""
 
 import logging
 import re
@@ -51,14 +51,14 @@ class AskedFor(Exception):
 
 
 class NamingTransport:
-    """Says which function a call would reach."""
+    """Raises an error with the name of the called function."""
 
     def call(self, function: str, _: object) -> Any:
         raise AskedFor(function)
 
 
 def made_by(*modules: str) -> set[str]:
-    """The functions and views of schema `keylatch` that the core and these modules make."""
+    """Return the functions and views in `keylatch` that the core and these modules create."""
     made: set[str] = set()
     for file in migrations(*modules):
         made.update(

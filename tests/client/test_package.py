@@ -1,4 +1,4 @@
-"""The package as a whole: what importing it costs, and that both clients are one."""
+"""The package as a whole: what its import loads, and that both clients have the same methods."""
 
 import asyncio
 import inspect
@@ -26,7 +26,7 @@ METHODS = sorted(name for name in dir(Keylatch) if not name.startswith("_"))
 LIBRARIES = {"supabase", "postgrest", "httpx", "pydantic", "asyncio"}
 LIBRARIES |= {"psycopg", "psycopg_pool", "sqlalchemy", "asyncpg"}
 
-# What it costs is measured in `make bench`; what it loads decides that.
+# `make bench` measures the time of the import. The time depends on the loaded modules.
 IMPORT = """
 import json, sys
 before = set(sys.modules)
@@ -43,7 +43,7 @@ def test_importing_the_client_loads_no_library() -> None:
 
 
 def test_importing_the_client_loads_the_calls_and_no_transport() -> None:
-    """A transport is loaded when a client is made with it, as are cache, usage and FastAPI."""
+    """A transport is loaded with its first client; cache, usage and FastAPI only on request."""
     code = (
         "import sys, keylatch\n"
         "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'keylatch'))"
@@ -122,7 +122,7 @@ def test_a_method_has_one_signature_and_one_text_in_both_clients(name: str) -> N
     assert inspect.iscoroutinefunction(awaited) is not name.startswith("from_")
     one, other = inspect.signature(blocking), inspect.signature(awaited)
     if name.startswith("from_"):
-        # These take the sync or the async object; all else about them is the same.
+        # One takes the sync object, the other the async object. All else is the same.
         names = [(p.name, p.kind, p.default) for p in one.parameters.values()]
         assert names == [(p.name, p.kind, p.default) for p in other.parameters.values()]
     else:
@@ -139,7 +139,7 @@ def test_a_text_describes_every_parameter_what_comes_back_and_its_source(name: s
     for parameter in list(inspect.signature(method).parameters)[1:]:
         assert f"    {parameter}: " in text
     assert "Returns:" in text
-    # The method is named as its function or view, or as the function without "_key".
+    # The functions and views whose names differ from the method's name.
     source = {"list": "list_keys", "show": "keys", "events": "list_events", "usage": "key_usage"}
     source |= {"issue_many": "issue_keys", "resolve_many": "resolve_keys"}
     source |= {name: f"{name}_key" for name in ("issue", "rotate", "revoke", "suspend")}

@@ -1,4 +1,4 @@
-"""Behind a pooler in transaction mode: every call works, and leaves nothing on the session."""
+"""Behind a pooler in transaction mode: every call works and leaves no state on the session."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from stack import Cluster, Janitor
 from stack.pooler import Pooler
 
 ORIGIN = "https://client.example"
-# Who acts on the session, in what settings, with what prepared and locked.
+# The state of a session: role, claims, prepared statements, advisory locks, channels, and its pid.
 LEFT = """
 select current_user::text, current_setting('role'),
   coalesce(current_setting('request.jwt.claims', true), ''),
@@ -29,13 +29,13 @@ select current_user::text, current_setting('role'),
 
 @pytest.fixture(scope="session")
 def pooler(server: Cluster, janitor: Janitor) -> Iterator[Pooler]:
-    """A pgbouncer with one session for all."""
+    """A PgBouncer with one server session for all clients."""
     with Pooler(server, janitor=janitor) as pooler:
         yield pooler
 
 
 def pooled(line: Open, system: System, pooler: Pooler, **options: Any) -> CallerConnection:
-    """A connection by way of the pooler, as its documentation asks for."""
+    """Connect through the pooler, without prepared statements."""
     url = pooler.url(system.database.authenticator_url)
     return line(url, prepare_threshold=None, **options)
 
@@ -51,7 +51,7 @@ def test_every_call_works_and_leaves_no_state_on_the_session(
     clean = watcher.ask(LEFT)
 
     def left() -> object:
-        """What the next client finds: the session is the caller's until the commit."""
+        """Commit, so that the session is free, and return the state that the next client finds."""
         one.wait(one.connection.commit())
         return watcher.ask(LEFT)
 
@@ -71,7 +71,7 @@ def test_every_call_works_and_leaves_no_state_on_the_session(
     assert admin.revoke(successor.id, cascade=True).also_revoked == (issued.id,)
     assert runtime.resolve(successor.key, origin=ORIGIN) is None
     assert admin.installation().is_replica is False
-    # A refused call leaves no more than a good one.
+    # A refused call leaves no state either.
     with pytest.raises(PermissionDenied):
         admin.resolve(issued.key)
     assert left() == clean
@@ -80,7 +80,7 @@ def test_every_call_works_and_leaves_no_state_on_the_session(
 def test_a_refused_call_leaves_the_session_to_the_next_caller(
     line: Open, system: System, pooler: Pooler
 ) -> None:
-    """PgBouncer 1.18 kept it after about every fiftieth error that came before the end."""
+    """PgBouncer 1.18 kept the session after about one in fifty errors inside a pipeline."""
     admin = pooled(line, system, pooler, autocommit=True).client(system.claims("alice"))
     watcher = pooled(line, system, pooler, autocommit=True)
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""HTTP: a project's keys that are no JWTs go where Supabase's documents say."""
+"""HTTP: project keys that are not JWTs go into the header that Supabase's documentation names."""
 
 import asyncio
 from collections.abc import Callable
@@ -24,7 +24,7 @@ KINDS = ("secret", "publishable")
 async def test_a_project_key_that_is_no_jwt_goes_into_apikey_alone(
     system: System, kind: str, is_async: bool
 ) -> None:
-    """supabase-py sends it as a bearer token too, which Supabase's documents rule out."""
+    """supabase-py also sends the key as a bearer token, which Supabase's documentation forbids."""
     key = {"secret": system.rest.secret_key, "publishable": system.rest.publishable_key}[kind]
     if is_async:
         async_client = await supabase.create_async_client(system.rest.url, key)
@@ -63,7 +63,7 @@ def test_beside_a_project_key_that_is_no_jwt_the_token_of_the_user_counts(
 def test_a_bearer_that_is_no_jwt_never_acts_with_the_key_beside_it(
     connect: Connect, system: System
 ) -> None:
-    """A stranger's `Authorization` that an application passes on, beside its own secret key."""
+    """An application forwards a stranger's `Authorization` together with its own secret key."""
     url = f"{system.rest.url}/rest/v1"
     for bearer in (system.rest.publishable_key, "sb_secret_guessed", "sb_"):
         stranger = connect(url, bearer, headers={"apikey": system.rest.secret_key})

@@ -1,4 +1,4 @@
-"""The package's README: its Python runs as it stands, and its command line is the one there is."""
+"""The package's README: its Python runs unchanged, and its commands and exit codes are complete."""
 
 import asyncio
 import re
@@ -34,7 +34,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     async def asks(presented: str, origin: str | None) -> str:
         return str(await names["who_is_it"](presented, origin))
 
-    # What the quickstart issued is revoked at its end, the rotated key and its successor.
+    # At its end, the quickstart revokes the rotated key and its successor.
     assert asyncio.run(asks(names["presented"], "https://client.example")) == "401"
     assert asyncio.run(asks(SECRET, None)) == "401"
     admin = Keylatch.from_psycopg(system.owner, claims=system.claims("alice"))

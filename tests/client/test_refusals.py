@@ -39,7 +39,7 @@ def refused(
     state: str,
     *ids: UUID,
 ) -> KeylatchError:
-    """Make a call that must be refused like this, and must leave these rows, and their number."""
+    """Make a call that must raise this error and change neither these rows nor the key count."""
     before = system.rows(*ids), system.count()
     with pytest.raises(KeylatchError) as caught:
         call()
@@ -297,7 +297,7 @@ def test_a_trigger_of_the_application_is_heard_over_every_transport(
 def test_a_refused_call_leaves_the_key_in_no_log_of_a_server(
     clients: Clients, system: System
 ) -> None:
-    # Another one than above, where a statement of the test itself holds a key.
+    # Not SECRET, because a statement of the trigger test contains SECRET.
     key = KEYS[-1]["key"]
     with pytest.raises(PermissionDenied):
         clients.act_as("alice").resolve(key)

@@ -1,6 +1,6 @@
-"""Reads on a real standby, writes on the primary, and revocations that wait for it.
+"""Reads on a real standby, writes on the primary, and revocations that wait for the standby.
 
-Which of the two answered shows by a key that is revoked while the standby does not replay.
+To see which server answers, the tests revoke a key while the standby does not replay.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ LAG = timedelta(milliseconds=400)
 
 
 class Pair:
-    """A primary of its own and its standby."""
+    """A primary and its standby."""
 
     def __init__(self, server: Server, database: Database, standby: Standby) -> None:
         self.server, self.database, self.standby = server, database, standby
@@ -43,7 +43,7 @@ class Pair:
         self.replica_url = standby.url(database.name, "authenticator")
 
     def client(self, claims: dict[str, str] = RUNTIME, **options: Any) -> Keylatch:
-        """Reads on the standby."""
+        """Return a client that reads on the standby."""
         return Keylatch.from_psycopg(
             psycopg.connect(self.primary_url, autocommit=True),
             claims=claims,
@@ -52,18 +52,18 @@ class Pair:
         )
 
     def issue(self) -> IssuedKey:
-        """A key that the standby knows."""
+        """Issue a key and wait until the standby has it."""
         issued = self.admin.issue(People.a, kind="secret")
         self.standby.catch_up()
         return issued
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The standby receives and does not replay."""
+        """Pause replay on the standby, which still receives."""
         url = self.standby.url("postgres", SUPERUSER)
         with psycopg.connect(url, autocommit=True) as control:
             control.execute("select pg_wal_replay_pause()")
-            # It is paused once the replaying process has seen it.
+            # The replay stops only when its process has seen the request.
             until(lambda: one(control, "select pg_get_wal_replay_pause_state()") == "paused")
             try:
                 yield
@@ -72,13 +72,13 @@ class Pair:
 
     @contextmanager
     def synchronous(self) -> Iterator[None]:
-        """Commits may wait for the standby."""
+        """Make the standby synchronous, so that a session can wait for it."""
         with psycopg.connect(self.server.superuser_url("postgres"), autocommit=True) as owner:
 
             def state(expected: str) -> bool:
                 return bool(one(owner, "select sync_state from pg_stat_replication") == expected)
 
-            # Only who asks for it waits: other tests commit meanwhile.
+            # A commit waits only if its session asks for that. The other commits must not wait.
             owner.execute("alter system set synchronous_commit = local")
             owner.execute("alter system set synchronous_standby_names = '*'")
             owner.execute("select pg_reload_conf()")
@@ -112,7 +112,7 @@ def pair(primary: tuple[Server, Database], janitor: Janitor) -> Iterator[Pair]:
 
 
 def is_fresh(kl: Keylatch) -> Callable[[], bool]:
-    """Whether the standby may answer, after it was asked for something."""
+    """Return a condition for `until`: whether the standby may answer, after a read."""
 
     def look() -> bool:
         kl.resolve("x")
@@ -274,7 +274,7 @@ def test_waiting_for_replicas_makes_no_other_session_wait(pair: Pair) -> None:
         waiting = thread.submit(pair.admin.wait_for_replicas, timeout=timedelta(seconds=60))
         time.sleep(0.2)
         with pair.database.connect("service_role") as bob:
-            # Less than the other waits for, and more than the busiest machine needs.
+            # Shorter than the timeout of the other call, and long enough for a busy machine.
             bob.execute("set statement_timeout = '30s'")
             bob.execute("notify something_else")
             bob.execute("select keylatch.revoke_key(%s)", [other.id])
@@ -336,7 +336,7 @@ def test_a_replica_of_the_wrong_kind_is_refused(pair: Pair) -> None:
 
 
 def promote(standby: Standby) -> None:
-    """Promotes a standby to a primary with a timeline of its own."""
+    """Promote a standby to a primary with a timeline of its own."""
     with psycopg.connect(standby.url("postgres", SUPERUSER), autocommit=True) as control:
         assert one(control, "select pg_promote(true, 30)") is True
         control.execute("select pg_logical_emit_message(true, '', '')")
@@ -353,7 +353,7 @@ def test_a_standby_that_was_promoted_is_no_replica_any_more(
         until(is_fresh(kl))
         promote(standby)
         with psycopg.connect(standby.url("postgres", SUPERUSER), autocommit=True) as control:
-            # It gets further in its own log than the primary.
+            # Now the log of the promoted standby is longer than the log of the primary.
             control.execute("select pg_logical_emit_message(true, '', repeat('x', 1000000))")
         own.admin.revoke(issued.id)
         until(lambda: not is_fresh(kl)())
@@ -364,7 +364,7 @@ def test_a_standby_that_was_promoted_is_no_replica_any_more(
 def test_after_a_failover_a_standby_of_the_old_timeline_is_not_fresh(
     janitor: Janitor, old_primary: str
 ) -> None:
-    """Its position is higher than the new primary's, but on another timeline."""
+    """The standby's position is higher than the new primary's, but on another timeline."""
     with Server(janitor=janitor) as server, Database(server, "failover") as database:
         database.migrate()
         People.seed(database.url)
@@ -389,7 +389,7 @@ def test_after_a_failover_a_standby_of_the_old_timeline_is_not_fresh(
             for _ in range(40):
                 assert kl.resolve(issued.key) is None
                 assert not is_fresh(kl)()
-                time.sleep(LAG.total_seconds() / 8)  # so that it is time to look again
+                time.sleep(LAG.total_seconds() / 8)  # then the positions are compared again
             assert kl.replay_position().timeline == 2
             if old_primary == "is gone":
                 server.start()
@@ -399,7 +399,7 @@ def test_after_a_failover_a_standby_of_the_old_timeline_is_not_fresh(
 def test_a_cache_whose_address_moves_to_a_promoted_standby_misses_nothing(
     janitor: Janitor,
 ) -> None:
-    """The old primary is still up, and so is the connection that listens there."""
+    """The old primary is still up, and the cache's listener is still connected to it."""
     bound = timedelta(milliseconds=500)
     with Server(janitor=janitor) as server, Database(server, "moved") as database:
         database.migrate()

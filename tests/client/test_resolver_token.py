@@ -1,4 +1,4 @@
-"""The guide to a token of `keylatch_resolver`, run as it stands."""
+"""The guide to a token of `keylatch_resolver`: each block runs unchanged."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """The blocks by language; the current directory is one for the files that they make."""
+    """The guide's blocks by language. They write their files into a temporary directory."""
     monkeypatch.chdir(tmp_path)
     for name in ("SUPABASE_TELEMETRY_DISABLED", "SUPABASE_NO_UPDATE_NOTIFIER", "DO_NOT_TRACK"):
         monkeypatch.setenv(name, "1")
@@ -46,7 +46,7 @@ def shell(text: str) -> str:
 
 @contextmanager
 def served(system: System, tokens: Tokens, janitor: Janitor, key: dict[str, Any]) -> Iterator[Rest]:
-    """An API that trusts the public half of a signing key, and the legacy secret."""
+    """Start an API that trusts the public half of a signing key, and the legacy secret."""
     public = {name: value for name, value in key.items() if name != "d"} | {"key_ops": ["verify"]}
     legacy = base64.urlsafe_b64encode(tokens.secret.encode()).decode().rstrip("=")
     trusted = [public, {"kty": "oct", "alg": "HS256", "k": legacy}]

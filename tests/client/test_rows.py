@@ -1,4 +1,4 @@
-"""Answers: any rows in any JSON, each row and value read for itself."""
+"""Answers: each row and each value is read by itself, from any JSON."""
 
 import copy
 import dataclasses
@@ -28,14 +28,14 @@ from keylatch.transports.wire import as_rows, plain, read_json
 pytestmark = pytest.mark.one_server
 
 
-# As PostgreSQL writes what Python cannot read: a number of 5,000 digits, and 11,000 lists within
-# each other (Python 3.13 reads 10,000).
+# PostgreSQL stores these values, but Python cannot read them: a number of 5,000 digits, and 11,000
+# nested lists (Python 3.13 reads 10,000).
 HUGE, DEEP = "1" * 5000, "[" * 11_000 + "]" * 11_000
 BAD = [f'{{"n": {HUGE}}}', f'{{"a": [{{"b": {DEEP}}}]}}']
 
 
 def written(row: dict[str, object], **instead: str) -> str:
-    """A row in JSON, with the texts of these fields in it as they are."""
+    """Return a row in JSON. `instead` gives the JSON text of some fields."""
     members = [
         f"{json.dumps(name)}: {instead.get(name) or json.dumps(value, default=plain)}"
         for name, value in row.items()

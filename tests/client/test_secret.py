@@ -1,4 +1,4 @@
-"""`Secret`: nothing that prints, stores or compares an object gives the key away."""
+"""`Secret`: printing, storing or comparing an object never shows the key."""
 
 import copy
 import dataclasses
@@ -149,7 +149,7 @@ def test_a_secret_has_no_dict_cannot_be_changed_and_takes_only_a_string() -> Non
 
 
 class FailingTransport:
-    """Answers with a new key that cannot be read, or with an error that a server might word so."""
+    """Answers with a new key that cannot be read, or raises an error."""
 
     def __init__(self, answer: object) -> None:
         self.answer = answer
@@ -224,7 +224,7 @@ def test_the_clients_themselves_print_no_connection() -> None:
 
 
 def test_the_frames_of_the_checks_above_would_show_a_plain_text() -> None:
-    """The counter-example: what a traceback with locals shows of a text that is no `Secret`."""
+    """The counter-example: a traceback with locals shows a text that is not a `Secret`."""
 
     def careless() -> None:
         key = SECRET

@@ -1,4 +1,4 @@
-"""SQLAlchemy: whose transaction a call is in, and that no key reaches a log on the way."""
+"""SQLAlchemy: the transaction of a call, and that no key reaches a log."""
 
 import asyncio
 import logging
@@ -47,7 +47,7 @@ Make = Callable[..., Alchemy]
 
 @pytest.fixture(params=DRIVERS)
 def alchemy(request: pytest.FixtureRequest, system: System) -> Iterator[Make]:
-    """Makes engines as `authenticator`; takes a URL, and what `create_engine` takes."""
+    """Return a function that makes engines, from a URL and the options of `create_engine`."""
     with ExitStack() as opened:
         runner = opened.enter_context(asyncio.Runner())
 

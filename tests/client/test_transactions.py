@@ -1,4 +1,4 @@
-"""SQL: transactions and claims of a call, which leave no trace in those of the caller."""
+"""SQL: a call's transaction and claims do not change the caller's transaction and claims."""
 
 import asyncio
 import json
@@ -148,7 +148,7 @@ def test_claims_that_are_refused_are_said_by_every_kind_of_call(
     one = line(autocommit=autocommit)
     nobody = one.client({"role": "nobody_of_that_name"})
     alice = one.client(system.claims("alice"))
-    for _ in range(7):  # psycopg prepares what it has seen five times
+    for _ in range(7):  # psycopg prepares a statement after it has seen it five times
         for call in (lambda: nobody.list(system.people.a), lambda: nobody.issue(system.people.a)):
             with pytest.raises(InvalidArgument, match=r"role"):
                 call()
@@ -160,7 +160,7 @@ def test_claims_that_are_refused_are_said_by_every_kind_of_call(
 
 
 class _Prompt(psycopg.RawCursor[Any]):
-    """Reads the answer to the claims before the call is sent, as a slow client may."""
+    """A cursor that reads the answer to the claims before the call is sent, like a slow client."""
 
     def execute(self, query: Any, *args: Any, **options: Any) -> Any:
         super().execute(query, *args, **options)
@@ -215,7 +215,7 @@ def test_a_refused_call_leaves_the_transaction_of_the_caller_usable(
 
 
 def kl_in_transaction(one: CallerConnection, kl: Keylatch, system: System) -> uuid.UUID:
-    """Begin a transaction of the caller's, and issue a key in it."""
+    """Begin a transaction, issue a key in it, and return the key's id."""
     one.ask("select 1")
     return kl.issue(system.people.a).id
 
@@ -226,7 +226,7 @@ def test_role_and_claims_of_the_caller_come_back_within_and_after_the_transactio
     line: Open, system: System, is_local: bool, is_refused: bool
 ) -> None:
     one = line()
-    # The session's own state; then, in a transaction, one set for it alone or for longer.
+    # Set the session's state. Then, in a transaction, set a local state or a session's state.
     one.ask("select set_config('role', 'anon', false)")
     one.ask("select set_config('request.jwt.claims', '{\"a\": 1}', false)")
     one.wait(one.connection.commit())

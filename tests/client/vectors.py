@@ -1,4 +1,4 @@
-"""The examples of keys that Python and SQL must agree on, from `tests/client/vectors.json`."""
+"""Examples of keys on which Python and SQL must agree, from `tests/client/vectors.json`."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ class KeyVector(TypedDict):
 
 
 class TextVector(TypedDict):
-    """A text that is no key, why, and its hash in hex."""
+    """A text that is not a key, the reason, and its hash in hex."""
 
     text: str
     form: str
@@ -33,5 +33,5 @@ SECRET = next(vector["key"] for vector in KEYS if vector["kind"] == "secret")
 
 
 def mistyped(key: str) -> str:
-    """Returns the key with another last character, so that its checksum is wrong."""
+    """Return the key with another last character, so that its checksum is wrong."""
     return key[:-1] + ("2" if key[-1] == "1" else "1")

@@ -1,1 +1,1 @@
-"""Tests of the cached resolver: what it remembers, and that it is not wrong beyond its bound."""
+"""Tests of the cached resolver: what it remembers, and that no answer is older than its bound."""

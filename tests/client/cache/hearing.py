@@ -1,4 +1,4 @@
-"""Wait until a cached resolver is up to date: by its heartbeats, not by the test's clock."""
+"""Wait until a cached resolver is up to date, as its heartbeats show."""
 
 from collections.abc import Callable
 
@@ -9,22 +9,22 @@ from stack import until
 
 
 def is_listening(resolver: CachedResolver) -> Callable[[], bool]:
-    """Whether it listens, to wait for."""
+    """Return a condition for `until`: whether the resolver listens."""
     return lambda: resolver.stats().is_listening
 
 
 def until_heard(resolver: CachedResolver) -> None:
-    """Wait until all that is committed by now was heard.
+    """Wait until the resolver has heard of every change that is committed now.
 
-    A heartbeat that is sent later is answered. From then on the first answer to a question is the
-    right one, from any source.
+    The function waits for the answer to a heartbeat that was sent later. After that, the first
+    answer to a question is correct, from memory or from the database.
     """
     now, cache = steady_clock(), resolver._cache
     until(lambda: cache._heard_until - cache.bound > now, "no heartbeat is answered")
 
 
 def until_remembered(resolver: CachedResolver, key: Secret) -> None:
-    """Resolves an active key until the answer comes from memory."""
+    """Resolve an active key until the answer comes from memory."""
     hits = resolver.stats().hits
 
     def is_hit() -> bool:

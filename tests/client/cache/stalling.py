@@ -11,10 +11,10 @@ from stack.ports import free_port
 
 
 class StallingProxy:
-    """Forwards TCP to a port of this machine; a context manager.
+    """A context manager that forwards TCP to a port of this machine.
 
     Attributes:
-        port: Where it listens, on loopback.
+        port: The port on loopback where the proxy listens.
     """
 
     def __init__(self, target: int) -> None:
@@ -48,11 +48,11 @@ class StallingProxy:
         self._open.set()
 
     def move(self, target: int, *, keep: bool = False) -> None:
-        """Lead new connections to another port.
+        """Forward new connections to another port.
 
         Args:
-            target: That port.
-            keep: Leave open what is open; else those connections end before this returns.
+            target: The other port.
+            keep: Whether open connections stay. If not, they are closed before this returns.
         """
         self._target = target
         if not keep:
@@ -65,13 +65,13 @@ class StallingProxy:
             selector.register(self._server, selectors.EVENT_READ)
             while not self._done:
                 for key, _ in selector.select(0.02):
-                    # While it is stalled the kernel's buffers hold what was sent.
+                    # During a stall, the kernel's buffers hold the data that was sent.
                     self._open.wait()
                     if key.fileobj is self._server:
                         near, _address = self._server.accept()
                         try:
                             far = socket.create_connection(("127.0.0.1", self._target))
-                        except OSError:  # The server is down: so the line is too.
+                        except OSError:  # The server is down.
                             near.close()
                             continue
                         self._sockets += [near, far]

@@ -1,4 +1,4 @@
-"""When memory may answer, by a clock that the test moves."""
+"""When the cache may answer from memory, with a clock that the test moves."""
 
 import dataclasses
 import time
@@ -35,7 +35,7 @@ DATABASE = 16384
 
 
 class System:
-    """A cache with a bound of 1 second, a time to live of 10, and three entries."""
+    """A cache with a bound of 1 second, a time to live of 10 seconds, and room for three keys."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -50,13 +50,13 @@ class System:
         self.prove()
 
     def beat(self, server_ahead: float = 0.0) -> None:
-        """A heartbeat, as the listener asks for it."""
+        """Report an answered heartbeat to the cache, as the listener does."""
         server = START + timedelta(seconds=self.now - 100 + server_ahead)
         writers = None if self.cache.is_settled else frozenset(self.writers)
         self.cache.beat(self.now, Heartbeat(server, self.left_out, "7 1 16384", writers))
 
     def prove(self) -> None:
-        """What a question does before it is looked up."""
+        """Check the client's server if a check is due, as a resolver does before a question."""
         if (asked := self.cache.begin_proof()) is not None:
             self.cache.proven(asked, HERE, DATABASE)
 
@@ -92,7 +92,8 @@ def test_memory_is_closed_when_no_heartbeat_was_answered_within_the_bound(system
     assert system.cache.answer(QUESTION) is None
     assert system.cache.answer(OTHER) is None
     assert system.cache.stats().stale_avoided == 1
-    # It opens again without loss: the server has told everything before it answered.
+    # Memory opens again and keeps its entries: the server sends all notifications before it answers
+    # a heartbeat.
     system.pass_(0)
     assert system.cache.answer(QUESTION) is not None
 
@@ -127,7 +128,7 @@ def test_an_answer_that_was_asked_for_before_a_change_was_heard_is_not_kept(syst
     system.cache.heard(mark_of(found.key_id))
     system.cache.end(flight, found)
     assert system.cache.answer(QUESTION) is None
-    # The change of another key is none of its business.
+    # A change of another key does not matter.
     flight = system.cache.begin(QUESTION)
     system.cache.heard(mark_of(uuid4()))
     system.cache.end(flight, found)
@@ -174,7 +175,7 @@ def test_a_key_is_asked_for_again_after_its_time_to_live(system: System) -> None
 
 
 def test_a_key_ends_in_memory_when_the_servers_clock_says_so(system: System) -> None:
-    # A minute ahead of ours, and nobody looks at ours.
+    # The server's clock is a minute ahead of the client's clock. Only the server's clock counts.
     system.cache.lost()
     system.cache.listening()
     system.beat(server_ahead=60)
@@ -236,7 +237,7 @@ def test_a_change_without_a_notification_makes_memory_forget_everything(system: 
     system.left_out += 1
     system.pass_(0.1)
     assert system.cache.answer(QUESTION) is None
-    # The next heartbeat asks who may still have to commit such a change: nobody.
+    # The next heartbeat asks which transactions may still commit such a change. There are none.
     system.pass_(0.1)
     system.cache.end(flight, key())
     assert system.cache.answer(OTHER) is None
@@ -262,10 +263,10 @@ def test_memory_stays_closed_until_the_silent_transaction_has_committed(
         assert system.cache.answer(OTHER) is None
         system.writers = system.writers - {gone} | {come}
         system.pass_(0.1)
-    # What was asked before that commit may be older.
+    # The answer to a question from before the commit may be out of date.
     system.cache.end(flight, key())
     assert system.cache.answer(QUESTION) is None
-    # Who began to write since then tells what is to be told.
+    # A later writer sends a notification, or increases the count of changes without one.
     system.learn(OTHER, key())
     assert system.cache.answer(OTHER) is not None
 
@@ -296,7 +297,7 @@ def test_one_caller_asks_where_the_other_connection_is_twice_in_the_bound(
     system.beat()
     system.now += 0.02
     assert system.cache.begin_proof() == system.now
-    # While nothing is heard, it would be of no use.
+    # While no heartbeat is answered, the check is useless.
     system.now += 5
     assert system.cache.begin_proof() is None
 
@@ -334,6 +335,6 @@ def test_refusals_that_are_over_leave_memory_by_themselves(system: System) -> No
 
 
 def test_time_passes_while_the_machine_sleeps() -> None:
-    """The clock of `time.monotonic` stands still then, and an old heartbeat would look fresh."""
+    """`time.monotonic` stops while the machine sleeps, so an old heartbeat would look fresh."""
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     assert before <= steady_clock() <= time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -1,4 +1,4 @@
-"""Notifications on a real server: what is sent, what is only counted, and that nobody waits."""
+"""Notifications on a real server: what is sent, what is only counted, and that no commit waits."""
 
 import hashlib
 import re
@@ -49,7 +49,7 @@ class Fleet:
         self.pool.close()
 
     def signs(self) -> int:
-        """How many changes were not told."""
+        """Return the number of changes that sent no notification."""
         row = (
             self.database.connect()
             .execute("select left_out from keylatch_internal.read_heartbeat(false)")
@@ -66,7 +66,7 @@ def fleet(database: Database, people: People) -> Iterator[Fleet]:
 
 
 def fill_queue(database: Database, limit: str) -> None:
-    """Have notices left out from this usage of the queue on, and not from half of its 8 GB."""
+    """Leave out notices above this usage of the queue, instead of above half of its 8 GB."""
     with database.connect() as owner:
         (text,) = owner.execute(
             "select pg_get_functiondef('keylatch_internal.notify_caches'::regproc)"
@@ -87,8 +87,8 @@ def test_a_change_of_very_many_keys_ends_with_one_notification_for_all(fleet: Fl
         assert len(heard) == 1001
         assert heard[-1] == "*"
         until(lambda: resolver.stats().entries == 0)
-        # The mark of this one was not among the first thousand, or it was: it is revoked for all.
         assert resolver.resolve(one.key) is not None
+        # The resolver hears of this revocation even if the key's mark is not among the first 1,000.
         fleet.session.execute("update keylatch.keys set revoked_at = now()")
         until(lambda: resolver.resolve(one.key) is None)
 
@@ -121,7 +121,7 @@ def test_a_change_together_with_an_extension_is_heard_and_clears_that_key_alone(
 def test_a_change_without_a_notification_is_not_cached_until_its_commit(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The sign is there at once, and the change only when the transaction ends."""
+    """The count of left-out notices rises at once. The change is visible only after the commit."""
     issued = fleet.admin.issue(People.a, kind="secret", scopes=["a"])
     fill_queue(fleet.database, "-1")
     with fleet.listening() as resolver, fleet.database.connect("service_role") as slow:
@@ -129,7 +129,7 @@ def test_a_change_without_a_notification_is_not_cached_until_its_commit(
         slow.autocommit = False
         slow.execute("update keylatch.keys set scopes = '{b}'")
         until(lambda: not resolver.stats().is_listening)
-        # Heartbeats go on and are answered, and memory stays closed all the same.
+        # Heartbeats are still answered, but memory stays closed.
         beat, answered = resolver._cache.beat, list[Heartbeat]()
 
         def kept(sent: float, heartbeat: Heartbeat) -> None:
@@ -155,11 +155,11 @@ def test_a_change_without_a_notification_is_not_cached_until_its_commit(
 def test_a_queue_that_is_nearly_full_fails_no_revocation_and_caches_see_it(
     fleet: Fleet, server: Cluster
 ) -> None:
-    """Full by eleven pages here, not by half of its 8 GB."""
+    """Here eleven pages make the queue nearly full, not half of its 8 GB."""
     issued = fleet.admin.issue(People.a, kind="secret")
     fill_queue(fleet.database, "0.00001")
     with (
-        # The server lets who listens in another database lag by up to four pages.
+        # The server lets a listener in another database lag by up to four pages.
         psycopg.connect(server.url("postgres"), autocommit=True) as elsewhere,
         fleet.listening() as resolver,
         fleet.database.connect() as listener,
@@ -186,7 +186,7 @@ def test_a_queue_that_is_nearly_full_fails_no_revocation_and_caches_see_it(
         other = fleet.admin.issue(People.a, kind="secret")
 
         def sends() -> bool:
-            # A notice is left out until the server has emptied its queue: so each turn sends anew.
+            # Notices are left out until the server has emptied its queue, so each try sends again.
             return bool(fleet.admin.suspend(other.id) and fleet.admin.unsuspend(other.id))
 
         until(lambda: sends() and notifications(listener, fleet.session))
@@ -195,7 +195,7 @@ def test_a_queue_that_is_nearly_full_fails_no_revocation_and_caches_see_it(
 def test_a_listener_at_another_database_than_the_one_that_is_asked_is_given_up(
     fleet: Fleet, server: Cluster
 ) -> None:
-    """The address of the database moves, the pool renews, and the listener stays."""
+    """The pool connects to the database's new address. The listener stays at the old address."""
     issued = fleet.admin.issue(People.a, kind="secret")
     transport: Any = fleet.runtime._transport
     copy = f"{fleet.database.name}_copy"
@@ -217,7 +217,7 @@ def test_a_listener_at_another_database_than_the_one_that_is_asked_is_given_up(
 
 
 def import_under(fleet: Fleet, text: str, digest: str, **fields: str) -> UUID | None:
-    """Import a key of an old system by a scheme of that digest; its id if it is new."""
+    """Import a key of an old system by a scheme with this digest. Return its id if it is new."""
     fleet.admin.declare_scheme(digest, recipe={"digest": digest})
     hashed = hashlib.new(digest, text.encode()).hexdigest()
     line = {"workspace_id": str(People.a), "scheme": digest, "hash": hashed, "hash_encoding": "hex"}
@@ -232,7 +232,7 @@ def import_under(fleet: Fleet, text: str, digest: str, **fields: str) -> UUID | 
 def test_an_imported_key_that_is_inactive_under_another_scheme_is_heard(
     fleet: Fleet, fields: dict[str, str], is_told: bool
 ) -> None:
-    """Nobody knows before its next use that the new row is of the same plaintext key."""
+    """Until its next use, nobody knows that both rows belong to the same plaintext key."""
     text = "a key of an old system"
     with fleet.listening() as resolver, psycopg.connect(fleet.database.url) as listener:
         listener.autocommit = True
@@ -246,7 +246,7 @@ def test_an_imported_key_that_is_inactive_under_another_scheme_is_heard(
 
 
 def test_a_revocation_of_any_row_of_an_imported_key_is_heard(fleet: Fleet) -> None:
-    """The cache knows the key by the id of the other row."""
+    """The cache knows the key by the id of the row that is not revoked."""
     text = "a key of an old system"
     with fleet.listening() as resolver:
         rows = [import_under(fleet, text, digest) for digest in ("md5", "sha1")]
@@ -274,7 +274,7 @@ def stuck(janitor: Janitor) -> Iterator[Database]:
             with psycopg.connect(database.superuser_url) as stranger:
 
                 def commit_until_one_waits() -> None:
-                    while not ended.is_set():  # the server reads its settings when it gets to it
+                    while not ended.is_set():  # the server reloads its settings after a delay
                         stranger.execute("set synchronous_commit = on")
                         stranger.execute("notify something_else")
                         stranger.execute("select pg_logical_emit_message(true, '', '')")
@@ -313,7 +313,7 @@ def test_an_extension_waits_for_nobody_at_its_commit(stuck: Database, changes: s
     service.execute("set lock_timeout = '1s'")
     with pytest.raises(psycopg.errors.LockNotAvailable):
         service.execute("notify keylatch")
-    # Neither for the lock of those who notify, nor for the standby itself.
+    # The extension waits neither for the lock of NOTIFY nor for the standby.
     service.execute("set synchronous_commit = remote_apply")
     with ThreadPoolExecutor() as other:
         extended = other.submit(service.execute, f"update keylatch.keys set {changes}".encode())
@@ -325,7 +325,7 @@ def test_an_extension_waits_for_nobody_at_its_commit(stuck: Database, changes: s
 
 @pytest.mark.usefixtures("local_server")
 def test_an_extension_fails_if_its_notice_would_wait_for_long(stuck: Database) -> None:
-    """The other commit began to wait for its standby after the notice."""
+    """`keylatch.notices` stands for a notice that was sent before the other commit had to wait."""
     service = stuck.connect("service_role", autocommit=False)
     service.execute(
         "select keylatch.issue_key(%s, 'secret', expires_at => now() + interval '1 day')",
@@ -371,7 +371,7 @@ def test_a_revocation_does_not_wait_for_a_commit_that_waits_for_a_standby(stuck:
 
 @pytest.fixture
 def replica(server: Cluster, template: str, database: Database) -> Iterator[Database]:
-    """A second database that subscribes to the keys of the test's own."""
+    """A second database that subscribes to the keys of the test's database."""
     with subscribed(server, template, database, "keys") as replica:
         yield replica
 
@@ -388,7 +388,7 @@ def test_a_cache_at_a_logical_replica_hears_of_a_revocation_at_the_publisher(
             admin.revoke(issued.id)
             assert len(list(listener.notifies(timeout=HANG_SECONDS, stop_after=1))) == 1
             until(lambda: resolver.resolve(issued.key) is None)
-        # An extension that arrives there tells nobody, and stops nothing.
+        # An extension that arrives at the replica sends no notification and stops nothing.
         other = admin.issue(People.a, kind="secret")
         alice = database.connect("authenticated", people.claims("alice"))
         for expiry in ("now() + interval '1 hour'", "now() + interval '2 hours'", "null"):

@@ -43,7 +43,7 @@ def test_the_resolver_asks_through_a_pooler_and_listens_on_a_direct_connection(
 def test_a_listener_in_another_database_is_not_believed(
     database: Database, people: People, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its heartbeats are answered, and nothing of the keys is ever said there."""
+    """The other database answers heartbeats, but sends no notifications about the keys."""
     admin = Keylatch.from_psycopg(database.connect("authenticated", people.claims("alice")))
     issued = admin.issue(People.a, kind="secret")
     runtime = Keylatch.from_psycopg(
@@ -90,7 +90,7 @@ def test_a_listener_without_rights_is_not_believed(
 def test_a_listener_behind_a_pooler_hears_nothing_so_memory_never_answers(
     database: Database, people: People, pooler: Pooler, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its heartbeats are answered, so that only trying tells."""
+    """The pooler answers heartbeats, so only a test notification shows the fault."""
     admin = Keylatch.from_psycopg(database.connect("authenticated", people.claims("alice")))
     issued = admin.issue(People.a, kind="secret")
     runtime = Keylatch.from_psycopg(

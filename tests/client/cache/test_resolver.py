@@ -28,7 +28,7 @@ pytestmark = pytest.mark.one_server
 
 SITE = "https://client.example"
 BOUND = timedelta(milliseconds=500)
-# For what memory itself must answer, however late a heartbeat comes on a busy machine.
+# For tests that need answers from memory even if a busy machine delays heartbeats.
 LONG_BOUND = timedelta(seconds=50)
 RUNTIME = {"role": "keylatch_resolver"}
 
@@ -50,13 +50,13 @@ class Fleet:
         self.pool.close()
 
     def soon_expired(self) -> Iterator[IssuedKey]:
-        """Keys to be seen alive and then expired, each later than the one before."""
+        """Yield keys that expire soon, each later than the key before."""
         for seconds in (1, 4, 16, 64):
             ends = datetime.now(UTC) + timedelta(seconds=seconds)
             yield self.admin.issue(People.a, kind="secret", expires_at=ends)
 
     def is_past(self, issued: IssuedKey) -> bool:
-        """Whether the key's first expiry is over by the server's clock."""
+        """Whether the key's first expiry has passed by the server's clock."""
         query = "select clock_timestamp() > %s"
         return self.database.connect().execute(query, [issued.expires_at]).fetchone() == (True,)
 
@@ -144,7 +144,7 @@ def test_a_later_expiry_is_seen_at_the_old_one(fleet: Fleet) -> None:
     with fleet.open() as resolver:
         until(is_listening(resolver))
         for issued in fleet.soon_expired():
-            with suppress(psycopg.Error):  # It has expired: the machine is busy.
+            with suppress(psycopg.Error):  # On a busy machine, the key may have expired.
                 if resolver.resolve(issued.key) is not None:
                     alice.execute(extend, [issued.id])
                     break
@@ -171,7 +171,7 @@ def test_a_cached_key_expires_by_itself(fleet: Fleet) -> None:
 
 
 def test_a_change_acknowledged_before_a_heartbeat_is_in_every_answer_after_it(fleet: Fleet) -> None:
-    """This is the promise of the bound. test_cache.py measures it by a clock that it moves."""
+    """The bound promises this. test_cache.py measures the bound with a clock that it moves."""
     with fleet.open(bound=BOUND) as resolver:
         until(is_listening(resolver))
         for _ in range(30):
@@ -201,7 +201,7 @@ def test_a_listener_that_is_killed_forgets_everything_and_comes_back(fleet: Flee
 
 
 def test_a_network_that_only_stops_forwarding_closes_memory(fleet: Fleet, server: Cluster) -> None:
-    """The stall that TCP does not report: a revocation meanwhile is not missed."""
+    """TCP does not report the stall. A revocation during the stall is not missed."""
     issued = fleet.admin.issue(People.a, kind="secret")
     with StallingProxy(server.port) as proxy:
         through = fleet.database.authenticator_url.replace(f":{server.port}/", f":{proxy.port}/")
@@ -287,7 +287,7 @@ def test_without_a_listener_the_database_answers(fleet: Fleet) -> None:
         assert resolver.resolve(issued.key) is not None
         stats = resolver.stats()
         assert (stats.is_listening, stats.hits, stats.entries) == (False, 0, 0)
-    # Closed, it still answers.
+    # A closed resolver still answers.
     assert resolver.resolve(issued.key) is not None
 
 
@@ -368,7 +368,7 @@ async def test_the_async_resolver_hears_changes_shares_questions_and_ends(fleet:
                 await asyncio.to_thread(fleet.admin.revoke, issued.id)
                 while await resolver.resolve(issued.key) is not None:
                     await asyncio.sleep(0.001)
-                # One that gives up does not take the question from the others.
+                # A caller that gives up does not cancel the question of the other callers.
                 active = await asyncio.to_thread(fleet.admin.issue, People.a, kind="secret")
                 cancelled = asyncio.create_task(resolver.resolve(active.key))
                 other = asyncio.create_task(resolver.resolve(active.key))
@@ -401,7 +401,7 @@ async def test_the_async_resolver_caches_no_error_and_no_impossible_origin(
 
 
 def measured(reader: InMemoryMetricReader) -> dict[str, list[float]]:
-    """What OpenTelemetry reads now, by the name of the metric."""
+    """Return the values that OpenTelemetry reads now, by the name of the metric."""
     data = reader.get_metrics_data()
     assert data is not None
     return {
