@@ -1,4 +1,4 @@
-"""The system that each attack is tried in."""
+"""The systems that the attacks run against."""
 
 from collections.abc import Iterator
 
@@ -19,12 +19,12 @@ def fresh_system(database: Database, rest: Rest, people: People) -> System:
 def kept_system(
     server: Cluster, template: str, tokens: Tokens, janitor: Janitor
 ) -> Iterator[System]:
-    """The same for all tests that leave it as it was."""
+    """One database with keys in every state, and its API, for all tests that do not change it."""
     with open_system(server, template, tokens, janitor, "kept_system") as system:
         yield system
 
 
 @pytest.fixture
 def system(fresh_system: System) -> System:
-    """A fresh one, unless the file says that its tests leave the system as it was."""
+    """A fresh system. Files whose tests leave the system unchanged override this fixture."""
     return fresh_system

@@ -1,4 +1,4 @@
-"""One system for all tests of a file that leave it as it was, and answers that can be compared."""
+"""A system for all tests of a file that leave it unchanged, and answers that can be compared."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ from security.system import System, make_system
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 NOWHERE = "00000000-0000-4000-8000-000000000000"
-# What of an answer could differ, beside its status and its body.
+# The headers that could reveal something, besides the status and the body.
 TELLING_HEADERS = ("content-range", "content-type", "location", "preference-applied", "allow")
 
 
@@ -22,7 +22,7 @@ TELLING_HEADERS = ("content-range", "content-type", "location", "preference-appl
 def open_system(
     server: Cluster, template: str, tokens: Tokens, janitor: Janitor, name: str
 ) -> Iterator[System]:
-    """A database of that name with keys in every state, and its API, for a whole file."""
+    """Open a database with keys in every state, and its API, for a whole file."""
     with Database(server, name, template) as database:
         People.seed(database.url)
         with Rest(database, tokens, janitor=janitor) as rest:
@@ -31,7 +31,7 @@ def open_system(
 
 @dataclass(frozen=True)
 class Target:
-    """What an attacker may know of a key: its id, its text, and its row."""
+    """What an attacker may know of a key: its id, text, masked key and label."""
 
     id: str
     key: str
@@ -39,8 +39,8 @@ class Target:
     label: str
 
     def plain(self, text: str) -> str:
-        """The text without this key's own values, so that two targets can be compared."""
-        # What a caller gets of a text of their own is no secret.
+        """Return the text without this key's own values, so that two targets can be compared."""
+        # The fingerprint of the caller's own text is no secret.
         fingerprint = hashlib.sha256(self.key.encode()).hexdigest()[:8]
         own = {
             self.id: "ID",
@@ -54,7 +54,7 @@ class Target:
 
 
 def answer(response: httpx.Response, target: Target) -> tuple[Any, ...]:
-    """All that an answer over HTTP shows, comparable between targets."""
+    """Return all that an HTTP answer shows, comparable between targets."""
     headers = {name: response.headers.get(name) for name in TELLING_HEADERS}
     shown = target.plain(f"{headers} {response.text}")
     return response.status_code, shown
@@ -63,7 +63,7 @@ def answer(response: httpx.Response, target: Target) -> tuple[Any, ...]:
 def outcome(
     connection: psycopg.Connection[Any], statement: str, target: Target
 ) -> tuple[str | None, ...]:
-    """All that a statement shows, its error with every field, comparable between targets."""
+    """Return a statement's rows, or each field of its error, comparable between targets."""
     try:
         cursor = connection.execute(statement.encode())
         rows = cursor.fetchall() if cursor.description else []
@@ -74,7 +74,7 @@ def outcome(
         return (
             error.sqlstate,
             *(target.plain(field) if field else None for field in fields),
-            # The source of a function, in which "revoked" is no label.
+            # The context shows the source of functions, where "revoked" is not a label.
             (said.context or "").replace(target.id, "ID").replace(target.key, "KEY"),
         )
     return None, target.plain(f"{cursor.rowcount} {rows}")

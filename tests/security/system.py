@@ -1,4 +1,4 @@
-"""A database under attack: workspaces A and B with keys in every state, and everybody who tries."""
+"""A database under attack: workspaces A and B with keys in every state, and the attackers."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from stack import Database, People, Rest
 ORIGIN = "https://shop.example"
 OUTSIDERS = ("anon", "stranger", "mia", "bob", "keylatch_resolver")
 EVERYBODY = (*OUTSIDERS, "alice", "service_role")
-# What a refusal may be: no such key, not allowed, or no such row policy.
+# The SQLSTATEs of a refusal: not allowed, or no such key.
 REFUSALS = {"42501", "PT404"}
 
 
@@ -37,7 +37,7 @@ class System:
     keys: dict[str, Made] = field(default_factory=dict)
 
     def rows(self) -> list[Any]:
-        """All that an attack could change, as the superuser sees it."""
+        """Return all rows that an attack could change, as the superuser sees them."""
         with psycopg.connect(self.database.superuser_url) as connection:
             tables = connection.execute(
                 "select oid::regclass::text from pg_class where relkind = 'r'"
@@ -57,7 +57,7 @@ class System:
         assert self.rows() == before
 
     def connect(self, who: str) -> psycopg.Connection[Any]:
-        """A connection that acts for somebody, as PostgREST would."""
+        """Return a connection that acts for a user or a role, as PostgREST would."""
         if who in ("alice", "bob", "mia", "stranger"):
             connection = self.database.connect("authenticated", self.people.claims(who))
         else:
@@ -66,7 +66,7 @@ class System:
         return connection
 
     def token(self, who: str) -> str | None:
-        """Somebody's token; anon has none."""
+        """Return the token of a user or a role, or None for anon."""
         if who == "anon":
             return None
         if who in ("service_role", "keylatch_resolver"):
@@ -74,7 +74,7 @@ class System:
         return self.people.token(who)
 
     def request(self, who: str, method: str, path: str, **more: Any) -> httpx.Response:
-        """Send a request as somebody; whatever comes of it, it is not a server's failure."""
+        """Send a request as a user or a role. The answer must not be a server error."""
         response = self.rest.request(method, path, token=self.token(who), **more)
         assert response.status_code < 500, response.text
         return response
@@ -94,7 +94,7 @@ class System:
 
 
 def sqlstate(connection: psycopg.Connection[Any], statement: str, *values: object) -> str | None:
-    """Run a statement of an attacker; give the SQLSTATE of its refusal, or None."""
+    """Run a statement of an attacker. Return the SQLSTATE of its refusal, or None."""
     try:
         connection.execute(statement, values or None)
     except psycopg.Error as error:
@@ -129,7 +129,7 @@ def issue_briefly(
 
 
 def slug(response: httpx.Response) -> str | None:
-    """The slug of a refusal over HTTP."""
+    """Return the slug of a refusal over HTTP."""
     answer = response.json()
     return answer.get("message") if isinstance(answer, dict) else None
 
@@ -160,7 +160,7 @@ def make_system(database: Database, rest: Rest, people: People) -> System:
         )
         system.keys["successor"] = Made(*row.fetchone())  # type: ignore[misc]
         for seconds in (0.02, 0.2, 2, 20):
-            # On a busy machine the time may be over before the server looks at it.
+            # On a busy machine, the expiry may have passed before the server checks it.
             with contextlib.suppress(psycopg.Error):
                 alice.execute(
                     "update keylatch.keys set expires_at = clock_timestamp() + %s * interval '1 s'"

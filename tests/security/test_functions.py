@@ -12,7 +12,7 @@ select p.oid::regprocedure::text as name, p.prosrc, p.prorettype = 'trigger'::re
 from pg_proc as p
 where p.prosecdef and p.pronamespace::regnamespace::text like 'keylatch%'
 """
-# What runs with the owner's rights, beside the two calls on the path of every request.
+# The functions with the owner's rights, besides resolve_key and resolve_keys.
 DEFINER_NAMES = (
     "add_usage(jsonb)",
     "await_replicas(numeric)",
@@ -44,7 +44,7 @@ DEFINER_NAMES = (
     "upgrade_legacy_key(text,uuid)",
     "verify_checkpoints(bigint,integer)",
 )
-# One of each name that the functions use, in the schema that is searched before all others.
+# Objects with names that the functions use, in the schema that is searched first.
 SHADOWS = """
 create temporary table keys (id uuid, key_hash bytea, revoked_at timestamptz);
 create temporary table workspaces (id uuid);
@@ -89,7 +89,7 @@ def test_shadowing_names_change_nothing(system: System) -> None:
             with system.database.connect() as owner:
                 assert owner.execute("select (keylatch.installation()).id").fetchone() == row
             service.execute("set search_path = ''")
-    # The deletion runs a definer function, as the service role with its shadows.
+    # The deletion runs a definer function while the service role's shadows exist.
     with system.connect("service_role") as service:
         service.execute(SHADOWS)
         service.execute("set search_path = pg_temp, pg_catalog")
@@ -111,8 +111,8 @@ def test_no_routine_is_for_public_and_only_the_listed_ones_for_anon(system: Syst
               and has_function_privilege('anon', p.oid, 'execute')
             """
         ).fetchall()
-    # What a request's own key is asked for; each finds the key of that header and no other. And
-    # what opens a session with a key that the caller has.
+    # These functions find the key in the header of the request and no other key, or they open a
+    # session with a key that the caller has.
     assert set(found) == {
         ("keylatch.check_request()", False),
         ("keylatch.current_key_id()", False),
@@ -133,7 +133,7 @@ def test_a_definer_function_does_nothing_for_an_unexpected_caller(system: System
         if who != "anon":
             caller.execute("create temporary table mine (id uuid)")
         for trigger in ("revoke_workspace_keys", "share_workspaces"):
-            # A trigger function is no call, and nobody may hang it on a table of their own.
+            # Nobody may call a trigger function, or attach it to a table of their own.
             call = f"select keylatch_internal.{trigger}()"
             assert sqlstate(caller, call) in ("0A000", "42501", "42883")
             if who != "anon":
@@ -164,7 +164,7 @@ def test_the_definer_functions_are_the_known_ones(system: System) -> None:
         "keylatch.resolve_keys(text[],text[])",
         *(f"keylatch_internal.{name}" for name in DEFINER_NAMES),
     }
-    # One reads a column of a table that it does not know, and of a type that it does.
+    # Only this function runs dynamic SQL, because the name of the id column is an argument.
     assert {name for name, source, _ in found if "execute " in source} == {
         "keylatch_internal.revoke_workspace_keys()"
     }
@@ -224,7 +224,7 @@ def test_a_tenancy_whose_policies_ask_keylatch_in_turn_ends_in_an_error(system: 
         response = system.rest.request("GET", "keys", token=system.token("alice"))
         assert response.status_code >= 400
         assert system.keys["active"].key not in response.text
-    # The runtime does not ask who administers what.
+    # The runtime does not need the list of administered workspaces.
     assert system.resolves(system.keys["active"].key)
 
 

@@ -1,4 +1,4 @@
-"""Odd requests by the hundred, from fixed seeds: no server fails, no row changes or shows."""
+"""Hundreds of odd requests, from fixed seeds, cause no server error, and show and revive no key."""
 
 import json
 import random
@@ -100,25 +100,25 @@ def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> 
 
 
 def in_url(value: Any) -> str:
-    """The value as a query parameter; a lone surrogate has no place there."""
+    """Return the value as a query parameter, with lone surrogates replaced."""
     return str(value)[:500].encode(errors="replace").decode()
 
 
 class Fuzz:
-    """Draws requests from a seed; those of an admin name no key that they could change."""
+    """Draws requests from a seed. The ids for an admin name no key that an admin can change."""
 
     def __init__(self, system: System, seed: int, ids: list[str]) -> None:
-        """Stores the values that arguments may name."""
+        """Store the ids that arguments may name."""
         self._draw = random.Random(seed)  # noqa: S311
         self._system = system
         self._ids = ids
 
     def value(self) -> Any:
-        """Something odd, or an id."""
+        """Draw an odd value or an id."""
         return self._draw.choice((*VALUES, *self._ids * 8))
 
     def call(self) -> tuple[str, str, dict[str, Any]]:
-        """A call with arguments of every type, some missing, some too many."""
+        """Draw a call with arguments of any type, some missing, some too many."""
         name = self._draw.choice(list(CALLS))
         names = [one for one in CALLS[name] if self._draw.random() < 0.8]
         if self._draw.random() < 0.15:
@@ -134,7 +134,7 @@ class Fuzz:
         return "POST", f"rpc/{name}", {"content": json.dumps(body)}
 
     def row(self) -> tuple[str, str, dict[str, Any]]:
-        """A request to a table or view, with a filter, an order and perhaps a body."""
+        """Draw a request to a table or view, with filters, perhaps options, and perhaps a body."""
         draw = self._draw
         table = draw.choice(
             ("keys", "keys", "keys", "workspaces", "workspace_membership", "nothing")
@@ -157,7 +157,7 @@ class Fuzz:
         return method, table, more
 
     def send(self, who: str) -> tuple[str, httpx.Response]:
-        """Send one request as somebody."""
+        """Send one request. Return its description and the answer."""
         method, path, more = self.call() if self._draw.random() < 0.55 else self.row()
         more["headers"] = self._draw.choice(HEADERS) if self._draw.random() < 0.5 else {}
         told = f"{who}: {method} {path} {str(more)[:600]}"
@@ -207,10 +207,10 @@ def test_no_odd_request_of_an_admin_fails_the_server_or_turns_a_key_back(
     before = rows()
     for _ in range(REQUESTS):
         told, response = fuzz.send(who)
-        # To revoke a key that has expired is no odd request.
         assert response.status_code < 500, f"{told}\n{response.text}"
     after = rows()
     for old, new in zip(before, after, strict=True):
+        # An admin may revoke the expired key, so only its other columns must be unchanged.
         if old[8] is not None:
             assert new == old
         assert (*new[:8], *new[11:]) == (*old[:8], *old[11:])

@@ -1,4 +1,4 @@
-"""Input: whatever is sent, the answer is a refusal of the contract and the rows are as before."""
+"""Input: every bad value gets a documented error, and every row stays unchanged."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ DEEP: Any = "x"
 for _ in range(400):
     DEEP = [DEEP]
 KEY = "wk_sk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V"
-# What `issue_key` is given beside a good workspace.
+# The arguments of `issue_key`, besides a good workspace.
 BAD_VALUES: dict[str, dict[str, Any]] = {
     "an infinite expiry": {"expires_at": "infinity"},
     "an expiry before all time": {"expires_at": "-infinity"},
@@ -88,7 +88,7 @@ def test_a_grace_out_of_its_rule_is_refused(system: System, grace: str) -> None:
             "alice", "rotate_key", key_id=str(system.keys["active"].id), grace=grace
         )
         assert refused.status_code == 400
-        # PostgreSQL 15 and 16 know no infinite interval and say so themselves.
+        # PostgreSQL 15 and 16 have no infinite intervals and raise their own error.
         assert slug(refused) == "invalid_argument" or refused.json()["code"] == "22007"
 
 
@@ -162,7 +162,7 @@ def test_no_body_makes_a_call_fail_as_a_server(system: System, function: str) ->
                     sent = {one: body[one] for one in body if one in known}
                     response = system.call("alice", function, **sent)
                 except ValueError:
-                    continue  # JSON has no infinity: it cannot be sent.
+                    continue  # JSON has no infinity, so httpx cannot send it.
                 assert response.status_code < 500
         for headers in (
             {"Prefer": "count=exact, tx=rollback, params=single-object"},

@@ -1,4 +1,4 @@
-"""The latch: a key that was once reported inactive for good never resolves again."""
+"""The latch: a key that was once reported revoked or expired never resolves again."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ FINAL = {"revoked": "revoked_is_final", "expired": "expired_is_final"}
 
 
 def as_writer(system: System, who: str) -> psycopg.Connection[Any]:
-    """A connection of each role that can write rows, the owner and the superuser included."""
+    """Return a connection of a role that can write rows, also of the owner and the superuser."""
     if who == "owner":
         return system.database.connect()
     if who in ("superuser", "replica"):
@@ -56,7 +56,7 @@ def test_no_writer_reactivates_a_revoked_key(system: System, who: str) -> None:
                 "merge into keylatch.keys as k using (select %s::uuid as id) as v on k.id = v.id"
                 " when matched then update set revoked_at = null, expires_at = null"
             )
-            # A view takes no merge before PostgreSQL 17.
+            # A view does not support MERGE before PostgreSQL 17.
             assert sqlstate(writer, merge, key_id) in ("PT409", "42809", "0A000")
             table_merge = merge.replace("keylatch.keys", "keylatch_internal.keys")
             assert sqlstate(writer, table_merge, key_id) == "PT409"

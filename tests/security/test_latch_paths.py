@@ -1,4 +1,4 @@
-"""The latch on unusual paths. Each path is shown to reach the row before it is shown to fail."""
+"""The latch on unusual paths. Each path can change an active key, but no revoked or expired key."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -11,13 +11,13 @@ from security.shared import open_system
 from security.system import System, issue_briefly, slug, sqlstate
 from stack import Cluster, Janitor, Tokens, until
 
-# All but the fingerprint, which nobody writes.
+# All columns except the fingerprint, which is generated.
 ALL = (
     "id, workspace_id, kind, environment, key_hash, public_key, masked_key, label, metadata,"
     " allowed_origins, scopes, expires_at, suspended_at, superseded_at, revoked_at, revoked_by,"
     " revoke_reason, rotated_from, created_at, created_by, updated_at, imported_at"
 )
-# Each writes {change} to the row of one key; `owner` may all, a client what its grants allow.
+# Each path writes {change} to the row of one key. A client may use only what its grants allow.
 PATHS = {
     "on conflict do update, with the whole row": (
         f"insert into keylatch_internal.keys ({ALL}) select {ALL} from keylatch_internal.keys"
@@ -76,7 +76,7 @@ def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> 
 
 
 def writer(system: System, who: str) -> psycopg.Connection[Any]:
-    """A connection of somebody who can write rows."""
+    """Return a connection of a role that can write rows."""
     if who == "owner":
         return system.database.connect()
     if who in ("superuser", "replica"):
@@ -101,7 +101,7 @@ def test_every_path_can_change_an_active_key_and_none_reactivates_a_revoked_key(
                     try:
                         connection.execute(active.encode())
                     except psycopg.errors.InsufficientPrivilege:
-                        continue  # no way for this one: it needs the hash
+                        continue  # this role lacks a privilege that the path needs
                     after = connection.execute(
                         "select label from keylatch.keys where id = %s", [shared.keys["active"].id]
                     )
@@ -227,7 +227,7 @@ def test_no_caller_names_the_key_that_a_new_one_was_rotated_from(
 
 
 def is_past(connection: psycopg.Connection[Any], time: datetime) -> bool:
-    """Whether a time is over by the server's clock."""
+    """Whether a time has passed by the server's clock."""
     row = connection.execute("select clock_timestamp() > %s as over", [time]).fetchone()
     return bool(row and row.over)
 
@@ -238,7 +238,7 @@ def extended_while_it_lives(
     other_session: psycopg.Connection[Any],
     *then: str,
 ) -> Any:
-    """A key that `other_session` has extended before it expires, in an open transaction."""
+    """Return a key that `other_session` extended before its expiry, in an open transaction."""
 
     def extend(row: Any) -> bool:
         other_session.execute("begin")
@@ -270,9 +270,9 @@ def test_an_extension_that_is_committed_after_the_expiry_revives_nothing(system:
 
 
 def test_an_extension_that_was_checked_early_is_not_checked_again(system: System) -> None:
-    """The limit: `set constraints` in SQL asks the deferred check before the expiry, not after.
+    """The limit: `set constraints` in SQL runs the deferred check before the expiry, not after.
 
-    Who does it could have extended the key in that moment anyway; over HTTP nobody can.
+    At that moment the session could extend the key anyway. Over HTTP this is not possible.
     """
     with system.connect("alice") as alice, system.connect("alice") as other_session:
         row = extended_while_it_lives(system, alice, other_session, "set constraints all immediate")

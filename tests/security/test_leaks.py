@@ -1,4 +1,4 @@
-"""Where keys leave traces: logs, statistics, process lists, as the README says."""
+"""Where keys could leave traces: logs, statistics and process lists, as the README says."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +12,11 @@ from keylatch.errors import KeylatchError
 from security.system import ORIGIN
 from stack import Database, Janitor, People, Rest, Server, Tokens
 
-# Not in containers: an image may need libraries of its own, which the ones below would replace.
+# Not in containers: an image may preload its own libraries, which the settings below would replace.
 pytestmark = pytest.mark.usefixtures("local_server")
 
-# All that a server can be told to write down, but for the values of parameters; and not
-# auto_explain, whose plans show values whatever is set.
+# The server logs everything except the values of parameters. auto_explain is left out, because its
+# plans always show values.
 LOUD = {
     "log_statement": "all",
     "log_min_duration_statement": "0",
@@ -31,7 +31,7 @@ LOUD = {
 
 @pytest.fixture(scope="module")
 def loud(janitor: Janitor) -> Iterator[Database]:
-    """A database on a server that writes down what it can."""
+    """A database on a server that logs as much as possible."""
     with Server(settings=LOUD, janitor=janitor) as server, Database(server, "loud") as database:
         database.migrate()
         People.seed(database.url)
@@ -40,7 +40,7 @@ def loud(janitor: Janitor) -> Iterator[Database]:
 
 
 def use_keys(database: Database, rest: Rest, people: People) -> list[str]:
-    """Issue, rotate, resolve and explain, well and badly; give all keys that occurred."""
+    """Issue, rotate, resolve and explain keys, with and without errors. Return all keys."""
     keys: list[str] = []
     with (
         database.connect("authenticated", people.claims("alice")) as as_alice,
@@ -87,18 +87,18 @@ def test_no_key_is_in_a_log_a_statistic_or_a_process_list(
             for row in watcher.execute("select encode(key_hash, 'hex') from keylatch_internal.keys")
         ]
         written = f"{statements} {loud.server.log()} {rest.postgrest.log()}"
-    # The watch is awake: the calls themselves are written down.
+    # The calls themselves are logged, so a key could be found.
     assert written.count("issue_key") > 5
     assert written.count("resolve_key") > 5
     assert len(keys) == 5
     for trace in (*keys, *digests):
         assert trace not in written
-    # Bodies alone would be enough for an attacker.
+    # The body of a key would be enough for an attacker.
     assert [key[11:-6] for key in keys if key[11:-6] in written] == []
 
 
 def test_a_server_that_logs_parameters_logs_the_key_as_the_readme_says(loud: Database) -> None:
-    """The limit: what `log_parameter_max_length` lets through is not ours to hold back."""
+    """The limit: keylatch cannot hide parameters that `log_parameter_max_length` lets into logs."""
     with psycopg.connect(loud.superuser_url, autocommit=True) as superuser:
         superuser.execute("set log_parameter_max_length = -1")
         superuser.execute("select * from keylatch.resolve_key(%s)", ["wk_sk_live_logged"])
@@ -110,7 +110,7 @@ def test_a_server_that_logs_parameters_logs_the_key_as_the_readme_says(loud: Dat
 def test_a_key_in_a_url_is_in_the_access_log_so_the_comment_says_post(
     loud: Database, tokens: Tokens, janitor: Janitor
 ) -> None:
-    """The limit: GET works on a replica, and puts the key where proxies write it down."""
+    """The limit: GET works on a replica, but puts the key into a URL, which proxies log."""
     with Rest(loud, tokens, janitor=janitor) as rest:
         found = rest.request("GET", "rpc/resolve_key?key=wk_sk_live_x", token=rest.service_key)
         assert found.json() == []

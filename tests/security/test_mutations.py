@@ -1,4 +1,4 @@
-"""Each guard of the database has been taken away once, and a test went red."""
+"""Each guard of the database was removed once, and a test failed."""
 
 import json
 
@@ -38,11 +38,11 @@ def test_a_mutation_removes_one_guard_and_no_other(database: Database, found: li
                 changed = policies - set(owner.execute(POLICIES).fetchall())
             gone = {(guard.kind, guard.name) for guard in found} - left
             if one.kind == "policy":
-                # It stays, and lets everybody by, or nobody.
+                # The policy stays, but allows everybody or nobody.
                 assert [f"{table} {name}" for table, name, _, _ in changed] == [one.name]
                 assert gone == set()
             else:
                 assert changed == set()
-                # Without a key nothing refers to it: those constraints go with it.
+                # Removing a unique constraint also removes the foreign keys that refer to it.
                 assert (one.kind, one.name) in gone
                 assert {kind for kind, _ in gone - {(one.kind, one.name)}} <= {"foreign key"}

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.one_server
 ELSEWHERE = "00000000-0000-4000-8000-000000000001"
 WHO = ("bob", "mia", "stranger")
 UNKNOWN = {"masked_key": "wk_sk_live_...zzzz", "label": "unheard-of"}
-# A path below `keys?`, with what is known of a key.
+# Filters after `keys?`, with the values that an attacker may know of a key.
 FILTERS = (
     "id=eq.{id}", "id=in.({id})", "id=neq.{id}", "id=is.null", "or=(id.eq.{id},id.eq.{nowhere})",
     "not.and=(id.eq.{id},label.eq.x)", "public_key=eq.{key}", "public_key=gte.{key}",
@@ -83,7 +83,7 @@ def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> 
 
 
 def targets(system: System) -> list[Target]:
-    """The keys of workspace A, and at the end one that does not exist."""
+    """Return the keys of workspace A, and at the end a key that does not exist."""
     with system.database.connect() as owner:
         masked = dict(owner.execute("select id, masked_key from keylatch.keys").fetchall())
         row = owner.execute("select keylatch_internal.complete_key('wk_sk_live_')")
@@ -96,7 +96,7 @@ def targets(system: System) -> list[Target]:
 
 
 def filled(system: System, text: str, target: Target) -> str:
-    """A path or statement, filled in with the values of a key."""
+    """Fill a path or statement with the values of a key."""
     people = system.people
     return text.format(
         id=target.id, key=target.key, masked_key=target.masked_key, label=target.label,
@@ -186,7 +186,7 @@ def test_no_statement_tells_that_a_key_exists(shared: System, who: str) -> None:
             if who == "keylatch_resolver" and (
                 "resolve_key" in statement or "explain" in statement
             ):
-                continue  # that is what it is for
+                continue  # the resolver may resolve and explain keys
             all_alike(every, partial(ask, statement=statement))
 
 

@@ -10,7 +10,7 @@ from security.shared import open_system
 from security.system import ORIGIN, System, sqlstate
 from stack import Cluster, Janitor, Tokens
 
-# As a hosted project has them: with casts that name no schema, and no search path of their own.
+# As in a hosted project: the casts name no schema, and the functions set no search path.
 HOSTED_AUTH = """
 create or replace function auth.uid() returns uuid language sql stable as $$
   select coalesce(
@@ -46,7 +46,7 @@ def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> 
 
 
 def users_who_ran_it(system: System, who: str, name: str, statements: list[str]) -> set[str]:
-    """As whom a type of the caller's own, named like that, ran its check in these statements."""
+    """Return the users that ran the check of a type with this name, which the caller owns."""
     heard: set[str] = set()
     with system.connect(who) as caller:
         caller.add_notice_handler(lambda said: heard.add(str(said.message_primary)))
@@ -58,15 +58,15 @@ def users_who_ran_it(system: System, who: str, name: str, statements: list[str])
                     with caller.transaction():
                         caller.execute(statement.encode())
                 except psycopg.Error as error:
-                    # A refusal, a user with a key, or members of the workspace: else the spy itself
-                    # is in the way.
+                    # Expected: a refusal, or a row that others refer to. Another error would come
+                    # from the spy.
                     if error.sqlstate not in ("42501", "PT404", "PT400", "23503"):
                         raise
     return {line.removeprefix("ran as ") for line in heard if line.startswith("ran as ")}
 
 
 def calls(system: System) -> list[str]:
-    """Every way to the functions, for somebody who may use all of them."""
+    """Return statements that reach all the functions, for a caller with all rights."""
     living, b = system.keys["active"], system.people.b
     return [
         f"select keylatch.issue_key('{system.people.a}', 'secret', expires_at => '2090-01-01')",
@@ -111,7 +111,7 @@ def test_no_call_of_the_service_role_runs_its_code_with_other_rights(
 
 
 def test_the_spy_hears_what_runs_with_the_owners_rights(shared: System) -> None:
-    """The tests above can fail: a definer function that names a type by itself is heard."""
+    """The tests above can fail: the spy finds a function that names a type without a schema."""
     with shared.database.connect() as owner:
         owner.execute(
             """
@@ -222,7 +222,7 @@ def test_a_workspace_table_of_somebody_else_runs_no_code_of_theirs_with_our_righ
             """
         )
         root.execute("insert into public.teams values (%s, row('x'))", [system.people.a])
-        # An id of such a type is refused, and not read.
+        # An id column of this type is refused and not read.
         assert sqlstate(root, "update public.teams set mood = row('y')") == "55000"
         root.execute("select mood::text, to_jsonb(t) from public.teams as t")
         assert heard, "the spy itself is heard"

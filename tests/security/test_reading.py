@@ -1,4 +1,4 @@
-"""Reading: nobody sees a key that is not theirs, nobody but the owner sees a hash."""
+"""Reading: nobody sees another workspace's keys, and only the owner sees a hash."""
 
 import hashlib
 
@@ -181,7 +181,7 @@ def test_a_foreign_key_and_an_unknown_one_get_the_same_answers(system: System, w
                 headers={"Prefer": "resolution=merge-duplicates"},
             ),
         ]
-        # The fingerprint is of the text that was asked about, whosever it is.
+        # An answer shows the fingerprint of the text that the caller sent, whoever owns the key.
         mine = hashlib.sha256(key.encode()).hexdigest()[:8]
         return [
             (one.status_code, one.text.replace(target, "ID").replace(mine, "FINGERPRINT"))

@@ -1,4 +1,4 @@
-"""Resolving: only the runtime may, from a matching origin, and no text is taken for a key."""
+"""Resolving: only the runtime may resolve, the origin must match, and no other text is a key."""
 
 from typing import Any
 

@@ -53,7 +53,7 @@ def test_a_connection_that_goes_from_user_to_user_keeps_nothing_of_the_last(shar
         assert len(first["alice"]) == 3 * len(shared.keys)
         assert set(first["bob"]) == {("of bob",), ("unknown",)}
         assert set(first["mia"]) == {("unknown",)}
-        # Long enough for the server to change from custom to generic plans.
+        # Often enough for the server to change from custom to generic plans.
         for _ in range(8):
             for who, before in first.items():
                 assert seen(who) == before
@@ -83,14 +83,14 @@ def test_claims_that_name_nobody_open_nothing(shared: System, claims: str) -> No
         state = sqlstate(caller, issue, shared.people.a)
         assert state in ("22P02", "42501", "54001", "22023")
     with shared.connect("keylatch_resolver") as runtime:
-        # The runtime asks for a key, not for a user.
+        # Resolving a key does not depend on the user in the claims.
         runtime.execute("select set_config('request.jwt.claims', %s, false)", [claims])
         resolve = "select key_id from keylatch.resolve_key(%s)"
         assert runtime.execute(resolve, [shared.keys["active"].key]).fetchone() == (living,)
 
 
 def tampered(shared: System) -> dict[str, str]:
-    """Tokens that nobody issued."""
+    """Return forged, expired and otherwise invalid tokens, by name."""
     alice = {"sub": str(shared.people.alice), "role": "authenticated", "exp": int(time.time()) + 99}
     secret = shared.rest.tokens.secret
     good = jwt.encode(alice, secret, algorithm="HS256")
@@ -193,7 +193,7 @@ def test_a_user_who_was_deleted_or_demoted_administers_nothing_with_an_old_token
             assert (
                 system.request(who, "POST", "keys", json=body, headers=minimal).status_code == 403
             )
-            # Without returning, which would ask the policy for select as well.
+            # Without RETURNING, which would also need the policy for select.
             with system.connect(who) as caller:
                 insert = "insert into keylatch.keys (workspace_id) values (%s)"
                 assert sqlstate(caller, insert, workspace) == "42501"
@@ -252,7 +252,7 @@ def test_a_session_can_use_nothing_else_in_the_schemas(shared: System) -> None:
             == []
         )
         assert found(f"select rulename from pg_rules where {ours.replace('nsp', 'schema')}") == []
-        # Only what no session may call puts SQL together, and it is there: the watch is awake.
+        # Only a function that no session may call runs dynamic SQL, and the search finds it.
         put_together = found(f"{functions} and prosrc ~* '\\mexecute\\s+(format|''|v_|p_)'")
         assert ("revoke_workspace_keys",) in put_together
         assert (

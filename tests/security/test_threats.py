@@ -18,7 +18,7 @@ THREATS: dict[str, list[str]] = {
 
 @cache
 def described(file: str) -> frozenset[str]:
-    """The names of the tests of a file."""
+    """Return the names of the tests of a file."""
     if file.endswith(".sql"):
         return frozenset(re.findall(r"'((?:[^'\n]|'')+)'", (DATABASE / file).read_text()))
     text = (TESTS / file).read_text()

@@ -1,4 +1,4 @@
-"""Traces beside the ordinary ones: plans of nested statements, refused calls, calls that wait."""
+"""Less common traces: plans of nested statements, refused calls, and calls that wait."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from security.shared import open_system
 from security.system import System, sqlstate
 from stack import Cluster, Database, Janitor, People, Rest, Tokens, chosen_cluster
 
-# auto_explain with everything: the plan and the parameters of each statement, nested ones included.
+# auto_explain logs the plan and the parameters of each statement, also of nested statements.
 PLANS = {
     "session_preload_libraries": "auto_explain",
     "auto_explain.log_min_duration": "0",
@@ -55,7 +55,7 @@ def test_a_new_secret_is_in_no_plan_and_no_parameter_of_a_nested_statement(
         answer = rest.request("POST", "rpc/issue_key", token=people.token("alice"), json=body)
         keys.append(answer.json()["key"])
     written = planned.server.log()
-    # The watch is awake: it has seen the insert inside of the functions.
+    # The log shows the insert inside the functions, so a key could be found.
     assert written.count("insert into keylatch.keys as k") >= 3
     assert all(key.startswith("wk_sk_live_") for key in keys)
     assert [key[:15] for key in keys if key in written or key[11:-6] in written] == []
@@ -94,14 +94,14 @@ def test_a_refusal_does_not_quote_a_key_that_was_given_by_mistake(
                 raise AssertionError("it was not refused")
         except psycopg.Error as error:
             said = error.diag
-            # What psycopg adds itself, the line of the statement, is the caller's own text.
+            # psycopg also adds the line of the statement, which is the caller's own text.
             told = (said.message_primary, said.message_detail, said.message_hint, said.context)
             assert made.key not in str(told)
             assert made.key[11:-6] not in str(told)
 
 
 def test_a_key_where_an_id_belongs_is_quoted_by_the_type_itself(shared: System) -> None:
-    """The limit: PostgreSQL's own complaint about a uuid repeats the text, and logs it."""
+    """The limit: PostgreSQL's own error about a uuid repeats the text, and is logged."""
     key = "wk_sk_live_pasted"
     with shared.nothing_changes():
         refused = shared.call("alice", "revoke_key", key_id=key)
@@ -113,7 +113,7 @@ def test_a_key_where_an_id_belongs_is_quoted_by_the_type_itself(shared: System) 
 
 def test_the_log_of_an_ordinary_server_has_no_key_after_refused_calls(shared: System) -> None:
     """Threat: server logs: errors are logged by default, with the statement that failed."""
-    key = shared.keys["successor"].key  # no other test writes it into a statement
+    key = shared.keys["successor"].key  # no other test writes this key into a statement
     with shared.nothing_changes():
         for who in ("anon", "bob", "alice"):
             shared.call(who, "resolve_key", key=key)

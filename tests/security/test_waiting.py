@@ -1,7 +1,7 @@
 """A user without rights in a workspace cannot delay its admin's revocations.
 
-What two calls do to each other is in core/interleavings.json. Here are sessions that call nothing
-of ours, and what a call leaves locked behind it.
+core/interleavings.json shows how two calls affect each other. The sessions here hold locks without
+a call of keylatch. The last test checks the advisory locks of each call.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ select (l.classid::bigint::bit(32))::integer, (l.objid::bigint::bit(32))::intege
 from pg_locks as l where l.locktype = 'advisory' and l.pid = pg_backend_pid()
 """
 STRANGERS = ("anon", "stranger", "mia", "bob", "keylatch_resolver", "nobody")
-# What each holds in an open transaction. What is refused is held by nobody.
+# What each stranger holds in an open transaction. Refused statements hold nothing.
 HELD = {
     "a snapshot": ["select * from keylatch.keys", "select * from keylatch.key_events"],
     "rows": [
@@ -52,7 +52,7 @@ def shared(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> 
 
 
 def connect(system: System, who: str) -> psycopg.Connection[Any]:
-    """A session of somebody; `nobody` is a login without a single right."""
+    """Return a session of a user or a role; `nobody` is a role without any rights."""
     if who != "nobody":
         return system.connect(who)
     session = system.database.connect(superuser=True)
@@ -74,7 +74,7 @@ def test_locks_of_a_stranger_delay_no_revocation(shared: System, who: str, what:
             with contextlib.suppress(psycopg.errors.InsufficientPrivilege), stranger.transaction():
                 stranger.execute(statement.encode(), values)
         stranger.execute("select 1")
-        # A wait would end in an error.
+        # A call that waits fails.
         alice.execute("set lock_timeout = '100ms'")
         for call in (
             "select (keylatch.issue_key(%(workspace)s)).id",
@@ -130,7 +130,7 @@ def test_no_call_waits_for_an_advisory_lock(database: Database, people: People, 
     ):
         numbers = make_call(session)
         session.rollback()
-        # A session marks itself so that requests in flight count. It only tries that lock.
+        # Only open_session takes a lock, to count requests in flight. It never waits for the lock.
         assert bool(numbers) == (call == "open a session")
         for first, second in numbers:
             stranger.execute("select pg_advisory_lock(%s, %s)", [first, second])

@@ -1,4 +1,4 @@
-"""Writing: nobody makes or changes a key where they are no admin, and no admin forges a row."""
+"""Writing: only an admin of the workspace makes or changes keys, and no admin forges a row."""
 
 import pytest
 
@@ -52,7 +52,7 @@ def test_outsiders_write_nothing_in_another_workspace(system: System, who: str) 
         with system.connect(who) as outsider:
             for statement in calls:
                 assert sqlstate(outsider, statement) in REFUSALS, statement
-            # Nobody names that column, so this is refused before the key is looked for.
+            # No caller may set rotated_from, so this is refused before the key is looked up.
             successor = (
                 f"insert into keylatch.keys (workspace_id, rotated_from)"
                 f" values ('{system.people.b}', '{living}')"
@@ -87,7 +87,7 @@ def test_an_admin_moves_no_key_and_makes_none_elsewhere(system: System) -> None:
         assert system.request("alice", "POST", "keys", json=both).status_code == 403
         assert system.call("alice", "issue_key", workspace_id=b).status_code == 403
         with system.connect("alice") as alice:
-            # Without returning, which would also ask the policy for select.
+            # Without RETURNING, which would also need the policy for select.
             insert = f"insert into keylatch.keys (workspace_id) values ('{b}')"
             assert sqlstate(alice, insert) == "42501"
             move = f"update keylatch_internal.keys set workspace_id = '{b}'"
@@ -182,7 +182,7 @@ def test_a_hand_off_setting_that_a_caller_plants_gives_them_only_their_own_key(
 
 
 def sqlstate_inside(connection: object, statement: str, *values: object) -> str | None:
-    """As `sqlstate`, inside a transaction that goes on."""
+    """Like `sqlstate`, but inside a transaction that stays usable."""
     import psycopg
 
     assert isinstance(connection, psycopg.Connection)

@@ -1,1 +1,1 @@
-"""Clients of a primary and two standbys that fail over, and a checker of what they were told."""
+"""Clients of a primary and two standbys that fail over, and a checker of the clients' answers."""

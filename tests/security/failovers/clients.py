@@ -1,4 +1,4 @@
-"""The clients: some change keys, the others ask for them, each in its own way."""
+"""The clients: some change keys, the others resolve keys, each in its own way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from security.failovers.fleet import Fleet
 from security.failovers.history import Change, Found
 from stack import People
 
-# So many that a standby of the old timeline still knows most of them when it is back.
+# Enough keys that a standby of the old timeline still knows most of them when it is back.
 ACTIVE = 300
 ENDED = 150
 WRITERS = 2
@@ -48,7 +48,7 @@ class Clients:
         self._opened = ExitStack()
         self._done = threading.Event()
         self._writing = [threading.Lock() for _ in range(WRITERS)]
-        # Everybody asks for what is active, and for what was so a moment ago.
+        # All readers ask for active keys, and for keys that were revoked a moment ago.
         self._active: deque[Key] = deque(maxlen=ACTIVE)
         self._ended: deque[Key] = deque(maxlen=ENDED)
         admin = Keylatch.from_psycopg(self._pool("primary"), claims={"role": "service_role"})
@@ -110,7 +110,7 @@ class Clients:
             min_size=1,
             max_size=4,
             timeout=0.5,
-            reconnect_timeout=0.1,  # It is asked again soon enough.
+            reconnect_timeout=0.1,  # The next question connects again.
             check=ConnectionPool.check_connection,
             open=True,
         )
@@ -139,7 +139,7 @@ class Clients:
             else:
                 admin.unsuspend(key[0])
         except (KeyNotFound, KeyNotUsable):
-            kind = "revoke"  # Another one did, or a failover lost it: it is of no use any more.
+            kind = "revoke"  # Another writer revoked the key, or a failover lost the key.
         else:
             change.ended = time.monotonic()
             self.changes += 1
@@ -153,7 +153,7 @@ class Clients:
         while not self._done.is_set():
             keys = self._ended if self._ended and chance.random() < 0.5 else self._active
             key_id, secret = keys[chance.randrange(len(keys))]
-            # In this order: what a standby promises is that of a moment after the beginning.
+            # In this order, because the promise of a standby must be read after the beginning.
             began = time.monotonic()
             promised = bound()
             try:
@@ -194,7 +194,7 @@ class _BySql:
         return row[0] if row else None
 
     def close(self) -> None:
-        """Leave the server."""
+        """Close the connection."""
         if self._session is not None:
             self._session.close()
         self._session = None

@@ -1,8 +1,8 @@
-"""A primary and two standbys, the addresses that clients know them by, and how they fail over.
+"""A primary and two standbys, their addresses for clients, and their failovers.
 
-A failover ends with a new primary, which was the first standby, and two new standbys of it. In
-between, the second standby is back at its address, on the old timeline, and the first standby's
-address leads to the new primary.
+A failover promotes the first standby. Then two new standbys replace the old servers. Until then,
+the first standby's address leads to the new primary, and the second standby's address leads to the
+second standby, which is on the old timeline.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Fleet:
     """The servers and their addresses; a context manager.
 
     Attributes:
-        history: What clients were told; a failover marks in it what was lost.
-        addresses: Of the `primary`, of the two standbys (`first`, `second`), and the one where
-            caches listen (`listen`), each a URL for PostgREST's login.
+        history: The changes and answers of all clients; a failover marks the lost changes.
+        addresses: The URLs of the `primary`, of the two standbys (`first`, `second`), and of the
+            server where caches listen (`listen`), each for PostgREST's login.
         replica_bound: How late an answer of a standby may be now: 0 while commits wait for both.
     """
 
@@ -57,7 +57,7 @@ class Fleet:
             janitor=janitor, settings={"synchronous_commit": "remote_apply"}
         )
         self._servers: list[Server | Standby] = [self._primary]
-        # Not closed as a database: its server will be gone by then.
+        # The database is not closed at the end, because its server is gone by then.
         self._database = Database(self._primary, "failovers")
         self._database.migrate()
         People.seed(self._database.url)
@@ -83,7 +83,7 @@ class Fleet:
             server.__exit__(None, None, None)
 
     def synchronize(self) -> None:
-        """Makes each commit wait until both standbys have replayed it, up to the next failover."""
+        """Make each commit wait until both standbys have replayed it, up to the next failover."""
         with psycopg.connect(self._primary.superuser_url("postgres"), autocommit=True) as owner:
             owner.execute("alter system set synchronous_standby_names = 'ANY 2 (*)'")
             owner.execute("select pg_reload_conf()")
@@ -93,9 +93,10 @@ class Fleet:
         self.replica_bound = 0.0
 
     def lag(self) -> None:
-        """Disconnects the first standby, so that it lacks later commits.
+        """Disconnect the first standby, so that it lacks later commits.
 
-        The second one gets so far that the position of a promoted first one stays behind its own.
+        The second standby gets so far ahead that its position stays higher than the position of the
+        first standby after the promotion.
         """
         self._standbys[0].disconnect()
         self._ask(self._primary, "select pg_logical_emit_message(true, '', repeat('x', 20000000))")
@@ -104,14 +105,14 @@ class Fleet:
     def fail_over(
         self, kind: Failover, paused: Callable[[], AbstractContextManager[object]]
     ) -> list[Change]:
-        """Promotes the first standby to the primary.
+        """Promote the first standby to the primary.
 
         Args:
-            kind: How.
-            paused: Within it no client changes anything, and what each was told is in the history.
+            kind: How the primary fails.
+            paused: In its block, clients change no keys, and the history has all earlier changes.
 
         Returns:
-            The changes that were acknowledged and that the new primary does not have.
+            The acknowledged changes that the new primary does not have.
         """
         self.replica_bound = math.inf
         began = time.monotonic()
@@ -148,7 +149,7 @@ class Fleet:
         return made[0], made[1]
 
     def _mark_lost(self, began: float) -> list[Change]:
-        """Mark and give the changes that the new primary does not have."""
+        """Mark and return the changes that the new primary does not have."""
         active = {
             (kind, key)
             for key, revocable, suspendable in self._states()
@@ -171,7 +172,7 @@ class Fleet:
             yield from owner.execute(_STATES)
 
     def _kill(self) -> None:
-        """End the primary as a power failure does."""
+        """Kill the primary, like a power failure."""
         [(file,)] = self._ask(self._primary, "select pg_read_file('postmaster.pid')")
         os.kill(int(str(file).split()[0]), signal.SIGKILL)
         self._wait_for(lambda: not self._answers())

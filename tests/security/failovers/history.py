@@ -1,8 +1,8 @@
-"""The questions and answers of clients, with times, and the rules that they must follow.
+"""The changes, questions and answers of clients, with times, and the rules for the answers.
 
-A key that somebody was told is inactive must not be found by a question that began more than a
-bound after that. A change without an answer may have happened, and proves nothing. A change that
-the promoted standby never had is lost: no bound holds for it from the failover on.
+A change that makes a key inactive is acknowledged at some time. A question that begins more than a
+bound later must not find the key. A change without an answer proves nothing. If the promoted
+standby never had a change, the change is lost: no bound holds for it after the failover.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Change:
         kind: `revoke`, `suspend` or `unsuspend`.
         key: The id of the key.
         began: When the call was made.
-        ended: When the answer came; infinite where none came.
-        lost_at: When a failover began whose new primary does not have the change.
+        ended: When the answer came; infinite without an answer.
+        lost_at: When the failover began that lost the change; infinite if no failover did.
     """
 
     kind: str
@@ -42,11 +42,11 @@ class Found:
     """A question that was answered with the key.
 
     Attributes:
-        reader: Who asked.
+        reader: The name of the client that asked.
         key: The id of the key.
         began: When the question was asked.
         ended: When the answer came.
-        bound: How old a change may be at the most that the answer misses; infinite for no promise.
+        bound: How old a missed change may be at most, in seconds; infinite without a promise.
     """
 
     reader: str
@@ -58,7 +58,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """An answer that missed a change which was acknowledged so many seconds before the question."""
+    """An answer that missed a change. The question began `seconds` after the acknowledgement."""
 
     found: Found
     change: Change
@@ -66,7 +66,7 @@ class Stale:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the server that answered may be one that never had the change."""
+        """Whether the failover that lost the change began before the answer came."""
         return self.change.lost_at <= self.found.ended
 
     @property
@@ -77,7 +77,7 @@ class Stale:
 
 @dataclass(slots=True)
 class History:
-    """Everything that happened; any thread may add to it."""
+    """All changes, questions and answers. Any thread may add to it."""
 
     changes: list[Change] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
@@ -85,7 +85,7 @@ class History:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def asked(self, reader: str, found: Found | None) -> None:
-        """Note a question, and its answer if that was the key."""
+        """Note a question, and its answer if the key was found."""
         with self._lock:
             self.questions[reader] += 1
             if found is not None:
@@ -97,7 +97,7 @@ class History:
             self.changes.append(change)
 
     def inactive(self) -> dict[UUID, list[Change]]:
-        """For each key that must be inactive by what was acknowledged, the changes that say so."""
+        """Return each key that must be inactive, with the acknowledged changes that prove it."""
         with self._lock:
             by_key = _by_key(self.changes)
         return {
@@ -107,7 +107,7 @@ class History:
         }
 
     def stale(self) -> Iterator[Stale]:
-        """Each answer that missed a change, with the oldest change that it missed."""
+        """Yield each answer that missed changes, with the oldest one; lost changes come last."""
         with self._lock:
             by_key, answers = _by_key(self.changes), list(self.found)
         for found in answers:
@@ -122,7 +122,7 @@ class History:
                 yield max(kept, key=lambda one: one.seconds)
 
     def violations(self) -> list[Stale]:
-        """The answers that break a promise."""
+        """Return the answers that break a promise."""
         return [one for one in self.stale() if one.is_violation]
 
 
@@ -138,7 +138,7 @@ def _ends(change: Change) -> bool:
 
 
 def _revived(end: Change, changes: list[Change], before: Found | None = None) -> bool:
-    """Whether a suspension may have been over: before that answer came, or at all."""
+    """Whether an unsuspension may have ended the suspension: before an answer came, or at all."""
     return end.kind == "suspend" and any(
         one.kind == "unsuspend"
         and one.ended > end.began

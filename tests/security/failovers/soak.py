@@ -29,12 +29,12 @@ from stack import Janitor
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it.
+    """The result of a run.
 
     Attributes:
-        history: Everything that clients were told.
-        readers: The names of those who ask.
-        failovers: How many there were of each kind.
+        history: All changes, questions and answers.
+        readers: The names of the clients that ask.
+        failovers: How many failovers of each kind there were.
         lost: The acknowledged changes that a new primary did not have, by kind of failover.
         changes: How many changes were acknowledged.
         unavailable: How many questions got no answer.
@@ -57,18 +57,18 @@ def run(
     bound: timedelta = timedelta(milliseconds=500),
     sabotage: Callable[[Clients], None] = lambda _: None,
 ) -> Outcome:
-    """Runs clients while the fleet fails over.
+    """Run clients while the fleet fails over.
 
     Args:
-        janitor: Who ends the servers with the run.
-        is_over: Whether to stop after so many failovers.
-        seconds: For how long clients work before a failover, and after it.
-        max_lag: Of the clients that read on a standby.
-        bound: Of the cache.
-        sabotage: Breaks a client, to see that this is found.
+        janitor: Stops the servers at the end of the run.
+        is_over: Whether to stop after this number of failovers.
+        seconds: How long clients work before a failover, and after it.
+        max_lag: The maximum lag of the clients that read on a standby.
+        bound: The bound of the cache.
+        sabotage: Breaks a client, to show that the checker finds the fault.
 
     Returns:
-        What came of it.
+        The result of the run.
     """
     outcome = Outcome()
     with Fleet(janitor, outcome.history) as fleet:
@@ -93,7 +93,7 @@ def run(
 
 
 def report(outcome: Outcome, console: Console) -> bool:
-    """Print what came of it; whether all promises were kept."""
+    """Print the result. Return whether all promises were kept."""
     history = outcome.history
     stale = list(history.stale())
     table = Table(
@@ -131,7 +131,7 @@ def main() -> int:
     parser.add_argument("--bound", type=float, default=0.5, help="seconds")
     parser.add_argument("--ignore-notifications", action="store_true", help="to see it fail")
     options = parser.parse_args()
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # Servers go all the time.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # Servers stop all the time.
     ends = time.monotonic() + options.minutes * 60
     bound = timedelta(seconds=options.bound)
 

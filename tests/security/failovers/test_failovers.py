@@ -1,4 +1,4 @@
-"""A primary and two standbys fail over in each way, and what clients were told meanwhile holds."""
+"""A primary and two standbys fail over in each way, and no answer breaks its promise."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from stack import Janitor
 def test_no_answer_misses_an_acknowledged_revocation_beyond_its_bound(janitor: Janitor) -> None:
     outcome = run(janitor, is_over=lambda failovers: failovers == len(Failover))
     assert outcome.history.violations() == []
-    # No commit that both standbys had replayed is lost; one that the promoted one lacked is told.
+    # Commits that both standbys replayed are not lost. Commits that the promoted one lacked are.
     assert outcome.lost[Failover.synchronous] == []
     assert "revoke" in {change.kind for change in outcome.lost[Failover.asynchronous]}
     assert {found.reader for found in outcome.history.found} == set(outcome.readers)

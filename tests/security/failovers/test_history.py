@@ -12,7 +12,7 @@ REVOKED = Change("revoke", KEY, 10.0, 10.5)
 
 
 def history(*changes: Change, asked: float, bound: float = 1.0, key: UUID = KEY) -> History:
-    """A key was found by a question of that time; its answer came 0.1 s later."""
+    """Return a history in which a question at this time found the key 0.1 s later."""
     made = History()
     for change in changes:
         made.note(change)

@@ -1,1 +1,1 @@
-"""Every way of restoring a database with keylatch, and what each leaves behind."""
+"""Every way of restoring a database with keylatch, and what each way loses."""

@@ -1,4 +1,4 @@
-"""The servers that dumps come from and go to."""
+"""The servers that dumps are made from and restored to."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from security.restoring.story import Model, Story, guards, tell
 from stack import Database, Janitor, Server
 from stack.modules import migrations, module_names
 
-# The client tools are those of 15, which read no newer server.
+# The client tools are from PostgreSQL 15, and cannot dump a newer server.
 OLD = 15
 TARGETS = (15, 17)
 
@@ -28,7 +28,7 @@ def source(janitor: Janitor) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def story(source: Database) -> Story:
-    """What is in it."""
+    """The contents of the source."""
     return tell(source)
 
 

@@ -1,4 +1,4 @@
-"""The programs that dump and restore, and where they do it."""
+"""The programs that dump and restore, and the databases that they work on."""
 
 import itertools
 import os
@@ -18,8 +18,8 @@ from stack.tools import ROOT, MissingTool
 AFTER_RESTORE = ROOT / "sql" / "ops" / "after_restore.sql"
 SCHEMAS = ("-n", "keylatch", "-n", "keylatch_internal")
 _numbers = itertools.count(1)
-# What `supabase db dump` leaves out, and how it rewrites what it keeps (its dump_schema.sh and
-# dump_role.sh, as far as they concern a project like ours).
+# What `supabase db dump` leaves out, and how it rewrites the rest. Its dump_schema.sh and
+# dump_role.sh do more, which does not matter here.
 _SUPABASE_OWN = "information_schema|pg_*|auth|extensions|supabase_migrations|storage|realtime"
 _SUPABASE_ROLES = "anon|authenticated|authenticator|postgres|service_role|supabase_.*"
 _REWRITTEN = (
@@ -32,13 +32,13 @@ _REWRITTEN = (
 
 @dataclass
 class Ground:
-    """Where a database comes from, and the cluster that it goes to.
+    """The source database, and the cluster to restore it into.
 
     Attributes:
         source: The database with the story, on PostgreSQL 15.
-        target: The cluster to restore it into; another one than that of the source.
-        story: What is in the source.
-        directory: For the files.
+        target: The cluster to restore into. It is not the cluster of the source.
+        story: The contents of the source.
+        directory: The directory for the dump files.
     """
 
     source: Database
@@ -47,18 +47,18 @@ class Ground:
     directory: Path
 
     def database(self, *, platform: bool = False) -> Database:
-        """A new database of the target, empty or with what every Supabase project has."""
+        """Return a new database of the target, empty or with the platform of Supabase."""
         database = Database(self.target, f"restored_{next(_numbers)}")
         if platform:
             self.target.install_platform(database.name)
         return database
 
     def file(self, name: str) -> Path:
-        """A file to dump into."""
+        """Return the path of a dump file."""
         return self.directory / name
 
     def dump(self, *options: str, source: Database | None = None, user: str = SUPERUSER) -> str:
-        """Run pg_dump, and give what it wrote; nothing if the options name a file."""
+        """Run pg_dump. Return its output, which is empty if the options name a file."""
         return run("pg_dump", source or self.source, *options, user=user)
 
 
@@ -70,7 +70,7 @@ def run(
     text: str | None = None,
     is_allowed_to_fail: bool = False,
 ) -> str:
-    """Run a program of PostgreSQL's against a database, and give its output."""
+    """Run a program of PostgreSQL against a database, and return its output."""
     path = shutil.which(program)
     if path is None:
         raise MissingTool(program)
@@ -95,7 +95,7 @@ def run(
 
 
 def psql(database: Database, text: str, *, user: str = SUPERUSER, atomic: bool = True) -> None:
-    """Run a script in one transaction, where the first error ends it; or statement by statement."""
+    """Run a script: in one transaction that the first error ends, or statement by statement."""
     options = ["--single-transaction", "--set=ON_ERROR_STOP=1"] if atomic else []
     run("psql", database, "--no-psqlrc", "-q", *options, user=user, text=text)
 
@@ -109,7 +109,7 @@ def pg_restore(
 
 
 def repair(database: Database, user: str = SUPERUSER) -> list[str]:
-    """Run after_restore.sql, as the owner, and give its notices."""
+    """Run after_restore.sql, and return its notices."""
     notices: list[str] = []
     with psycopg.connect(database.server.url(database.name, user)) as owner:
         owner.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
@@ -118,25 +118,25 @@ def repair(database: Database, user: str = SUPERUSER) -> list[str]:
 
 
 def supabase_schema(text: str) -> str:
-    """A dump of the schema, as `supabase db dump` writes it."""
+    """Rewrite a dump of the schema like `supabase db dump`."""
     for pattern, replacement in _REWRITTEN:
         text = re.sub(pattern, replacement, text, flags=re.M)
     return text
 
 
 def supabase_roles(text: str) -> str:
-    """The roles of a cluster, as `supabase db dump --role-only` writes them."""
+    """Rewrite a dump of a cluster's roles like `supabase db dump --role-only`."""
     own = re.compile(
         rf'^(CREATE|ALTER) ROLE "({_SUPABASE_ROLES})"|^GRANT ".*" TO "({_SUPABASE_ROLES})"'
     )
     kept = [line for line in text.splitlines() if line and not own.match(line)]
     kept = [line for line in kept if not line.startswith(("--", "SET", "GRANT SET", "\\"))]
-    # What only a superuser may say; on hosted Supabase an extension lets postgres say the last one.
+    # Only superusers may set these. On hosted Supabase, an extension lets postgres set the last.
     return re.sub(" (NO)?(SUPERUSER|REPLICATION|BYPASSRLS)", "", "\n".join(kept))
 
 
 def with_role(cluster: Cluster, *, exists: bool) -> None:
-    """Make the role in a cluster, as a file of its roles would, or remove it."""
+    """Create keylatch_resolver in a cluster, as a dump of its roles would, or drop it."""
     with psycopg.connect(cluster.superuser_url("postgres"), autocommit=True) as connection:
         connection.execute("drop role if exists keylatch_resolver")
         if exists:

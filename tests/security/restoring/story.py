@@ -1,4 +1,4 @@
-"""A database with keys in every state, and the questions that a restored copy must answer."""
+"""A database with keys in many states, and the checks that a restored copy must pass."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ from stack import Database, People
 
 
 def _salted(text: str) -> str:
-    """What an old system kept of a key."""
+    """Return what an old system stored of a key."""
     digest = hashlib.pbkdf2_hmac("sha256", text.encode(), b"salt", 1000)
     return f"pbkdf2_sha256$1000$salt${base64.b64encode(digest).decode()}"
 
@@ -61,12 +61,12 @@ where p.pronamespace::regnamespace::text in ('keylatch', 'keylatch_internal')
 
 @dataclass
 class Story:
-    """What was there when the dump was made.
+    """The contents of the source database when the dump is made.
 
     Attributes:
         keys: The text of each key, by its label.
-        ids: Its id.
-        rows: Every row of keylatch.
+        ids: The id of each key, by its label.
+        rows: Every row of every table.
     """
 
     keys: dict[str, str] = field(default_factory=dict)
@@ -76,12 +76,12 @@ class Story:
 
 @dataclass(frozen=True)
 class Model:
-    """What a fresh install has.
+    """The catalog of a fresh install.
 
     Attributes:
-        guards: Its triggers, and in which mode each fires.
+        guards: The triggers, and the mode in which each fires.
         access: Who may do what.
-        catalog: All that its catalog says.
+        catalog: The fingerprint of the whole catalog.
     """
 
     guards: list[tuple[Any, ...]]
@@ -90,7 +90,7 @@ class Model:
 
 
 def tell(database: Database) -> Story:
-    """Fill a migrated database: people, keys in every state, a legacy key, a session, seals."""
+    """Fill a migrated database with people, keys in many states, legacy keys and sealed events."""
     story = Story()
     People.seed(database.url)
     with connected(database.url) as owner:
@@ -119,12 +119,12 @@ def tell(database: Database) -> Story:
 
 
 def connected(url: str) -> psycopg.Connection[Any]:
-    """A connection whose rows have names."""
+    """Return a connection whose rows are named tuples."""
     return psycopg.connect(url, autocommit=True, row_factory=namedtuple_row)
 
 
 def rows(database: Database) -> dict[str, list[tuple[Any, ...]]]:
-    """Every row of every table, as the superuser sees it."""
+    """Return every row of every table, as the superuser sees it."""
     with psycopg.connect(database.superuser_url) as connection:
         tables = connection.execute(
             "select oid::regclass::text from pg_class where relkind = 'r'"
@@ -137,19 +137,19 @@ def rows(database: Database) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def open_functions(database: Database) -> list[str]:
-    """The functions of keylatch that everybody may execute."""
+    """Return the functions of keylatch that everybody may execute."""
     with psycopg.connect(database.superuser_url) as connection:
         return [name for (name,) in connection.execute(OPEN.encode()).fetchall()]
 
 
 def guards(database: Database) -> list[tuple[Any, ...]]:
-    """Every trigger of keylatch, and in which mode it fires."""
+    """Return every trigger of keylatch, and the mode in which it fires."""
     with psycopg.connect(database.superuser_url) as connection:
         return connection.execute(GUARDS.encode()).fetchall()
 
 
 def faults(database: Database, model: Model, story: Story) -> list[str]:
-    """The differences from a fresh install: none for a healthy database."""
+    """Return the differences from a fresh install: none for a healthy database."""
     found = []
     if guards(database) != model.guards:
         found.append("triggers")
@@ -173,7 +173,7 @@ def faults(database: Database, model: Model, story: Story) -> list[str]:
 
 
 def _lets(owner: psycopg.Connection[Any], statement: str, value: object) -> bool:
-    """Whether a statement succeeds; whatever it did is undone."""
+    """Whether a statement succeeds. Its changes are rolled back."""
     try:
         with owner.transaction(force_rollback=True):
             owner.execute(statement.encode(), [value])
@@ -183,7 +183,7 @@ def _lets(owner: psycopg.Connection[Any], statement: str, value: object) -> bool
 
 
 def use_every_call(database: Database, story: Story) -> None:
-    """Call each function of the API once, as somebody who may call it; each gives its answer."""
+    """Call each function of the API as a role that may call it, and check the answer."""
     a, ids, keys = People.a, story.ids, story.keys
     report = {str(ids["active"]): {"uses": 1}}
     header = {"x-api-key": keys["page"], "origin": ORIGIN}

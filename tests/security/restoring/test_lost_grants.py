@@ -1,4 +1,4 @@
-"""A restore that lost the grants, and then the obvious repair: nothing stands open."""
+"""A restore that lost the grants, and then the obvious repair: open functions refuse to answer."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ REPAIR = """
 grant usage on schema keylatch, keylatch_internal
 to anon, authenticated, service_role, keylatch_resolver;
 """
-# Who may execute these learns or does nothing that everybody may not.
+# Everybody may execute these functions without harm.
 HARMLESS = {
     "keylatch_internal.refuse": "raises an error",
     "keylatch_internal.describe_installation": "tells which database this is",
@@ -108,7 +108,7 @@ def test_no_trigger_works_on_the_table_of_a_stranger(opened: Database, is_evil: 
         assert definers == set(ATTACHED)
         connection.execute("create schema theirs authorization authenticated")
         columns = connection.execute(COLUMNS.encode()).fetchall()
-        # In a cluster that lacked the role only what is granted to the role was lost.
+        # If only the role was missing, trigger functions kept their grants, so open them here.
         for function in ATTACHED:
             connection.execute(f"grant execute on function {function} to public".encode())
         connection.execute("set role authenticated")

@@ -25,11 +25,11 @@ from stack.tools import ROOT
 
 pytestmark = pytest.mark.one_server
 
-# Where catalog and roles are the same, an audit finds the same, and takes seconds. So three ways
-# are enough: one that keeps all, one that loses the grants, and one that loses the role.
+# An audit takes seconds, and finds the same if catalog and roles are the same. So three ways are
+# enough: one that keeps all, one that loses the grants, and one that loses the role.
 AUDITED = (plain, without_owner_and_privileges, without_role)
 DISABLED = "select from pg_trigger where tgenabled = 'D'"
-# What `pg_restore --data-only --disable-triggers` does first, and undoes only at its end.
+# `pg_restore --data-only --disable-triggers` does this first, and undoes it only at its end.
 DISABLE = """
 do $$
 declare
@@ -53,7 +53,7 @@ def test_a_restored_database_is_whole_or_after_restore_makes_it_so(
     with_role(ground.target, exists=way.has_role)
     with way.restore(ground) as restored:
         assert tuple(faults(restored, model, ground.story)) == way.lost
-        # Who may take the role is a matter of the cluster: the doctor does not call it an error.
+        # The members of a role belong to the cluster, so the doctor reports no error for them.
         is_broken = bool(set(way.lost) - {"members of the role"})
         assert bool(findings(restored, Level.ERROR)) == is_broken
         said = repair(restored, way.owner)
@@ -61,10 +61,10 @@ def test_a_restored_database_is_whole_or_after_restore_makes_it_so(
         assert faults(restored, model, ground.story) == []
         assert fingerprint(restored.superuser_url) == model.catalog
         assert findings(restored, Level.ERROR) == []
-        # It is whole, and not where it was made: keys may be active again.
+        # The copy is complete but was made elsewhere, so revoked keys may be active again.
         warned = findings(restored, Level.WARNING)
         assert warned == [f"installed_elsewhere installation {installation_id(restored)}"]
-        # The rows that were there, and no others: no trigger wrote an event of a restored key.
+        # The rows are the same as before: no trigger wrote an event for a restored key.
         found = rows(restored)
         for name, before in ground.story.rows.items():
             if name.startswith("keylatch"):
@@ -79,7 +79,7 @@ def test_a_restored_database_is_whole_or_after_restore_makes_it_so(
 
 
 def findings(database: Database, level: Level) -> list[str]:
-    """What the doctor says of a level."""
+    """Return the doctor's findings of this level."""
     with psycopg.connect(database.superuser_url, autocommit=True) as connection:
         found = examine(connection).findings
     return [f"{one.slug} {one.subject}" for one in found if one.level is level]
@@ -119,7 +119,7 @@ def test_a_restore_that_ended_early_leaves_no_trigger_disabled(
         assert all(len(line) < 80 for line in said[-1].splitlines())
         assert fingerprint(database.superuser_url) == model.catalog
 
-        # Only a superuser disables the triggers of foreign keys, and only a superuser enables them.
+        # Only a superuser can disable or enable the triggers of foreign keys.
         superuser.execute(DISABLE.format("all").encode())
         before = disabled()
         with pytest.raises(psycopg.Error, match="not whole: postgres may not enable the trigger"):
@@ -177,7 +177,7 @@ def test_a_copy_of_the_schema_alone_names_the_script_and_works_after_it(ground: 
             row = owner.execute("select * from keylatch.installation()").fetchone()
             assert row and set(row.modules) == set(_modules(ground))
             sizes = {name: len(content) for name, content in rows(copy).items()}
-        # It holds no key that could be active again: it is an installation of its own.
+        # The copy has no keys that could be active again, so the doctor does not warn.
         assert findings(copy, Level.WARNING) == []
     for name in ("errors", "installation", "event_settings", "session_limits", "legacy_settings"):
         table = f"keylatch_internal.{name}"

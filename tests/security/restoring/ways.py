@@ -1,4 +1,4 @@
-"""The ways in which people restore a database, and what is expected of each."""
+"""The ways of restoring a database, and what each way loses."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from stack import Database, until
 from stack.modules import migrations, module_names
 
 REPLICA = "set session_replication_role = replica;\n"
-# What the migrations wrote into a database is in the way of the same rows of a dump.
+# Rows that the migrations wrote would conflict with the same rows of a dump.
 EMPTY = """
 do $$
 declare
@@ -41,11 +41,11 @@ class Way:
     """A way of restoring.
 
     Attributes:
-        title: As the table says it.
-        restore: Does it, and gives the restored database.
-        lost: What it loses, as `story.faults` names it; nothing where it works by itself.
-        has_role: Whether the cluster has the role keylatch_resolver before.
-        owner: Who owns keylatch afterwards, and runs after_restore.sql.
+        title: The name of the way in the guide's table.
+        restore: Restores the source and returns the new database.
+        lost: What the way loses, as `story.faults` names it; empty if it works by itself.
+        has_role: Whether the cluster has the role keylatch_resolver before the restore.
+        owner: The role that owns keylatch afterwards and runs after_restore.sql.
     """
 
     title: str
@@ -74,7 +74,7 @@ def parallel(ground: Ground) -> Database:
 
 
 def without_owner_and_privileges(ground: Ground) -> Database:
-    """Of keylatch alone: with the platform, its grants would be lost, too."""
+    """Restore keylatch alone. With the platform, the platform's grants would be lost, too."""
     file = ground.file("bare.dump")
     ground.dump("--format=custom", f"--file={file}", *SCHEMAS)
     database = seeded(ground)
@@ -83,12 +83,12 @@ def without_owner_and_privileges(ground: Ground) -> Database:
 
 
 def without_role(ground: Ground) -> Database:
-    """pg_restore sends all grants of an object at once: one missing role, and all are lost."""
+    """pg_restore sends all grants of an object at once, so one missing role loses them all."""
     return custom(ground, fails=True)
 
 
 def clean(ground: Ground) -> Database:
-    """Yesterday's dump over today's database."""
+    """Restore yesterday's dump over today's database."""
     database = custom(ground)
     with psycopg.connect(database.superuser_url) as today:
         later = ground.story.ids["later"]
@@ -98,7 +98,7 @@ def clean(ground: Ground) -> Database:
 
 
 def by_owner(ground: Ground) -> Database:
-    """By `postgres`, who is no superuser, into a project that has the platform."""
+    """Restore as `postgres`, which is no superuser, into a project that has the platform."""
     file = ground.file("owner.dump")
     ground.dump("--format=custom", f"--file={file}", *SCHEMAS, user="postgres")
     database = seeded(ground)
@@ -113,14 +113,14 @@ def selected_schemas(ground: Ground) -> Database:
 
 
 def seeded(ground: Ground) -> Database:
-    """A project with the platform and the users."""
+    """Return a project with the platform and the users."""
     database = ground.database(platform=True)
     psql(database, ground.dump("--data-only", "--table=auth.users"))
     return database
 
 
 def three_parts(ground: Ground) -> Database:
-    """Roles, schema and data in one transaction: what Supabase documents."""
+    """Restore schema and data in one transaction, as Supabase documents. The roles exist."""
     database = seeded(ground)
     schema, data = (
         ground.dump(part, *SCHEMAS) + ground.dump(part, "--table=public.orders")
@@ -131,7 +131,7 @@ def three_parts(ground: Ground) -> Database:
 
 
 def supabase_files(ground: Ground) -> Database:
-    """The three files of `supabase db dump`, each as it writes them."""
+    """Restore the three files of `supabase db dump`: roles, schema and data."""
     excluded = ["--exclude-schema", "auth|extensions", "--quote-all-identifiers"]
     roles = supabase_roles(
         run(
@@ -157,28 +157,28 @@ def migrated(ground: Ground) -> Database:
 
 
 def data_only(ground: Ground) -> Database:
-    """The data into a database that the migrations made, as a seed.sql does it."""
+    """Restore the data into a migrated database, like a seed.sql."""
     database = migrated(ground)
     psql(database, EMPTY + REPLICA + ground.dump("--data-only", *SCHEMAS), user="postgres")
     return database
 
 
 def disabled_triggers(ground: Ground) -> Database:
-    """What pg_dump itself suggests for data alone."""
+    """Restore the data alone with the option that pg_dump suggests."""
     database = migrated(ground)
     psql(database, EMPTY + ground.dump("--data-only", "--disable-triggers", *SCHEMAS))
     return database
 
 
 def schema_only(ground: Ground) -> Database:
-    """A copy of the schema alone, for a developer; there are no rows."""
+    """Restore the schema without rows, as a developer's copy."""
     database = seeded(ground)
     psql(database, ground.dump("--schema-only", *SCHEMAS))
     return database
 
 
 def template(ground: Ground) -> Database:
-    """A copy on the same server."""
+    """Copy a restored database on the same server."""
     first = custom(ground)
     copy = ground.database()
     with psycopg.connect(ground.target.superuser_url("postgres"), autocommit=True) as connection:
@@ -190,7 +190,7 @@ def template(ground: Ground) -> Database:
 
 
 def logical_replication(ground: Ground) -> Database:
-    """The move to a newer server without a pause: replicate, wait, and cut over."""
+    """Move to a newer server without a pause: replicate, wait, and cut over."""
     database = ground.database()
     psql(database, ground.dump("--schema-only"))
     slot = database.name
@@ -255,7 +255,7 @@ WAYS = [
 
 
 def table() -> str:
-    """The ways as a page of the guide shows them."""
+    """Return the page of the guide that lists the ways."""
     lines = [_HEAD]
     for way in WAYS:
         cell = "by itself" if not way.lost else "after `sql/ops/after_restore.sql`"
