@@ -1,4 +1,4 @@
-"""What the tests of the routes ask for by name: a site, before a database of its own."""
+"""Fixtures of the tests of the routes: a site with a database of its own."""
 
 from collections.abc import Iterator
 
@@ -18,13 +18,13 @@ def home(server: Cluster, template: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="session")
 def upstream(home: Database, tokens: Tokens, janitor: Janitor) -> Iterator[Rest]:
-    """The API of that database."""
+    """The API of `home`."""
     with Rest(home, tokens, janitor=janitor) as rest:
         yield rest
 
 
 @pytest.fixture(scope="session")
 def site(upstream: Rest, tokens: Tokens) -> Iterator[Site]:
-    """The application on that API."""
+    """The application on the API of `home`."""
     with Site(f"{upstream.url}/rest/v1", tokens) as site:
         yield site

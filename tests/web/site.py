@@ -31,13 +31,13 @@ LEGACY_WORKSPACE = UUID("1e9ac000-0000-4000-8000-000000000001")
 
 
 class LegacySystem:
-    """The keys of another system; it remembers what it was asked about."""
+    """The keys of another system, with a record of the keys that it was asked for."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
     def find(self, key: str) -> ResolvedKey | None:
-        """Blocks, as the library of a legacy system does."""
+        """Find a key. This call blocks, like the library of a legacy system."""
         self.asked.append(key)
         if key != LEGACY_KEY:
             return None
@@ -52,7 +52,7 @@ class LegacySystem:
         )
 
     async def find_later(self, key: str) -> ResolvedKey | None:
-        """The same for an event loop."""
+        """Find a key in an event loop."""
         return self.find(key)
 
 
@@ -60,10 +60,10 @@ def make_app(rest_url: str, tokens: Tokens, legacy: LegacySystem, seconds: float
     """Make the application.
 
     Args:
-        rest_url: Where PostgREST answers.
-        tokens: Who signs the token of its resolver.
-        legacy: The system that it had before.
-        seconds: How long it waits for an answer.
+        rest_url: The URL of PostgREST.
+        tokens: Signs the token of the resolver.
+        legacy: The legacy system of the application.
+        seconds: How long the application waits for an answer of PostgREST.
     """
     http = httpx.AsyncClient(timeout=seconds)
     rest = AsyncPostgrestClient(rest_url, headers={"apikey": tokens.anon_key}, http_client=http)
@@ -119,7 +119,7 @@ def make_app(rest_url: str, tokens: Tokens, legacy: LegacySystem, seconds: float
             raise HTTPException(404)
         return True
 
-    # A route of the application's own, over a client that acts as the caller.
+    # Routes of the application's own, with the error handlers of keylatch.
     own = FastAPI()
     install_error_handlers(own)
 
@@ -142,14 +142,14 @@ def make_app(rest_url: str, tokens: Tokens, legacy: LegacySystem, seconds: float
 
 
 class Log(logging.Handler):
-    """All that this process logs; a context manager that stops listening."""
+    """A context manager that keeps all that this process logs."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self.lines: list[str] = []
 
     def __enter__(self) -> Self:
-        """Listen at every level."""
+        """Start to keep records of every level."""
         root = logging.getLogger()
         self._level = root.level
         root.setLevel(logging.DEBUG)
@@ -157,7 +157,7 @@ class Log(logging.Handler):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop listening."""
+        """Stop keeping records."""
         root = logging.getLogger()
         root.removeHandler(self)
         root.setLevel(self._level)
@@ -167,22 +167,22 @@ class Log(logging.Handler):
         self.lines.append(self.format(record))
 
     def text(self) -> str:
-        """All of it."""
+        """Return all lines."""
         return "\n".join(self.lines)
 
 
 class Site(httpx.Client):
-    """An application served on a socket, and a client for it; a context manager that ends both.
+    """An application served on a socket, and its client; a context manager that stops both.
 
     Attributes:
-        legacy: The system that the application had before.
-        log: All that was logged meanwhile.
+        legacy: The legacy system of the application.
+        log: All that this process has logged.
     """
 
     def __init__(
         self, rest_url: str, tokens: Tokens, *, seconds: float = 10, app: FastAPI | None = None
     ) -> None:
-        """Start it and wait until it listens; see `make_app`, unless another `app` is given."""
+        """Serve `app`, or else the application of `make_app`. Wait until the server listens."""
         self.legacy = LegacySystem()
         self.log = Log()
         self._people = People(tokens)
@@ -204,20 +204,20 @@ class Site(httpx.Client):
         super().__init__(base_url=f"http://127.0.0.1:{port}", timeout=HANG_SECONDS)
 
     def __exit__(self, *details: Any) -> None:
-        """End it."""
+        """Stop the client and the server."""
         super().__exit__(*details)
         self._server.should_exit = True
         self._thread.join()
         self.log.__exit__()
 
     def token(self, who: str) -> str:
-        """A token for one of `People`, or for a role."""
+        """Return a token for one of `People`, or for a role."""
         if hasattr(self._people, who):
             return self._people.token(who)
         return self._tokens.anon_key if who == "anon" else self._tokens.token(role=who)
 
     def act(self, who: str | None, method: str, path: str, **more: Any) -> httpx.Response:
-        """Send a request as somebody; whatever comes of it, it is no failure of the application."""
+        """Send a request as a user, a role, or nobody. The answer must not be a 500."""
         headers = dict(more.pop("headers", {}))
         if who is not None:
             headers["Authorization"] = f"Bearer {self.token(who)}"
@@ -226,7 +226,7 @@ class Site(httpx.Client):
         return response
 
     def issue(self, **fields: Any) -> dict[str, Any]:
-        """A new key of workspace A, issued by alice."""
+        """Issue a key of workspace A as alice, and return the answer."""
         response = self.act(
             "alice", "POST", "/widget-keys", json={"workspace_id": str(People.a), **fields}
         )
@@ -235,7 +235,7 @@ class Site(httpx.Client):
         return issued
 
     def resolve(self, key: object, origin: str | None = None, **more: Any) -> httpx.Response:
-        """What a page would do with a key."""
+        """Resolve a key, like a page."""
         headers = {} if origin is None else {"Origin": origin}
         return self.act(
             None, "POST", "/widget/keys/resolve", json={"key": key}, headers=headers, **more
@@ -243,7 +243,7 @@ class Site(httpx.Client):
 
 
 def problem(response: httpx.Response) -> tuple[int, str]:
-    """The status and the slug of a refusal, which has the one form."""
+    """Return the status and the slug of a refusal, and check its form."""
     body = response.json()
     assert set(body) == {"slug", "detail", "hint"}, body
     assert body["detail"]

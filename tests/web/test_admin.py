@@ -1,4 +1,4 @@
-"""The admin's routes: who may do what, as the row policies say, and what each answer holds."""
+"""The admin's routes: who may do what by the row policies, and what each answer contains."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -16,8 +16,8 @@ from web.site import Site, problem
 pytestmark = pytest.mark.one_server
 
 WORKSPACE = {"workspace_id": str(People.a)}
-# What each of them meets at issuing, listing, rotating and revoking: the status, and the slug of
-# a refusal.
+# What each caller gets for issuing, listing, rotating and revoking: the status, and the slug of a
+# refusal.
 ANSWERS: dict[str | None, tuple[tuple[int, str], ...]] = {
     None: ((401, "token_missing"),) * 4,
     "anon": ((401, "token_missing"),) * 4,
@@ -167,7 +167,7 @@ def test_a_malformed_id_is_the_callers_mistake_on_every_route(site: Site, text: 
         site.act("alice", "POST", "/widget-keys", json={"workspace_id": text}),
     ):
         if "%2f" in text and answer.status_code == 404:
-            continue  # another path altogether
+            continue  # the decoded path is the path of another route
         assert problem(answer) == (400, "invalid_argument")
         assert re.search(r"(key|workspace)_id: Input should be a valid UUID", answer.text)
 

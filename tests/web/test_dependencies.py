@@ -1,4 +1,4 @@
-"""Other ways to say who calls: over a pool of psycopg, with claims that the application checks."""
+"""The application itself decides who calls: it checks claims, and uses a pool of psycopg."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +22,7 @@ SHOP = "https://shop.example"
 
 
 def make_app(database_url: str, secret: str) -> FastAPI:
-    """An application without PostgREST, whose pool opens with it."""
+    """Make an application without PostgREST. Its pool opens when the application starts."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +82,7 @@ def test_a_dependency_of_the_application_decides_who_calls(
             == 401
         )
 
-        # The database ends every connection: the pool hands out one that is gone.
+        # The database closes every connection, so the pool may hand out a closed connection.
         with database.connect(superuser=True) as connection:
             connection.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity "

@@ -1,4 +1,4 @@
-"""The guide for Django, as a project that is started for real."""
+"""The guide for Django: the tests run a real project that follows the guide."""
 
 import os
 import re
@@ -27,7 +27,7 @@ GUIDE = ROOT / "sql" / "docs" / "django.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _START_SECONDS = 60.0
 
-# What a project has before it reads the guide, and a view that does what the guide warns of.
+# A project before it follows the guide, and a view that does what the guide warns against.
 SETTINGS = """
 import os
 SECRET_KEY = "of this test"
@@ -90,32 +90,32 @@ urlpatterns = [
 
 
 class Shop(httpx.Client):
-    """The project, served.
+    """A client of the running project.
 
     Attributes:
-        watched: Its database.
+        watched: The database of the project.
         owner: A connection as the superuser.
-        log: The file with all that Django logged.
+        log: The file with the log of Django.
     """
 
     def __init__(self, url: str, watched: Watched, log: Path) -> None:
-        """Stores the address of the server."""
+        """Store the address of the server."""
         super().__init__(base_url=url, timeout=60)
         self.watched = watched
         self.owner = watched.database.connect(superuser=True)
         self.log = log
 
     def add(self, name: str, email: str) -> httpx.Response:
-        """Ask for a customer in workspace A."""
+        """Add a customer in workspace A."""
         form = {"name": name, "email": email, "workspace_id": str(People.a)}
         return self.post("/customers", data=form)
 
     def whoami(self, key: str | None) -> httpx.Response:
-        """Ask with a key, or without one."""
+        """Call the API with a key, or without a key."""
         return self.get("/api/whoami", headers={} if key is None else {"x-api-key": key})
 
     def count(self) -> tuple[int, int]:
-        """How many customers there are, and how many keys."""
+        """Return the number of customers and the number of keys."""
         customers, keys = self.owner.execute(
             "select (select count(*) from shop_customer),"
             " (select count(*) from keylatch_internal.keys)"
@@ -124,7 +124,7 @@ class Shop(httpx.Client):
 
 
 def write_project(directory: Path) -> list[str]:
-    """Write the guide's files; give the SQL that it wants to be run."""
+    """Write the guide's files. Return the SQL that the guide tells the reader to run."""
     package = directory / "shop"
     package.mkdir()
     for name, text in (
@@ -150,7 +150,7 @@ def write_project(directory: Path) -> list[str]:
 
 @contextmanager
 def served(watched: Watched, janitor: Janitor) -> Iterator[Shop]:
-    """Start the project on a free port, and end it."""
+    """Start the project on a free port, and stop it at the end."""
     directory = janitor.make_directory()
     statements = write_project(directory)
     database = watched.database

@@ -1,4 +1,4 @@
-"""What goes wrong behind the routes, and before them: 502, 4xx, and never a 500 or a key."""
+"""Failures of the database give 502, and bad requests 4xx. No answer is 500 or contains a key."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ SHOP = "https://shop.example"
 WORKSPACE = {"workspace_id": str(People.a)}
 KEY = "wk_sk_live_" + "7" * 36
 ID = UUID(int=1)
-# Every route that asks the database, each as one who may use it.
+# Every route that asks the database, each as a caller who may use the route.
 CALLS: dict[str, Callable[[Site], httpx.Response]] = {
     "issue": lambda site: site.act("alice", "POST", "/widget-keys", json=WORKSPACE),
     "list": lambda site: site.act("alice", "GET", "/widget-keys", params=WORKSPACE),
@@ -49,7 +49,7 @@ FAILURES: dict[str, tuple[int, bytes, str]] = {
 
 
 def assert_unavailable(answer: httpx.Response) -> None:
-    """A 502 that says nothing of the house; within `detail` where the route is not ours."""
+    """Check for a 502 without internal names. In an application's route, `detail` has the slug."""
     body = answer.json()
     assert (answer.status_code, body.get("slug") or body["detail"]["slug"]) == (502, "unavailable")
     assert HOUSE not in answer.text
@@ -58,7 +58,7 @@ def assert_unavailable(answer: httpx.Response) -> None:
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_every_upstream_failure_is_a_502(name: str, tokens: Tokens) -> None:
-    """Report 002: three of four routes made a 500 of it."""
+    """Report 002: three of four routes answered with 500."""
     status, body, content_type = FAILURES[name]
     with FixedServer(status, body, content_type) as server, Site(server.url, tokens) as site:
         for call in CALLS.values():
@@ -86,7 +86,7 @@ def test_a_postgrest_that_is_gone_is_a_502_and_its_return_a_200(
         Site(rest.rest_url, tokens) as direct,
     ):
         issued = direct.issue(allowed_origins=[SHOP])
-        # Killed rather than closed: it is closed once, with `rest`.
+        # `rest` closes PostgREST later and may close it only once, so kill the process.
         rest.postgrest._process.kill()
         rest.postgrest._process.wait()
         for site in (through_gateway, direct):
@@ -164,7 +164,7 @@ PLANTED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_no_refusal_and_no_log_repeats_what_was_sent(site: Site, name: str) -> None:
-    """FastAPI's own 422 would."""
+    """FastAPI's own 422 would repeat the input."""
     answer = site.act("alice", "POST", "/widget-keys", json={**WORKSPACE, **PLANTED[name]})
     assert problem(answer) == (400, "invalid_argument")
     assert_not_shown(site, answer)
@@ -253,7 +253,7 @@ def test_a_grace_out_of_its_rule_is_a_400(site: Site, seconds: object) -> None:
 
 
 def deep(depth: int) -> str:
-    """A body as `json.dumps` would not write it; the metadata is on the second level of it."""
+    """Return a body with this many nested lists, which can be too many for `json.dumps`."""
     start = json.dumps({**WORKSPACE, "kind": "secret"})[:-1]
     return start + ', "metadata": {"a": ' + "[" * depth + "]" * depth + "}}"
 
@@ -269,7 +269,7 @@ def test_a_key_of_deep_metadata_is_not_made(
             assert answer.status_code == status, answer.text
 
 
-# What the database itself takes only from its owner: Python reads neither.
+# Python cannot read these values. The database accepts them only from its owner.
 UNREADABLE = ["[" * 11_000 + "]" * 11_000, "9" * 5000]
 
 

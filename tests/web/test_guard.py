@@ -1,4 +1,4 @@
-"""`require_key`: which keys open a route of the application's own, and how the rest is refused."""
+"""`require_key`: which keys open an application's route, and how other requests are refused."""
 
 import re
 from typing import Any
@@ -22,7 +22,7 @@ def secret(site: Site, *scopes: str, **fields: Any) -> str:
 
 
 def refusal(response: httpx.Response) -> tuple[int, str]:
-    """The status and the slug of a refusal in FastAPI's own form."""
+    """Return the status and the slug of a refusal in FastAPI's own form."""
     body = response.json()["detail"]
     assert set(body) == {"slug", "detail", "hint"}
     assert ("www-authenticate" in response.headers) is (
@@ -138,7 +138,7 @@ def test_a_scope_is_a_word_and_all_words_count(site: Site) -> None:
 def test_a_key_of_another_system_is_asked_for_there_and_must_have_the_scopes(site: Site) -> None:
     headers = {"x-api-key": LEGACY_KEY}
     assert site.get("/orders", headers=headers).json() == str(LEGACY_WORKSPACE)
-    # Asked in the event loop this time.
+    # This route asks the other system in the event loop.
     assert refusal(site.post("/orders", headers=headers)) == (403, "scope_missing")
     assert refusal(site.get("/whoami", headers=headers)) == (401, "key_invalid")
     assert refusal(site.get("/orders", headers={"x-api-key": "legacy-other"})) == (
@@ -148,7 +148,7 @@ def test_a_key_of_another_system_is_asked_for_there_and_must_have_the_scopes(sit
 
 
 def test_a_text_in_our_form_never_reaches_another_system(site: Site) -> None:
-    """A revoked key must not come back to life as somebody else's."""
+    """A revoked key must not become active again as a key of another system."""
     revoked = site.issue(kind="secret", scopes=["orders:read"])
     site.act("alice", "POST", f"/widget-keys/{revoked['id']}/revoke")
     active = secret(site, "orders:read")

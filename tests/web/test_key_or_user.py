@@ -1,4 +1,4 @@
-"""`require_key_or_user`: a key or a user's JWT; and what the log says of each refusal."""
+"""`require_key_or_user`: a key or a user's JWT, and the log line of each refusal."""
 
 import logging
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ pytestmark = pytest.mark.one_server
 
 SHOP = "https://shop.example"
 Headers = list[tuple[str, str]]
-# Well formed, and never issued.
+# A well-formed key that was never issued.
 UNKNOWN = "wk_sk_live_" + "7" * 30 + "ZfCiob"
 ROUTES = ("/sync", "/async")
 
 
 class Resolver:
-    """The client of the application; it counts what it is asked, and can fail to explain."""
+    """The application's client. It records the keys to explain, and can fail to explain."""
 
     def __init__(self, client: AsyncKeylatch) -> None:
         self.failure: Exception | None = None
@@ -48,14 +48,14 @@ class Resolver:
 
 
 class Users:
-    """The application's check of a token; it remembers what it was asked about."""
+    """The application's check of a token, with a record of the checked tokens."""
 
     def __init__(self, secret: str) -> None:
         self.asked: list[str] = []
         self._secret = secret
 
     def verify(self, token: str) -> str | None:
-        """Returns the user. Blocks, like a library that reads public keys."""
+        """Return the user. This call blocks, like a library that reads public keys."""
         self.asked.append(token)
         claims = jwt.decode(token, self._secret, ["HS256"], audience="authenticated")
         if claims["sub"] == str(People.mia):
@@ -63,12 +63,12 @@ class Users:
         return None if claims["sub"] == str(People.bob) else str(claims["sub"])
 
     async def verify_later(self, token: str) -> str | None:
-        """The same for an event loop."""
+        """Return the user, in an event loop."""
         return self.verify(token)
 
 
 class Shop(Site):
-    """The application here, with what its tests change and ask."""
+    """The application of these tests, with its resolver and its check of tokens."""
 
     def __init__(self, issuer: Site, rest: Rest, tokens: Tokens) -> None:
         self.users = Users(tokens.secret)
@@ -105,15 +105,15 @@ class Shop(Site):
         return app
 
     def key(self, **fields: Any) -> str:
-        """A secret key that may read orders."""
+        """Issue a secret key that may read orders, and return its text."""
         return str(self.issued(**fields)["key"])
 
     def issued(self, **fields: Any) -> dict[str, Any]:
-        """The same with its id."""
+        """Issue a secret key that may read orders, and return all its fields."""
         return self.issuer.issue(**{"kind": "secret", "scopes": ["orders:read"], **fields})
 
     def refusal(self, path: str, headers: Headers) -> tuple[int, str, str]:
-        """The status and slug of a refusal, and its one line in the log, without any secret."""
+        """Return a refusal's status, slug and only log line. None of them may show a secret."""
         self.log.lines.clear()
         answer = self.get(path, headers=httpx.Headers(headers))
         body = answer.json()["detail"]

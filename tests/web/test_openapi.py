@@ -1,4 +1,4 @@
-"""The OpenAPI description: that it is true, and what schemathesis finds by it."""
+"""The OpenAPI description: it is correct, and schemathesis finds no error with it."""
 
 import inspect
 import subprocess
@@ -22,14 +22,14 @@ ROUTES = {
     ("/widget-keys/{key_id}/revoke", "post"),
     ("/widget/keys/resolve", "post"),
 }
-# The rules of a value are the database's, so not all that fits the schema is accepted; and
-# Starlette's `Allow` knows one route, where a path has two.
+# The database has more rules than the schema, so it refuses some values that fit the schema. If a
+# path has two routes, Starlette's `Allow` names only one.
 EXCLUDED = "positive_data_acceptance,allow_header_conformance"
 
 
 @pytest.fixture(scope="module")
 def described(site: Site) -> dict[str, Any]:
-    """What the application says of itself."""
+    """The OpenAPI description of the application."""
     description: dict[str, Any] = site.get("/openapi.json").json()
     return description
 
@@ -48,7 +48,7 @@ def test_each_route_says_who_may_call_it_and_how_it_refuses(described: dict[str,
     for route in ROUTES:
         operation = found[route]
         assert operation["description"]
-        # FastAPI's own form of a refusal, which repeats what was sent, is not among them.
+        # FastAPI's own 422, which repeats the input, is not among the responses.
         assert "422" not in operation["responses"]
         for status in ("4XX", "502"):
             assert "ProblemBody" in str(operation["responses"][status])
@@ -80,7 +80,7 @@ def test_the_body_has_the_arguments_of_the_client_and_their_defaults() -> None:
 def test_schemathesis_finds_no_500_and_no_answer_that_is_not_described(
     site: Site, tmp_path: Path
 ) -> None:
-    """As the service role, whom no row policy stops, so that the bodies reach the database."""
+    """The caller is service_role: no row policy stops it, so the bodies reach the database."""
     (tmp_path / "schemathesis.toml").write_text(
         f"""
         [parameters]

@@ -1,4 +1,4 @@
-"""Services over SQLAlchemy and asyncpg, each started for real before a database of its own."""
+"""Services over SQLAlchemy and asyncpg, each running with a database of its own."""
 
 import contextlib
 import re
@@ -36,11 +36,11 @@ Customers = Callable[[str, Claims, bool], Any]
 
 
 class Refused(Exception):
-    """What makes a service roll back."""
+    """An error that makes a service roll back."""
 
 
 def make_app(resolver: Any, add: Customers, lifespan: Callable[[FastAPI], Any]) -> FastAPI:
-    """Make a service: a route that adds a customer, and one that asks for a key."""
+    """Make a service with a route that adds a customer, and a route that requires a key."""
     app = FastAPI(lifespan=contextlib.asynccontextmanager(lifespan))
     alice = People(Tokens()).claims("alice")
 
@@ -63,7 +63,7 @@ def make_app(resolver: Any, add: Customers, lifespan: Callable[[FastAPI], Any]) 
 
 
 def over_sqlalchemy(database: Database) -> FastAPI:
-    """A service whose writes are in blocking sessions, as most are."""
+    """Make a service that writes in blocking sessions, like most services."""
     engine = sqlalchemy.create_engine(url_for(database.authenticator_url, "psycopg"))
     async_engine = create_async_engine(url_for(database.authenticator_url, "psycopg-async"))
 
@@ -85,7 +85,7 @@ def over_sqlalchemy(database: Database) -> FastAPI:
 
 
 def over_async_sqlalchemy(database: Database) -> FastAPI:
-    """A service that is async throughout."""
+    """Make a service that is async everywhere."""
     engine = create_async_engine(url_for(database.authenticator_url, "asyncpg-async"))
 
     async def add(name: str, claims: Claims, fails: bool) -> str:
@@ -105,7 +105,7 @@ def over_async_sqlalchemy(database: Database) -> FastAPI:
 
 
 def over_asyncpg(database: Database) -> FastAPI:
-    """A service on a pool of asyncpg, which opens with the service."""
+    """Make a service on a pool of asyncpg. The pool opens when the service starts."""
     pool: Any = None
 
     async def add(name: str, claims: Claims, fails: bool) -> str:
@@ -133,7 +133,7 @@ def over_asyncpg(database: Database) -> FastAPI:
 def service(
     request: pytest.FixtureRequest, database: Database, people: People, tokens: Tokens
 ) -> Iterator[Site]:
-    """One of the services, served."""
+    """One of the services, running."""
     with database.connect() as owner:
         owner.execute("create table public.customers (name text)")
         owner.execute("grant insert on public.customers to authenticator")
@@ -142,7 +142,7 @@ def service(
 
 
 def count(database: Database) -> tuple[Any, ...]:
-    """How many customers there are, and how many keys."""
+    """Return the number of customers and the number of keys."""
     with database.connect() as owner:
         row = owner.execute(
             "select (select count(*) from public.customers),"

@@ -36,7 +36,7 @@ def test_valid_calls_compile_and_invalid_calls_do_not() -> None:
 
 
 def test_each_refusal_of_the_types_has_the_error_that_is_expected(tmp_path: Path) -> None:
-    """A directive alone would be content with any error."""
+    """`@ts-expect-error` alone would accept any error."""
     (tmp_path / "supabase").symlink_to(ROOT / "supabase")
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests/node_modules").symlink_to(ROOT / "tests/node_modules")
@@ -60,7 +60,7 @@ def test_each_refusal_of_the_types_has_the_error_that_is_expected(tmp_path: Path
 
 @pytest.fixture(scope="session")
 def wrapper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wrapper as JavaScript."""
+    """The wrapper of the examples, compiled to JavaScript."""
     directory = tmp_path_factory.mktemp("wrapper")
     (directory / "package.json").write_text('{"type": "module"}')
     assert compile_project(EXAMPLES, directory) == ""
@@ -69,7 +69,7 @@ def wrapper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def calls(wrapper: Path, upstream: Rest) -> Calls:
-    """Run calls of the wrapper in Node; gives the answers, and what it logged."""
+    """Return a function that runs calls of the wrapper in Node and returns answers and log."""
     options = {
         "url": upstream.url,
         "apikey": upstream.publishable_key,

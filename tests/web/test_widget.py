@@ -1,4 +1,4 @@
-"""The widget's route: what it tells a page, and that every refusal is the same to the byte."""
+"""The widget's route: what it tells a page, and that all refusals have the same bytes."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.one_server
 
 SHOP = "https://shop.example"
 Seen = tuple[int, bytes, list[tuple[str, str]]]
-# A key that has expired; nobody but the owner can make one without waiting for it.
+# Inserts a key that has already expired, which only the owner can do.
 EXPIRED = """
 with made as (select keylatch_internal.complete_key('wk_pk_live_') as key)
 insert into keylatch_internal.keys
@@ -31,9 +31,9 @@ returning public_key
 
 
 def seen(response: httpx.Response) -> Seen:
-    """All that a visitor can see of an answer, but for the time.
+    """Return all that a visitor can see of an answer, except the time and one CORS header.
 
-    The application's own CORS middleware answers to whether there is an Origin.
+    The application's own CORS middleware sets that header only if the request has an Origin.
     """
     told = {"date", "access-control-allow-origin"}
     headers = [(name, value) for name, value in response.headers.multi_items() if name not in told]
@@ -93,7 +93,7 @@ def suspended(site: Site) -> str:
 
 @pytest.fixture(scope="module")
 def refusal(site: Site) -> Seen:
-    """What a text that is no key at all gets."""
+    """The answer to a text that is not a key."""
     answer = site.resolve("no key", SHOP)
     assert problem(answer) == (404, "key_not_found")
     return seen(answer)
@@ -102,7 +102,7 @@ def refusal(site: Site) -> Seen:
 @pytest.mark.parametrize("name", REFUSED)
 def test_every_refusal_is_the_same_404(site: Site, refusal: Seen, name: str) -> None:
     presented, origin = REFUSED[name](site)
-    # As `json.dumps` writes it: httpx would not send half a pair.
+    # `json.dumps` escapes a lone surrogate. With `json=`, httpx could not send it.
     headers = {"Content-Type": "application/json", **({} if origin is None else {"Origin": origin})}
     body = json.dumps({"key": presented})
     answer = site.act(None, "POST", "/widget/keys/resolve", content=body, headers=headers)
@@ -203,7 +203,7 @@ def test_report_002_a_revoked_key_opens_no_session_and_open_sessions_go_on(
     assert problem_within(site.post("/widget/conversations", headers=page)) == (401, "key_invalid")
     assert site.get(f"/widget/conversations/{conversation}").json() is True
 
-    # The admin goes round the routes, straight to the table.
+    # The admin bypasses the routes and patches the table.
     patched = upstream.request(
         "PATCH",
         f"/keys?id=eq.{issued['id']}",
@@ -216,7 +216,7 @@ def test_report_002_a_revoked_key_opens_no_session_and_open_sessions_go_on(
 
 
 def problem_within(response: httpx.Response) -> tuple[int, Any]:
-    """The status and the slug of a refusal in FastAPI's own form."""
+    """Return the status and the slug of a refusal in FastAPI's own form."""
     return response.status_code, response.json()["detail"]["slug"]
 
 
