@@ -38,7 +38,7 @@ def test_a_key_never_stands_in_the_text_of_a_statement(line: Open, system: Syste
     one = line()
     is_sync = isinstance(one.connection, psycopg.Connection)
     one.connection.cursor_factory = psycopg.ClientCursor if is_sync else psycopg.AsyncClientCursor
-    # Without autocommit, pg_stat_activity would show the commit after the call.
+    # With autocommit, the call is one statement and stays the last one in pg_stat_activity.
     one.wait(one.connection.set_autocommit(True))
     with pytest.raises(PermissionDenied):
         one.client().resolve(SECRET)

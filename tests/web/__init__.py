@@ -1,1 +1,1 @@
-"""Tests of the routes for FastAPI: a real uvicorn before the real stack."""
+"""Tests of the routes for FastAPI, with a real uvicorn and the real stack."""

@@ -48,7 +48,7 @@ class Clients:
         self._opened = ExitStack()
         self._done = threading.Event()
         self._writing = [threading.Lock() for _ in range(WRITERS)]
-        # All readers ask for active keys, and for keys that were revoked a moment ago.
+        # All readers ask for the newest keys, and for keys that were revoked a moment ago.
         self._active: deque[Key] = deque(maxlen=ACTIVE)
         self._ended: deque[Key] = deque(maxlen=ENDED)
         admin = Keylatch.from_psycopg(self._pool("primary"), claims={"role": "service_role"})

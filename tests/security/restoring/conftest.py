@@ -34,7 +34,7 @@ def story(source: Database) -> Story:
 
 @pytest.fixture(scope="module", params=TARGETS)
 def target(request: pytest.FixtureRequest, janitor: Janitor) -> Iterator[Server]:
-    """A cluster with the platform's roles and without keylatch's."""
+    """A cluster with the platform's roles and without keylatch_resolver."""
     with Server(request.param, janitor=janitor) as server:
         yield server
 
