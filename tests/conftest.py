@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a server, a migrated database, its REST API, its people."""
+"""Fixtures for all tests: a server, a migrated database, its REST API and its users."""
 
 import itertools
 import os
@@ -18,17 +18,17 @@ from stack.modules import OWN_TENANCY, migrations
 if TYPE_CHECKING:
     from stack.container import Container
 
-# An example takes as long as the machine is busy.
+# No deadline: on a busy machine an example takes long.
 hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("tests")
 
-# All that is asked over HTTP is on this machine, without TLS. For each client, httpx reads all
-# certificates that it would trust, which takes 50 ms: one is enough, and nobody has its key.
+# All HTTP servers are on this machine, without TLS. Each httpx client reads all certificates that
+# it trusts, which takes 50 ms. One certificate is enough; nobody has its private key.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("stack") / "certificate.pem")
-# The Supabase CLI is a Bun program that runs for a second: to optimize its code takes longer than
-# to run it without (0.8 s of a core for a push, not 1.2 s).
+# The Supabase CLI is a Bun program that runs for a second. Optimizing its code takes longer than
+# running it unoptimized (a push takes 0.8 s of a core instead of 1.2 s).
 os.environ["BUN_JSC_useDFGJIT"] = "0"  # noqa: SIM112
 
 _numbers = itertools.count(1)
@@ -36,7 +36,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def janitor() -> Iterator[Janitor]:
-    """Ends everything that this run starts, whatever happens to the run."""
+    """The janitor that ends everything that this run starts, even if the run is killed."""
     janitor = Janitor()
     yield janitor
     janitor.close()
@@ -51,14 +51,14 @@ def server(janitor: Janitor) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def local_server(server: Cluster) -> Server:
-    """`server`, for tests of its processes and files; where it is a container they do not run."""
+    """`server`, for tests of its processes and files; they do not run if it is a container."""
     assert isinstance(server, Server)
     return server
 
 
 @pytest.fixture(scope="session")
 def container(server: Cluster) -> "Container":
-    """`server`, for tests of containers; where it is one of our own they do not run."""
+    """`server`, for tests of containers; they do not run if it is a local server."""
     from stack.container import Container
 
     assert isinstance(server, Container)
@@ -67,10 +67,10 @@ def container(server: Cluster) -> "Container":
 
 @pytest.fixture(scope="session")
 def template(server: Cluster) -> str:
-    """The name of a database with the platform, all migrations and pgTAP; it must stay unused.
+    """The name of a template database with the platform, all migrations and pgTAP.
 
-    With `KEYLATCH_ONLY=core` it has the core alone, and an application's own workspaces.
-    tools/mutations.py lets it lack a guard.
+    No test may connect to the template. With `KEYLATCH_ONLY=core` it has the core alone and an
+    application's own workspaces. For tools/mutations.py, `KEYLATCH_MUTATION` removes one guard.
     """
     if os.environ.get("KEYLATCH_ONLY") == "core":
         return _make_own_core(server)
@@ -83,13 +83,13 @@ def template(server: Cluster) -> str:
 
 @pytest.fixture(scope="session")
 def core_template(server: Cluster) -> str:
-    """The name of a database with the platform, the core and pgTAP alone; it must stay unused."""
+    """The name of a template database with only the platform, the core and pgTAP."""
     return make_template(server, "core_template", migrations())
 
 
 @pytest.fixture(scope="session")
 def own_core_template(server: Cluster) -> str:
-    """The same with an application's own workspaces."""
+    """The name of a template database with the core and an application's own workspaces."""
     return _make_own_core(server)
 
 
@@ -99,20 +99,20 @@ def _make_own_core(server: Cluster) -> str:
 
 @pytest.fixture(scope="session")
 def tokens() -> Tokens:
-    """Who signs tokens."""
+    """The signer of the tokens."""
     return Tokens()
 
 
 @pytest.fixture
 def database(server: Cluster, template: str) -> Iterator[Database]:
-    """A copy of the template for one test."""
+    """A clone of the template for one test."""
     with Database(server, f"test_{next(_numbers)}", template) as database:
         yield database
 
 
 @pytest.fixture
 def core(server: Cluster, core_template: str) -> Iterator[Database]:
-    """A database with the core alone, without tenancy and modules, for one test."""
+    """A database with the core, without tenancy and modules, for one test."""
     with Database(server, f"core_{next(_numbers)}", core_template) as database:
         yield database
 
@@ -127,7 +127,7 @@ def empty(server: Cluster) -> Iterator[Database]:
 
 @pytest.fixture
 def other_server(janitor: Janitor) -> Iterator[Cluster]:
-    """A cluster of the test's own, whose roles are nobody else's."""
+    """A second cluster for one test, with roles that no other test uses."""
     with chosen_cluster(janitor=janitor) as server:
         yield server
 
@@ -141,14 +141,14 @@ def rest(database: Database, tokens: Tokens, janitor: Janitor) -> Iterator[Rest]
 
 @pytest.fixture
 def people(database: Database, tokens: Tokens) -> People:
-    """The people of `People`, in the test's database."""
+    """The users of `People`, in the test's database."""
     people = People(tokens)
     people.seed(database.url)
     return people
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that need the other kind of server."""
+    """Leave out the tests that need the other kind of server."""
     other = "container" if chosen_image() is None else "local_server"
     left_out = [item for item in items if other in getattr(item, "fixturenames", ())]
     items[:] = [item for item in items if item not in left_out]
@@ -157,7 +157,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A skipped test is a failure: `make setup` installs everything that a test needs."""
+    """Fail the run if a test was skipped: `make setup` installs everything that a test needs."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,7 +1,8 @@
-"""The local stack: what a Supabase project runs, on this machine, and in containers if wanted.
+"""The local stack: the servers of a Supabase project, on this machine.
 
-The demo, the tests and the benchmarks share it. Everything listens on free loopback ports and is
-gone when the program that started it is, however that ends.
+The demo, the tests and the benchmarks use this package. PostgreSQL can run in a container. All
+servers listen on free loopback ports. They end with the program that started them, even if that
+program is killed.
 """
 
 from stack.chosen import chosen_cluster

@@ -1,4 +1,4 @@
-"""`python -m stack COMMAND`: what the Makefile calls."""
+"""`python -m stack COMMAND`: the commands that the Makefile calls."""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case "status":
             env = detached.status()
             print(env if env is not None else "down\n", end="")
-            return 0 if env is not None else 3  # as systemctl's
+            return 0 if env is not None else 3  # as `systemctl status` returns
         case "hold":
             detached.hold()
         case "prove":
@@ -26,7 +26,7 @@ def _run(arguments: argparse.Namespace) -> int:
         case "lint":
             return checks.lint()
         case "contained":
-            from stack.engine import contained  # half a second that no other command waits for
+            from stack.engine import contained  # takes half a second, only this command waits
 
             return contained(arguments.words)
     return 0

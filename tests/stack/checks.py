@@ -21,11 +21,11 @@ _SCHEMAS = "keylatch,keylatch_internal"
 def prove(files: Sequence[Path], *, core_alone: bool = False) -> int:
     """Run pgTAP files with pg_prove as `postgres`, on one database; return its exit code.
 
-    Each file is a transaction that it rolls back, as `supabase test db` expects, too.
+    Each file runs in a transaction and rolls it back, as `supabase test db` expects.
 
     Args:
-        files: Only these; none for all, and then those of the core on the core alone as well.
-        core_alone: On a database that has the core and nothing else.
+        files: Only these files. If empty, all files, then those of the core on the core alone.
+        core_alone: Run `files` on a database that has the core and no module.
     """
     with chosen_cluster() as server:
         if files:
@@ -44,12 +44,12 @@ def _prove(server: Cluster, files: Sequence[Path], *, core_alone: bool) -> int:
 
 
 def specification(folder: str = "") -> list[Path]:
-    """All pgTAP files, or those of a folder: `core`, or the name of a module."""
+    """All pgTAP files, or the files of one folder: `core` or the name of a module."""
     return sorted((ROOT / "supabase/tests/database" / folder).rglob("*.test.sql"))
 
 
 def libpq(database: Database) -> dict[str, str]:
-    """The environment for a program that is to connect to a database as `postgres`."""
+    """The environment of a program that connects to a database as `postgres`."""
     return {
         **os.environ,
         "PGHOST": database.server.host,
@@ -65,7 +65,7 @@ def lint() -> int:
     with Server() as server:
         database = Database(server, "keylatch")
         database.migrate()
-        # Only a superuser may install it here; on Supabase the CLI itself can.
+        # Only a superuser may install this extension here. On Supabase the CLI may install it.
         database.create_extension("plpgsql_check")
         warnings = _warnings(
             run_supabase(["db", "lint", "--schema", _SCHEMAS, "--level", "warning"], database.url)
@@ -81,12 +81,12 @@ def lint() -> int:
 
 
 def _advice(printed: str) -> list[dict[str, object]]:
-    """What `db advisors` found, but for the one function that its migration explains."""
+    """The findings of `db advisors` without the one about `list_keys`; its migration says why."""
     return [one for one in _listed(printed) if "`keylatch.list_keys`" not in one["detail"]]
 
 
 def _warnings(printed: str) -> list[dict[str, object]]:
-    """What `db lint` found, but for the one name that is the contract's own."""
+    """The findings of `db lint` without the parameter name `limit`, which the contract requires."""
     return [
         {"function": one["function"], **issue}
         for one in _listed(printed)
@@ -96,7 +96,7 @@ def _warnings(printed: str) -> list[dict[str, object]]:
 
 
 def _listed(printed: str) -> list[dict[str, Any]]:
-    """The JSON list among what the CLI printed; none where it found nothing."""
+    """The JSON list in the output of the CLI; empty if the CLI found nothing."""
     if "[" not in printed:
         return []
     found: list[dict[str, Any]] = json.JSONDecoder().raw_decode(printed[printed.index("[") :])[0]

@@ -9,21 +9,21 @@ from stack.server import Server
 
 
 def chosen_image() -> str | None:
-    """The image that `KEYLATCH_IMAGE` names, or None where the servers are our own."""
+    """The image that `KEYLATCH_IMAGE` names, or None if the servers are local."""
     return os.environ.get("KEYLATCH_IMAGE") or None
 
 
 def chosen_cluster(
     *, settings: Mapping[str, str] | None = None, janitor: Janitor | None = None
 ) -> Cluster:
-    """Start a container of the image in `KEYLATCH_IMAGE`, else a server as `KEYLATCH_PG` says.
+    """Start a container of the image in `KEYLATCH_IMAGE`, else a local server of `KEYLATCH_PG`.
 
     Args:
-        settings: More settings of PostgreSQL, which win over ours.
-        janitor: Who ends it with the run; one of its own unless given.
+        settings: Settings of PostgreSQL that override or extend ours.
+        janitor: The janitor that ends the server with the run; by default a new one.
     """
     if (image := chosen_image()) is None:
         return Server(settings=settings, janitor=janitor)
-    from stack.container import Container  # half a second that nobody else needs to wait
+    from stack.container import Container  # takes half a second, only a container needs it
 
     return Container(image, settings=settings, janitor=janitor)

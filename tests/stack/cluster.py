@@ -21,21 +21,21 @@ SETTINGS = {
     "full_page_writes": "off",
     "wal_level": "logical",
     "max_connections": "200",
-    "max_wal_size": "128MB",  # it may lie in memory
-    "max_locks_per_transaction": "256",  # a schema is dropped in one transaction
-    "dynamic_shared_memory_type": "mmap",  # among the data, and so gone with it
+    "max_wal_size": "128MB",  # the data may be in memory
+    "max_locks_per_transaction": "256",  # dropping a schema locks every object in one transaction
+    "dynamic_shared_memory_type": "mmap",  # files in the data directory, removed with it
     "timezone": "UTC",
     "log_line_prefix": "%m [%p] %u@%d ",
 }
 
 
 class Cluster(abc.ABC):
-    """One cluster with the platform's roles; a context manager that ends it and all it wrote.
+    """A PostgreSQL cluster with the platform's roles; a context manager that removes the cluster.
 
     Attributes:
         version: The major version of PostgreSQL.
-        host: The address that it listens on.
-        port: The port that it listens on.
+        host: The address that the server listens on.
+        port: The port that the server listens on.
         passwords: The password of each role that can log in, random for each run.
     """
 
@@ -55,22 +55,22 @@ class Cluster(abc.ABC):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the server and remove what it wrote."""
+        """Stop the server and remove its files."""
         if self._connection is not None:
             self._connection.close()
         self.close()
 
     @abc.abstractmethod
     def close(self) -> None:
-        """End the server and remove what it wrote."""
+        """Stop the server and remove its files."""
 
     @abc.abstractmethod
     def log(self) -> str:
-        """All that the server wrote to its log."""
+        """The whole log of the server."""
 
     @property
     def inner_port(self) -> int:
-        """The port where the server finds itself, at the same address."""
+        """The port at which the server can connect to itself; the address is the same."""
         return self.port
 
     def url(self, database: str, user: str = "postgres") -> str:
@@ -82,32 +82,32 @@ class Cluster(abc.ABC):
         return self.url(database, SUPERUSER)
 
     def inner_url(self, database: str) -> str:
-        """The URL of a database for the superuser, where the server itself is the client."""
+        """The URL with which the server itself connects to a database, as the superuser."""
         return self._url(database, SUPERUSER, self.inner_port)
 
     def create_database(self, name: str, template: str | None = None) -> None:
-        """Create a database that `postgres` owns, as a copy of `template` if that is given."""
+        """Create a database that `postgres` owns, as a clone of `template` if given."""
         statement = sql.SQL("create database {} owner postgres").format(sql.Identifier(name))
         if template is not None:
             statement += sql.SQL(" template {}").format(sql.Identifier(template))
         self._run(statement)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, whoever is still connected to it."""
+        """Drop a database, even if clients are still connected to it."""
         ending = sql.SQL(
             "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = {}"
         ).format(sql.Literal(name))
-        # PostgreSQL itself looks only every 100 ms whether a session that it waits for has ended.
+        # `with (force)` checks only every 100 ms whether the sessions have ended; this is faster.
         until(lambda: self._run(ending).fetchone() == (0,), f"sessions of {name} do not end")
         self._run(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
 
     def install_platform(self, database: str) -> None:
-        """Make a database like one of Supabase: its schemas, its owner and its open defaults."""
+        """Add the schemas, the owner and the open default privileges of a Supabase database."""
         self._run_file(_PLATFORM / "02_database.sql", database)
         self._run_file(Path(__file__).with_name("supabase_defaults.sql"), database)
 
     def _answers(self, lives: Callable[[], bool], *, seconds: float, pause: float) -> bool:
-        """Wait until the server takes connections (true), or no longer lives or is late (false)."""
+        """Wait until the server accepts connections (true), or has ended or is late (false)."""
         deadline = time.monotonic() + seconds
         while lives() and time.monotonic() < deadline:
             try:
@@ -128,7 +128,7 @@ class Cluster(abc.ABC):
         self._run_file(_PLATFORM / "01_roles.sql", "postgres")
         self._run_file(Path(__file__).with_name("supabase_roles.sql"), "postgres")
         if self.version > 15:
-            # A login takes 4 ms less than with 4096 iterations, and a run has thousands.
+            # The default of 4096 iterations costs 4 ms a login, and a run has thousands of logins.
             self._run(sql.SQL("set scram_iterations = 1").format())
         for role, password in self.passwords.items():
             self._run(

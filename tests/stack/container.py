@@ -1,7 +1,7 @@
-"""A PostgreSQL in a container: Supabase's image, ours (`stack.engine`), or one that is like them.
+"""A PostgreSQL server in a container, from Supabase's image, ours (`stack.engine`) or another.
 
-An image is like them if `POSTGRES_USER` and `POSTGRES_PASSWORD` make its superuser, its command
-takes settings, and pgTAP is in it.
+Another image must have pgTAP, must make a superuser from `POSTGRES_USER` and `POSTGRES_PASSWORD`,
+and its command must accept settings as `-c name=value`.
 """
 
 import secrets
@@ -21,18 +21,18 @@ from stack.janitor import Janitor
 
 _SETTINGS = {
     **SETTINGS,
-    "listen_addresses": "*",  # of the container; what is published of it is on loopback
+    "listen_addresses": "*",  # inside the container; its published port is on loopback
     "log_destination": "stderr",
     "logging_collector": "off",
 }
 _PORT = 5432
-_DATA = "/var/lib/postgresql/data"  # in every image that goes back to PostgreSQL's official one
+_DATA = "/var/lib/postgresql/data"  # in every image based on PostgreSQL's official image
 _START_SECONDS = 120.0
 _LOG_SECONDS = 60.0
 
 
 class Container(Cluster):
-    """A cluster in a container, by testcontainers; see `Cluster` for what it offers."""
+    """A cluster in a container, started with testcontainers; see `Cluster` for its methods."""
 
     def __init__(
         self,
@@ -41,15 +41,15 @@ class Container(Cluster):
         settings: Mapping[str, str] | None = None,
         janitor: Janitor | None = None,
     ) -> None:
-        """Start it and wait until it answers.
+        """Start the container and wait until the server answers.
 
         Args:
-            image: The image's name, or `local` for ours, which is built unless the engine has it.
-            settings: More settings of PostgreSQL, which win over ours.
-            janitor: Who ends it with the run; one of its own unless given.
+            image: The image's name. `local` is our own image, built if the engine lacks it.
+            settings: Settings of PostgreSQL that override or extend ours.
+            janitor: The janitor that ends the container with the run; by default a new one.
         """
         super().__init__()
-        # The janitor ends what is left, and the port is always on this machine's loopback.
+        # The janitor removes containers instead of Ryuk. The port is always on loopback.
         testcontainers_config.ryuk_disabled = True
         testcontainers_config.connection_mode_override = ConnectionMode.docker_host
         testcontainers_config.tc_host_override = self.host
@@ -68,12 +68,12 @@ class Container(Cluster):
 
     @property
     def id(self) -> str:
-        """What the engine knows it by."""
+        """The container's id in the engine."""
         return self._container.get_container_id()
 
     @property
     def inner_port(self) -> int:
-        """The port inside of the container."""
+        """The server's port inside the container."""
         return _PORT
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class Container(Cluster):
         self._container.get_docker_client().client.close()
 
     def log(self) -> str:
-        """All that the server wrote to its log; the engine has it a moment after the server."""
+        """The whole log of the server; waits until the engine has received all of it."""
         mark = f"log read {secrets.token_hex(8)}"
         with psycopg.connect(self.superuser_url("postgres"), autocommit=True) as connection:
             connection.execute(f"do $$ begin raise log '{mark}'; end $$".encode())
@@ -103,14 +103,14 @@ class Container(Cluster):
             found = engine.images.get(name)
         except docker.errors.ImageNotFound:
             found = engine.images.pull(name)
-        # A network of its own: the default one is shared by all engines of a machine, and they
-        # would give one address twice.
+        # Each container has its own network. All engines of a machine share the default network
+        # and would assign the same address twice.
         network = Network().create()
         self._container = DockerContainer(name).with_network(network).with_envs(**self._variables())
-        # In memory, as the servers of our own where a machine has room there.
+        # The data is in memory, like that of a local server if the machine has enough memory.
         self._container.with_tmpfs_mount(_DATA)
         self._container.with_command([*_command(found), *_options(settings)])
-        ports: dict[str, Any] = self._container.ports  # an address is understood, and not declared
+        ports: dict[str, Any] = self._container.ports  # takes an address; its type does not say so
         ports[f"{_PORT}/tcp"] = (self.host, None)
         try:
             self._container.start()
@@ -137,7 +137,7 @@ class Container(Cluster):
 
 
 def _command(image: Any) -> list[str]:
-    """What the image runs unless told otherwise, which may name where its settings lie."""
+    """The image's default command, which may contain the path of its settings."""
     command: list[str] = image.attrs["Config"]["Cmd"] or ["postgres"]
     return command
 

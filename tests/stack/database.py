@@ -1,4 +1,4 @@
-"""One database of a server, and connections to it as any role, the way PostgREST would act."""
+"""One database of a server, with connections as any role, made as PostgREST makes them."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from stack.cluster import SUPERUSER, Cluster
 from stack.modules import MIGRATIONS
 from stack.supabase import push_migrations
 
-# A copy tells that it was installed elsewhere; one of a template is an installation of its own.
+# `made_in` shows that a database is a copy of another. A clone of the template must not show it.
 _SETTLE = """
 do $$ begin
   if to_regclass('keylatch_internal.installation') is not null then
@@ -26,12 +26,12 @@ end $$
 def make_template(
     server: Cluster, name: str = "keylatch_template", files: Sequence[Path] | None = None
 ) -> str:
-    """Make a database to be copied, with platform, migrations and pgTAP, and return its name.
+    """Make a template database with the platform, migrations and pgTAP, and return its name.
 
     Args:
-        server: Where to make it.
-        name: Its name.
-        files: Only these migrations; see `stack.modules.migrations`.
+        server: The server to make the template on.
+        name: The template's name.
+        files: Only these migrations, see `stack.modules.migrations`; by default all.
     """
     template = Database(server, name)
     if files is None:
@@ -43,17 +43,20 @@ def make_template(
 
 
 class Database:
-    """A database; a context manager that closes its connections and drops it.
+    """A database; a context manager that closes its connections and drops the database.
 
     Attributes:
-        server: The server that it is in.
-        name: Its name.
+        server: The server that the database is on.
+        name: The database's name.
     """
 
     def __init__(
         self, server: Cluster, name: str, template: str | None = None, *, is_copy: bool = False
     ) -> None:
-        """Create it, from `template` if that is given: as new, or as a copy that shows."""
+        """Create the database, as a clone of `template` if given.
+
+        With `is_copy`, the clone shows that it is a copy of another database; see `_SETTLE`.
+        """
         self.server = server
         self.name = name
         self._connections = contextlib.ExitStack()
@@ -67,32 +70,32 @@ class Database:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the connections and drop it."""
+        """Close the connections and drop the database."""
         self._connections.close()
         self.server.drop_database(self.name)
 
     @property
     def url(self) -> str:
-        """Its URL as `postgres`, who owns it."""
+        """The database's URL for `postgres`, its owner."""
         return self.server.url(self.name)
 
     @property
     def superuser_url(self) -> str:
-        """Its URL as the superuser."""
+        """The database's URL for the superuser."""
         return self.server.superuser_url(self.name)
 
     @property
     def inner_url(self) -> str:
-        """Its URL as the superuser, for a subscription of the same server."""
+        """The database's URL for the superuser, for a subscription on the same server."""
         return self.server.inner_url(self.name)
 
     @property
     def authenticator_url(self) -> str:
-        """Its URL as PostgREST logs in."""
+        """The database's URL for `authenticator`, the login role of PostgREST."""
         return self.server.url(self.name, "authenticator")
 
     def push(self) -> str:
-        """Install the platform, then push the migrations as users do; return what the CLI says.
+        """Install the platform, push the migrations as users do, and return the CLI's output.
 
         The CLI takes a second more than `migrate`.
         """
@@ -100,18 +103,18 @@ class Database:
         return push_migrations(self.url)
 
     def migrate(self, files: Sequence[Path] | None = None) -> None:
-        """Install the platform, then apply all migrations, or only these, without the CLI."""
+        """Install the platform, then apply `files` (by default all migrations) without the CLI."""
         self.server.install_platform(self.name)
         self.apply(sorted(MIGRATIONS.glob("*.sql")) if files is None else files)
 
     def apply(self, files: Sequence[Path]) -> None:
-        """Apply migrations as `postgres`, all in one transaction, as one file would be."""
+        """Apply migrations as `postgres`, all in one transaction, like a single file."""
         with psycopg.connect(self.url) as owner:
             for file in files:
                 owner.execute(file.read_bytes())
 
     def create_extension(self, name: str) -> None:
-        """Install an extension in schema `extensions`, trusted or not."""
+        """Install an extension in schema `extensions`, as the superuser."""
         with psycopg.connect(self.superuser_url) as connection:
             connection.execute(
                 sql.SQL("create extension {} with schema extensions").format(sql.Identifier(name))
@@ -125,14 +128,14 @@ class Database:
         superuser: bool = False,
         autocommit: bool = True,
     ) -> psycopg.Connection[tuple[Any, ...]]:
-        """Connect, for the whole session as one role; closed at the latest with the database.
+        """Connect as one role for the whole session. The database closes the connection at its end.
 
         Args:
-            role: The role to act as; the one that `claims` name, else `postgres`. Roles that cannot
-                log in are reached through `authenticator`, as PostgREST reaches them.
-            claims: What `request.jwt.claims` holds; nothing unless given.
-            superuser: Log in as the superuser, and then take `role` if that is given.
-            autocommit: Each statement is a transaction of its own.
+            role: The role to act as. By default the role in `claims`, else `postgres`. A role
+                that cannot log in is set after a login as `authenticator`, as PostgREST does.
+            claims: The value of `request.jwt.claims`; unset by default.
+            superuser: Log in as the superuser, then set `role` if given.
+            autocommit: Whether each statement is a transaction of its own.
         """
         if role is None and claims is not None and not superuser:
             role = str(claims["role"])

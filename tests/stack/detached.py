@@ -1,8 +1,8 @@
-"""A stack that stays up between commands: `up` starts it, `down` ends it, `status` tells.
+"""A stack that stays up between commands: `up` starts it, `down` stops it, `status` shows it.
 
-A process of its own holds the stack and, as long as it lives, the lock on a file with its pid. So
-whoever finds the lock taken knows that the pid in it is the stack's, and a stack that was killed is
-simply down.
+A separate process holds the stack. While it runs, this process also holds a lock on a file that
+contains its pid. A taken lock means that the pid in the file is the stack's. A free lock means that
+the stack is down, also after it was killed.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _PATIENCE = 120.0
 
 
 def up() -> str:
-    """Start the stack, unless it is up, and return how to reach it, in the form of a `.env`."""
+    """Start the stack unless it is up, and return its addresses and keys as a `.env`."""
     _STATE.mkdir(mode=0o700, exist_ok=True)
     if (env := _read_env()) is not None:
         return env
@@ -43,7 +43,7 @@ def up() -> str:
         )
     deadline = time.monotonic() + _PATIENCE
     while (env := _read_env()) is None:
-        # One that found the lock taken ends well: another `up` is just starting it.
+        # A holder that finds the lock taken exits with 0: another `up` is starting the stack.
         if holder.poll() not in (None, 0) or time.monotonic() > deadline:
             raise RuntimeError(f"the stack did not start:\n{_LOG.read_text(errors='replace')}")
         time.sleep(0.02)
@@ -51,7 +51,7 @@ def up() -> str:
 
 
 def down() -> None:
-    """End the stack and wait until it is gone; nothing happens if it is not up."""
+    """Stop the stack and wait until it has ended; do nothing if it is not up."""
     if (pid := _holder()) is None:
         return
     with contextlib.suppress(ProcessLookupError):
@@ -64,19 +64,19 @@ def down() -> None:
 
 
 def status() -> str | None:
-    """How to reach the stack, or None if it is not up."""
+    """The addresses and keys of the stack as a `.env`, or None if the stack is not up."""
     return _read_env()
 
 
 def hold() -> None:
-    """Be the process that holds the stack, until SIGTERM."""
+    """Hold the stack in this process until SIGTERM or SIGINT."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with _LOCK.open("a+") as lock:
         if not _take(lock):
             return
-        _ENV.unlink(missing_ok=True)  # of a stack that was killed
+        _ENV.unlink(missing_ok=True)  # left by a stack that was killed
         os.truncate(_LOG, 0)
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -88,7 +88,7 @@ def hold() -> None:
 
 
 def _take(lock: IO[str]) -> bool:
-    """Acquires the lock if no other process has it, and returns whether that worked."""
+    """Try to acquire the lock, and return whether this process has it."""
     for _ in range(20):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
-"""A Docker engine, and images for it: the one that answers, or one of our own for the run.
+"""A Docker engine and an image for the tests in containers.
 
-`contained` runs a command with both. Where no registry answers, the image is made here from the
-Debian packages of this machine.
+`contained` runs a command with both. If no engine answers, it starts an engine for the run. If no
+registry answers, the image is built from the Debian packages of this machine.
 """
 
 import fcntl
@@ -28,7 +28,7 @@ LOCAL = "local"
 """What `KEYLATCH_IMAGE` says for the image that is made here."""
 
 _SUPABASE = "supabase/postgres:15.8.1.060"
-_REGISTRY_SECONDS = 20  # for one answer of a registry, not for the whole of an image
+_REGISTRY_SECONDS = 20  # for one answer of a registry, not for a whole download
 _ENGINE_SECONDS = 60.0
 _ANSWER_SECONDS = 600
 
@@ -50,10 +50,10 @@ _SETUP = "tests/setup.sh --containers"
 
 
 def contained(command: Sequence[str]) -> int:
-    """Run a command with an engine and an image, which its environment names.
+    """Run a command with an engine and an image; its environment variables name both.
 
-    The image is the one in `KEYLATCH_IMAGE`; unless that is set, Supabase's if a registry gives it,
-    else ours.
+    The image is that of `KEYLATCH_IMAGE`. If the variable is not set, the image is Supabase's, or
+    our own if Supabase's cannot be downloaded.
 
     Returns:
         The command's exit code.
@@ -81,9 +81,9 @@ def client() -> Any:
 
 
 def local_image(engine: Any) -> str:
-    """The name of the image that is made here, after making it unless the engine has it.
+    """Return the name of our own image; build the image if the engine does not have it.
 
-    The image holds the packages of this machine's PostgreSQL and what they need.
+    The image contains the packages of this machine's PostgreSQL and their dependencies.
 
     Raises:
         MissingTool: PostgreSQL is not installed as packages of Debian or Ubuntu.
@@ -110,11 +110,11 @@ def local_image(engine: Any) -> str:
 
 
 def start_remover(janitor: Janitor, *ids: str) -> "subprocess.Popen[bytes]":
-    """Have a container and its network removed when the janitor ends what this returns.
+    """Start a process that removes a container and its network when the janitor ends the process.
 
     Args:
-        janitor: Who ends it, at the latest with the run.
-        ids: Of the container and of the network; unless given, all that the engine has goes.
+        janitor: The janitor that ends the process, at the latest with the run.
+        ids: The ids of the container and the network; without ids, everything in the engine.
     """
     return janitor.start(
         [sys.executable, "-P", Path(__file__).with_name("remover.py"), *ids],
@@ -157,12 +157,12 @@ def _has(engine: Any, name: str) -> bool:
 
 
 def _start_engine(janitor: Janitor) -> str:
-    """Start an engine that touches nothing of the machine's, and return its address."""
+    """Start an engine that does not change the machine's network, and return its address."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     program = shutil.which("dockerd", path=path)
     if program is None or os.geteuid() != 0:
         raise MissingTool("a Docker engine that answers, or root and one to start,", _SETUP)
-    # On disk: what a container executes may not lie in memory everywhere.
+    # On disk: some machines forbid executing files from /dev/shm.
     directory = janitor.make_directory(cache_directory())
     log = directory / "log"
     address = f"unix://{directory}/socket"
@@ -170,8 +170,8 @@ def _start_engine(janitor: Janitor) -> str:
         [
             *(program, "--host", address, "--pidfile", directory / "pid"),
             *("--data-root", directory / "data", "--exec-root", directory / "exec"),
-            # Ports are published by a program of the engine, on loopback; no rule of the firewall
-            # and no bridge that another engine may have is touched.
+            # A program of the engine publishes ports on loopback. The engine changes no firewall
+            # rule and no bridge of another engine.
             *("--iptables=false", "--ip6tables=false", "--ip-forward=false"),
             *("--bridge", "none", "--ip", "127.0.0.1", "--shutdown-timeout", "3"),
         ],
@@ -185,13 +185,13 @@ def _start_engine(janitor: Janitor) -> str:
         if engine.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"the Docker engine did not start:\n{log.read_text()}")
         time.sleep(0.05)
-    # An engine that ends leaves bridges of its networks; the janitor ends this one first.
+    # An engine leaves the bridges of its networks behind. The janitor ends this remover first.
     start_remover(janitor)
     return address
 
 
 def _packages(server: Sequence[str]) -> list[str]:
-    """These packages, those that they need, and those that every Debian has."""
+    """These packages, their dependencies, and the packages that every Debian system has."""
     form = "--showformat=${Package} ${Essential}\n"
     installed = dict(line.split() for line in _output("dpkg-query", "--show", form).splitlines())
     depends = _output("apt-cache", "depends", "--recurse", "--important", *server).splitlines()
@@ -211,11 +211,11 @@ def _write_root(archive: Path, packages: Sequence[str]) -> None:
 
 
 def _files(packages: Sequence[str]) -> Iterator[Path]:
-    """The files of the packages, and the files that the image needs and no package owns."""
+    """The files of the packages, and the files that the image needs but no package owns."""
     yield from (link for link in Path("/").iterdir() if link.is_symlink())  # such as /bin
     yield from (Path("/etc/ld.so.cache"), Path("/etc/localtime"))
     for line in _output("dpkg-query", "--listfiles", *packages).splitlines():
-        # The other lines name no file of a package: they report diversions.
+        # The other lines do not name files; they report diversions.
         if line.startswith("/") and not line.startswith(("/.", *_UNREAD)):
             path = Path(line).parent.resolve() / Path(line).name
             if os.path.lexists(path):

@@ -1,7 +1,7 @@
-"""Stands before PostgREST as Supabase's gateway does: `/rest/v1`, and `apikey` as a token.
+"""A proxy before PostgREST like Supabase's gateway: serves `/rest/v1`, uses `apikey` as a token.
 
-It holds to Supabase's documents of the keys that are no JWTs. The hosted one is known to be more
-lenient: it takes such a key as a bearer token too, as long as `apikey` is the same.
+It follows Supabase's documentation of the API keys that are not JWTs. The hosted gateway accepts
+more: such a key may also be the bearer token, if `apikey` has the same value.
 """
 
 import http.client
@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 _PREFIX = "/rest/v1"
 _BLOCK = 64 * 1024
 _NO_JWT = "sb_"
-_SECRET = "sb_secret_"  # noqa: S105 - the beginning of one
-# What is for one connection and not the request (RFC 9110, 7.6.1), and Host, which names the next.
+_SECRET = "sb_secret_"  # noqa: S105 - only a prefix
+# Headers of one connection, not of the request (RFC 9110, 7.6.1), and Host, which differs upstream.
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -38,15 +38,15 @@ class Gateway:
     """A proxy on a free port; a context manager that closes it.
 
     Attributes:
-        url: What `supabase.create_client` takes, without a slash at the end.
+        url: The URL for `supabase.create_client`, without a slash at the end.
     """
 
     def __init__(self, upstream: str, tokens: Mapping[str, str] | None = None) -> None:
-        """Start it.
+        """Start the proxy.
 
         Args:
             upstream: PostgREST's URL.
-            tokens: The project's keys that are no JWTs, each with the token of its role.
+            tokens: The project's keys that are not JWTs, each with the token of its role.
         """
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.tokens = dict(tokens or {})
@@ -62,7 +62,7 @@ class Gateway:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close it."""
+        """Stop listening."""
         self.close()
 
     def close(self) -> None:
@@ -74,13 +74,13 @@ class Gateway:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    block_on_close = False  # a client that keeps its connection open must not hold up the end
+    block_on_close = False  # a client with an open connection must not delay closing
     request_queue_size = 128
     upstream: str
     tokens: dict[str, str]
 
     def handle_error(self, *_: object) -> None:
-        """A client that went away is not worth a traceback."""
+        """Print nothing: a client that disconnects is not an error."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, *_: object) -> None:
-        """Requests carry keys; nothing is logged."""
+        """Log nothing, because requests contain keys."""
 
     def _forward(self) -> None:
         path = self.path.removeprefix(_PREFIX)
@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 self._send_request(upstream, path if path.startswith("/") else f"/{path}")
                 response = upstream.getresponse()
-            except ValueError as error:  # InvalidURL is one: this cannot be passed on
+            except ValueError as error:  # InvalidURL is a ValueError
                 self._fail(HTTPStatus.BAD_REQUEST, f"not a request: {error}")
             except (OSError, http.client.HTTPException) as error:
                 self._fail(HTTPStatus.BAD_GATEWAY, f"the API did not answer: {error!r}")
@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PATCH = do_PUT = do_DELETE = do_OPTIONS = _forward  # noqa: N815
 
     def _refusal(self) -> str | None:
-        """Why the key or the token is not accepted, or None."""
+        """Why the gateway refuses the key or the token, or None if it accepts both."""
         key, authorization = self.headers.get("apikey", ""), self.headers.get("authorization", "")
         if authorization.lower().startswith(f"bearer {_NO_JWT}"):
             return "Invalid JWT: a publishable or secret key belongs into apikey"
@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.send(_chunk(b""))
 
     def _blocks(self) -> Iterator[bytes]:
-        """The body of a request that says how long it is."""
+        """The body of a request with Content-Length."""
         left = int(self.headers.get("content-length", 0))
         while left > 0 and (block := self.rfile.read1(min(left, _BLOCK))):
             left -= len(block)
@@ -157,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
             pass  # trailers
 
     def _send_response(self, response: http.client.HTTPResponse) -> None:
-        # send_response would add a Server and a Date to those of PostgREST.
+        # send_response would add a second Server and Date header to PostgREST's.
         self.send_response_only(response.status, response.reason)
         for name, value in response.getheaders():
             if name.lower() not in _HOP_BY_HOP:
@@ -176,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if chunked:
             self.wfile.write(_chunk(b""))
-        # What upstream still owes when it is gone: closed, so that the client does not wait for it.
+        # Upstream ended before the whole body: close, so that the client does not wait for more.
         self.close_connection |= bool(response.length) and not bodyless
 
     def _fail(self, status: HTTPStatus, message: str) -> None:

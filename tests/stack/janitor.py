@@ -1,9 +1,9 @@
-"""Ends what this run started, whatever happens to the run: even `kill -9` leaves nothing behind.
+"""Ends the processes and removes the directories of a run, even after `kill -9` of the run.
 
-A helper process in a session of its own reads orders from a pipe. When the pipe closes, because the
-run is over or because it died, the helper ends every process that it was told of, newest first, and
-removes every directory. The ordinary way out is the same road. It holds a pidfd of each process, so
-that it can never hit another one that got the same number later.
+A helper process in a session of its own reads orders from a pipe. The pipe closes when the run ends
+or is killed. The helper then ends every process that it was told of, newest first, and removes
+every directory. A normal end of the run works in the same way. The helper holds a pidfd of each
+process, so it never kills a later process with the same pid.
 """
 
 import contextlib
@@ -19,12 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-_PATIENCE = 10.0  # seconds for each signal before the next, harder one
+_PATIENCE = 10.0  # seconds to wait after each signal before the next one
 _MEMORY = 2 * 1024**3  # bytes that must be free
 
 
 class Janitor:
-    """The run's end of the pipe: what it starts and makes cannot outlive the run."""
+    """The run's end of the pipe; its processes and directories cannot outlive the run."""
 
     def __init__(self) -> None:
         """Start the helper process."""
@@ -39,7 +39,7 @@ class Janitor:
         )
 
     def make_directory(self, base: Path | None = None) -> Path:
-        """Make a temporary directory that is removed when the run ends, below `base` if given."""
+        """Make a temporary directory, below `base` if given; it is removed when the run ends."""
         return Path(self._order(f"mkdir {_temp_base() if base is None else base}"))
 
     def remove_directory(self, path: Path) -> None:
@@ -60,14 +60,14 @@ class Janitor:
 
         Args:
             command: The program and its arguments.
-            signals: What ends it, each tried for ten seconds; SIGKILL comes last of itself.
-            output: Where its output is appended.
-            environment: Its environment; this process's own unless given.
-            user: Whom it runs as; this process's user unless given.
-            group: The group to go with `user`.
+            signals: The signals that end the process, ten seconds apart. SIGKILL always follows.
+            output: The file to which the process's output is appended.
+            environment: The process's environment; by default that of this process.
+            user: The user to run the process as; by default the user of this process.
+            group: The group that belongs to `user`.
         """
-        # The shell waits for a word before it becomes the program, so that nothing runs that the
-        # helper has not been told of: were this process killed in between, the shell would end.
+        # The shell waits for a word and then becomes the program. So the helper knows each program
+        # before it runs. If this process is killed before the word, the shell ends.
         launcher = ["/bin/sh", "-c", 'read -r go && exec "$@"', "sh"]
         with output.open("ab") as log:
             process = subprocess.Popen(
@@ -80,7 +80,7 @@ class Janitor:
                 user=user,
                 group=group,
                 extra_groups=None if user is None else [],
-                start_new_session=True,  # Ctrl-C is for the run, which then ends it in order
+                start_new_session=True,  # Ctrl-C stops only the run; the run ends the process
             )
         assert process.stdin is not None
         self._order(f"pid {process.pid} {' '.join(str(int(number)) for number in signals)}")
@@ -89,19 +89,19 @@ class Janitor:
         return process
 
     def end(self, process: "subprocess.Popen[bytes]") -> None:
-        """End a process from `start` now, and wait until it is gone."""
+        """End a process from `start` now, and wait until it has ended."""
         self._order(f"end {process.pid}")
         process.wait()
 
     def close(self) -> None:
-        """End and remove all that is left, and wait until that is done."""
+        """End all remaining processes, remove all directories, and wait until both are done."""
         assert self._helper.stdin is not None and self._helper.stdout is not None
         self._helper.stdin.close()
         self._helper.wait()
         self._helper.stdout.close()
 
     def _order(self, line: str) -> str:
-        """Sends the helper one order, and returns the answer."""
+        """Send the helper one order, and return the answer."""
         assert self._helper.stdin is not None and self._helper.stdout is not None
         with self._lock:
             self._helper.stdin.write(line + "\n")
@@ -113,12 +113,12 @@ class Janitor:
 
 
 def _temp_base() -> str:
-    """Where temporary directories go: where a server that runs as another user can reach them.
+    """The directory for temporary directories; a server that runs as another user can enter it.
 
-    In memory, if there is enough of it and TMPDIR says nothing else: copying a database takes a
-    tenth of the time there.
+    The directory is in memory if there is enough memory and TMPDIR is not set: copying a database
+    there takes a tenth of the time.
     """
-    memory = "/dev/shm"  # noqa: S108 - only ever mkdtemp's base
+    memory = "/dev/shm"  # noqa: S108 - only the parent for mkdtemp
     if (
         "TMPDIR" not in os.environ
         and os.access(memory, os.W_OK)
@@ -127,19 +127,19 @@ def _temp_base() -> str:
         return memory
     base = Path(tempfile.gettempdir()).resolve()
     if os.geteuid() == 0 and not all(p.stat().st_mode & 0o001 for p in (base, *base.parents)):
-        return "/tmp"  # noqa: S108 - only ever mkdtemp's base
+        return "/tmp"  # noqa: S108 - only the parent for mkdtemp
     return str(base)
 
 
 class _Helper:
-    """The other end of the pipe."""
+    """The helper's end of the pipe."""
 
     def __init__(self) -> None:
         self._processes: dict[int, tuple[int, tuple[int, ...]]] = {}  # pid: its pidfd, its signals
         self._directories: list[str] = []
 
     def serve(self, orders: IO[str], answers: IO[str]) -> None:
-        """Carry out orders until the pipe closes, then end and remove the rest."""
+        """Carry out orders until the pipe closes, then end all processes and remove directories."""
         try:
             for line in orders:
                 try:
@@ -180,7 +180,7 @@ class _Helper:
         for number in (*signals, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, number)
-            # A pidfd is readable once its process has ended, reaped or not.
+            # A pidfd becomes readable when its process ends, reaped or not.
             if select.select([pidfd], [], [], _PATIENCE)[0]:
                 break
         os.close(pidfd)
@@ -192,7 +192,7 @@ class _Helper:
 
 
 if __name__ == "__main__":
-    # Whoever ends the run ends this by closing the pipe; a signal to both must not come first.
+    # The helper ends when the pipe closes. A signal sent to the run and the helper must not end it.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     _Helper().serve(sys.stdin, sys.stdout)

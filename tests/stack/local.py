@@ -1,4 +1,4 @@
-"""All of it at once: a server, a migrated and seeded database, PostgREST and the gateway."""
+"""A whole stack: a server, a migrated and seeded database, PostgREST and the gateway."""
 
 import contextlib
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ class Stack:
         server: The PostgreSQL server.
         database: The database, with the platform and all migrations.
         rest: The REST API of the database.
-        people: Whom the database was seeded with.
-        tokens: Who signs tokens for the API.
-        url: What `supabase.create_client` takes.
-        rest_url: PostgREST itself.
+        people: The users that the database was seeded with.
+        tokens: Signs tokens for the API.
+        url: The URL for `supabase.create_client`.
+        rest_url: The URL of PostgREST itself.
         anon_key: The project's key for browsers.
         service_key: The project's key for its own backend.
-        database_url: The database, as `postgres`.
+        database_url: The URL of the database for `postgres`.
         token: Signs a token for a user id and a role; see `Tokens.token`.
     """
 
@@ -36,9 +36,9 @@ class Stack:
 
         Args:
             version: The major version of PostgreSQL; see `tools.postgres_bin` for the default.
-            settings: More lines for postgresql.conf.
+            settings: Settings of PostgreSQL that override or extend ours.
         """
-        # What goes wrong on the way leaves nothing behind: the parts that are there are ended.
+        # If a part fails to start, the parts that already run are ended.
         with contextlib.ExitStack() as parts:
             janitor = Janitor()
             parts.callback(janitor.close)
@@ -60,9 +60,9 @@ class Stack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it all."""
+        """Stop the stack."""
         self.close()
 
     def close(self) -> None:
-        """End it all; the database goes with its server."""
+        """Stop the stack; the database is removed with its server."""
         self._parts.close()

@@ -1,4 +1,4 @@
-"""Which migrations the core and each module have: what `sql/modules.toml` says."""
+"""The migrations of the core and of each module, from `sql/modules.toml`."""
 
 import tomllib
 from pathlib import Path
@@ -17,15 +17,15 @@ def module_names() -> list[str]:
 
 
 def migrations(*modules: str, tenancy: bool = False) -> list[Path]:
-    """The migrations of the core and of these modules with their needs, in order.
+    """The migrations of the core, these modules and the modules that they need, in order.
 
     Args:
-        modules: Names of modules; none for the core alone.
-        tenancy: Also keylatch's own workspaces.
+        modules: Names of modules; without names, the core alone.
+        tenancy: Whether to add keylatch's own workspaces.
     """
     lists = _lists()
     wanted = list(modules)
-    for name in wanted:  # which grows by what each of them needs
+    for name in wanted:  # the list grows while the loop runs
         wanted.extend(need for need in lists["modules"][name]["needs"] if need not in wanted)
     parts = [lists["core"], *(lists["modules"][name] for name in wanted)]
     if tenancy:
@@ -34,7 +34,7 @@ def migrations(*modules: str, tenancy: bool = False) -> list[Path]:
 
 
 def parts() -> list[tuple[str, str, list[Path]]]:
-    """Title, one line about it, and migrations: of the core, the tenancy and each module."""
+    """The title, the description and the migrations of the core, the tenancy and each module."""
     lists = _lists()
     named = [("Core", lists["core"]), ("Tenancy", lists["tenancy"])]
     named += [(f"Module {name}", part) for name, part in lists["modules"].items()]

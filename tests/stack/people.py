@@ -21,13 +21,13 @@ _STATEMENTS = (
 
 
 class People:
-    """Alice administers workspace A, bob B; mia is a member of A, a stranger belongs nowhere.
+    """The users and workspaces of the tests.
 
     Attributes:
-        alice: The user who administers A.
-        bob: The user who administers B.
-        mia: The user who is a member of A.
-        stranger: The user who belongs nowhere.
+        alice: The admin of workspace A.
+        bob: The admin of workspace B.
+        mia: A plain member of workspace A.
+        stranger: A user without a workspace.
         a: The workspace A.
         b: The workspace B.
     """
@@ -40,14 +40,14 @@ class People:
     b = UUID("bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb")
 
     def __init__(self, tokens: Tokens) -> None:
-        """Stores the signer of the tokens."""
+        """Store the signer of the tokens."""
         self._tokens = tokens
 
     @classmethod
     def seed(cls, url: str) -> None:
-        """Inserts the people into a migrated database, as the role of `url`, which must own it.
+        """Insert the people into a migrated database, as the role of `url`, which must own it.
 
-        The workspaces are keylatch's, or those of the application where keylatch has none.
+        They go into keylatch's workspaces, or into the application's if keylatch has none.
         """
         names = ("alice", "bob", "mia", "stranger", "a", "b")
         with psycopg.connect(url, options="-c search_path=keylatch,public") as connection:
@@ -55,9 +55,9 @@ class People:
                 connection.execute(statement, {name: getattr(cls, name) for name in names})
 
     def claims(self, name: str) -> dict[str, str]:
-        """The claims of one's token, for `Database.connect`."""
+        """The claims in this person's token, for `Database.connect`."""
         return {"sub": str(getattr(self, name)), "role": "authenticated", "aud": "authenticated"}
 
     def token(self, name: str) -> str:
-        """A token of one's own, for HTTP."""
+        """A token for this person, for HTTP."""
         return self._tokens.token(getattr(self, name))

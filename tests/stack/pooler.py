@@ -1,4 +1,4 @@
-"""A real pgbouncer before a server, in transaction mode: many clients on few sessions."""
+"""A real pgbouncer before a server, in transaction mode: many clients share few sessions."""
 
 import shutil
 import signal
@@ -18,10 +18,10 @@ _START_SECONDS = 30.0
 
 
 class Pooler:
-    """One pgbouncer; a context manager that ends it.
+    """One pgbouncer process; a context manager that ends the process.
 
     Attributes:
-        port: Where it listens, on loopback.
+        port: The port that pgbouncer listens on, on loopback.
     """
 
     def __init__(
@@ -32,13 +32,13 @@ class Pooler:
         size: int = 1,
         certificate: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Start it and wait until it listens.
+        """Start pgbouncer and wait until it listens.
 
         Args:
-            server: The server behind it.
-            janitor: Who ends it with the run.
-            size: How many connections it has to the server, for each user and database.
-            certificate: Its `key` and `cert` in PEM; with them it takes no connection without SSL.
+            server: The server behind pgbouncer.
+            janitor: The janitor that ends pgbouncer with the run.
+            size: The number of connections to the server, for each user and database.
+            certificate: A `key` and `cert` in PEM. With a certificate, clients must use SSL.
         """
         self._server = server
         self._janitor = janitor
@@ -60,12 +60,12 @@ class Pooler:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it."""
+        """End pgbouncer and remove its files."""
         self._janitor.end(self._process)
         self._janitor.remove_directory(self._directory)
 
     def url(self, url: str) -> str:
-        """A URL of the server, by way of the pooler."""
+        """The same URL of the server, through the pooler."""
         return url.replace(f":{self._server.port}/", f":{self.port}/")
 
     def _configure(self, size: int, certificate: Mapping[str, bytes]) -> Path:
@@ -79,7 +79,7 @@ class Pooler:
             "auth_file": users,
             "pool_mode": "transaction",
             "default_pool_size": size,
-            # Its own limit is 100: a test with 100 clients would fail while an earlier one leaves.
+            # The default is 100. A test with 100 clients would fail while an old client still ends.
             "max_client_conn": 200,
         }
         tls = {name: self._directory / f"pgbouncer.{name}" for name in certificate}

@@ -1,4 +1,4 @@
-"""A real PostgREST on one database, ready when it is returned."""
+"""A real PostgREST process on one database."""
 
 import http.client
 import os
@@ -16,10 +16,10 @@ _PORT_TRIES = 5
 
 
 class PostgREST:
-    """One PostgREST process; a context manager that ends it.
+    """One PostgREST process; a context manager that ends the process.
 
     Attributes:
-        url: Where it answers, without a slash at the end.
+        url: The URL of PostgREST, without a slash at the end.
     """
 
     host = "127.0.0.1"
@@ -33,14 +33,14 @@ class PostgREST:
         schemas: str = "public,keylatch",
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it and wait until it has read the database's schema.
+        """Start PostgREST and wait until it has read the database's schema.
 
         Args:
-            database_url: The database, as `authenticator`.
-            jwt_secret: What tokens are signed with.
-            janitor: Who ends it with the run.
-            schemas: The schemas that it exposes; the first is the default one.
-            settings: More of its configuration, by environment name without `PGRST_`.
+            database_url: The URL of the database for `authenticator`.
+            jwt_secret: The secret that tokens are signed with.
+            janitor: The janitor that ends PostgREST with the run.
+            schemas: The exposed schemas; the first is the default.
+            settings: More configuration, by environment name without `PGRST_`.
         """
         self._janitor = janitor
         self._directory = janitor.make_directory()
@@ -62,16 +62,16 @@ class PostgREST:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it."""
+        """End PostgREST and remove its files."""
         self.close()
 
     def close(self) -> None:
-        """End it."""
+        """End PostgREST and remove its files."""
         self._janitor.end(self._process)
         self._janitor.remove_directory(self._directory)
 
     def log(self) -> str:
-        """All that it printed."""
+        """The whole output of PostgREST."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def _start(self, configuration: Mapping[str, str]) -> None:
@@ -94,11 +94,11 @@ class PostgREST:
         raise RuntimeError(f"PostgREST did not start:\n{self.log()}")
 
     def _is_ready(self, admin_port: int) -> bool:
-        """Wait until it listens and has its schema cache (true) or has ended (false)."""
+        """Wait until PostgREST is ready (true), or has ended or is late (false)."""
         deadline = time.monotonic() + _START_SECONDS
         while self._process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
-            # It says so once it has its ports; before, they may be those of another one.
+            # PostgREST logs this when it has its ports. Before, another process may answer there.
             if "Starting PostgREST" not in self.log():
                 continue
             connection = http.client.HTTPConnection(self.host, admin_port, timeout=5)

@@ -1,7 +1,7 @@
-"""Removes containers and networks once it is told to end: the janitor's hand in a Docker engine.
+"""Removes containers and networks of a Docker engine when it receives SIGTERM.
 
-`remover.py CONTAINER NETWORK` removes those two, `remover.py` alone all that the engine has. As the
-janitor ends it, that happens even after `kill -9` of the run.
+`remover.py CONTAINER NETWORK` removes these two. `remover.py` without arguments removes everything
+in the engine. The janitor sends the SIGTERM, even after `kill -9` of the run.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-# Before what takes long: whoever ends it at once must not end it without its work.
+# This line stands before the slow imports: an early SIGTERM must not end the program.
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
 import docker  # noqa: E402
@@ -34,7 +34,7 @@ def _remove_all() -> None:
         networks = [network for network in client.networks.list() if network.name not in _OWN]
         if not containers and not networks:
             return
-        # Others may be removing the same.
+        # Another remover may be removing the same containers and networks.
         for container in containers:
             with contextlib.suppress(docker.errors.APIError):
                 container.remove(force=True, v=True)

@@ -1,4 +1,4 @@
-"""A database's REST API as its users meet it: PostgREST behind the gateway, and a client."""
+"""The REST API of a database as users see it: PostgREST behind the gateway, with a client."""
 
 import contextlib
 from collections.abc import Mapping
@@ -14,17 +14,17 @@ from stack.tokens import Tokens
 
 
 class Rest:
-    """The API of one database; a context manager that ends it.
+    """The API of one database; a context manager that ends the API's processes.
 
     Attributes:
-        url: What `supabase.create_client` takes.
-        rest_url: PostgREST itself.
-        postgrest: The process, with its log.
-        tokens: Who signs tokens for it.
+        url: The URL for `supabase.create_client`.
+        rest_url: The URL of PostgREST itself.
+        postgrest: The PostgREST process, with its log.
+        tokens: Signs tokens for the API.
         anon_key: The project's key for browsers.
         service_key: The project's key for its own backend.
-        publishable_key: The same as `anon_key`, in the form that is no JWT.
-        secret_key: The same as `service_key`, in the form that is no JWT.
+        publishable_key: The same as `anon_key`, but not a JWT.
+        secret_key: The same as `service_key`, but not a JWT.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Rest:
         schemas: str = "public,keylatch",
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Start it and wait until it is ready; see `PostgREST` for the options."""
+        """Start the API and wait until it is ready; see `PostgREST` for the options."""
         self._parts = contextlib.ExitStack()
         self.postgrest = self._parts.enter_context(
             PostgREST(
@@ -66,11 +66,11 @@ class Rest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it."""
+        """End the gateway and PostgREST."""
         self.close()
 
     def close(self) -> None:
-        """End it."""
+        """End the gateway and PostgREST."""
         self._parts.close()
 
     def request(
@@ -84,15 +84,15 @@ class Rest:
         content: str | bytes | None = None,
         params: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Send a request through the gateway, to schema `keylatch` unless the headers name another.
+        """Send a request through the gateway; the headers can name a schema other than `keylatch`.
 
         Args:
             method: The HTTP method.
             path: The path below `/rest/v1`, such as `/rpc/issue_key` or `/keys?id=eq.…`.
-            token: Who asks; `anon` unless given.
-            json: The body, as JSON.
-            headers: More headers; they win over ours.
-            content: The body, as it is; JSON unless the headers name another type.
+            token: The bearer token; by default the request is `anon`.
+            json: The body, sent as JSON.
+            headers: Headers that override or extend ours.
+            content: The body, sent unchanged; its type is JSON unless the headers say otherwise.
             params: Query parameters.
         """
         sent = httpx.Headers({"apikey": self.anon_key, "Accept-Profile": "keylatch"})

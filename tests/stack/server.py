@@ -1,4 +1,4 @@
-"""A local PostgreSQL server: made in a temporary directory, and removed with the run."""
+"""A local PostgreSQL server in a temporary directory, removed when the run ends."""
 
 import getpass
 import os
@@ -18,12 +18,12 @@ _PORT_TRIES = 5
 
 
 class Server(Cluster):
-    """A cluster of initdb's whose processes and files are ours; see `Cluster` for what all offer.
+    """A cluster of initdb with processes and files on this machine; see `Cluster` for its methods.
 
     Attributes:
-        user: Whom it runs as; `None` for the user of this program.
-        group: The group to go with `user`.
-        directory: Its temporary directory, with `data`, the Unix socket and `server.log`.
+        user: The user that runs the server; `None` for the user of this program.
+        group: The group that belongs to `user`.
+        directory: The temporary directory with `data`, the Unix socket and `server.log`.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class Server(Cluster):
 
         Args:
             version: The major version; see `tools.postgres_bin` for the default.
-            settings: More lines for postgresql.conf, which win over ours.
-            janitor: Who ends the server with the run; one of its own unless given.
+            settings: Settings of PostgreSQL that override or extend ours.
+            janitor: The janitor that ends the server with the run; by default a new one.
         """
         super().__init__()
         self._janitor = Janitor() if janitor is None else janitor
@@ -67,7 +67,7 @@ class Server(Cluster):
             self._janitor.remove_directory(self.directory)
 
     def start(self) -> None:
-        """Start the server and wait until it answers; it keeps its port where it can."""
+        """Start the server and wait until it answers. It gets a new port if its port is taken."""
         for _ in range(_PORT_TRIES):
             self._process = self._janitor.start(
                 [self._bin / "postgres", "-D", self._data, "-p", str(self.port)],
@@ -86,11 +86,11 @@ class Server(Cluster):
 
     @property
     def pid(self) -> int:
-        """The process that the others of the server come from."""
+        """The pid of the postmaster, the parent of the server's other processes."""
         return int((self._data / "postmaster.pid").read_text().split()[0])
 
     def stop(self) -> None:
-        """Stop the server, in order and without losing anything; `start` starts it again."""
+        """Stop the server with a fast shutdown, which loses no data; `start` starts it again."""
         self._janitor.end(self._process)
 
     def restart(self) -> None:
@@ -99,7 +99,7 @@ class Server(Cluster):
         self.start()
 
     def log(self) -> str:
-        """All that the server wrote to its log."""
+        """The whole log of the server."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def _runs(self) -> bool:
@@ -112,7 +112,7 @@ class Server(Cluster):
             for path in (self.directory, password_file):
                 shutil.chown(path, self.user, self.group)
         files = [f"--pgdata={self._data}", f"--pwfile={password_file}"]
-        # A login takes 3 ms less than with SCRAM, and a run has 30,000. 16 on: `_install_roles`.
+        # SCRAM costs 3 ms a login, and a run has 30,000 logins. From 16 on see `_install_roles`.
         auth = "md5" if major_version(self._bin / "postgres") < 16 else "scram-sha-256"
         options = [f"--auth={auth}", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
         initdb = self._janitor.start(
@@ -133,7 +133,7 @@ class Server(Cluster):
 
 
 def server_user() -> tuple[str | None, int | None]:
-    """Whom the server runs as, and its group; PostgreSQL refuses to run as root."""
+    """The user and group that run the server; PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None, None
     for name in ("postgres", "nobody"):

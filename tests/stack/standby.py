@@ -1,4 +1,4 @@
-"""A hot standby of a server: a copy taken while it runs, which follows it through a slot."""
+"""A hot standby: a copy of a running server that follows the primary through a slot."""
 
 import os
 import re
@@ -18,8 +18,8 @@ from stack.ports import free_port
 from stack.server import Server
 
 _PATIENCE = 60.0
-# What belongs to the primary alone, or is made anew (PostgreSQL's manual, "Backing Up the Data
-# Directory"). A server needs the directories and not what is in them.
+# Files that only the primary uses or that the server makes anew (PostgreSQL's manual, "Backing Up
+# the Data Directory"). Of `_EMPTIED` the server needs the directories, but not their contents.
 _LEFT_OUT = ("postmaster.pid", "postmaster.opts", "pg_internal.init")
 _EMPTIED = (
     "pg_dynshmem",
@@ -34,14 +34,14 @@ _EMPTIED = (
 
 
 class Standby:
-    """One standby; a context manager that stops it and drops its slot.
+    """One standby; a context manager that stops the standby and drops its slot.
 
-    It is what `pg_basebackup -R -X stream -c fast -C -S slot` makes, by the same steps in SQL: the
-    servers from npm have no client programs, and older ones do not talk to newer servers.
+    The result is that of `pg_basebackup -R -X stream -c fast -C -S slot`, made with SQL. The
+    servers from npm have no client programs, and an old pg_basebackup rejects newer servers.
 
     Attributes:
-        host: The address that it listens on.
-        port: The port that it listens on.
+        host: The address that the standby listens on.
+        port: The port that the standby listens on.
     """
 
     host = Server.host
@@ -51,7 +51,7 @@ class Standby:
 
         Args:
             primary: The server to follow, or a standby that was promoted.
-            janitor: Who ends the standby with the run.
+            janitor: The janitor that ends the standby with the run.
         """
         self._primary = primary
         self._janitor = janitor
@@ -61,7 +61,7 @@ class Standby:
         self._process: subprocess.Popen[bytes] | None = None
         self._log = self._directory / "server.log"
         with psycopg.connect(primary.superuser_url("postgres"), autocommit=True) as source:
-            # The slot before the backup: the primary keeps all that the copy will ask for.
+            # The slot comes before the backup, so the primary keeps all WAL that the copy needs.
             source.execute("select pg_create_physical_replication_slot(%s, true)", [self._slot])
             try:
                 (programs,) = _row(source, "select setting from pg_config where name = 'BINDIR'")
@@ -77,7 +77,7 @@ class Standby:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it, drop its slot and remove its files."""
+        """Stop the standby, drop its slot and remove its files."""
         self._close()
 
     def url(self, database: str, user: str = "postgres") -> str:
@@ -91,11 +91,11 @@ class Standby:
         return self.url(database, SUPERUSER)
 
     def log(self) -> str:
-        """All that the standby wrote to its log."""
+        """The whole log of the standby."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def disconnect(self) -> None:
-        """Stop following: it receives nothing more, and replays what it has."""
+        """Stop receiving WAL; the standby still replays the WAL that it has."""
         with psycopg.connect(self.url("postgres", SUPERUSER), autocommit=True) as copy:
             copy.execute("alter system set primary_conninfo = ''")
             copy.execute("select pg_reload_conf()")
@@ -106,10 +106,10 @@ class Standby:
                 time.sleep(0.01)
 
     def catch_up(self) -> None:
-        """Wait until it has replayed all that the primary has written by now."""
+        """Wait until the standby has replayed everything that the primary has written so far."""
         with psycopg.connect(self._primary.superuser_url("postgres")) as source:
             (position,) = _row(source, "select pg_current_wal_insert_lsn()::text")
-            # What was inserted reaches the standby once it is flushed.
+            # The standby receives only flushed WAL. This statement flushes the WAL written so far.
             source.execute("select pg_logical_emit_message(true, 'keylatch', '')")
         deadline = time.monotonic() + _PATIENCE
         with psycopg.connect(self.url("postgres", SUPERUSER), autocommit=True) as copy:
@@ -174,9 +174,9 @@ class Standby:
         try:
             source = psycopg.connect(self._primary.superuser_url("postgres"), autocommit=True)
         except psycopg.OperationalError:
-            return  # The primary is gone, and the slot with it.
+            return  # The primary has ended, so the slot needs no cleanup.
         with source:
-            while True:  # the primary notices a moment later that the standby is gone
+            while True:  # the primary needs a moment to notice that the standby has ended
                 try:
                     source.execute("select pg_drop_replication_slot(%s)", [self._slot])
                 except psycopg.errors.ObjectInUse:
@@ -199,7 +199,7 @@ def _ignore(original: Path) -> Any:
     def ignored(directory: str, names: list[str]) -> set[str]:
         here = Path(directory)
         if here.parent == original and here.name in _EMPTIED:
-            # pg_wal holds one directory that the server wants to find.
+            # The server needs these directories in pg_wal.
             return {name for name in names if name not in ("archive_status", "summaries")}
         return {
             name for name in names if name in _LEFT_OUT or re.match(r"pgsql_tmp|t\d+_\d+", name)
@@ -209,7 +209,7 @@ def _ignore(original: Path) -> Any:
 
 
 def _copy_if_there(source: str, target: str) -> None:
-    """Copy a file, unless it went away meanwhile, as a running server's files do."""
+    """Copy a file unless the running server has removed it meanwhile."""
     try:
         shutil.copy2(source, target)
     except FileNotFoundError:

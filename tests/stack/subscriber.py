@@ -13,15 +13,15 @@ from stack.database import Database
 def subscribed(
     server: Cluster, template: str, publisher: Database, *tables: str
 ) -> Iterator[Database]:
-    """Yields the replica. The subscription ends first, because it would keep its slot."""
+    """Yield the replica. Afterwards drop the subscription first, because it would keep its slot."""
     published = sql.SQL(", ").join(sql.Identifier("keylatch_internal", name) for name in tables)
     with Database(server, f"{publisher.name}_replica", template) as replica:
         source, target = publisher.connect(superuser=True), replica.connect(superuser=True)
-        # A worker that is to be started again waits this long: 5 seconds by default.
+        # A worker waits this long before it restarts; the default is 5 seconds.
         source.execute("alter system set wal_retrieve_retry_interval = '100ms'")
         source.execute("select pg_reload_conf()")
         source.execute(sql.SQL("create publication keys for table {}").format(published))
-        # Within one server the slot has to be made first, or both sides wait for each other.
+        # On one server the slot must be created first, or both sides wait for each other.
         source.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [replica.name])
         target.execute(
             sql.SQL(

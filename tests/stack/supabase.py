@@ -9,16 +9,16 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from stack.tools import ROOT, TESTS, supabase_cli
 
-# Where the CLI leaves files of its own, instead of the user's home and the machine's /tmp.
+# The CLI writes its own files here instead of the user's home and /tmp.
 _FILES = TESTS / ".stack" / "supabase-cli"
 
 
 class CommandFailed(RuntimeError):
-    """The CLI ended with an error; the message is what it printed."""
+    """The CLI failed; the message is the CLI's output."""
 
 
 def push_migrations(url: str, directory: Path | None = None) -> str:
-    """Apply a project's migrations, or ours, with `supabase db push`, and return its output."""
+    """Apply a project's migrations (by default ours) with `supabase db push`; return its output."""
     return run_supabase(["db", "push", "--yes"], url, directory)
 
 
@@ -27,14 +27,14 @@ def run_supabase(arguments: Sequence[str], url: str | None, directory: Path | No
 
     Args:
         arguments: The command, without its target.
-        url: The database, as one of its roles; `None` where the arguments name what they need.
-        directory: The project, the directory that holds `supabase/`; the repository by default.
+        url: The URL of the database for one role; `None` if the arguments name the target.
+        directory: The project's directory, which contains `supabase/`; by default the repository.
 
     Returns:
-        What it printed.
+        The CLI's output.
 
     Raises:
-        CommandFailed: It ended with an error.
+        CommandFailed: The CLI failed.
     """
     _FILES.mkdir(parents=True, exist_ok=True)
     directory = directory or _repository()
@@ -43,7 +43,7 @@ def run_supabase(arguments: Sequence[str], url: str | None, directory: Path | No
     name, _, password = user.partition(":")
     environment = {
         **os.environ,
-        "PGPASSWORD": unquote(password),  # the arguments of a process are for everybody to read
+        "PGPASSWORD": unquote(password),  # every user can read the arguments of a process
         "SUPABASE_HOME": str(_FILES),
         "TMPDIR": str(_FILES),
         "SUPABASE_TELEMETRY_DISABLED": "1",
@@ -68,7 +68,7 @@ def run_supabase(arguments: Sequence[str], url: str | None, directory: Path | No
 
 
 def _repository() -> Path:
-    """The repository as a project without its .env, which the CLI would read and may refuse."""
+    """The repository as a project without its .env; the CLI would read this .env and may fail."""
     project = _FILES / "project"
     project.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):

@@ -1,6 +1,6 @@
-"""A container of the tests: reached on loopback alone, gone with its run however that ends.
+"""A container of the tests listens only on loopback and is removed when its run ends or is killed.
 
-Where the servers are our own, these do not run.
+These tests run only if the server is a container.
 """
 
 import os

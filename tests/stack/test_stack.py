@@ -1,4 +1,4 @@
-"""The stack keeps its promises: a Supabase project to its users, and nothing left behind."""
+"""The stack works like a Supabase project, and leaves nothing behind when it ends."""
 
 import http.client
 import json
@@ -34,7 +34,7 @@ time.sleep(600)
 
 
 def _state(pid: int | str) -> tuple[str, int] | None:
-    """A process's state and parent from /proc (`pid (name) state ppid …`); None if it is gone."""
+    """A process's state and parent from /proc (`pid (name) state ppid …`); None if it has ended."""
     try:
         state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except (FileNotFoundError, ProcessLookupError):
@@ -50,7 +50,7 @@ def _children(pid: int) -> set[int]:
 
 def _runs(pid: int) -> bool:
     state = _state(pid)
-    return state is not None and state[0] != "Z"  # dead, and not yet collected by init
+    return state is not None and state[0] != "Z"  # a zombie has ended
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
@@ -254,7 +254,7 @@ def test_what_setup_prints_does_not_get_into_the_env_of_make_up(tmp_path: Path) 
     (tmp_path / "tests").mkdir()
     for name in ("setup.sh", "package.json", "package-lock.json", ".npmrc"):
         shutil.copy(TESTS / name, tmp_path / "tests")
-    # This Python can do what it is asked, but makes no environment.
+    # This python3 passes the checks of setup.sh, but makes no virtual environment.
     for name, does in (("npm", "echo added 38 packages; exit 1"), ("python3", '[ "$1" = -c ]')):
         program = tmp_path / name
         program.write_text(f"#!/bin/sh\n{does}\n")
@@ -273,7 +273,7 @@ def test_what_setup_prints_does_not_get_into_the_env_of_make_up(tmp_path: Path) 
 def test_the_cli_does_not_read_the_env_of_the_checkout(
     empty: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The README writes `make up > .env`, and an application's .env may be in the checkout, too."""
+    """The README runs `make up > .env`. An application's .env may also be in the checkout."""
     (tmp_path / "supabase").symlink_to(ROOT / "supabase")
     (tmp_path / ".env").write_text("added 38 packages\n")
     monkeypatch.setattr("stack.supabase.ROOT", tmp_path)
@@ -282,7 +282,7 @@ def test_the_cli_does_not_read_the_env_of_the_checkout(
 
 
 class _Echo:
-    """A server that answers one request with what it got, head and body."""
+    """A server that answers one request with the request itself, head and body."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Tokens as Supabase Auth issues them, signed with a secret of the run's own."""
+"""Tokens like those of Supabase Auth, signed with a secret that is random for each run."""
 
 import secrets
 import time
@@ -13,15 +13,15 @@ class Tokens:
     """Signs tokens; PostgREST is given the same secret.
 
     Attributes:
-        secret: What PostgREST checks signatures with.
+        secret: The secret with which PostgREST checks signatures.
         anon_key: The key that a Supabase project gives to browsers.
         service_key: The key that a Supabase project gives to its own backend.
-        publishable_key: What replaces `anon_key`: no JWT, and known to the gateway alone.
-        secret_key: What replaces `service_key`, likewise.
+        publishable_key: The replacement of `anon_key`: not a JWT; only the gateway knows it.
+        secret_key: The replacement of `service_key`: not a JWT; only the gateway knows it.
     """
 
     def __init__(self) -> None:
-        """Draw a secret and make the project's two keys."""
+        """Make a random secret and the project's keys."""
         self.secret = secrets.token_hex(32)
         self.anon_key = self.token(role="anon", seconds=_YEARS)
         self.service_key = self.token(role="service_role", seconds=_YEARS)
@@ -39,10 +39,10 @@ class Tokens:
         """Sign a token.
 
         Args:
-            sub: The user's id; left out when none is given.
-            role: The database role that a request with it takes.
-            seconds: How long it is good for.
-            **claims: Any other claims; they win over ours.
+            sub: The user's id; by default the token has none.
+            role: The database role of a request with the token.
+            seconds: How long the token is valid.
+            **claims: Claims that override or extend ours.
         """
         now = int(time.time())
         content: dict[str, object] = {"iss": "keylatch-tests", "role": role, "iat": now}

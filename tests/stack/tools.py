@@ -18,7 +18,7 @@ _DEBIAN = Path("/usr/lib/postgresql")
 
 
 class MissingTool(RuntimeError):
-    """A program is not there; the message says which command installs it."""
+    """A program is missing; the message names the command that installs it."""
 
     def __init__(self, what: str, command: str = "make setup") -> None:
         super().__init__(f"{what} is missing; `{command}` installs it")
@@ -43,7 +43,7 @@ def pg_prove() -> str:
 
 
 def pgbouncer() -> str:
-    """The distribution's pgbouncer; it lies where only an administrator's PATH goes."""
+    """The distribution's pgbouncer; /usr/sbin is often not in the PATH of a user."""
     program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
     if program is None:
         raise MissingTool("pgbouncer")
@@ -51,7 +51,7 @@ def pgbouncer() -> str:
 
 
 def chromium() -> str:
-    """A browser: the distribution's Chromium, or Chrome."""
+    """The browser: the distribution's Chromium, or Chrome."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if program := shutil.which(name):
             return program
@@ -75,8 +75,8 @@ def postgres_bin(version: int | None = None) -> Path:
     """The directory with `initdb` and `postgres`.
 
     Args:
-        version: The major version; unless given, `KEYLATCH_PG`, else the oldest installed one from
-            15 on (what it accepts, newer ones do), else the oldest one from npm.
+        version: The major version. By default `KEYLATCH_PG`, else the oldest installed version
+            from 15 on (newer versions accept the same SQL), else the oldest version from npm.
     """
     if version is None and (chosen := os.environ.get("KEYLATCH_PG")):
         version = int(chosen)
@@ -102,7 +102,7 @@ def _npm_program(path: str, what: str) -> Path:
 
 
 def _installed_servers() -> dict[int, Path]:
-    """Servers of the distribution, and one on PATH: major version to directory."""
+    """The servers of the distribution and the server on PATH: major version to directory."""
     found: dict[int, Path] = {}
     on_path = shutil.which("postgres")
     for program in [*_DEBIAN.glob("*/bin/postgres"), *([Path(on_path)] if on_path else [])]:
@@ -114,14 +114,14 @@ def _installed_servers() -> dict[int, Path]:
 
 @functools.cache
 def major_version(program: Path) -> int:
-    """The major version that `postgres` says it has; 0 if it says none."""
+    """The major version that `postgres --version` prints; 0 if it prints none."""
     answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     match = re.search(r"\) (\d+)", answer.stdout)
     return int(match.group(1)) if match else 0
 
 
 def _npm_servers() -> dict[int, Path]:
-    """Servers of the npm lock file: major version to package directory."""
+    """The servers from npm: major version to package directory."""
     return {
         int(path.name.rpartition("-")[2]): path
         for path in _NODE_MODULES.glob("embedded-postgres-*")
@@ -130,10 +130,10 @@ def _npm_servers() -> dict[int, Path]:
 
 
 def _npm_server_copy(version: int) -> Path:
-    """A copy of npm's server that is complete and that another user may run.
+    """A complete copy of npm's server that another user may run.
 
-    The package itself may lie below a home directory that only its owner can enter, its symbolic
-    links are made by an install script that npm may leave out, and it has no pgTAP.
+    The package itself may be in a home directory that only its owner can enter. An install script
+    makes its symbolic links, and npm may skip this script. The package has no pgTAP.
     """
     package = _npm_servers()[version]
     pgtap = _pgtap_files()
@@ -144,7 +144,7 @@ def _npm_server_copy(version: int) -> Path:
         if target.exists():
             return target
         partial = target.with_name(f"{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed here
+        shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed here
         shutil.copytree(package / "native", partial, symlinks=True)
         _make_links(partial)
         for file in pgtap:
@@ -167,7 +167,7 @@ def _make_links(native: Path) -> None:
 
 
 def _pgtap_files() -> list[Path]:
-    """PgTAP as the distribution ships it: plain SQL, the same for every server version."""
+    """The distribution's pgTAP files: plain SQL, the same for every server version."""
     files = sorted(Path("/usr/share/postgresql").glob("*/extension/pgtap*"))
     if not files:
         raise MissingTool("pgTAP")
@@ -182,9 +182,9 @@ def _pgtap_version(files: list[Path]) -> str:
 
 
 def cache_directory() -> Path:
-    """Where what was made once is kept between runs; anyone may read there."""
+    """The directory for files that are kept between runs; every user can read it."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     cache = (Path("/var/cache") if os.geteuid() == 0 else user) / "keylatch"
     cache.mkdir(parents=True, exist_ok=True)
-    cache.chmod(0o755)  # whatever the umask says
+    cache.chmod(0o755)  # regardless of the umask
     return cache

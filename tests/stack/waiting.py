@@ -1,4 +1,4 @@
-"""How tests wait: for an event, never for a time. The clock only ends what hangs."""
+"""Functions that wait for an event, never for a fixed time; a time limit ends a test that hangs."""
 
 import time
 from collections.abc import Callable
@@ -11,11 +11,11 @@ HANG_SECONDS = 100.0
 
 
 def until(true: Callable[[], object], what: str = "it did not come to that") -> None:
-    """Wait until something is so.
+    """Wait until a condition is true.
 
     Args:
-        true: Asked again and again.
-        what: What went wrong, if it never is so.
+        true: The condition, called repeatedly.
+        what: The message of the failure if the condition never becomes true.
     """
     ends = time.monotonic() + HANG_SECONDS
     while not true():
@@ -24,12 +24,13 @@ def until(true: Callable[[], object], what: str = "it did not come to that") -> 
 
 
 def notifications(listener: psycopg.Connection[Any], sender: psycopg.Connection[Any]) -> list[str]:
-    """What a session that listens was told before this moment; what is told later is not read.
+    """The payloads that a session was notified of before this call; later ones are not read.
 
-    The server tells in the order of the commits, so a notification of our own marks the end.
+    The server sends notifications in the order of commits. So a notification of our own marks the
+    end.
 
     Args:
-        listener: It listens, in autocommit.
+        listener: The session that listens, in autocommit.
         sender: Another session of the same database, in autocommit.
     """
     listener.execute("listen keylatch_end_of_test")
