@@ -1,7 +1,8 @@
-"""`make bench WHAT=adoption`: hashing the rows of a busy table, beside one bare update of all.
+"""`make bench WHAT=adoption`: hashing the rows of a busy table, beside one bare update.
 
-Both begin with a table alike, and take turns. All the while another session changes rows,
-forty in a second, and its longest wait is noted: the bare update keeps it waiting until its end.
+Both ways start with an equal table and take turns. Meanwhile another session changes forty rows a
+second. The benchmark records the longest wait of this session, which waits for the end of the bare
+update.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from keylatch_cli.adopt.adoption import Adoption
 from stack import Database, Janitor, Server
 
 BOUND, LONGEST_WAIT = 0.7, 0.1
-# As in the report of a team: sessions, whose owner is known by a plaintext key.
+# As in the report of a team: a plaintext key identifies the owner of a session.
 MAKE = """
 drop table if exists public.sessions;
 create table public.sessions (
@@ -54,7 +55,7 @@ def writing(url: str, rows: int) -> Iterator[list[float]]:
         with psycopg.connect(url, autocommit=True) as writer:
             while not ended.wait(0.025):
                 began = time.perf_counter()
-                number = random.randint(1, rows)  # noqa: S311 -- which row is no secret
+                number = random.randint(1, rows)  # noqa: S311 -- the row's number is no secret
                 writer.execute("update public.sessions set status = 'seen' where id = %s", [number])
                 waits.append(time.perf_counter() - began)
 
@@ -70,7 +71,7 @@ def writing(url: str, rows: int) -> Iterator[list[float]]:
 def run(
     owner: psycopg.Connection[tuple[object, ...]], url: str, rows: int, work: Callable[[], object]
 ) -> tuple[float, float]:
-    """Hash the table, and return the seconds and the longest wait of another session."""
+    """Hash the table; return the seconds and the longest wait of the other session."""
     with writing(url, rows) as waits:
         began = time.perf_counter()
         work()
@@ -81,7 +82,7 @@ def run(
 
 
 def main() -> int:
-    """Measure and print. Return 1 if it is too slow, or another session waited too long."""
+    """Measure and print. Return 1 if hashing was too slow or the other session waited too long."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)

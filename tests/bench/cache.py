@@ -1,8 +1,8 @@
-"""`make bench WHAT=cache`: what an answer from memory costs, and how soon a revocation is heard.
+"""`make bench WHAT=cache`: the cost of a cached answer, and how soon a cache hears of a revocation.
 
-Hits on one core, as a ratio to sha256 and a look-up in a dict alone, in rounds that take turns; the
-time from the acknowledgement of a revocation to the first refusal; and the whole again beside keys
-that change all the time.
+Cache hits on one core are compared with a bare sha256 and dict look-up, in rounds that take turns.
+The delay is the time from the acknowledgement of a revocation to the first refusal. The delays are
+measured again while other keys change all the time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def rate(work: Callable[[str], object], texts: list[str], seconds: float) -> flo
 
 
 def hits(resolver: CachedResolver, texts: list[str], rounds: int) -> tuple[float, float]:
-    """Hits a second and their ratio to the bare look-up, medians of the rounds, on one core."""
+    """The cache hits a second, and their ratio to the bare look-up: medians, on one core."""
     table = {hashlib.sha256(text.encode()).digest(): text for text in texts}
     for text in texts:
         resolver.resolve(text)
@@ -58,7 +58,7 @@ def hits(resolver: CachedResolver, texts: list[str], rounds: int) -> tuple[float
 
 
 def delays(admin: Keylatch, resolver: CachedResolver, count: int, what: str) -> list[float]:
-    """Milliseconds from the acknowledgement of a revocation to the first refusal, sorted."""
+    """The sorted milliseconds from the acknowledgement of a revocation to the first refusal."""
     found = []
     for _ in track(range(count), what):
         issued = admin.issue(People.a, kind="secret")
@@ -73,7 +73,7 @@ def delays(admin: Keylatch, resolver: CachedResolver, count: int, what: str) -> 
 
 
 def churn(url: str, done: threading.Event, changed: list[int]) -> None:
-    """Change the scopes of the keys of others, a thousand at a time, over and over."""
+    """Change the scopes of other workspaces' keys again and again, a thousand keys at a time."""
     with psycopg.connect(url, autocommit=True) as owner:
         owner.execute("set synchronous_commit = off")
         ids = [
@@ -94,7 +94,7 @@ def churn(url: str, done: threading.Event, changed: list[int]) -> None:
 
 
 def main() -> int:
-    """Measure and print. Return 1 if a revocation was heard later than the bound."""
+    """Measure and print. Return 1 if the cache heard of a revocation later than the bound."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--revocations", type=int, default=1000)
     parser.add_argument("--keys", type=int, default=1_000_000, help="that change meanwhile")
@@ -144,7 +144,7 @@ def main() -> int:
 
 
 def fill(database: Database, keys: int) -> None:
-    """Adds this many keys of other workspaces, as `make bench` does."""
+    """Add this many keys of other workspaces, as `make bench` does."""
     setup = (ROOT / "sql" / "bench" / "setup.sql").read_text().replace(":keys", str(keys))
     with psycopg.connect(database.superuser_url) as owner:
         owner.execute("set local synchronous_commit = off")

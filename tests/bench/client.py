@@ -1,9 +1,9 @@
-"""`make bench WHAT=client`: what the Python client adds to the statement that it makes.
+"""`make bench WHAT=client`: the time that the Python client adds to a bare call of resolve_key.
 
-A resolve through the client, with and without claims, beside the bare prepared statement on a
-connection of the same pool; and over HTTP beside the bare `rpc` of supabase-py. The ways take turns
-call by call, and what counts is the median of the rounds' ratios, within one run. The client and
-the server share one core, or the figure would be the time that a sleeping core needs.
+In SQL, the client (with and without claims) is compared with the bare prepared statement on the
+same pool. Over HTTP, the client is compared with the bare `rpc` of supabase-py. The ways take turns
+call by call; the result is the median of the rounds' ratios in one run. The client and the server
+share one core. On two cores the result would be the time in which a sleeping core wakes up.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from stack import Database, Janitor, People, Rest, Server, Tokens
 RESOLVER = {"role": "keylatch_resolver"}
 BARE = "select * from keylatch.resolve_key(%s, %s)"
 BECOME = "select set_config('request.jwt.claims', %s, true), set_config('role', %s, true)"
-# name -> what it is compared with; the goal, and the way itself
+# name -> the name of the way to compare with, the goal, and the way itself
 Ways = dict[str, tuple[str, float | None, Callable[[], object]]]
 
 
 def over_psycopg(database: Database, text: str, opened: ExitStack) -> Ways:
-    """The ways on a pool as it is made by default, and on one whose connections autocommit."""
+    """The ways on a pool with the default settings, and on a pool with autocommit."""
     ways: Ways = {}
     for kind, autocommit in (("pool", False), ("pool, autocommit", True)):
         size: dict[str, Any] = {"min_size": 1, "max_size": 1}
@@ -43,7 +43,7 @@ def over_psycopg(database: Database, text: str, opened: ExitStack) -> Ways:
             made = psycopg_pool.ConnectionPool(url, kwargs={"autocommit": own}, **options)
             return opened.enter_context(made)
 
-        # A login that may call by itself, and one that takes the role of the claims.
+        # `postgres` may call resolve_key. `authenticator` first takes the role in the claims.
         plain, through = pool(database.url), pool(database.authenticator_url)
         client = Keylatch.from_psycopg(plain)
         claiming = Keylatch.from_psycopg(through, claims=RESOLVER)
@@ -61,7 +61,7 @@ def over_psycopg(database: Database, text: str, opened: ExitStack) -> Ways:
                 return asked.fetchone()
 
         ways[kind] = (kind, None, bare)
-        # What psycopg alone takes for claims in one round trip: the client cannot be below it.
+        # Setting the claims with psycopg alone, in one round trip: the client cannot be faster.
         ways[f"{kind}: claims by hand"] = (kind, None, by_hand)
         ways[f"{kind}: client"] = (kind, 1.15, partial(client.resolve, text))
         ways[f"{kind}: client, claims"] = (kind, 1.3, partial(claiming.resolve, text))
@@ -72,7 +72,7 @@ def over_http(rest: Rest, text: str) -> Ways:
     """The ways of supabase-py."""
     client = supabase.create_client(rest.url, rest.service_key)
     kl, schema = Keylatch.from_supabase(client), client.schema("keylatch")
-    # Its types know of no null, which is what the client sends.
+    # The client sends a null, which the types of supabase-py do not allow.
     arguments: Any = {"key": text, "origin": None}
     return {
         "rpc": ("rpc", None, lambda: schema.rpc("resolve_key", arguments).execute().data),
@@ -81,14 +81,14 @@ def over_http(rest: Rest, text: str) -> Ways:
 
 
 def measure(ways: Ways, rounds: int) -> dict[str, list[float]]:
-    """Microseconds of a call, of each way in each round."""
+    """The microseconds of a call, for each way in each round."""
     took: dict[str, list[float]] = {name: [] for name in ways}
     for _, _, way in ways.values():
-        for _ in range(20):  # psycopg prepares what it has seen five times
+        for _ in range(20):  # psycopg prepares a statement after five calls
             assert way(), "the key resolves"
     for _ in track(range(rounds), "client", transient=True):
         for name, (_, _, way) in ways.items():
-            way()  # the way before has left its own data in the core's memory
+            way()  # the way before has left its data in the core's cache
             begins = time.perf_counter_ns()
             way()
             took[name].append((time.perf_counter_ns() - begins) / 1000)

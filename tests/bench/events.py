@@ -1,10 +1,10 @@
-"""`make bench WHAT=events`: what the log of events costs those who write, and whether it holds.
+"""`make bench WHAT=events`: what the log of events costs, and whether it survives `kill -9`.
 
-Sessions issue and revoke keys with the events and without, in turns, on a server that writes to its
-disk as a real one does. The ratio of the two is what counts: absolute figures mean little on a
-shared machine. A workspace of 100,000 keys is deleted, and a million events are sealed and verified
-in bounded calls over HTTP. Then the process that seals, and after that the whole server, is killed
-with kill -9 while sessions write; sealing goes on, and the chain is verified.
+Sessions issue and revoke keys with and without events, in turns, on a server with fsync. The result
+is the ratio, because absolute figures mean little on a shared machine. Then a workspace of 100,000
+keys is deleted, and a million events are sealed and verified in bounded calls over HTTP. Last,
+`kill -9` ends the sealing process, and then the whole server, while sessions write. After each
+kill, sealing continues and the chain is verified.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from stack.tools import ROOT
 
 SESSIONS = 8
 SCRIPT = ROOT / "sql" / "bench" / "issue_and_revoke.sql"
-# As a server with data to lose.
+# As on a production server.
 SETTINGS = {"fsync": "on", "full_page_writes": "on", "max_wal_size": "1GB"}
-# The recording triggers, and whether they fire always.
+# The triggers that record events, and `always` for those that are enabled always.
 TRIGGERS = {
     "keys_insert_record_events": "",
     "keys_update_record_events": "always",
@@ -59,12 +59,12 @@ CASES = {"8 sessions, 8 workspaces": (8, 1), "8 sessions, 1 workspace": (8, 0), 
 
 
 def workspace(number: int) -> UUID:
-    """The workspace of a session, as the script names it."""
+    """The workspace of a session; the pgbench script uses the same id."""
     return UUID(f"00000000-0000-4000-8000-{number:012}")
 
 
 def pgbench(database: Database, sessions: int, spread: int, seconds: float) -> list[str]:
-    """The command that lets these sessions issue and revoke."""
+    """The pgbench command with which these sessions issue and revoke keys."""
     server = database.server
     return [
         *("pgbench", "--no-vacuum", f"--client={sessions}", "--jobs=1"),
@@ -74,7 +74,7 @@ def pgbench(database: Database, sessions: int, spread: int, seconds: float) -> l
 
 
 def run(database: Database, sessions: int, spread: int, seconds: float) -> float:
-    """How many keys a second they issue and revoke, together."""
+    """The number of keys that all sessions together issue and revoke a second."""
     done = subprocess.run(
         pgbench(database, sessions, spread, seconds),
         capture_output=True,
@@ -88,7 +88,7 @@ def run(database: Database, sessions: int, spread: int, seconds: float) -> float
 
 
 def switch(database: Database, *, on: bool) -> None:
-    """Turn the recording of events on or off, as only the owner can."""
+    """Turn the recording of events on or off; only the owner can do this."""
     with psycopg.connect(database.url) as owner:
         for name, how in TRIGGERS.items():
             word = f"enable {how}" if on else "disable"
@@ -96,7 +96,7 @@ def switch(database: Database, *, on: bool) -> None:
 
 
 class Service:
-    """What a timer calls over HTTP with the service key, and what its calls take."""
+    """The calls of a timer over HTTP, made with the service key and timed."""
 
     def __init__(self, url: str, key: str) -> None:
         headers = {"Authorization": f"Bearer {key}", "Content-Profile": "keylatch"}
@@ -104,7 +104,7 @@ class Service:
         self.calls, self.longest, self.seconds = 0, 0.0, 0.0
 
     def call(self, name: str, **arguments: object) -> dict[str, Any]:
-        """Call a function, and count its time."""
+        """Call a function, and add its time to the counts."""
         began = time.perf_counter()
         answer = self._client.post(f"/rpc/{name}", json=arguments)
         took = time.perf_counter() - began
@@ -115,7 +115,7 @@ class Service:
         return result
 
     def took(self) -> str:
-        """How many calls there were since the last time that one asked, and how long they took."""
+        """Describe the number and the time of the calls since the last `took`, and reset both."""
         said = f"{self.calls} calls, the longest {self.longest:.2f} s, {self.seconds:.0f} s in all"
         self.calls, self.longest, self.seconds = 0, 0.0, 0.0
         return said
@@ -126,7 +126,7 @@ class Service:
             pass
 
     def verify(self) -> tuple[int, int]:
-        """How many checkpoints and events there are, all of them sealed and intact."""
+        """Check that all events are sealed and intact; count the checkpoints and events."""
         checkpoints, events = 0, 0
         start: int | None = 1
         while start is not None:
@@ -140,7 +140,7 @@ class Service:
 
 
 def memory(database: Database) -> float:
-    """The most memory of its own that a server process of the API ever had, in MB."""
+    """The highest private memory of any PostgreSQL process that serves the API, in MB."""
     with psycopg.connect(database.superuser_url) as watcher:
         pids = watcher.execute(
             "select pid from pg_stat_activity where usename = 'authenticator'"
@@ -154,7 +154,7 @@ def memory(database: Database) -> float:
 
 
 def fill(database: Database, count: int) -> None:
-    """Inserts this many events into the log, as only the owner can."""
+    """Insert this many events into the log; only the owner can do this."""
     with psycopg.connect(database.url) as owner:
         for word in ("disable", "enable"):
             owner.execute(
@@ -165,7 +165,7 @@ def fill(database: Database, count: int) -> None:
 
 
 def delete_workspace(database: Database) -> float:
-    """How many seconds the deletion of a workspace with 100,000 keys takes."""
+    """The seconds that the deletion of a workspace with 100,000 keys takes."""
     with psycopg.connect(database.url, autocommit=True) as owner:
         owner.execute("insert into keylatch.workspaces (id, name) values (%s, 'x')", [workspace(9)])
         owner.execute(
@@ -179,7 +179,7 @@ def delete_workspace(database: Database) -> float:
 
 
 def calls(database: Database, turns: int) -> dict[str, float]:
-    """The median of one call in microseconds, in a session that makes nothing else."""
+    """The median microseconds of issue_key and of revoke_key, in one session."""
     took: dict[str, list[float]] = {"issue_key": [], "revoke_key": []}
     with psycopg.connect(database.url, autocommit=True) as owner:
         for _ in range(turns):
@@ -195,7 +195,7 @@ def calls(database: Database, turns: int) -> dict[str, float]:
 
 
 def kill_while_sealing(server: Server, database: Database, *, is_postmaster: bool) -> None:
-    """Kill the process that seals, or the server itself, while sessions write; start it again."""
+    """Kill the sealing process, or the server, while sessions write; wait for the restart."""
     load = subprocess.Popen(
         pgbench(database, SESSIONS, 1, 60),
         stdout=subprocess.DEVNULL,
@@ -205,7 +205,7 @@ def kill_while_sealing(server: Server, database: Database, *, is_postmaster: boo
     sealer = psycopg.connect(database.url, autocommit=True)
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(sealer.execute, "select from keylatch.seal_events(100000)")
-        time.sleep(0.5)  # so many take seconds
+        time.sleep(0.5)  # sealing this many events takes seconds
         assert not call.done()
         os.kill(server.pid if is_postmaster else sealer.info.backend_pid, signal.SIGKILL)
         call.exception()
@@ -219,7 +219,7 @@ def kill_while_sealing(server: Server, database: Database, *, is_postmaster: boo
             psycopg.connect(database.url).close()
             return
         except (RuntimeError, psycopg.OperationalError):
-            # Its last processes still hold the shared memory, or it recovers.
+            # The old processes still hold the shared memory, or the server still recovers.
             if attempt == 29:
                 raise
             time.sleep(1)
@@ -230,7 +230,7 @@ def _environment(database: Database) -> dict[str, str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, print the table, crash, verify."""
+    """Measure, print the table, kill processes and verify the chain."""
     parser = argparse.ArgumentParser(prog="make bench WHAT=events")
     parser.add_argument("--seconds", type=float, default=30, help="of writing for each case")
     parser.add_argument("--events", type=int, default=1_000_000, help="to seal and verify")
@@ -250,7 +250,7 @@ def main(arguments: list[str]) -> int:
             task = progress.add_task("issuing and revoking", total=(len(CASES) + 1) * rounds * 2)
             rates: dict[tuple[str, bool], list[float]] = {}
             for turn in range(rounds):
-                # In turns, so that a machine that becomes slower is slower for both.
+                # Both take turns, so a machine that becomes slower slows down both.
                 for on in (True, False) if turn % 2 == 0 else (False, True):
                     switch(database, on=on)
                     for name, (sessions, spread) in CASES.items():

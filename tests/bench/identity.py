@@ -1,11 +1,11 @@
-"""`make bench WHAT=identity`: row policies that ask for the key, beside one with a literal id.
+"""`make bench WHAT=identity`: a row policy that asks for the key, beside one with a literal id.
 
-One table, read as three roles whose policies differ in that alone, in statements that take turns;
-what counts is the median of the rounds' ratios. The reads of many rows have to stay below the
-bound; the short ones show what asking costs, in microseconds.
+Three roles read the same table; only their policies differ. The statements take turns, and the
+result is the median of the rounds' ratios. The reads of many rows must stay below the bound. The
+short reads show the cost of asking for the key, in microseconds.
 
-Where one workspace has most rows, PostgreSQL chooses another plan for a literal, whose frequency
-it knows, than for any `(select …)`: there the key is held against a literal in a select.
+If one workspace has most rows, PostgreSQL knows the frequency of a literal id and chooses another
+plan than for any `(select …)`. In this case the key is compared with a literal in a select.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rich.table import Table
 from stack import Database, Janitor, People, Server
 
 BOUND = 1.1
-# What they may do is the same, only the policies are not.
+# These roles have the same grants, but different policies.
 LITERAL, SELECTED, KEY = "authenticated", "keylatch_resolver", "anon"
 SETUP = """
 create table public.{table} (id integer primary key, workspace_id uuid not null, amount integer);
@@ -43,19 +43,19 @@ using (workspace_id = (select {a}::uuid));
 grant usage on schema public to keylatch_resolver;
 grant select on public.{table} to keylatch_resolver;
 """
-# What is read, and whether the bound is for it.
+# The reads, and whether the bound applies to each.
 READS = {
     "count(*)": ("select count(*) from public.{table}", True),
     "sum 5%": ("select sum(amount) from public.{table} where amount % 20 = 1", True),
     "top 1000": ("select amount from public.{table} order by id limit 1000", False),
     "one row": ("select amount from public.{table} where id = 100", False),
 }
-# How much of the table the workspace has: one of ten alike, all but a few rows, or all.
+# The percentage of the table's rows that the workspace has.
 SHARES = {"tenth": 10, "most": 90, "whole": 100}
 
 
 def fill(database: Database, rows: int) -> str:
-    """Make the tables and a key of workspace A, and give the key."""
+    """Make the tables and a key of workspace A, and return the key."""
     People.seed(database.url)
     with psycopg.connect(database.url, autocommit=True) as owner:
         for name, share in SHARES.items():
@@ -74,7 +74,7 @@ def fill(database: Database, rows: int) -> str:
 
 
 def connect(database: Database, role: str, key: str, workers: int) -> psycopg.Connection[object]:
-    """A session as PostgREST's, with the key in its headers."""
+    """A session like PostgREST's, with the key in the request's headers."""
     connection: psycopg.Connection[object] = database.connect(role)
     headers = json.dumps({"x-api-key": key})
     connection.execute("select set_config('request.headers', %s, false)", [headers])
@@ -86,7 +86,7 @@ def connect(database: Database, role: str, key: str, workers: int) -> psycopg.Co
 
 
 def milliseconds(connection: psycopg.Connection[object], statement: str) -> float:
-    """The time of one statement."""
+    """The time of one statement in milliseconds."""
     began = time.perf_counter()
     connection.execute(statement.encode()).fetchall()
     return 1000 * (time.perf_counter() - began)

@@ -1,6 +1,6 @@
-"""`make bench WHAT=imports`: `keylatch import` of a file of SHA-256 hashes, and its memory.
+"""`make bench WHAT=imports`: the time and memory of `keylatch import` of a file of SHA-256 hashes.
 
-Then the same file as the night after has it, with 1 % changes, as a cutover imports it.
+Then the benchmark imports the file again with 1 % changes, like the nightly imports of a cutover.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ WORKSPACES = [f"00000000-0000-4000-8000-{number:012d}" for number in range(100)]
 
 
 def write(path: Path, rows: int, *, is_next_night: bool = False) -> None:
-    """Write a file of that many keys, each with the usual fields.
+    """Write a file of `rows` keys, each with the usual fields.
 
-    The next night a key of 400 is revoked, one is new in the place of one that is gone, and two
-    have another label.
+    In the file of the next night, of every 400 keys one is revoked, one is replaced by a new key,
+    and two have another label.
     """
     with path.open("w") as file:
         for number in track(range(rows), "writing the file"):
@@ -55,7 +55,7 @@ def write(path: Path, rows: int, *, is_next_night: bool = False) -> None:
 
 
 def resident(pid: int) -> float:
-    """The memory of a process in MB; 0 once it has ended."""
+    """The memory of a process in MB; 0 if the process has ended."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -63,7 +63,7 @@ def resident(pid: int) -> float:
 
 
 def run(url: str, path: Path) -> tuple[float, list[float]]:
-    """Import the file; give the seconds, and the memory at every half of one."""
+    """Import the file; return the seconds, and the memory measured every half second."""
     began = time.perf_counter()
     memory: list[float] = []
     with subprocess.Popen(
@@ -79,7 +79,7 @@ def run(url: str, path: Path) -> tuple[float, list[float]]:
 
 
 def main() -> int:
-    """Measure and print. Return 1 if it is slower than the bound."""
+    """Measure and print. Return 1 if the import is slower than the bound."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     rows: int = parser.parse_args().rows

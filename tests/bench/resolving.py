@@ -1,10 +1,10 @@
-"""`make bench`: the cost of resolving a key, compared with the limit and with alternatives.
+"""`make bench`: the cost of resolving a key, compared with a bare select and with alternatives.
 
-Absolute figures mean little on a shared machine, so everything is a ratio within one run: the ways
-take turns in short rounds, and what counts is the median of the rounds' ratios. With one connection
-client and server share one core, or the figure would be the time that a sleeping core needs.
+Absolute figures mean little on a shared machine, so all results are ratios within one run. The ways
+take turns in short rounds; the result is the median of the rounds' ratios. With one connection,
+client and server share one core, or the result would be the time in which a sleeping core wakes up.
 
-The figures go to tests/.bench/ as bench.json and bench.png, and as a table to the terminal.
+The figures go to tests/.bench/bench.json and bench.png, and to the terminal as a table.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from stack.tools import ROOT
 
 RESULTS = ROOT / "tests" / ".bench"
 LIMIT = "bare_select"
-# What pgbench runs, in the order of the table; each is a file in sql/bench.
+# The files in sql/bench that pgbench runs, in the order of the table, with their titles.
 WAYS = {
     LIMIT: "bare prepared select (the limit)",
     "resolve_secret": "resolve_key, secret key",
@@ -43,7 +43,7 @@ WAYS = {
     "by_hand": "hand-written SQL function",
     "empty_call": "a round trip without a look-up",
 }
-# All keys are in memory, as they are on a server that resolves them all day.
+# The memory holds all keys, as on a server that resolves them all day.
 SETTINGS = {"shared_buffers": "6GB", "maintenance_work_mem": "1GB", "max_wal_size": "8GB"}
 # name -> way -> size -> one value a round
 Rounds = dict[str, dict[str, dict[int, list[float]]]]
@@ -66,7 +66,7 @@ def one_core(process: int) -> Iterator[None]:
 
 
 def pgbench(database: Database, way: str, keys: int, *, connections: int, seconds: int) -> float:
-    """Microseconds a call, by `pgbench` with prepared statements, over all connections together."""
+    """The microseconds a call of all connections together, by pgbench with prepared statements."""
     url = urlsplit(database.url)
     ran = subprocess.run(
         [
@@ -93,7 +93,7 @@ def pgbench(database: Database, way: str, keys: int, *, connections: int, second
 
 
 def fill(database: Database, keys: int, also: str) -> None:
-    """Fill a database with keys, the alternatives to compare with, and their data."""
+    """Fill a database with keys, and with the alternatives and their data."""
     database.migrate()
     setup = (ROOT / "sql" / "bench" / "setup.sql").read_text().replace(":keys", str(keys))
     with psycopg.connect(database.superuser_url, autocommit=True) as owner:
@@ -112,7 +112,7 @@ def measure_sql(
     seconds: int,
     tick: Callable[[], None],
 ) -> Rounds:
-    """Measure every alternative at every size, with one connection and with both cores busy."""
+    """Measure every way at every size, with one connection and with two connections a core."""
     found: Rounds = {}
     cores = len(os.sched_getaffinity(0))
     for name, connections in (
@@ -136,7 +136,7 @@ def measure_sql(
 
 
 def measure_http(tokens: Tokens, rest: Rest, calls: int) -> dict[str, float]:
-    """The median of a request in microseconds: resolve_key, and a table of plaintext keys."""
+    """The median microseconds of a request to resolve_key and to a table of plaintext keys."""
     url = urlsplit(rest.rest_url)
     connection = http.client.HTTPConnection(str(url.hostname), url.port, timeout=10)
     headers = {
@@ -167,7 +167,7 @@ def measure_http(tokens: Tokens, rest: Rest, calls: int) -> dict[str, float]:
 
 
 def measure_batches(database: Database, rounds: int) -> dict[str, float]:
-    """Of 100 keys at once: resolve_keys beside a bare `= any`, on one core; and a fleet's keys."""
+    """The time of resolve_keys for 100 keys beside a bare `= any`, and the speed of issue_keys."""
     columns = "k.workspace_id, k.kind, k.environment, k.scopes, k.metadata, k.expires_at"
     bare = (
         f"select k.id, {columns} from keylatch_internal.keys as k where k.key_hash = any("  # noqa: S608
@@ -204,7 +204,7 @@ def measure_batches(database: Database, rounds: int) -> dict[str, float]:
 
 
 def measure_slow_hashes(database: Database) -> dict[str, float]:
-    """Microseconds to verify one key with the slow hashes that other systems take."""
+    """The microseconds to verify one key with the slow hashes of other systems."""
     salt = os.urandom(16)
     found = {}
     begins = time.perf_counter_ns()
@@ -226,7 +226,7 @@ def ratio(over: list[float], under: list[float]) -> float:
 
 
 def summarise(rounds: Rounds) -> Figures:
-    """For each way and size: the median, its rate beside the limit's, its growth with the keys."""
+    """For each way and size: the median, the rate beside the bare select, the growth with size."""
     return {
         name: {
             way: {
@@ -244,7 +244,7 @@ def summarise(rounds: Rounds) -> Figures:
 
 
 def short(keys: int) -> str:
-    """A number of keys as people say it."""
+    """A number of keys in a short form, such as "10 k" or "1 M"."""
     return f"{keys // 1_000_000} M" if keys >= 1_000_000 else f"{keys // 1000} k"
 
 
@@ -270,7 +270,7 @@ def show(console: Console, found: Figures) -> None:
 
 
 def plot(found: Figures, path: Path) -> None:
-    """Draw the rates beside the limit, and how the cost grows with the number of keys."""
+    """Draw the rates beside the bare select, and the growth of the cost with the number of keys."""
     figure = Figure(figsize=(11, 4 * len(found)))
     axes = figure.subplots(len(found), 2, squeeze=False)
     for row, (name, ways) in zip(axes, found.items(), strict=True):

@@ -1,8 +1,8 @@
-"""`make bench WHAT=schemes`: what the schemes of imported keys cost a look-up, and a first use.
+"""`make bench WHAT=schemes`: the time of a look-up with 0, 1 and 8 schemes, and of a first use.
 
-A key that is not found, with 0, 1 and 8 schemes; a key that is found by a scheme; a key of
-keylatch itself; and the first use of keys with salted hashes. The ways take turns call by call in
-one run. The client and the server share one core.
+The benchmark looks up a key of keylatch, an unknown key and, if there are schemes, a key of the
+last scheme. The ways take turns call by call in one run. Then the benchmark measures the first use
+of keys with salted hashes. The client and the server share one core.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def line(**fields: object) -> dict[str, object]:
 
 
 def database_with(server: Server, schemes: int, opened: ExitStack) -> Database:
-    """A database with that many schemes, and a key under each."""
+    """A database with `schemes` schemes and one imported key for each scheme."""
     database = opened.enter_context(Database(server, f"bench_schemes_{schemes}"))
     database.migrate()
     owner = database.connect()
@@ -54,7 +54,7 @@ def database_with(server: Server, schemes: int, opened: ExitStack) -> Database:
 
 
 def lookups(server: Server, opened: ExitStack) -> dict[str, tuple[str, Callable[[], Any]]]:
-    """The look-ups: name -> what it is compared with, and the call."""
+    """The look-ups: name -> the name of the look-up to compare with, and the call."""
     ways: dict[str, tuple[str, Callable[[], Any]]] = {}
     for schemes in (0, 1, 8):
         database = database_with(server, schemes, opened)
@@ -79,7 +79,7 @@ def lookups(server: Server, opened: ExitStack) -> dict[str, tuple[str, Callable[
 
 
 def first_uses(server: Server, uses: int, opened: ExitStack) -> Iterable[tuple[str, list[float]]]:
-    """Milliseconds of the first use of keys with a salted hash, by the cost of the hash."""
+    """The milliseconds of the first use of each key with a salted hash, by the hash's rounds."""
     database = opened.enter_context(Database(server, "bench_first_uses"))
     database.migrate()
     owner = database.connect()

@@ -1,13 +1,13 @@
-"""`make bench WHAT=sessions`: what sessions cost, and what a flood of them does to the others.
+"""`make bench WHAT=sessions`: the cost of sessions, and how a flood on one key delays other keys.
 
-Sessions are opened, resolved and pruned in turns with a bare insert, select and delete of the same
-rows in a table alike; the ratio is what counts. While expired ones are pruned, and while eight
-connections flood one key with no pause, other keys open sessions and their waits are noted; beside
-them stand their waits while as many connections only resolve keys: what busy cores alone do.
+Opening, resolving and pruning alternate with a bare insert, select and delete of the same rows in
+an equal table; the result is the ratio. The benchmark then measures how long other keys wait for a
+session while expired sessions are pruned, and while eight connections flood one key. To compare, it
+measures these waits while eight connections only resolve keys: that is the effect of busy cores.
 
-An admin revokes keys while eight visitors open sessions of these keys through PostgREST with a
-filter that takes seconds, and while as many call, with the same filter, a function that touches
-nothing of keylatch.
+Last, an admin revokes keys while eight visitors open sessions of these keys through PostgREST, with
+a filter that takes seconds. To compare, eight visitors call a function outside keylatch with the
+same filter.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OPEN = "select token from keylatch.open_session(%s)"
 RESOLVE_SESSION = "select session_id from keylatch.resolve_session(%s)"
 PRUNE = "select pruned from keylatch.prune_sessions()"
 RESOLVE = "select key_id from keylatch.resolve_key(%s, 'https://shop.example')"
-# Every way to cut a token, one after another: the request ends by its time limit.
+# The groups try every way to split a token, so the request runs into its time limit.
 SLOW = r"select=token&token=match.^(.%2B)(.%2B)(.%2B)(.%2B)(.%2B)(.%2B)(.%2B)\7\6\1\2\3\4\5$"
 PLAIN = """
 create function public.plain_token() returns table (token text) language sql volatile as
@@ -74,17 +74,16 @@ def session(url: str, role: str) -> psycopg.Connection[tuple[object, ...]]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long the work takes."""
+    """The seconds that the work takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def timings(database: Database, keys: list[str], count: int) -> Table:
-    """Open, resolve and prune so many, each in turns with the bare statement.
+    """Open, resolve and prune `count` sessions, each in turns with the bare statement.
 
-    A round has a key of its own: it stays below the limit of a minute, and pays for counting what
-    it has opened.
+    Each round has its own key. So a round stays below the rate limit, but its sessions are counted.
     """
     size = count // len(keys)
     anon = session(database.url, "anon")
@@ -139,7 +138,7 @@ def timings(database: Database, keys: list[str], count: int) -> Table:
 
 
 def waits(url: str, keys: list[str], until: Callable[[], bool]) -> list[float]:
-    """Open sessions with each of the keys in turn until told, and give how long each took."""
+    """Open sessions with each key in turn until `until` is true; return the seconds of each."""
     taken: list[float] = []
     with session(url, "anon") as anon:
         anon.execute(OPEN, [keys[0]])
@@ -154,7 +153,7 @@ def waits(url: str, keys: list[str], until: Callable[[], bool]) -> list[float]:
 
 
 def for_seconds(duration: float) -> Callable[[], bool]:
-    """Whether so many seconds have passed from now on."""
+    """Return a function that tells whether `duration` seconds have passed since now."""
     end = time.perf_counter() + duration
     return lambda: time.perf_counter() > end
 
@@ -162,7 +161,7 @@ def for_seconds(duration: float) -> Callable[[], bool]:
 def flood(
     url: str, key: str, statement: str, end: Event, granted: multiprocessing.Queue[int]
 ) -> None:
-    """Call without a pause, and count what was not refused."""
+    """Call without a pause, and count the calls that succeed."""
     done = 0
     with session(url, "service_role" if statement == RESOLVE else "anon") as connection:
         while not end.is_set():
@@ -177,7 +176,7 @@ def flood(
 def flooded(
     url: str, key: str, statement: str, waiting: Callable[[], list[float]]
 ) -> tuple[list[float], int]:
-    """Measure the waits of others while this key is flooded, and count the flood's successes."""
+    """Measure the waits of other keys during a flood of this key; count the flood's successes."""
     end = multiprocessing.Event()
     granted: multiprocessing.Queue[int] = multiprocessing.Queue()
     crowd = [
@@ -198,7 +197,7 @@ def flooded(
 
 @contextlib.contextmanager
 def slow_requests(rest: Rest, schema: str, function: str, keys: list[str]) -> Iterator[None]:
-    """Run loops of slow requests: a filter on the answer keeps each busy until it times out."""
+    """Send slow requests in loops: a filter on the answer keeps each busy until its time limit."""
     ended = threading.Event()
 
     def loop(key: str) -> None:
@@ -207,7 +206,7 @@ def slow_requests(rest: Rest, schema: str, function: str, keys: list[str]) -> It
         while not ended.is_set():
             url = f"{rest.rest_url}/rpc/{function}?{SLOW}"
             answer = httpx.post(url, json=body, headers=headers, timeout=60)
-            # On a fast machine, some filters end in time.
+            # On a fast machine, some requests finish before their time limit.
             assert answer.is_success or answer.json()["code"] in ("57014", "PT401"), answer.text
 
     loops = [threading.Thread(target=loop, args=(key,)) for key in keys]
@@ -223,7 +222,7 @@ def slow_requests(rest: Rest, schema: str, function: str, keys: list[str]) -> It
 
 
 def revocations(owner: psycopg.Connection[tuple[object, ...]], ids: list[str]) -> list[float]:
-    """Revoke these keys as their admin, one after another, and give how long each took."""
+    """Revoke these keys as their admin, one after another; return the seconds of each."""
     taken = []
     for key_id in ids:
         taken.append(seconds(lambda key_id=key_id: owner.execute(REVOKE, [key_id])))  # type: ignore[misc]
@@ -232,7 +231,7 @@ def revocations(owner: psycopg.Connection[tuple[object, ...]], ids: list[str]) -
 
 
 def pruned_beside(database: Database, keys: list[str]) -> list[float]:
-    """The waits of keys that open sessions while 100,000 expired ones are pruned."""
+    """The waits of keys that open sessions while 100,000 expired sessions are pruned."""
     owner = session(database.url, "postgres")
     owner.execute(
         "insert into keylatch_internal.sessions"
@@ -256,7 +255,7 @@ def pruned_beside(database: Database, keys: list[str]) -> list[float]:
 
 
 def issue(owner: psycopg.Connection[tuple[object, ...]], count: int) -> list[tuple[str, str]]:
-    """So many new keys of a page: their ids and texts."""
+    """Issue `count` publishable keys, and return their ids and texts."""
     return [
         (str(row[0]), str(row[1]))
         for row in owner.execute(
@@ -270,9 +269,9 @@ def issue(owner: psycopg.Connection[tuple[object, ...]], count: int) -> list[tup
 def crowded(
     database: Database, owner: psycopg.Connection[tuple[object, ...]], duration: float
 ) -> tuple[dict[str, list[float]], int]:
-    """The waits of other keys in each case, and how often the flood of a key got through.
+    """The waits of other keys in each case, and the number of sessions that the flood opened.
 
-    Each case has keys of its own, so many that they stay below the limit.
+    Each case has enough keys of its own to stay below the rate limit.
     """
     (_, loud), *_ = issue(owner, 1)
 
@@ -292,7 +291,7 @@ def crowded(
 def revoked_beside(
     database: Database, owner: psycopg.Connection[tuple[object, ...]], janitor: Janitor
 ) -> dict[str, list[float]]:
-    """How long revocations take, alone and beside slow requests of either kind."""
+    """The seconds of revocations, alone and during slow requests of both kinds."""
     owner.execute(PLAIN)
     tokens = Tokens()
     settings = {"DB_POOL": str(FLOODERS)}
@@ -303,14 +302,14 @@ def revoked_beside(
             (f"{FLOODERS} slow open_session", "keylatch", "open_session"),
         ):
             doomed = issue(owner, REVOKED)
-            # Their keys are the last ones that are revoked.
+            # The slow requests use the keys that are revoked last.
             with slow_requests(rest, schema, function, [key for _, key in doomed[-FLOODERS:]]):
                 taken[name] = revocations(owner, [key_id for key_id, _ in doomed])
     return taken
 
 
 def show(console: Console, title: str, waited: dict[str, list[float]]) -> None:
-    """Print the waits of each case, and the p99 of the last against the case before it."""
+    """Print the waits of each case, and the ratio of the last p99 to the p99 before it."""
     table = Table(title=title)
     for column in ("", "calls", "p50", "p99", "worst"):
         table.add_column(column, justify="left" if not column else "right")
@@ -325,7 +324,10 @@ def show(console: Console, title: str, waited: dict[str, list[float]]) -> None:
 
 
 def main() -> int:
-    """Measure and print. Return 1 if more got through than the limit and the requests in flight."""
+    """Measure and print. Return 1 unless the flood opened as many sessions as the limit allows.
+
+    The requests in flight may exceed the limit.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=30)

@@ -1,10 +1,11 @@
-"""`make soak`, part one: compare a cached resolver with the truth, under changes and faults.
+"""`make soak`, part one: compare a cached resolver with the real states of keys, under faults.
 
-Eight threads resolve; one issues, rotates, revokes, suspends and unsuspends at random, sometimes
-with a sign in place of a notice. Every half minute something breaks: the listener
-is killed, its network stalls without closing, or the server restarts. An answer counts as stale
-when the key had ended, acknowledged, longer ago than the bound when the question was asked; as
-denied when the key had lived for as long and still does.
+Eight threads resolve keys. One thread issues, rotates, revokes, suspends and unsuspends keys at
+random; some suspensions send only the sign that a notice was left out. Every half minute a fault
+occurs: the listener is killed, its network stalls without closing, or the server restarts. The
+bound is counted from the acknowledged change of a key to the call of the resolver. An answer is
+stale if a key resolves that was inactive for longer than the bound. An answer is denied if a key
+does not resolve that was active for longer than the bound, and still is.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ STALL_SECONDS = 10.0
 
 @dataclass(slots=True, eq=False)
 class Known:
-    """What is true of a key, by `time.monotonic`; `None` while a change of it is on its way.
+    """The real state of a key.
 
     Attributes:
         key: The key.
-        id: Its id.
-        lives: Whether it resolves; `None` while that is not certain.
-        since: Since when that is acknowledged.
+        id: The key's id.
+        lives: Whether the key resolves; `None` while a change of the key is not acknowledged.
+        since: When the last change was acknowledged, by `time.monotonic`.
     """
 
     key: Secret
@@ -55,14 +56,14 @@ class Known:
     since: float
 
     def becomes(self, lives: bool) -> None:
-        """Record an acknowledged change: the time before the state, so that readers see it."""
+        """Record an acknowledged change: the time first, so no reader sees the state without it."""
         self.since = time.monotonic()
         self.lives = lives
 
 
 @dataclass(slots=True)
 class Found:
-    """What came of it."""
+    """The counts of one resolving thread; `stale` and `denied` hold seconds since the change."""
 
     answers: int = 0
     unavailable: int = 0
@@ -73,7 +74,7 @@ class Found:
 def resolve(
     resolver: CachedResolver, keys: list[Known], bound: float, done: threading.Event, found: Found
 ) -> None:
-    """Ask for keys at random, living and dead, and compare with the truth."""
+    """Resolve random keys, active and inactive, and compare each answer with the real state."""
     chance = random.Random()  # noqa: S311
     while not done.is_set():
         for _ in range(200):
@@ -96,7 +97,7 @@ def resolve(
 
 
 def suspend(admin: Keylatch, key_id: object, *, without_a_notice: bool) -> None:
-    """Suspend a key: with a notice, or with a sign that none was sent."""
+    """Suspend a key, with its notice or with the sign that a notice was left out."""
     if not without_a_notice:
         admin.suspend(key_id)  # type: ignore[arg-type]
         return
@@ -111,7 +112,7 @@ def suspend(admin: Keylatch, key_id: object, *, without_a_notice: bool) -> None:
 
 
 def change(admin: Keylatch, keys: list[Known], done: threading.Event, made: list[str]) -> None:
-    """Issue, rotate, revoke, suspend and unsuspend at random, and keep the truth."""
+    """Issue, rotate, revoke, suspend and unsuspend keys at random, and record their states."""
     chance = random.Random()  # noqa: S311
     while not done.is_set():
         place = chance.randrange(len(keys))
@@ -140,12 +141,12 @@ def change(admin: Keylatch, keys: list[Known], done: threading.Event, made: list
         except KeyNotUsable:
             one.becomes(False)
         except Unavailable:
-            time.sleep(0.05)  # What came of it is not known: it stays uncertain.
+            time.sleep(0.05)  # The outcome is unknown, so the state stays uncertain.
         time.sleep(0.004)
 
 
 def break_something(number: int, server: Server, database: Database, proxy: StallingProxy) -> str:
-    """Do the next of the faults."""
+    """Cause the next fault."""
     if number % 3 == 0:
         with psycopg.connect(database.superuser_url, autocommit=True) as owner:
             owner.execute(
@@ -163,7 +164,7 @@ def break_something(number: int, server: Server, database: Database, proxy: Stal
 
 
 def resident() -> int:
-    """Bytes of memory that this process has now."""
+    """The resident memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
@@ -202,7 +203,7 @@ def main() -> int:
             runtime,
             listen=database.authenticator_url.replace(f":{server.port}/", f":{proxy.port}/"),
             bound=timedelta(seconds=options.bound),
-            size=KEYS // 2,  # so that there is something to drop
+            size=KEYS // 2,  # so that the cache must drop keys
         )
         if options.ignore_notifications:
             resolver._cache.heard = lambda _: None  # type: ignore[assignment, method-assign]

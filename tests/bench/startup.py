@@ -1,6 +1,6 @@
-"""What it costs to import the client and to start the program: `make bench WHAT=startup`.
+"""`make bench WHAT=startup`: the processor time of importing the client and starting the program.
 
-In processor time, the best of many, so that a busy machine changes little.
+The result is the best of many runs, so a busy machine changes it little.
 """
 
 import argparse

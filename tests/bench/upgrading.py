@@ -1,9 +1,9 @@
-"""`make bench WHAT=upgrading`: what a resolve waits for while an upgrade runs.
+"""`make bench WHAT=upgrading`: how long a resolve waits while an upgrade runs.
 
-A process of its own resolves a key without a pause. Each round adds all modules to a core, and
-then runs an upgrade that adds a column to the keys. The same statements, before each, run on a
-decoy: keylatch under another name, which no resolve touches. What the machine does by itself to
-a resolve shows there.
+A separate process resolves a key without a pause. Each round adds all modules to a core, then runs
+an upgrade that adds a column to the keys. Before each step, the same statements run on a decoy: a
+second keylatch under another name, which the process never uses. The waits during the decoy show
+the effect of the busy machine alone.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ RESOLVE = b"select count(*) from keylatch.resolve_key(%s)"
 
 
 class Resolve(NamedTuple):
-    """When a resolve began and ended, by the clock that all processes share, in seconds."""
+    """When a resolve began and ended, in seconds of the clock that all processes share."""
 
     began: float
     ended: float
 
 
 def resolve(url: str, key: str, pipe: Connection) -> None:
-    """Resolve a key until somebody writes into the pipe, then send all that was measured."""
+    """Resolve a key until the pipe has a message, then send the measured times."""
     took = []
     with psycopg.connect(url, autocommit=True) as service:
         service.execute("set role keylatch_resolver")
@@ -61,7 +61,7 @@ def resolve(url: str, key: str, pipe: Connection) -> None:
 
 @contextmanager
 def resolving(database: Database) -> Iterator[list[Resolve]]:
-    """Resolve in a process of its own; the list is filled at the end."""
+    """Resolve in a separate process; the list is filled at the end."""
     row = database.connect().execute(ISSUE.encode()).fetchone()
     assert row
     ours, theirs = multiprocessing.Pipe()
@@ -79,17 +79,17 @@ def resolving(database: Database) -> Iterator[list[Resolve]]:
 
 
 def decoy(text: str) -> bytes:
-    """The same statements on schemas of another name."""
+    """The same statements for the decoy's schemas."""
     return re.sub(r"\bkeylatch(_internal)?\b", r"decoy\1", text).encode()
 
 
 def texts(database: Database, release: Release) -> list[str]:
-    """What `apply` would run."""
+    """The statements that `apply` would run."""
     return [one.text for one in release.plan(read_database(database.connect()), ALL, "keylatch")]
 
 
 def measure(database: Database) -> dict[str, list[float]]:
-    """Run one round; give the milliseconds of each resolve that overlaps each step."""
+    """Run one round; return, for each step, the milliseconds of each resolve during the step."""
     owner = database.connect()
     for one in shipped().plan(None, CORE, "keylatch"):
         with owner.transaction():
@@ -127,12 +127,12 @@ def measure(database: Database) -> dict[str, list[float]]:
 
 
 def overlaps(one: Resolve, start: float, end: float) -> bool:
-    """Returns whether a resolve ran during a step."""
+    """Whether a resolve ran during a step."""
     return one.began < end and one.ended > start
 
 
 def main() -> int:
-    """Measure and print; 1 where a resolve waited longer than the bound, and than for a decoy."""
+    """Measure and print. Return 1 if a resolve took longer than the bound and than on the decoy."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10)
     rounds: int = parser.parse_args().rounds

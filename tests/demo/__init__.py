@@ -1,1 +1,1 @@
-"""The story of a key, told on a stack of its own: make demo."""
+"""`make demo`: a tour of keylatch on a stack of its own."""

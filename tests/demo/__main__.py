@@ -1,7 +1,7 @@
-"""`make demo`: the life of two keys, on a real PostgreSQL behind a real PostgREST.
+"""`make demo`: the life of two keys, on a real PostgreSQL server behind a real PostgREST.
 
-Every line is a call that is made while you watch. A line that does not end as the story says ends
-the demo with exit code 1.
+Every line shows a real call. If the outcome of a call is not the expected one, the demo stops with
+exit code 1.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ console = Console(highlight=False, width=min(Console().width, 100))
 
 
 class Unexpected(Exception):
-    """A call did not end as the story says."""
+    """The outcome of a call is not the expected one."""
 
 
 def chapter(title: str, *, in_picture: bool = False) -> None:
-    """Begin a chapter. It may be left out of the picture."""
+    """Begin a chapter, which is in the picture only with `in_picture`."""
     console.record = in_picture
     console.print()
     console.rule(Text(title, style="bold"), align="left", style="dim")
@@ -57,14 +57,14 @@ def tell(mark: str, who: str, call: str, outcome: str) -> None:
 
 
 def does(who: str, call: str, run: Callable[[], T], outcome: Callable[[T], str]) -> T:
-    """Make a call that has to succeed."""
+    """Make a call that must succeed."""
     result = run()
     tell("✓", who, call, outcome(result))
     return result
 
 
 def is_refused(who: str, call: str, run: Callable[[], Any], expected: str) -> None:
-    """Make a call that the database has to refuse, with this slug or SQLSTATE."""
+    """Make a call that the database must refuse with this slug or SQLSTATE."""
     slug: str | None
     try:
         result = run()
@@ -83,7 +83,7 @@ def is_refused(who: str, call: str, run: Callable[[], Any], expected: str) -> No
 
 
 def resolves(who: Keylatch, text: str, call: str, origin: str | None = None) -> None:
-    """Resolve a key that has to be good."""
+    """Resolve a key; it must be active."""
 
     def outcome(found: ResolvedKey | None) -> str:
         if found is None:
@@ -95,20 +95,20 @@ def resolves(who: Keylatch, text: str, call: str, origin: str | None = None) -> 
 
 
 def resolves_to_nothing(who: Keylatch, text: str, call: str, origin: str | None = None) -> None:
-    """Resolve a key that has to be refused, without a reason."""
+    """Resolve a key; the answer must be no key."""
     if who.resolve(text, origin=origin) is not None:
         raise Unexpected(f"{call} still gave a key")
     tell("✗", "service", call, "no key")
 
 
 def client(stack: Stack, token: str) -> Client:
-    """A supabase client that acts for this token."""
+    """A supabase client that sends this token."""
     headers = {"Authorization": f"Bearer {token}"}
     return create_client(stack.url, stack.anon_key, ClientOptions(headers=headers))
 
 
 def story(stack: Stack) -> None:
-    """Prints the story."""
+    """Make all calls of the demo, and print each."""
     people = stack.people
     admin_client = client(stack, people.token("alice"))
     admin = Keylatch.from_supabase(admin_client)
@@ -251,7 +251,7 @@ def revive(stack: Stack, admin_client: Client, key_id: Any) -> None:
 
 
 def draw(path: Path) -> None:
-    """Draw what the console recorded, without the fonts that Rich would have a viewer download."""
+    """Draw what the console recorded, without the fonts that Rich's SVG downloads."""
     fonts = re.compile(r"\s*@font-face \{\{.*?\n    \}\}", re.DOTALL)
     form = fonts.sub("", CONSOLE_SVG_FORMAT).replace("Fira Code, monospace", "monospace")
     drawn = console.export_svg(title="make demo", code_format=form, unique_id="keylatch")
@@ -259,7 +259,7 @@ def draw(path: Path) -> None:
 
 
 def main() -> int:
-    """Start the stack, tell the story, end the stack."""
+    """Start the stack, run the demo, stop the stack."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--audit", action="store_true", help="then ask all questions of sql/audit")
     parser.add_argument("--picture", type=Path, help="draw parts of the story into this SVG file")

@@ -1,1 +1,1 @@
-"""Programs of the house: what is made from the migrations, mutations, and the release."""
+"""Programs for maintainers: they generate files from the migrations, try mutations and release."""

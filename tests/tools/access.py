@@ -1,7 +1,7 @@
-"""Writes what `keylatch audit` expects, access.json, from what a fresh install allows.
+"""Writes access.json, the access that `keylatch audit` expects, from a fresh install.
 
-Read the difference to the file before: it is what somebody may do now and could not do before, or
-the other way round. The tests of the audit compare every installation with it.
+Read the difference to the old file: it shows what a role may do now and could not do before, or the
+reverse. The tests of the audit compare every installation with this file.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from keylatch_cli.install.migrations import Choice
 from stack import Database, Server
 
 FILE = Path(auditing.__file__).parent / "access.json"
-# The columns or functions that come out alike, by part, table or schema, operation, and outcomes.
+# The columns or functions with equal outcomes, by part, table or schema, operation, and outcomes.
 Tree = dict[str, dict[str, dict[str, dict[str, list[str]]]]]
 
 
 def access() -> str:
-    """Audit an installation with everything, and put together what comes out alike."""
+    """Audit an installation with all modules, and group the tries with equal outcomes."""
     with Server() as server, Database(server, "access") as database:
         server.install_platform(database.name)
         owner = database.connect()
@@ -44,7 +44,7 @@ def access() -> str:
 
 
 def _written(found: Tree) -> str:
-    """Returns JSON with one line for all tests that have the same outcome."""
+    """The JSON, with one line for all tries that have equal outcomes."""
 
     def line(alike: dict[str, list[str]]) -> str:
         pairs = [

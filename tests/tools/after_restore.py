@@ -1,7 +1,7 @@
-"""Writes sql/ops/after_restore.sql from the migrations: grants, triggers and rows, once more.
+"""Writes sql/ops/after_restore.sql: the grants, triggers and rows of the migrations.
 
-`make generate` writes it; with --check it only says whether the file in the tree is what it should
-be, and exits with 1 if not.
+`make generate` runs this program. With --check it writes nothing, and exits with 1 if the file in
+the tree is out of date.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ drop function pg_temp.keylatch_state();
 
 
 def after_restore() -> str:
-    """Builds the file."""
+    """The text of the file."""
     base = migrations()[0].read_text()
     version = re.search(r"installation \(schema_version\) values \('(.*)'\)", base)
     assert version
@@ -185,13 +185,13 @@ def after_restore() -> str:
 
 
 def _role(text: str) -> str:
-    """The two blocks that make the role and its members."""
+    """The two blocks of SQL that create the role and its members."""
     start = text.index("do $$\nbegin\n  if pg_catalog.to_regrole('keylatch_resolver')")
     return text[start : text.index("\ncreate table keylatch_internal.errors")]
 
 
 def _part(title: str, files: list[Path]) -> str:
-    """What one part of keylatch is made whole with, where it is installed."""
+    """The block of SQL that repairs one part of keylatch if the part is installed."""
     text = "".join(file.read_text() for file in files)
     made = re.search(r"^create (table|function) ([a-z_.]+)", text, re.M)
     assert made
@@ -206,7 +206,7 @@ def _part(title: str, files: list[Path]) -> str:
         r"^(update keylatch_internal.installation set .*'(\w+)'\));", text, re.M
     ):
         lines.append(f"{match[1]}\nwhere '{match[2]}' <> all (modules);")
-    # A line of a comment may begin with one of these words, too: `on` must follow.
+    # A line of a comment can begin with revoke or grant too, so `on` must follow.
     statements = (
         r"^(?:alter table [a-z_.]+\s+enable \w+ trigger|(?:revoke|grant)\s[a-z_,()\s]*?\bon)\s.*?;$"
     )

@@ -1,7 +1,7 @@
-"""`make audit`: ask a database every question of sql/audit, and print what it answers.
+"""`make audit`: run every query of sql/audit on a database, and print the answers.
 
-It asks the database of `DATABASE_URL`, else the stack that `make up` started, in transactions that
-cannot write.
+The database is that of `DATABASE_URL`, else that of the stack that `make up` started. The queries
+run in transactions that cannot write.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ QUESTIONS = ROOT / "sql" / "audit"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One file: what it asks, and the statement.
+    """One file of sql/audit: a question and its query.
 
     Attributes:
         path: The file.
-        text: Its first line.
-        columns: The columns that its comment explains, in their order.
-        statement: All of it.
+        text: The question, which is the file's first line.
+        columns: The columns that the file's comment explains, in order.
+        statement: The whole file.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Question:
 
 
 def questions() -> list[Question]:
-    """Read all files, by name."""
+    """Read all files, in the order of their names."""
     return [_read(path) for path in sorted(QUESTIONS.glob("*.sql"))]
 
 
@@ -49,7 +49,7 @@ def _read(path: Path) -> Question:
     comment = [line.removeprefix("--") for line in statement.splitlines() if line[:2] == "--"]
     columns: list[str] = []
     for line in comment[1:]:
-        # `-- name, other  what it is`: two spaces end the names of columns.
+        # `-- name, other  meaning`: two spaces end the names of columns.
         names, gap, _ = line.removeprefix(" ").partition("  ")
         if gap and all(map(str.isidentifier, names.split(", "))):
             columns += names.split(", ")
@@ -74,7 +74,7 @@ def ask(url: str) -> None:
                 cursor = connection.execute(question.statement.encode())
                 rows = cursor.fetchall()
             except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedFunction):
-                # A module, or keylatch's own tenancy: the file says which it needs.
+                # The database lacks the module or the tenancy that the file needs.
                 console.print("not installed", style="dim")
                 continue
             finally:
@@ -91,7 +91,7 @@ def ask(url: str) -> None:
 
 
 def main() -> int:
-    """Ask, and return the exit code: 1 if no database is there to ask."""
+    """Ask, and return the exit code: 1 if there is no database to ask."""
     url = _database()
     if url is None:
         print("no database to ask: run `make up`, or set DATABASE_URL", file=sys.stderr)

@@ -1,7 +1,7 @@
-"""The software bill of materials of a release (SBOM): a CycloneDX file beside its packages.
+"""The software bill of materials (SBOM) of a release: a CycloneDX file beside the packages.
 
-The package itself needs nothing but Python. Each library of its extras is an optional component, in
-the version of tests/requirements.lock: the one that the release was tested with.
+The package itself needs only Python. Each library of the extras is an optional component. Its
+version is the version in tests/requirements.lock, with which the release was tested.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ LOCK = Path(__file__).parents[1] / "requirements.lock"
 
 
 class Unlocked(Exception):
-    """A library is installed in another version than the one of the lock file."""
+    """The installed version of a library differs from the version in the lock file."""
 
 
 def write_bill(wheel: Path, sdist: Path, epoch: int) -> None:
-    """Write the bill beside the packages; the same bytes for the same packages and time."""
+    """Write the SBOM beside the packages; equal packages and times give equal bytes."""
     (built,) = distributions(path=[str(wheel)])
     product = _component(built)
     product.licenses = [DisjunctiveLicense(id=built.metadata["License-Expression"])]
@@ -53,7 +53,7 @@ def write_bill(wheel: Path, sdist: Path, epoch: int) -> None:
 
 
 def _add(bom: Bom, component: Component, of: Distribution, extras: list[str]) -> None:
-    """Add what a component requires, and what that requires in turn."""
+    """Add the requirements of a component, and their requirements in turn."""
     needed = []
     for wanted in map(Requirement, of.requires or []):
         if wanted.marker and not any(

@@ -1,4 +1,4 @@
-"""Runs the TypeScript compiler on the examples and on tests of the types."""
+"""Runs the TypeScript compiler on the examples and on the tests of the types."""
 
 import subprocess
 from pathlib import Path
@@ -9,14 +9,14 @@ EXAMPLES = ROOT / "supabase" / "examples"
 
 
 def compile_project(project: Path, target: Path | None = None) -> str:
-    """Check the types of a project, and write its JavaScript if told where.
+    """Check the types of a project, and write its JavaScript if `target` is given.
 
     Args:
-        project: The directory of its tsconfig.json.
-        target: The directory for its folders as below `supabase`; nothing is written without it.
+        project: The directory of the project's tsconfig.json.
+        target: The directory for the JavaScript, in the same folders as below `supabase`.
 
     Returns:
-        What the compiler found; nothing if all is well.
+        The compiler's errors; an empty text if there are none.
     """
     output = ["--noEmit"] if target is None else ["--outDir", str(target)]
     result = subprocess.run(

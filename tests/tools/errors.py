@@ -44,7 +44,7 @@ def page(connection: psycopg.Connection[DictRow]) -> str:
     ]
     for row in rows:
         slug, code = row["slug"], row["code"]
-        # What PostgREST answers to other codes than PTxyz.
+        # PostgREST maps PTxyz to HTTP status xyz, and the other codes to these statuses.
         status = code[2:] if code.startswith("PT") else "401 or 403" if code == "42501" else "400"
         cause, kind = causes.get(slug, MISSING), CLASS_BY_SLUG[slug].__name__
         name = f'<a id="{slug}"></a>`{slug}`'

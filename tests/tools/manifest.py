@@ -1,7 +1,7 @@
-"""Writes the manifest that `keylatch doctor` compares with, from fresh installs.
+"""Writes the manifest with which `keylatch doctor` compares a database, from fresh installs.
 
-`make generate` writes it; with --check it only says whether the file in the tree is what it should
-be, and exits with 1 if not.
+`make generate` runs this program. With --check it writes nothing, and exits with 1 if the file in
+the tree is out of date.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FILE = Path(catalog.__file__).parent / "manifest.json"
 
 
 class _Found(NamedTuple):
-    """What an install made: objects, and the number of rows that the migrations wrote."""
+    """The objects of an install, and the number of rows that the migrations wrote."""
 
     entries: dict[Name, Entry]
     rows: dict[str, int]
 
 
 def manifest(server: Cluster) -> str:
-    """Describe what each part makes or changes, on the core and the modules that it needs."""
+    """Describe the objects that each part adds to the core and the modules that it needs."""
     release = shipped()
     base: dict[frozenset[str], _Found] = {}
     parts, rows = {}, {}
@@ -50,7 +50,7 @@ def manifest(server: Cluster) -> str:
         }
     head = json.dumps({"schema_version": release.version, "rows": rows})[:-1]
     dense = (",", ":")
-    # A line for each object, so that a difference between two versions can be read.
+    # One line for each object, so that a diff between two versions is readable.
     texts = (
         f'"{part}": [\n'
         + ",\n".join(
@@ -68,7 +68,7 @@ def _installed(
     parts: Collection[str],
     known: dict[frozenset[str], _Found],
 ) -> _Found:
-    """Install these parts in a database of its own, and read what is there."""
+    """Install these parts in a new database, and read its catalog."""
     if frozenset(parts) not in known:
         with Database(server, f"manifest_{uuid4().hex}") as database:
             server.install_platform(database.name)

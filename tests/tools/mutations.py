@@ -1,13 +1,13 @@
-"""`make mutations`: remove each guard of the database, and check that a test goes red.
+"""`make mutations`: remove each guard of the database, and check that a test fails.
 
-The guards are read from the catalog, so that a new one is tried as well: triggers, policies, row
-level security, constraints and unique indexes, and what is granted. For each a copy of a migrated
-database loses it. Then three ask, one after the other until one sees it: `keylatch audit`, which
-tries everything as everybody; the pgTAP files; and the suite on a template that has lost it. What
-only compares with a list of what should be there is not asked: it would notice anything.
+The guards are triggers, policies, row level security, constraints, unique indexes and grants. They
+are read from the catalog, so a new guard is tried as well. Each guard is removed from a clone of a
+migrated database. Then up to three checks run, until one fails: `keylatch audit`, which tries
+everything as every role; the pgTAP files; and the test suite on a template without the guard. Tests
+that only compare the database with a list do not run, because they notice every change.
 
-What saw which is written to mutations.json, and a test of the suite holds that against the
-catalog: a guard that was never taken away, or that nothing missed, is a failure there.
+mutations.json records which check failed for which guard. A test of the suite compares this file
+with the catalog. The test fails if a guard was never removed, or if no check noticed its removal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from stack.database import make_template
 from stack.tools import TESTS, pg_prove
 
 RESULTS = Path(__file__).parent / "mutations.json"
-# These compare with a list, and go red whatever is changed: no proof of anything.
+# These tests compare with a list and fail after any change, so they prove nothing.
 LISTS = "grants.test.sql"
 SUITE = ["core", "modules", "client", "web", "security"]
 SUITE_LISTS = [
@@ -102,8 +102,8 @@ class Guard(NamedTuple):
 
     Attributes:
         kind: trigger, policy, row security, check, unique, foreign key or grant.
-        name: Which.
-        removal: The statement that takes it away.
+        name: The name of the guard, with its table.
+        removal: The statement that removes the guard.
     """
 
     kind: str
@@ -117,7 +117,7 @@ def guards(connection: psycopg.Connection[tuple[str, str, str]]) -> list[Guard]:
 
 
 def seen_by_audit(database: Database) -> list[str]:
-    """Ask `keylatch audit`."""
+    """Run `keylatch audit`; return its name if it failed."""
     with psycopg.connect(database.url, autocommit=True) as owner:
         try:
             is_clean = audit(owner).is_clean
@@ -127,7 +127,7 @@ def seen_by_audit(database: Database) -> list[str]:
 
 
 def seen_by_pgtap(database: Database) -> list[str]:
-    """Ask the pgTAP files, and name those that failed."""
+    """Run the pgTAP files; return the names of those that failed."""
     done = subprocess.run(
         [pg_prove(), "--quiet", *(path for path in specification() if path.name != LISTS)],
         env=libpq(database),
@@ -141,7 +141,7 @@ def seen_by_pgtap(database: Database) -> list[str]:
 
 
 def seen_by_suite(guard: Guard, paths: list[str]) -> list[str]:
-    """Ask the tests in Python below these paths, and name the first ones that failed."""
+    """Run the Python tests below these paths; return the names of the first that failed."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-n", "2", "-m", "not one_server", *paths]
         + [f"--ignore={path}" for path in SUITE_LISTS],
@@ -157,7 +157,7 @@ def seen_by_suite(guard: Guard, paths: list[str]) -> list[str]:
 
 
 def main() -> int:
-    """Try each guard, print and save what went red; 1 where one survived."""
+    """Try each guard; print and save the failed checks. Return 1 if no check failed for a guard."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="guards of this kind, or whose name has this")
     parser.add_argument("--new", action="store_true", help="those that nothing is known to miss")

@@ -1,16 +1,17 @@
-"""The pages that users read (README.md and sql/docs), run as they stand.
+"""Runs the pages that users read (README.md and sql/docs).
 
-A page is run from top to bottom, as a reader would: the blocks of one page share a directory, a
-shell, a session of psql and the names of Python. What a fence says is what happens:
+A page runs from top to bottom. The blocks of one page share a directory, a shell, a session of psql
+and the names of Python. The language of a fence decides what happens:
 
-- `sh`, `sql`, `python`: the block runs and has to succeed. A Python block whose first line is a
-  comment with a path is written to that file instead, and so is a block of any other language.
-- `console` and `psql`: a transcript. Lines that begin with `$ ` or `=> ` are run, and what they
-  print has to be what stands below them.
-- `text` right after a block that ran: what that block printed.
+- `sh`, `sql`, `python`: the block runs and must succeed. A Python block that begins with a comment
+  with a path is written to this file instead, and so is a block of any other language.
+- `console` and `psql`: a transcript. Lines that begin with `$ ` or `=> ` run, and their output must
+  be the lines below them.
+- `text` right after a block that ran: the output of that block.
 
-Pages show the addresses of Supabase's local stack; the test puts its own in their place, and back.
-Keys, ids, times and hashes differ from run to run, so they are compared by their form alone.
+Pages show the addresses of Supabase's local stack. The test replaces these addresses with its own,
+and its own in the output with these. Keys, ids, times and hashes differ in each run, so only their
+form is compared.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _PROMPTS = {"console": "$ ", "psql": "=> "}
 _ENDS_SQL = re.compile(r"(;|\\\w+.*)$")
 _ENDS_SH = re.compile(r"[^\\]$")
 _END = "--- end of the statement ---"
-# What differs from run to run, the longest form first.
+# The values that differ in each run, the longest form first.
 _CHANGING = [
     (re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+"), "<token>"),
     (re.compile(r"\b[a-z][a-z0-9]{1,11}_(?:pk|sk)_(?:live|test)_(?:\w{36}|\.\.\.\w{4})"), "<key>"),
@@ -58,9 +59,9 @@ class Block:
     """A fenced block of a page.
 
     Attributes:
-        language: What the fence says.
-        text: What stands between the fences.
-        start: Where the text begins in the page.
+        language: The language of the fence.
+        text: The text between the fences.
+        start: The offset of the text in the page.
     """
 
     language: str
@@ -69,24 +70,24 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """Returns the fenced blocks of a page, in order."""
+    """The fenced blocks of a page, in order."""
     return [Block(found[1], found[2], found.start(2)) for found in _FENCE.finditer(page)]
 
 
 def form(text: str) -> str:
-    """Replaces values that differ from run to run by their format."""
+    """Replace the values that differ in each run with names of their forms."""
     for pattern, word in _CHANGING:
         text = pattern.sub(word, text)
     return text.strip()
 
 
 class Reader:
-    """Who reads a page and does what it says; a context manager.
+    """Runs the blocks of a page; a context manager that ends the shell and psql.
 
     Attributes:
-        directory: Where the reader is.
+        directory: The current directory of the blocks.
         environment: The variables of the shell, of psql and of Python.
-        names: What the page's Python has defined.
+        names: The names that the page's Python has defined.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class Reader:
 
         Args:
             directory: The current directory.
-            environment: The variables, `DATABASE_URL` among them.
-            addresses: What a page shows, and what it is here.
+            environment: The variables; they must include `DATABASE_URL`.
+            addresses: Each address that a page shows, with the real address in this test.
         """
         self.directory, self.environment = directory, dict(environment)
         self.names: dict[str, Any] = {"__name__": "page"}
@@ -109,16 +110,16 @@ class Reader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the shell and psql, with all that they started."""
+        """End the shell and psql, and all processes that they started."""
         for program in self._programs.values():
             os.killpg(program.pid, signal.SIGKILL)
             program.communicate()
 
     def read(self, page: str) -> str:
-        """Run a page, and give it with what its transcripts printed this time.
+        """Run a page, and return the page with the output of this run in its transcripts.
 
         Raises:
-            AssertionError: A block failed; the message is what it printed.
+            AssertionError: A block failed; the message is the block's output.
         """
         found, printed = page, ""
         moved = 0
@@ -170,18 +171,18 @@ class Reader:
         return output.getvalue()
 
     def _transcript(self, block: Block) -> str:
-        """Run what follows the prompts, and give the block with what that prints."""
+        """Run the lines after the prompts, and return the block with the new output."""
         prompt = _PROMPTS[block.language]
         language = "sql" if block.language == "psql" else "sh"
         told = []
         for statement in _statements(block.text, prompt):
             printed, _ = self._tell(language, self._real(statement))
             told.append(f"{prompt}{statement}\n{self._shown(printed)}")
-        # psql ends a table with an empty line, which nobody misses at the end of a block.
+        # psql ends a table with an empty line. Pages leave it out at the end of a block.
         return "".join(told).rstrip("\n") + "\n"
 
     def _tell(self, language: str, text: str) -> tuple[str, bool]:
-        """Sends a text to the shell or psql. Returns the output, and whether it failed."""
+        """Send a text to the shell or psql. Return the output, and whether the text failed."""
         program = self._program(language)
         assert program.stdin is not None
         assert program.stdout is not None
@@ -223,7 +224,7 @@ class Reader:
 
 
 def _statements(text: str, prompt: str) -> Iterator[str]:
-    """Yields the input after each prompt: SQL up to a semicolon, a command, or a shell line."""
+    """Yield the input after each prompt: SQL up to a semicolon, a psql command, or a shell line."""
     lines = iter(text.splitlines())
     for line in lines:
         if not line.startswith(prompt):

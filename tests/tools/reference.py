@@ -1,12 +1,12 @@
-"""Writes sql/REFERENCE.md from a fresh install: what `comment on`, the grants and policies say.
+"""Writes sql/REFERENCE.md from the comments, grants and policies of a fresh install.
 
-It writes sql/docs/errors.md, too; see tools/errors.py.
+It also writes sql/docs/errors.md; see tools/errors.py.
 
-The core comes first, then the tenancy, then a chapter for each module: an object belongs to the
-part whose migrations made it.
+The core comes first, then the tenancy, then a chapter for each module. An object belongs to the
+part whose migrations create it.
 
-`make generate` writes it; with --check it only says whether the file in the tree is what it should
-be, and exits with 1 if not.
+`make generate` runs this program. With --check it writes nothing, and exits with 1 if a file in the
+tree is out of date.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Through PostgREST a call is `POST /rest/v1/rpc/<call>` with the headers `Content
 and `Accept-Profile: keylatch`; the arguments are the JSON body.
 """
 
-# Types as people write them, grants as role names; the owner's own rights go without saying.
+# The grants of the owner are left out.
 CALLS = """
 select
   p.proname as name,
@@ -105,7 +105,7 @@ order by relation, command
 
 POLICY_FIELDS = ("relation", "command", "roles")
 
-# Object ids only grow here, so what a part makes has higher ones than all before it.
+# Object ids only grow in a new database, so the objects of a part have higher ids than all before.
 NEWEST = """
 select max(o.oid)::bigint as newest
 from (
@@ -119,7 +119,7 @@ from (
 
 
 def sentence(text: str | None) -> str:
-    """A comment as one cell of a table."""
+    """A comment as the text of one table cell."""
     return " ".join((text or "").split()).replace("|", "\\|")
 
 
@@ -130,12 +130,12 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def chapter(connection: psycopg.Connection[dict[str, Any]], after: int) -> list[str]:
-    """Everything that came into the database after the object of this id."""
+    """The lines about all objects that were created after the object with the id `after`."""
     bounds = {"after": after}
     parts: list[str] = []
     for call in connection.execute(CALLS, bounds):
         parts.append(f"### {call['name']}\n")
-        # Defaults without the casts that PostgreSQL writes behind them.
+        # Remove the casts that PostgreSQL adds to the defaults.
         plain = re.sub(r"::[a-z ]+(\[\])?", "", call["arguments"])
         arguments = "".join(f"\n  {argument}," for argument in plain.split(", "))
         listed = f"({arguments[:-1]}\n)" if call["arguments"] else "()"
@@ -181,10 +181,10 @@ def chapter(connection: psycopg.Connection[dict[str, Any]], after: int) -> list[
 
 
 def reference(database: Database) -> str:
-    """The whole page, of a database that has the platform and nothing of keylatch."""
+    """Install keylatch part by part in a database with the platform, and return the page."""
     page = [HEAD]
     with psycopg.connect(database.url, row_factory=dict_row, autocommit=True) as connection:
-        # Names of types and tables as a reader has to write them.
+        # An empty search_path makes PostgreSQL print names with their schema.
         connection.execute("set search_path = ''")
         for title, about, files in parts():
             newest = connection.execute(NEWEST).fetchone()

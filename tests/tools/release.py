@@ -1,9 +1,9 @@
-"""`make release VERSION=…`: check all that a release promises, write what it needs, and tag it.
+"""`make release VERSION=…`: check the release, write the version, build the packages and tag.
 
-It refuses on a tree that is not committed, on a red test, on a released upgrade that was changed,
-on an upgrade that does not end where a fresh installation does, and on packages that hold more or
-other bytes than the commit gives. Nothing leaves the machine: look at the commit, the tag and the
-packages, and push them yourself.
+The command refuses a tree with uncommitted changes, a failed test, a change of a released upgrade,
+an upgrade whose result differs from a fresh installation, and packages that differ from a build of
+the commit alone. It pushes nothing: check the commit, the tag and the packages, then push them
+yourself.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from stack.tools import ROOT
 from tools.bill import Unlocked, write_bill
 
 UPGRADES = "sql/upgrades"
-# What makes the schema: where it changes, the schema has a new version, and an upgrade leads there.
+# The sources of the schema. A change in them needs a new schema version and an upgrade to it.
 SCHEMA = ("supabase/migrations", "sql/modules.toml")
-# What is installed and upgraded: the most there is, and the least.
+# The installations that are upgraded: the largest and the smallest.
 KINDS: tuple[tuple[tuple[str, ...], Choice, Tenancy], ...] = (
     (("--all",), Choice(all=True), "keylatch"),
     (("--only", "core"), Choice(only=("core",)), "own"),
@@ -45,12 +45,12 @@ GIT = shutil.which("git") or "git"
 PACKAGES = ROOT / "python_client" / "dist"
 UNRELEASED = "## Unreleased\n"
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
-# All that an upgrade has to keep, with what a key is known by.
+# The rows that an upgrade must keep.
 KEPT = """
 select to_jsonb(k) from keylatch_internal.keys as k order by k.id
 """
 PROGRAM = "from keylatch_cli import main; main()"
-# What the program of a release does all day.
+# Typical calls of a program that uses a release.
 PREVIOUS_CLIENT = """
 import os, sys, uuid
 import psycopg
@@ -71,11 +71,11 @@ assert {key.id for key in admin.list(workspace)} >= {issued.id, successor.id}
 
 
 class Refused(Exception):
-    """Why there is no release, in a sentence."""
+    """The release is refused; the message is the reason."""
 
 
 def git(*arguments: str, **variables: str) -> str:
-    """What git says of this tree."""
+    """The output of git in this repository."""
     done = subprocess.run(
         [GIT, "-C", ROOT, *arguments],
         env={**os.environ, **variables},
@@ -87,7 +87,7 @@ def git(*arguments: str, **variables: str) -> str:
 
 
 def changed_upgrades() -> list[str]:
-    """The released upgrades that are not what they were: a database has run the old ones."""
+    """The released upgrades that were changed; databases may have run the old text."""
     last = last_release()
     if last is None:
         return []
@@ -96,7 +96,7 @@ def changed_upgrades() -> list[str]:
 
 
 def is_schema_changed(last: str | None) -> bool:
-    """Whether the schema is another than that of the last release."""
+    """Whether the schema differs from the schema of the last release."""
     return last is None or git("diff", "--name-only", last, "--", *SCHEMA) != ""
 
 
@@ -107,7 +107,7 @@ def last_release() -> str | None:
 
 
 def check(version: str) -> None:
-    """Refuse what can be seen without running anything."""
+    """Refuse a release for all reasons that are visible before any test runs."""
     last = last_release()
     if not VERSION.fullmatch(version):
         raise Refused(f"{version} is not a version such as 1.2.3.")
@@ -127,18 +127,18 @@ def check(version: str) -> None:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """A version to compare with."""
+    """A version as numbers, to compare."""
     return tuple(int(part) for part in version.split("."))
 
 
 def notes() -> str:
-    """What the changelog says of this release."""
+    """The text of the changelog about this release."""
     _, _, rest = CHANGELOG.read_text().partition(UNRELEASED)
     return rest.partition("\n## ")[0].strip()
 
 
 def prove_upgrade() -> str:
-    """Install afresh; and the last release, and upgrade that. Give what was compared."""
+    """Compare a fresh install with the last release after its upgrade; return a description."""
     last = last_release()
     janitor = Janitor()
     said = []
@@ -164,7 +164,7 @@ def prove_upgrade() -> str:
 
 
 def unpack(last: str, directory: Path) -> None:
-    """Write what a release needs to be installed and used into a directory."""
+    """Extract the files that install and use a release into a directory."""
     archive = subprocess.run(
         [GIT, "-C", ROOT, "archive", last, "sql", "supabase", "python_client"],
         capture_output=True,
@@ -203,7 +203,7 @@ def upgrade(database: Database, last: str, old: Path, options: tuple[str, ...]) 
 
 
 def python(program: str, source: Path, *arguments: str, **variables: str) -> str:
-    """Run a program with the client of that directory, and give what it prints."""
+    """Run a program with the client in a directory, and return its output."""
     environment = {**os.environ, "PYTHONPATH": str(source), **variables}
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
@@ -216,7 +216,7 @@ def python(program: str, source: Path, *arguments: str, **variables: str) -> str
 
 
 def client_knows_an_old_schema(database: Database) -> None:
-    """Refuse a client whose doctor does not say that the schema is older than it."""
+    """Refuse the release unless `keylatch doctor` says that the schema is older than the client."""
     environment = {**os.environ, "DATABASE_URL": database.url}
     environment["PYTHONPATH"] = str(INIT.parents[1])
     doctor = subprocess.run(
@@ -242,13 +242,13 @@ def write(version: str) -> None:
     git("add", "--all")
     epoch = int(now.timestamp())
     build_twice(epoch)
-    # A build of the tag with the time of its commit gives the same packages.
+    # A build of the tag with the time of its commit makes the same packages.
     git("commit", "--message", f"Release {version}", GIT_COMMITTER_DATE=f"{epoch} +0000")
     git("tag", "--annotate", f"v{version}", "--message", f"keylatch {version}")
 
 
 def build_twice(epoch: int) -> None:
-    """Build here and from the files of the commit alone, and refuse packages that differ."""
+    """Build here and from the committed files alone; refuse packages that differ."""
     shutil.rmtree(PACKAGES, ignore_errors=True)
     with TemporaryDirectory() as directory:
         git("checkout-index", "--all", f"--prefix={directory}/")
@@ -262,7 +262,7 @@ def build_twice(epoch: int) -> None:
 
 
 def build(source: Path, epoch: int) -> dict[str, bytes]:
-    """Build the wheel and the sdist, and give their bytes by name."""
+    """Build the wheel and the sdist, and return their bytes by name."""
     done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--directory", source / PACKAGES.name],
         cwd=source,
@@ -276,7 +276,7 @@ def build(source: Path, epoch: int) -> dict[str, bytes]:
 
 
 def main() -> int:
-    """Cut a release, or say why there is none."""
+    """Make a release, or print why it is refused."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("version")
     version: str = parser.parse_args().version

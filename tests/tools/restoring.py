@@ -1,7 +1,7 @@
-"""Writes sql/docs/restoring_ways.md from the ways that the tests run.
+"""Writes sql/docs/restoring_ways.md from the ways to restore that the tests run.
 
-`make generate` writes it; with --check it only says whether the file in the tree is what it should
-be, and exits with 1 if not.
+`make generate` runs this program. With --check it writes nothing, and exits with 1 if the file in
+the tree is out of date.
 """
 
 from __future__ import annotations

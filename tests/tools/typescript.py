@@ -1,10 +1,11 @@
 """Writes supabase/types/keylatch.ts, the API of a fresh install as TypeScript types.
 
-The Supabase CLI's `gen types` makes the file. This program adds what the CLI does not know: which
-text is one of a few words, which argument may be null, and which field of a result never is.
+The Supabase CLI's `gen types` makes the file. This program adds facts that the CLI does not know:
+which text is one of a few words, which argument may be null, and which field of a result is never
+null.
 
-`make generate` writes the file; with --check it only says whether the file in the tree is what it
-should be and the examples compile with it, and exits with 1 if not.
+`make generate` runs this program. With --check it writes nothing, and exits with 1 if the file in
+the tree is out of date or the examples do not compile with the file.
 """
 
 from __future__ import annotations
@@ -40,17 +41,17 @@ BODY = "select prosrc from pg_proc where oid = to_regproc(%s)"
 WORD = r"'(\w+)'"
 CASE = r"(?:then|else)\s+'(\w+)'"
 
-# A text that is one of a few words: the words' name, the field, and where the database has them.
+# Texts that are one of a few words: the type's name, the field, and the words' place.
 WORDS = [
     ("Kind", "kind", CONSTRAINT, "keys_kind_check", WORD),
     ("Environment", "environment", CONSTRAINT, "keys_environment_check", WORD),
     ("Status", "keys.status", VIEW, "keylatch.keys", CASE),
     ("Status", "imported_keys.status", VIEW, "keylatch.keys", CASE),
     ("LegacyStatus", "legacy_keys.status", VIEW, "keylatch.legacy_keys", CASE),
-    # The view shows the status of the key, but for an active one.
+    # Before its upgrade, legacy_keys shows the status of the key, but `waiting` for `active`.
     ("LegacyStatus", "legacy_keys.status", VIEW, "keylatch.keys", r"then\s+'(?!active)(\w+)'"),
     ("Verdict", "verdict", BODY, "keylatch_internal.key_form", CASE),
-    # What is compared there is a form, a kind or nothing; all other words are verdicts.
+    # Words after `= ` or `when ` are compared there and are no verdicts; all other words are.
     ("Verdict", "verdict", BODY, "keylatch_internal.key_verdict", rf"(?<!= )(?<!when ){WORD}"),
     ("EventName", "event", BODY, "keylatch_internal.record_new_key", CASE),
     ("EventName", "event", BODY, "keylatch_internal.record_change", CASE),
@@ -84,15 +85,15 @@ JSON_OBJECTS = {
 
 
 class Facts:
-    """What the database and the models of the Python client say, and the CLI does not.
+    """Facts from the database and the Python client's models that the CLI does not know.
 
     Attributes:
-        words: The words of each name in `WORDS`, in their order.
-        used: The names in `WORDS` that some field has.
+        words: The words of each name in `WORDS`, in order.
+        used: The names in `WORDS` that are the type of some field.
     """
 
     def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-        """Ask for all of it."""
+        """Read the facts from the database."""
         self.words: dict[str, dict[str, None]] = {}
         for name, _, query, argument, pattern in WORDS:
             (text,) = connection.execute(query, [argument]).fetchone() or (None,)
@@ -105,7 +106,7 @@ class Facts:
         self._nullable: set[tuple[str, str]] = set()
 
     def refine(self, section: str, owner: str, part: str, field: str, given: str) -> str:
-        """Returns the type of a field, from its place and the type that the CLI gave it."""
+        """Return the exact type of a field, from its place and the type that the CLI gave."""
         text, bar, _ = given.partition(" | null")
         if text == "never":
             return text
@@ -116,7 +117,7 @@ class Facts:
         else:
             comment, names, defaults = self._functions[owner]
             if field == "Returns":
-                # One value, and none where the comment says so; a row of a type is never null.
+                # A single value may be null if the comment says so. A row of a type is never null.
                 null = not text.startswith("Database[") and bool(re.search(r"\bnull\b", comment))
                 return f"{text} | null" if null else text
             null = (dict(zip(names, defaults, strict=True))[field] or "").startswith("NULL")
@@ -134,14 +135,14 @@ class Facts:
         return "JsonObject" if field in JSON_OBJECTS and "Json" in text else text
 
     def _may_be_null(self, owner: str, field: str) -> bool:
-        """Whether a field may be null of which the catalog does not say that it is never null."""
+        """Whether a field may be null; the catalog does not say that the field is never null."""
         is_type, comment, fields = self._relations[owner]
         if model := self._model(owner, fields):
             kinds = {each.name: str(each.type) for each in dataclasses.fields(model)}
             return kinds.get(field, "None").endswith("None")
         if not is_type:
             return True
-        # A row of a list: its place, and what a single answer has, or nulls.
+        # A row of a batch: its position, and the fields of a single answer, which may be null.
         for other, (_, _, fewer) in self._relations.items():
             if set(fewer) < set(fields) and self._model(other, fewer):
                 return field in fewer
@@ -149,7 +150,7 @@ class Facts:
         return False
 
     def _model(self, owner: str, fields: list[str]) -> type | None:
-        """The model of the client that names this relation, or has the fields of this type."""
+        """The model of the client that names this relation or has the same fields."""
         found = [
             model
             for model in MODELS
@@ -161,7 +162,7 @@ class Facts:
 
 
 def types(database: Database) -> str:
-    """The file: what the CLI prints, indented, with a line and an exact type for each field."""
+    """The text of the file: the CLI's output with one line and the exact type for each field."""
     command = ["gen", "types", "--lang", "typescript", "--schema", "keylatch"]
     printed = run_supabase(command, database.url)
     parts = re.fullmatch(
@@ -180,7 +181,7 @@ def types(database: Database) -> str:
 
 
 def _broken(text: str) -> str:
-    """A line for each field, and a name for what a row of a relation is."""
+    """Put each field on a line of its own, and name the row of a relation by its view."""
     row = r'Returns: \{[^}]*\}(\[\])?(?=\s*SetofOptions: \{\s*from: "\*"\s*to: "(\w+)")'
     for pattern, new in (
         (row, r'Returns: Database["keylatch"]["Views"]["\2"]["Row"]\1'),
@@ -221,7 +222,7 @@ def _indented(text: str) -> str:
     depth = 0
     lines: list[str] = []
     for line in filter(None, map(str.strip, text.splitlines())):
-        # Between two definitions; the CLI has an empty line there.
+        # An empty line separates two definitions, as in the CLI's output.
         if lines and not depth and re.match(r"(export )?(type|const) ", line):
             lines.append("")
         closes_first = len(line) - len(line.lstrip("}])"))
