@@ -1,11 +1,11 @@
-"""What a database's catalog says of keylatch, as sorted lines: equal lines, equal installations."""
+"""The catalog of an installation as sorted lines: equal installations have equal lines."""
 
 from typing import Any
 
 import psycopg
 
-# Each query gives lines that begin with what they are about. %(schemas)s are the schemas to read;
-# the owner of keylatch is called "owner", whoever that is, and nothing is told by its number.
+# Each query returns lines that begin with the name of an object. %(schemas)s are the schemas to
+# read. Every owner of keylatch is called "owner", and no line contains an object id.
 _WHO = (
     "case a.{0} when 0 then 'public'"
     " when (select nspowner from pg_namespace where nspname = 'keylatch') then 'owner'"
@@ -111,17 +111,17 @@ SCHEMAS = ("keylatch", "keylatch_internal")
 
 
 def access(url: str, *, is_whole: bool = True) -> list[str]:
-    """Who may do what with every schema, table, view, column, function and type.
+    """The grants on every schema, table, view, column, function and type.
 
     Args:
-        url: The database.
-        is_whole: Whether there must be grants of each kind.
+        url: The URL of the database.
+        is_whole: Whether each kind of object must have grants.
     """
     return _lines(url, _ACCESS, is_whole=is_whole)
 
 
 def fingerprint(url: str) -> list[str]:
-    """All of the catalog: the shape, the code, the guards, the comments, and `access`."""
+    """The whole catalog: tables, functions, guards, comments, and the lines of `access`."""
     return _lines(url, _SHAPE) + _lines(url, _ACCESS)
 
 

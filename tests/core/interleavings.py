@@ -1,10 +1,10 @@
-"""What two sessions can do to each other: each pair of calls, one of them held open.
+"""Each pair of calls in two sessions, while the transaction of the first call is open.
 
-`python -m core.interleavings`, run in tests, writes the table of outcomes, interleavings.json; a
-test makes it anew and compares. The scene of each case is a workspace of its own with a key, its
-successor (both resolve: a grace), and an imported key that waits for its first use. The first
-session makes its call and stays open; the second makes its call, and waits or does not; then the
-first commits, or rolls back, and the second ends.
+`python -m core.interleavings`, run in tests, writes the outcomes to interleavings.json. A test
+computes the outcomes again and compares. Each case has a new workspace with a key in its grace, the
+key's successor, and an imported key that waits for its first use. The first session makes its call
+and keeps its transaction open. The second session makes its call, which may wait. Then the first
+session commits or rolls back, and the second session ends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stack.database import make_template
 FILE = Path(__file__).with_name("interleavings.json")
 ORIGIN = "https://shop.example"
 OLD_SECRET = "an-older-systems-Secret-"
-# {w}, {key}, {successor}, {waiting} and {old} are of the scene; the role comes first.
+# The role and the statement of each call. The names in braces are the fields of `Scene`.
 CALLS = {
     "issue": ("authenticated", "select keylatch.issue_key('{w}')"),
     "rotate": ("authenticated", "select keylatch.rotate_key('{successor}')"),
@@ -66,16 +66,16 @@ CALLS = {
     ),
     "seal the events": ("service_role", "select keylatch.seal_events()"),
 }
-# Who may make a revocation wait: the key's own admins, and who deletes its workspace.
+# The calls that may make a revocation wait: those of admins, and the deletion of the workspace.
 ADMINS = {name for name, (role, _) in CALLS.items() if role in ("authenticated", "postgres")}
-# Who waits for 10 ms and goes on. Whether that is seen depends on how busy the machine is.
+# This call waits at most 10 ms. Whether `waits` sees this wait depends on how busy the machine is.
 GIVES_UP = "record usage"
 REVOCATIONS = ("revoke", "revoke the family", "end the sessions", "revoke the waiting key")
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What one case happens to: a workspace of its own, and its keys."""
+    """The workspace of one case, and its keys."""
 
     w: UUID
     key: UUID
@@ -93,14 +93,14 @@ class Scene:
 
 @dataclass(slots=True)
 class Session:
-    """One of the two: a connection, and what came of its call."""
+    """One of the two sessions: a connection, and the outcome of its call."""
 
     connection: psycopg.Connection[tuple[Any, ...]]
     outcome: str | None = None
     thread: threading.Thread | None = field(default=None)
 
     def call(self, scene: Scene, call: str) -> None:
-        """Begin a transaction, take the role, make the call."""
+        """Set the role and the request, then make the call in the open transaction."""
         role = CALLS[call][0]
         try:
             with self.connection.cursor() as cursor:
@@ -119,7 +119,7 @@ class Session:
         self.thread.start()
 
     def end(self, how: str) -> None:
-        """Commit or roll back, and say what came of it where that fails."""
+        """Commit or roll back; if that fails, the error becomes the outcome."""
         try:
             self.connection.execute(how.encode())
         except psycopg.Error as error:
@@ -134,7 +134,7 @@ CLAIMS = {
 
 
 def make_scene(owner: psycopg.Connection[tuple[Any, ...]]) -> Scene:
-    """A workspace of alice's with a key, its successor, and an imported key that waits."""
+    """Make a workspace of alice with a key, its successor, and a waiting imported key."""
     w = uuid4()
     old = f"{OLD_SECRET}{w}"
     with owner.transaction():
@@ -166,7 +166,7 @@ def make_scene(owner: psycopg.Connection[tuple[Any, ...]]) -> Scene:
 
 
 def waits(owner: psycopg.Connection[tuple[Any, ...]], session: Session) -> bool:
-    """Wait until a session ends its call (false) or waits for a lock (true)."""
+    """Wait until the session's call waits for a lock (true) or has ended (false)."""
     pid = session.connection.info.backend_pid
     assert session.thread is not None
     while session.thread.is_alive():
@@ -186,7 +186,7 @@ def outcome(
     second: str,
     how: str,
 ) -> dict[str, object]:
-    """What comes of one case."""
+    """The outcome of one case."""
     scene = make_scene(owner)
     holder, other = (Session(one) for one in connections)
     for one in (holder, other):
@@ -234,7 +234,7 @@ def outcomes(database: Database) -> Iterator[tuple[str, dict[str, object]]]:
 
 
 def written(found: dict[str, dict[str, object]]) -> str:
-    """The table as it is checked in: one case a line."""
+    """The text of interleavings.json, one case a line."""
     lines = (f"{json.dumps(name)}: {json.dumps(result)}" for name, result in found.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

@@ -1,4 +1,4 @@
-"""A model of what must always hold for keys: it watches a database and remembers its states."""
+"""A model of the rules that always hold for keys: it compares each state with the one before."""
 
 import contextlib
 import secrets
@@ -26,7 +26,7 @@ NEVER_CHANGE: tuple[str, ...] = (
     "masked_key",
 )
 NEVER_CHANGE += ("rotated_from", "created_at", "created_by", "imported_at")
-# The times as seconds: a replication-mode session may write one that Python has no word for.
+# Times are seconds: a session in replication mode may write a time that Python cannot represent.
 ROWS = """
     select
         coalesce(
@@ -55,15 +55,15 @@ RESOLVED = """
 
 
 class Violation(AssertionError):
-    """Something happened that the contract says cannot."""
+    """A change of a key breaks a rule of the contract."""
 
 
 class Found(Exception):
-    """A violation was found, and ends the search."""
+    """Ends the search after a violation was found."""
 
 
 class System:
-    """A database, a session of every role in it, and what each statement came to."""
+    """A database with a session of every role, and counts of the errors and states seen."""
 
     def __init__(self, database: Database, people: People) -> None:
         self.people = people
@@ -86,7 +86,7 @@ class System:
 
 
 class Story:
-    """Two new workspaces, their keys, and what has been seen of them."""
+    """Two new workspaces, their keys, and the states of the keys that were seen last."""
 
     def __init__(self, system: System) -> None:
         self.system = system
@@ -107,7 +107,7 @@ class Story:
             [self.a, system.people.alice, self.b, system.people.bob],
         )
         self.observe("postgres")
-        # Something of every kind to begin with: two, one that expires soon, and a superseded one.
+        # Begin with a key of each kind: secret, publishable, soon expired, superseded and imported.
         issue = "select key, id from keylatch.issue_key(%(workspace)s, "
         soon = "clock_timestamp() + interval '15 ms'"
         for actor, statement in (
@@ -124,7 +124,7 @@ class Story:
             self.play(Step(actor, statement, 0, late=False))
 
     def play(self, step: Step) -> None:
-        """Run a statement, ignore its outcome, and check the keys."""
+        """Run a statement, accept every expected error, and check the keys."""
         session = self.system.sessions[step.actor]
         ids = list(self.rows) or [uuid4()]
         parameters = {
@@ -167,7 +167,7 @@ class Story:
                     self.fail("a workspace is gone and a key of it is not revoked")
 
     def outlive(self) -> None:
-        """Wait until the keys that expire at any moment have expired, and see that."""
+        """Wait until the keys that expire within 0.1 s have expired, and check all keys."""
         ends = [row["expires_at"] - self.seen_at for row in self.rows.values() if row["expires_at"]]
         if wait := max((seconds for seconds in ends if 0 < seconds < 0.1), default=0):
             time.sleep(wait + 0.001)
@@ -177,7 +177,7 @@ class Story:
         raise Violation("\n".join([what, *self.said[-12:]]))
 
     def observe(self, actor: str | None) -> None:
-        """Compare all keys with what was seen before; `actor` wrote since then, if anybody did."""
+        """Compare all keys with their last states; `actor` made the changes, None means nobody."""
         seen = self.system.eye.execute(ROWS, [self.a, self.b, list(self.rows)]).fetchone()
         found, now = seen or ([], 0)
         rows = {UUID(row["id"]): row for row in found}
@@ -196,7 +196,7 @@ class Story:
         self.resolve()
 
     def compare(self, old: Row, new: Row, actor: str | None) -> None:
-        """Check that a row changed only as permitted."""
+        """Check that the changes of a row are permitted."""
         moved = {name for name in new if new[name] != old[name]}
         if actor is None and moved:
             self.fail(f"{moved} changed by nobody")
@@ -231,7 +231,7 @@ class Story:
             self.fail("revoked_by is not who revoked it")
 
     def resolve(self) -> None:
-        """The keys that resolve are those that are active, no more and no fewer."""
+        """Check that exactly the active keys resolve."""
         ids = [key for key in self.texts if key in self.rows]
         keys = [self.texts[key] for key in ids]
         found = self.system.eye.execute(RESOLVED, [ids, keys, [None, *ORIGINS]])
@@ -256,17 +256,17 @@ class Story:
 def run(
     system: System, columns: Sequence[str] = ANY_COLUMN, *, examples: int = 60, beginnings: int = 6
 ) -> str | None:
-    """Runs random sequences until one fails. Returns the failure.
+    """Run random sequences until one fails. Return the failure, or None.
 
     Args:
-        system: Where they are told.
-        columns: What the updates in them write.
-        examples: How many of them at the most, for each beginning.
-        beginnings: How many seeds they are drawn from.
+        system: The database and its sessions.
+        columns: The columns that the updates write.
+        examples: The maximal number of sequences for each seed.
+        beginnings: The number of seeds.
     """
     wrong: list[str] = []
 
-    # No shrinking: the clock runs on, so a story told again may go differently.
+    # No shrinking: the clock moves on, so a repeated sequence may have another outcome.
     @settings(
         max_examples=examples,
         deadline=None,
@@ -287,7 +287,7 @@ def run(
         if wrong:
             raise Found
 
-    # Some beginnings lead to many stories that are alike, so there are several.
+    # Some seeds lead to many similar sequences, so there are several seeds.
     for number in range(beginnings):
         with contextlib.suppress(Found):
             seed(number)(tell)()

@@ -1,4 +1,4 @@
-"""Random statements of random roles about keys, for the tests of the latch."""
+"""Random statements of random roles on keys, for the tests of the latch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ TIMES = (
     "'9999-12-31 23:59Z'",
     "'10000-01-02Z'",
 )
-# What an update writes: SQL, so that times are of the server's clock.
+# The values that an update writes, as SQL, so that times come from the server's clock.
 VALUES: Mapping[str, tuple[str, ...]] = {
     "revoked_at": TIMES,
     "expires_at": (*TIMES, *SOON),
@@ -45,7 +45,7 @@ LATCHED = ("revoked_at", "expires_at", "superseded_at", "suspended_at", "revoke_
 ANY_COLUMN = (*VALUES, *LATCHED, *LATCHED)
 REPLICAS = ("superuser in replication mode", "postgres in replication mode")
 ACTORS = ("alice", "alice", "bob", "service_role", "postgres", "superuser", *REPLICAS)
-# A key of another system, whose hash the owner brings.
+# The owner inserts a key of another system, with its hash.
 IMPORT = """
     insert into keylatch_internal.keys (
       id, workspace_id, kind, key_hash, masked_key, created_at, updated_at, imported_at, expires_at
@@ -59,7 +59,7 @@ IMPORT = """
 
 @dataclass(frozen=True)
 class Step:
-    """A statement of one role; `%(key)s`, `%(other)s` and `%(workspace)s` are chosen by number."""
+    """A statement of one role; `key` selects its `%(key)s`, `%(other)s` and `%(workspace)s`."""
 
     actor: str
     statement: str
@@ -74,9 +74,9 @@ def one(*texts: str) -> st.SearchStrategy[str]:
 
 @st.composite
 def changes(draw: st.DrawFn, columns: Sequence[str]) -> str:
-    """Returns the assignments of columns."""
+    """Draw assignments to one or two of the columns."""
     names = draw(st.lists(st.sampled_from(columns), min_size=1, max_size=2, unique=True))
-    # A key that is not superseded yet needs both.
+    # A key that is not superseded yet needs both columns.
     if names == ["superseded_at"] and draw(st.booleans()):
         names.append("expires_at")
     return ", ".join(f"{name} = {draw(one(*VALUES[name]))}" for name in names)
@@ -84,7 +84,7 @@ def changes(draw: st.DrawFn, columns: Sequence[str]) -> str:
 
 @st.composite
 def updates(draw: st.DrawFn, columns: Sequence[str]) -> str:
-    """Write over a row, in one of the ways that SQL has."""
+    """Draw a statement that updates a row, in one of the ways that SQL has."""
     change = draw(changes(columns))
     view = "keylatch_internal.keys" if "key_hash" in change else "keylatch.keys"
     return draw(
@@ -103,7 +103,7 @@ def updates(draw: st.DrawFn, columns: Sequence[str]) -> str:
 
 @st.composite
 def calls(draw: st.DrawFn) -> str:
-    """Call what an admin calls."""
+    """Draw a call or an insert that an admin makes."""
     time = draw(one(*TIMES[:5]))
     kind = draw(one("secret", "publishable', allowed_origins => '{https://a.example}"))
     issue = f"select key, id from keylatch.issue_key(%(workspace)s, '{kind}', expires_at => {time})"

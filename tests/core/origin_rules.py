@@ -1,4 +1,4 @@
-"""The contract's rules for origins, written with Python's own parsers, and texts to test them."""
+"""The contract's rules for origins, built on Python's URL parsers, and texts to test the rules."""
 
 import encodings.idna
 import ipaddress
@@ -20,7 +20,7 @@ LETTERS = set(string.ascii_lowercase + string.digits + "-")
 
 
 def _split(text: str) -> SplitResult | None:
-    """Splits a URL; `None` if the URL is invalid, or its port is not a number."""
+    """Split a URL; `None` if the URL is invalid, or its port is not a positive number."""
     try:
         parts = urlsplit(text)
         return parts if parts.port is None or parts.port else None
@@ -30,13 +30,13 @@ def _split(text: str) -> SplitResult | None:
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return None if "%" in host else ipaddress.ip_address(host)  # a browser knows no zones
+        return None if "%" in host else ipaddress.ip_address(host)  # a browser rejects zones
     except ValueError:
         return None
 
 
 def _is_number(label: str) -> bool:
-    """Whether a browser takes a host that ends in this label for an IPv4 address."""
+    """Whether a browser reads a host that ends in this label as an IPv4 address."""
     if label.isdigit() or label == "0x":
         return True
     try:
@@ -46,7 +46,7 @@ def _is_number(label: str) -> bool:
 
 
 def _is_name(host: str) -> bool:
-    """Whether it is the name of a host: labels of letters, digits and inner hyphens."""
+    """Whether a text is the name of a host: labels of letters, digits and inner hyphens."""
     labels = host.split(".")
     if len(host) > 253 or _is_number(labels[-1]):
         return False
@@ -54,20 +54,20 @@ def _is_name(host: str) -> bool:
         if not set(label) <= LETTERS or label != label.strip("-"):
             return False
         try:
-            encodings.idna.ToASCII(label)  # measures it: 1 to 63
+            encodings.idna.ToASCII(label)  # checks the length: 1 to 63
         except UnicodeError:
             return False
     return True
 
 
 def _browser(parts: SplitResult) -> str | None:
-    """The origin of a page at this URL as its browser writes it, none if it has none."""
+    """The origin of a page at this URL as a browser writes it; `None` if the page has no origin."""
     host = parts.hostname or ""
     address = _address(host)
     if parts.scheme not in (*WEB, *SHELLS) or not (address or _is_name(host)):
         return None
     if isinstance(address, ipaddress.IPv6Address):
-        # PostgreSQL writes these with dots, a browser without: they cannot be saved.
+        # PostgreSQL writes these addresses with dots, a browser without: they cannot be saved.
         if address.ipv4_mapped or 0xFFFF < int(address) < 2**32:
             return None
         host = f"[{address.compressed}]"
@@ -79,13 +79,13 @@ def _browser(parts: SplitResult) -> str | None:
 
 
 def is_origin(text: str) -> bool:
-    """Whether it is an origin just as a browser writes it."""
+    """Whether a text is an origin exactly as a browser writes it."""
     parts = _split(text)
     return parts is not None and _browser(parts) == text
 
 
 def may_be_saved(entry: str, environment: str) -> bool:
-    """Whether a key of this environment may list it."""
+    """Whether a key of this environment may have this entry in its list of origins."""
     if entry == "*" or entry in ANY_PORT:
         return environment == "test"
     scheme, star, below = entry.partition("://*.")
@@ -99,7 +99,7 @@ def may_be_saved(entry: str, environment: str) -> bool:
 
 
 def matches(origin: str | None, entries: Sequence[str]) -> bool:
-    """Whether a request of this Origin is one of those that the list allows."""
+    """Whether the list of origins allows a request from this origin."""
     return origin is not None and is_origin(origin) and any(_allows(e, origin) for e in entries)
 
 
@@ -160,7 +160,7 @@ FINE += ("moz-extension://0b1a-4222",)
 
 
 def corners() -> list[str]:
-    """Every fault and every oddity once, in otherwise good entries."""
+    """Entries that are valid except for one fault or oddity; each fault and oddity occurs."""
     found = [
         *FINE,
         "",
@@ -262,7 +262,7 @@ def near(entry: str) -> list[str | None]:
 
 
 def examples(strategy: st.SearchStrategy[T], count: int) -> list[T]:
-    """The same `count` of them in every run."""
+    """Draw `count` values from a strategy, the same values in every run."""
     found: list[T] = []
 
     @settings(

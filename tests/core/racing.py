@@ -18,14 +18,14 @@ RESOLVE = "select key_id from keylatch.resolve_key(%s)"
 
 
 class Outcome(NamedTuple):
-    """What came of a call: `done`, or the slug or SQLSTATE of its error; and its first row."""
+    """The outcome of a call: `done`, or its error's slug or SQLSTATE; and the first row."""
 
     word: str
     row: tuple[Any, ...] = ()
 
 
 def attempt(connection: Connection, statement: str, parameters: Sequence[object] = ()) -> Outcome:
-    """Run a statement; in a transaction that is open already, leave it open."""
+    """Run a statement and return its outcome; an open transaction stays open."""
     try:
         cursor = connection.execute(statement, parameters)
         row = cursor.fetchone() if cursor.description else None
@@ -50,7 +50,7 @@ def together(calls: Sequence[Callable[[], Outcome]]) -> list[Outcome]:
 
 
 class Waiting:
-    """A call in a thread, which is seen to wait for a lock that another session holds."""
+    """A call in a thread that waits for a lock of another session."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Waiting:
         *,
         waits_for: Connection | None = None,
     ) -> None:
-        """Start it, and return as soon as the server says that it waits: for that session."""
+        """Start the call; return when the server shows that it waits, for `waits_for` if given."""
         self._pool = ThreadPoolExecutor(1)
         self._future = self._pool.submit(attempt, connection, statement, parameters)
         self._pool.shutdown(wait=False)
@@ -89,7 +89,7 @@ class Waiting:
 
 
 class System:
-    """Alice's sessions on one database, and what is true of its keys."""
+    """Alice's sessions on one database, and the states of its keys."""
 
     def __init__(self, database: Database, people: People) -> None:
         self.database = database
@@ -115,7 +115,7 @@ class System:
         waits_for: Connection | None = None,
         session: Connection | None = None,
     ) -> Waiting:
-        """Start a call in a session of alice's own, unless one is given, and see it wait."""
+        """Start a call, by default in a new session of alice, and check that the call waits."""
         return Waiting(
             self.database, session or self.session(), statement, parameters, waits_for=waits_for
         )
@@ -124,6 +124,6 @@ class System:
         return self._runtime.execute(RESOLVE, [key]).fetchone() is not None
 
     def statuses(self) -> list[str]:
-        """Of all keys, the oldest first."""
+        """The statuses of all keys, the oldest key first."""
         rows = self.owner.execute("select status from keylatch.keys order by created_at")
         return [row[0] for row in rows]

@@ -1,6 +1,6 @@
-"""The core alone: its objects, and that anon gets nothing.
+"""The core without modules: its objects, and that anon may call nothing.
 
-`make test` also runs the client's tests of the core on such a database: see the Makefile.
+`make test` also runs the client's tests of the core on such a database; see the Makefile.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The questions of sql/audit: they answer on every installation, and show damage."""
+"""The queries of sql/audit run on every installation and show damage."""
 
 import json
 import re
@@ -24,14 +24,14 @@ def system(database: Database, people: People) -> System:
 
 
 def ask(system: System, name: str) -> list[dict[str, Any]]:
-    """The answer of one question, in a transaction that cannot write."""
+    """The answer to one question, in a transaction that cannot write."""
     with psycopg.connect(system.database.url, row_factory=psycopg.rows.dict_row) as owner:
         owner.read_only = True
         return owner.execute(QUESTIONS[name].statement.encode()).fetchall()
 
 
 def damage(system: System, *statements: str) -> None:
-    """Do what only the owner of the tables can: change rows with the triggers off."""
+    """Change rows with the triggers disabled; only the owner of the tables can do this."""
     with psycopg.connect(system.database.url, autocommit=True) as owner:
         for table in ("keys", "key_events"):
             owner.execute(f"alter table keylatch_internal.{table} disable trigger user".encode())
@@ -45,14 +45,14 @@ CATALOG = ("definer_functions", "executables", "grants", "members", "policies", 
 
 
 def asked(database: Database, name: str) -> list[dict[str, Any]]:
-    """The answer of one question, as the owner of a database."""
+    """The answer to one question, asked by the owner of a database."""
     with psycopg.connect(database.url, row_factory=psycopg.rows.dict_row) as owner:
         owner.read_only = True
         return owner.execute(QUESTIONS[name].statement.encode()).fetchall()
 
 
 def needs(name: str) -> str | None:
-    """What a question says that it needs."""
+    """The module or tenancy that a question's file names after `Needs:`, or None."""
     found = re.search(r"^-- Needs: (\w+)$", QUESTIONS[name].statement, re.MULTILINE)
     return found and found[1]
 
@@ -294,7 +294,7 @@ def test_each_first_line_asks_and_every_column_is_explained(system: System) -> N
         assert columns == sorted(question.columns), question.path
 
 
-# The two longest, and one that calls a function. The CLI takes seconds for each.
+# The two longest queries and one that calls a function: the CLI needs seconds for each query.
 ASKED_THROUGH_THE_CLI = ("definer_functions", "triggers", "events")
 
 

@@ -1,4 +1,4 @@
-"""Keys for a fleet, and the keys of a gateway's batch: the same as one by one."""
+"""A batch of keys is issued and resolved with the same results as single calls."""
 
 from typing import Any
 from uuid import UUID
@@ -122,7 +122,7 @@ def test_batches_go_over_http_whatever_the_most_rows_of_the_api(
         assert [one and one.key_id for one in runtime.resolve_many(keys[:5])] == [
             one.id for one in issued[:5]
         ]
-        # Cut answers are not taken for refusals.
+        # The client does not read a cut answer as refusals.
         with pytest.raises(UnexpectedAnswer, match="max-rows"):
             runtime.resolve_many(keys)
 

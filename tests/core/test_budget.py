@@ -1,4 +1,4 @@
-"""How large the core may grow: lines to read, and functions that one call runs."""
+"""Limits for the core: its lines, and the functions that one call runs."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def test_no_function_is_longer_than_sixty_lines() -> None:
 
 @pytest.fixture
 def small(server: Cluster) -> Iterator[Database]:
-    """A database with the core and keylatch's own workspaces, and its people."""
+    """A database with the core, keylatch's own workspaces and the test users."""
     with Database(server, "small") as database:
         database.migrate(migrations(tenancy=True))
         People.seed(database.url)
@@ -55,7 +55,7 @@ def small(server: Cluster) -> Iterator[Database]:
 
 @pytest.fixture
 def session(small: Database, people_claims: str) -> psycopg.Connection[tuple[Any, ...]]:
-    # The counters are a superuser's to switch on, and stay on when the role changes.
+    # Only a superuser may switch the counters on. They stay on when the role changes.
     session = small.connect(superuser=True)
     session.execute("set track_functions = 'all'")
     session.execute("select set_config('request.jwt.claims', %s, false)", [people_claims])
@@ -70,8 +70,8 @@ def people_claims(tokens: Tokens) -> str:
 def functions(
     session: psycopg.Connection[tuple[Any, ...]], role: str, statement: str, **arguments: object
 ) -> tuple[set[str], Any]:
-    """Which functions of keylatch a statement runs, as this role, and its first value."""
-    session.execute("select pg_stat_force_next_flush()")  # or earlier calls would count, too
+    """The functions of keylatch that a statement runs as this role, and its first value."""
+    session.execute("select pg_stat_force_next_flush()")  # otherwise earlier calls count, too
     with session.transaction():
         session.execute(sql.SQL("set local role {}").format(sql.Identifier(role)))
         row = session.execute(statement.encode(), arguments).fetchone()

@@ -13,15 +13,15 @@ from stack import Cluster, Database, MissingTool, migrations
 from stack.checks import libpq
 from stack.modules import MIGRATIONS
 
-# Of SQL: a comment, a quoted name, a literal with escapes and its next lines, a plain literal. What
-# stands between dollars is read like the rest.
+# A comment, a quoted name, an E'' literal with its next lines, or a plain literal. The text between
+# dollar quotes is read like the rest.
 _TOKEN = re.compile(
     r"""--[^\n]*|/\*.*?\*/|"[^"]*"
     |(?<![a-z0-9_])[eE]'(?:[^'\\]|\\.|'')*'(?:[ ]*\n\s*'(?:[^'\\]|\\.|'')*')*
     |'(?:[^']|'')*'""",
     re.S | re.X,
 )
-# A session that reads and writes everything otherwise than PostgreSQL does by itself.
+# Settings that differ from PostgreSQL's defaults.
 ODD_SESSION = {
     "standard_conforming_strings": "off",
     "escape_string_warning": "off",
@@ -36,7 +36,7 @@ ODD_SESSION = {
 
 
 def plain_literals(text: str) -> Iterator[str]:
-    """The literals of SQL that are not marked as ones with escapes."""
+    """The literals of SQL that are not E'' literals."""
     return (token for token in _TOKEN.findall(text) if token.startswith("'"))
 
 
@@ -45,7 +45,7 @@ def test_a_literal_with_a_backslash_says_that_it_has_escapes(file: str) -> None:
     """Threat: a session with `standard_conforming_strings = off` reads a plain one otherwise."""
     text = (MIGRATIONS / file).read_text()
     assert [literal for literal in plain_literals(text) if "\\" in literal] == []
-    # The reader itself: it knows one from the other, in a body, too.
+    # `plain_literals` itself tells the literals apart, also in a function's body.
     text = "\n".join((r"""select E'a\'b', 'c''d', $$ 'e\f' $$ -- 'g'""", r"E'\\h'", r"  'i\\'"))
     assert list(plain_literals(text)) == [
         "'c''d'",
@@ -76,7 +76,7 @@ def test_the_core_is_the_same_whatever_the_session_that_installs_it_has_set(
 def test_the_core_is_the_same_after_it_was_dumped_and_restored(
     server: Cluster, core: Database
 ) -> None:
-    """What PostgreSQL writes of a condition must not change when it reads that again."""
+    """The text that PostgreSQL writes for a trigger's condition must survive a restore."""
     programs = shutil.which("pg_dump"), shutil.which("psql")
     if None in programs:
         raise MissingTool("pg_dump")
@@ -106,7 +106,7 @@ def test_the_core_is_the_same_after_it_was_dumped_and_restored(
 
 
 def triggers(database: Database) -> list[str]:
-    """Each trigger of the keys, its condition, and when it fires."""
+    """The definition and the mode of each trigger of the keys."""
     with psycopg.connect(database.url) as owner:
         rows = owner.execute(
             "select pg_get_triggerdef(t.oid) || ' ' || t.tgenabled::text from pg_trigger as t"

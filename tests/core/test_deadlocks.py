@@ -1,7 +1,8 @@
-"""A PATCH locks several keys in the order of its plan, and may deadlock with another call.
+"""A PATCH locks several keys in the order of its plan, so it may deadlock with another call.
 
-PostgreSQL ends such a deadlock by failing whichever session looks for one first: here that is said
-by `deadlock_timeout`. A call that revokes several keys goes on all the same.
+PostgreSQL resolves a deadlock by failing the session that checks for deadlocks first. Here
+`deadlock_timeout` decides which session checks first. A call that revokes several keys succeeds in
+both cases.
 """
 
 import pytest
@@ -18,12 +19,12 @@ REVOCATIONS = {
     ),
     "deletion": ("service_role", "delete from keylatch.workspaces where id = %s"),
 }
-# A session looks once for each wait: by then the other one must wait, too.
+# A session checks once for each wait. At that time the other session must wait, too.
 FIRST, LAST = "1500ms", "1min"
 
 
 def session(system: System, people: People, role: str, looks: str) -> Connection:
-    """A session of alice, or of a service, that looks for deadlocks after so long."""
+    """A session of alice or of a service that checks for deadlocks after the time `looks`."""
     claims = people.claims("alice") if role == "authenticated" else None
     opened = system.database.connect(role, claims, superuser=True)
     opened.execute("reset role")
@@ -35,27 +36,27 @@ def session(system: System, people: People, role: str, looks: str) -> Connection
 def meet(
     system: System, people: People, first: tuple[str, str, str], patch_looks: str
 ) -> list[str]:
-    """Runs a call that locks the older key first beside a PATCH that locks its successor first.
+    """Run a call that locks the older key first beside a PATCH that locks its successor first.
 
     Args:
         system: The database.
-        people: Who alice is.
-        first: The role of the call, its statement, and after how long it looks for a deadlock.
-        patch_looks: After how long the PATCH does.
+        people: The users, with the claims of alice.
+        first: The call's role and statement, and the time until it checks for a deadlock.
+        patch_looks: The time until the PATCH checks for a deadlock.
 
     Returns:
-        What came of the call and of the PATCH.
+        The outcomes of the call and of the PATCH.
     """
     role, statement, looks = first
     old, _ = system.issue()
     attempt(system.session(), ROTATE, [old, "1 day"])
-    # Its row moves behind its successor's: a plan that reads the table meets the successor first.
+    # The old key's row moves behind its successor's, so a table scan reads the successor first.
     system.owner.execute("update keylatch_internal.keys set label = 'moved' where id = %s", [old])
     holder = system.session(autocommit=False)
     holder.execute("select from keylatch.keys where id = %s for update", [old])
     caller = session(system, people, role, looks)
     patcher = session(system, people, "authenticated", patch_looks)
-    # Both wait for the older key, the call before the PATCH, which has the successor.
+    # Both wait for the older key, first the call, then the PATCH, which has locked the successor.
     calling = Waiting(system.database, caller, statement, [system.workspace], waits_for=holder)
     patching = Waiting(system.database, patcher, PATCH, [system.workspace], waits_for=caller)
     holder.rollback()

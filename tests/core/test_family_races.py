@@ -1,4 +1,4 @@
-"""A cascade against a family that goes on rotating, and a PATCH that revokes against a rotation."""
+"""Races in a family: a cascade against repeated rotations, and a PATCH against a rotation."""
 
 from functools import partial
 from uuid import UUID
@@ -10,7 +10,7 @@ from core.racing import REVOKE, ROTATE, Connection, Outcome, System, attempt, to
 from stack import HANG_SECONDS, Database, People
 
 PATCH = "update keylatch.keys set revoked_at = now(), revoke_reason = 'leaked' where id = %s"
-# A line of successors; the last %(active)s are active. It gives the oldest and the youngest.
+# A chain of successors, of which the last %(active)s are not revoked. Returns the first and last.
 FAMILY = """
 with recursive line as (
   select 1 as n, gen_random_uuid() as id, null::uuid as rotated_from
@@ -41,7 +41,7 @@ def system(database: Database, people: People) -> System:
 
 
 def family(system: System, *, size: int, active: int) -> tuple[UUID, UUID]:
-    """The oldest and the youngest key of a family, made by the owner as an import would."""
+    """The oldest and the youngest key of a new family, which the owner inserts like an import."""
     given = {"workspace": system.workspace, "size": size, "active": active}
     with psycopg.connect(system.database.url, autocommit=True) as owner:
         (oldest,), (youngest,) = owner.execute(FAMILY, given).fetchall()
@@ -50,7 +50,7 @@ def family(system: System, *, size: int, active: int) -> tuple[UUID, UUID]:
 
 
 def rotate_on(session: Connection, key: UUID, grace: str, texts: list[str]) -> Outcome:
-    """Rotate a key, its successor, and so on, until that is refused, or for a thousand times."""
+    """Rotate a key, its successor and so on, up to a thousand times or until a refusal."""
     for _ in range(1000):
         outcome = attempt(session, ROTATE, [key, grace])
         if outcome.word != "done":
@@ -64,7 +64,7 @@ def rotate_on(session: Connection, key: UUID, grace: str, texts: list[str]) -> O
 def test_a_family_that_goes_on_rotating_does_not_outlive_a_cascade(
     system: System, grace: str
 ) -> None:
-    # So many take longer to look through than a rotation takes.
+    # The cascade needs longer to read this many keys than a rotation takes.
     oldest, youngest = family(system, size=600, active=1)
     rotator, revoker = system.session(), system.session()
     texts: list[str] = []
@@ -107,7 +107,7 @@ def test_a_patch_that_waits_for_a_rotation_revokes_or_hears_that_the_key_is_revo
     patch = system.waiting(PATCH, [key], waits_for=rotator)
     getattr(rotator, ending)()
     rotated = ending == "commit"
-    # A rotation without a grace has revoked it for a reason of its own, which stays.
+    # A rotation without a grace has already revoked the key, with its own reason, which stays.
     expected = "revoked_is_final" if rotated and grace == "0" else "done"
     assert patch.outcome().word == expected
     assert system.statuses() == ["revoked", *(["active"] if rotated else [])]

@@ -1,4 +1,4 @@
-"""Python and SQL agree on what a key is, over thousands of keys and near-misses."""
+"""Python and SQL agree on the format of a key, over thousands of keys and near misses."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ bounded = settings(
 
 
 def python_form(text: str) -> str:
-    """The client's verdict on a text, in the words of the database."""
+    """The verdict of the client on a text, as a verdict of the database."""
     try:
         parse_key(text)
     except InvalidArgument as error:
@@ -194,22 +194,23 @@ def test_another_character_changes_about_half_of_the_bits_of_the_hash() -> None:
             after = int.from_bytes(hash_key(text[:at] + other + text[at + 1 :]))
             changed.append((before ^ after).bit_count())
     assert len(changed) > 300
-    # Of 256 bits 128, give or take 8: seven times that is met once in 4e11 texts.
+    # On average 128 of 256 bits change; the standard deviation is 8. Seven deviations occur once in
+    # 4e11 texts.
     assert min(changed) >= 128 - 56 and max(changed) <= 128 + 56
     assert abs(sum(changed) / len(changed) - 128) < 7 * 8 / len(changed) ** 0.5
 
 
 def chi_square(letters: str) -> float:
-    """How far the counts of the alphabet's characters are from equal; 57 degrees of freedom."""
+    """The chi-square statistic of the characters' counts, with 57 degrees of freedom."""
     expected = len(letters) / len(ALPHABET)
     counts = Counter(letters)
     assert set(counts) <= set(ALPHABET)
     return sum((counts[letter] - expected) ** 2 for letter in ALPHABET) / expected
 
 
-# A chi-square of 57 degrees of freedom is beyond 160 once in 1e11 times, beyond 180 once in 3e14
-# (its density, integrated). Without the rejection of the bytes from 232 on, 24 letters come 5 times
-# in 256 and 34 letters 4 times: on 24,000 letters that is about 356, give or take 36.
+# With 57 degrees of freedom, chi-square exceeds 160 once in 1e11 tries and 180 once in 3e14 (its
+# density, integrated). If bytes from 232 on were not rejected, 24 letters would have 5 of 256 bytes
+# and 34 letters 4 of 256. For 24,000 letters chi-square would be about 356, plus or minus 36.
 TOO_FAR = 180
 
 
@@ -218,7 +219,7 @@ def test_the_letters_of_a_body_are_uniform(database: Database) -> None:
     letters = "".join(bodies)
     assert len(letters) == 24_000
     assert chi_square(letters) < TOO_FAR
-    # Nor does a letter depend on its place.
+    # The letters are also uniform at each position.
     assert max(chi_square("".join(column)) for column in zip(*bodies, strict=True)) < TOO_FAR
 
 

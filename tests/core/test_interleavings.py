@@ -1,4 +1,4 @@
-"""What two sessions can do to each other is a table, and the table is what the database does."""
+"""The table of all pairs of calls matches the database, and no pair breaks a rule of the latch."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ TABLE: dict[str, dict[str, object]] = json.loads(FILE.read_text()) if FILE.exist
 
 
 def cases() -> Iterator[tuple[str, str, str, dict[str, object]]]:
-    """First call, how it ends, second call, and what came of it."""
+    """For each case: the first call, how it ends, the second call, and the outcome."""
     for name, result in TABLE.items():
         first, second = name.split(" | ")
         call, how = first.rsplit(", ", 1)
@@ -36,7 +36,7 @@ def test_the_table_of_interleavings_has_each_pair_in_both_orders_committed_and_r
 
 
 def test_no_pair_meets_in_a_deadlock_a_time_out_or_a_constraint() -> None:
-    # 42501 is the word of a row policy; everything else has a slug, also where the commit refuses.
+    # A row policy raises 42501. Every other error has a slug, also an error of the commit.
     raw = {
         name: result
         for name, result in TABLE.items()

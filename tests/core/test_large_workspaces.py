@@ -1,4 +1,4 @@
-"""A workspace with more keys than one statement can revoke has a bounded way, which is named."""
+"""A workspace with more keys than one statement can revoke: the error names retire_workspace."""
 
 from uuid import uuid4
 

@@ -1,4 +1,4 @@
-"""The latch under random statements of every role, and a model that says what must hold."""
+"""The latch under random statements of every role; a model checks what must hold."""
 
 import re
 from typing import LiteralString
@@ -28,8 +28,8 @@ STAMPS = "not who revoked it|not of the server's clock"
 REVOKED = "of a revoked key"
 EXPIRED = "of a revoked or expired key"
 SUPERSEDED = "superseded_at changed|a superseded key got more time"
-# A guard that is switched off, or that a session in replication mode no longer meets; what the
-# updates of the stories then write; and what they come to.
+# A guard that is disabled, or that no longer fires in replication mode; the columns that the random
+# updates write; and the violation that the model must find.
 ALWAYS = (
     ("keys_update_revoked_is_final", "revoked_at", REVOKED),
     ("keys_update_expired_is_final", "scopes suspended_at", EXPIRED),
@@ -46,12 +46,12 @@ DISABLED = (
     (f"{WORKSPACES} disable trigger workspaces_delete_revoke_keys", "", "a workspace is gone"),
 )
 FINAL = "keys_update_revoked_is_final"
-# A line that is missing from the condition of a trigger.
+# A line that is removed from the condition of a trigger; then the columns and the violation.
 CONDITIONS = (
     *(
         ("keys_update_immutable", f"new.{name} IS DISTINCT FROM old.{name}", name, name)
         for name in NEVER_CHANGE
-        # A constraint ties these two to the others, so they are never the only guard.
+        # A constraint ties these two columns to others, so their lines are never the only guard.
         if name not in ("kind", "public_key")
     ),
     *(
@@ -77,7 +77,7 @@ CONDITIONS = (
         SUPERSEDED,
     ),
 )
-# A line of a function or a view that is missing, or another one in its place.
+# A line of a function or view that is removed or replaced; then the columns and the violation.
 STAMP = "select pg_get_functiondef('keylatch_internal.stamp_update()'::regprocedure)"
 ACTIVE = (
     "select 'create or replace view keylatch_internal.active_keys as '"

@@ -1,4 +1,4 @@
-"""A logical replica: it holds the publisher's rows, times included, and its latch holds too."""
+"""A logical replica has the publisher's rows with their times, and keeps the latch."""
 
 import time
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ from stack.subscriber import subscribed
 
 
 def rows(database: Database) -> list[tuple[Any, ...]]:
-    """Every column of every key, as the owner sees them."""
+    """All columns of all keys, as the owner sees them."""
     with psycopg.connect(database.url) as connection:
         return connection.execute("select * from keylatch_internal.keys order by id").fetchall()
 
 
 def wait_until_equal(one: Database, other: Database) -> None:
-    """Wait until both have the same keys."""
+    """Wait until both databases have the same keys."""
     until(lambda: rows(one) == rows(other))
 
 
 @pytest.fixture
 def replica(server: Cluster, template: str, database: Database) -> Iterator[Database]:
-    """A second database that subscribes to the keys of the test's own."""
+    """A second database that subscribes to the keys of the test's database."""
     with subscribed(server, template, database, "keys") as replica:
         yield replica
 
@@ -60,7 +60,8 @@ def test_an_extension_that_arrives_after_the_old_expiry_does_not_stop_the_replic
                 "update keylatch.keys set expires_at = now() + '1 hour' where id = %s", key
             )
             time.sleep(8.1)
-            # A session in the same mode is not the worker: for it the key is expired, for good.
+            # Only the worker may extend the key: for another session in replication mode the key
+            # stays expired.
             subscriber.execute("set session_replication_role = replica")
             with pytest.raises(psycopg.Error) as refused:
                 subscriber.execute(
@@ -76,7 +77,7 @@ def test_an_extension_that_arrives_after_the_old_expiry_does_not_stop_the_replic
 def test_a_key_revoked_at_the_replica_stays_revoked_and_the_replica_goes_on(
     database: Database, replica: Database, people: People
 ) -> None:
-    """Of two states of a key the one closer to its end wins, and nothing stops the worker."""
+    """Of two states of a key, the state closer to revocation wins, and the worker goes on."""
     issue = "select id from keylatch.issue_key(%s, 'secret', scopes => '{a}')"
     rotate = "select id from keylatch.rotate_key(%s, %s)"
     with database.connect("authenticated", people.claims("alice")) as alice:
@@ -116,7 +117,7 @@ def test_a_key_revoked_at_the_replica_stays_revoked_and_the_replica_goes_on(
 
 
 def states(database: Database) -> dict[Any, tuple[Any, ...]]:
-    """How far each key is on its way to its end, by its id."""
+    """The columns of each key that the latch guards, by the key's id."""
     return {
         row["id"]: tuple(
             row[name]

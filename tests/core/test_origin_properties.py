@@ -1,4 +1,4 @@
-"""Origins in SQL against what Python's own parsers make of the contract, by the thousand."""
+"""Thousands of origins in SQL, compared with the contract's rules in Python."""
 
 import json
 from collections import Counter
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.one_server
 
 Connection = psycopg.Connection[Any]
 Wrong = list[object]
-# The guess in the hint of a refusal, if the hint names one.
+# The origin that the hint of a refusal proposes, if the hint proposes one.
 ADVISED: LiteralString = (
     "select w.text, e.environment, substring((keylatch_internal.check_origins("
     "array[w.text], 'publishable', e.environment))[2], '^Write ((?!the origin as ).*)[.]$') "
@@ -37,13 +37,13 @@ ADVISED: LiteralString = (
 
 @cache
 def written() -> list[str]:
-    """What somebody might write into a list, good and bad."""
+    """Entries, valid and invalid, that a user may write into a list of origins."""
     return [*corners(), *examples(ENTRIES, 2000)]
 
 
 @cache
 def saved() -> list[str]:
-    """What may be saved, if only by a test key."""
+    """The entries that a test key may save."""
     return sorted(
         {entry for entry in (*corners(), *examples(SAVED, 500)) if may_be_saved(entry, "test")}
     )
@@ -61,7 +61,7 @@ def saved_wrongly(database: Connection) -> Wrong:
 
 @cache
 def asked() -> list[tuple[str | None, list[str]]]:
-    """Origins, each with lists that may be saved, allow it or nearly do."""
+    """Origins, each with a valid list that allows or nearly allows the origin."""
     entries = saved()
     origins = sorted({*corners(), *examples(ENTRIES, 500)})
     alone: list[tuple[str | None, list[str]]] = [
@@ -77,7 +77,7 @@ def asked() -> list[tuple[str | None, list[str]]]:
 
 @cache
 def allowed() -> list[bool]:
-    """Whether the contract allows what is asked, one by one."""
+    """Whether the contract allows each request of `asked`."""
     return [matches(*pair) for pair in asked()]
 
 
@@ -95,7 +95,7 @@ def matched_wrongly(database: Connection) -> Wrong:
 
 
 def advised_wrongly(database: Connection) -> Wrong:
-    """The texts whose guess may not be saved, or that get one and may be saved as they are."""
+    """The texts whose proposal may not be saved, or that need no proposal but get one."""
     texts = written()[::2] + saved()
     return [
         row
@@ -107,7 +107,7 @@ def advised_wrongly(database: Connection) -> Wrong:
 
 
 def repaired_wrongly(database: Connection) -> Wrong:
-    """The origins that, written carelessly, are guessed to be something else."""
+    """The careless texts for which SQL proposes another origin than the right one."""
     careless = {
         written: origin
         for origin in saved()

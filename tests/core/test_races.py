@@ -1,4 +1,4 @@
-"""Two sessions on one key: one rotation wins, and no key resolves that was reported revoked."""
+"""Two sessions on one key: only one rotation wins, and no key resolves after its revocation."""
 
 import random
 import secrets

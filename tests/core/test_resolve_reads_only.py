@@ -1,4 +1,4 @@
-"""resolve_key leaves no trace: no write, no lock, and so it works where nothing can be written."""
+"""resolve_key writes nothing and locks no row, so it works on a standby."""
 
 import json
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from stack.standby import Standby
 
 RESOLVE = "select key_id from keylatch.resolve_key(%s, %s)"
 ORIGIN = "https://client.example"
-TRIES = 4  # the server itself writes now and then, in the background
+TRIES = 4  # the server itself sometimes writes in the background
 
 
 class Keys:
-    """A key of every fate, by name, and what resolving it gives."""
+    """A key in every state, by name, and the expected result of resolving the key."""
 
     def __init__(self, database: Database, people: People) -> None:
         self.texts: dict[str, tuple[str, str | None]] = {}
@@ -42,7 +42,7 @@ class Keys:
         self.texts["foreign"] = (self.texts["publishable"][0], "https://evil.example")
 
     def check(self, runtime: Connection) -> None:
-        """Resolve each once, and compare."""
+        """Resolve each key once, and compare the results."""
         for name, (text, origin) in self.texts.items():
             found = runtime.execute(RESOLVE, [text, origin]).fetchall()
             lives = name in ("publishable", "secret", "superseded")
@@ -76,10 +76,10 @@ def test_resolving_takes_no_transaction_id_no_row_lock_and_no_lock_but_a_readers
             [runtime.info.backend_pid],
         ).fetchall()
         assert set(locks) == {("relation", "AccessShareLock"), ("virtualxid", "ExclusiveLock")}
-        # Who wants to change the same rows need not wait for an open transaction that has resolved.
+        # A session that locks the same rows does not wait for the open transaction that resolved.
         with watcher.transaction(force_rollback=True):
             watcher.execute("select 1 from keylatch_internal.keys for update nowait")
-        # And the measure itself: what does lock a row is seen.
+        # Check the measure itself: it sees a row lock.
         assert value(watcher, xmax) != before
 
 
@@ -102,7 +102,7 @@ def test_a_thousand_resolves_write_nothing_to_the_log(database: Database, keys: 
         while 0 not in amounts and len(amounts) < TRIES:
             amounts.append(written())
         assert 0 in amounts, f"bytes of log: {amounts}"
-        # And the measure itself: what does write is seen.
+        # Check the measure itself: it sees a write.
         before = value(superuser, "select pg_current_wal_insert_lsn()")
         superuser.execute("update keylatch_internal.keys set label = 'x'")
         assert value(superuser, "select pg_current_wal_insert_lsn() > %s::pg_lsn", before)
@@ -111,7 +111,7 @@ def test_a_thousand_resolves_write_nothing_to_the_log(database: Database, keys: 
 def test_the_plan_of_a_resolve_counts_no_log_record(database: Database, keys: Keys) -> None:
     with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
         superuser.execute("vacuum (freeze, analyze)")
-        # Whoever reads a page of the catalog for the first time may tidy it up, and logs that.
+        # The first read of a catalog page may prune the page, which writes WAL.
         for _ in range(2):
             keys.check(superuser)
         for name, (text, origin) in keys.texts.items():
@@ -281,7 +281,7 @@ def test_a_standby_that_falls_behind_says_how_far_and_says_so_when_it_is_back(
         finally:
             control.execute("select pg_wal_replay_resume()")
         replicated.standby.catch_up()
-        # The server's own notes arrive now and then: what was received is soon replayed.
+        # The primary sometimes writes WAL on its own, so the standby soon catches up.
         until(
             lambda: installation(runtime)["replica_lag_seconds"] == 0,
             "it does not see that it is back",

@@ -1,7 +1,7 @@
 """No setting of a caller's session changes what a rule means.
 
-The same rules are asked in a session of its own for each setting, because functions are read under
-the settings of the session that runs them first.
+Each setting is tried in new sessions, because PostgreSQL reads the text of a function under the
+settings of the session that first runs the function.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ SETTINGS = [
 
 KEY = "wk_sk_live_VeaRKoEn9T7U9x9LEzWQwNBejcL6L4cp7s3V"
 ISSUE = "select 'issued' from keylatch.issue_key(%(a)s, {})"
-# Who asks, statements (;; between them) whose last gives one text, and their parameters.
+# The caller, the statements (separated by ;;; the last returns one text), and their parameters.
 RULES: list[tuple[str, str, Mapping[str, object]]] = [
     *(
         ("alice", ISSUE.format(f"{name} => %(value)s{cast}"), {"value": value})
@@ -177,7 +177,7 @@ RULES: list[tuple[str, str, Mapping[str, object]]] = [
     ),
     ("alice", "select encode(keylatch.hash_key(%(value)s), 'hex')", {"value": "ü\\"}),
     ("alice", "select count(*)::text from keylatch.list_keys(%(a)s)", {}),
-    # An ellipsis, which a client that speaks LATIN1 could not read, would stand behind the prefix.
+    # The prefix and three dots: a LATIN1 client could not read an ellipsis character.
     ("alice", "select left(masked_key, 14) from keylatch.keys where id = %(secret)s", {}),
     ("alice", "select count(*)::text from keylatch.keys where workspace_id = %(b)s", {}),
     ("bob", "select 'seen' from keylatch.revoke_key(%(secret)s)", {}),
@@ -252,13 +252,13 @@ def rules(server: Cluster, template: str, tokens: Tokens) -> Iterator[Rules]:
 
 
 def clock_change_of_a_week() -> str:
-    """A time zone whose clocks are set forward by a week in ten days."""
+    """A time zone in which the clocks are set forward by a week, ten days from now."""
     day = datetime.now(UTC) + timedelta(days=10)
     return f"AAA0BBB-167,J{int(day.strftime('%j'))}/0,J{(int(day.strftime('%j')) + 99) % 365 + 1}/0"
 
 
 def test_the_probe_values_both_pass_and_break_the_rules(rules: Rules) -> None:
-    """The comparison below is meaningful: most values are refused, and some are not."""
+    """The rules below give all kinds of outcomes, and no statement has a syntax error."""
     said = dict.fromkeys(rules.usual)
     assert {"issued", "invalid_argument", "revoked_is_final", "true", "0", "1"} <= set(said)
     assert not {"42601", "42703", "42883", "42P18", "42804", "22P02"} & set(said), said

@@ -18,7 +18,7 @@ import pytest
 from core.racing import Connection, Outcome, attempt, together
 from stack import Cluster, Database, People, Tokens
 
-# Who calls it, and what; the family is %(old)s, which is superseded, and its successor %(young)s.
+# The caller and the statement. The family is the superseded %(old)s and its successor %(young)s.
 CALLS = {
     "issue": ("alice", "select id, key from keylatch.issue_key(%(workspace)s, 'secret')"),
     "rotate": ("alice", "select id, key from keylatch.rotate_key(%(young)s)"),
@@ -47,7 +47,7 @@ CALLS = {
 }
 EXPECTED = {
     "done",
-    "42501",  # no admin any more: the workspace is gone
+    "42501",  # the workspace was deleted, so the caller is not its admin
     "key_not_found",
     "key_revoked",
     "key_already_rotated",
@@ -61,7 +61,7 @@ ROUNDS = 8
 
 @dataclass
 class Round:
-    """A workspace of its own, and the ids that the calls are about."""
+    """The workspace of one round, and the keys that the calls use."""
 
     workspace: UUID
     old: UUID
@@ -70,7 +70,7 @@ class Round:
 
 
 class Storm:
-    """Sessions of everybody on one database, and what is true of its keys."""
+    """Sessions of all roles on one database, and checks of its keys."""
 
     def __init__(self, database: Database, people: People) -> None:
         claims = people.claims("alice")
@@ -85,7 +85,7 @@ class Storm:
         self.met: Counter[tuple[str, str]] = Counter()
 
     def prepare(self) -> Round:
-        """A new workspace of alice's, with a family of two keys and a key beside it."""
+        """Make a workspace of alice with a family of two keys and a key beside the family."""
         workspace = uuid4()
         self.owner.execute(
             "insert into keylatch.workspaces (id, name) values (%s, 'W')", [workspace]
@@ -102,7 +102,7 @@ class Storm:
         return Round(workspace, old, young, other)
 
     def play(self, names: list[str], prepared: Round) -> list[Outcome]:
-        """Make these calls at the same moment, more or less, and check what came of them."""
+        """Make these calls at about the same time, and check their outcomes."""
         calls: list[Callable[[], Outcome]] = []
         for number, name in enumerate(names):
             who, statement = CALLS[name]
@@ -192,7 +192,7 @@ def test_eight_sessions_at_once_do_not_deadlock_and_leave_no_revoked_key_active(
 def test_a_workspace_whose_admin_goes_on_rotating_is_deleted_all_the_same(storm: Storm) -> None:
     """Threat: who administers a workspace keeps it from being deleted."""
     prepared = storm.prepare()
-    # So many keys take longer to look through than a rotation takes.
+    # The deletion needs longer to read this many keys than a rotation takes.
     storm.owner.execute(
         "select keylatch.issue_keys(%s, array(select n::text from generate_series(1, 3000) as n))",
         [prepared.workspace],

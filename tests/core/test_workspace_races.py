@@ -1,4 +1,4 @@
-"""A workspace that is deleted while keys are made in it: none stays active, nobody deadlocks."""
+"""A workspace is deleted while keys are made in it: no key stays active, no call deadlocks."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def test_making_a_key_in_a_workspace_that_is_being_deleted_waits_and_is_then_ref
 def test_making_a_key_while_keys_are_being_deleted_is_refused_without_waiting(
     system: System, make: str
 ) -> None:
-    """The deletion may itself wait for a key that the maker's transaction holds."""
+    """The deletion may itself wait for a key that the maker's transaction has locked."""
     old, _ = system.issue()
     maker = system.session(autocommit=False)
     maker.execute("select 1 from keylatch.keys where id = %s for update", [old])
@@ -162,15 +162,15 @@ def test_a_deletion_and_a_cascade_do_not_deadlock(system: System, end: str) -> N
     oldest, _ = system.issue()
     (middle, _) = attempt(system.session(), ROTATE, [oldest, "1 hour"]).row
     (youngest, _) = attempt(system.session(), ROTATE, [middle, "1 hour"]).row
-    # The deletion is stopped halfway: it has one end of the family, whichever it began at, and the
-    # cascade begins at the other.
+    # The deletion stops halfway, with locks on one end of the family. The parameter covers both
+    # ends, so in one case the cascade begins at the other end.
     holder = system.session(autocommit=False)
     holder.execute("select 1 from keylatch.keys where id = %s for update", [middle])
     service = system.database.connect("service_role")
     deleter = system.waiting(DELETE, [system.workspace], waits_for=holder, session=service)
     revoker = system.waiting(REVOKE, [oldest if end == "oldest" else youngest, True])
     holder.rollback()
-    # Either may come first; who comes second finds the keys revoked, or is no admin any more.
+    # Either call may win. If the deletion wins, alice is no longer an admin.
     assert revoker.outcome().word in ("done", "key_not_found")
     assert deleter.outcome().word == "done"
     assert unrevoked(system, system.workspace) == []
@@ -220,7 +220,7 @@ def test_no_key_made_while_its_workspace_is_deleted_stays_active(
     assert "done" in met and len(met) > 1, f"the order was always the same: {met}"
 
 
-# What a transaction in `repeatable read` sees was settled before it waited.
+# A transaction in `repeatable read` keeps the snapshot from before its wait.
 
 
 def test_a_key_made_on_an_old_snapshot_is_not_active_in_a_deleted_workspace(
