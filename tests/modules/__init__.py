@@ -1,1 +1,1 @@
-"""Tests of the modules with more than one session, or over HTTP."""
+"""Tests of the modules that need several sessions, HTTP, or a browser."""

@@ -1,4 +1,4 @@
-"""sql/audit/event_integrity.sql names each key that its events do not explain, and no other."""
+"""sql/audit/event_integrity.sql names each key that differs from its events, and no other key."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ def system(database: Database, people: People) -> System:
 
 
 def issue(system: System, label: str = "shop") -> UUID:
-    """A key with all that a caller can choose."""
+    """Issue a key with a value for each field that a caller can choose."""
     values = [system.workspace, label, ["https://shop.example"], ["a", "b"], '{"a": [1.50, null]}']
     ((key_id,),) = system.session().execute(ISSUE, values).fetchall()
     return UUID(str(key_id))
@@ -43,7 +43,7 @@ def run_script(system: System, name: str, *options: str, text: str | None = None
 
 
 def live(system: System) -> dict[str, UUID]:
-    """Keys that have all kinds of events, by what became of them."""
+    """Make keys with all kinds of events; the names describe the last state of each key."""
     alice = system.session()
     labels = ("edited", "suspended", "again", "graced", "rotated", "masked_sk_live_abc", "revoked")
     keys = {label: issue(system, label) for label in labels}
@@ -142,7 +142,7 @@ def test_archived_events_may_have_said_anything(system: System) -> None:
     run_script(system, "compare_archive", "--set=remove=yes", text=archive)
     assert system.owner.execute("select from keylatch.key_events").fetchall() == []
     assert problems(system) == []
-    # What is said after the archive holds, and so does all of a new key.
+    # Events after the archiving explain later changes, and all fields of a new key.
     alice = system.session()
     alice.execute("update keylatch.keys set label = 'later' where id = %s", [keys["edited"]])
     alice.execute("select keylatch.revoke_key(%s, 'later')", [keys["again"]])
@@ -163,7 +163,7 @@ def test_archived_events_may_have_said_anything(system: System) -> None:
         (keys["again"], "the key was revoked, b"),
         (old, "the key is revoked, bu"),
     }
-    # Marking a checkpoint as archived hides nothing while its events are there.
+    # Marking a checkpoint as archived hides nothing while its events still exist.
     system.owner.execute("select keylatch.seal_events()")
     mark = "update keylatch_internal.key_event_checkpoints set archived_at = now()"
     system.owner.execute(f"{mark} where archived_at is null".encode())
@@ -201,7 +201,7 @@ def test_imported_keys_are_explained_and_those_of_an_undone_import_are_none(
     report = import_(service, lines[0] | gone, lines[1] | given, lines[2] | {"label": "x"})
     assert report["imported"] == 3, json.dumps(report)
     assert problems(system) == []
-    # A later import revokes, suspends and shortens.
+    # A later import revokes a key, suspends a key and sets an earlier expiry.
     again = import_(service, lines[1] | gone, lines[2] | given)
     assert [one["outcome"] for one in again["lines"]] == ["moved", "moved"]
     wrong = import_(service, lines[3])

@@ -1,4 +1,4 @@
-"""Events among several sessions: written without a lock, sealed in turns, restored and archived."""
+"""Events with several sessions: written without locks, sealed in turns, restored, replicated."""
 
 import contextlib
 import os
@@ -58,7 +58,7 @@ def verified(connection: Connection) -> tuple[Any, ...]:
 
 
 def events(connection: Connection) -> list[str]:
-    """What happened, in order."""
+    """The names of all events, in order."""
     rows = connection.execute("select event from keylatch.key_events order by occurred_at, id")
     return [event for (event,) in rows]
 
@@ -103,7 +103,7 @@ def test_changes_of_the_same_keys_in_another_order_do_not_meet_in_a_deadlock(
     first, second = system.session(autocommit=False), system.session(autocommit=False)
     first.execute(REVOKE, [one, False])
     second.execute(SUSPEND, [other])
-    # The first now waits for the row that the second has; the second commits past the first.
+    # The first session waits for the row that the second has locked. The second commits.
     waiting = system.waiting(REVOKE, [other, False], waits_for=second, session=first)
     second.commit()
     assert waiting.outcome().word == "done"
@@ -142,11 +142,11 @@ def test_a_plan_that_was_made_for_one_key_serves_thousands(system: System) -> No
         )
         owner.execute("delete from keylatch.workspaces where id = %s", [workspace])
 
-    for _ in range(8):  # more often than a plan is made for its values
+    for _ in range(8):  # after five calls PostgreSQL may choose a generic plan
         owner.execute(REVOKE, [system.issue()[0], False])
         delete_workspace(1)
     with owner.transaction():
-        # Rows of transition tables are in no statistics, so the plan of their join is asked for.
+        # Statistics omit the rows of transition tables, so the test reads the plan of their join.
         owner.execute("set local client_min_messages = log")
         owner.execute("set local auto_explain.log_min_duration = 0")
         delete_workspace(many)
@@ -161,7 +161,7 @@ def test_a_plan_that_was_made_for_one_key_serves_thousands(system: System) -> No
     assert re.search("(Hash|Merge) Join", joined[0]), joined
     assert "Nested Loop" not in joined[0]
     pairs = "select from pg_trigger where tgoldtable is not null and tgnewtable is not null"
-    assert owner.execute(pairs.encode()).rowcount == 1  # No other plan joins two of them.
+    assert owner.execute(pairs.encode()).rowcount == 1  # No other trigger joins two of them.
     row = owner.execute(
         "select count(*), count(distinct key_id) from keylatch.key_events"
         " where reason = 'workspace deleted'"
@@ -170,7 +170,7 @@ def test_a_plan_that_was_made_for_one_key_serves_thousands(system: System) -> No
 
 
 def test_the_events_of_many_keys_are_written_without_jit(system: System) -> None:
-    """JIT compilation takes a second, whatever the number of keys."""
+    """JIT compilation takes a second, even for a few keys."""
     plans: list[str] = []
     owner = system.database.connect(superuser=True)
     owner.add_notice_handler(lambda notice: plans.append(str(notice.message_primary)))
@@ -210,18 +210,18 @@ def test_the_events_need_no_other_module(server: Cluster, people: People) -> Non
 
 @pytest.fixture
 def limited(system: System) -> System:
-    """A system where a user makes up to three changes a minute."""
+    """A system in which a user may make three changes a minute."""
     system.owner.execute("update keylatch_internal.event_settings set changes_per_minute = 3")
     return system
 
 
 def test_nobody_waits_for_the_count_of_changes(limited: System) -> None:
-    # The first key of a workspace is waited for; this one is the owner's.
+    # A session waits for the first key of a workspace, so the owner issues this first key.
     assert attempt(limited.owner, ISSUE, [limited.workspace]).word == "done"
     slow, other = limited.session(autocommit=False), limited.session()
     other.execute("set lock_timeout = '1ms'")
     assert [attempt(slow, ISSUE, [limited.workspace]).word for _ in range(3)] == ["done"] * 3
-    # What is not committed is not seen, so it is not counted and holds nobody up.
+    # Uncommitted changes are not visible, so the limit does not count them or wait for them.
     mine = [attempt(other, ISSUE, [limited.workspace]) for _ in range(3)]
     assert [one.word for one in mine] == ["done"] * 3
     assert attempt(other, ISSUE, [limited.workspace]).word == "too_many_requests"
@@ -262,7 +262,7 @@ def test_a_large_limit_stops_one_statement_that_changes_many_keys(system: System
     )
     alice = system.session()
     relabel = "update keylatch.keys set label = 'x' where workspace_id = %s"
-    # One change in 25 counts them: that none of 4,500 does so, nobody will see.
+    # On average one change in 25 counts all changes. At least one of 4,500 practically always does.
     assert attempt(alice, relabel, [system.workspace]).word == "too_many_requests"
     revoke = "update keylatch.keys set revoked_at = now() where workspace_id = %s"
     assert attempt(alice, revoke, [system.workspace]).word == "done"
@@ -283,7 +283,7 @@ def test_a_user_who_made_too_many_changes_hears_over_http_when_to_go_on(
         assert alice.post("/rpc/revoke_key", json={"key_id": str(key)}).status_code == 200
 
 
-# Nobody but the triggers writes.
+# Only the triggers may write.
 
 
 def test_an_owner_cannot_forge_an_event_even_by_copy(system: System) -> None:
@@ -413,7 +413,7 @@ def test_a_sealer_that_is_killed_leaves_a_chain_that_goes_on(
         assert attempt(sealer, "select from keylatch.seal_events(1200)").word == "done"
         witness = psycopg.connect(database.url, autocommit=True)
         os.kill(sealer.info.backend_pid, signal.SIGKILL)
-        until(lambda: not _answers(witness))  # the server ends every session, and recovers
+        until(lambda: not _answers(witness))  # the server ends every session and recovers
         owner = _again(database)
         assert verified(owner) == (True, 1, 1000, 1500, None)
         owner.execute(SEAL)
@@ -429,7 +429,7 @@ def _answers(connection: Connection) -> bool:
 
 
 def _again(database: Database) -> Connection:
-    """A connection, once the server has recovered from the loss of a process."""
+    """Wait until the server has recovered from the loss of a process, and connect."""
     found: list[Connection] = []
 
     def answers() -> bool:
@@ -445,7 +445,7 @@ def test_the_plans_of_a_small_log_are_also_fast_for_a_large_one(system: System) 
     service = system.database.connect("service_role")
     verify = "select is_intact from keylatch.verify_events()"
     for _ in range(2):
-        for _ in range(8):  # more often than a plan is made for its values
+        for _ in range(8):  # after five calls PostgreSQL may choose a generic plan
             system.issue()
             service.execute(SEAL)
             service.execute(verify)
@@ -517,7 +517,7 @@ def test_admins_and_services_read_seal_and_verify_over_http(
     assert first.checkpoint == 1
 
 
-# Restoring, replicating, keeping elsewhere.
+# Restoring and replicating.
 
 
 @pytest.mark.one_server
@@ -548,7 +548,7 @@ def test_a_whole_dump_that_is_restored_keeps_events_seals_and_guards(
 def test_data_that_are_restored_in_replication_mode_make_no_event_anew(
     system: System, server: Cluster, template: str, tmp_path: Path
 ) -> None:
-    """As Supabase's backups are restored: the schema first, then the data alone, in one go."""
+    """Supabase restores a backup like this: the schema first, then the data in one transaction."""
     keys = [system.issue()[0] for _ in range(3)]
     system.session().execute(REVOKE, [keys[0], False])
     system.session().execute(ROTATE, [keys[1], "1 hour"])
@@ -591,7 +591,7 @@ def test_a_logical_replica_has_the_events_and_seals_of_its_publisher(
         _wait_until_equal(subscriber, system.owner)
         assert verified(subscriber) == (True, 1, 0, 1, None)
         subscriber.execute("drop subscription keys")
-        # After a cut-over the replica goes on by itself: there is no number to fall behind.
+        # After a cut-over the replica works alone: no sequence can be behind the copied rows.
         assert attempt(replica.connect(), ISSUE, [people.a]).word == "done"
         assert attempt(replica.connect(), SEAL).row == (2, 2, True)
         assert verified(subscriber) == (True, 2, 2, 0, None)
@@ -600,7 +600,7 @@ def test_a_logical_replica_has_the_events_and_seals_of_its_publisher(
 def test_a_replica_that_revokes_keys_by_itself_has_no_event_twice(
     server: Cluster, template: str, database: Database, people: People
 ) -> None:
-    """An application that fires the trigger of its workspaces always, also at the replica."""
+    """An application may fire the trigger of its workspaces always, also at the replica."""
     system = System(database, people)
     for _ in range(2):
         system.issue()
@@ -621,7 +621,7 @@ def test_a_replica_that_revokes_keys_by_itself_has_no_event_twice(
 
 
 def _wait_until_equal(subscriber: Connection, publisher: Connection) -> None:
-    # At first each table has a worker of its own: checkpoints may come after the events.
+    # At first each table has its own worker, so checkpoints may arrive after their events.
     until(
         lambda: (
             [everything(subscriber), _checkpoints(subscriber)]
@@ -642,7 +642,7 @@ def _archive(owner: Connection) -> None:
 
 
 def run_program(name: str, *arguments: object, text: str | None = None) -> str:
-    """Run a program of PostgreSQL, and give what it prints."""
+    """Run a program of PostgreSQL, and return its output."""
     program = shutil.which(name)
     if program is None:
         raise MissingTool(name)

@@ -1,4 +1,4 @@
-"""What the owner does with the log by the scripts of sql/ops: anchor, archive, erase a person."""
+"""The owner's scripts of sql/ops for the log: anchor and archive events, erase a person."""
 
 import csv
 import re
@@ -41,7 +41,7 @@ def test_a_person_is_erased_and_the_seals_still_find_a_falsification(system: Sys
     attempt(system.owner, SEAL)
     assert verified(system.owner) == (True, 2, 6, 0, None)
 
-    # What was erased cannot be written anew, and what stayed cannot be changed.
+    # Neither new values for erased fields nor changes of the remaining fields pass verification.
     system.owner.execute("alter table keylatch_internal.key_events disable trigger user")
     for change in ("reason = 'moved'", "event = 'issued'", "erased = sha256('x')", "erased = null"):
         with system.owner.transaction(force_rollback=True):
@@ -127,7 +127,7 @@ def test_anchors_say_how_far_they_reach_and_what_a_restore_has_lost(system: Syst
     first = _psql(system, "anchor_events")
     system.issue()
     attempt(system.owner, SEAL)
-    # An old anchor is whole, and covers no newer checkpoint.
+    # An old anchor still matches, but does not cover newer checkpoints.
     assert _psql(system, "compare_anchors", text=first, tuples=True) == "1|1|1|2|0\n"
     later = first.replace("1,", "3,", 1)
     found, said = _failure(system, "compare_anchors", text=first + later)
@@ -153,7 +153,7 @@ def test_archived_events_leave_checkpoints_that_verify_the_archive(system: Syste
     assert len(archive.splitlines()) == 2102
     assert _psql(system, "archive_events", "--set=before=2000-01-01") == ""
     remove = "--set=remove=yes"
-    # What is not whole, or not what was sealed, removes nothing.
+    # An archive that is incomplete or differs from the sealed events removes nothing.
     short, forged = archive.split("\n", 1)[1], archive.replace(",issued,", ",revoked,", 1)
     for text, problem in (
         (short, "has too few or too many"),
@@ -171,7 +171,7 @@ def test_archived_events_leave_checkpoints_that_verify_the_archive(system: Syste
     assert _psql(system, "compare_archive", remove, text=archive, tuples=True) == f"{whole}2102\n"
     assert verified(system.owner) == (True, 3, 0, 1, None)
     assert events(system.owner) == ["issued"]
-    # The archive is verified by what stayed, for ever.
+    # The checkpoints stay in the database and still verify the archive.
     assert _psql(system, "compare_archive", text=archive, tuples=True) == f"{whole}0\n"
     assert "differs from the sealed event" in _failure(system, "compare_archive", text=forged)[0]
     for number in (1, 2, 3):
@@ -212,7 +212,7 @@ def test_a_word_for_remove_that_the_script_does_not_know_is_an_error(
 
 
 def _without(archive: str, checkpoint: int) -> str:
-    """The archive without the lines of a checkpoint, the last column."""
+    """The archive without the lines of one checkpoint; the checkpoint is the last column."""
     lines = archive.splitlines(keepends=True)
     return "".join(line for line in lines if not line.endswith(f",{checkpoint}\n"))
 
@@ -226,7 +226,7 @@ def _psql(
 
 
 def _failure(system: System, script: str, *options: str, text: str = "") -> tuple[str, str]:
-    """What psql printed on both streams, when it ended as it ends for an error in a script."""
+    """Run a script that must fail with psql's exit code 3; return its stdout and stderr."""
     file = f"--file={ROOT}/sql/ops/{script}.sql"
     psql = ["psql", "--no-psqlrc", "-qtA", *options, file, system.database.url]
     done = subprocess.run(psql, input=text, capture_output=True, text=True, check=False)

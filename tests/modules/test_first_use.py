@@ -1,4 +1,4 @@
-"""Keys whose hash PostgreSQL cannot compute: the code of sql/docs/first_use.md, and its races."""
+"""Keys with a hash that PostgreSQL cannot compute: the code of sql/docs/first_use.md."""
 
 import asyncio
 import hashlib
@@ -53,7 +53,7 @@ HASHES: dict[str, Callable[[str], str]] = {"argon2": ARGON2.hash, "scrypt": scry
 
 
 class Shop:
-    """The old table beside an installation, and the functions of the page."""
+    """The old table beside an installation, and the functions of the guide."""
 
     def __init__(self, system: System) -> None:
         self.system, self.url = system, system.database.url
@@ -80,7 +80,7 @@ class Shop:
         return bool(self.code["import_old_key"](self.kl, self.old, text))
 
     def no_slow_hash(self) -> None:
-        """From now on, a text that costs a slow hash fails the test."""
+        """Fail the test if the code computes a slow hash from now on."""
         self.code["matches"] = lambda *_: pytest.fail("a slow hash")
 
     def rows(self) -> list[Any]:
@@ -114,7 +114,7 @@ def test_the_first_use_imports_a_key_and_the_second_asks_the_old_table_no_more(
         " from keylatch.keys as k join keylatch_internal.keys as i on k.id = i.id"
         " join keylatch.imported_keys as g on k.id = g.key_id"
     ).fetchall()
-    # A native key: its row has the hash of its text.
+    # The imported key is a native key: its row has the hash of its text.
     native = hash_key(KEY)
     assert kept == [(key_id, "the shop", "2999-01-31", {"old_id": 1}, native, "old_keys")]
     shop.no_slow_hash()
@@ -199,7 +199,7 @@ def resolves_by(shop: Shop, key: str) -> UUID | None:
 
 
 def revoke(shop: Shop, number: int) -> Outcome:
-    """The two statements of the page, in a session of their own."""
+    """Run the guide's two statements that revoke a key, in a new session."""
     with psycopg.connect(shop.url, autocommit=True) as owner:
         attempt(owner, REVOKE_OLD.replace("id = 1", f"id = {number}"))
         return attempt(owner, REVOKE_OURS.replace('"old_id": 1', f'"old_id": {number}'))
@@ -237,7 +237,7 @@ def test_the_old_row_is_locked_from_the_check_until_the_key_is_there(
             holder.commit()
             revoking = None
         else:
-            # What stops the import after it has locked the old row.
+            # This lock stops the import after the import has locked the old row.
             holder.execute("lock table keylatch_internal.legacy_settings in exclusive mode")
             using = pool.submit(shop.use)
             until(lambda: is_waiting(watcher, "import_keys"))

@@ -1,4 +1,4 @@
-"""Keys of other systems: each line of an import by itself, and what comes with a key."""
+"""Imports of keys of other systems: each line succeeds or fails alone, with its fields."""
 
 import base64
 import hashlib
@@ -35,11 +35,11 @@ NATIVE: dict[str, object] = {"alg": "sha256", "hash": HEX, "hash_encoding": "hex
 RFC_3_ROUNDS = hashlib.pbkdf2_hmac("sha256", b"an old key with a salt", b"salt", 3)
 BCRYPT = "$2b$12$" + "a" * 53
 DJANGO = "pbkdf2_sha256$9$salt$" + "A" * 43 + "="
-# A line that is refused, and the words that name what is wrong with it.
+# A refused line, and words of the refusal that name the problem.
 REFUSED: list[tuple[object, str]] = [
     ("a text", "not a JSON object"),
     ({"key": OLD, "colour": "red"}, "unknown field"),
-    # No line may name what the database makes.
+    # No line may set a field that the database makes.
     ({"key": OLD, "id": str(uuid4())}, "unknown field"),
     ({"key": OLD, "verifier": "x"}, "unknown field"),
     ({"key": OLD, "workspace_id": "7"}, "workspace_id"),
@@ -113,7 +113,7 @@ REFUSED: list[tuple[object, str]] = [
     ({**PBKDF2, "starts_with": "x" * 33}, "starts_with"),
     ({"key": OLD, "force": ""}, "force"),
 ]
-# Fields of a line with a SHA-256, and the words of the refusal; no words for a line that is fine.
+# Fields of a line with a SHA-256, and words of the refusal; an accepted line has no words.
 UNUSUAL: list[tuple[dict[str, object], str]] = [
     ({}, ""),
     ({"workspace_id": str(People.a).upper()}, ""),
@@ -134,7 +134,7 @@ UNUSUAL: list[tuple[dict[str, object], str]] = [
     ({"salt": "x"}, "do not go with sha256"),
     ({"salt": None, "scheme": None, "metadata": None}, ""),
     ({"starts_with": "wid_"}, ""),
-    # What check_key allows in the label of a first line, a second line may skip.
+    # A line that differs from the line before only in a plain label skips check_key.
     ({"label": "".join(map(chr, range(0x20, 0x7F))).replace("_", "") * 2}, ""),
     ({"label": "ü" * 200}, ""),
     ({"label": None}, ""),
@@ -157,7 +157,7 @@ UNUSUAL: list[tuple[dict[str, object], str]] = [
     ({"revoke_reason": "leaked"}, "revoke_reason"),
     ({"colour": "red"}, "unknown field"),
 ]
-# Texts that fill the column of a key in a table and are none, and one word of the refusal.
+# Texts that stand in a column of keys but are not keys, and one word of the refusal.
 WEAK: list[tuple[str, str]] = [
     *((text, "placeholder") for text in ("undefined", "NULL", "None", "[REDACTED]", "changeme")),
     *((text, "placeholder") for text in ("your-api-key-goes-here", "my_api_key", "<insert key>")),
@@ -169,7 +169,7 @@ WEAK: list[tuple[str, str]] = [
     *((text, "6 different") for text in ("x" * 40, "ababababababababab", "0" * 16)),
     *((text, "ASCII") for text in ("a key with \u200b in the middle", "schlüssel-des-kunden")),
 ]
-# Keys of other systems that are no such thing.
+# Keys of other systems that only resemble such texts.
 STRONG = [
     OLD,
     "acme-prod-widget-2024",
@@ -190,7 +190,7 @@ def service(system: System) -> Connection:
 
 
 def import_(connection: Connection, *lines: object, dry_run: bool = False) -> Any:
-    """The result of a batch: its counts, and the outcome of each line."""
+    """Import a batch; return its counts and the outcome of each line."""
     row = connection.execute(
         "select to_jsonb(r) from keylatch.import_keys(%s, %s) as r", [json.dumps(lines), dry_run]
     ).fetchone()
@@ -286,7 +286,7 @@ def test_numbers_that_jsonb_takes_for_equal_are_judged_by_themselves(
         NATIVE,
         {**NATIVE, "hash": HEX.upper()},
         {**NATIVE, "hash": BASE64, "hash_encoding": "base64"},
-        # Both: the key in plaintext counts, and a wrong hash (report 000) does not matter.
+        # With both, the plaintext key counts, and a wrong hash (report 000) does not matter.
         {**PBKDF2, "key": OLD},
     ],
     ids=["plaintext", "hex", "HEX", "base64", "both"],
@@ -300,7 +300,7 @@ def test_a_key_in_plaintext_or_under_sha256_resolves_at_once(
     (again,) = import_(service, line(**form))["lines"]
     assert (again["outcome"], again["key_id"]) == ("exists", came["key_id"])
     assert system.owner.execute("select count(*) from keylatch.keys").fetchone() == (1,)
-    # What is stored is never a key: neither the hash nor its text resolves.
+    # The stored hash is not a key: neither its hex nor its base64 text resolves.
     assert resolves(system, HEX) is None
     assert resolves(system, BASE64) is None
 
@@ -374,7 +374,7 @@ def test_the_hash_of_a_placeholder_is_no_key(
     lines = import_(service, *(line(**one, hash_encoding="hex") for one in hashes))["lines"]
     assert lines[0]["outcome"] == "refused"
     assert "placeholder" in lines[0]["detail"]
-    # What a scheme or a salt hides is seen when the text comes.
+    # A scheme or a salt hides the placeholder until its text is presented.
     upgraded = "select key_id from keylatch.upgrade_key(%s, %s)"
     assert service.execute(upgraded, [text, People.a]).fetchone() is None
     assert resolves(system, text) is None
@@ -445,7 +445,7 @@ def test_inactive_keys_are_recognised_and_stay_inactive(
         if verdict != "suspended":
             update = "update keylatch.keys set revoked_at = null, expires_at = null where id = %s"
             assert attempt(alice, update, [explained[1]]).word == f"{verdict}_is_final"
-        # Active again under the same text is what an importer must not do by mistake.
+        # A second import of the same text must not reactivate the key.
         (again,) = import_(service, line(key=key))["lines"]
         assert again["outcome"] == "exists"
         assert resolves(system, key) is None
@@ -453,7 +453,7 @@ def test_inactive_keys_are_recognised_and_stay_inactive(
 
 PAST, SOON, LATER = "2024-01-01", "2098-01-01", "2099-01-01"
 REVOKED = {"revoked_at": PAST, "revoke_reason": "leaked"}
-# What the key is, what the next line says, what that line does, and what the key is then.
+# The fields of the key, the fields of the next line, the line's outcome, and the key's new state.
 MOVES: list[tuple[dict[str, str], dict[str, str], str, str]] = [
     ({}, {}, "exists", "active"),
     ({}, REVOKED, "moved", "revoked leaked"),

@@ -1,4 +1,4 @@
-"""Imports at once: they do not deadlock, and each reports what the other imported."""
+"""Imports at the same time do not deadlock, and each reports the keys of the other."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ def test_two_imports_of_the_same_keys_at_once_leave_one_and_say_which(system: Sy
 def test_imports_of_the_same_keys_in_another_order_do_not_meet_head_on(
     system: System, *, is_there: bool
 ) -> None:
-    # The workspace has a key: where it has none, the second import waits before its first line.
+    # Without a key in the workspace, the second import would wait before its first line.
     system.issue()
     first, middle, last = sorted(
         (f"key number {number} of the old system" for number in range(3)), key=hash_key
@@ -61,7 +61,7 @@ def test_imports_of_the_same_keys_in_another_order_do_not_meet_head_on(
     if is_there:
         service = system.database.connect("service_role")
         service.execute("select keylatch.import_keys(%s)", [importing(first, middle, last)])
-    # What happens to the middle key meanwhile lets both ways begin, and go on at the same time.
+    # A lock on the middle key lets both imports begin, wait and then continue at the same time.
     holder = system.database.connect("service_role", autocommit=False)
     holder.execute("select keylatch.import_keys(%s)", [importing(middle, label="held")])
     ways = [
@@ -85,7 +85,7 @@ def test_imports_of_one_source_note_what_they_saw_in_one_order(system: System) -
     service = system.database.connect("service_role")
     keys = [line(key=f"key number {number} of the old system") for number in range(50)]
     statement = "select keylatch.import_keys(%s, source => 'old')"
-    # Of one batch the rows may stand in the order of the ids.
+    # Several batches, because the rows of one batch may be in the order of the ids.
     for batch in (keys[:20], keys[20:30], keys[30:]):
         service.execute(statement, [json.dumps(batch)])
     by_place = [
@@ -99,7 +99,8 @@ def test_imports_of_one_source_note_what_they_saw_in_one_order(system: System) -
     def before(order: list[UUID], key_id: UUID) -> set[UUID]:
         return set(order[: order.index(key_id)])
 
-    # Who goes by the place and who goes by the id have both locked what the other one needs.
+    # At this row, a session in the order of places and a session in the order of ids have each
+    # passed a row that the other session still needs.
     held = next(
         one
         for one in by_id
@@ -176,8 +177,8 @@ def test_the_first_use_of_a_key_and_an_import_of_its_text_do_not_wait(system: Sy
 
 
 # The form of a revoked line, the form of an active line of the same key in another import, and
-# whether the second import has to wait to see the first. Two unsalted hashes are compared later:
-# a look-up takes the row that is less active.
+# whether the second import waits for the first. Two unsalted hashes are compared at a look-up,
+# which takes the less active row.
 OTHER_FORMS = [
     ("a fast scheme", "plaintext", True),
     ("a slow scheme", "plaintext", True),
@@ -207,7 +208,7 @@ def test_a_key_that_another_import_brings_as_revoked_is_not_active(
     if "a slow scheme" in (revoked, active):
         service.execute(DECLARE, ["slow", json.dumps(SLOW)])
     forms = {**other_forms(SLOW_KEY), "a slow scheme": slow(SLOW_KEY)}
-    # Where a workspace has no key, the second import waits before its first line.
+    # Without a key in the workspace, the second import would wait before its first line.
     system.issue()
     first = system.database.connect("service_role", autocommit=False)
     import_(first, line(**forms[revoked], revoked_at="2024-01-01"))
@@ -228,7 +229,7 @@ def test_an_import_during_which_a_revoked_key_is_used_does_not_revive_it(system:
     """Threat: the key no longer waits, and its text was looked up a moment too early."""
     service = system.database.connect("service_role")
     import_(service, line(**pbkdf2(OLD, "hex", "hex"), revoked_at="2024-01-01"))
-    # The salted line, in a workspace where no key waits, stops the import after it has begun.
+    # The salted line, in a workspace where no key waits, stops the import after its start.
     other = line(**pbkdf2("another key of B", "hex", "hex"), workspace_id=str(People.b))
     holder = system.database.connect(superuser=True, autocommit=False)
     holder.execute("lock table keylatch_internal.keys in share mode")
@@ -290,7 +291,7 @@ def test_a_revoked_line_that_is_held_revokes_a_key_that_resolves(
     assert resolves(system, OLD) == active
     alice.execute("select keylatch.revoke_key(%s)", [held["key_id"]])
     assert resolves(system, OLD) is None
-    # A key that waits alone resolves at its first use, and not before.
+    # A waiting key resolves only after its own first use.
     assert resolves(system, "another key of A") is None
 
 

@@ -1,4 +1,4 @@
-"""A logical replica with imported keys: a first use there stops nothing of the publisher."""
+"""A logical replica with imported keys: a first use at the replica does not stop replication."""
 
 from core.racing import REVOKE, System
 from modules.test_import import resolves
@@ -24,7 +24,7 @@ def test_a_first_use_at_the_replica_and_at_the_publisher_does_not_stop_the_repli
         assert upgrade(subscriber, both) == ids[0]
         before = other.owner.execute(used, [ids[0]]).fetchone()
         assert [upgrade(service, key) for key in (both, there)] == ids
-        # These arrive after the uses, so the worker has got over them.
+        # These changes arrive after the first uses, so the worker has applied the first uses.
         until(lambda: resolves(other, there) == ids[1], "the worker stopped")
         assert other.owner.execute(used, [ids[0]]).fetchone() == before
         system.session().execute(REVOKE, [ids[0], False])

@@ -1,4 +1,4 @@
-"""What all scripts of sql/ops share: a script that cannot do its work ends with exit code 3."""
+"""Every script of sql/ops that cannot do its work ends with exit code 3."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from stack.tools import ROOT
 pytestmark = pytest.mark.one_server
 
 SCRIPTS = sorted((ROOT / "sql" / "ops").glob("*.sql"))
-# The commands of the headers, and the commands of the guides, which print the script first.
+# The psql commands in the scripts' headers, and the commands in the guides that print a script.
 COMMANDS = [
     *(
         (path.name, command)
@@ -77,7 +77,7 @@ def test_a_script_without_its_variable_says_how_to_set_it(
 def _bash(
     database: Database, command: str, directory: Path, role: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command as its reader does, where the server gives the session another role."""
+    """Run a command like a reader of the page, in a session with the given role."""
     at = conninfo_to_dict(database.url)
     names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD"}
     environment = {

@@ -1,4 +1,4 @@
-"""Keys whose old hash has no salt: looked up by their scheme, on every path, and never written."""
+"""Keys with an unsalted old hash: each call finds them by their scheme, without an upgrade."""
 
 import base64
 import hashlib
@@ -46,7 +46,7 @@ SLOW = {
     "length": 50,
 }
 SECRETIVE = {"digest": "hmac-sha256", "secret": "pepper"}
-# What the old system does, the key as its holder has it, and what the old table has.
+# The old system's scheme, the key as its holder has it, and the hash in the old table.
 SCHEMES: Mapping[str, tuple[dict[str, object], str, bytes]] = {
     "sanctum": ({"after": "|", "digest": "sha256"}, TEXT, digest("sha256")(PART)),
     "calcom": ({"strip": "cal_", "digest": "sha256"}, f"cal_{PART}", digest("sha256")(PART)),
@@ -124,7 +124,7 @@ def test_a_key_under_a_scheme_resolves_at_once_and_its_near_misses_do_not(
     (again,) = import_(service, under(name, kept))["lines"]
     assert (again["outcome"], again["key_id"]) == ("exists", came["key_id"])
     wrong = [text[1:-1], text.swapcase(), kept.hex(), presented(kept), "|", "", "|" * 5000]
-    if name != "hex":  # in which case means nothing
+    if name != "hex":  # upper and lower case are equal in hex
         assert [resolves(system, one) for one in wrong] == [None] * len(wrong)
     assert resolves(system, text, "https://a.example") is None
 
@@ -195,7 +195,7 @@ def test_a_text_that_is_inactive_under_one_hash_is_inactive(
     declare(service, "one", digest="sha512")
     declare(service, "two", after="|", digest="sha256")
     asked = "select verdict from keylatch.explain_key(%s)"
-    # By its own hash, then by another scheme; by a scheme, then by another one, then in plaintext.
+    # The first key comes under SHA-256 and a scheme, the second under two schemes and in plaintext.
     native = {"alg": "sha256", "hash": digest("sha256")(TEXT).hex(), "hash_encoding": "hex"}
     import_(service, line(**native, **fields), under("one", digest("sha512")(TEXT)))
     other = "7|another key of the old system, 1"
@@ -328,7 +328,7 @@ def test_the_keys_of_a_scheme_end_with_it_and_are_listed_before(
     ends = dict(system.owner.execute("select id, expires_at from keylatch.keys").fetchall())
     assert {ends[first], ends[second], ends[third]} == {end}
     assert ends[nearer] < end
-    # Never later, nor in the past; and a scheme that is not there has no end.
+    # The end of a scheme cannot move to later or into the past, and an unknown scheme has no end.
     for name, when in (
         ("sanctum", end + timedelta(days=1)),
         ("sanctum", datetime(2024, 1, 1, tzinfo=UTC)),
@@ -356,7 +356,7 @@ def test_the_end_of_a_scheme_reaches_keys_whose_import_has_not_committed(
         waits_for=importing,
         session=system.database.connect("service_role"),
     )
-    # Who resolves keys does not wait.
+    # Resolving a key does not wait.
     assert resolves(system, "17|an unknown key") is None
     importing.commit()
     assert ending.outcome().row == (1, True)
@@ -371,7 +371,7 @@ REFUSED: list[tuple[str | None, object, str]] = [
     (None, {"digest": "md5"}, "name must be"),
     ("bcrypt", {"digest": "md5"}, "name must be"),
     ("pbkdf2_sha256", {"digest": "md5"}, "name must be"),
-    # The hashes of keylatch's own rows are told apart by these.
+    # keylatch marks hashes of its own rows with these names.
     ("held", {"digest": "md5"}, "name must be"),
     ("salted", {"digest": "md5"}, "name must be"),
     ("old", [], "unknown member"),
@@ -401,7 +401,7 @@ REFUSED: list[tuple[str | None, object, str]] = [
     ("old", {**SLOW, "decode": "hex"}, "PBKDF2 in a scheme"),
     ("old", {**SLOW, "prepend": "x"}, "PBKDF2 in a scheme"),
     ("old", {**SLOW, "length": 15}, "PBKDF2 in a scheme"),
-    # No call could compute it.
+    # No call could compute this many rounds.
     ("old", {**SLOW, "iter": 171_429}, "PBKDF2 in a scheme"),
     ("old", {**SLOW, "iter": "10000"}, "iter and length a number"),
     ("old", {**SLOW, "salt_take": 0}, "take and salt_take"),
@@ -493,7 +493,7 @@ def test_nobody_but_a_service_declares_or_ends_a_scheme(system: System, who: str
 
 
 def test_a_salted_key_is_found_by_what_it_ends_with(system: System, service: Connection) -> None:
-    """Gitea keeps the last eight characters, and 50 bytes of PBKDF2."""
+    """Gitea stores the last eight characters of a key and 50 bytes of PBKDF2."""
     keys = [digest("sha1")(str(number)).hex() for number in range(20)]
     lines = [
         line(
@@ -592,7 +592,7 @@ def test_keys_that_are_missing_in_the_whole_table_are_revoked(
     assert (report["imported"], report["waiting"], report["import_id"]) == (5, 1, str(night))
     import_(service, line(key="a key of another source"))
     finish = "select revoked, is_done from keylatch.finish_import(%s, %s, %s)"
-    # A file that was empty, or another's, would have revoked everything.
+    # An empty file, or the file of another source, must not revoke all keys.
     for source, import_id in (("old", next_night), ("other", night)):
         assert attempt(service, finish, [source, import_id, 1]).word == "invalid_argument"
     assert service.execute(finish, ["old", night, 10]).fetchone() == (0, True)
@@ -665,7 +665,7 @@ def test_a_revoked_waiting_key_is_revoked_without_a_wait_for_an_import(
 
 
 def slow(key: str) -> dict[str, object]:
-    """The key contains its own salt, as in Grafana."""
+    """The hash of a key that contains its own salt, as in Grafana."""
     made = hashlib.pbkdf2_hmac("sha256", key[5:37].encode(), key[-8:].encode(), 1000, 50)
     return {"scheme": "slow", "hash": made.hex(), "hash_encoding": "hex"}
 
@@ -683,7 +683,7 @@ def test_a_key_that_holds_its_own_salt_is_found_at_its_first_use(
     assert upgrade(service, f"{SLOW_KEY[:-1]}f", None) is None
     assert upgrade(service, SLOW_KEY, None) == UUID(came["key_id"])
     assert resolves(system, SLOW_KEY) == UUID(came["key_id"])
-    # Lines that are the key again, in whatever form.
+    # Later lines with the same key, in both forms, find the same row.
     for again in (slow(SLOW_KEY), {"key": SLOW_KEY}):
         (said,) = import_(service, line(**again))["lines"]
         assert (said["outcome"], said["key_id"]) == ("exists", came["key_id"])
@@ -696,7 +696,7 @@ def test_a_revoked_key_that_holds_its_own_salt_stays_revoked(
     (came,) = import_(service, line(**slow(SLOW_KEY)))["lines"]
     service.execute("select keylatch.revoke_key(%s)", [came["key_id"]])
     assert upgrade(service, SLOW_KEY, None) is None
-    # Neither does its text make it active.
+    # An import of the plaintext key does not reactivate the key either.
     (again,) = import_(service, line(key=SLOW_KEY))["lines"]
     assert (again["outcome"], again["key_id"]) == ("exists", came["key_id"])
     assert resolves(system, SLOW_KEY) is None

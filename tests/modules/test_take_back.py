@@ -1,4 +1,4 @@
-"""The owner undoes a wrong import by sql/ops/take_back_import.sql, before its keys are used."""
+"""The owner undoes a wrong import with sql/ops/take_back_import.sql before its keys are used."""
 
 import hashlib
 import json
@@ -35,14 +35,18 @@ def service(system: System) -> Connection:
 
 
 def bring(service: Connection, *lines: object) -> UUID:
-    """Import lines that all bring a key, and give the id of the import."""
+    """Import lines that each add a key, and return the id of the import."""
     report = import_(service, *lines)
     assert report["imported"] + report["waiting"] == len(lines), report
     return UUID(report["import_id"])
 
 
 def take_back(system: System, import_id: UUID, *before: str) -> tuple[int, int]:
-    """Run the script: how many keys it deleted and kept. If it fails, the message is psql's."""
+    """Run the script, and return how many keys the script deleted and kept.
+
+    Raises:
+        AssertionError: The script failed; the message is psql's.
+    """
     script = f"--file={ROOT}/sql/ops/take_back_import.sql"
     psql = ("psql", "--no-psqlrc", "-qtA", *before, f"--set=import_id={import_id}", script)
     try:
@@ -53,7 +57,7 @@ def take_back(system: System, import_id: UUID, *before: str) -> tuple[int, int]:
 
 
 def scheme(key: str, name: str = "old") -> dict[str, object]:
-    digest = hashlib.md5(key.encode()).hexdigest()  # noqa: S324  as old systems did
+    digest = hashlib.md5(key.encode()).hexdigest()  # noqa: S324  old systems used MD5
     return {"scheme": name, "hash": digest, "hash_encoding": "hex"}
 
 
@@ -90,7 +94,7 @@ def test_after_a_wrong_import_the_correct_one_resolves(
 @pytest.mark.parametrize("salt", SALTS)
 def test_a_waiting_key_comes_again(system: System, service: Connection, salt: str) -> None:
     wrong = {"workspace_id": str(People.b)}
-    # A key in plaintext waits as well, because it may be the same key.
+    # The plaintext key waits as well, because it may be the same key as the salted one.
     import_id = bring(service, line(**SALTS[salt], **wrong), line(key=OTHER, **wrong))
     assert take_back(system, import_id) == (2, 0)
     assert upgrade(service, OLD, People.b) is None
@@ -142,7 +146,7 @@ def test_a_key_that_was_inactive_stays_so_in_a_later_import(
 ) -> None:
     import_id = bring(service, line(**(FORMS | SALTS)[first]))
     with system.database.connect(superuser=True) as owner:
-        if end == "expired":  # and no rule about a new expiry
+        if end == "expired":  # replication mode allows an expiry that is not in the future
             owner.execute("set session_replication_role = replica")
         owner.execute(f"update keylatch_internal.keys set {ENDS[end]}".encode())
     assert take_back(system, import_id) == (0, 1)
@@ -159,7 +163,7 @@ def test_of_an_import_the_active_keys_go_and_of_another_import_none(
     import_id = bring(service, *(line(key=f"an old key of number {n}") for n in range(3)))
     service.execute(IMPORT, [json.dumps([line(key=OTHER)]), import_id])
     system.session().execute(REVOKE, [resolves(system, "an old key of number 0"), False])
-    # A refusal that was reported is no use.
+    # A reported refusal does not count as a use.
     batch = {str(resolves(system, "an old key of number 1")): {"refusals": {"suspended": 1}}}
     service.execute("select keylatch.record_usage(%s)", [json.dumps(batch)])
     system.owner.execute("listen keylatch")
@@ -168,7 +172,7 @@ def test_of_an_import_the_active_keys_go_and_of_another_import_none(
         take_back(system, uuid4())
     left = system.owner.execute("select import_id, status from keylatch.imported_keys order by 2")
     assert left.fetchall() == [(other, "active"), (import_id, "revoked")]
-    # Caches hear of it; they may know the keys by the ids of other rows.
+    # Caches are told to drop everything: they may know the keys by the ids of other rows.
     assert notifications(system.owner, system.database.connect()) == ["*"]
 
 

@@ -1,4 +1,4 @@
-"""Salted hashes of other systems: a key is upgraded at its first use, and never an inactive one."""
+"""Salted hashes of other systems: the first use upgrades a key, and inactive keys stay inactive."""
 
 import base64
 import hashlib
@@ -35,7 +35,7 @@ VECTORS = 200
 @pytest.fixture
 def system(database: Database, people: People) -> System:
     system = System(database, people)
-    # The limit has tests of its own; here many more calls are made in a minute.
+    # The tests make many calls in a minute. Other tests check the rate limit.
     limit(system, 100_000)
     return system
 
@@ -43,7 +43,7 @@ def system(database: Database, people: People) -> System:
 @pytest.fixture
 def service(system: System) -> Connection:
     service = system.database.connect("service_role")
-    # A busy machine may take longer for slow hashes than the role's limit allows.
+    # On a busy machine, slow hashes may take longer than the role's statement_timeout.
     service.execute(f"set statement_timeout = '{HANG_SECONDS}s'")
     return service
 
@@ -55,7 +55,7 @@ def limit(system: System, upgrades: int) -> None:
 
 
 def pbkdf2(key: str, encoding: str, salt_encoding: str, rounds: int = 3) -> dict[str, object]:
-    """A hash as Python's own library makes it, in the form of report 000."""
+    """A hash made by Python's hashlib, in the form of report 000."""
     salt = secrets.token_bytes(16) if salt_encoding != "text" else secrets.token_hex(8).encode()
     encode: Any = {"hex": bytes.hex, "base64": lambda b: base64.b64encode(b).decode()}
     return {
@@ -100,14 +100,14 @@ def upgrade(connection: Connection, key: str, workspace: UUID | None = People.a)
 
 
 def salted(service: Connection, key: str, **fields: object) -> UUID:
-    """Import a key under a salted hash, in workspace A unless told otherwise."""
+    """Import a key under a salted hash, by default into workspace A."""
     (came,) = import_(service, line(**{**pbkdf2(key, "hex", "hex"), **fields}))["lines"]
     assert came["outcome"] == "waiting", came
     return UUID(came["key_id"])
 
 
 def state(system: System, key: str) -> tuple[Any, ...] | None:
-    """The id, the status and the reason of the row that a text has among the keys."""
+    """The id, the status and the reason of the row that `find_key` finds for a text."""
     return system.owner.execute(
         "select v.id, v.status, v.revoke_reason from keylatch_internal.keys as k"
         " join keylatch.keys as v on v.id = k.id where k.id = keylatch_internal.find_key(%s)",
@@ -119,7 +119,7 @@ def state(system: System, key: str) -> tuple[Any, ...] | None:
 def test_vectors_of_the_libraries_are_upgraded_and_near_misses_are_not(
     system: System, service: Connection, form: str
 ) -> None:
-    # The same count for each library: those of one are spread over its forms.
+    # Each library gets the same number of keys. A library with three forms splits its keys.
     count = VECTORS // {"django": 1}.get(form, 3) + 1
     keys = [f"old_{secrets.token_urlsafe(18)}é" for _ in range(count)]
     lines = [line(**FORMS[form](key), starts_with=key[:12]) for key in keys]
@@ -271,7 +271,7 @@ def test_a_revoked_line_counts_in_its_own_batch_whatever_is_known_of_it(
 def test_what_is_known_of_both_ends_needs_no_more_rounds_than_a_call_has(
     system: System, service: Connection, at_once: bool
 ) -> None:
-    """Else each line would wait, and no call could ever compare them all."""
+    """Otherwise each line would wait, and no call could compute the rounds of all lines."""
     lines = [
         line(**{**pbkdf2("old_key_1", "hex", "hex"), "iter": 700_000, **CLUES[clue]("old_key_1")})
         for clue in ("its beginning", "its end")
@@ -316,7 +316,7 @@ def test_one_call_computes_no_more_rounds_than_it_says_and_reaches_each_key(
     system: System, service: Connection
 ) -> None:
     budget = 1_200_000
-    # As in report 004, and as Django 5.2 hashes: one fits, a second would never be reached.
+    # Three keys of 400,000 rounds fit into the 1,200,000 rounds of one call.
     keys = [f"old_key_{n}" for n in range(10)]
     lines = [line(**django(key, rounds=400_000)) for key in keys]
     report = import_(service, *lines)
@@ -347,7 +347,7 @@ def test_without_a_workspace_only_keys_with_a_known_beginning_are_tried(
     known = salted(service, "old_key_with_a_beginning", starts_with="old_key_with_")
     assert upgrade(service, "old_key_without_a_beginning", None) is None
     assert upgrade(service, "old_key_with_a_beginning", None) == known
-    # What many workspaces have alike is more than a call computes: it says what is missing.
+    # If keys of many workspaces have the same beginning, a call needs the workspace.
     for workspace in (People.a, People.b):
         fields = {"workspace_id": str(workspace), "starts_with": "sk_prod_", "iter": 700_000}
         salted(service, f"sk_prod_{workspace}", **fields)
@@ -363,7 +363,7 @@ def test_a_key_that_may_be_a_waiting_one_waits_until_its_text_is_seen(
     salted(service, "old_key_of_somebody", starts_with="old_key_")
     keys = ["old_key_of_another", "new_key_of_another"]
     report = import_(service, *(line(**SALTS[given](key)) for key in keys))
-    # Of a hash alone it is not known what the key begins with, unless the line says so.
+    # A hash alone does not show how the key begins, unless the line names the beginning.
     outcomes = ["waiting", "imported" if given == "plaintext" else "waiting"]
     assert [one["outcome"] for one in report["lines"]] == outcomes
     (told,) = import_(service, line(**sha256("a key of one more"), starts_with="a key"))["lines"]
@@ -371,7 +371,7 @@ def test_a_key_that_may_be_a_waiting_one_waits_until_its_text_is_seen(
     assert resolves(system, keys[0]) is None
     assert upgrade(service, keys[0]) == UUID(report["lines"][0]["key_id"])
     assert resolves(system, keys[0]) == UUID(report["lines"][0]["key_id"])
-    # The others of the workspace are as they were.
+    # The other key of the workspace still waits for its first use.
     assert upgrade(service, "old_key_of_somebody")
 
 
@@ -392,7 +392,7 @@ def test_an_upgrade_says_nothing_of_other_workspaces_and_heeds_origins(
     assert service.execute(asked, [key, People.a, "https://evil.example"]).fetchone() is None
     assert service.execute(asked, [key, People.a, "https://client.example"]).fetchone()
     assert service.execute(asked, [key, People.b, "https://client.example"]).fetchone() is None
-    # Its row is from before its text was known, and never changes.
+    # The row was made before the text was known, and public_key never changes.
     row = system.owner.execute("select public_key from keylatch.keys").fetchone()
     assert row == (None,)
 
@@ -434,7 +434,7 @@ def test_a_revocation_at_the_same_moment_wins_over_an_upgrade(
             ]
         )
         assert [one.word for one in came] == ["done", "done"]
-        # Whatever the upgrade answered: it came before the revocation, or it found nothing.
+        # The upgrade came before the revocation or found no key. In both cases the key is revoked.
         assert resolves(system, key) is None
         assert upgrade(resolver, key) is None
 
@@ -455,7 +455,7 @@ def test_neither_a_first_use_nor_a_revocation_waits_for_the_other(
     for session, statement, arguments in ways if first == "upgrade" else ways[::-1]:
         session.execute("set local lock_timeout = '10ms'")
         assert attempt(session, statement, arguments).word == "done"
-    # The one that began first ends last.
+    # The session that began first commits last.
     (resolver if first == "revocation" else alice).commit()
     (alice if first == "revocation" else resolver).commit()
     assert state(system, key) == (key_id, "revoked", "leaked")
@@ -501,7 +501,7 @@ def test_a_limit_counts_calls_that_are_rolled_back_or_cancelled(
     system: System, service: Connection
 ) -> None:
     """Threat: a counter that is undone with the work it counts."""
-    # Two minutes have room for six; the clock may be at the end of one.
+    # Six calls may succeed, because the calls may fall into two minutes.
     limit(system, 3)
     salted(service, "old_key", iter=1_200_000, hash="ab" * 32)
     hasty = system.database.connect("service_role")
@@ -514,17 +514,17 @@ def test_a_limit_counts_calls_that_are_rolled_back_or_cancelled(
 def test_nobody_waits_for_the_counter_and_a_key_with_a_row_is_not_counted(
     system: System, service: Connection
 ) -> None:
-    # Two minutes have room for six; the clock may be at the end of one.
+    # Six calls may succeed, because the calls may fall into two minutes.
     limit(system, 3)
     salted(service, "old_key_of_somebody")
     held = system.database.connect("service_role", autocommit=False)
     assert upgrade(held, "wrong 0") is None
-    # The call above is still open: others go on, and it counts.
+    # The first call is still open. Other calls do not wait, and the first call counts.
     words = [attempt(service, UPGRADE, [f"wrong {n}", People.a]).word for n in range(6)]
     assert words[0] == "done"
     assert words[-1] == "too_many_requests"
     held.commit()
-    # A key that has its row costs no slow hash, and a text that no key begins like neither.
+    # No slow hash is needed for a key with its own row, or if no key waits in the workspace.
     import_(service, {"workspace_id": str(People.b), "key": "a key in plaintext of B"})
     for _ in range(7):
         assert upgrade(service, "a key in plaintext of B", People.b) is not None
@@ -545,7 +545,7 @@ def test_many_cheap_hashes_are_counted_like_a_slow_one(system: System, service: 
     words = [attempt(service, UPGRADE, [f"wrong {n}", People.a]).word for n in range(7)]
     assert words[0] == "done"
     assert words[-1] == "too_many_requests"
-    # A few of them cost less than counting does.
+    # A single cheap hash costs less than counting the call.
     import_(service, line(**cheap, hash="ab" * 32, workspace_id=str(People.b)))
     for number in range(7):
         assert upgrade(service, f"wrong {number}", People.b) is None
@@ -572,7 +572,7 @@ def test_over_http_a_refused_call_says_when_to_come_back(
     limit(system, 1)
     salted(service, "old_key_of_somebody")
     headers = {"Authorization": f"Bearer {tokens.service_key}", "Content-Profile": "keylatch"}
-    # The third at the latest: the clock may be at the end of a minute.
+    # The third call is refused in any case: the first may be the last of its minute.
     answers = [
         httpx.post(
             f"{rest.rest_url}/rpc/upgrade_key",

@@ -1,4 +1,4 @@
-"""Usage counts of keys: services report sums, which never go back and make nobody wait."""
+"""Usage counts of keys: services report sums; the counts never decrease, and no report waits."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ RUNTIME = {"role": "keylatch_resolver"}
 
 
 class System:
-    """An admin, a runtime and a key."""
+    """An admin, a service that resolves keys, and a key."""
 
     def __init__(self, database: Database, people: People) -> None:
         self.database, self.people = database, people
@@ -113,7 +113,7 @@ def test_a_key_that_another_report_is_counting_is_named_and_no_report_waits(syst
 
 
 def test_the_first_row_of_a_key_makes_no_other_report_wait(system: System) -> None:
-    """The other report is not committed, so that nobody else sees its row or can make one."""
+    """The other report is not committed, so nobody sees its row, and nobody can insert another."""
     now = datetime.now(UTC)
     other = system.admin.issue(People.a, kind="secret")
     writer = system.database.connect("service_role", autocommit=False)
@@ -156,7 +156,7 @@ def test_a_report_takes_no_lock_on_a_key(system: System) -> None:
 def test_an_update_touches_no_index(system: System) -> None:
     for _ in range(20):
         system.report(1, datetime.now(UTC))
-    # Only what is flushed is seen by others, and else that takes ten seconds.
+    # Other sessions see only flushed statistics. Without this call a flush may take ten seconds.
     system.session.execute("select pg_stat_force_next_flush()")
     row = (
         system.database.connect()

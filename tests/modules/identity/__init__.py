@@ -1,1 +1,1 @@
-"""The key of a request as an identity for the user's own tables, over HTTP and in a browser."""
+"""A request's key or session as the identity for a user's tables, over HTTP and in a browser."""

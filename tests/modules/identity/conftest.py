@@ -1,4 +1,4 @@
-"""The shop that is shared by the tests which leave it as it was, and a system with a page."""
+"""The shop, shared by tests that do not change it, and a system with a page."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ def shop(
     tokens: Tokens,
     janitor: Janitor,
 ) -> Iterator[Shop]:
-    """The shop of a file."""
+    """The shop that the tests of one file share."""
     name = request.module.__name__.replace(".", "_")
     with open_shop(server, template, tokens, janitor, name) as shop:
         yield shop
@@ -32,11 +32,11 @@ def system(database: Database, people: People, rest: Rest) -> System:
 
 @pytest.fixture
 def page(system: System) -> str:
-    """The key of the page."""
+    """The publishable key of the page."""
     return system.keys["widget"].key
 
 
 @pytest.fixture
 def service(system: System) -> Keylatch:
-    """The client of a service that resolves."""
+    """The client of a service that resolves sessions."""
     return Keylatch.from_psycopg(system.database.connect("keylatch_resolver"))

@@ -1,4 +1,4 @@
-"""The example page on an origin of its own, and a browser that looks at it."""
+"""Serves the example page on its own origin, and opens a browser."""
 
 import shutil
 import threading
@@ -15,7 +15,7 @@ from stack import HANG_SECONDS
 from stack.tools import chromium
 from tools.compiling import EXAMPLES
 
-# What a page shows it shows at some time; five seconds are too short for a busy machine.
+# The default of five seconds is too short for a busy machine.
 expect.set_options(timeout=HANG_SECONDS * 1000)
 
 
@@ -26,7 +26,7 @@ class _Files(SimpleHTTPRequestHandler):
 
 @contextmanager
 def serve(directory: Path) -> Iterator[str]:
-    """Serve files, and give the origin: another port is another origin."""
+    """Serve files on a free port, and yield the origin; each port is another origin."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=directory)) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
@@ -36,13 +36,13 @@ def serve(directory: Path) -> Iterator[str]:
 
 
 def build(directory: Path) -> Path:
-    """Put the page's script into a directory as it is, and give where it is."""
+    """Copy the page's script into a directory, and return the directory."""
     shutil.copy(EXAMPLES / "widget" / "widget.js", directory)
     return directory
 
 
 def write(directory: Path, name: str, *, url: str, anon_key: str, key: str) -> None:
-    """Write the page as somebody embeds it, beside its script."""
+    """Write the example page with these values beside its script."""
     text = (EXAMPLES / "widget" / "index.html").read_text()
     for placeholder, value in (
         ("https://PROJECT.supabase.co", url),
@@ -56,8 +56,8 @@ def write(directory: Path, name: str, *, url: str, anon_key: str, key: str) -> N
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """A browser without a window, the distribution's own."""
-    # Chromium's sandbox refuses to run as root, as it would in a container.
+    """The distribution's browser, without a window."""
+    # Chromium's sandbox refuses to run as root.
     arguments = ["--no-sandbox"] if geteuid() == 0 else []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=arguments)

@@ -1,4 +1,4 @@
-"""An application whose orders API keys read and write: the recipe of sql/recipes as it stands."""
+"""An application with orders that API keys read and write, made by the recipe of sql/recipes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from security.system import ORIGIN, System, make_system
 from stack import Cluster, Database, Janitor, People, Rest, Tokens
 
 RECIPES = Path(__file__).parents[3] / "sql" / "recipes"
-# What the recipe leaves to the application: who its signed-in users are, and what they see.
+# The part that the recipe leaves to the application: the policy for signed-in users.
 APPLICATION = """
 create policy orders_all_own on public.orders for all to authenticated
 using (workspace_id in (select keylatch.admin_workspace_ids()));
@@ -24,16 +24,16 @@ insert into public.news values ('We are open');
 
 @dataclass(frozen=True)
 class Shop:
-    """The system with the orders of workspace A and B, and keys for them.
+    """The system with the orders of workspaces A and B, and keys for the orders.
 
     Attributes:
-        system: The database, its API, its people and keys in every state.
+        system: The database, its API, its users and keys in every state.
         reader: A secret key of A that may read.
         writer: A secret key of A that may read and write.
-        blind: A secret key of A that may write and not read.
+        blind: A secret key of A that may write but not read.
         of_b: A secret key of B that may read and write.
         page: A publishable key of A, for `ORIGIN`, that may read.
-        page_id: Its id.
+        page_id: The id of `page`.
     """
 
     system: System
@@ -66,7 +66,7 @@ class Shop:
         return httpx.request(method, url, json=json, headers=encoded)
 
     def items(self, key: str | None = None, **more: Any) -> list[str] | str:
-        """The orders that a request sees, or what it is refused with."""
+        """The orders that a request sees, or the status and message of its refusal."""
         response = self.send(key, **more)
         answer = response.json()
         if response.is_success:
@@ -84,7 +84,7 @@ def open_application(
     recipe: str,
     more: str = "",
 ) -> Iterator[System]:
-    """A system of that name with tables by a recipe, which its API knows from the start."""
+    """A system with the tables of a recipe; they exist before its API starts."""
     with Database(server, name, template) as database:
         People.seed(database.url)
         with database.connect() as owner:
@@ -99,7 +99,7 @@ def open_application(
 def open_shop(
     server: Cluster, template: str, tokens: Tokens, janitor: Janitor, name: str
 ) -> Iterator[Shop]:
-    """A database of that name with the application, and its API, for a whole file."""
+    """The application in a database with this name, and its API."""
     with open_application(
         server, template, tokens, janitor, name, "api_key_policies", APPLICATION
     ) as system:

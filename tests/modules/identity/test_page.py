@@ -1,4 +1,4 @@
-"""The example page in a real browser, on an allowed origin and on another, beside its admin."""
+"""The example page in a real browser, on an allowed origin and on another origin."""
 
 import re
 from collections.abc import Iterator
@@ -28,11 +28,11 @@ class Site:
 
     Attributes:
         system: The database and its API.
-        browser: What visitors come with.
-        folder: Where the pages are.
+        browser: The browser of all visitors.
+        folder: The directory of the pages.
         shop: The origin that keys are issued for.
-        foreign: The same files on an origin that they are not issued for.
-        visitors: Who has come, to be sent home.
+        foreign: Another origin that serves the same files.
+        visitors: The open browser contexts, one for each visitor.
     """
 
     system: System
@@ -43,7 +43,7 @@ class Site:
     visitors: list[BrowserContext] = field(default_factory=list)
 
     def embed(self, name: str, kind: str = "publishable", *, rest: Rest | None = None) -> UUID:
-        """Issue a key for the shop's origin, write a page with it, and give the key's id."""
+        """Issue a key for the shop's origin, write a page with the key, and return the key's id."""
         key_id, key = self.ask(
             "alice",
             "select id, key from keylatch.issue_key(%s, %s, %s, allowed_origins => %s)",
@@ -58,14 +58,14 @@ class Site:
         write(self.folder, name, url=rest.url, anon_key=rest.anon_key, key=key)
 
     def ask(self, who: str, statement: str, *values: object) -> tuple[object, ...]:
-        """The one row of a statement."""
+        """Run a statement as a user, and return its first row."""
         with self.system.connect(who) as connection:
             row = connection.execute(statement.encode(), values).fetchone()
         assert row is not None
         return tuple(row)
 
     def visit(self, name: str, origin: str | None = None) -> Page:
-        """Opens a page as a new visitor."""
+        """Open a page as a new visitor."""
         visitor = self.browser.new_context(viewport={"width": 800, "height": 400})
         self.visitors.append(visitor)
         page = visitor.new_page()
@@ -73,7 +73,7 @@ class Site:
         return page
 
     def notes(self) -> list[tuple[object, ...]]:
-        """What visitors wrote, as the owner sees it."""
+        """All notes of visitors, as the owner sees them."""
         with self.system.database.connect() as owner:
             return owner.execute(
                 "select note, workspace_id, session_id from public.notes order by id"
@@ -88,7 +88,7 @@ def application(
     janitor: Janitor,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
-    """The site of all tests of this file, each with a page of its own."""
+    """The site that the tests of this file share; each test has its own page."""
     folder = build(tmp_path_factory.mktemp("site"))
     with (
         open_application(server, template, tokens, janitor, "page", "session_policies") as system,
@@ -101,7 +101,7 @@ def application(
 
 @pytest.fixture
 def site(application: Site, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    """The same; at the end it leaves a picture of what each visitor sees."""
+    """The shared site without notes; at the end each visitor's page is saved as a picture."""
     with application.system.database.connect() as owner:
         owner.execute("truncate public.notes")
     yield application
@@ -113,7 +113,7 @@ def site(application: Site, request: pytest.FixtureRequest, tmp_path: Path) -> I
 
 
 def status(page: Page, text: str | re.Pattern[str], *, refused: bool = False) -> None:
-    """Wait until the page says this."""
+    """Wait until the page's status contains this text."""
     line = page.get_by_role("status")
     expect(line).to_contain_text(text)
     expect(line).to_have_class("refused" if refused else "")
@@ -192,7 +192,7 @@ def test_a_revoked_key_refuses_new_visitors_and_the_open_page_goes_on(site: Site
 
 
 def test_a_key_that_is_rotated_under_an_open_page_disturbs_no_visitor(site: Site) -> None:
-    """The old session goes on, new visitors come with the new key, or the old one in its grace."""
+    """An old session goes on. New visitors use the new key, or the old key during its grace."""
     key_id = site.embed("cached")
     page = site.visit("cached")
     status(page, SESSION)
@@ -259,7 +259,7 @@ def test_if_the_gateway_permits_one_origin_a_browser_asks_from_no_other_origin(
         status(page, SESSION)
         leave(page, "Hello")
         shown(page, "Hello")
-        # The answer is kept from the page; nothing came to the database.
+        # The browser hides the answer from the page.
         status(site.visit("cors", site.foreign), "Failed to fetch", refused=True)
 
 
@@ -277,5 +277,5 @@ def test_a_preflight_is_allowed_the_headers_that_a_page_sends(site: Site) -> Non
     assert answer.headers["access-control-allow-origin"] in ("*", site.shop)
     allowed = answer.headers["access-control-allow-headers"].lower()
     assert {header.strip() for header in allowed.split(",")} >= set(asked.split(","))
-    # A key is no cookie: nothing is sent by a browser on its own, so credentials are not allowed.
+    # A browser does not send a key by itself, as it sends a cookie, so no credentials are allowed.
     assert "access-control-allow-credentials" not in answer.headers

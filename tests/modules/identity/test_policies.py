@@ -1,4 +1,4 @@
-"""Row policies that know the request's key: the recipe, read and written through the API."""
+"""Row policies that use the request's key: reads and writes through the API, by the recipe."""
 
 import re
 
@@ -63,10 +63,10 @@ def test_the_last_of_two_headers_counts_and_two_joined_headers_are_no_key(shop: 
         sent = [("apikey", anon), *(("x-api-key", key) for key in keys)]
         return httpx.get(url, headers=sent).status_code
 
-    # PostgREST keeps the last, so that is the request's key; the database sees no other.
+    # PostgREST keeps only the last header, so the database sees only the last key.
     assert answer(shop.reader, dead) == 401
     assert answer(dead, shop.reader) == 200
-    # What a gateway in front makes of two.
+    # A gateway may join two headers.
     assert answer(f"{shop.reader}, {shop.reader}") == 401
     assert answer(f"{shop.reader},{dead}") == 401
 
@@ -123,12 +123,12 @@ def test_a_user_without_a_key_is_the_user_and_a_user_with_a_key_is_nobody(shop: 
     assert shop.items(who="alice") == ["apples", "pears"]
     for who in ("alice", "bob", "mia", "stranger"):
         for key in (shop.reader, shop.of_b, dead, "mistyped"):
-            # Neither the user's rows nor the key's.
+            # The request sees neither the user's rows nor the key's.
             assert shop.items(key, who=who) == TWO
-    # The key for browsers is a token too, and it names nobody.
+    # The anon key is a token too, but names no user.
     anon = {"Authorization": f"Bearer {shop.system.rest.anon_key}"}
     assert shop.items(shop.reader, headers=anon) == ["apples", "pears"]
-    # A backend may pass on the key of its caller; no row policy applies to it.
+    # A backend may pass on its caller's key. No row policy applies to the backend.
     assert shop.items(dead, who="service_role") == ["apples", "of bob", "pears"]
 
 
@@ -150,7 +150,7 @@ def test_the_holder_of_the_key_can_call_the_functions(shop: Shop, who: str) -> N
     assert ask("key_metadata", shop.reader) == {}
     assert ask("check_request", shop.reader) is True
     assert ask("current_key_id", None) is None
-    # The key of the header, and no other way to name one.
+    # Only the header can name a key.
     assert "schema cache" in str(ask("request_identity", shop.reader))
     for function in ("resolve_key", "explain_key", "hash_key"):
         answer = ask(function, None, key=shop.reader)
@@ -182,7 +182,7 @@ def test_each_function_of_a_policy_runs_once_a_statement(shop: Shop) -> None:
             ).fetchall()
         )
         root.rollback()
-    # From 17 on the conditions name them, too.
+    # `^` skips the conditions, which also name the InitPlans from PostgreSQL 17 on.
     assert len(re.findall(r"^ +InitPlan", plan, re.MULTILINE)) == 3
     assert calls == {
         "current_workspace_id": 1,
@@ -239,7 +239,7 @@ def test_as_pre_request_it_refuses_a_bad_key_before_anything_else(
         )
         owner.execute("notify pgrst, 'reload schema'")
     dead = system.keys["revoked"].key
-    # No policy of the one table asks for a key, and the other has no row to ask about.
+    # No policy of `news` asks for a key, and `empty` has no row for which its policy would ask.
     assert shop.send(dead, path="news").status_code == 200
     with system.connect("anon") as anon:
         assert anon.execute(
@@ -266,12 +266,12 @@ def test_as_pre_request_it_refuses_a_bad_key_before_anything_else(
             assert guarded.send(path="", who=who).status_code == 200, who
         assert guarded.items(dead, who="service_role") == REFUSED
         assert guarded.items(dead, who="alice") == TWO
-        # The answer to a preflight comes from PostgREST alone.
+        # PostgREST answers a preflight without the database.
         assert guarded.send(dead, method="OPTIONS", path="news", origin=ORIGIN).is_success
 
 
 def test_a_recipe_without_its_guards_would_let_an_inactive_key_through(shop: Shop) -> None:
-    """The restrictive policy can fail: without it a row that is open to all hides the refusal."""
+    """Without the restrictive policy, a permissive policy that shows all rows hides the refusal."""
     dead = shop.system.keys["revoked"].key
     with shop.system.database.connect(autocommit=False) as owner:
         owner.execute("create policy open on public.orders for select to anon using (true)")
@@ -307,6 +307,6 @@ def test_no_log_has_the_key_of_a_request(shop: Shop) -> None:
         owner.execute("delete from public.orders where item = 'of no workspace'")
         busy = str(owner.execute("select query from pg_stat_activity").fetchall())
     written = shop.system.database.server.log() + shop.system.rest.postgrest.log()
-    # The watch is awake: it has seen a refusal.
+    # The log is really read: it contains a refusal.
     assert "invalid_api_key" in written
     assert [key[:15] for key in keys if key[11:-6] in written + busy] == []

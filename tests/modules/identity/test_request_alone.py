@@ -1,4 +1,4 @@
-"""The module request without the module sessions: what it knows, and what it does not."""
+"""The module request works without the module sessions."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ WHO = "select keylatch.current_workspace_id(), keylatch.current_key_id(), keylat
 
 @pytest.fixture(scope="module")
 def alone(server: Cluster) -> Iterator[Database]:
-    """A database with the core, keylatch's own workspaces and this one module."""
+    """A database with the core, keylatch's own workspaces and only the module request."""
     make_template(server, "request_alone", migrations("request", tenancy=True))
     with Database(server, "request_only", "request_alone") as database:
         People.seed(database.url)
@@ -36,7 +36,7 @@ def key(alone: Database, tokens: Tokens) -> tuple[Any, ...]:
 
 
 def ask(alone: Database, **sent: str) -> tuple[Any, ...] | None:
-    """Who anon is with these headers, `_` for `-`."""
+    """The identity of anon with these headers; `_` in a name stands for `-`."""
     names = {name.replace("_", "-"): value for name, value in sent.items()}
     with alone.connect("anon") as anon:
         anon.execute(HEADERS, [Json(names)])

@@ -1,4 +1,4 @@
-"""Sessions of visitors: who opens and uses them, and how long they last."""
+"""Sessions of visitors: who may open and use sessions, and how long sessions last."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.one_server
 
 HOUR = timedelta(hours=1)
 USERS = ("anon", "stranger", "mia", "bob", "alice")
-# What a token is mistyped to.
+# Ways to mistype a token.
 WRONG: tuple[Callable[[str], str], ...] = (
     str.swapcase,
     lambda text: text[:-1],
@@ -177,7 +177,7 @@ def test_a_text_that_is_not_a_token_gives_no_session_and_no_failure(
             assert service.resolve_session(other) is None
             with pytest.raises(SessionNotFound):
                 service.close_session(other)
-        # Nor is a token a key.
+        # A token is not a key either.
         assert service.resolve(text, origin=ORIGIN) is None
         assert service.resolve(text) is None
 
@@ -194,7 +194,7 @@ def test_a_session_is_resolved_where_nothing_can_be_written(system: System, page
         reader.execute("set transaction read only")
         reader.execute("select set_config('request.headers', %s, true)", [headers])
         assert reader.execute(statement.encode(), values).fetchone() == (system.people.a,)
-        # A standby has nothing in its unlogged tables, and fails where they are read.
+        # On a standby, reading an unlogged table fails.
         assert (
             reader.execute(
                 "select c.oid::regclass from pg_locks join pg_class as c on c.oid = relation"
@@ -253,7 +253,7 @@ def test_pruning_deletes_what_is_over_in_batches_and_passes_by_what_is_in_hand(
         )
         assert service.prune_sessions(batch=2).pruned == 2
         assert service.prune_sessions().pruned == 1
-        # An open session is opened meanwhile, and waits for nobody.
+        # Opening a session meanwhile does not wait.
         token(system, page)
     assert service.prune_sessions().pruned == 1
     assert service.prune_sessions().pruned == 0
@@ -330,7 +330,7 @@ def test_a_session_that_expires_while_an_extension_waits_stays_expired(
         holder.execute("select from keylatch_internal.sessions for update")
         resolver = system.database.connect("keylatch_resolver")
         waiting = Waiting(system.database, resolver, extend, [text], waits_for=holder)
-        # What expires meanwhile: the holder's own change stands for the time that passes.
+        # The holder sets the expiry to now, as if the session expired during the wait.
         holder.execute("update keylatch_internal.sessions set expires_at = clock_timestamp()")
         holder.commit()
         assert waiting.outcome() == ("done", ())

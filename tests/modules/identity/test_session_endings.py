@@ -1,4 +1,4 @@
-"""What ends sessions early, and that opening sessions delays no ending."""
+"""Calls that end sessions early; no opening of a session delays these calls."""
 
 from uuid import UUID
 
@@ -17,7 +17,7 @@ END = "select ended from keylatch.end_sessions(%s, 'abused')"
 REVOKE = "select id from keylatch.revoke_key(%s, 'leaked')"
 IMPATIENT = "select set_config('lock_timeout', '1ms', false)"
 EARLY = "set constraints all immediate"
-# How often a busy machine may be too slow for the time limit of anon.
+# How often to try on a busy machine, where slow visitors may reach anon's time limit too early.
 TRIES = 10
 
 
@@ -42,7 +42,7 @@ def test_a_session_outlives_its_key_until_somebody_ends_it(
         for text in (first, second):
             assert service.resolve_session(text, extend=True) is not None
         assert slug(open_(system, page)) == "session_refused"
-        # It turns out later that the key was abused.
+        # Later the admin learns that the key was abused.
         ended = alice.end_sessions(widget(system), reason="abused")
         assert (ended.already_revoked, ended.ended) == (True, 2)
         assert alice.end_sessions(widget(system)).ended == 0
@@ -95,7 +95,7 @@ def test_a_refused_revocation_ends_no_session(system: System, page: str, service
 def test_a_deleted_workspace_has_no_sessions(system: System, page: str, service: Keylatch) -> None:
     text = token(system, page)
     with system.connect("alice") as alice:
-        # Revoked before: the deletion finds no key to revoke.
+        # All keys are revoked first, so the deletion finds no key to revoke.
         alice.execute("select keylatch.revoke_key(id) from keylatch.keys where status <> 'revoked'")
     with system.connect("service_role") as trusted:
         trusted.execute("delete from keylatch.workspaces where id = %s", [system.people.a])
@@ -115,7 +115,7 @@ def test_a_session_that_is_committed_after_the_ending_is_over(
     system: System, page: str, service: Keylatch, ending: str
 ) -> None:
     slow = visitor(system)
-    # A visitor in SQL may have the check of the commit early, and commit as late as they like.
+    # A visitor in SQL may run the commit's check early, and commit much later.
     slow.execute(EARLY)
     text = slow.execute(OPEN, [page]).fetchone()[0]  # type: ignore[index]
     if ending == "workspace":
@@ -123,7 +123,7 @@ def test_a_session_that_is_committed_after_the_ending_is_over(
             trusted.execute("delete from keylatch.workspaces where id = %s", [system.people.a])
     else:
         with impatient(system) as alice:
-            # The session is not there yet, so it is not counted.
+            # The session is not committed yet, so the call does not count it.
             assert attempt(alice, END, [widget(system)]) == ("done", (0,))
     slow.commit()
     assert service.resolve_session(text) is None
@@ -161,12 +161,12 @@ def test_no_slow_visitor_holds_up_an_admin_or_another_visitor(
             with slow_visitors(system, page, 6) as busy:
                 before = busy()
                 alice.execute("begin")
-                # Visitors come and go meanwhile, and wait for none of the slow ones either.
+                # Another visitor does not wait for the slow visitors either.
                 assert attempt(quick, OPEN, [page]).word == "done"
                 quick.commit()
                 assert attempt(alice, revoke, [widget(system)]).word == "done"
                 is_meanwhile = busy() == before
-                # While each of the slow ones still held whatever it holds, or it proves nothing.
+                # The try proves something only if every slow visitor is still busy with its locks.
                 alice.execute("commit" if is_meanwhile else "rollback")
             if is_meanwhile:
                 break
@@ -193,13 +193,13 @@ def test_opening_a_session_takes_no_lock_that_anybody_waits_for(system: System, 
                 ["keylatch_internal.keys", "keylatch_internal.workspace_latches"],
             ],
         ).fetchall()
-        # Whoever locks a row leaves a mark in it.
+        # A lock on a row leaves its mark in xmax.
         marked = watcher.execute(
             "select from keylatch_internal.keys where id = %s and xmax <> 0", [widget(system)]
         ).fetchall()
         watcher.rollback()
     slow.rollback()
-    # The marker of the rate limit is shared, and nothing takes it otherwise.
+    # The advisory lock marks the request for the rate limit. Nothing takes an exclusive one.
     assert set(locks) == {
         ("relation", "AccessShareLock", "keylatch_internal.keys"),
         ("advisory", "ShareLock", None),

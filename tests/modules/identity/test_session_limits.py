@@ -1,4 +1,4 @@
-"""The rate limit for opening sessions, whose counter makes nobody wait."""
+"""The rate limit for opening sessions; no request waits for its counter."""
 
 import json
 import random
@@ -77,7 +77,7 @@ def test_at_most_the_limit_and_the_requests_in_flight_get_through(
 
 
 def impatient(system: System) -> psycopg.Connection[Any]:
-    """A page's visitor in SQL, whose request fails as soon as it would wait for a lock."""
+    """A page's visitor in SQL; the request fails if it would wait for a lock."""
     connection = visitor(system)
     connection.execute("select set_config('lock_timeout', '1ms', false)")
     connection.commit()
@@ -89,7 +89,7 @@ def test_a_request_in_flight_counts_and_nobody_waits_for_it(system: System, page
     slow, slower, quick = (impatient(system) for _ in range(3))
     assert attempt(slow, OPEN, [page]).word == "done"
     assert attempt(slower, OPEN, [page]).word == "done"
-    # Nothing of the two is committed.
+    # Neither of the first two requests is committed.
     assert attempt(quick, OPEN, [page]).word == "done"
     assert attempt(quick, OPEN, [page]).word == LIMITED
     quick.rollback()
@@ -97,7 +97,7 @@ def test_a_request_in_flight_counts_and_nobody_waits_for_it(system: System, page
     slow.commit()
     assert attempt(quick, OPEN, [page]).word == LIMITED
     quick.rollback()
-    # What was rolled back opened nothing, and counts no longer than it ran.
+    # A request that was rolled back no longer counts.
     slower.rollback()
     assert attempt(quick, OPEN, [page]).word == "done"
     assert attempt(quick, OPEN, [page]).word == LIMITED
@@ -136,7 +136,7 @@ def test_nobody_without_rights_uses_up_the_limit_of_a_key(system: System, page: 
         watcher.rollback()
         slow.rollback()
         assert len(marks) == 1
-        # A login may take the same number, and hold it for as long as it likes.
+        # Any login may take the same advisory lock and hold it forever.
         for mode in ("_shared", ""):
             take = (
                 f"select pg_advisory_xact_lock{mode}((%s::bigint)::bit(32)::integer, %s::integer)"
@@ -151,7 +151,7 @@ def test_nobody_without_rights_uses_up_the_limit_of_a_key(system: System, page: 
 
 
 def test_a_forger_with_many_marks_counts_as_one_request(system: System, page: str) -> None:
-    """Any login may hold the lock on the table, without a right to change it."""
+    """Any login may hold a lock on the table without the right to change the table."""
     set_limits(system, sessions_per_minute=3)
     with system.database.connect("anon", autocommit=False) as forger:
         forger.execute("prepare p as delete from keylatch_internal.sessions")
@@ -169,7 +169,7 @@ def test_a_forger_with_many_marks_counts_as_one_request(system: System, page: st
 def test_a_copy_on_the_same_server_does_not_use_up_the_limit_of_a_key(
     system: System, page: str, template: str
 ) -> None:
-    """A copy has the same keys, and its tables have the same numbers."""
+    """A copy of the database has the same keys, and its tables have the same oids."""
     set_limits(system, sessions_per_minute=1)
     here = system.database
     with (
@@ -209,7 +209,7 @@ def test_a_time_of_a_wrong_clock_counts_for_nobody(system: System, page: str) ->
 
 
 def counted(owner: psycopg.Connection[Any], key_id: object, limit: int, after: str = "0 s") -> int:
-    """How many sessions the key opened, by the last few rows if these are as many as the limit."""
+    """The number of sessions that the key opened, as `count_opened` counts them for this limit."""
     row = owner.execute(
         "select number from keylatch_internal.count_opened(%s, clock_timestamp() + %s, %s)",
         [key_id, after, limit],
@@ -220,7 +220,7 @@ def counted(owner: psycopg.Connection[Any], key_id: object, limit: int, after: s
 
 
 def fetched(owner: psycopg.Connection[Any]) -> int:
-    """How many sessions this transaction has read so far."""
+    """The number of session rows that this transaction has read so far."""
     row = owner.execute(
         "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables"
         " where relid = 'keylatch_internal.sessions'::regclass"
@@ -243,7 +243,7 @@ def test_a_flood_is_refused_by_a_few_rows_however_many_sessions_there_are(
         assert fetched(owner) == 16
         assert counted(owner, key_id, 101) == 100
         assert fetched(owner) > 100
-        # The window passes on, or the clock was set back.
+        # The counted minute is over, or the clock was set back.
         assert counted(owner, key_id, 1, after="61 s") == 0
         assert counted(owner, key_id, 1, after="-61 s") == 0
 
@@ -252,7 +252,7 @@ def test_a_flood_is_refused_by_a_few_rows_however_many_sessions_there_are(
 def test_the_last_rows_never_tell_of_more_sessions_than_there_are(
     system: System, page: str, seed: int
 ) -> None:
-    """Visitors open sessions at random, commit late or roll back, and the minute moves on."""
+    """Visitors open sessions at random and commit late or roll back, while time passes."""
     choose = random.Random(seed)  # noqa: S311 - it only shuffles
     key_id = system.keys["widget"].id
     visitors = [impatient(system) for _ in range(4)]
@@ -273,7 +273,7 @@ def test_the_last_rows_never_tell_of_more_sessions_than_there_are(
         else:
             getattr(one, step)()
         everything = counted(owner, key_id, 1_000_000)
-        # With a limit of one, a few rows suffice.
+        # With a limit of one, the function reads only a few rows.
         told = counted(owner, key_id, 1)
         assert told <= everything
         exact += told == everything
@@ -294,7 +294,7 @@ def test_a_full_limit_is_refused_without_reading_who_is_in_flight(
     assert open_(system, page, **{"x-real-ip": "203.0.113.7"}).status_code == 200
     other = another_page(system)
     with system.database.connect() as owner:
-        # Whoever would read it fails.
+        # Every request that calls this function fails from now on.
         owner.execute("drop function keylatch_internal.count_in_flight")
     assert open_(system, page, **{"x-real-ip": "203.0.113.7"}).status_code == 429
     assert open_(system, other, **{"x-real-ip": "203.0.113.7"}).status_code == 404
@@ -309,17 +309,17 @@ def test_an_address_counts_only_by_the_header_that_is_trusted(
         open_(system, page, **{"cf-connecting-ip": f"203.0.113.{n}", "x-client-ip": "1.1.1.1"})
         for n in range(3)
     ]
-    # Nobody wrote the trusted header: all of them share one place. Without trust there is no limit.
+    # Requests without the trusted header share one count. Without a trusted header, nothing limits.
     assert [one.status_code for one in forged] == [200, 200, 429 if trusted else 200]
     if trusted:
-        # What a client claims stands before what the gateway saw.
+        # The address that a client claims comes before the address that the gateway adds.
         codes = [
             open_(system, page, **{trusted: f"198.51.100.{n}, 203.0.113.7"}).status_code
             for n in range(3)
         ]
         assert codes == [200, 200, 429]
         assert open_(system, page, **{trusted: "203.0.113.8"}).status_code == 200
-        # A household has a network of IPv6.
+        # One visitor may use every address of an IPv6 network, so the network counts.
         codes = [open_(system, page, **{trusted: f"2001:db8::{n}"}).status_code for n in range(3)]
         assert codes == [200, 200, 429]
         odd = [
@@ -342,7 +342,7 @@ def test_each_ipv4_visitor_has_a_limit_of_their_own_however_the_gateway_writes_t
         assert open_(system, page, **{"x-real-ip": written}).status_code == 200
     first = [open_(system, page, **{"x-real-ip": form.format("203.0.113.1")}) for _ in range(2)]
     assert [one.status_code for one in first] == [200, 429]
-    # The same visitor by another gateway is the same visitor.
+    # Another gateway writes the same visitor's address in another form.
     assert open_(system, page, **{"x-real-ip": "203.0.113.1"}).status_code == 429
 
 

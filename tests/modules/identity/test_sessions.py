@@ -1,4 +1,4 @@
-"""Row policies that know the visitor's session: the recipe, read and written through the API."""
+"""Row policies that use the visitor's session: reads and writes through the API, by the recipe."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from security.system import ORIGIN, System
 from stack import Cluster, Janitor, Tokens
 
 READS = "{notes:read}"
-# What the recipe leaves to the application: what its signed-in users see.
+# The part that the recipe leaves to the application: the policy for signed-in users.
 APPLICATION = """
 create policy notes_select_own on public.notes for select to authenticated
 using (workspace_id in (select keylatch.admin_workspace_ids()));
@@ -24,9 +24,9 @@ class Board:
     """A table of notes, and keys of workspace A.
 
     Attributes:
-        system: The database, its API and its people.
-        page: A publishable key that has, by mistake, the scope of the server's.
-        server: A secret key with it.
+        system: The database, its API and its users.
+        page: A publishable key that has the server's scope by mistake.
+        server: A secret key with the scope that reads all notes.
     """
 
     system: System
@@ -36,7 +36,7 @@ class Board:
     def send(
         self, method: str = "GET", *, json: Any = None, who: str = "anon", **sent: str
     ) -> httpx.Response:
-        """Send a request for notes with the headers that are named, `_` for `-`."""
+        """Send a request for notes with these headers; `_` in a name stands for `-`."""
         headers = {name.replace("_", "-"): value for name, value in sent.items()}
         headers |= {"apikey": self.system.rest.anon_key}
         if token := self.system.token(who):
@@ -45,14 +45,14 @@ class Board:
         return httpx.request(method, f"{url}?order=id", json=json, headers=headers)
 
     def visit(self, origin: str = ORIGIN) -> dict[str, str]:
-        """Open a session, and give the headers of its requests."""
+        """Open a session, and return the headers of its requests."""
         answer = self.system.request(
             "anon", "POST", "rpc/open_session", json={"key": self.page}, headers={"Origin": origin}
         )
         return {"x_session_token": answer.json()["token"], "origin": origin}
 
     def sees(self, **sent: str) -> list[str] | str:
-        """The notes that a request sees, or what it is refused with."""
+        """The notes that a request sees, or the status and message of its refusal."""
         response = self.send(**sent)
         answer = response.json()
         if response.is_success:
@@ -66,7 +66,7 @@ def board(server: Cluster, template: str, tokens: Tokens, janitor: Janitor) -> I
         server, template, tokens, janitor, "board", "session_policies", APPLICATION
     ) as system:
         with system.database.connect() as owner:
-            # A table without rows asks no policy.
+            # PostgreSQL evaluates a policy only for a table with rows.
             owner.execute(
                 "insert into public.notes (workspace_id, session_id, note)"
                 " values (%s, gen_random_uuid(), 'of bob''s visitor')",
@@ -100,7 +100,7 @@ def test_a_visitor_has_their_own_notes_and_the_workspaces_server_all(board: Boar
 def test_a_visitor_writes_in_nobody_elses_name(board: Board, field: str) -> None:
     row = {"note": "forged", field: str(board.system.people.b)}
     refused = board.send("POST", json=row, **board.visit())
-    # 428C9: the number is always the table's own.
+    # 428C9: the id is generated always, so no insert can set it.
     assert refused.json()["code"] in ("42501", "428C9")
     assert "forged" not in str(board.sees(x_api_key=board.server))
 

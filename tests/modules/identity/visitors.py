@@ -1,4 +1,4 @@
-"""What visitors of a page do: open sessions, over REST and in SQL, quickly and slowly."""
+"""Visitors of a page open sessions, over REST and in SQL, quickly and slowly."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,18 +13,18 @@ from security.system import ORIGIN, System
 from stack import HANG_SECONDS, until
 
 OPEN = "select (keylatch.open_session(%s)).token"
-# The groups try every way to cut the token: longer than any role's statement_timeout.
+# The groups try every way to split the token, which exceeds every role's statement_timeout.
 SLOW = "rpc/open_session?select=token&token=match.^" + "(.%2B)" * 10 + r"\10\9\8\7\6\5\4\3\2\1$"
 
 
 def open_(system: System, key: str, origin: str | None = ORIGIN, **headers: str) -> httpx.Response:
-    """The answer that a page gets."""
+    """Open a session as a page does, and return the answer."""
     sent = {**headers, **({} if origin is None else {"Origin": origin})}
     return system.request("anon", "POST", "rpc/open_session", json={"key": key}, headers=sent)
 
 
 def token(system: System, key: str) -> str:
-    """Open a session."""
+    """Open a session, and return its token."""
     answer = open_(system, key)
     assert answer.status_code == 200, answer.text
     text: str = answer.json()["token"]
@@ -32,7 +32,7 @@ def token(system: System, key: str) -> str:
 
 
 def set_limits(system: System, **limits: object) -> None:
-    """Change the limits, as their owner."""
+    """Change the limits of sessions, as the owner."""
     with system.database.connect() as owner:
         for name, value in limits.items():
             statement = f"update keylatch_internal.session_limits set {name} = %s"
@@ -40,7 +40,7 @@ def set_limits(system: System, **limits: object) -> None:
 
 
 def visitor(system: System) -> psycopg.Connection[Any]:
-    """A page's visitor in SQL, whose request lasts until they commit."""
+    """A page's visitor in SQL; the request lasts until the session commits."""
     connection = system.database.connect("anon", autocommit=False)
     headers = json.dumps({"origin": ORIGIN})
     connection.execute("select set_config('request.headers', %s, false)", [headers])
@@ -52,10 +52,10 @@ def visitor(system: System) -> psycopg.Connection[Any]:
 def slow_visitors(
     system: System, key: str, count: int, who: str = "anon"
 ) -> Iterator[Callable[[], set[int]]]:
-    """So many requests that have opened a session and are kept busy by a filter on the answer.
+    """Start `count` requests that open a session; a filter on the answer then keeps them busy.
 
-    Gives a function that tells which of them, by their servers' pids, are busy now. At the end all
-    of them were stopped by the time limit of their role.
+    Yields a function that returns the pids of the PostgreSQL processes that are busy now. At the
+    end, the time limit of the role must have stopped every request.
     """
     busy = (
         "select pid from pg_stat_activity where datname = %s and state = 'active'"
@@ -85,7 +85,7 @@ def slow_visitors(
             return {row[0] for row in watcher.execute(busy, [system.database.name])}
 
         asked: list[Future[httpx.Response]] = [pool.submit(ask) for _ in range(count)]
-        # Each has written its session by then: the filter is what takes the time.
+        # Now each request has written its session, and its filter is running.
         until(lambda: len(pids()) == count)
         yield pids
         for one in asked:
