@@ -169,7 +169,7 @@ WEAK: list[tuple[str, str]] = [
     *((text, "6 different") for text in ("x" * 40, "ababababababababab", "0" * 16)),
     *((text, "ASCII") for text in ("a key with \u200b in the middle", "schlüssel-des-kunden")),
 ]
-# Keys of other systems that only resemble such texts.
+# Keys of other systems that only resemble placeholders.
 STRONG = [
     OLD,
     "acme-prod-widget-2024",

@@ -170,7 +170,7 @@ def test_a_key_under_a_scheme_is_managed_as_any_other(system: System, service: C
 
 def test_a_hash_of_the_old_table_never_resolves(system: System, service: Connection) -> None:
     """Threat: a stored hash, or its hex, presented as a key authenticates."""
-    # An MD5 of letters alone: a text whose bytes are what the old table stored.
+    # The stored MD5 consists of letters, so a text can have the same bytes as the stored hash.
     declare(service, "old", digest="md5")
     stored = b"sixteen letters!"
     import_(service, under("old", stored))

@@ -211,7 +211,7 @@ def test_a_recorder_reports_on_a_timer_on_size_and_at_its_end(system: System) ->
 def test_a_recorder_counts_refusals_of_known_keys(system: System) -> None:
     text = system.key.key
     with UsageRecorder(system.runtime, every=timedelta(hours=1)) as recorder:
-        recorder.record_refusal(system.runtime.explain(text))  # It is valid.
+        recorder.record_refusal(system.runtime.explain(text))  # valid: not counted
         recorder.record_refusal(system.runtime.explain("wk_sk_live_nobody"))
         for _ in range(2):
             recorder.record_refusal(system.runtime.explain(text, origin="https://page.example"))

@@ -9,9 +9,9 @@ and the names of Python. The language of a fence decides what happens:
   be the lines below them.
 - `text` right after a block that ran: the output of that block.
 
-Pages show the addresses of Supabase's local stack. The test replaces these addresses with its own,
-and its own in the output with these. Keys, ids, times and hashes differ in each run, so only their
-form is compared.
+Pages show the addresses of Supabase's local stack. The test runs blocks with its own addresses, and
+puts the page's addresses back into the output. Keys, ids, times and hashes differ in each run, so
+only their form is compared.
 """
 
 from __future__ import annotations

@@ -309,7 +309,7 @@ def test_an_address_counts_only_by_the_header_that_is_trusted(
         open_(system, page, **{"cf-connecting-ip": f"203.0.113.{n}", "x-client-ip": "1.1.1.1"})
         for n in range(3)
     ]
-    # Requests without the trusted header share one count. Without a trusted header, nothing limits.
+    # Requests without the trusted header share one count. If no header is trusted, none counts.
     assert [one.status_code for one in forged] == [200, 200, 429 if trusted else 200]
     if trusted:
         # The address that a client claims comes before the address that the gateway adds.
