@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Event
 
 import httpx
@@ -209,16 +210,15 @@ def slow_requests(rest: Rest, schema: str, function: str, keys: list[str]) -> It
             # On a fast machine, some requests finish before their time limit.
             assert answer.is_success or answer.json()["code"] in ("57014", "PT401"), answer.text
 
-    loops = [threading.Thread(target=loop, args=(key,)) for key in keys]
-    for one in loops:
-        one.start()
-    time.sleep(0.5)
-    try:
-        yield
-    finally:
-        ended.set()
+    with ThreadPoolExecutor(len(keys)) as pool:
+        loops = [pool.submit(loop, key) for key in keys]
+        time.sleep(0.5)
+        try:
+            yield
+        finally:
+            ended.set()
         for one in loops:
-            one.join()
+            one.result()
 
 
 def revocations(owner: psycopg.Connection[tuple[object, ...]], ids: list[str]) -> list[float]:
@@ -242,15 +242,17 @@ def pruned_beside(database: Database, keys: list[str]) -> list[float]:
     ended = threading.Event()
 
     def prune() -> None:
-        with session(database.url, "service_role") as service:
-            while service.execute(PRUNE).fetchall() != [(0,)]:
-                pass
-        ended.set()
+        try:
+            with session(database.url, "service_role") as service:
+                while service.execute(PRUNE).fetchall() != [(0,)]:
+                    pass
+        finally:
+            ended.set()
 
-    pruner = threading.Thread(target=prune)
-    pruner.start()
-    taken = waits(database.url, keys, ended.is_set)
-    pruner.join()
+    with ThreadPoolExecutor() as pool:
+        pruner = pool.submit(prune)
+        taken = waits(database.url, keys, ended.is_set)
+        pruner.result()
     return taken
 
 

@@ -17,6 +17,7 @@ import statistics
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -211,19 +212,18 @@ def main() -> int:
         done = threading.Event()
         found = [Found() for _ in range(THREADS)]
         made: list[str] = []
-        threads = [
-            threading.Thread(target=resolve, args=(resolver, keys, options.bound, done, one))
-            for one in found
-        ]
-        threads.append(threading.Thread(target=change, args=(admin, keys, done, made)))
-        for thread in threads:
-            thread.start()
+        pool = opened.enter_context(ThreadPoolExecutor(THREADS + 1))
+        opened.callback(done.set)
+        running = [pool.submit(resolve, resolver, keys, options.bound, done, one) for one in found]
+        running.append(pool.submit(change, admin, keys, done, made))
         faults: list[str] = []
         memory: list[int] = []
         began = broke = time.monotonic()
         with Progress(console=console) as progress:
             bar = progress.add_task("soak", total=options.minutes * 60)
-            while (passed := time.monotonic() - began) < options.minutes * 60:
+            while (passed := time.monotonic() - began) < options.minutes * 60 and not any(
+                one.done() for one in running
+            ):
                 time.sleep(1)
                 memory.append(resident())
                 progress.update(bar, completed=passed)
@@ -231,8 +231,8 @@ def main() -> int:
                     faults.append(break_something(len(faults), server, database, proxy))
                     broke = time.monotonic()
         done.set()
-        for thread in threads:
-            thread.join()
+        for one in running:
+            one.result()
         stats = resolver.stats()
     wrong = [late for one in found for late in (*one.stale, *one.denied)]
     table = Table(title=f"{options.minutes:g} minutes, bound {options.bound:g} s")
@@ -256,6 +256,8 @@ def main() -> int:
     console.print(table)
     if wrong:
         console.print(f"[red]{len(wrong)} wrong answers, the latest {max(wrong):.2f} s late")
+    assert made
+    assert all(one.answers for one in found)
     return int(bool(wrong))
 
 

@@ -68,6 +68,7 @@ def resolving(database: Database) -> Iterator[list[Resolve]]:
     url = database.authenticator_url
     process = multiprocessing.Process(target=resolve, args=(url, row[0], theirs))
     process.start()
+    theirs.close()  # so that a read fails if the process has died
     took: list[Resolve] = []
     try:
         ours.recv()

@@ -13,7 +13,7 @@ from client.system import Blocking
 from keylatch import AsyncKeylatch, Keylatch
 
 DRIVERS = ("psycopg", "psycopg-async", "asyncpg-async")
-"""What keylatch works over, each with whether the engine is async."""
+"""The drivers that keylatch works with. The name of an async engine ends in `-async`."""
 
 
 def url_for(url: str, driver: str) -> URL:

@@ -52,4 +52,4 @@ async def _as_coroutine(awaitable: Any) -> Any:
 
 
 Open = Callable[..., CallerConnection]
-"""Opens one; takes a URL, and what `psycopg.connect` takes."""
+"""Opens a connection, from a URL and the options of `psycopg.connect`."""

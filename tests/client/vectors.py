@@ -27,7 +27,7 @@ class TextVector(TypedDict):
 _content = json.loads((Path(__file__).parent / "vectors.json").read_text(encoding="utf-8"))
 KEYS: list[KeyVector] = _content["keys"]
 TEXTS: list[TextVector] = _content["texts"]
-"""All hold characters that UTF-8 can carry."""
+"""Texts that UTF-8 can encode."""
 SECRET = next(vector["key"] for vector in KEYS if vector["kind"] == "secret")
 """A well-formed secret key that no database ever issued."""
 

@@ -58,6 +58,7 @@ def test_a_literal_with_a_backslash_says_that_it_has_escapes(file: str) -> None:
 def test_each_function_with_the_owners_rights_says_why(file: str) -> None:
     text = (MIGRATIONS / file).read_text()
     heads = re.findall(r"\bsecurity definer\b.*?\bas \$", text, re.S)
+    assert len(heads) == len(re.findall(r"^[^-]*security definer( rows \d+)?$", text, re.M))
     assert all("-- definer because" in head for head in heads), heads
 
 

@@ -71,9 +71,12 @@ def test_no_key_resolves_after_an_acknowledged_revocation(which: str) -> None:
 
 
 def test_no_key_is_active_in_a_deleted_workspace() -> None:
+    deletions = 0
     for first, how, second, result in cases():
         deleted = first == "delete the workspace" and how == "commit"
         if deleted or (second == "delete the workspace" and result["second"] == "done"):
             known = [result[one] for one in ("key", "successor", "waiting")]
             states = [*known, *str(result.get("new", "")).split(", ")]
             assert {state for state in states if state} == {"revoked"}, (first, how, second)
+            deletions += 1
+    assert deletions > len(CALLS)

@@ -318,6 +318,8 @@ def test_many_sealers_and_writers_at_once_leave_one_chain(system: System) -> Non
         service = system.database.connect("service_role")
         for _ in range(10):
             outcome = attempt(service, "select from keylatch.seal_events(25)")
+            if outcome.word != "done":
+                break
         return outcome
 
     def write() -> Outcome:
@@ -394,6 +396,8 @@ def test_a_checkpoint_that_is_made_while_another_session_verifies_looks_like_no_
     def seal() -> Outcome:
         for _ in range(20):
             outcome = attempt(system.owner, "select true from keylatch.seal_events(50)")
+            if outcome.word != "done":
+                break
         return outcome
 
     assert together([verify, seal]) == [Outcome("done", (True,))] * 2

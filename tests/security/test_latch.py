@@ -215,7 +215,7 @@ def test_a_rotation_neither_lengthens_a_life_nor_drops_an_expiry(system: System)
     assert kept["expires_at"] <= short["expires_at"]
 
 
-def test_a_revoked_key_opens_no_session(system: System) -> None:
+def test_a_key_that_is_revoked_expired_or_rotated_gets_no_successor(system: System) -> None:
     """Threat: no second secret appears."""
     for label, reason in (
         ("revoked", "key_revoked"),

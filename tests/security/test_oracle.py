@@ -116,6 +116,9 @@ def all_alike(targets: list[Target], ask: Callable[[Target], Any]) -> None:
 def test_no_filter_order_or_count_tells_that_a_key_exists(shared: System, who: str) -> None:
     """Threat: error texts or list_keys tell bob that A's key exists: reading over HTTP."""
     every = targets(shared)
+    # Other labels are words of each answer, such as `active`. The last target does not exist.
+    some = [one for one in every if one.label in ("widget", "expired", "successor")] + every[-1:]
+    assert len(some) == 4
 
     def ask(target: Target, path: str, headers: dict[str, str]) -> tuple[Any, ...]:
         path = f"keys?{filled(shared, path, target)}"
@@ -123,10 +126,10 @@ def test_no_filter_order_or_count_tells_that_a_key_exists(shared: System, who: s
 
     with shared.nothing_changes():
         for path in FILTERS:
-            all_alike(every[-3:], partial(ask, path=path, headers=READING[0]))
+            all_alike(some, partial(ask, path=path, headers=READING[0]))
         for headers in READING[1:]:
             for path in FILTERS[:5]:
-                all_alike(every[-3:], partial(ask, path=path, headers=headers))
+                all_alike(some, partial(ask, path=path, headers=headers))
         all_alike(every, lambda t: answer(shared.request(who, "HEAD", f"keys?id=eq.{t.id}"), t))
 
 

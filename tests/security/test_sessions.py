@@ -113,15 +113,19 @@ def tampered(shared: System) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize(
-    "what",
-    ["another secret", "no algorithm", "no signature", "another body", "over since long", "not yet",
-     "no token", "a key", "the owner", "a superuser", "the login", "an unknown role",
-     "a role with a quote"],
+FORGED = (
+    "another secret", "no algorithm", "no signature", "another body", "over since long", "not yet",
+    "no token", "a key", "the owner", "a superuser", "the login", "an unknown role",
+    "a role with a quote",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FORGED)
 def test_a_token_that_nobody_issued_opens_nothing(shared: System, what: str) -> None:
     """Threat: anon reads or writes A's keys, with a token of its own making."""
-    token = tampered(shared)[what]
+    tokens = tampered(shared)
+    assert set(tokens) == set(FORGED)
+    token = tokens[what]
     living = shared.keys["active"]
     asked = (
         ("GET", "keys", None),

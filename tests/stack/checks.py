@@ -25,11 +25,11 @@ def prove(files: Sequence[Path], *, core_alone: bool = False) -> int:
 
     Args:
         files: Only these files. If empty, all files, then those of the core on the core alone.
-        core_alone: Run `files` on a database that has the core and no module.
+        core_alone: Run `files`, or else those of the core, on a database that has no module.
     """
     with chosen_cluster() as server:
-        if files:
-            return _prove(server, files, core_alone=core_alone)
+        if files or core_alone:
+            return _prove(server, files or specification("core"), core_alone=core_alone)
         return _prove(server, specification(), core_alone=False) or _prove(
             server, specification("core"), core_alone=True
         )

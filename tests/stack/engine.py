@@ -25,7 +25,7 @@ from stack.janitor import Janitor
 from stack.tools import MissingTool, cache_directory, major_version, postgres_bin
 
 LOCAL = "local"
-"""What `KEYLATCH_IMAGE` says for the image that is made here."""
+"""The value of `KEYLATCH_IMAGE` for the image that this module builds."""
 
 _SUPABASE = "supabase/postgres:15.8.1.060"
 _REGISTRY_SECONDS = 20  # for one answer of a registry, not for a whole download

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 HANG_SECONDS = 100.0
-"""When a test that waits gives up: far more than the busiest machine needs."""
+"""The longest wait of a test, in seconds: far more than the busiest machine needs."""
 
 
 def until(true: Callable[[], object], what: str = "it did not come to that") -> None:

@@ -187,6 +187,8 @@ def main() -> int:
             if (options.only == one.kind or options.only in one.name)
             and not (options.new and known.get(f"{one.kind}: {one.name}"))
         ]
+        if not chosen:
+            parser.error(f"no guard has the kind or the name {options.only!r}")
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
         with (
             ThreadPoolExecutor(2) as pool,

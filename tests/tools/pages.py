@@ -196,7 +196,8 @@ class Reader:
             before, ends, code = line.partition(_END)
             printed += before
             if ends:
-                failed = "ERROR:" in printed if language == "sql" else code.strip() != "0"
+                wrong = re.search(r"ERROR:|FATAL:|^psql: error|^invalid command", printed, re.M)
+                failed = wrong is not None if language == "sql" else code.strip() != "0"
                 return "".join(f"{line.rstrip()}\n" for line in printed.splitlines()), failed
         raise AssertionError(f"{language} has ended:\n{printed}")
 

@@ -74,7 +74,9 @@ def test_the_body_has_the_arguments_of_the_client_and_their_defaults() -> None:
     for one in arguments:
         field = fields[one.name]
         assert (one.default is one.empty) is field.is_required()
-        assert (field.default or None) == (one.default or None) or field.is_required()
+        # JSON has no tuples. For the client, None is an empty object.
+        default = [] if one.default == () else {} if one.name == "metadata" else one.default
+        assert field.is_required() or field.default == default
 
 
 def test_schemathesis_finds_no_500_and_no_answer_that_is_not_described(

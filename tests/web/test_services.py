@@ -32,7 +32,7 @@ INSERT = "insert into public.customers (name) values ('{name}')"
 
 Claims = dict[str, str]
 Customers = Callable[[str, Claims, bool], Any]
-"""Adds a customer of that name with a key, acting by the claims; then fails if it is told to."""
+"""Adds a customer of this name with a key, as the user in the claims; then fails if asked to."""
 
 
 class Refused(Exception):

@@ -283,8 +283,8 @@ def stuck(janitor: Janitor) -> Iterator[Database]:
                 thread = threading.Thread(target=commit_until_one_waits)
                 thread.start()
                 waiting = "select count(*) from pg_stat_activity where wait_event = 'SyncRep'"
-                until(lambda: owner.execute(waiting).fetchone() == (1,))
                 try:
+                    until(lambda: owner.execute(waiting).fetchone() == (1,))
                     yield database
                 finally:
                     ended.set()

@@ -45,6 +45,7 @@ class Fleet:
             database.authenticator_url, min_size=1, max_size=8, open=True
         )
         self.runtime = Keylatch.from_psycopg(self.pool, claims=RUNTIME)
+        self._clock = database.connect()
 
     def close(self) -> None:
         self.pool.close()
@@ -58,7 +59,7 @@ class Fleet:
     def is_past(self, issued: IssuedKey) -> bool:
         """Whether the key's first expiry has passed by the server's clock."""
         query = "select clock_timestamp() > %s"
-        return self.database.connect().execute(query, [issued.expires_at]).fetchone() == (True,)
+        return self._clock.execute(query, [issued.expires_at]).fetchone() == (True,)
 
     def open(self, listen: str | None = None, bound: timedelta = LONG_BOUND) -> CachedResolver:
         return CachedResolver(

@@ -242,7 +242,7 @@ def test_as_pre_request_it_refuses_a_bad_key_before_anything_else(
     # No policy of `news` asks for a key, and `empty` has no row for which its policy would ask.
     assert shop.send(dead, path="news").status_code == 200
     with system.connect("anon") as anon:
-        assert anon.execute(
+        anon.execute(
             "select set_config('request.headers', json_build_object('x-api-key', %s::text)::text,"
             " false)",
             [dead],

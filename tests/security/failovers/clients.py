@@ -48,8 +48,8 @@ class Clients:
         self._opened = ExitStack()
         self._done = threading.Event()
         self._writing = [threading.Lock() for _ in range(WRITERS)]
-        # All readers ask for the newest keys, and for keys that were revoked a moment ago.
-        self._active: deque[Key] = deque(maxlen=ACTIVE)
+        # All readers ask for the active keys, and for keys that were revoked a moment ago.
+        self._active: list[Key] = []
         self._ended: deque[Key] = deque(maxlen=ENDED)
         admin = Keylatch.from_psycopg(self._pool("primary"), claims={"role": "service_role"})
         for _ in range(ACTIVE):
@@ -127,7 +127,8 @@ class Clients:
             time.sleep(0.02 * chance.random())
 
     def _change(self, admin: Keylatch, chance: random.Random) -> None:
-        key = self._active[chance.randrange(len(self._active))]
+        place = chance.randrange(len(self._active))
+        key = self._active[place]
         kind = chance.choice(["revoke", "revoke", "suspend", "unsuspend"])
         change = Change(kind, key[0], time.monotonic())
         self._history.note(change)
@@ -146,7 +147,7 @@ class Clients:
         if kind == "revoke":
             self._ended.append(key)
             issued = admin.issue(People.a, kind="secret")
-            self._active.append((issued.id, issued.key))
+            self._active[place] = (issued.id, issued.key)
 
     def _read(self, name: str, ask: Ask, bound: Callable[[], float]) -> None:
         chance = random.Random()  # noqa: S311

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 ENDS = ("revoke", "suspend")
-"""What makes a key inactive; `unsuspend` makes a suspended key active again."""
+"""The changes that make a key inactive. `unsuspend` makes a suspended key active again."""
 
 
 @dataclass(slots=True, eq=False)

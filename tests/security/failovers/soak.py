@@ -1,8 +1,9 @@
-"""`make soak`, second part: ten minutes of failovers, and what clients were told about keys.
+"""`make soak`, second part: ten minutes of failovers.
 
-Again and again the primary goes and a standby is promoted: one that had every commit, one that
-lacked some, or one beside a primary that stays up. Clients go on issuing, revoking and suspending
-keys and asking for them. Afterwards each answer is compared with what was acknowledged before it.
+Again and again, a primary fails and a standby is promoted: a standby with every commit, a standby
+that lacks some commits, or a standby beside a primary that stays up. Meanwhile clients issue,
+revoke, suspend and resolve keys. At the end, each answer is compared with the changes that were
+acknowledged before the question.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -66,11 +67,13 @@ class Story:
     Attributes:
         keys: The text of each key, by its label.
         ids: The id of each key, by its label.
+        session: The token of a visitor's session.
         rows: Every row of every table.
     """
 
     keys: dict[str, str] = field(default_factory=dict)
     ids: dict[str, UUID] = field(default_factory=dict)
+    session: str = ""
     rows: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
 
 
@@ -112,8 +115,21 @@ def tell(database: Database) -> Story:
         owner.execute("select keylatch.suspend_key(%s)", [story.ids["suspended"]])
         [report] = owner.execute("select * from keylatch.import_keys(%s)", [LEGACY]).fetchall()
         assert report.waiting == 2
+        expiring = owner.execute(
+            "select key, id from keylatch.issue_key(%s, 'secret', 'expired',"
+            " expires_at => clock_timestamp() + '1 second')",
+            [People.a],
+        ).fetchone()
+        assert expiring
+        story.keys["expired"], story.ids["expired"] = expiring.key, expiring.id
         owner.execute("select keylatch.seal_events()")
         owner.execute("update keylatch.keys set label = 'x' where id = %s", [story.ids["page"]])
+    headers = json.dumps({"origin": ORIGIN})
+    with database.connect("anon") as visitor:
+        visitor.execute("select set_config('request.headers', %s, false)", [headers])
+        opened = visitor.execute("select token from keylatch.open_session(%s)", [issued.key])
+        (story.session,) = opened.fetchone() or ("",)
+    time.sleep(1)  # until the last key has expired
     story.rows = rows(database)
     return story
 
@@ -223,7 +239,9 @@ def use_every_call(database: Database, story: Story) -> None:
         assert call("service_role", "hash_key", "x")
         for runtime in ("keylatch_resolver", "service_role"):
             assert call(runtime, "resolve_key", keys["active"])
-            assert not call(runtime, "resolve_key", keys["revoked"])
+            for label in ("revoked", "expired"):
+                assert not call(runtime, "resolve_key", keys[label])
+        assert call("keylatch_resolver", "resolve_session", story.session)
         assert call("keylatch_resolver", "resolve_keys", [keys["active"]])[0].key_id
         assert call("keylatch_resolver", "record_usage", json.dumps(report))
         assert call("keylatch_resolver", "replay_position")[0].timeline
