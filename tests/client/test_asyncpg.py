@@ -13,6 +13,7 @@ import psycopg2.pool
 import pytest
 import pytest_asyncio
 
+from client.cache.stalling import StallingProxy
 from client.system import System
 from client.vectors import SECRET
 from client.watched import Watched, watched_database
@@ -191,6 +192,28 @@ async def test_a_cancelled_call_leaves_the_connection_usable(
             assert connection.is_in_transaction() is begins
         await connection.execute("rollback")
     assert (await kl.revoke(issued.id)).already_revoked is False
+
+
+async def test_a_call_that_is_cancelled_at_its_begin_leaves_no_transaction(system: System) -> None:
+    """In a transaction that stays open, the next revocation would never be committed."""
+    with StallingProxy(system.database.server.port) as proxy:
+        url = system.database.authenticator_url
+        connection = await asyncpg.connect(
+            url.replace(str(system.database.server.port), str(proxy.port))
+        )
+        kl = AsyncKeylatch.from_asyncpg(connection, claims=system.claims("alice"))
+        issued = await kl.issue(system.people.a)
+        proxy.stall()
+        call = asyncio.create_task(kl.show(issued.id))
+        await asyncio.sleep(0.1)
+        call.cancel()
+        proxy.flow()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert not connection.is_in_transaction()
+        await kl.revoke(issued.id)
+        assert system.rows(issued.id)[issued.id]["revoked_at"] is not None
+        await connection.close()
 
 
 async def test_what_does_not_answer_is_unavailable(system: System) -> None:

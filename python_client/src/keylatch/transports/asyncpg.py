@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from typing import Any, cast
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from .sql import Found, SqlCalls, Statement
+
+# The statements that begin, end and undo a block.
+_TRANSACTION = ("begin", "commit", "rollback")
+_SAVEPOINT = (
+    "savepoint keylatch",
+    "release savepoint keylatch",
+    "rollback to savepoint keylatch; release savepoint keylatch",
+)
 
 
 class AsyncpgTransport(SqlCalls):
@@ -30,20 +38,17 @@ class AsyncpgTransport(SqlCalls):
     async def _ask(self, connection: Any, query: str, values: Sequence[object] = ()) -> Found:
         return cast(Found, await connection.fetch(query, *values))
 
-    def _block(self, connection: Any) -> AbstractAsyncContextManager[Any]:
-        idle: AbstractAsyncContextManager[Any] = connection.transaction()
-        return idle if self.is_idle(connection) else self._savepoint(connection)
-
     @asynccontextmanager
-    async def _savepoint(self, connection: Any) -> AsyncIterator[None]:
-        """Run a block in a savepoint. asyncpg's own fails in a transaction begun in SQL."""
-        await connection.execute("savepoint keylatch")
+    async def _block(self, connection: Any) -> AsyncIterator[None]:
+        # Not `connection.transaction()`: a cancelled BEGIN leaves its transaction open, and its
+        # savepoint fails in a transaction that was begun in SQL.
+        begin, end, undo = _TRANSACTION if self.is_idle(connection) else _SAVEPOINT
         try:
+            await connection.execute(begin)
             yield
+            await connection.execute(end)
         except BaseException:
             # The caller needs the first error, not an error of this cleanup.
             with suppress(*self._errors):
-                await connection.execute("rollback to savepoint keylatch")
-                await connection.execute("release savepoint keylatch")
+                await connection.execute(undo)
             raise
-        await connection.execute("release savepoint keylatch")
