@@ -15,11 +15,14 @@
 // Set verify_jwt = false for this function, because callers send a key and no JWT.
 import type { Database } from "../types/keylatch.ts"
 
+const JSON_IN_KEYLATCH = { "Content-Type": "application/json", "Content-Profile": "keylatch" }
 type Functions = Database["keylatch"]["Functions"]
 export type ResolvedKey = Functions["resolve_key"]["Returns"][number]
 export type Explanation = Functions["explain_key"]["Returns"]
 export type Session = Functions["open_session"]["Returns"]
 export type Handler = (request: Request, key: ResolvedKey) => Response | Promise<Response>
+/** What a key needs: a scope, and one of these kinds; by default, only secret keys are accepted. */
+export type Rule = { scope?: string; kinds?: ResolvedKey["kind"][] }
 
 export type Options = {
   /** The URL of the project, for example https://PROJECT.supabase.co. */
@@ -67,65 +70,62 @@ export class Keylatch {
     return this.#call("open_session", { key }, { Origin: origin })
   }
 
-  /** Wraps a handler, so that it runs only for a request with a valid key. */
-  withKey(handler: Handler, rule: { scope?: string } = {}): (request: Request) => Promise<Response> {
-    return async (request) => {
-      const presented = keyOf(request)
+  /** Wraps a handler, so that the handler runs only for a request with a valid key. */
+  withKey(handler: Handler, { scope, kinds = ["secret"] }: Rule = {}) {
+    return async (request: Request): Promise<Response> => {
+      const log = this.#options.log ?? console.warn
+      const [presented, other] = keysOf(request)
+      if (other) {
+        log("request refused: keys_differ")
+        return problem(400, "keys_differ", "Two different keys were sent.", "Send one.")
+      }
       if (!presented) {
         const hint = "Send a key as x-api-key or Authorization: Bearer."
         return problem(401, "key_missing", "No key was sent.", hint, "Bearer")
       }
       const origin = request.headers.get("Origin")
-      let key: ResolvedKey | null
-      try {
-        key = await this.resolve(presented, origin)
-      } catch (error) {
-        const { cause } = error as Error
-        this.#log(`keylatch did not answer: ${error}${cause ? ` (${cause})` : ""}`)
+      const key = await this.resolve(presented, origin).catch((error: Error) => {
+        log(`keylatch did not answer: ${error}${error.cause ? ` (${error.cause})` : ""}`)
+      })
+      if (key === undefined) {
         return problem(503, "unavailable", "The key could not be checked.", "Try again later.")
       }
       if (!key) {
-        await this.#logReason(presented, origin)
+        // If explain_key fails, the key stays refused.
+        await this.explain(presented, origin).then(
+          ({ verdict, key_id, fingerprint }) =>
+            log(`request refused: ${verdict}, key_id ${key_id}, fingerprint ${fingerprint}`),
+          (error) => log(`request refused, and explain_key did not answer: ${error}`),
+        )
         const hint = "Ask an admin of the workspace to call explain_key."
         const challenge = 'Bearer error="invalid_token"'
         return problem(401, "key_invalid", "This key is not accepted.", hint, challenge)
       }
-      if (rule.scope !== undefined && !key.scopes.includes(rule.scope)) {
-        this.#log(`request refused: scope_missing, key_id ${key.key_id}`)
-        const detail = `The key does not have the scope ${rule.scope}.`
-        const challenge = `Bearer error="insufficient_scope", scope="${rule.scope}"`
-        const hint = "Use a key that was issued with this scope."
-        return problem(403, "scope_missing", detail, hint, challenge)
+      if (!kinds.includes(key.kind)) {
+        log(`request refused: kind_not_accepted, key_id ${key.key_id}`)
+        const detail = `A ${key.kind} key is not accepted here.`
+        return problem(403, "kind_not_accepted", detail, `Use a ${kinds.join(" or ")} key.`)
+      }
+      if (scope !== undefined && !key.scopes.includes(scope)) {
+        log(`request refused: scope_missing, key_id ${key.key_id}`)
+        const challenge = `Bearer error="insufficient_scope", scope="${scope}"`
+        const detail = `The key does not have the scope ${scope}.`
+        return problem(403, "scope_missing", detail, "Use a key with this scope.", challenge)
       }
       return handler(request, key)
     }
   }
 
-  /** Logs why a key was refused. If explain_key fails, the key stays refused. */
-  async #logReason(presented: string, origin: string | null): Promise<void> {
-    try {
-      const { verdict, key_id, fingerprint } = await this.explain(presented, origin)
-      this.#log(`request refused: ${verdict}, key_id ${key_id}, fingerprint ${fingerprint}`)
-    } catch (error) {
-      this.#log(`request refused, and explain_key did not answer: ${error}`)
-    }
-  }
-
-  #log(line: string): void {
-    (this.#options.log ?? console.warn)(line)
-  }
-
+  /** Sends a call in the body of a POST, because servers log URLs. */
   async #call<Name extends "resolve_key" | "explain_key" | "open_session">(
     name: Name,
     args: Functions[Name]["Args"],
     headers: Record<string, string> = { Authorization: `Bearer ${this.#options.token}` },
   ): Promise<Functions[Name]["Returns"]> {
-    const { url, apikey } = this.#options
-    // The key is in the body of a POST, because servers log URLs.
-    const response = await fetch(`${url}/rest/v1/rpc/${name}`, {
+    const response = await fetch(`${this.#options.url}/rest/v1/rpc/${name}`, {
       method: "POST",
-      headers: { apikey, "Content-Type": "application/json", "Content-Profile": "keylatch", ...headers },
-      body: JSON.stringify(args),
+      headers: { apikey: this.#options.apikey, ...JSON_IN_KEYLATCH, ...headers },
+      body: JSON.stringify(args, (_, value) => typeof value === "string" ? clean(value) : value),
       signal: AbortSignal.timeout(10_000),
     })
     const answer = await response.json().catch(() => ({}))
@@ -135,14 +135,15 @@ export class Keylatch {
   }
 }
 
-function keyOf(request: Request): string | undefined {
-  const bearer = /^Bearer +(\S+)$/i.exec(request.headers.get("Authorization") ?? "")
-  return request.headers.get("x-api-key") || bearer?.[1]
+/** PostgreSQL refuses NUL and lone surrogates. No key contains them. */
+const clean = (text: string) => text.replace(/[\0\p{Cs}]/gu, "\ufffd")
+
+function keysOf({ headers }: Request): string[] {
+  const bearer = /^Bearer +(\S+)$/i.exec(headers.get("Authorization") ?? "")?.[1] ?? ""
+  return [...new Set([headers.get("x-api-key") ?? "", bearer])].filter(Boolean)
 }
 
-function problem(
-  status: number, slug: string, detail: string, hint: string, challenge?: string,
-): Response {
+function problem(status: number, slug: string, detail: string, hint: string, challenge?: string) {
   const headers = new Headers({ "Content-Type": "application/problem+json" })
   if (challenge) headers.set("WWW-Authenticate", challenge)
   return new Response(JSON.stringify({ status, slug, detail, hint }), { status, headers })

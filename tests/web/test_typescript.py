@@ -98,6 +98,8 @@ def test_the_wrapper_resolves_and_explains(site: Site, calls: Calls) -> None:
         (good["key"], None, "origin_required"),
         (revoked["key"], None, "revoked"),
         (mistyped(good["key"]), SHOP, "checksum_failed"),
+        ("a\0b", None, "malformed"),
+        ("\ud800", None, "malformed"),
     ]
     found, _ = calls(*(["resolve", key, origin] for key, origin, _ in cases))
     assert found[0] == {
@@ -109,11 +111,11 @@ def test_the_wrapper_resolves_and_explains(site: Site, calls: Calls) -> None:
         "metadata": {"plan": "pro"},
         "expires_at": None,
     }
-    assert found[1:] == [None] * 4
+    assert found[1:] == [None] * 6
     why, _ = calls(*(["explain", key, origin] for key, origin, _ in cases))
     assert [one["verdict"] for one in why] == [verdict for *_, verdict in cases]
-    assert [one["key_id"] for one in why] == [good["id"]] * 3 + [revoked["id"], None]
-    assert [one["fingerprint"] for one in why] == [fingerprint(key) for key, *_ in cases]
+    assert [one["key_id"] for one in why] == [good["id"]] * 3 + [revoked["id"], None, None, None]
+    assert [one["fingerprint"] for one in why[:5]] == [fingerprint(key) for key, *_ in cases[:5]]
 
 
 def test_the_wrapper_opens_a_session_for_a_page_of_the_key_alone(
@@ -139,7 +141,7 @@ def test_the_guard_lets_a_good_key_with_its_scope_through(site: Site, calls: Cal
     answers, log = calls(
         ["guarded", rule, {"x-api-key": secret["key"]}],
         ["guarded", rule, {"Authorization": f"Bearer {secret['key']}"}],
-        ["guarded", {}, {"x-api-key": page["key"], "Origin": SHOP}],
+        ["guarded", {"kinds": ["publishable"]}, {"x-api-key": page["key"], "Origin": SHOP}],
     )
     assert [(one["status"], one["body"]["key_id"]) for one in answers] == [
         (200, secret["id"]),
@@ -153,6 +155,7 @@ def test_the_guard_refuses_and_logs_why_but_never_the_key(site: Site, calls: Cal
     secret = site.issue(kind="secret", scopes=["orders:write"])
     page = site.issue(allowed_origins=[SHOP])
     bad, foreign = mistyped(secret["key"]), {"x-api-key": page["key"], "Origin": f"{SHOP}.evil"}
+    own = {"x-api-key": page["key"], "Origin": SHOP}
     answers, log = calls(
         ["guarded", {}, {}],
         ["guarded", {}, {"Authorization": "Basic abc"}],
@@ -160,6 +163,8 @@ def test_the_guard_refuses_and_logs_why_but_never_the_key(site: Site, calls: Cal
         ["guarded", {}, {"Authorization": f"Bearer {bad}"}],
         ["guarded", {}, foreign],
         ["guarded", {"scope": "orders:read"}, {"x-api-key": secret["key"]}],
+        ["guarded", {}, own],
+        ["guarded", {}, {"x-api-key": secret["key"], "Authorization": f"Bearer {bad}"}],
     )
     missing, invalid, scope = (
         (401, "key_missing", "Bearer"),
@@ -167,8 +172,13 @@ def test_the_guard_refuses_and_logs_why_but_never_the_key(site: Site, calls: Cal
         (403, "scope_missing", 'Bearer error="insufficient_scope", scope="orders:read"'),
     )
     assert [
-        (one["status"], one["body"]["slug"], one["headers"]["www-authenticate"]) for one in answers
-    ] == [missing, missing, invalid, invalid, invalid, scope]
+        (one["status"], one["body"]["slug"], one["headers"].get("www-authenticate"))
+        for one in answers
+    ] == [
+        *(missing, missing, invalid, invalid, invalid, scope),
+        (403, "kind_not_accepted", None),
+        (400, "keys_differ", None),
+    ]
     for one in answers:
         assert one["headers"]["content-type"] == "application/problem+json"
         assert set(one["body"]) == {"status", "slug", "detail", "hint"}
@@ -178,6 +188,8 @@ def test_the_guard_refuses_and_logs_why_but_never_the_key(site: Site, calls: Cal
         f"request refused: origin_denied, key_id {page['id']}, "
         f"fingerprint {fingerprint(page['key'])}",
         f"request refused: scope_missing, key_id {secret['id']}",
+        f"request refused: kind_not_accepted, key_id {page['id']}",
+        "request refused: keys_differ",
     ]
     for key in (bad, page["key"], secret["key"]):
         assert key not in log + json.dumps(answers)
