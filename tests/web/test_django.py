@@ -41,6 +41,8 @@ DATABASES = {
         "ENGINE": "django.db.backends.postgresql",
         **{name: os.environ[f"SHOP_{name}"] for name in ("NAME", "USER", "HOST", "PORT")},
         "OPTIONS": {"sslmode": "disable"},
+        "CONN_MAX_AGE": None,
+        "CONN_HEALTH_CHECKS": True,
     }
 }
 LOGGING = {
@@ -86,6 +88,13 @@ urlpatterns = [
     path("api/whoami", views.whoami),
     path("unwise", unwise),
 ]
+"""
+# Unlike Django's runserver, this server keeps its database connection between requests.
+SERVE = """
+import sys
+from wsgiref.simple_server import make_server
+from django.core.wsgi import get_wsgi_application
+make_server("127.0.0.1", int(sys.argv[1]), get_wsgi_application()).serve_forever()
 """
 
 
@@ -182,7 +191,7 @@ def served(watched: Watched, janitor: Janitor) -> Iterator[Shop]:
     )
     assert migrate.wait(_START_SECONDS) == 0, log.read_text()
     process = janitor.start(
-        [*django, "runserver", "--noreload", f"127.0.0.1:{port}"],
+        [sys.executable, "-c", SERVE, str(port)],
         signals=[signal.SIGTERM],
         output=log,
         environment=environment,
@@ -272,6 +281,15 @@ def test_an_error_in_the_middleware_is_answered_like_one_of_a_view(shop: Shop) -
         shop.owner.execute(f"grant {function} to keylatch_resolver".encode())
     assert answer.status_code == 502
     assert shop.whoami(key).status_code == 200
+
+
+def test_a_connection_that_was_lost_is_replaced(shop: Shop) -> None:
+    key = shop.add("Gus", "gus@shop.example").json()["key"]
+    assert shop.whoami(key).status_code == 200
+    ended = "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'django'"
+    assert shop.owner.execute(ended).fetchall() != []
+    # Without CONN_HEALTH_CHECKS, the first answer is 502.
+    assert [shop.whoami(key).status_code for _ in range(3)] == [200, 200, 200]
 
 
 def test_no_key_is_in_what_the_server_and_django_show(shop: Shop) -> None:
