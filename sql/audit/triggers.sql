@@ -46,7 +46,9 @@ with expected (module_name, table_name, trigger_name, fires) as (
   ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_delete_keep', 'A'),
   ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_update_a_merge_first_use', 'R'),
   ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_update_immutable', 'A'),
-  ('legacy', 'keylatch_internal.legacy_schemes', 'legacy_schemes_delete_keep', 'A'),
+  ('legacy', 'keylatch_internal.legacy_keys', 'legacy_keys_update_upgraded', 'A'),
+  ('legacy', 'keylatch_internal.legacy_schemes', 'legacy_schemes_change_keep', 'A'),
+  ('legacy', 'keylatch_internal.legacy_schemes', 'legacy_schemes_truncate_keep', 'A'),
   ('legacy', 'keylatch_internal.legacy_texts', 'legacy_texts_change_keep', 'A'),
   ('legacy', 'keylatch_internal.legacy_texts', 'legacy_texts_insert_merge_first_use', 'R')
 ),

@@ -27,6 +27,8 @@ do $$ begin
 end $$;
 \endif
 begin;
+-- Wait for a running seal_events. Until this transaction ends, seal_events waits.
+lock table keylatch_internal.key_event_checkpoints in share row exclusive mode;
 set local lock_timeout = '1s';
 update keylatch_internal.key_events as e
 set

@@ -69,8 +69,7 @@ comment on table keylatch_internal.errors is
   'Every error that keylatch raises. Each file adds the errors of its own functions.';
 comment on column keylatch_internal.errors.slug is 'The error message that programs compare.';
 comment on column keylatch_internal.errors.code is 'The SQLSTATE. PT404 means HTTP status 404.';
-comment on column keylatch_internal.errors.hint is
-  'The default hint of the error. A function that raises the error may pass another hint.';
+comment on column keylatch_internal.errors.hint is 'The default hint of the error.';
 alter table keylatch_internal.errors enable row level security;
 
 insert into keylatch_internal.errors (slug, code, hint) values
@@ -125,6 +124,33 @@ comment on function keylatch_internal.require_grants is
   'Raises restore_incomplete if PUBLIC may execute p_function. A restore of a backup can lose the
 "revoke" statements that protect a function.';
 
+create function keylatch_internal.expose_table(
+  p_table regclass, variadic p_views regclass[] default '{}'
+)
+returns void language plpgsql volatile security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  -- Row policies do not hide estimates: with "Prefer: count=planned", a client would learn values
+  -- of other tenants. For workspace_id, only the most frequent value, to plan its queries well.
+  execute (
+    select string_agg(format('alter table %s alter %I set statistics %s', p_table, a.attname,
+      (a.attname = 'workspace_id')::integer), ';')
+    from pg_catalog.pg_attribute as a
+    where a.attrelid = p_table and a.attnum > 0 and not a.attisdropped
+  );
+  execute coalesce((
+    select string_agg(format(
+      'comment on column %s.%I is %L', v.attrelid::regclass, v.attname, d.description
+    ), ';')
+    from pg_catalog.pg_attribute as v
+    inner join pg_catalog.pg_attribute as a on v.attname = a.attname and a.attrelid = p_table
+    cross join col_description(p_table, a.attnum) as d (description)
+    where v.attrelid = any (p_views) and col_description(v.attrelid, v.attnum) is null
+  ), 'select');
+end $$;
+comment on function keylatch_internal.expose_table is
+  'Limits the planner''s statistics of a table, and copies the table''s comments to views.';
+
 create function keylatch_internal.current_place()
 returns text language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
@@ -151,10 +177,8 @@ comment on table keylatch_internal.installation is
 comment on column keylatch_internal.installation.only_row is 'Always true: the table has one row.';
 comment on column keylatch_internal.installation.id is
   'A random id of the installation. A copy of the database has the same id.';
-comment on column keylatch_internal.installation.schema_version is
-  'The release of keylatch whose migrations have run.';
-comment on column keylatch_internal.installation.modules is
-  'The names of the installed optional modules. The migration of each module adds its own name.';
+comment on column keylatch_internal.installation.schema_version is 'The release of keylatch.';
+comment on column keylatch_internal.installation.modules is 'The installed optional modules.';
 comment on column keylatch_internal.installation.installed_at is 'When keylatch was installed.';
 comment on column keylatch_internal.installation.made_in is
   'The database where keylatch was installed: system identifier/database oid/timeline.';
@@ -218,7 +242,8 @@ revoke all on schema keylatch, keylatch_internal from public, anon, authenticate
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.refuse, keylatch_internal.require_grants,
-keylatch_internal.current_place, keylatch_internal.describe_installation, keylatch.installation
+keylatch_internal.expose_table, keylatch_internal.current_place,
+keylatch_internal.describe_installation, keylatch.installation
 from public, anon, authenticated, service_role;
 
 -- Functions in the schema keylatch run as the caller and call functions in keylatch_internal.

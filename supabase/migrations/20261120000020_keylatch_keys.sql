@@ -145,41 +145,31 @@ comment on column keylatch_internal.keys.kind is
 comment on column keylatch_internal.keys.environment is 'live or test. The key contains this word.';
 comment on column keylatch_internal.keys.key_hash is
   'The SHA-256 hash (32 bytes) of the whole key. Only the owner of the table may read the hash.';
-comment on column keylatch_internal.keys.public_key is
-  'The plaintext of a publishable key. Null for a secret key.';
-comment on column keylatch_internal.keys.masked_key is
-  'The masked key, which is safe to display, for example wk_sk_live_...x7Qe.';
+comment on column keylatch_internal.keys.public_key is 'The plaintext; null for a secret key.';
+comment on column keylatch_internal.keys.masked_key is 'Safe to display: wk_sk_live_...x7Qe.';
 comment on column keylatch_internal.keys.label is 'The name of the key, up to 200 characters.';
-comment on column keylatch_internal.keys.metadata is
-  'A JSON object of up to 8 kB that the application defines. resolve_key returns the object.';
+comment on column keylatch_internal.keys.metadata is 'A JSON object of your own, up to 8 kB.';
 comment on column keylatch_internal.keys.allowed_origins is
   'The web origins (up to 100) that may use a publishable key. If empty, no origin may use it.';
 comment on column keylatch_internal.keys.scopes is
   'The scopes of the key: up to 64 words that the application defines and resolve_key returns.';
-comment on column keylatch_internal.keys.expires_at is
-  'When the key expires. An expired key stays expired. Null means that the key never expires.';
+comment on column keylatch_internal.keys.expires_at is 'When the key expires; null for never.';
 comment on column keylatch_internal.keys.suspended_at is
   'When the key was suspended. Set null to end the suspension of a key that is not yet expired.';
 comment on column keylatch_internal.keys.superseded_at is
   'When a rotation with a grace period replaced the key. The old key works until expires_at.';
 comment on column keylatch_internal.keys.revoked_at is 'When the key was revoked, permanently.';
-comment on column keylatch_internal.keys.revoked_by is
-  'The user who revoked the key. Null if no signed-in user revoked the key.';
-comment on column keylatch_internal.keys.revoke_reason is
-  'Why the key was revoked, in up to 500 characters.';
-comment on column keylatch_internal.keys.rotated_from is
-  'The id of the old key that this key replaces. At most one key can replace an old key.';
+comment on column keylatch_internal.keys.revoked_by is 'The user who revoked the key, or null.';
+comment on column keylatch_internal.keys.revoke_reason is 'The reason, up to 500 characters.';
+comment on column keylatch_internal.keys.rotated_from is 'The key that this key replaces.';
 comment on column keylatch_internal.keys.created_at is
   'When the key was made. For an imported key, the time that the import passed.';
-comment on column keylatch_internal.keys.created_by is
-  'The user who made the key. Null if no signed-in user made the key.';
+comment on column keylatch_internal.keys.created_by is 'The user who made the key, or null.';
 comment on column keylatch_internal.keys.updated_at is 'When the row was last changed.';
-comment on column keylatch_internal.keys.imported_at is
-  'When the key was imported from another system. Null for a key that keylatch made.';
+comment on column keylatch_internal.keys.imported_at is 'When the key was imported, or null.';
 comment on column keylatch_internal.keys.fingerprint is
   'The first 8 hex characters of key_hash, for logs. Nobody can use a fingerprint as a key.';
-comment on index keylatch_internal.keys_workspace_id_created_at_idx is
-  'Serves queries for the newest keys of one workspace.';
+comment on index keylatch_internal.keys_workspace_id_created_at_idx is 'Finds the newest keys.';
 alter table keylatch_internal.keys enable row level security;
 
 create view keylatch_internal.active_keys as
@@ -217,20 +207,9 @@ GET supports filters, order and pages. PATCH can change label, metadata, allowed
 expires_at, suspended_at, superseded_at, revoked_at and revoke_reason. Keys cannot be deleted. Only
 issue_key makes a key and shows a secret key. Two PATCH requests for the same keys can deadlock:
 send the request that failed with 40P01 again. revoke_key cannot deadlock.';
--- PostgREST shows comments on columns, so the view copies the comments of the table.
-do $$
-begin
-  execute (
-    select string_agg(format(
-      'comment on column keylatch.keys.%I is %L', a.attname, col_description(a.attrelid, a.attnum)
-    ), ';')
-    from pg_catalog.pg_attribute as a
-    where a.attrelid = 'keylatch_internal.keys'::regclass and a.attnum > 0
-      and a.attname <> 'key_hash'
-  );
-end $$;
 comment on column keylatch.keys.status is
   'active, superseded (works until expires_at), suspended, expired or revoked.';
+select keylatch_internal.expose_table('keylatch_internal.keys', 'keylatch.keys');
 
 -- Grants. Row policies decide who may change a key, and triggers decide which columns
 -- may change. The grants name every column but key_hash, so that a trigger can raise its error.

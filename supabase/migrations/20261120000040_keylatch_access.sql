@@ -45,8 +45,7 @@ begin
   end if;
   return null;
 end $$;
-comment on function keylatch_internal.current_user_id is
-  'Returns the id of the signed-in user, or null if no user is signed in.';
+comment on function keylatch_internal.current_user_id is 'Returns the signed-in user, or null.';
 
 insert into keylatch_internal.errors (slug, code, hint) values
 ('workspace_deleted', 'PT409', 'Create a workspace with a new id, and issue the key there.'),
@@ -62,8 +61,7 @@ comment on table keylatch_internal.workspace_latches is
 on the row. A transaction that deletes the workspace takes an exclusive lock, so that a deleted
 workspace never has an active key. Only the owner of the table can lock rows.';
 comment on column keylatch_internal.workspace_latches.workspace_id is 'The id of the workspace.';
-comment on column keylatch_internal.workspace_latches.deleted_at is
-  'When the workspace was deleted. Null if the workspace was not deleted.';
+comment on column keylatch_internal.workspace_latches.deleted_at is 'The time of the deletion.';
 
 alter table keylatch_internal.workspace_latches enable row level security;
 

@@ -19,8 +19,7 @@ set search_path = pg_catalog, pg_temp as $$
 begin
   return exists (select from pg_catalog.pg_stat_subscription as w where w.pid = pg_backend_pid());
 end $$;
-comment on function keylatch_internal.is_apply_worker is
-  'True in the apply worker of a logical replica, and false in all other sessions.';
+comment on function keylatch_internal.is_apply_worker is 'Whether this is an apply worker.';
 
 create function keylatch_internal.hold_latch()
 returns trigger language plpgsql volatile security invoker
@@ -108,13 +107,20 @@ create function keylatch_internal.hold_expiry()
 returns trigger language plpgsql volatile security definer
 -- definer because: at the commit the trigger may run as a login without rights here.
 set search_path = pg_catalog, pg_temp as $$
+declare
+  v_first numeric; -- the soonest expiry of all rows so far: the first check is long before the commit
 begin
   perform keylatch_internal.require_grants('keylatch_internal.hold_expiry');
-  if old.expires_at <= clock_timestamp() then
+  v_first := least(
+    extract(epoch from old.expires_at),
+    substring(current_setting('keylatch.first_expiry', true), E'^\\d+\\.\\d+$')::numeric
+  );
+  if v_first <= extract(epoch from clock_timestamp()) then
     perform keylatch_internal.refuse(
-      tg_argv[0], format('expires_at was %s, before the commit.', old.expires_at)
+      tg_argv[0], format('expires_at was %s, before the commit.', to_timestamp(v_first))
     );
   end if;
+  perform set_config('keylatch.first_expiry', v_first::text, true);
   -- If a key is extended, the commit waits for no standby: the key could expire before it ends.
   perform set_config('synchronous_commit', 'local', true) where tg_argv[0] = 'expired_is_final';
   return null;
@@ -227,8 +233,7 @@ begin
       'Write the number as a string.']
   end;
 end $$;
-comment on function keylatch_internal.check_metadata is
-  'Returns the error detail and hint for bad metadata, and null for valid metadata.';
+comment on function keylatch_internal.check_metadata is 'Checks metadata for check_key.';
 
 create function keylatch_internal.check_key(
   p_old keylatch_internal.keys, p_new keylatch_internal.keys

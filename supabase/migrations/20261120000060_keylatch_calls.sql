@@ -24,8 +24,7 @@ begin
     );
   end if;
 end $$;
-comment on function keylatch_internal.require_unrevoked is
-  'Raises key_revoked for a revoked key, and key_expired for an expired key.';
+comment on function keylatch_internal.require_unrevoked is 'Raises key_revoked or key_expired.';
 
 create function keylatch_internal.require_rotatable(p_successor keylatch_internal.keys)
 returns void language plpgsql volatile security invoker
@@ -166,8 +165,7 @@ begin
     v_row.expires_at, v_row.rotated_from, v_row.created_at, v_row.created_by
   )::keylatch.issued_key;
 end $$;
-comment on function keylatch_internal.insert_key is
-  'With the rights of the caller, inserts a key and returns the key in plaintext.';
+comment on function keylatch_internal.insert_key is 'Inserts a key, and returns the new key.';
 
 create function keylatch.issue_key(
   workspace_id uuid, kind text default 'publishable', label text default '',
@@ -406,8 +404,7 @@ begin
   where k.id = p_key_id returning k.* into v_key;
   return v_key;
 end $$;
-comment on function keylatch_internal.set_suspended is
-  'Suspends or unsuspends a key that is neither revoked nor expired, with the caller''s rights.';
+comment on function keylatch_internal.set_suspended is 'Suspends or unsuspends an active key.';
 
 create function keylatch.suspend_key(key_id uuid)
 returns keylatch.keys language plpgsql volatile security invoker

@@ -109,8 +109,7 @@ create type keylatch.explanation as (
   verdict text, detail text, hint text, key_id uuid, fingerprint text, expires_at timestamptz
 );
 comment on type keylatch.explanation is
-  'The result of explain_key: a verdict for programs, a detail and a hint for people, and the
-fingerprint of the text that the caller passed as the key.';
+  'The result of explain_key: verdict for programs, detail and hint for people.';
 
 create function keylatch_internal.key_verdict(p_key keylatch.keys, p_text text, p_origin text)
 returns text language plpgsql stable security invoker
@@ -128,8 +127,7 @@ begin
     else 'origin_denied'
   end;
 end $$;
-comment on function keylatch_internal.key_verdict is
-  'Returns the verdict of explain_key for p_text and for the key that find_key found.';
+comment on function keylatch_internal.key_verdict is 'Returns the verdict of explain_key.';
 
 create function keylatch_internal.explain(p_key keylatch.keys, p_text text, p_origin text)
 returns keylatch.explanation language plpgsql stable security invoker
@@ -208,8 +206,7 @@ begin
   v_key.revoke_reason := case when v_key.revoke_reason = 'rotated' then 'rotated' end;
   return keylatch_internal.explain(v_key, p_text, p_origin);
 end $$;
-comment on function keylatch_internal.explain_for_resolver is
-  'Does the work of explain_key for keylatch_resolver, for the keys of all workspaces.';
+comment on function keylatch_internal.explain_for_resolver is 'explain_key for keylatch_resolver.';
 
 create function keylatch.explain_key(key text, origin text default null)
 returns keylatch.explanation language plpgsql stable security invoker

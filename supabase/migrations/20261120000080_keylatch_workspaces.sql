@@ -51,6 +51,8 @@ comment on index keylatch.workspace_membership_user_id_idx is
 
 alter table keylatch.workspaces enable row level security;
 alter table keylatch.workspace_membership enable row level security;
+select keylatch_internal.expose_table('keylatch.workspaces');
+select keylatch_internal.expose_table('keylatch.workspace_membership');
 
 create policy workspaces_select_member on keylatch.workspaces
 for select to authenticated

@@ -137,19 +137,7 @@ comment on view keylatch.key_events is
 
 Filter by workspace_id, and order by occurred_at and id. verify_events shows whether somebody
 changed sealed events. If the owner erased the personal data of an event, changes is {}.';
--- PostgREST shows comments on columns, so the view copies the comments of the table.
-do $$
-begin
-  execute (
-    select string_agg(format(
-      'comment on column keylatch.key_events.%I is %L',
-      a.attname, col_description(a.attrelid, a.attnum)
-    ), ';')
-    from pg_catalog.pg_attribute as a
-    where a.attrelid = 'keylatch_internal.key_events'::regclass and a.attnum > 0
-      and a.attname <> 'erased'
-  );
-end $$;
+select keylatch_internal.expose_table('keylatch_internal.key_events', 'keylatch.key_events');
 
 create function keylatch_internal.personal_digest(p_event keylatch_internal.key_events)
 returns bytea language plpgsql immutable parallel safe security invoker

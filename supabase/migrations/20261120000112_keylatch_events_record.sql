@@ -90,7 +90,9 @@ begin
   -- user may exceed a large limit by a few per cent. A limit of up to 20 is exact.
   if v_chance * v_changes < 20 then
     select e.occurred_at into v_at from keylatch_internal.key_events as e
-    where e.workspace_id = p_workspace_id and e.user_id = v_user_id
+    where e.workspace_id = p_workspace_id and e.user_id is not distinct from v_user_id
+      -- Without a UUID in the JWT, count the changes of all such users, and not those of services.
+      and (v_user_id is not null or e.role = current_setting('role'))
       -- Ignore events with a time in the future, which a wrong clock caused.
       and e.occurred_at between v_now - interval '1 minute' and v_now
     order by e.occurred_at desc, e.id desc offset v_changes limit 1;

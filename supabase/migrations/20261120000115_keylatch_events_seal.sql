@@ -64,13 +64,17 @@ begin
   from keylatch_internal.key_event_checkpoints as c order by c.number desc limit 1;
   v_number := coalesce(v_number, 0);
   with unsealed as materialized (
-    select e.ctid as place, row_number() over (order by e.checkpoint, e.occurred_at, e.id) as n
+    select
+      e.workspace_id, e.occurred_at, e.id,
+      row_number() over (order by e.checkpoint, e.occurred_at, e.id) as n
     from keylatch_internal.key_events as e
     where e.checkpoint is null order by e.checkpoint, e.occurred_at, e.id limit p_limit
   )
+  -- Not by ctid, which changes if the owner erases the event meanwhile.
   update keylatch_internal.key_events as e
   set checkpoint = v_number + (u.n + 999) / 1000
-  from unsealed as u where e.ctid = u.place;
+  from unsealed as u
+  where e.workspace_id = u.workspace_id and e.occurred_at = u.occurred_at and e.id = u.id;
   get diagnostics v_result.events = row_count;
   for _ in 1 .. (v_result.events + 999) / 1000 loop
     v_number := v_number + 1;

@@ -59,10 +59,6 @@ comment on view keylatch.key_usage is
 
 Services report uses from time to time. Uses that are not reported yet are missing. If a service
 crashes, the uses that it had not reported are lost.';
-comment on column keylatch.key_usage.key_id is 'The id of the key.';
-comment on column keylatch.key_usage.workspace_id is 'The workspace of the key.';
-comment on column keylatch.key_usage.last_used_at is 'The time of the last reported use.';
-comment on column keylatch.key_usage.uses is 'The total number of reported uses.';
 
 create view keylatch.key_usage_days with (security_invoker = true) as
 select d.key_id, d.day as used_on, d.workspace_id, d.number as uses
@@ -70,9 +66,7 @@ from keylatch_internal.key_days as d
 where d.verdict = 'valid';
 comment on view keylatch.key_usage_days is
   'The approximate number of uses on each day (UTC) of each key that you administer.';
-comment on column keylatch.key_usage_days.key_id is 'The id of the key.';
 comment on column keylatch.key_usage_days.used_on is 'The day in UTC.';
-comment on column keylatch.key_usage_days.workspace_id is 'The workspace of the key.';
 comment on column keylatch.key_usage_days.uses is 'How many uses of the day were reported.';
 
 create view keylatch.key_refusals with (security_invoker = true) as
@@ -83,11 +77,13 @@ comment on view keylatch.key_refusals is
   'The approximate number of refusals, by day (UTC) and reason, of each key that you administer.
 
 Refusals of unknown and malformed keys are not counted.';
-comment on column keylatch.key_refusals.key_id is 'The id of the key.';
 comment on column keylatch.key_refusals.refused_on is 'The day in UTC.';
 comment on column keylatch.key_refusals.verdict is 'Why the key was refused: see explain_key.';
-comment on column keylatch.key_refusals.workspace_id is 'The workspace of the key.';
 comment on column keylatch.key_refusals.refusals is 'How many refusals of the day were reported.';
+select keylatch_internal.expose_table('keylatch_internal.key_usage', 'keylatch.key_usage');
+select keylatch_internal.expose_table(
+  'keylatch_internal.key_days', 'keylatch.key_usage_days', 'keylatch.key_refusals'
+);
 
 create type keylatch_internal.usage_count as (
   key_id uuid, verdict text, number numeric, counted_at timestamptz

@@ -35,7 +35,7 @@ on keylatch_internal.sessions (key_id, address_mark, created_at) where address_m
 create index sessions_expires_at_idx on keylatch_internal.sessions (expires_at);
 comment on table keylatch_internal.sessions is
   'All sessions that prune_sessions has not deleted. A foreign key on key_id would lock the key.';
-comment on column keylatch_internal.sessions.id is 'The id of the session, which is no secret.';
+comment on column keylatch_internal.sessions.id is 'The id, which current_session_id returns.';
 comment on column keylatch_internal.sessions.token_hash is 'The SHA-256 of the session token.';
 comment on column keylatch_internal.sessions.workspace_id is 'The workspace of the session.';
 comment on column keylatch_internal.sessions.key_id is 'The key that opened the session.';
@@ -82,13 +82,8 @@ where
   );
 comment on view keylatch.sessions is
   'The open sessions of the workspaces that you administer. DELETE a row to end the session.';
-comment on column keylatch.sessions.id is 'The id that current_session_id returns.';
-comment on column keylatch.sessions.workspace_id is 'The workspace of the session.';
-comment on column keylatch.sessions.key_id is 'The key that opened the session.';
-comment on column keylatch.sessions.origin is 'The origin of the web page that opened the session.';
-comment on column keylatch.sessions.subject is 'The application''s own id of the visitor.';
-comment on column keylatch.sessions.created_at is 'When the session was opened.';
-comment on column keylatch.sessions.expires_at is 'When the session expires.';
+select keylatch_internal.expose_table('keylatch_internal.sessions', 'keylatch.sessions');
+select keylatch_internal.expose_table('keylatch_internal.session_endings');
 
 create function keylatch_internal.delete_session()
 returns trigger language plpgsql volatile security definer
@@ -122,6 +117,7 @@ comment on column keylatch.session_settings.workspace_id is 'The id of the works
 comment on column keylatch.session_settings.lifetime is
   'The lifetime of new and extended sessions, from 1 minute to 90 days. The value is stored in
 hours: a month counts as 30 days, and a day as 24 hours.';
+select keylatch_internal.expose_table('keylatch.session_settings');
 
 create function keylatch_internal.judge_session_settings()
 returns trigger language plpgsql volatile security invoker

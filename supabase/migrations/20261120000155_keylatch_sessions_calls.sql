@@ -310,9 +310,11 @@ begin
   delete from keylatch_internal.sessions as s
   where s.id in (
     select o.id
-    from keylatch_internal.session_endings as e
-    inner join keylatch_internal.sessions as o
-      on e.workspace_id = o.workspace_id and e.key_id in (o.key_id, o.workspace_id)
+    from keylatch_internal.sessions as o
+    -- With "e.key_id in (...)", each ending would be compared with each session of the workspace.
+    cross join lateral unnest(array[o.key_id, o.workspace_id]) as n (key_id)
+    inner join keylatch_internal.session_endings as e
+      on o.workspace_id = e.workspace_id and n.key_id = e.key_id
     limit p_batch - v_expired
     for update of o skip locked
   );

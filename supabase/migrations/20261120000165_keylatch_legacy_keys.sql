@@ -80,9 +80,18 @@ create function keylatch_internal.keep_legacy()
 returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  if tg_table_name = 'legacy_schemes' then
+  if tg_name = 'legacy_schemes_change_keep' then
     if not exists (select from keylatch_internal.legacy_keys as g where g.scheme = old.name) then
-      return old;
+      return case tg_op when 'UPDATE' then new else old end;
+    end if;
+  elsif tg_name = 'legacy_keys_update_upgraded' then
+    -- Without the first use in legacy_texts, a later import would not recognise the key.
+    if old.upgraded_at is null and exists (
+      select from keylatch_internal.legacy_texts as t
+      inner join keylatch_internal.keys as k on t.key_hash = k.key_hash
+      where k.id = old.key_id
+    ) then
+      return new;
     end if;
   end if;
   perform keylatch_internal.refuse(
@@ -100,11 +109,18 @@ before update on keylatch_internal.legacy_keys for each row when (
   or new.import_id is distinct from old.import_id or new.scheme is distinct from old.scheme
   or new.verifier is distinct from old.verifier or new.rounds is distinct from old.rounds
   or new.clear_part is distinct from old.clear_part
-  or (new.upgraded_at is distinct from old.upgraded_at and old.upgraded_at is not null)
 ) execute function keylatch_internal.keep_legacy('column_is_immutable');
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
 comment on trigger legacy_keys_update_immutable on keylatch_internal.legacy_keys is
   'The hashes by which an imported key is recognised never change.';
+
+create trigger legacy_keys_update_upgraded
+before update on keylatch_internal.legacy_keys for each row
+when (new.upgraded_at is distinct from old.upgraded_at)
+execute function keylatch_internal.keep_legacy('column_is_immutable');
+alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_upgraded;
+comment on trigger legacy_keys_update_upgraded on keylatch_internal.legacy_keys is
+  'The time of the first use is set once, after the first use was recorded in legacy_texts.';
 
 create trigger legacy_keys_delete_keep before delete or truncate on keylatch_internal.legacy_keys
 for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
@@ -112,11 +128,19 @@ alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_dele
 comment on trigger legacy_keys_delete_keep on keylatch_internal.legacy_keys is
   'Refuses DELETE and TRUNCATE: a revoked key must be recognised in each later import.';
 
-create trigger legacy_schemes_delete_keep before delete on keylatch_internal.legacy_schemes
+create trigger legacy_schemes_change_keep
+before delete or update of name, after, strip, take, decode, prepend, append, digest, secret,
+secret_encoding, salt_take, iter, length on keylatch_internal.legacy_schemes
 for each row execute function keylatch_internal.keep_legacy('keys_are_kept');
-alter table keylatch_internal.legacy_schemes enable always trigger legacy_schemes_delete_keep;
-comment on trigger legacy_schemes_delete_keep on keylatch_internal.legacy_schemes is
+alter table keylatch_internal.legacy_schemes enable always trigger legacy_schemes_change_keep;
+comment on trigger legacy_schemes_change_keep on keylatch_internal.legacy_schemes is
   'Keeps the scheme of any key: a revoked key must be recognised in each later import.';
+
+create trigger legacy_schemes_truncate_keep before truncate on keylatch_internal.legacy_schemes
+for each statement execute function keylatch_internal.keep_legacy('keys_are_kept');
+alter table keylatch_internal.legacy_schemes enable always trigger legacy_schemes_truncate_keep;
+comment on trigger legacy_schemes_truncate_keep on keylatch_internal.legacy_schemes is
+  'Refuses TRUNCATE of the schemes.';
 
 create trigger legacy_texts_change_keep
 before update or delete or truncate on keylatch_internal.legacy_texts
@@ -192,30 +216,13 @@ inner join keylatch.keys as k on g.key_id = k.id;
 comment on view keylatch.imported_keys is
   'All imported keys of your workspaces: the scheme, source and import of each key, and when the old
 system last saw the key.';
--- Each column of the two views gets the comment of the column in its table.
-do $$
-declare
-  v_column record;
-begin
-  for v_column in
-    select distinct on (v.attrelid, v.attname)
-      v.attrelid::regclass as relation, v.attname, d.description
-    from pg_catalog.pg_attribute as v
-    inner join pg_catalog.pg_attribute as t on v.attname = t.attname
-    inner join pg_catalog.pg_description as d
-      on t.attrelid = d.objoid and t.attnum = d.objsubid
-      and d.classoid = 'pg_catalog.pg_class'::regclass
-    inner join unnest('{keylatch_internal.keys,keylatch_internal.legacy_keys,keylatch.keys}'::text[])
-    with ordinality as s (name, place) on t.attrelid = s.name::regclass
-    where v.attrelid in ('keylatch.legacy_keys'::regclass, 'keylatch.imported_keys'::regclass)
-      and pg_catalog.col_description(v.attrelid, v.attnum) is null
-    order by v.attrelid, v.attname, s.place
-  loop
-    execute format(
-      'comment on column %s.%I is %L', v_column.relation, v_column.attname, v_column.description
-    );
-  end loop;
-end $$;
+comment on column keylatch.imported_keys.status is 'The status of the key, as in the view keys.';
+select keylatch_internal.expose_table(
+  'keylatch_internal.keys', 'keylatch.legacy_keys', 'keylatch.imported_keys'
+);
+select keylatch_internal.expose_table(
+  'keylatch_internal.legacy_keys', 'keylatch.legacy_keys', 'keylatch.imported_keys'
+);
 
 create function keylatch_internal.is_placeholder(p_text text)
 returns boolean language plpgsql immutable parallel safe security invoker

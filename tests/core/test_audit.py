@@ -397,7 +397,7 @@ def test_every_guarding_trigger_that_does_not_fire_shows(
 ) -> None:
     guards = [row for row in ask(system, "triggers") if row["state"] == "always"]
     guards = [row for row in guards if row["table_name"].startswith("keylatch_internal.")]
-    assert len(guards) == 20
+    assert len(guards) == 22
     for row in guards:
         text = statement.format(table=row["table_name"], trigger=row["trigger_name"])
         system.owner.execute(text.encode())

@@ -231,6 +231,19 @@ def test_nobody_waits_for_the_count_of_changes(limited: System) -> None:
     assert attempt(other, SUSPEND, [mine[1].row[0]]).word == "done"
 
 
+def test_changes_of_users_without_a_uuid_count_together(limited: System) -> None:
+    """Clerk and Auth0 name their users otherwise. Changes of services do not count."""
+    limited.owner.execute(
+        "create or replace function keylatch.admin_workspace_ids() returns setof uuid"
+        f" language sql stable as $$ select '{limited.workspace}'::uuid $$"
+    )
+    limited.database.connect("service_role").execute(MANY, [limited.workspace, 5])
+    for number in range(4):
+        claims = {"role": "authenticated", "sub": f"user_2abc{number}"}
+        outcome = attempt(limited.database.connect(claims=claims), ISSUE, [limited.workspace])
+        assert outcome.word == ("done" if number < 3 else "too_many_requests")
+
+
 def test_a_rolled_back_change_does_not_count(limited: System) -> None:
     alice = limited.session(autocommit=False)
     for _ in range(3):

@@ -51,6 +51,23 @@ def test_a_person_is_erased_and_the_seals_still_find_a_falsification(system: Sys
             assert not verified(system.owner)[0], change
 
 
+def test_events_that_are_erased_while_they_are_sealed_are_sealed_all_the_same(
+    system: System,
+) -> None:
+    system.session().execute(MANY, [system.workspace, 1500])
+    system.owner.execute(MANY, [system.workspace, 1200])
+    eraser = system.database.connect(autocommit=False)
+    eraser.execute(
+        "update keylatch_internal.key_events as e set user_id = null, address = null,"
+        " agent = null, reason = null, changes = '{}',"
+        " erased = keylatch_internal.personal_digest(e) where e.user_id is not null"
+    )
+    sealer = system.waiting(SEAL, [], waits_for=eraser, session=system.database.connect())
+    eraser.commit()
+    assert sealer.outcome().row == (3, 2700, True)
+    assert verified(system.owner) == (True, 3, 2700, 0, None)
+
+
 def test_the_reason_of_a_revocation_stays_in_the_key_as_script_and_guide_say(
     system: System,
 ) -> None:

@@ -265,10 +265,30 @@ def test_a_scheme_stays_for_its_keys_and_a_scheme_without_keys_may_go(
     (came,) = import_(service, under("knox", digest("sha512")(TEXT)))["lines"]
     system.session().execute("select keylatch.revoke_key(%s)", [came["key_id"]])
     delete = "delete from keylatch_internal.legacy_schemes where name = %s"
-    assert attempt(system.owner, delete, ["knox"]).word == "keys_are_kept"
+    change = "update keylatch_internal.legacy_schemes set append = 'x' where name = %s"
+    for mode in ("origin", "replica"):
+        superuser = system.database.connect(superuser=True)
+        superuser.execute(f"set session_replication_role = {mode}".encode())
+        for statement in (delete, change):
+            assert attempt(superuser, statement, ["knox"]).word == "keys_are_kept"
+    truncation = "truncate keylatch_internal.legacy_schemes"
+    assert attempt(system.owner, truncation).word == "keys_are_kept"
+    system.owner.execute(change, ["unused"])
     system.owner.execute(delete, ["unused"])
     assert import_(service, line(key=TEXT))["lines"][0]["outcome"] == "exists"
     assert resolves(system, TEXT) is None
+
+
+def test_the_owner_does_not_hide_a_revoked_key_from_later_imports(
+    system: System, service: Connection
+) -> None:
+    """Threat: a revoked old key that counts as upgraded would come in again, in plaintext."""
+    key_id = salted(service, TEXT)
+    system.session().execute("select keylatch.revoke_key(%s)", [key_id])
+    hide = "update keylatch_internal.legacy_keys set upgraded_at = now() where key_id = %s"
+    assert attempt(system.owner, hide, [key_id]).word == "column_is_immutable"
+    import_(service, line(key=TEXT))
+    assert upgrade(service, TEXT) is resolves(system, TEXT) is None
 
 
 @pytest.mark.parametrize("again", ["plaintext", "sha256", "a fast scheme"])

@@ -106,7 +106,6 @@ def test_a_waiting_key_comes_again(system: System, service: Connection, salt: st
 
 USES = {
     f"select keylatch.upgrade_key('{SALTED}', '{People.a}') where %s is not null": "first use",
-    "update keylatch_internal.legacy_keys set upgraded_at = now() where key_id = %s": "first use",
     # An import that ran at the same time keeps a first use from writing upgraded_at.
     "insert into keylatch_internal.legacy_texts select sha256('x'), key_hash"
     " from keylatch_internal.keys where id = %s": "first use",

@@ -269,6 +269,37 @@ def test_an_extension_that_is_committed_after_the_expiry_revives_nothing(system:
         assert not system.resolves(row.key)
 
 
+def test_an_extension_of_many_keys_is_checked_for_all_of_them_until_the_last(
+    system: System,
+) -> None:
+    """Threat: one PATCH of thousands of keys is checked key by key, long before its commit ends."""
+    owner = system.database.connect()
+    # It stands for the checks of thousands of other rows.
+    owner.execute(
+        "create function public.take_long() returns trigger language plpgsql as"
+        " $$ begin perform pg_sleep(1.5) where new.label = 'first'; return null; end $$"
+    )
+    owner.execute(
+        "create constraint trigger keys_update_zz_long after update on keylatch_internal.keys"
+        " deferrable initially deferred for each row execute function public.take_long()"
+    )
+    with system.connect("alice") as alice:
+        issue = (
+            "select id, key, expires_at from keylatch.issue_key(%s, 'secret', label => %s,"
+            " expires_at => clock_timestamp() + %s)"
+        )
+        first = alice.execute(issue, [system.people.a, "first", "1 second"]).fetchall()[0]
+        second = alice.execute(issue, [system.people.a, "second", "1 hour"]).fetchall()[0]
+        alice.execute("begin")
+        for row in (first, second):
+            extend = "update keylatch.keys set expires_at = now() + '2 hours' where id = %s"
+            alice.execute(extend, [row.id])
+        state = sqlstate(alice, "commit")
+        assert state == "PT409"
+        until(lambda: is_past(alice, first.expires_at))
+        assert not system.resolves(first.key)
+
+
 def test_an_extension_that_was_checked_early_is_not_checked_again(system: System) -> None:
     """The limit: `set constraints` in SQL runs the deferred check before the expiry, not after.
 

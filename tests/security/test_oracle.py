@@ -133,6 +133,42 @@ def test_no_filter_order_or_count_tells_that_a_key_exists(shared: System, who: s
         all_alike(every, lambda t: answer(shared.request(who, "HEAD", f"keys?id=eq.{t.id}"), t))
 
 
+def test_no_estimate_tells_what_other_tenants_have(system: System) -> None:
+    """Threat: bob reads A's keys and events: the planner's statistics know the rows of all."""
+    people = system.people
+    with system.database.connect() as owner:
+        issue = "select keylatch.issue_keys(%s, array(select %s from generate_series(1, %s)))"
+        owner.execute(issue, [people.a, "Project Nightingale", 300])
+        owner.execute(issue, [ELSEWHERE, "x", 900])  # the most frequent workspace
+        owner.execute(
+            "update keylatch.keys set revoked_at = now(), revoke_reason = 'Contoso'"
+            " where label like 'Project%%'"
+        )
+        owner.execute("analyze")
+    absent = {"label": "Project Nightingalf", "workspace_id": NOWHERE, "role": "nobody"}
+    for table, column, value in (
+        ("keys", "label", "Project Nightingale"),
+        ("keys", "revoke_reason", "Contoso"),
+        ("keys", "workspace_id", str(people.a)),
+        ("key_events", "workspace_id", str(people.a)),
+        ("key_events", "reason", "Contoso"),
+        ("key_events", "role", "postgres"),
+    ):
+        for operator in ("eq", "gte", "lt"):
+            if column == "workspace_id" and operator != "eq":
+                continue  # the least and the greatest id of a workspace are no secret
+            counts = {
+                system.request(
+                    "stranger",
+                    "GET",
+                    f"{table}?{column}={operator}.{one}",
+                    headers={"Prefer": "count=planned"},
+                ).headers["content-range"]
+                for one in (value, absent.get(column, value + "f"))
+            }
+            assert len(counts) == 1, (table, column, operator, counts)
+
+
 @pytest.mark.parametrize("who", WHO)
 def test_no_write_over_http_tells_that_a_key_exists(shared: System, who: str) -> None:
     """Threat: the same by PATCH, PUT, DELETE, upserts on every unique column, and rotated_from."""

@@ -1,5 +1,6 @@
 """Calls that end sessions early; no opening of a session delays these calls."""
 
+import re
 from uuid import UUID
 
 import psycopg
@@ -62,6 +63,39 @@ def test_end_sessions_revokes_an_active_key_and_no_other(
     assert service.resolve_session(text) is None
     assert service.resolve_session(spared) is not None
     assert open_(system, other.key.reveal()).status_code == 200
+
+
+def test_pruning_does_not_compare_each_ending_with_each_session(system: System) -> None:
+    """One workspace with many of both would stop the pruning of all workspaces."""
+    owner, plans = system.database.connect(superuser=True), []
+    owner.add_notice_handler(lambda notice: plans.append(str(notice.message_primary)))
+    owner.execute("alter table keylatch_internal.sessions disable trigger user")
+    many = "from generate_series(1, 2000) as n"
+    owner.execute(
+        "insert into keylatch_internal.sessions"
+        " (token_hash, workspace_id, key_id, origin, created_at, expires_at)"
+        " select sha256(n::text::bytea), %s, gen_random_uuid(), 'x', now(), now() + '1 hour'"
+        f" {many}",
+        [system.people.a],
+    )
+    owner.execute(
+        "insert into keylatch_internal.session_endings (workspace_id, key_id)"
+        f" select %s, gen_random_uuid() {many}",
+        [system.people.a],
+    )
+    with owner.transaction():
+        owner.execute("load 'auto_explain'")
+        for setting in (
+            "client_min_messages = log",
+            "auto_explain.log_nested_statements = on",
+            "auto_explain.log_analyze = on",
+            "auto_explain.log_min_duration = 0",
+        ):
+            owner.execute(f"set local {setting}".encode())
+        owner.execute("select keylatch.prune_sessions()")
+    (plan,) = [plan for plan in plans if "session_endings" in plan and "Delete on" in plan]
+    removed = [int(rows) for rows in re.findall(r"Rows Removed by Join Filter: (\d+)", plan)]
+    assert sum(removed) < 10_000, plan
 
 
 def test_nobody_ends_sessions_of_another_workspace(

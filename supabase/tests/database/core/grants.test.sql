@@ -2,7 +2,7 @@
 -- every object, also of the modules.
 begin;
 \ir ../people.psql
-select plan(102);
+select plan(103);
 
 create temporary view schemas as
 select n.oid, n.nspname as name
@@ -95,7 +95,7 @@ values
 ('keylatch_internal.origin_matches', 'authenticated service_role'),
 ('keylatch_internal.other_hash', null),
 ('keylatch_internal.refuse', 'authenticated keylatch_resolver service_role'),
-('keylatch_internal.current_place', null),
+('keylatch_internal.current_place', null), ('keylatch_internal.expose_table', null),
 ('keylatch_internal.require_grants', null),
 ('keylatch_internal.require_rotatable', 'authenticated service_role'),
 ('keylatch_internal.require_unrevoked', 'authenticated service_role'),
@@ -125,6 +125,19 @@ select ok(
     select from routines as r where r.name not in (select a.name from allowed as a)
   ),
   'with the core alone, there are no other routines'
+);
+-- Row policies do not hide the estimates of the planner, which come from statistics of all rows.
+select is_empty(
+  $$ select a.attrelid::regclass, a.attname
+    from pg_attribute as a inner join pg_class as c on a.attrelid = c.oid
+    where c.relnamespace::regnamespace::text in ('keylatch', 'keylatch_internal')
+      and c.relkind = 'r' and a.attnum > 0 and not a.attisdropped
+      and (
+        has_any_column_privilege('authenticated', c.oid, 'select')
+        or has_any_column_privilege('anon', c.oid, 'select')
+      )
+      and coalesce(a.attstattarget, -1) <> (a.attname = 'workspace_id')::integer $$,
+  'the planner has no statistics of tables that clients read, but for the largest workspace'
 );
 select is_empty(
   $$ select r.name, a.grantee::regrole
