@@ -189,3 +189,28 @@ def test_a_full_disk_is_an_error_as_any_other(sql_alice: Program, system: System
                 check=False,
             )
         assert (done.returncode, done.stderr) == (REFUSED, b"io_error: No space left on device\n")
+
+
+@pytest.mark.parametrize("form", [(), ("--json",), ("--key-only",)])
+def test_a_new_key_that_cannot_be_written_is_named(
+    sql_alice: Program, system: System, form: tuple[str, ...]
+) -> None:
+    """After a rotation, the old key is revoked, and nobody has the new key."""
+    old = sql_alice.ok("issue", system.people.a, "--kind", "secret")["id"]
+    for words in (("issue", system.people.a), ("rotate", old)):
+        with Path("/dev/full").open("wb") as full:
+            done = subprocess.run(
+                sql_alice.command(*words, *form),
+                **sql_alice.surroundings(),
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        (newest, *_) = sql_alice.ok("list", system.people.a)
+        assert done.returncode == UNAVAILABLE
+        assert done.stderr == (
+            f"key_not_shown: the key {newest['id']} was issued, but cannot be written: "
+            "No space left on device\n"
+            f"hint: Run: keylatch revoke {newest['id']}; then issue or rotate again.\n"
+        )

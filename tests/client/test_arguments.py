@@ -344,7 +344,43 @@ def test_the_error_of_an_old_schema_is_no_value_error() -> None:
 
 def test_a_batch_that_names_a_key_twice_is_refused() -> None:
     use = KeyUsage(key_id=ID, last_used_at=datetime.now(UTC), uses=1)
+    same = KeyUsage(key_id=str(ID).upper(), last_used_at=use.last_used_at, uses=1)  # type: ignore[arg-type]
     assert refused(lambda kl: kl.record_usage([use, use])) == "uses names a key twice"
+    assert refused(lambda kl: kl.record_usage([use, same])) == "uses names a key twice"
+
+
+@pytest.mark.parametrize(
+    ("call", "detail"),
+    [
+        (lambda kl: kl.record_usage(None), "uses is None, not a list of KeyUsage"),
+        (lambda kl: kl.record_usage([(ID, 1)]), "uses is tuple, not a KeyUsage"),
+        (lambda kl: kl.record_usage([usage(uses=object())]), "uses is object, not an int"),
+        (
+            lambda kl: kl.record_usage([usage(last_used_at=1)]),
+            "last_used_at is int, not a datetime",
+        ),
+        (lambda kl: kl.record_usage([usage(key_id="x")]), "key_id is not a UUID"),
+        (lambda kl: kl.record_usage(refusals=[ID]), "refusals is list, not a mapping"),
+        (lambda kl: kl.record_usage(refusals={ID: None}), "refusals is None, not a JSON object"),
+        (
+            lambda kl: kl.record_usage(refusals={ID: {"revoked": object()}}),
+            "refusals has a value that JSON cannot hold",
+        ),
+        (
+            lambda kl: kl.import_keys([{"key": "x", "n": float("nan")}]),
+            "lines[1].n is not a number that JSON can hold",
+        ),
+        (lambda kl: kl.seal_events(limit=2**40), "limit is larger than the database can hold"),
+    ],
+)
+def test_what_json_or_sql_cannot_hold_is_named(
+    call: Callable[[Keylatch], object], detail: str
+) -> None:
+    assert refused(call) == detail
+
+
+def usage(**fields: Any) -> KeyUsage:
+    return KeyUsage(**{"key_id": ID, "last_used_at": datetime.now(UTC), "uses": 1, **fields})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from keylatch import AsyncKeylatch, Keylatch
+from keylatch import AsyncKeylatch, Keylatch, Secret
 from keylatch.errors import InvalidArgument
 from keylatch.models import KeyUsage
 from keylatch.usage import AsyncUsageRecorder, UsageRecorder
@@ -74,6 +74,18 @@ def test_a_key_that_is_reported_twice_at_once_is_refused(system: System) -> None
     one = KeyUsage(key_id=system.key.id, uses=2, last_used_at=datetime.now(UTC))
     with pytest.raises(InvalidArgument, match="twice"):
         system.runtime.record_usage([one, one])
+
+
+@pytest.mark.parametrize("wrong", [None, "wk", str(People.a), Secret("wk")])
+def test_what_is_no_key_is_refused_at_once_and_stops_no_report(system: System, wrong: Any) -> None:
+    recorder = UsageRecorder(system.runtime)
+    with pytest.raises(InvalidArgument, match="not a ResolvedKey or a UUID"):
+        recorder.record(wrong)
+    with pytest.raises(InvalidArgument, match="not an Explanation"):
+        recorder.record_refusal(wrong)
+    recorder.record(system.key.id)
+    assert recorder.flush() == 0
+    assert system.days()[0][1] == 1
 
 
 def test_ids_that_name_no_key_are_left_out(system: System) -> None:

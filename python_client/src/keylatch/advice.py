@@ -16,7 +16,10 @@ CALLS_OF = {
     "revoke_legacy_key",
 }
 """The functions and views of each module that the client calls."""
-_INSTALL = "Run: keylatch install . --tenancy keylatch && supabase db push"
+_INSTALL = (
+    "Run: keylatch install . --tenancy keylatch && supabase db push; on plain PostgreSQL: "
+    "keylatch apply --platform --tenancy keylatch"
+)
 _RELOAD = "If keylatch is installed, run in SQL: notify pgrst, 'reload schema'"
 _RESOLVES = (
     "resolve_keys?|upgrade_key|(?:resolve|close)_session|attach_subject|record_usage|"
@@ -72,6 +75,7 @@ _ADVICE: dict[str, tuple[str | None, str]] = {
         f"missing, keylatch is not installed. {_INSTALL}",
     ),
     "22P05": (None, "Connect with client_encoding=utf8."),
+    "25P02": (None, "Roll back the transaction, or to a savepoint, before the next call."),
     "25006": (
         None,
         "Send calls that write to the primary: this server is a replica, or the session is "
@@ -93,7 +97,7 @@ _ADVICE: dict[str, tuple[str | None, str]] = {
         "in the dashboard, or to db-schemas of PostgREST.",
     ),
     "PGRST20[25]": (None, f"{_INSTALL}. {_RELOAD}"),
-    "HTTP401 .*Invalid API key": (
+    "HTTP401 .*(?:Invalid|Unregistered) API key": (
         "the gateway does not know the API key: it belongs to another project, or was replaced",
         "Copy the key of the project whose URL you use: Project Settings > API Keys.",
     ),

@@ -7,6 +7,7 @@ database checks all other rules, with the same message for every client.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from .errors import InvalidArgument
+from .models import KeyUsage
 from .secret import Secret
 
 # The forms that PostgreSQL reads. `uuid.UUID` reads more, such as underscores and signs.
@@ -70,6 +72,8 @@ def import_line(name: str, line: object) -> dict[str, object]:
 
 def _line_value(name: str, field: str, value: object) -> object:
     match value:
+        case float() if not math.isfinite(value):
+            raise InvalidArgument.of(name, "is not a number that JSON can hold")
         case None | bool() | int() | float() | Secret():
             return value
         case str():
@@ -86,15 +90,17 @@ def _line_value(name: str, field: str, value: object) -> object:
 def sent_usage(given: Given, _: Optional) -> dict[str, Any]:
     """Turn the arguments of `record_usage` into the counts of each key, by key id."""
     batch: dict[str, dict[str, object]] = {}
-    for one in given["uses"]:
-        if str(one.key_id) in batch:
+    for one in _checked("uses", given["uses"], Iterable, "a list of KeyUsage"):
+        _checked("uses", one, KeyUsage, "a KeyUsage")
+        names = ("key_id", "uses", "last_used_at")
+        use = sent({name: getattr(one, name) for name in names})
+        if (key_id := use.pop("key_id")) in batch:
             raise InvalidArgument.of("uses", "names a key twice")
-        batch[str(one.key_id)] = {
-            "uses": one.uses,
-            "last_used_at": _time("last_used_at", one.last_used_at),
-        }
-    for key_id, counts in (given["refusals"] or {}).items():
-        batch.setdefault(str(key_id), {})["refusals"] = dict(counts)
+        batch[key_id] = use
+    refusals = _checked("refusals", given["refusals"] or {}, Mapping, "a mapping")
+    for key_id, counts in refusals.items():
+        use = batch.setdefault(sent({"key_id": key_id})["key_id"], {})
+        use["refusals"] = json_object("refusals", counts)
     return {"batch": batch}
 
 
@@ -134,10 +140,13 @@ def _origin(name: str, value: str | None) -> str | None:
     return value if value is None else _sendable(name, value)
 
 
-def _int(name: str, value: int) -> int:
-    if abs(value) >= 2**63:
-        raise InvalidArgument.of(name, "is larger than the database can hold")
-    return value
+def _int(bits: int) -> Callable[[str, int], int]:
+    def send(name: str, value: int) -> int:
+        if abs(value) >= 2**bits:
+            raise InvalidArgument.of(name, "is larger than the database can hold")
+        return value
+
+    return send
 
 
 def _uuid(name: str, value: UUID | str) -> str:
@@ -207,11 +216,11 @@ _SENT = {
         ("allowed_origins labels scopes", Iterable, "a list of strings", _each(_text), "text[]"),
         ("lines", Iterable, "a list of lines", _lines, "jsonb"),
         ("probes", Iterable, "a list of probes", _lines, "jsonb"),
-        ("batch limit", int, "an int", _int, "int4"),
-        ("from_checkpoint", int, "an int", _int, "int8"),
+        ("batch limit", int, "an int", _int(31), "int4"),
+        ("from_checkpoint uses", int, "an int", _int(63), "int8"),
         ("cascade dry_run extend strict", bool, "a bool", lambda _, given: given, "bool"),
         ("wait_for_replicas", bool, "a bool", lambda _, given: given, "bool"),
-        ("ends_at expires_at", datetime, "a datetime", _time, "timestamptz"),
+        ("ends_at expires_at last_used_at", datetime, "a datetime", _time, "timestamptz"),
         ("grace timeout", timedelta, "a timedelta", _interval, "interval"),
         ("metadata recipe", Mapping, "a JSON object", json_object, "jsonb"),
     )

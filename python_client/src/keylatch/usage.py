@@ -57,10 +57,16 @@ class _Counts:
     def use(self, key: ResolvedKey | UUID) -> bool:
         """Count a use. Return whether a report is due."""
         key_id = key.key_id if isinstance(key, ResolvedKey) else key
+        if not isinstance(key_id, UUID):
+            found = type(key).__name__
+            raise InvalidArgument.of("key", f"is {found}, not a ResolvedKey or a UUID")
         return self._add({key_id: _Count(uses=1, last_used_at=datetime.now(UTC))})
 
     def refuse(self, explanation: Explanation) -> bool:
         """Count a refusal. Return whether a report is due."""
+        if not isinstance(explanation, Explanation):
+            found = type(explanation).__name__
+            raise InvalidArgument.of("explanation", f"is {found}, not an Explanation")
         if explanation.key_id is None or explanation.verdict == "valid":
             return False
         return self._add({explanation.key_id: _Count(refusals=Counter([explanation.verdict]))})
@@ -154,6 +160,9 @@ class UsageRecorder:
 
         Args:
             key: The result of `resolve`, or its `key_id`.
+
+        Raises:
+            InvalidArgument: `key` has another type.
         """
         if self._counts.use(key):
             self._wake.set()

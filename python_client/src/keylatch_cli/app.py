@@ -106,8 +106,7 @@ def run() -> int:
         # Flush now and not at exit, so that a full disk is reported like any other error.
         sys.stdout.flush()
     except OSError as problem:
-        # Discard the rest of the buffer, or Python reports an error at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        output.discard_stdout()
         # A reader that closes the pipe early is not an error worth a message.
         return output.REFUSED if isinstance(problem, BrokenPipeError) else _failed(problem)
     except Exception as problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -195,6 +196,11 @@ def compact(value: Mapping[str, Any]) -> str:
         The JSON, or an empty string for an empty object.
     """
     return json.dumps(value, ensure_ascii=False) if value else ""
+
+
+def discard_stdout() -> None:
+    """Discard what could not be written to stdout, or Python reports an error at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(message: str) -> None:

@@ -1,27 +1,33 @@
 """The cached resolver on a real server: what it hears, and what it does when it hears nothing."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
+import httpx
 import psycopg
 import psycopg_pool
 import pytest
+from fastapi import Depends, FastAPI
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from client.cache.hearing import is_listening, until_heard, until_remembered
 from client.cache.stalling import StallingProxy
+from client.vectors import mistyped
 from keylatch import AsyncKeylatch, Keylatch, Secret
 from keylatch.cached import AsyncCachedResolver, CachedResolver
 from keylatch.errors import InvalidArgument, Unavailable
-from keylatch.models import IssuedKey
+from keylatch.fastapi import require_key
+from keylatch.models import IssuedKey, ResolvedKey
 from stack import HANG_SECONDS, Cluster, Database, Janitor, People, Server, notifications, until
 
 pytestmark = pytest.mark.one_server
@@ -378,6 +384,58 @@ async def test_the_async_resolver_hears_changes_shares_questions_and_ends(fleet:
                 assert await other is not None
         assert not resolver.stats().is_listening
         assert await resolver.resolve(issued.key) is None
+
+
+async def test_a_guard_of_fastapi_resolves_from_memory_and_logs_why(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "keylatch")
+    key = fleet.admin.issue(People.a, kind="secret").key.reveal()
+    url = fleet.database.authenticator_url
+    async with psycopg_pool.AsyncConnectionPool(url, open=False) as pool:
+        runtime = AsyncKeylatch.from_psycopg(pool, claims=RUNTIME)
+        async with AsyncCachedResolver(runtime, listen=url, bound=LONG_BOUND) as resolver:
+            async with asyncio.timeout(HANG_SECONDS):
+                while not resolver.stats().is_listening:
+                    await asyncio.sleep(0.01)
+            guard = require_key(resolver)
+            app = FastAPI()
+
+            @app.get("/")
+            async def root(found: Annotated[ResolvedKey, Depends(guard)]) -> UUID:
+                return found.workspace_id
+
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+                for _ in range(2):
+                    answer = await client.get("/", headers={"x-api-key": key})
+                    assert (answer.status_code, answer.json()) == (200, str(People.a))
+                assert (resolver.stats().misses, resolver.stats().hits) == (1, 1)
+                answer = await client.get("/", headers={"x-api-key": mistyped(key)})
+                assert answer.status_code == 401
+    assert "request refused: checksum_failed" in caplog.text
+
+
+async def test_a_caller_that_gives_up_does_not_cancel_the_proof_of_the_server(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the proof, the cache would stay closed for all callers."""
+    url = fleet.database.authenticator_url
+    async with psycopg_pool.AsyncConnectionPool(url, open=False) as pool:
+        runtime = AsyncKeylatch.from_psycopg(pool, claims=RUNTIME)
+        async with AsyncCachedResolver(runtime, listen=url, bound=LONG_BOUND) as resolver:
+            proofs: list[float] = []
+            due = iter([1.0])
+            monkeypatch.setattr(resolver._cache, "begin_proof", lambda: next(due, None))
+            monkeypatch.setattr(resolver._cache, "proven", lambda sent, *_: proofs.append(sent))
+            caller = asyncio.create_task(resolver.resolve("wk"))
+            await asyncio.sleep(0)
+            caller.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await caller
+            assert resolver._proof is not None
+            await asyncio.wait_for(resolver._proof, HANG_SECONDS)
+            assert proofs == [1.0]
 
 
 async def test_the_async_resolver_caches_no_error_and_no_impossible_origin(

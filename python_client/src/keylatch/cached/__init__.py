@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from ..client import AsyncKeylatch, Keylatch
 from ..errors import InvalidArgument, KeylatchError, Unavailable
-from ..models import ResolvedKey
+from ..models import Explanation, ResolvedKey
 from ..secret import Secret
 from .listener import listen
 from .memory import Cache, CacheStats, Question
@@ -150,6 +150,10 @@ class CachedResolver:
         """
         _instrument(meter, self._cache)
 
+    def explain(self, key: str | Secret, *, origin: str | None = None) -> Explanation:
+        """Ask the database: as `Keylatch.explain`. Answers of `explain` are not cached."""
+        return self._keylatch.explain(key, origin=origin)
+
     def _prove(self) -> None:
         """Check which server the client reaches, unless this was checked a moment ago."""
         sent = self._cache.begin_proof()
@@ -214,6 +218,7 @@ class AsyncCachedResolver:
         self._conninfo = listen
         self._cache = _cache(listen, bound, ttl, size)
         self._flying: dict[Question, tuple[float, asyncio.Future[ResolvedKey | None]]] = {}
+        self._proof: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -265,10 +270,18 @@ class AsyncCachedResolver:
         shared.add_done_callback(landed)
         return await asyncio.shield(shared)
 
+    async def explain(self, key: str | Secret, *, origin: str | None = None) -> Explanation:
+        """Ask the database: as `AsyncKeylatch.explain`. Answers of `explain` are not cached."""
+        return await self._keylatch.explain(key, origin=origin)
+
     async def _prove(self) -> None:
         sent = self._cache.begin_proof()
-        if sent is None:
-            return
+        if sent is not None:
+            self._proof = asyncio.create_task(self._ask_place(sent))
+            # A cancelled caller must not cancel the proof, which serves all callers.
+            await asyncio.shield(self._proof)
+
+    async def _ask_place(self, sent: float) -> None:
         try:
             database = (await self._keylatch.installation()).database_oid
             self._cache.proven(sent, await self._keylatch.replay_position(), database)

@@ -16,7 +16,7 @@ from ..models import ResolvedKey
 from ..secret import Secret
 from .problems import Problem, unauthorized
 from .reasons import log_refusal, log_refused_key, verdict_on_form
-from .resolving import as_dependency, bearer_tokens, resolve
+from .resolving import Resolver, as_dependency, bearer_tokens, resolve
 
 Fallback = Callable[[str], ResolvedKey | Awaitable[ResolvedKey | None] | None]
 """Looks up a key of another system. A blocking function runs in a thread."""
@@ -40,7 +40,7 @@ _JWT = re.compile(r"ey[\w-]*\.[\w-]+\.[\w-]*", re.ASCII)
 
 
 def require_key(
-    resolver: AsyncKeylatch | Callable[..., Any],
+    resolver: Resolver,
     *,
     scopes: Iterable[str] = (),
     kinds: Iterable[str] = ("secret",),
@@ -57,8 +57,8 @@ def require_key(
     the key. At level INFO, a refused key needs a second call.
 
     Args:
-        resolver: An `AsyncKeylatch` with role `keylatch_resolver` or the service key, or a
-            dependency that returns one.
+        resolver: An `AsyncKeylatch` with role `keylatch_resolver` or the service key, an
+            `AsyncCachedResolver`, or a dependency that returns one of them.
         scopes: The scopes that the key must have, all of them. Scopes are compared literally:
             `orders:*` is not a pattern.
         kinds: The kinds of key that are accepted. `publishable` is not accepted by default, because
@@ -97,7 +97,7 @@ def require_key(
 
 
 def require_key_or_user(
-    resolver: AsyncKeylatch | Callable[..., Any],
+    resolver: Resolver,
     verify: Verify,
     *,
     scopes: Iterable[str] = (),

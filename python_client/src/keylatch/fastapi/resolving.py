@@ -1,7 +1,7 @@
 """Finds the resolver, and the key and the origin of a request, for the routes of FastAPI."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastapi import Request
 
@@ -9,14 +9,22 @@ from ..client import AsyncKeylatch
 from ..errors import KeylatchError
 from ..models import ResolvedKey
 from ..secret import Secret
+from ..transports import is_one_of
 from .problems import unavailable
 
+if TYPE_CHECKING:
+    from ..cached import AsyncCachedResolver
 
-def as_dependency(resolver: AsyncKeylatch | Callable[..., Any]) -> Callable[..., Any]:
+
+Resolver: TypeAlias = "AsyncKeylatch | AsyncCachedResolver | Callable[..., Any]"
+"""A client, a cached resolver, or a dependency that returns one of them."""
+
+
+def as_dependency(resolver: Resolver) -> Callable[..., Any]:
     """Turn a resolver into a dependency.
 
     Args:
-        resolver: A client, or a dependency that returns one.
+        resolver: A client, or another `Resolver`.
 
     Returns:
         The dependency.
@@ -24,15 +32,16 @@ def as_dependency(resolver: AsyncKeylatch | Callable[..., Any]) -> Callable[...,
     Raises:
         TypeError: The resolver has another type. A blocking client would block all other requests.
     """
-    if not isinstance(resolver, AsyncKeylatch):
-        if not callable(resolver):
-            raise TypeError(
-                f"expected an AsyncKeylatch or a dependency, not {type(resolver).__name__}"
-            )
+    if callable(resolver):
         return resolver
+    # The cached resolver needs psycopg, which may not be installed.
+    if not is_one_of(
+        resolver, "keylatch.client.AsyncKeylatch", "keylatch.cached.AsyncCachedResolver"
+    ):
+        raise TypeError(f"expected an AsyncKeylatch or a dependency, not {type(resolver).__name__}")
 
     # FastAPI would run a function that is not async in a thread for each request.
-    async def give() -> AsyncKeylatch:
+    async def give() -> Any:
         return resolver
 
     return give

@@ -1,7 +1,6 @@
 """The route for an anonymous widget: is this key active and allowed on this page?"""
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field, SecretStr
@@ -10,7 +9,7 @@ from ..client import AsyncKeylatch
 from ..secret import Secret
 from .problems import Problem, ProblemBody
 from .reasons import log_refusal, log_refused_key
-from .resolving import as_dependency, resolve
+from .resolving import Resolver, as_dependency, resolve
 from .routes import REFUSALS, ProblemRoute
 
 
@@ -32,7 +31,7 @@ class _OpaqueRoute(ProblemRoute):
         return _refusal()
 
 
-def resolve_router(resolver: AsyncKeylatch | Callable[..., Any]) -> APIRouter:
+def resolve_router(resolver: Resolver) -> APIRouter:
     """Make the route that a widget calls first: `POST /widget/keys/resolve`.
 
     The answer is 200 for an active publishable key from an allowed origin, and the same 404 for
@@ -42,8 +41,8 @@ def resolve_router(resolver: AsyncKeylatch | Callable[..., Any]) -> APIRouter:
     was refused, as for `require_key`.
 
     Args:
-        resolver: An `AsyncKeylatch` with role `keylatch_resolver` or the service key, or a
-            dependency that returns one.
+        resolver: An `AsyncKeylatch` with role `keylatch_resolver` or the service key, an
+            `AsyncCachedResolver`, or a dependency that returns one of them.
 
     Returns:
         A router to include, with a prefix if you like.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from keylatch.errors import InvalidArgument, KeylatchError
+from keylatch.errors import InvalidArgument, KeylatchError, Unavailable
 from keylatch.models import IssuedKey, Key, Revocation, SessionEnding
 
 from .. import output
@@ -333,13 +333,25 @@ def _one_form(key_only: bool, as_json: bool) -> None:
 
 def _print_issued(issued: IssuedKey, key_only: bool, as_json: bool) -> None:
     """Print a new key. This is the only place where the program reveals a `Secret`."""
-    if key_only:
-        sys.stdout.write(f"{issued.key.reveal()}\n")
+    try:
+        if key_only:
+            sys.stdout.write(f"{issued.key.reveal()}\n")
+        elif as_json:
+            output.print_json(output.as_dict(issued) | {"key": issued.key.reveal()})
+        else:
+            key = output.text((issued.key.reveal(), "bold"))
+            output.details({"key": key, **_properties(issued)})
+        # Flush now, because only here the key's id is known.
+        sys.stdout.flush()
+    except OSError as problem:
+        output.discard_stdout()
+        raise Unavailable(
+            "key_not_shown",
+            detail=f"the key {issued.id} was issued, but cannot be written: {problem.strerror}",
+            hint=f"Run: keylatch revoke {issued.id}; then issue or rotate again.",
+        ) from None
+    if key_only or as_json:
         return
-    if as_json:
-        output.print_json(output.as_dict(issued) | {"key": issued.key.reveal()})
-        return
-    output.details({"key": output.text((issued.key.reveal(), "bold")), **_properties(issued)})
     if issued.kind == "secret":
         output.note("This is the only time that the key is shown: store it now.")
     elif not issued.allowed_origins:
