@@ -6,14 +6,27 @@
 --
 --   psql --no-psqlrc -v ON_ERROR_STOP=1 --single-transaction --file sql/ops/after_restore.sql
 --
--- Go on only if the last notice says that keylatch is whole. Without ON_ERROR_STOP, psql ends with
--- exit code 0 even if this file has failed.
+-- Go on only if the last notice says that keylatch is whole. After an error, no later step runs.
+-- Without ON_ERROR_STOP, psql ends with exit code 0 even if this file has failed.
 --
 -- It removes your own grants to public, anon, authenticated and service_role on objects of
 -- keylatch. It does not know which keys were revoked after the dump was made.
 
+do $$ begin perform pg_catalog.set_config('keylatch.step', '0', false); end $$;
+create or replace function pg_temp.keylatch_step(p_number integer)
+returns void language plpgsql set search_path = pg_catalog as $$
+begin
+  -- An error rolls the setting back, so that each later step is refused.
+  if current_setting('keylatch.step') <> (p_number - 1)::text then
+    raise exception 'step % of after_restore.sql was not run, because an earlier step failed',
+      p_number using hint = 'Correct the first error of this output, and run the file again.';
+  end if;
+  perform set_config('keylatch.step', p_number::text, false);
+end $$;
+
 do $$
 begin
+  perform pg_temp.keylatch_step(1);
   if pg_catalog.to_regnamespace('keylatch_internal') is null then
     raise exception 'the database % has no keylatch', pg_catalog.current_database()
       using hint = 'Restore the schemas keylatch and keylatch_internal first.';
@@ -116,6 +129,7 @@ do $$
 declare
   v_rows bigint;
 begin
+  perform pg_temp.keylatch_step(2);
   if pg_catalog.to_regclass('keylatch_internal.errors') is null then
     return;
   end if;
@@ -171,7 +185,8 @@ revoke all on schema keylatch, keylatch_internal from public, anon, authenticate
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.refuse, keylatch_internal.require_grants,
-keylatch_internal.current_place, keylatch_internal.describe_installation, keylatch.installation
+keylatch_internal.expose_table, keylatch_internal.current_place,
+keylatch_internal.describe_installation, keylatch.installation
 from public, anon, authenticated, service_role;
 grant usage on schema keylatch, keylatch_internal to authenticated, service_role, keylatch_resolver;
 grant execute on function keylatch_internal.refuse, keylatch_internal.describe_installation,
@@ -253,6 +268,7 @@ do $$
 declare
   v_rows bigint;
 begin
+  perform pg_temp.keylatch_step(3);
   if pg_catalog.to_regclass('keylatch.workspaces') is null then
     return;
   end if;
@@ -269,6 +285,7 @@ do $$
 declare
   v_rows bigint;
 begin
+  perform pg_temp.keylatch_step(4);
   if pg_catalog.to_regclass('keylatch_internal.key_events') is null then
     return;
   end if;
@@ -332,6 +349,7 @@ do $$
 declare
   v_rows bigint;
 begin
+  perform pg_temp.keylatch_step(5);
   if pg_catalog.to_regclass('keylatch_internal.key_usage') is null then
     return;
   end if;
@@ -352,6 +370,7 @@ do $$
 declare
   v_rows bigint;
 begin
+  perform pg_temp.keylatch_step(6);
   if pg_catalog.to_regproc('keylatch_internal.is_notify_stuck') is null then
     return;
   end if;
@@ -383,6 +402,7 @@ do $$
 declare
   v_rows bigint;
 begin
+  perform pg_temp.keylatch_step(7);
   if pg_catalog.to_regproc('keylatch_internal.require_one_identity') is null then
     return;
   end if;
@@ -411,6 +431,7 @@ do $$
 declare
   v_rows bigint;
 begin
+  perform pg_temp.keylatch_step(8);
   if pg_catalog.to_regclass('keylatch_internal.sessions') is null then
     return;
   end if;
@@ -467,6 +488,7 @@ do $$
 declare
   v_rows bigint;
 begin
+  perform pg_temp.keylatch_step(9);
   if pg_catalog.to_regclass('keylatch_internal.legacy_secrets') is null then
     return;
   end if;
@@ -488,8 +510,10 @@ from public, anon, authenticated, service_role;
 grant execute on function keylatch.declare_scheme, keylatch_internal.keep_scheme,
 keylatch.end_scheme, keylatch_internal.move_scheme_end to service_role;
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_immutable;
+alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_update_upgraded;
 alter table keylatch_internal.legacy_keys enable always trigger legacy_keys_delete_keep;
-alter table keylatch_internal.legacy_schemes enable always trigger legacy_schemes_delete_keep;
+alter table keylatch_internal.legacy_schemes enable always trigger legacy_schemes_change_keep;
+alter table keylatch_internal.legacy_schemes enable always trigger legacy_schemes_truncate_keep;
 alter table keylatch_internal.legacy_texts enable always trigger legacy_texts_change_keep;
 alter table keylatch_internal.legacy_keys
 enable replica trigger legacy_keys_update_a_merge_first_use;
@@ -539,6 +563,7 @@ do $$
 declare
   v_trigger record;
 begin
+  perform pg_temp.keylatch_step(10);
   for v_trigger in
     select t.tgname, t.tgrelid::regclass as relation
     from pg_catalog.pg_trigger as t
@@ -563,6 +588,7 @@ do $$
 declare
   v_trigger record;
 begin
+  perform pg_temp.keylatch_step(11);
   for v_trigger in
     select t.tgname, t.tgrelid::regclass as relation
     from pg_catalog.pg_trigger as t
@@ -582,6 +608,7 @@ do $$
 declare
   v_repaired record;
 begin
+  perform pg_temp.keylatch_step(12);
   for v_repaired in
     select
       n.kind, count(*) as number,
@@ -602,3 +629,4 @@ begin
 end $$;
 drop table keylatch_before;
 drop function pg_temp.keylatch_state();
+drop function pg_temp.keylatch_step(integer);

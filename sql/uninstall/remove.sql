@@ -1,9 +1,3 @@
--- Without this, the server would list each dropped object.
-set local client_min_messages = warning;
-drop schema if exists keylatch cascade;
-drop schema if exists keylatch_internal cascade;
-set local client_min_messages = notice;
-
 -- All databases of a server share its roles.
 do $$
 declare

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from itertools import count
 from pathlib import Path
 
 from stack.modules import migrations, parts
@@ -24,11 +25,23 @@ HEAD = """\
 --
 --   psql --no-psqlrc -v ON_ERROR_STOP=1 --single-transaction --file sql/ops/after_restore.sql
 --
--- Go on only if the last notice says that keylatch is whole. Without ON_ERROR_STOP, psql ends with
--- exit code 0 even if this file has failed.
+-- Go on only if the last notice says that keylatch is whole. After an error, no later step runs.
+-- Without ON_ERROR_STOP, psql ends with exit code 0 even if this file has failed.
 --
 -- It removes your own grants to public, anon, authenticated and service_role on objects of
 -- keylatch. It does not know which keys were revoked after the dump was made.
+
+do $$ begin perform pg_catalog.set_config('keylatch.step', '0', false); end $$;
+create or replace function pg_temp.keylatch_step(p_number integer)
+returns void language plpgsql set search_path = pg_catalog as $$
+begin
+  -- An error rolls the setting back, so that each later step is refused.
+  if current_setting('keylatch.step') <> (p_number - 1)::text then
+    raise exception 'step % of after_restore.sql was not run, because an earlier step failed',
+      p_number using hint = 'Correct the first error of this output, and run the file again.';
+  end if;
+  perform set_config('keylatch.step', p_number::text, false);
+end $$;
 
 do $$
 begin
@@ -169,6 +182,7 @@ begin
 end $$;
 drop table keylatch_before;
 drop function pg_temp.keylatch_state();
+drop function pg_temp.keylatch_step(integer);
 """
 
 
@@ -181,7 +195,21 @@ def after_restore() -> str:
     text += "-- The role, as in the first migration.\n" + _role(base) + "\n"
     for title, _, files in parts():
         text += _part(title, files)
-    return text + OTHERS + TAIL
+    return _numbered(text + OTHERS + TAIL)
+
+
+def _numbered(text: str) -> str:
+    """Let each block of SQL run only if the blocks before it have succeeded."""
+    numbers = count(1)
+
+    def number(block: re.Match[str]) -> str:
+        # The handlers of the other blocks would roll the number back.
+        if "\nexception" in block[0] and "raise exception" not in block[0]:
+            return block[0]
+        step = f"\nbegin\n  perform pg_temp.keylatch_step({next(numbers)});\n"
+        return block[0].replace("\nbegin\n", step, 1)
+
+    return re.sub(r"^do \$\$\n.*?^end \$\$;$", number, text, flags=re.M | re.S)
 
 
 def _role(text: str) -> str:

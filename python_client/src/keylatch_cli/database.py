@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -102,6 +103,9 @@ def open_url(url: str) -> psycopg.Connection[tuple[Any, ...]]:
     parameters = _read_database_url(url)
     parameters.setdefault("connect_timeout", _SECONDS_TO_CONNECT)
     parameters.setdefault("fallback_application_name", "keylatch")
+    parameters.setdefault("client_encoding", "utf8")
+    # psycopg reads times only in the style ISO. libpq sends this setting also through a pooler.
+    os.environ["PGDATESTYLE"] = "ISO"
     try:
         # No prepared statements, because there may be a pooler in between.
         connection = psycopg.connect(autocommit=True, prepare_threshold=None, **parameters)

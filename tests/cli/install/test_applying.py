@@ -141,6 +141,16 @@ def test_a_second_run_changes_nothing_and_says_so(applying: Program, empty: Data
 
 
 @pytest.mark.one_server
+def test_modules_may_be_named_in_one_option_or_in_several(
+    applying: Program, empty: Database
+) -> None:
+    applying("apply", "--tenancy", "keylatch", "--with", "usage", "--with", "notify,legacy")
+    row = empty.connect().execute("select modules from keylatch.installation()").fetchone()
+    assert row is not None
+    assert {"usage", "notify", "legacy"} <= set(row[0])
+
+
+@pytest.mark.one_server
 def test_a_dry_run_writes_nothing(applying: Program, empty: Database) -> None:
     shown = applying("apply", "--dry-run", "--tenancy", "own")
     assert shown.out == f"{NAME}\n"

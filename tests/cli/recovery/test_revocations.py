@@ -288,6 +288,18 @@ def test_a_damaged_list_is_refused_before_anything_is_done(
     assert "hint: " in shown.err
 
 
+def test_settings_of_the_database_change_no_list(
+    program: Program, database: Database, owner: Owner, story: Story, tmp_path: Path
+) -> None:
+    story.end(owner)
+    before = exported(program, database, tmp_path).read_text()
+    for setting in ("datestyle = 'German'", "client_encoding = 'latin1'"):
+        with database.connect() as connection:
+            connection.execute(f"alter database {database.name} set {setting}")
+        after = exported(program, database, tmp_path).read_text()
+        assert after.splitlines()[1:-1] == before.splitlines()[1:-1]
+
+
 def test_a_user_who_cannot_see_every_key_gets_no_list(
     program: Program, database: Database, owner: Owner, tmp_path: Path
 ) -> None:

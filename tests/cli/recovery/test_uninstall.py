@@ -1,5 +1,6 @@
 """Removing keylatch: what still uses it is named, and the removal leaves nothing."""
 
+import subprocess
 from typing import Any
 
 import psycopg
@@ -20,6 +21,7 @@ from stack import (
     push_migrations,
     until,
 )
+from stack.checks import libpq
 
 pytestmark = pytest.mark.one_server
 
@@ -194,6 +196,12 @@ def test_the_migration_itself_stops_where_keylatch_is_used(
         push_migrations(alone.url, project.path)
     for thing in NAMED:
         assert thing in str(refused.value)
+    assert catalog(alone) == before
+    # Without ON_ERROR_STOP, psql goes on after the error.
+    (removal,) = project.path.rglob("*_keylatch_removal.sql")
+    psql = ["psql", "--no-psqlrc", "--quiet", f"--file={removal}"]
+    done = subprocess.run(psql, env=libpq(alone), capture_output=True, text=True, check=True)
+    assert "keylatch is still in use" in done.stderr
     assert catalog(alone) == before
 
 

@@ -1,14 +1,17 @@
 """A restore that lost the grants, and then the obvious repair: open functions refuse to answer."""
 
+import re
+import subprocess
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 
-from security.restoring.ground import Ground, psql, repair, with_role
+from security.restoring.ground import AFTER_RESTORE, Ground, psql, repair, with_role
 from security.restoring.story import OPEN, Model, faults
 from security.restoring.ways import without_owner_and_privileges, without_role
 from stack import Database
+from stack.cluster import SUPERUSER
 
 pytestmark = pytest.mark.one_server
 
@@ -131,6 +134,24 @@ def test_no_trigger_works_on_the_table_of_a_stranger(opened: Database, is_evil: 
                     connection.execute(statement.encode())
                 connection.execute("delete from theirs.keys")
             assert refused.value.diag.message_primary == "restore_incomplete", str(refused.value)
+
+
+def test_after_restore_runs_no_later_step_after_an_error_and_never_says_whole(
+    opened: Database, ground: Ground, model: Model
+) -> None:
+    """Without ON_ERROR_STOP, psql goes on after an error, and ends with exit code 0."""
+    before = faults(opened, model, ground.story)
+    with opened.connect(superuser=True) as superuser:
+        superuser.execute("create role nobody_here login password 'x'")
+        url = opened.superuser_url.replace(SUPERUSER, "nobody_here", 1)
+        url = re.sub(r":[0-9a-f]{32}@", ":x@", url)
+        psql = ["psql", "--no-psqlrc", "--quiet", f"--file={AFTER_RESTORE}", url]
+        done = subprocess.run(psql, capture_output=True, text=True, check=True)
+        superuser.execute("drop role nobody_here")
+    assert "nobody_here is not the owner of keylatch" in done.stderr
+    assert "an earlier step failed" in done.stderr
+    assert "keylatch is whole" not in done.stderr
+    assert faults(opened, model, ground.story) == before
 
 
 def test_after_restore_closes_everything_and_says_so(

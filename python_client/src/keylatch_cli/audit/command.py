@@ -63,8 +63,8 @@ def audit(
     \b
     Exit codes:
       0  everything is as expected
-      1  a user can do more or less than expected, a guard is missing, or an answer of
-         --evidence shows a problem
+      1  a user can do more or less than expected, a guard is missing, or an
+         answer of --evidence shows a problem
       2  the command line is wrong, or a file cannot be written
       3  the user is not the owner of keylatch, or cannot act as its roles
       4  the database did not answer, or another session held a lock

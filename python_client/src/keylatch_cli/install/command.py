@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 With = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--with",
         metavar="MODULE,…",
@@ -41,7 +41,7 @@ With = Annotated[
     ),
 ]
 Only = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--only",
         metavar="MODULE,…",
@@ -240,18 +240,20 @@ def apply(
         _print_tenancy(decided)
 
 
-def _choice(with_: str | None, only: str | None, all_: bool) -> Choice:
-    if sum((with_ is not None, only is not None, all_)) > 1:
+def _choice(with_: list[str] | None, only: list[str] | None, all_: bool) -> Choice:
+    if sum((bool(with_), bool(only), all_)) > 1:
         raise KeylatchError(
             "usage",
             detail="--with, --only and --all cannot be combined.",
             hint="Use one of them.",
         )
-    return Choice(_words(with_ or ""), None if only is None else _words(only), all_)
+    return Choice(_words(with_ or []), _words(only) if only else None, all_)
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word for word in (part.strip() for part in text.split(",")) if word)
+def _words(texts: list[str]) -> tuple[str, ...]:
+    """Split the values of an option that may be repeated."""
+    parts = (part.strip() for text in texts for part in text.split(","))
+    return tuple(word for word in parts if word)
 
 
 def _decided(plan: Callable[[Tenancy | None], T], tenancy: Tenancy | None, *, may_ask: bool) -> T:

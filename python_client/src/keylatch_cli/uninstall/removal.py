@@ -49,6 +49,12 @@ begin
       hint = 'Remove keylatch from the exposed schemas and db-pre-request, and remove what uses it '
       'in an earlier migration.';
   end if;
+  -- Without this, the server would list each dropped object.
+  perform pg_catalog.set_config('client_min_messages', 'warning', true);
+  -- Here, and not in statements of their own: psql would go on after the error above.
+  drop schema if exists keylatch cascade;
+  drop schema if exists keylatch_internal cascade;
+  perform pg_catalog.set_config('client_min_messages', 'notice', true);
 end $$;
 
 """
