@@ -1,5 +1,6 @@
 """doctor checks what keylatch depends on: pgcrypto, roles, PostgREST's settings, the server log."""
 
+import psycopg
 import pytest
 
 from cli.doctor.examining import examined, only, run, summaries
@@ -104,6 +105,37 @@ def test_the_exposed_schemas_are_read_from_the_setting_of_postgrest(
     ]
     wanted = "set pgrst.db_schemas = 'public, keylatch';"
     assert all(wanted in finding.fix for finding in findings)
+
+
+SETTINGS = (
+    ("session_replication_role", "replica", "error"),
+    ("default_transaction_isolation", "serializable", "warning"),
+    ("default_transaction_isolation", "'repeatable read'", "warning"),
+    ("row_security", "off", "warning"),
+    ("default_transaction_read_only", "on", "warning"),
+)
+
+
+@pytest.mark.parametrize(("name", "value", "level"), SETTINGS)
+@pytest.mark.parametrize("whose", ["database {}", "role authenticator in database {}"])
+def test_a_harmful_setting_is_named_and_reset(
+    database: Database, people: People, name: str, value: str, level: str, whose: str
+) -> None:
+    place = whose.format(database.name)
+    run(database, f"alter {place} set {name} = {value}")
+    found = [one for one in examined(database).findings if one.slug == "harmful_setting"]
+    assert summaries(found) == [(level, "harmful_setting", place)]
+    assert found[0].what == f"has {name} = {value.strip(chr(39))}"
+    with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
+        superuser.execute("set default_transaction_read_only = off")
+        superuser.execute(found[0].fix.encode())
+    assert examined(database).findings == ()
+
+
+def test_a_harmless_setting_is_no_finding(database: Database, people: People) -> None:
+    for setting in ("session_replication_role = origin", "row_security = on", "work_mem = '8MB'"):
+        run(database, f"alter database {database.name} set {setting}")
+    assert examined(database).findings == ()
 
 
 @pytest.mark.parametrize(("setting", "level", "words"), LOGS)

@@ -107,7 +107,9 @@ def test_the_json_output_has_everything_under_stable_names(
         "unchecked",
     ]
     site = found["site"]
-    assert list(site) == ["database", "database_oid", "server_version", "installation"]
+    assert list(site) == [
+        *("database", "database_oid", "server_version", "installation", "started_at"),
+    ]
     assert {"id", "system_identifier", "schema_version", "is_replica"} <= set(site["installation"])
     assert found["against"] is None
     (finding,) = found["findings"]

@@ -88,6 +88,9 @@ def test_a_failover_is_a_note_that_goes_away(
             promoted.execute("checkpoint")
         assert findings(program, url) == [("note", "timeline_changed")]
         there = program.having(DATABASE_URL=url)
+        # The old primary is still up: two servers accept changes of the same keys.
+        both = there("doctor", "--against", database.url, code=1)
+        assert "both servers accept changes" in " ".join(both.out.split())
         assert "point-in-time recovery" in " ".join(there("doctor").out.split())
         there("installation", "renew", "--keep-id")
         assert there("doctor").out.startswith(HEALTHY)

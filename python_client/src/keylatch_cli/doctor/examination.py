@@ -16,7 +16,7 @@ from keylatch.secret import mask_keys
 from keylatch.transports.sql import failure_of
 
 from . import anchors as kept_anchors
-from . import causes, drift, identity, keys, logs, platform, replication, tenancy
+from . import causes, drift, identity, keys, logs, platform, replication, settings, tenancy
 from .catalog import Entry, Manifest, Name, read_catalog, read_manifest
 from .report import Finding, Level, Report, Site, Unchecked
 
@@ -121,6 +121,7 @@ def _examine(
         seen.run("pgcrypto", lambda: platform.check_pgcrypto(connection))
         seen.run("roles", lambda: platform.check_roles(connection))
         seen.run("exposed schemas", lambda: platform.check_exposure(connection))
+        seen.run("settings", lambda: settings.check(connection))
         seen.run("server log", lambda: logs.check(connection))
         if rest is None and not causes.is_core_incomplete(seen.findings):
             seen.add(Unchecked("API", "no project is set; set SUPABASE_URL and SUPABASE_KEY"))

@@ -45,16 +45,17 @@ def read_site(connection: psycopg.Connection[Any]) -> tuple[Site, KeylatchError 
         psycopg.Error: A query failed.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
-        ((name, oid, version),) = cursor.execute(
+        ((name, oid, version, started_at),) = cursor.execute(
             "select d.datname, d.oid, "
-            "pg_catalog.split_part(pg_catalog.current_setting('server_version'), ' ', 1) "
+            "pg_catalog.split_part(pg_catalog.current_setting('server_version'), ' ', 1), "
+            "pg_catalog.pg_postmaster_start_time() "
             "from pg_catalog.pg_database as d where d.datname = pg_catalog.current_database()"
         ).fetchall()
     try:
         installation = Keylatch.from_psycopg(connection).installation()
     except KeylatchError as problem:
-        return Site(name, oid, version, None), problem
-    return Site(name, oid, version, installation), None
+        return Site(name, oid, version, None, started_at), problem
+    return Site(name, oid, version, installation, started_at), None
 
 
 def check_version(site: Site, manifest: Manifest) -> Iterator[Finding]:
@@ -197,6 +198,8 @@ def check_against(site: Site, other: Site) -> Iterator[Finding]:
         what = "is a restored copy of the same installation, on another server"
     elif site.database_oid != other.database_oid:
         what = f"is a copy of the same installation, database {other.database} of the same server"
+    elif site.started_at != other.started_at and not (one.is_replica or two.is_replica):
+        what = "is another server of the same installation, and both servers accept changes"
     else:
         return
     yield replace(

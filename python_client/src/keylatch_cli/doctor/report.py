@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from keylatch.models import Installation
@@ -62,12 +63,14 @@ class Site:
         database_oid: The oid of the database. A replica has the same oid, a copy has another oid.
         server_version: The PostgreSQL version, as the server writes it.
         installation: The answer of `keylatch.installation()`; `None` if the call failed.
+        started_at: When the server was started; differs between two servers of one installation.
     """
 
     database: str
     database_oid: int
     server_version: str
     installation: Installation | None
+    started_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
