@@ -11,7 +11,7 @@ select  -- noqa: ST06
   coalesce(g.rolname, 'public') as role_name,
   a.object_name,
   a.column_names,
-  string_agg(distinct lower(a.privilege), ', ') as may,
+  string_agg(distinct lower(a.privilege collate "C"), ', ') as may, -- noqa: RF02
   bool_or(a.passed_on) as passed_on
 from (
   select

@@ -161,8 +161,8 @@ where p.parname = 'session_replication_role' and not coalesce(r.rolsuper, false)
 group by r.rolname
 union all
 select
-  'gets ' || string_agg(distinct lower(x.privilege_type), ', ') || ' on new '
-  || case d.defaclobjtype
+  'gets ' || string_agg(distinct lower(x.privilege_type collate "C"), ', ') -- noqa: RF02
+  || ' on new ' || case d.defaclobjtype
     when 'r' then 'tables and views' when 'S' then 'sequences' when 'f' then 'functions'
     when 'T' then 'types' else 'schemas'
   end as what,

@@ -21,6 +21,7 @@ do $$ begin
     using hint = 'Use: psql --set before=2026-01-01 --file archive_events.sql > events.csv';
 end $$;
 \endif
+\encoding UTF8
 set timezone = 'UTC';
 set datestyle = 'ISO';
 \pset format csv

@@ -41,6 +41,7 @@ do $$ begin
     using hint = 'Use --set remove=yes to remove the archived events, or no --set to compare only.';
 end $$;
 \endif
+\encoding UTF8
 set timezone = 'UTC';
 set datestyle = 'ISO';
 begin;

@@ -7,7 +7,7 @@ do $$
 begin
   if pg_catalog.current_setting('server_encoding') <> 'UTF8' then
     raise exception 'keylatch needs a database with the encoding UTF8'
-      using hint = 'Run: create database … encoding ''UTF8'' template template0;';
+      using hint = 'Run: create database NAME encoding ''UTF8'' template template0;';
   elsif pg_catalog.to_regprocedure('extensions.gen_random_bytes(integer)') is null then
     raise exception 'keylatch needs pgcrypto in the schema "extensions"'
       using hint = 'Run: alter extension pgcrypto set schema extensions;';

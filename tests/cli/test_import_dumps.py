@@ -278,6 +278,10 @@ def test_a_file_with_refused_lines_is_not_the_whole_table(service: Program, syst
     done = service(*FROM, *source, code=1)
     assert "No missing keys were revoked" in done.err
     assert [resolves(system, key) for key in keys] == [True, True]
+    sanctum(service.directory)
+    empty = service(*FROM, *source, code=2).err
+    assert "has no key, so --complete would revoke every key of its source" in empty
+    assert [resolves(system, key) for key in keys] == [True, True]
     for wrong in (("--from-line", "3"),):
         assert "and no --from-line" in service(*FROM, *source, *wrong, code=2).err
     plain = ("import", "-", "--format", "jsonl", "--complete")

@@ -77,6 +77,9 @@ def test_install_push_issue_and_resolve_then_add_update_and_push_again(
     push_migrations(empty.url, project.path)
     there = program.having(DATABASE_URL=empty.url)
     assert "nothing to do" in there("apply", "--with", "usage").err
+    # The next push would fail on what apply has created.
+    refused = there("apply", "--with", "legacy", code=2).err
+    assert refused.startswith("usage: the Supabase CLI manages keylatch in this database\n")
     install.write(project.path, install.prepare(project.path, release=next_release()))
     push_migrations(empty.url, project.path)
     upgrade = f"keylatch_{VERSION}_to_{NEXT}"

@@ -267,7 +267,7 @@ select
         when o.owner_id then 'the owner'
         else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee))
       end
-      || ': ' || pg_catalog.lower(a.privilege_type)
+      || ': ' || pg_catalog.lower(a.privilege_type collate "C")
       || case when a.is_grantable and a.grantee <> o.owner_id then ' with grant option' else '' end
     from pg_catalog.aclexplode(o.acl) as a
     -- What an owner has by default grew in 17.

@@ -175,6 +175,12 @@ def import_(
     if probe is not None:
         run.probe(_keys_of(probe), secret)
     counts = run.write(report, as_json)
+    if complete and not counts.total():
+        raise KeylatchError(
+            "usage",
+            detail=f"{file} has no key, so --complete would revoke every key of its source",
+            hint="Check the file. To revoke the keys of an import: sql/docs/wrong_import.md",
+        )
     if complete and not counts["refused"] and not dry_run:
         counts["deleted"] = _finish(connect(options), import_)
     summary(counts, import_, as_json)

@@ -53,6 +53,13 @@ where o.rolname <> current_user and o.oid = coalesce(
   )
 )
 """
+_HAS_HISTORY = "select pg_catalog.to_regclass('supabase_migrations.schema_migrations') is not null"
+_PUSHED = """
+select exists (
+  select from supabase_migrations.schema_migrations as m
+  where pg_catalog.starts_with(m.name, 'keylatch')
+)
+"""
 _IS_SUPERUSER = "select rolsuper from pg_catalog.pg_roles where rolname = current_user"
 _MISSING = """
 select 'role ' || name
@@ -102,6 +109,25 @@ def read_database(connection: psycopg.Connection[Any]) -> Installed | None:
     """
     with own_errors(), connection.transaction():
         return _read(_cursor(connection))
+
+
+def refuse_pushed(connection: psycopg.Connection[Any]) -> None:
+    """Refuse a database whose migrations of keylatch the Supabase CLI has pushed.
+
+    Args:
+        connection: In autocommit mode.
+
+    Raises:
+        KeylatchError: `usage`, because the next push would not know what was applied.
+    """
+    with own_errors(), _cursor(connection) as cursor:
+        if not (_first(cursor, _HAS_HISTORY) and _first(cursor, _PUSHED)):
+            return
+    raise KeylatchError(
+        "usage",
+        detail="the Supabase CLI manages keylatch in this database",
+        hint="Run with the same options: keylatch install . && supabase db push",
+    )
 
 
 def apply(

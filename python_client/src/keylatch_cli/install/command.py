@@ -220,6 +220,8 @@ def apply(
                 "Created the roles of a Supabase project, without passwords. Before you use "
                 "PostgREST, run: alter role authenticator password '…';"
             )
+        if plan:
+            database.refuse_pushed(connection)
         plan = database.apply(connection, choice, decided)
     if as_json:
         report = _as_dict(installed, plan, decided, dry_run)
