@@ -2,7 +2,7 @@
 -- every object, also of the modules.
 begin;
 \ir ../people.psql
-select plan(103);
+select plan(104);
 
 create temporary view schemas as
 select n.oid, n.nspname as name
