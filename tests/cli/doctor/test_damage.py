@@ -240,6 +240,11 @@ DAMAGE = (
         "default 'x'::text",
     ),
     Damage(
+        f"alter table {KEYS} alter label set statistics -1",
+        *("error", "object_changed", f"table {KEYS}"),
+        "limited statistics nothing, but the release has on",
+    ),
+    Damage(
         f"alter table {KEYS} add column owner text",
         *("warning", "object_extra", f"column {KEYS}.owner"),
         "not part of keylatch",

@@ -53,7 +53,19 @@ objects as (
       when q.oid is null then pg_catalog.jsonb_build_object(
         'row level security', r.relrowsecurity,
         'forced row level security', r.relforcerowsecurity,
-        'logged', r.relpersistence = 'p'
+        'logged', r.relpersistence = 'p',
+        -- As expose_table sets them. Estimates of other columns show rows that policies hide, if the
+        -- columns are granted.
+        'limited statistics', (
+          select nullif(pg_catalog.bool_or(a.attstattarget >= 0) and not coalesce(
+            pg_catalog.bool_or(
+              coalesce(a.attstattarget, -1) <> (a.attname = 'workspace_id')::integer
+              and (a.attacl is not null or r.relacl::text ~ 'authenticated=[a-zA-Z*]*r')
+            ), false
+          ), false)
+          from pg_catalog.pg_attribute as a
+          where a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
+        )
       )
       else pg_catalog.jsonb_build_object(
         'options', coalesce(r.reloptions, '{}'),

@@ -149,6 +149,10 @@ def _alter(shipped: Entry, changed: Sequence[str]) -> str | None:
             lines.append(f"alter table {shipped.name} {how} row level security;")
         elif shipped.kind == "table" and one == "logged":
             lines.append(f"alter table {shipped.name} set logged;")
+        elif shipped.kind == "table" and one == "limited statistics":
+            lines.append(f"select keylatch_internal.expose_table('{shipped.name}');")
+            kept = f"pg_catalog.pg_statistic where starelid = '{shipped.name}'::regclass"
+            lines.append(f"delete from {kept};  -- as a superuser")  # noqa: S608
         elif shipped.kind == "view" and one == "options":
             lines.append(f"alter view {shipped.name} set ({', '.join(definition['options'])});")
         elif shipped.kind == "column" and one == "default":
