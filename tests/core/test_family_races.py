@@ -10,7 +10,7 @@ from core.racing import REVOKE, ROTATE, Connection, Outcome, System, attempt, to
 from stack import HANG_SECONDS, Database, People
 
 PATCH = "update keylatch.keys set revoked_at = now(), revoke_reason = 'leaked' where id = %s"
-# A chain of successors, of which the last %(active)s are not revoked. Returns the first and last.
+# A chain of successors. The last %(active)s are not revoked. Returns the first and last.
 FAMILY = """
 with recursive line as (
   select 1 as n, gen_random_uuid() as id, null::uuid as rotated_from

@@ -181,7 +181,7 @@ def test_a_foreign_key_and_an_unknown_one_get_the_same_answers(system: System, w
                 headers={"Prefer": "resolution=merge-duplicates"},
             ),
         ]
-        # An answer shows the fingerprint of the text that the caller sent, whoever owns the key.
+        # The answer shows the fingerprint of the text that the caller sent. It is no secret.
         mine = hashlib.sha256(key.encode()).hexdigest()[:8]
         return [
             (one.status_code, one.text.replace(target, "ID").replace(mine, "FINGERPRINT"))
