@@ -131,7 +131,7 @@ returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   -- Row policies do not hide estimates: with "Prefer: count=planned", a client would learn values
-  -- of other tenants. For workspace_id, only the most frequent value, to plan its queries well.
+  -- of other tenants. workspace_id keeps its most frequent value, to plan queries with a limit.
   execute (
     select string_agg(format('alter table %s alter %I set statistics %s', p_table, a.attname,
       (a.attname = 'workspace_id')::integer), ';')

@@ -24,7 +24,7 @@ def as_dependency(resolver: Resolver) -> Callable[..., Any]:
     """Turn a resolver into a dependency.
 
     Args:
-        resolver: A client, or another `Resolver`.
+        resolver: A client, a cached resolver, or a dependency that returns one of them.
 
     Returns:
         The dependency.
