@@ -3,12 +3,13 @@
 import csv
 import re
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from core.racing import REVOKE, System, attempt
 from modules.test_events import LABEL, MANY, SEAL, events, run_program, verified
-from stack import Database, People
+from stack import Database, People, until
 from stack.tools import ROOT
 
 pytestmark = pytest.mark.one_server
@@ -66,6 +67,34 @@ def test_events_that_are_erased_while_they_are_sealed_are_sealed_all_the_same(
     eraser.commit()
     assert sealer.outcome().row == (3, 2700, True)
     assert verified(system.owner) == (True, 3, 2700, 0, None)
+
+
+def test_an_erasure_waits_for_a_running_seal(system: System) -> None:
+    system.issue()
+    sealer = system.database.connect("service_role", autocommit=False)
+    sealer.execute(SEAL)
+    with ThreadPoolExecutor(1) as pool:
+        script = pool.submit(_psql, system, "erase_person", f"--set=user_id={People.alice}")
+        waits = "select from pg_locks where not granted and mode = 'ShareRowExclusiveLock'"
+        until(lambda: system.owner.execute(waits).rowcount == 1 or script.done())
+        assert not script.done()
+        sealer.commit()
+        script.result()
+    assert verified(system.owner)[0]
+
+
+def test_an_archive_does_not_depend_on_the_encoding_of_psql(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, _ = system.issue()
+    system.owner.execute(LABEL, ["Grüße", [key]])
+    attempt(system.owner, SEAL)
+    archives = []
+    for encoding in ("UTF8", "LATIN1"):
+        monkeypatch.setenv("PGCLIENTENCODING", encoding)
+        archives.append(_psql(system, "archive_events", "--set=before=2999-01-01"))
+        assert _psql(system, "compare_archive", text=archives[0], tuples=True) == "1|2|1|1|0|0\n"
+    assert archives[0] == archives[1]
 
 
 def test_the_reason_of_a_revocation_stays_in_the_key_as_script_and_guide_say(
