@@ -31,6 +31,18 @@ os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("stack") / "certifica
 # running it unoptimized (a push takes 0.8 s of a core instead of 1.2 s).
 os.environ["BUN_JSC_useDFGJIT"] = "0"  # noqa: SIM112
 
+# What the databases of a server share, and a test could change for all tests after it.
+_SHARED = """
+select 'role ' || r.rolname, to_jsonb(r) - 'oid' || jsonb_build_object(
+  'comment', shobj_description(r.oid, 'pg_authid'))
+from pg_roles as r
+union
+select m.member::regrole || ' in ' || m.roleid::regrole, to_jsonb(m.admin_option)
+from pg_auth_members as m
+union
+select 'rights on parameter ' || p.parname, to_jsonb(p.paracl::text) from pg_parameter_acl as p
+"""
+
 _numbers = itertools.count(1)
 
 
@@ -47,6 +59,26 @@ def server(janitor: Janitor) -> Iterator[Cluster]:
     """A PostgreSQL with the platform's roles; `KEYLATCH_PG` or `KEYLATCH_IMAGE` chooses it."""
     with chosen_cluster(janitor=janitor) as server:
         yield server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def same_roles(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a module that leaves the server's roles changed, so that no later test fails for it."""
+    tests = [item for item in request.session.items if item.path == request.path]
+    if not any("server" in getattr(item, "fixturenames", ()) for item in tests):
+        yield
+        return
+    server: Cluster = request.getfixturevalue("server")
+    before = _shared(server)
+    yield
+    after = _shared(server)
+    changed = {name for name in before | after if before.get(name) != after.get(name)}
+    assert not changed, f"{request.path.name} leaves changed: {', '.join(sorted(changed))}"
+
+
+def _shared(server: Cluster) -> dict[str, object]:
+    with psycopg.connect(server.superuser_url("postgres")) as superuser:
+        return dict(superuser.execute(_SHARED).fetchall())
 
 
 @pytest.fixture(scope="session")
