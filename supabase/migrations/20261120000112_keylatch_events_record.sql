@@ -24,13 +24,13 @@ returns text[] language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 declare
   v_text constant text := current_setting('request.headers', true);
+  v_agent constant text := nullif(current_setting('application_name'), '');
   v_headers jsonb;
 begin
   if coalesce(v_text, '') = '' then
-    return array[
-      host(inet_client_addr()),
-      keylatch_internal.clean_word(nullif(current_setting('application_name'), ''))
-    ];
+    -- PostgreSQL itself shortens and cleans this setting. Only a key is left to mask.
+    return array[host(inet_client_addr()), case when strpos(v_agent, '_') > 0
+      then keylatch_internal.clean_word(v_agent) else v_agent end];
   end if;
   begin
     v_headers := v_text::jsonb;
@@ -119,7 +119,7 @@ create function keylatch_internal.key_changes(
   p_old keylatch_internal.keys, p_new keylatch_internal.keys
 )
 returns jsonb language plpgsql stable security invoker
-set search_path = pg_catalog, pg_temp as $$
+set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
 begin
   return jsonb_strip_nulls(jsonb_build_object(
     'label', case when p_new.label <> p_old.label then jsonb_build_object(
@@ -149,18 +149,15 @@ comment on function keylatch_internal.key_changes is
 create function keylatch_internal.record_new_key()
 returns trigger language plpgsql volatile security definer
 -- definer because: only the triggers write events.
-set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+set search_path = pg_catalog, pg_temp as $$
 declare
   v_source constant text[] := keylatch_internal.current_source();
-  -- Not the defaults of the columns, which would be computed for each row.
-  v_user_id constant uuid := keylatch_internal.current_user_id();
-  v_role constant text := coalesce(nullif(current_setting('role'), 'none'), session_user);
 begin
   if tg_relid <> 'keylatch_internal.keys'::regclass then
     perform keylatch_internal.require_grants('keylatch_internal.record_new_key');
   end if;
   insert into keylatch_internal.key_events (
-    workspace_id, key_id, event, user_id, role, address, agent, reason, changes
+    workspace_id, key_id, event, user_id, address, agent, reason, changes
   )
   select
     n.workspace_id, n.id,
@@ -169,7 +166,10 @@ begin
       when n.rotated_from is not null then 'rotated'
       else 'issued'
     end,
-    v_user_id, v_role, v_source[1], v_source[2], keylatch_internal.clean_word(n.revoke_reason),
+    -- The file of an import says who made the key, not who imports it.
+    case when n.imported_at is null then n.created_by
+      else keylatch_internal.current_user_id() end,
+    v_source[1], v_source[2], keylatch_internal.clean_word(n.revoke_reason),
     jsonb_build_object(
       'kind', jsonb_build_object('new', n.kind),
       'environment', jsonb_build_object('new', n.environment),
@@ -206,7 +206,7 @@ The trigger does not fire for rows that a restore or logical replication writes 
 create function keylatch_internal.record_change()
 returns trigger language plpgsql volatile security definer
 -- definer because: only the triggers write events.
-set search_path = pg_catalog, pg_temp set timezone = 'UTC' as $$
+set search_path = pg_catalog, pg_temp as $$
 declare
   v_source text[];
   v_event text;
@@ -233,7 +233,8 @@ begin
     end;
   else
     -- A revocation alone is the most frequent change. For it, key_changes would take longer.
-    v_changes := jsonb_build_object('revoked_at', jsonb_build_object('new', new.revoked_at));
+    v_changes := jsonb_build_object('revoked_at', jsonb_build_object(
+      'new', to_jsonb(new.revoked_at at time zone 'UTC') #>> '{}' || '+00:00'));
     v_event := 'revoked';
   end if;
   -- A logical replica receives events from its publisher, and must not write them again.

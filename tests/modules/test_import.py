@@ -336,6 +336,9 @@ def test_owner_label_scopes_origins_and_dates_come_along(
     assert key.created_at == datetime(2024, 2, 3, 2, 5, 6, 789000, tzinfo=UTC)
     assert key.masked_key == "...VO90"
     assert key.imported_at is not None
+    # The event names who imported the key: a service, not a user.
+    events = system.owner.execute("select event, user_id, role from keylatch.key_events").fetchall()
+    assert events == [("imported", None, "service_role")]
     assert resolves(system, OLD, "https://client.example") == key.id
     assert resolves(system, OLD) is None
 

@@ -2,7 +2,7 @@
 -- hash or a value of metadata.
 begin;
 \ir ../people.psql
-select plan(62);
+select plan(63);
 
 -- Each kind of change makes one event. An update that changes nothing makes no event.
 select pg_temp.make('first', '''secret'', ''a label''');
@@ -322,6 +322,21 @@ select is(
     where e.changes ? 'expires_at' and e.event = 'changed'
   ),
   '9998-12-31T23:30:00+00:00', 'a time is written in UTC'
+);
+select pg_temp.run('bob', $$
+  select id from keylatch.issue_key(pg_temp.b(), 'secret', 'later', expires_at => '9998-12-31Z') $$);
+select set_config('application_name', 'sent wk_sk_live_' || repeat('A', 36), true);
+select pg_temp.run('bob', $$
+  update keylatch.keys set revoked_at = now() where label = 'later' returning id $$);
+select results_eq(
+  $$ select e.event, e.agent, v.said like '%+00:00', v.said::timestamptz = v.at
+    from keylatch.keys as k inner join keylatch.key_events as e on e.key_id = k.id
+    cross join lateral (values
+      ('issued', e.changes #>> '{expires_at,new}', k.expires_at),
+      ('revoked', e.changes #>> '{revoked_at,new}', k.revoked_at)) as v (event, said, at)
+    where k.label = 'later' and v.event = e.event order by e.occurred_at $$,
+  $$ values ('issued', 'x', true, true), ('revoked', 'sent wk_sk_live_...', true, true) $$,
+  'so are the times of a new key and of a revocation; and no key stands in an agent'
 );
 
 select * from finish();
