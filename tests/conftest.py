@@ -69,6 +69,7 @@ def same_roles(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         return
     server: Cluster = request.getfixturevalue("server")
+    request.getfixturevalue("template")  # the first installation creates the role keylatch_resolver
     before = _shared(server)
     yield
     after = _shared(server)
