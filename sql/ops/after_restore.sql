@@ -113,8 +113,7 @@ begin
     'keylatch_resolver',
     case when pg_catalog.current_setting('server_version_num')::integer < 160000
       then 'member' else 'set' end
-  )
-  then
+  ) then
     grant keylatch_resolver to current_user;
   end if;
 exception
@@ -185,12 +184,13 @@ revoke all on schema keylatch, keylatch_internal from public, anon, authenticate
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.refuse, keylatch_internal.require_grants,
-keylatch_internal.expose_table, keylatch_internal.current_place,
-keylatch_internal.describe_installation, keylatch.installation
+keylatch_internal.require_read_committed, keylatch_internal.expose_table,
+keylatch_internal.current_place, keylatch_internal.describe_installation, keylatch.installation
 from public, anon, authenticated, service_role;
 grant usage on schema keylatch, keylatch_internal to authenticated, service_role, keylatch_resolver;
 grant execute on function keylatch_internal.refuse, keylatch_internal.describe_installation,
 keylatch.installation to authenticated, service_role, keylatch_resolver;
+grant execute on function keylatch_internal.require_read_committed to service_role;
 revoke all on table keylatch_internal.keys, keylatch_internal.active_keys, keylatch.keys
 from public, anon, authenticated, service_role;
 revoke all on function keylatch.hash_key, keylatch_internal.key_characters,

@@ -47,8 +47,7 @@ begin
     'keylatch_resolver',
     case when pg_catalog.current_setting('server_version_num')::integer < 160000
       then 'member' else 'set' end
-  )
-  then
+  ) then
     grant keylatch_resolver to current_user;
   end if;
 exception
@@ -121,8 +120,18 @@ begin
   end if;
 end $$;
 comment on function keylatch_internal.require_grants is
-  'Raises restore_incomplete if PUBLIC may execute p_function. A restore of a backup can lose the
-"revoke" statements that protect a function.';
+  'Raises restore_incomplete if PUBLIC may execute p_function: a restore of a backup lost grants.';
+
+create function keylatch_internal.require_read_committed(p_what text)
+returns void language plpgsql stable security invoker
+set search_path = pg_catalog, pg_temp as $$
+begin
+  perform keylatch_internal.refuse(
+    'read_committed_required', p_what || ' needs isolation level READ COMMITTED.'
+  )
+  where current_setting('transaction_isolation') in ('repeatable read', 'serializable');
+end $$;
+comment on function keylatch_internal.require_read_committed is 'Refuses snapshots that get old.';
 
 create function keylatch_internal.expose_table(
   p_table regclass, variadic p_views regclass[] default '{}'
@@ -131,7 +140,7 @@ returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   -- Row policies do not hide estimates: with "Prefer: count=planned", a client would learn values
-  -- of other tenants. workspace_id keeps its most frequent value, to plan queries with a limit.
+  -- of other tenants. workspace_id keeps its most frequent value (and shows it), to plan a limit.
   execute (
     select string_agg(format('alter table %s alter %I set statistics %s', p_table, a.attname,
       (a.attname = 'workspace_id')::integer), ';')
@@ -242,11 +251,12 @@ revoke all on schema keylatch, keylatch_internal from public, anon, authenticate
 revoke all on table keylatch_internal.errors, keylatch_internal.installation
 from public, anon, authenticated, service_role;
 revoke all on function keylatch_internal.refuse, keylatch_internal.require_grants,
-keylatch_internal.expose_table, keylatch_internal.current_place,
-keylatch_internal.describe_installation, keylatch.installation
+keylatch_internal.require_read_committed, keylatch_internal.expose_table,
+keylatch_internal.current_place, keylatch_internal.describe_installation, keylatch.installation
 from public, anon, authenticated, service_role;
 
 -- Functions in the schema keylatch run as the caller and call functions in keylatch_internal.
 grant usage on schema keylatch, keylatch_internal to authenticated, service_role, keylatch_resolver;
 grant execute on function keylatch_internal.refuse, keylatch_internal.describe_installation,
 keylatch.installation to authenticated, service_role, keylatch_resolver;
+grant execute on function keylatch_internal.require_read_committed to service_role;

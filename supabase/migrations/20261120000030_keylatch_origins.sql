@@ -23,8 +23,7 @@ declare
   v_port constant integer := v_parts[3]::integer;
 begin
   if v_parts is null or v_port > 65535 or length(v_host) > 253 or v_host ~ '[^.]{64}'
-    or (v_scheme = 'http' and v_port = 80) or (v_scheme = 'https' and v_port = 443)
-  then
+    or (v_scheme = 'http' and v_port = 80) or (v_scheme = 'https' and v_port = 443) then
     return false;
   end if;
   -- A browser writes a host that ends in a number as an IPv4 address, and shortens IPv6 addresses.
@@ -80,8 +79,7 @@ begin
   elsif p_origin collate "C" = any (p_allowed) then
     return true;
   elsif strpos(array_to_string(p_allowed, ' '), '*') = 0
-    or not keylatch_internal.is_canonical_origin(p_origin)
-  then
+    or not keylatch_internal.is_canonical_origin(p_origin) then
     return false;
   end if;
   foreach v_entry in array p_allowed loop
@@ -96,8 +94,7 @@ begin
       -- The origin is canonical, so the text between scheme and suffix can only be a subdomain.
       v_suffix := split_part(v_entry, '*', 2);
       if starts_with(p_origin, split_part(v_entry, '*', 1))
-        and right(p_origin, length(v_suffix)) = v_suffix
-      then
+        and right(p_origin, length(v_suffix)) = v_suffix then
         return true;
       end if;
     end if;

@@ -108,12 +108,8 @@ create function keylatch_internal.revoke_workspace(p_workspace_id uuid)
 returns void language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    -- A REPEATABLE READ snapshot can lack the newest keys, which would stay active.
-    perform keylatch_internal.refuse(
-      'read_committed_required', 'Deleting a workspace needs isolation level READ COMMITTED.'
-    );
-  elsif exists (
+  perform keylatch_internal.require_read_committed('Deleting a workspace');
+  if exists (
     select from keylatch_internal.keys as k
     where k.workspace_id = p_workspace_id and k.revoked_at is null offset 100000
   ) then
@@ -169,8 +165,7 @@ begin
     or not exists (
       select from pg_catalog.pg_attribute as a where a.attrelid = tg_relid and a.attname = v_column
         and a.atttypid in ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype)
-    )
-  then
+    ) then
     raise object_not_in_prerequisite_state using
       message = format('trigger %s on %s is attached wrongly', tg_name, tg_table_name),
       detail = 'The keys of a deleted workspace would stay active.',

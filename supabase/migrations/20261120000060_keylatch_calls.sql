@@ -40,8 +40,7 @@ begin
       'key_not_found', 'rotated_from is not the id of a key that you administer.'
     );
   elsif (v_old.workspace_id, v_old.kind, v_old.environment)
-    is distinct from (p_successor.workspace_id, p_successor.kind, p_successor.environment)
-  then
+    is distinct from (p_successor.workspace_id, p_successor.kind, p_successor.environment) then
     perform keylatch_internal.refuse(
       'invalid_argument', 'The key in rotated_from has another workspace_id, kind or environment.',
       'Call rotate_key, which copies these columns.'

@@ -71,8 +71,7 @@ declare
 begin
   perform keylatch_internal.require_grants('keylatch.resolve_keys');
   if resolve_keys.keys is null or cardinality(resolve_keys.keys) > 1000
-    or cardinality(resolve_keys.origins) <> cardinality(resolve_keys.keys)
-  then
+    or cardinality(resolve_keys.origins) <> cardinality(resolve_keys.keys) then
     perform keylatch_internal.refuse(
       'invalid_argument',
       'keys must be a list of up to 1000 keys, and origins null or a list of the same length.',

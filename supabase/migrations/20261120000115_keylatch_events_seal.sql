@@ -96,16 +96,12 @@ create function keylatch.seal_events("limit" integer default 10000)
 returns keylatch.event_sealing language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
-  if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-    -- In REPEATABLE READ, two concurrent calls would make the same checkpoint.
-    perform keylatch_internal.refuse(
-      'read_committed_required', 'Sealing events needs isolation level READ COMMITTED.'
-    );
-  elsif exists (
+  -- In REPEATABLE READ, two concurrent calls would make the same checkpoint.
+  perform keylatch_internal.require_read_committed('Sealing events');
+  if exists (
     select from pg_catalog.pg_subscription_rel as r
     where r.srrelid = 'keylatch_internal.key_event_checkpoints'::regclass
-  )
-  then
+  ) then
     -- Two checkpoints with the same number would stop the replication of revocations, too.
     perform keylatch_internal.refuse(
       'sealed_at_publisher', 'On a logical replica, the checkpoints come from the publisher.'
@@ -197,8 +193,7 @@ returns keylatch.event_verification language plpgsql stable security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   if row_security_active('keylatch_internal.key_events'::regclass)
-    and not exists (select from keylatch.admin_workspace_ids())
-  then
+    and not exists (select from keylatch.admin_workspace_ids()) then
     perform keylatch_internal.refuse('admin_required', 'You administer no workspace.');
   end if;
   return keylatch_internal.verify_checkpoints(verify_events.from_checkpoint, verify_events."limit");

@@ -123,8 +123,7 @@ begin
           'valid', 'revoked', 'expired', 'suspended', 'secret_in_browser', 'origin_required',
           'origin_denied'
         )
-    )
-  then
+    ) then
     raise data_exception;
   end if;
   -- The batch may contain the same id in upper case and in lower case.

@@ -50,8 +50,7 @@ begin
   -- A full queue would make the commit fail. Commits that notify wait for each other, so this
   -- commit could wait for a standby. The check takes time, so a transaction makes it once.
   if current_setting('keylatch.left_out', true) = 'on' or pg_notification_queue_usage() > 0.5
-    or (v_notices = 0 and keylatch_internal.is_notify_stuck())
-  then
+    or (v_notices = 0 and keylatch_internal.is_notify_stuck()) then
     perform nextval('keylatch_internal.notices_left_out');
     perform set_config('keylatch.left_out', 'on', true);
   else

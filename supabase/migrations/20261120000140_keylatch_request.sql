@@ -19,8 +19,7 @@ begin
   if p_has_other_header or coalesce(
     nullif(current_setting('request.jwt.claim.sub', true), ''),
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub'
-  ) is not null
-  then
+  ) is not null then
     perform keylatch_internal.refuse(
       'invalid_argument',
       'The request has two identities: two headers, or a header and a token with a "sub".',

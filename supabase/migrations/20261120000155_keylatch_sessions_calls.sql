@@ -38,6 +38,7 @@ declare
   v_count keylatch_internal.sessions;
   v_session keylatch.opened_session;
 begin
+  perform keylatch_internal.require_read_committed('Opening a session');
   select r.* into v_key
   from keylatch.resolve_key(p_key, v_origin) as r
   where r.kind = 'publishable';
@@ -112,7 +113,8 @@ open_session works only over REST, because it reads the header Origin. No other 
 token. Send it to the API as x-session-token, or to your server for resolve_session.
 A key opens up to 600 sessions a minute, and up to 30 per client address if an address header is
 trusted. The owner can change each limit in keylatch_internal.session_limits.
-Errors: session_refused (401) for any wrong key or origin; too_many_requests (429, Retry-After).';
+Errors: session_refused (401) for any wrong key or origin; too_many_requests (429, Retry-After);
+read_committed_required (400).';
 
 create function keylatch_internal.find_session(p_token text)
 returns keylatch.session language plpgsql stable security definer

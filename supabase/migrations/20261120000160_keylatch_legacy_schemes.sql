@@ -340,6 +340,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_result keylatch.retirement;
 begin
+  perform keylatch_internal.require_read_committed('Ending a scheme');
   perform keylatch_internal.move_scheme_end(end_scheme.name, end_scheme.ends_at);
   with locked as materialized (
     select k.id from keylatch.keys as k
@@ -364,7 +365,8 @@ comment on function keylatch.end_scheme is
 
 Keys that expire earlier do not change. Keys imported later expire at ends_at, too. Before ends_at,
 an admin can extend a key again. The view imported_keys shows when each key was last used.
-revoked: how many keys got ends_at as their expiry. Errors: invalid_argument (400).';
+revoked: how many keys got ends_at as their expiry.
+Errors: invalid_argument (400), read_committed_required (400).';
 
 -- The grants of this file.
 revoke all on table keylatch_internal.legacy_secrets, keylatch_internal.legacy_schemes

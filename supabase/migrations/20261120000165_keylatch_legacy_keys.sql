@@ -81,6 +81,7 @@ returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_name = 'legacy_schemes_change_keep' then
+    lock table keylatch_internal.legacy_schemes in exclusive mode; -- waits for running imports
     if not exists (select from keylatch_internal.legacy_keys as g where g.scheme = old.name) then
       return case tg_op when 'UPDATE' then new else old end;
     end if;
@@ -248,8 +249,7 @@ begin
   -- Without schemes and without recorded first uses, a failed look-up costs only these two checks.
   if not exists (select from keylatch_internal.legacy_schemes)
     and not exists (select from keylatch_internal.legacy_texts)
-    or octet_length(p_text) > 4000
-  then
+    or octet_length(p_text) > 4000 then
     return null;
   elsif p_text = '' then
     return p_text::bytea;

@@ -194,10 +194,10 @@ declare
   v_ids uuid[];
 begin
   perform keylatch_internal.require_grants('keylatch_internal.upgrade_legacy_key');
+  perform keylatch_internal.require_read_committed('Upgrading a key');
   -- If resolve_key can already find the key, active or not, no slow hash is computed.
   if length(p_key) not between 1 and 1000 or keylatch_internal.is_placeholder(p_key)
-    or keylatch_internal.find_key(p_key) is not null
-  then
+    or keylatch_internal.find_key(p_key) is not null then
     return;
   end if;
   select array_agg(s), coalesce(sum(s.rounds), 0) into v_similar, v_rounds
@@ -207,8 +207,7 @@ begin
     or exists (
       select from keylatch_internal.legacy_schemes as s
       where s.iter is not null and strpos(p_key, s.strip) > 0
-    )
-  then
+    ) then
     perform keylatch_internal.count_attempt();
   end if;
   v_ids := keylatch_internal.matching_keys(p_key, v_similar, 0) || array(
@@ -263,7 +262,8 @@ workspace_id: the workspace of the key. Without workspace_id, upgrade_key only t
 imported with starts_with or ends_with. A key that matches any revoked or expired row is refused.
 One call computes at most 1200000 rounds of PBKDF2, about 2 s, or as much bcrypt. At most 600 calls
 a minute compute slow hashes. The call locks no key, so a revocation does not wait.
-Errors: too_many_requests (429); invalid_argument (400) if workspace_id is needed.';
+Errors: too_many_requests (429); read_committed_required (400); invalid_argument (400) if
+workspace_id is needed.';
 
 -- The grants of this file.
 revoke all on table keylatch_internal.legacy_settings

@@ -108,8 +108,7 @@ begin
     from unnest(p_lines) as l
     where l.problem is null and l.rounds is not null
       and not exists (select from keylatch_internal.keys as k where k.key_hash = (l.key).key_hash)
-    order by 2, 3, 1
-  loop
+    order by 2, 3, 1 loop
     if v_line.workspace_id is distinct from v_workspace_id
       or not starts_with(v_line.part, v_part) then
       -- Of the same key, one line may know the first characters (p:) and another the last (s:).
@@ -220,8 +219,7 @@ begin
       array(
         select t.key_hash from keylatch_internal.legacy_texts as t where t.text_hash = l.text_hash
       ) as known
-    from unnest(p_lines) as l where l.problem is null
-  loop
+    from unnest(p_lines) as l where l.problem is null loop
     if v_line.own is not null and p_lines[v_line."position"].rounds is null then
       p_lines[v_line."position"].key.key_hash := v_line.own;
     end if;
@@ -298,8 +296,7 @@ begin
   if v_key.revoked_at is not null then
     return p_line;
   elsif v_to.revoked_at is not null
-    or (v_to.expires_at <= v_soon and coalesce(v_key.expires_at > v_soon, true))
-  then
+    or (v_to.expires_at <= v_soon and coalesce(v_key.expires_at > v_soon, true)) then
     update keylatch_internal.keys as k
     set revoked_at = v_soon, revoke_reason = case when v_to.revoked_at is null
       then 'expired in the imported system' else v_to.revoke_reason end
@@ -360,8 +357,7 @@ begin
       -- With "not exists", a cached plan would compare each line with each element of p_new.
       and (l.key).id not in (select n.id from unnest(p_new) as n (id))
     -- All imports lock keys in this order, so that two imports of the same keys do not deadlock.
-    order by k.created_at, k.id, l."position"
-  loop
+    order by k.created_at, k.id, l."position" loop
     v_line := p_lines[v_row."position"];
     v_line.outcome := 'exists';
     if not v_row.is_ours then

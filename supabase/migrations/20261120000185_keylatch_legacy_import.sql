@@ -97,6 +97,7 @@ declare
   v_place integer;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.take_import');
+  perform keylatch_internal.require_read_committed('Importing keys');
   lock table keylatch_internal.legacy_schemes in row share mode; -- end_scheme waits for this import
   v_lines := keylatch_internal.read_import(keylatch_internal.name_workspaces(p_lines));
   begin
@@ -195,7 +196,8 @@ A key in plaintext needs 16 characters, 6 of them different, and must not look l
 a hash or a number. The field force, with a reason as its value, imports a weak key anyway.
 dry_run: nothing is written. probes: keys for which the report gets the verdict of explain_key.
 source, import_id: pass the same values with all batches of a file; finish_import needs both.
-Errors: invalid_argument (400) for an invalid argument, or with strict for a refused line.';
+Errors: read_committed_required (400); invalid_argument (400) for an invalid argument, or with
+strict for a refused line.';
 
 create function keylatch.finish_import(source text, import_id uuid, "limit" integer default 10000)
 returns keylatch.retirement language plpgsql volatile security invoker
@@ -203,6 +205,7 @@ set search_path = pg_catalog, pg_temp as $$
 declare
   v_result keylatch.retirement;
 begin
+  perform keylatch_internal.require_read_committed('Finishing an import');
   if not exists (
     select from keylatch_internal.legacy_keys as g
     where g.source = finish_import.source and g.seen_by = finish_import.import_id
@@ -237,7 +240,8 @@ comment on function keylatch.finish_import is
 counts as missing, so call finish_import only after an import of all keys without a refused line,
 for example with strict. Repeat the call until is_done is true.
 
-Errors: invalid_argument (400), also if no key was imported with this source and import_id.';
+Errors: read_committed_required (400); invalid_argument (400), also if no key was imported with this
+source and import_id.';
 
 update keylatch_internal.installation set modules = array_append(modules, 'legacy');
 

@@ -309,3 +309,49 @@ def test_a_held_row_of_another_workspace_neither_revokes_a_key_nor_takes_it(
     assert held["outcome"] == "waiting"
     assert upgrade(service, OLD) == UUID(ours["key_id"])
     assert resolves(system, OLD) == UUID(ours["key_id"])
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        f"select keylatch.import_keys(json_build_array(json_build_object('key', '{OLD}',"
+        f" 'workspace_id', '{People.a}'))::jsonb)",
+        f"select keylatch.upgrade_key('{OLD}', '{People.a}')",
+        f"select keylatch.finish_import('table', '{People.b}')",
+        "select keylatch.end_scheme('old', '2999-01-01')",
+    ],
+    ids=["import", "upgrade", "finish", "end"],
+)
+def test_an_old_snapshot_revives_no_imported_key(system: System, call: str, level: str) -> None:
+    """Threat: an import in REPEATABLE READ does not see that the same key was revoked meanwhile."""
+    late = system.database.connect("service_role", autocommit=False)
+    late.execute(f"set transaction isolation level {level}".encode())
+    late.execute("select count(*) from keylatch.keys")
+    service = system.database.connect("service_role")
+    service.execute(DECLARE, ["old", '{"digest": "sha512"}'])
+    text = hashlib.sha512(OLD.encode()).hexdigest()
+    import_(service, line(scheme="old", hash=text, hash_encoding="hex", revoked_at="2024-01-01"))
+    assert attempt(late, call).word == "0A000"
+    late.rollback()
+    assert resolves(system, OLD) is None
+
+
+def test_a_scheme_is_not_deleted_beside_a_running_import_of_its_keys(system: System) -> None:
+    """Threat: without its scheme, a revoked imported key is not recognized in a later import."""
+    service = system.database.connect("service_role", autocommit=False)
+    service.execute(DECLARE, ["old", '{"digest": "sha512"}'])
+    service.commit()
+    text = hashlib.sha512(OLD.encode()).hexdigest()
+    import_(service, line(scheme="old", hash=text, hash_encoding="hex", revoked_at="2024-01-01"))
+    deletion = system.waiting(
+        "delete from keylatch_internal.legacy_schemes where name = 'old'",
+        [],
+        waits_for=service,
+        session=system.database.connect(),
+    )
+    service.commit()
+    assert deletion.outcome().word == "keys_are_kept"
+    assert [one["outcome"] for one in import_(service, line(key=OLD))["lines"]] == ["exists"]
+    service.commit()
+    assert resolves(system, OLD) is None

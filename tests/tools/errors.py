@@ -26,7 +26,7 @@ the wrong value. The error's hint is the next step, as in this table or more exa
 """
 FOOT = """
 Errors of PostgreSQL, PostgREST or a gateway have no slug. See
-[What people see first](troubleshooting.md).
+[Troubleshooting](troubleshooting.md).
 """
 _ROW = re.compile(r'^\| <a id="(\w+)">.*\| ([^|]+) \| [^|]+ \|$', re.MULTILINE)
 

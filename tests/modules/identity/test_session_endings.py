@@ -182,6 +182,18 @@ def test_a_request_that_outlasts_the_end_of_its_key_opens_nothing(
         assert kept.fetchall() == []
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_a_key_that_was_revoked_opens_no_session_on_an_old_snapshot(
+    system: System, page: str, level: str
+) -> None:
+    late = visitor(system)
+    late.execute(f"set transaction isolation level {level}".encode())
+    late.execute("select 1")
+    with system.connect("alice") as connection:
+        Keylatch.from_psycopg(connection).revoke(widget(system), reason="leaked")
+    assert attempt(late, OPEN, [page]).word == "0A000"
+
+
 @pytest.mark.parametrize("call", ["end_sessions", "revoke_key", "suspend_key", "rotate_key"])
 def test_no_slow_visitor_holds_up_an_admin_or_another_visitor(
     system: System, page: str, call: str

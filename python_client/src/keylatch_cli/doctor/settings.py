@@ -10,6 +10,10 @@ from psycopg.rows import tuple_row
 
 from .report import Finding, Level
 
+_NEEDS_READ_COMMITTED = (
+    "Refused are: deleting a workspace, sealing events, opening a session, importing keys and "
+    "upgrading them."
+)
 # The setting with its value: the level, and why the value matters.
 _HARMFUL = {
     "session_replication_role=replica": (
@@ -18,11 +22,11 @@ _HARMFUL = {
     ),
     "default_transaction_isolation=repeatable read": (
         Level.WARNING,
-        "seal_events and the deletion of a workspace are refused.",
+        _NEEDS_READ_COMMITTED,
     ),
     "default_transaction_isolation=serializable": (
         Level.WARNING,
-        "seal_events and the deletion of a workspace are refused.",
+        _NEEDS_READ_COMMITTED,
     ),
     "row_security=off": (
         Level.WARNING,

@@ -2,7 +2,7 @@
 -- every object, also of the modules.
 begin;
 \ir ../people.psql
-select plan(104);
+select plan(105);
 
 create temporary view schemas as
 select n.oid, n.nspname as name
@@ -97,6 +97,7 @@ values
 ('keylatch_internal.refuse', 'authenticated keylatch_resolver service_role'),
 ('keylatch_internal.current_place', null), ('keylatch_internal.expose_table', null),
 ('keylatch_internal.require_grants', null),
+('keylatch_internal.require_read_committed', 'service_role'),
 ('keylatch_internal.require_rotatable', 'authenticated service_role'),
 ('keylatch_internal.require_unrevoked', 'authenticated service_role'),
 ('keylatch_internal.revoke_workspace', null),
