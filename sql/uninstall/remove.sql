@@ -5,6 +5,7 @@ declare
   v_database constant oid := (
     select d.oid from pg_catalog.pg_database as d where d.datname = pg_catalog.current_database()
   );
+  v_members text;
 begin
   if v_role is null then
     return;
@@ -15,13 +16,17 @@ begin
   ) then
     raise notice 'The role keylatch_resolver stays: another database of this server uses it.';
     return;
-  elsif exists (
-    select from pg_catalog.pg_auth_members as m
-    inner join pg_catalog.pg_roles as r on m.member = r.oid
-    where m.roleid = v_role and r.rolname not in ('authenticator', current_user)
-  ) then
-    raise notice 'The role keylatch_resolver stays: other roles are its members.'
-      using hint = 'Drop those roles, then run: drop role keylatch_resolver;';
+  end if;
+  select pg_catalog.string_agg(pg_catalog.quote_ident(r.rolname), ', ' order by r.rolname)
+  into v_members
+  from pg_catalog.pg_auth_members as m
+  inner join pg_catalog.pg_roles as r on m.member = r.oid
+  where m.roleid = v_role and r.rolname not in ('authenticator', current_user);
+  if v_members is not null then
+    raise notice 'The role keylatch_resolver stays, because it has members: %.', v_members
+      using hint = pg_catalog.format(
+        'Run: revoke keylatch_resolver from %s; drop role keylatch_resolver;', v_members
+      );
     return;
   end if;
   drop role keylatch_resolver;

@@ -4,8 +4,8 @@
 //
 //   const keylatch = new Keylatch({
 //     url: Deno.env.get("SUPABASE_URL")!,
-//     apikey: Deno.env.get("SUPABASE_ANON_KEY")!, // or a key that begins with sb_publishable_
-//     token: Deno.env.get("KEYLATCH_RESOLVER_TOKEN")!,
+//     apikey: JSON.parse(Deno.env.get("SUPABASE_PUBLISHABLE_KEYS")!).default,
+//     token: Deno.env.get("RESOLVER_TOKEN")!,
 //   })
 //   Deno.serve(keylatch.withKey(
 //     (request, key) => Response.json({ workspace: key.workspace_id }),

@@ -124,7 +124,7 @@ def story(stack: Stack) -> None:
         "alice, admin",
         f"issue(workspace, allowed_origins=['{SITE}'])",
         lambda: admin.issue(people.a, label="shop widget", allowed_origins=[SITE]),
-        lambda key: f"{key.key.reveal()}\npublishable: it may stand in the page",
+        lambda key: f"{key.key.reveal()}\npublishable: it may be in the page",
     )
     server = does(
         "alice, admin",

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 _PREFIX = "/rest/v1"
 _BLOCK = 64 * 1024
 _NO_JWT = "sb_"
+_DOTS_OF_A_JWT = 2
 _SECRET = "sb_secret_"  # noqa: S105 - only a prefix
 # Headers of one connection, not of the request (RFC 9110, 7.6.1), and Host, which differs upstream.
 _HOP_BY_HOP = frozenset(
@@ -120,6 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
             return "Invalid JWT: a publishable or secret key belongs into apikey"
         if key.startswith(_NO_JWT) and key not in self.server.tokens:
             return "Unregistered API key"
+        # PostgREST itself refuses such a key, unless another token is the bearer token.
+        is_known = key in self.server.tokens or key.count(".") == _DOTS_OF_A_JWT
+        if authorization and not is_known and not authorization.endswith(key):
+            return "Invalid API key"
         if key.startswith(_SECRET) and "Mozilla/" in self.headers.get("user-agent", ""):
             return "Forbidden use of secret API key in browser"
         return None

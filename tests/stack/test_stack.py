@@ -200,6 +200,7 @@ def test_the_gateway_turns_a_key_that_is_no_jwt_into_its_role_and_refuses_it_els
         ask(apikey="sb_publishable_b", Authorization="Bearer sb_publishable_b"),
         ask(Authorization="Bearer sb_secret_a"),
         ask(apikey="sb_secret_unknown"),
+        ask(apikey="undefined", Authorization="Bearer a.user.token"),
         ask(apikey="sb_secret_a", **browser),
     ):
         assert refused.status_code == 401

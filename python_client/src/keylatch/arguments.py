@@ -151,9 +151,10 @@ def _int(bits: int) -> Callable[[str, int], int]:
 
 def _uuid(name: str, value: UUID | str) -> str:
     if not _UUID.fullmatch(str(value)):
-        raise InvalidArgument.of(
-            name, "is not a UUID", "Give the id, not the key, the masked key or the label."
-        )
+        hint = "Give the id, not the key, the masked key or the label."
+        if name == "workspace_id":
+            hint = "Give the id of the workspace, not its name."
+        raise InvalidArgument.of(name, "is not a UUID", hint)
     return str(UUID(str(value)))
 
 

@@ -283,10 +283,14 @@ def test_a_role_that_the_application_uses_stays(alone: Database, program: Progra
         assert connection.execute("select to_regnamespace('keylatch')").fetchone() == (None,)
         connection.execute("revoke select on public.mine from keylatch_resolver")
         connection.execute("create role edge nologin in role keylatch_resolver")
+        hints: list[str] = []
+        connection.add_notice_handler(lambda notice: hints.append(notice.message_hint or ""))
         connection.execute(text.encode())
         assert connection.execute("select to_regrole('keylatch_resolver')").fetchone() != (None,)
-        connection.execute("drop role edge")
-        connection.execute(text.encode())
+        # The hint keeps the application's role.
+        assert hints[-1].startswith("Run: revoke keylatch_resolver from edge; drop role")
+        connection.execute(hints[-1].removeprefix("Run: ").encode())
+        assert connection.execute("select to_regrole('edge')").fetchone() != (None,)
         assert connection.execute("select to_regrole('keylatch_resolver')").fetchone() == (None,)
         with pytest.raises(psycopg.errors.InvalidParameterValue):
             connection.execute("set role keylatch_resolver")

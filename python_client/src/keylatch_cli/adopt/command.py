@@ -30,8 +30,8 @@ class Step(StrEnum):
     """The step to run."""
 
     HASH = "hash"
-    PROVE = "prove"
     READ = "read"
+    PROVE = "prove"
     DROP = "drop"
     REVERT = "revert"
 
@@ -48,7 +48,7 @@ def adopt(
     options: Options,
     step: Annotated[
         Step,
-        typer.Argument(help="The step: hash, prove, read, drop or revert.", show_default=False),
+        typer.Argument(help="The step: hash, read, prove, drop or revert.", show_default=False),
     ],
     table: Annotated[
         str, typer.Argument(metavar="TABLE", help="The table with its schema: public.sessions.")
@@ -85,9 +85,9 @@ def adopt(
     """Move a plaintext column of keys, of any table, to hashes.
 
     Connect as the owner of the table, and run the steps in this order. hash adds a column of hashes
-    with a trigger that fills it, hashes the old rows and creates the indexes. prove counts rows
-    without a right hash. read resets the count of reads that used plaintext. drop empties and drops
-    the plaintext column for good; before that, revert undoes everything. After an interruption, run
+    with a trigger that fills it, hashes the old rows and creates the indexes. read starts the count
+    of reads that use plaintext. prove counts rows without a right hash. drop empties and drops the
+    plaintext column for good; before that, revert undoes everything. After an interruption, run
     the same step again: it continues where it stopped. Until the last drop or revert, the database
     has a schema keylatch_adoption. The exit code is 1 if prove finds a problem.
     """

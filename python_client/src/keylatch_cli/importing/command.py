@@ -57,7 +57,7 @@ def import_(
         str | None,
         typer.Argument(
             metavar="KEYS",
-            help="For verify: a file with one key per line. verify tries whether they resolve.",
+            help="For verify: a file with up to 20 keys, one per line. verify resolves them.",
             show_default=False,
         ),
     ] = None,

@@ -152,10 +152,13 @@ def sql(
     tenancy: TenancyOption = None,
     db_url: DbUrl = None,
 ) -> None:
-    """Print the SQL that install would write. To run it: keylatch sql | psql -v ON_ERROR_STOP=1 -1.
+    """Print the SQL that install would write.
+
+    \b
+    keylatch sql | psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -1
 
     With --db-url, print only what is missing in that database.
-    """
+    """  # noqa: D301
     choice = _choice(with_, only, all_)
     installed = None
     if db_url:

@@ -267,6 +267,8 @@ def retire(
         output.print_json({"revoked": revoked, "is_done": is_done})
     else:
         output.details({"revoked": f"{revoked:,}"})
+        if not revoked:
+            output.note("The workspace had no active keys. Check the id if you expected some.")
 
 
 @any_connection
@@ -350,12 +352,12 @@ def _print_issued(issued: IssuedKey, key_only: bool, as_json: bool) -> None:
             detail=f"the key {issued.id} was issued, but cannot be written: {problem.strerror}",
             hint=f"Run: keylatch revoke {issued.id}; then issue or rotate again.",
         ) from None
-    if key_only or as_json:
+    if as_json:
         return
-    if issued.kind == "secret":
-        output.note("This is the only time that the key is shown: store it now.")
-    elif not issued.allowed_origins:
+    if issued.kind == "publishable" and not issued.allowed_origins:
         output.note("No page can use the key: it has no allowed origin. Issue a key with --origin.")
+    elif issued.kind == "secret" and not key_only:
+        output.note("This is the only time that the key is shown: store it now.")
 
 
 def _print_key(key: Key, as_json: bool) -> None:

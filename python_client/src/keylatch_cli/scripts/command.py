@@ -23,8 +23,10 @@ def script(
     """Print a script of sql/ops, such as after_restore, for psql.
 
     The first lines of a script say what it does, who may run it, and how. For example:
-    keylatch script after_restore | psql -v ON_ERROR_STOP=1 --single-transaction
-    """
+
+    \b
+    keylatch script after_restore | psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -1
+    """  # noqa: D301
     scripts = {file.removesuffix(".sql"): text for file, text in sql_texts("ops").items()}
     if name is None:
         sys.stdout.writelines(f"{one}\n" for one in scripts)

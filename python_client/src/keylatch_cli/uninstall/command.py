@@ -25,8 +25,7 @@ def uninstall(
         Path | None,
         typer.Argument(
             metavar="PROJECT",
-            help="The directory that contains supabase/. Without it, the SQL goes to stdout: "
-            "keylatch uninstall | psql -v ON_ERROR_STOP=1 -1 -f -",
+            help="The directory that contains supabase/. Without it, the SQL goes to stdout.",
             show_default=False,
         ),
     ] = None,
@@ -41,7 +40,10 @@ def uninstall(
     database. If objects of the application use keylatch, or the API exposes keylatch, the command
     names the uses and writes nothing. The migration checks again when it runs. Unexpose the schema
     before you run the migration: PostgREST fails every request while an exposed schema is missing.
-    """
+
+    \b
+    keylatch uninstall | psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -1
+    """  # noqa: D301
     plan = files.prepare_removal(project, migration) if project else None
     found = None
     if options.db_url or setting("DATABASE_URL"):
@@ -118,6 +120,6 @@ def _print_order(found: Found | None, *, is_written: bool) -> None:
         + (
             "  2. Drop: supabase db push"
             if is_written
-            else "  2. Drop: run this SQL: psql -v ON_ERROR_STOP=1 -1 -f -"
+            else '  2. Drop: keylatch uninstall | psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -1'
         )
     )
