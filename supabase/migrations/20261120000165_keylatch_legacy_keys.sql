@@ -81,6 +81,7 @@ returns trigger language plpgsql volatile security invoker
 set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_name = 'legacy_schemes_change_keep' then
+    perform keylatch_internal.require_read_committed('Changing a scheme');
     lock table keylatch_internal.legacy_schemes in exclusive mode; -- waits for running imports
     if not exists (select from keylatch_internal.legacy_keys as g where g.scheme = old.name) then
       return case tg_op when 'UPDATE' then new else old end;

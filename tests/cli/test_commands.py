@@ -244,6 +244,8 @@ def test_retire_revokes_every_key_of_a_workspace_in_steps(
     again = sql_owner("retire", workspace)
     assert again.out.split() == ["revoked", "0"]
     assert "no active keys" in again.err
+    refused = sql_owner("retire", "Shop", code=2)
+    assert "Give the id of the workspace, not its name." in refused.err
     refused = sql_owner("retire", workspace, "--limit", "0", code=2)
     assert refused.err.startswith("invalid_argument: limit must be")
 

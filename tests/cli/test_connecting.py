@@ -331,6 +331,7 @@ def test_a_database_url_says_what_is_wrong_with_it(
         (url.replace("=disable", "=require"), 4, "the server has no SSL", "sslmode=disable"),
         (url.replace("ql://", "ql+psycopg://"), 2, "begins with postgresql+psycopg://", "Begin"),
         ("http://127.0.0.1", 2, "is the address of a web server", "SUPABASE_URL"),
+        (f'"{url}"', 2, "DATABASE_URL begins with a quotation mark", "Remove the quotation marks"),
         (url.replace(password, "hunter2"), 3, "password authentication failed", "python3 -c"),
         *(
             (url.replace(password, text), 2, "DATABASE_URL is not a valid URL: its", "python3")

@@ -337,6 +337,18 @@ def test_an_old_snapshot_revives_no_imported_key(system: System, call: str, leve
     assert resolves(system, OLD) is None
 
 
+def test_a_scheme_is_not_deleted_on_a_snapshot_that_lacks_its_keys(system: System) -> None:
+    """Threat: the owner's old snapshot shows no key of a scheme, and the scheme is deleted."""
+    service = system.database.connect("service_role")
+    service.execute(DECLARE, ["old", '{"digest": "sha512"}'])
+    owner = system.database.connect(autocommit=False)
+    owner.execute("set transaction isolation level repeatable read")
+    owner.execute("select count(*) from keylatch.keys")
+    text = hashlib.sha512(OLD.encode()).hexdigest()
+    import_(service, line(scheme="old", hash=text, hash_encoding="hex", revoked_at="2024-01-01"))
+    assert attempt(owner, "delete from keylatch_internal.legacy_schemes").word == "0A000"
+
+
 def test_a_scheme_is_not_deleted_beside_a_running_import_of_its_keys(system: System) -> None:
     """Threat: without its scheme, a revoked imported key is not recognized in a later import."""
     service = system.database.connect("service_role", autocommit=False)

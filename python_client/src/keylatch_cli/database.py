@@ -165,7 +165,7 @@ def _unreadable(url: str) -> KeylatchError:
     if found := re.match(r"postgres(?:ql)?\+(\w{1,20})://", url):
         problem = f"begins with postgresql+{found[1]}://, which only SQLAlchemy reads"
         hint = "Begin the URL with postgresql://."
-    elif url[0] in "'\"":
+    elif url.startswith(("'", '"')):
         problem, hint = "begins with a quotation mark", "Remove the quotation marks."
     elif re.match("https?://", url):
         problem = "is the address of a web server, not of a database"

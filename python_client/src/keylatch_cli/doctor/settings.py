@@ -11,8 +11,8 @@ from psycopg.rows import tuple_row
 from .report import Finding, Level
 
 _NEEDS_READ_COMMITTED = (
-    "Refused are: deleting a workspace, sealing events, opening a session, importing keys and "
-    "upgrading them."
+    "These are refused: deleting a workspace, sealing events, opening a session, and importing or "
+    "upgrading keys."
 )
 # The setting with its value: the level, and why the value matters.
 _HARMFUL = {
