@@ -32,14 +32,16 @@ test: ## all checks, on PostgreSQL 15 (or the installed one), 17 and 18
 	$(MAKE) lint
 	$(MAKE) test-pg
 	$(MAKE) test-pg PG=17
-	$(MAKE) test-pg PG=18 TESTS="$(ON_18)"
+	$(MAKE) test-pg PG=18 TESTS="$(ON_18)" MARKED="$(MARKED) and not long"
 
-# 18 runs what reads catalogs, takes locks or restores dumps; the rest says on 17 what it says on 18.
+# 18 runs what reads catalogs, takes locks or restores dumps, but not the longest tests. The rest says
+# on 17 what it says on 18.
 ON_18 := $(addprefix tests/,core modules security cli/install cli/recovery cli/doctor \
   cli/adoption cli/test_audit.py cli/test_audit_truth.py cli/test_audit_evidence.py \
   client/test_replicas.py client/cache/test_notices.py)
 # A test marked one_server says the same on every PostgreSQL, and runs on the installed one alone;
 # so do the client's tests of the core on a database that has nothing else.
+MARKED := not one_server
 CORE_TESTS := tests/client/test_calls.py tests/client/test_refusals.py
 # What Supabase's image may answer otherwise than our own servers: who may do what there, what is
 # installed and found whole, and one call of each kind. Races and latches are PostgreSQL's own.
@@ -47,10 +49,11 @@ IN_CONTAINERS := $(addprefix tests/,stack security cli/install cli/doctor cli/te
   client/test_calls.py modules/identity/test_policies.py \
   $(addprefix core/test_,alone.py budget.py core_files.py interleavings.py))
 # Our own image runs the PostgreSQL that test-pg has tested. Only the container is new.
+OURS = $(filter keylatch-postgres:%,$(KEYLATCH_IMAGE))
 IN_OUR_CONTAINERS := $(addprefix tests/,stack cli/install client/test_calls.py \
   security/test_latch.py security/test_leaks.py)
 SERVER := $(if $(PG),KEYLATCH_PG=$(PG),env -u KEYLATCH_PG)
-PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Every Python that has these measures itself; tests/pyproject.toml says what.
 COVERED := KEYLATCH_COVERAGE=$(CURDIR)/.coverage
 MEASURED := COVERAGE_PROCESS_START=$(CURDIR)/tests/pyproject.toml $(COVERED)
@@ -59,8 +62,8 @@ TESTS := tests
 test-pg: setup ## pgTAP and pytest on one PostgreSQL: PG=17, 18; COVERAGE=1
 	$(SERVER) $(RUN) stack prove
 	$(if $(COVERAGE),rm -rf .coverage && mkdir .coverage)
-	$(SERVER) $(if $(COVERAGE),$(MEASURED)) $(PYTEST) $(if $(PG),-m "not one_server") $(ARGS) $(TESTS)
-	$(if $(PG),,$(SERVER) KEYLATCH_ONLY=core $(PYTEST) -m "not one_server" $(CORE_TESTS))
+	$(SERVER) $(if $(COVERAGE),$(MEASURED)) $(PYTEST) $(if $(PG),-m "$(MARKED)") $(ARGS) $(TESTS)
+	$(if $(PG),,$(SERVER) KEYLATCH_ONLY=core $(PYTEST) -m "$(MARKED)" $(CORE_TESTS))
 	$(if $(COVERAGE),$(COVERED) $(PYTHON) -m coverage combine --quiet --rcfile=tests/pyproject.toml)
 	$(if $(COVERAGE),$(COVERED) $(PYTHON) -m coverage report --rcfile=tests/pyproject.toml)
 
@@ -70,9 +73,8 @@ test-containers: setup ## the same in containers, of KEYLATCH_IMAGE or one built
 
 .PHONY: test-image
 test-image:
-	$(RUN) stack prove
-	$(PYTEST) -m "not one_server" $(ARGS) \
-	  $(if $(filter keylatch-postgres:%,$(KEYLATCH_IMAGE)),$(IN_OUR_CONTAINERS),$(IN_CONTAINERS))
+	$(RUN) stack prove $(if $(OURS),--core)
+	$(PYTEST) -m "$(MARKED)" $(ARGS) $(if $(OURS),$(IN_OUR_CONTAINERS),$(IN_CONTAINERS))
 
 lint: setup ## find faults without running tests, and check the generated files
 	$(MAKE) -j --output-sync=target lint-python lint-sql lint-database

@@ -1,5 +1,6 @@
 """Fixtures for all tests: a server, a migrated database, its REST API and its users."""
 
+import gc
 import itertools
 import os
 from collections.abc import Iterator
@@ -186,6 +187,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if other in getattr(item, "fixturenames", ())]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector skip the thousands of collected tests, which stay to the end."""
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

@@ -21,7 +21,7 @@ from stack.ports import free_port
 from stack.tools import ROOT, supabase_cli, typescript
 from tools.pages import Reader, form
 
-pytestmark = pytest.mark.one_server
+pytestmark = [pytest.mark.one_server, pytest.mark.long]
 
 GUIDES = ROOT / "sql" / "docs"
 # A line that says what the reader of the next part has before they begin.

@@ -8,6 +8,8 @@ import pytest
 from core.interleavings import ADMINS, CALLS, FILE, REVOCATIONS, outcomes, written
 from stack import Database, People
 
+pytestmark = pytest.mark.long
+
 TABLE: dict[str, dict[str, object]] = json.loads(FILE.read_text()) if FILE.exists() else {}
 
 

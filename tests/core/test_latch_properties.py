@@ -9,6 +9,8 @@ import pytest
 from core.latch_model import NEVER_CHANGE, System, run
 from stack import Database, People
 
+pytestmark = pytest.mark.long
+
 
 def test_no_statement_of_any_role_turns_the_latch_back(database: Database, people: People) -> None:
     system = System(database, people)

@@ -22,7 +22,7 @@ from keylatch import Keylatch
 from modules.test_import import import_, line, resolves
 from stack import HANG_SECONDS, Database, People, Rest, Tokens
 
-pytestmark = pytest.mark.one_server
+pytestmark = [pytest.mark.one_server, pytest.mark.long]
 
 if not settings.configured:
     settings.configure()

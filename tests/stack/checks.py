@@ -1,9 +1,11 @@
 """Checks that need a migrated database: the pgTAP files, and the Supabase CLI's linters."""
 
+import itertools
 import json
 import os
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +18,51 @@ from stack.supabase import run_supabase
 from stack.tools import ROOT, pg_prove
 
 _SCHEMAS = "keylatch,keylatch_internal"
+_numbers = itertools.count(1)
 
 
 def prove(files: Sequence[Path], *, core_alone: bool = False) -> int:
-    """Run pgTAP files with pg_prove as `postgres`, on one database; return its exit code.
+    """Run pgTAP files with pg_prove as `postgres`; return the first exit code that is not 0.
 
     Each file runs in a transaction and rolls it back, as `supabase test db` expects.
 
     Args:
-        files: Only these files. If empty, all files, then those of the core on the core alone.
+        files: Only these files. If empty, all files, and those of the core on the core alone.
         core_alone: Run `files`, or else those of the core, on a database that has no module.
     """
-    with chosen_cluster() as server:
-        if files or core_alone:
-            return _prove(server, files or specification("core"), core_alone=core_alone)
-        return _prove(server, specification(), core_alone=False) or _prove(
-            server, specification("core"), core_alone=True
+    if files or core_alone:
+        parts = [(files or specification("core"), core_alone)]
+    else:
+        # Three processes, each on a database of its own: pg_prove itself uses one core.
+        everything = specification()
+        parts = [(everything[::2], False), (everything[1::2], False), (specification("core"), True)]
+    with chosen_cluster() as server, ThreadPoolExecutor() as pool:
+        templates = {
+            alone: make_template(server, f"proof_{alone}".lower(), migrations() if alone else None)
+            for alone in {alone for _, alone in parts}
+        }
+        done = pool.map(lambda part: _prove(server, templates[part[1]], part[0]), parts)
+        codes = []
+        for result in done:
+            print(result.stdout, end="", flush=True)
+            codes.append(result.returncode)
+        for template in templates.values():
+            server.drop_database(template)
+    return next((code for code in codes if code != 0), 0)
+
+
+def _prove(
+    server: Cluster, template: str, files: Sequence[Path]
+) -> subprocess.CompletedProcess[str]:
+    with Database(server, f"proof_{next(_numbers)}", template) as database:
+        return subprocess.run(
+            [pg_prove(), *files],
+            env=libpq(database),
+            check=False,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
-
-
-def _prove(server: Cluster, files: Sequence[Path], *, core_alone: bool) -> int:
-    template = make_template(server, "proof_template", migrations() if core_alone else None)
-    with Database(server, "proof", template) as database:
-        result = subprocess.run([pg_prove(), *files], env=libpq(database), check=False)
-    server.drop_database(template)
-    return result.returncode
 
 
 def specification(folder: str = "") -> list[Path]:

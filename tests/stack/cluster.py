@@ -89,7 +89,7 @@ class Cluster(abc.ABC):
         """Create a database that `postgres` owns, as a clone of `template` if given."""
         statement = sql.SQL("create database {} owner postgres").format(sql.Identifier(name))
         if template is not None:
-            statement += sql.SQL(" template {}").format(sql.Identifier(template))
+            statement += sql.SQL(" template {} strategy file_copy").format(sql.Identifier(template))
         self._run(statement)
 
     def drop_database(self, name: str) -> None:

@@ -18,7 +18,7 @@ from keylatch_cli.install.migrations import shipped
 from stack.tools import ROOT
 from tools.release import Refused, changed_upgrades, check
 
-pytestmark = pytest.mark.one_server
+pytestmark = [pytest.mark.one_server, pytest.mark.long]
 
 GIT = shutil.which("git") or "git"
 CYCLONEDX = Path(cyclonedx.schema.__file__).parent / "_res"

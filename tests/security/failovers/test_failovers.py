@@ -6,6 +6,8 @@ from security.failovers.fleet import Failover
 from security.failovers.soak import run
 from stack import Janitor
 
+pytestmark = [pytest.mark.one_server, pytest.mark.long]
+
 
 @pytest.mark.usefixtures("local_server")
 def test_no_answer_misses_an_acknowledged_revocation_beyond_its_bound(janitor: Janitor) -> None:

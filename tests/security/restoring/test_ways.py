@@ -23,7 +23,7 @@ from security.restoring.ways import (
 from stack import Database
 from stack.tools import ROOT
 
-pytestmark = pytest.mark.one_server
+pytestmark = [pytest.mark.one_server, pytest.mark.long]
 
 # An audit takes seconds, and finds the same if catalog and roles are the same. So three ways are
 # enough: one that keeps all, one that loses the grants, and one that loses the role.
