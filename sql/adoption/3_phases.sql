@@ -376,6 +376,8 @@ declare
   v_proof constant keylatch_adoption.proof := keylatch_adoption.prove_column(
     p_adoption.relation::text, p_adoption.key_column
   );
+  v_days constant numeric :=
+    extract(epoch from clock_timestamp() - p_adoption.reading_since)::numeric / 86400;
 begin
   perform keylatch_adoption.require_clean(v_proof);
   if v_proof.fallback_reads > 0 then
@@ -386,13 +388,12 @@ begin
       'Find these reads, then call read_by_hash to count again: keylatch adopt read TABLE COLUMN'
     );
   end if;
-  if p_adoption.reading_since + make_interval(hours => 24 * p_days) > clock_timestamp() then
+  if v_days < p_days then
     perform keylatch_adoption.refuse(
       'adoption_not_ready',
       format('%s days without a plaintext read are needed: %s are left.',
-        p_days, round(extract(epoch from p_adoption.reading_since - clock_timestamp())::numeric
-          / 86400 + p_days, 1)),
-      'Wait, or set fewer days: keylatch adopt drop TABLE COLUMN --days 1'
+        p_days, round(p_days - v_days, 1)),
+      format('Wait, or set fewer days: keylatch adopt drop TABLE COLUMN --days %s', floor(v_days))
     );
   end if;
   perform keylatch_adoption.check_droppable(p_adoption);

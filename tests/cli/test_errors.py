@@ -5,9 +5,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import typer
 
 from cli.program import Program, Result
 from cli.system import System
+from keylatch.errors import KeylatchError
+from keylatch_cli.output import fail
 from stack import Cluster, Database, Janitor, Rest, Tokens
 
 pytestmark = pytest.mark.one_server
@@ -52,7 +55,19 @@ def test_a_rotated_or_revoked_key_is_not_usable(sql_alice: Program, system: Syst
     is_refused(sql_alice("rotate", issued["id"], code=REFUSED), "key_already_rotated")
     sql_alice("revoke", issued["id"])
     for command in ("suspend", "unsuspend"):
-        is_refused(sql_alice(command, issued["id"], code=REFUSED), "key_revoked")
+        # The database says "Call issue_key", which is a function and not a command.
+        words = "Run keylatch issue for a new key."
+        is_refused(sql_alice(command, issued["id"], code=REFUSED), "key_revoked", words)
+
+
+@pytest.mark.parametrize(
+    "hint",
+    ["Call issue_key in your trigger instead of INSERT.", "Run: select keylatch.revoke_key("],
+)
+def test_a_hint_about_sql_stays_as_it_is(hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        fail(KeylatchError(hint=hint))
+    assert f"hint: {hint}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -68,7 +83,7 @@ def test_a_rotated_or_revoked_key_is_not_usable(sql_alice: Program, system: Syst
         (("--metadata", "[" * 100_000), "metadata is not JSON"),
         (("--metadata", '{"a": NaN}'), "metadata"),
         (("--expires", "2001-01-01"), "expires_at must be in the future"),
-        (("--expires", "0"), "expires_at must be in the future"),
+        (("--expires", "0"), "Leave the option out for a key that never expires."),
         (("--expires", "soon"), "expires is neither a duration nor a time"),
         (("--expires", "999999999w"), "expires"),
     ],

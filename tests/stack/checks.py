@@ -1,6 +1,5 @@
 """Checks that need a migrated database: the pgTAP files, and the Supabase CLI's linters."""
 
-import itertools
 import json
 import os
 import subprocess
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from stack.chosen import chosen_cluster
-from stack.cluster import Cluster
 from stack.database import Database, make_template
 from stack.modules import migrations
 from stack.server import Server
@@ -18,7 +16,6 @@ from stack.supabase import run_supabase
 from stack.tools import ROOT, pg_prove
 
 _SCHEMAS = "keylatch,keylatch_internal"
-_numbers = itertools.count(1)
 
 
 def prove(files: Sequence[Path], *, core_alone: bool = False) -> int:
@@ -33,36 +30,31 @@ def prove(files: Sequence[Path], *, core_alone: bool = False) -> int:
     if files or core_alone:
         parts = [(files or specification("core"), core_alone)]
     else:
-        # Three processes, each on a database of its own: pg_prove itself uses one core.
+        # pg_prove itself uses one core. Each part has its own server: the files grant roles, and
+        # from PostgreSQL 16 on, transactions that grant the same role wait for each other.
         everything = specification()
         parts = [(everything[::2], False), (everything[1::2], False), (specification("core"), True)]
-    with chosen_cluster() as server, ThreadPoolExecutor() as pool:
-        templates = {
-            alone: make_template(server, f"proof_{alone}".lower(), migrations() if alone else None)
-            for alone in {alone for _, alone in parts}
-        }
-        done = pool.map(lambda part: _prove(server, templates[part[1]], part[0]), parts)
-        codes = []
-        for result in done:
+    codes = []
+    with ThreadPoolExecutor() as pool:
+        for result in pool.map(_prove, parts):
             print(result.stdout, end="", flush=True)
             codes.append(result.returncode)
-        for template in templates.values():
-            server.drop_database(template)
     return next((code for code in codes if code != 0), 0)
 
 
-def _prove(
-    server: Cluster, template: str, files: Sequence[Path]
-) -> subprocess.CompletedProcess[str]:
-    with Database(server, f"proof_{next(_numbers)}", template) as database:
-        return subprocess.run(
-            [pg_prove(), *files],
-            env=libpq(database),
-            check=False,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+def _prove(part: tuple[Sequence[Path], bool]) -> subprocess.CompletedProcess[str]:
+    files, core_alone = part
+    with chosen_cluster() as server:
+        template = make_template(server, "proof_template", migrations() if core_alone else None)
+        with Database(server, "proof", template) as database:
+            return subprocess.run(
+                [pg_prove(), *files],
+                env=libpq(database),
+                check=False,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
 
 
 def specification(folder: str = "") -> list[Path]:

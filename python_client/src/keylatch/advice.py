@@ -17,7 +17,8 @@ CALLS_OF = {
 }
 """The functions and views of each module that the client calls."""
 _INSTALL = (
-    "Run: keylatch install . --tenancy keylatch && supabase db push; on plain PostgreSQL: "
+    "Check that the address names the right database. To install keylatch there, run: keylatch "
+    "install . --tenancy keylatch && supabase db push; on plain PostgreSQL: "
     "keylatch apply --platform --tenancy keylatch"
 )
 _RELOAD = "If keylatch is installed, run in SQL: notify pgrst, 'reload schema'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -50,6 +51,12 @@ _DENIED_HINT = (
     "Check that the token has not expired, and that its user administers the workspace. Only the "
     "service key and the role keylatch_resolver may resolve keys."
 )
+# In a hint of the database, a function that is also a command; not in SQL text.
+_CALLED = re.compile(
+    r"(?:\b([Cc])all )?(?<![.\w])(issue|rotate|revoke|suspend|unsuspend|explain|list)_keys?\b"
+    r"(?!\(| in your trigger)"
+)
+_RUN = {"C": "Run ", "c": "run "}
 _STATUS_STYLES = {
     "active": "green",
     "superseded": "yellow",
@@ -90,8 +97,14 @@ def fail(error: errors.KeylatchError) -> NoReturn:
     if hint is None and isinstance(error, errors.PermissionDenied):
         hint = _DENIED_HINT
     if hint:
-        err().print(text(("hint: ", "bold"), printable(hint)), soft_wrap=as_it_is)
+        err().print(text(("hint: ", "bold"), printable(_in_commands(hint))), soft_wrap=as_it_is)
     raise typer.Exit(exit_code(error))
+
+
+def _in_commands(hint: str) -> str:
+    """Say `Run keylatch issue` where a hint of the database says `Call issue_key`."""
+    hint = _CALLED.sub(lambda found: f"{_RUN.get(found[1], '')}keylatch {found[2]}", hint)
+    return hint.replace("Pass null", "Leave the option out")
 
 
 def exit_code(error: errors.KeylatchError) -> int:

@@ -304,6 +304,10 @@ def test_the_last_step_wants_a_backup_and_days_without_a_fallback(owner: Connect
     )
     assert "7 days without a plaintext read are needed: 4.5 are left" in refusal(owner, *drop, True)
     assert "plaintext read are needed: 0.5 are left" in refusal(owner, *drop, True, 3)
+    with pytest.raises(psycopg.Error) as early:
+        call(owner, *drop, True, 7)
+    # The greatest number of days that would not be refused now.
+    assert str(early.value.diag.message_hint).endswith("--days 2")
     assert call(owner, "prove_column")["phase"] == "reading"
     assert call(owner, *drop, True, 2)["phase"] == "emptying"
 
