@@ -8,7 +8,7 @@
 insert into keylatch_internal.errors (slug, code, hint) values
 (
   'events_are_kept', 'PT409',
-  'Leave events unchanged. To remove old events, run sql/ops/archive_events.sql.'
+  'Leave events unchanged. To remove old events, run archive_events.sql, then compare_archive.sql.'
 ),
 ('admin_required', '42501', 'Ask an admin of a workspace to make the call.'),
 ('sealed_at_publisher', 'PT409', 'Call seal_events on the publisher. Checkpoints are replicated.'),

@@ -364,7 +364,7 @@ comment on function keylatch.end_scheme is
   'Lets up to "limit" keys of a scheme expire at ends_at. Repeat the call until is_done is true.
 
 Keys that expire earlier do not change. Keys imported later expire at ends_at, too. Before ends_at,
-an admin can extend a key again. The view imported_keys shows when each key was last used.
+an admin can extend a key again. The view key_usage shows when each key was last used.
 revoked: how many keys got ends_at as their expiry.
 Errors: invalid_argument (400), read_committed_required (400).';
 

@@ -183,7 +183,7 @@ a key that may be the same key as a waiting salted hash. All other keys resolve 
 plaintext key is imported under several salts or schemes, the key gets several rows, and does not
 resolve if one of these rows is inactive. Two exceptions: if one of these rows was imported in
 plaintext, or as SHA-256 before the first scheme existed, this row alone says whether the key
-resolves. A salted hash is not compared with a key that resolves already: revoke such a key.
+resolves. A revoked line with a salted hash does not revoke a key that resolves: call revoke_key.
 starts_with, ends_with (up to 32 characters; the longer is used) help upgrade_key to find a waiting
 key. A line is refused if upgrade_key would then need more than 1200000 rounds of PBKDF2 to check
 one key against all waiting keys that may match.

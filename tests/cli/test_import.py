@@ -386,3 +386,29 @@ def test_a_workspace_is_explained_key_by_key(sql_alice: Program, system: System)
     shown = sql_alice("explain", "--workspace", A, code=1)
     assert max(map(len, shown.out.splitlines())) <= 80
     assert "for good" in shown.out
+
+
+def test_a_waiting_key_is_explained_once(
+    sql_alice: Program, sql_owner: Program, system: System
+) -> None:
+    lines = [
+        {
+            "workspace_id": A,
+            "alg": "bcrypt",
+            "hash": bcrypt.hashpw(label.encode(), bcrypt.gensalt(4)).decode(),
+            "label": label,
+            "suspended_at": suspended_at,
+        }
+        for label, suspended_at in (("explain me waiting", None), ("explain me not", "2024-01-01"))
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    sql_owner("import", "-", "--format", "jsonl", stdin=text)
+    ids = {
+        one["label"]: one["id"] for one in sql_owner.ok("list", A) if "explain me" in one["label"]
+    }
+    found = sql_alice("explain", "--workspace", A, "--json", code=1).json
+    by_id = {one["id"]: one for one in found}
+    assert len(by_id) == len(found)
+    assert by_id[ids["explain me waiting"]]["verdict"] == "waiting"
+    suspended = by_id[ids["explain me not"]]
+    assert suspended["hint"] == f"Run: keylatch unsuspend {suspended['id']}"

@@ -41,6 +41,7 @@ _CHANGING = [
     (re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<id>"),
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.]*(?:Z|[+-]\d\d(?::?\d\d)?)?"), "<time>"),
     (re.compile(r"\b\d{4}-\d\d-\d\d\b"), "<time>"),
+    (re.compile(r"(database_oid +\| )\d+"), r"\1<oid>"),
     (re.compile(r"\b\d{14}(?=_)"), "<stamp>"),
     (re.compile(r"\b[0-9a-f]{16,64}\b"), "<hash>"),
     (re.compile(r"\b[0-9a-f]{8}\b"), "<fingerprint>"),

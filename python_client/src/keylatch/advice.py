@@ -67,8 +67,8 @@ _ADVICE: dict[str, tuple[str | None, str]] = {
     ),
     "22P02 .*type uuid": (
         "the token's sub claim is not a UUID, and keylatch's tables need a UUID",
-        "For tokens of Clerk, Auth0 or Firebase, run: keylatch install . --tenancy own. Then make "
-        "keylatch.admin_workspace_ids() compare auth.jwt() ->> 'sub' with a text column.",
+        "For tokens of Clerk, Auth0 or Firebase, replace keylatch.admin_workspace_ids() in a "
+        "migration: compare auth.jwt() ->> 'sub' with a text column. See sql/docs/own_tenancy.md.",
     ),
     '22023 .*role "([^"]+)" does not exist': (
         "the role {0} in the token or the claims does not exist in this database",

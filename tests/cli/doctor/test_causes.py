@@ -157,7 +157,7 @@ def test_a_core_that_stopped_half_way_is_named_once(bare: Database) -> None:
         ("error", "open_to_everybody", "core of keylatch"),
         ("error", "incomplete", "core of keylatch"),
     ]
-    assert "supabase db push" in report.findings[1].fix
+    assert "supabase migration repair --status reverted" in report.findings[1].fix
     run(bare, report.findings[0].fix)
     assert only(examined(bare)).slug == "incomplete"
     assert "keys, tenancy, API" in [one.subject for one in report.unchecked]

@@ -84,9 +84,10 @@ def test_a_key_that_expires_soon_is_a_warning_until_it_is_rotated(
     key = stock.key(age="60 days", left="13 days")
     finding = only(examined(database))
     assert summaries([finding]) == [("warning", "key_expires_soon", "1 key")]
-    assert finding.fix == f"keylatch rotate {key} --grace 7d"
+    # Without --expires, the new key would expire as soon, and nothing would say so.
+    assert finding.fix == f"keylatch rotate {key} --grace 7d --expires 90d"
     with database.connect("authenticated", people.claims("alice")) as alice:
-        alice.execute("select keylatch.rotate_key(%s, '7 days', now() + interval '1 year')", [key])
+        alice.execute("select keylatch.rotate_key(%s, '7 days', now() + interval '90 days')", [key])
     assert examined(database).findings == ()
 
 

@@ -278,9 +278,9 @@ report no error. `doctor` warns that the installation was made elsewhere, until 
 `keylatch installation renew`.
 
 A dump does not contain later revocations: keys that were revoked after the dump are active again.
-You can restore data without its schema into a migrated database only in replication mode. First
-empty the tables that the migrations fill: errors, installation, settings and limits in
-`keylatch_internal`.
+You can restore data without its schema into a migrated database only in replication mode or with
+`--disable-triggers`. First empty the tables that the migrations fill: errors, installation,
+settings and limits in `keylatch_internal`.
 
 Until you run the script, "open functions" means that everybody may execute internal functions,
 but these functions refuse to answer (`restore_incomplete`). "Latch in replica mode" means that a

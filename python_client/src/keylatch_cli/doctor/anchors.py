@@ -106,5 +106,5 @@ def check(
             f"has another digest than the one anchored at {first.anchored_at}",
             "Past events were changed, or new events were written to a restored copy.",
             "keylatch script compare_anchors > compare_anchors.sql\n"
-            "psql --no-psqlrc --file compare_anchors.sql < anchors.csv",
+            'psql --no-psqlrc --file compare_anchors.sql "$DATABASE_URL" < anchors.csv',
         )

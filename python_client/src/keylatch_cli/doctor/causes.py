@@ -16,8 +16,8 @@ from .drift import Difference
 from .report import Finding, Level
 
 AFTER_RESTORE = (
-    "keylatch script after_restore | psql --no-psqlrc -v ON_ERROR_STOP=1 --single-transaction\n"
-    "# as the owner of keylatch"
+    'keylatch script after_restore | psql --no-psqlrc -v ON_ERROR_STOP=1 -1 "$DATABASE_URL"\n'
+    "# DATABASE_URL must log in as the owner of keylatch"
 )
 """The command that repairs what a restore has lost."""
 
@@ -196,7 +196,9 @@ def _incomplete(
     elif state.has_keys is False:
         fix = (
             "-- The schemas hold no keys. This also drops your policies and views that use\n"
-            "-- them. Afterwards run supabase db push or keylatch apply again.\n"
+            "-- them. Afterwards run keylatch apply with your --tenancy. With the Supabase CLI,\n"
+            "-- run supabase migration repair --status reverted for each version of keylatch,\n"
+            "-- and push.\n"
             "drop schema if exists keylatch, keylatch_internal cascade;"
         )
     else:

@@ -79,7 +79,9 @@ def check_version(site: Site, manifest: Manifest) -> Iterator[Finding]:
         f"is {'older' if is_older else 'newer'} than this client, which knows "
         f"{manifest.schema_version}",
         "The objects were not compared, because this client has those of another version.",
-        "keylatch install . && supabase db push" if is_older else "pip install --upgrade keylatch",
+        "keylatch install . && supabase db push  # on plain PostgreSQL: keylatch apply"
+        if is_older
+        else "pip install --upgrade keylatch",
     )
 
 

@@ -68,9 +68,9 @@ _RULES = (
         "and k.expires_at < pg_catalog.now() + interval '14 days' "
         "and k.expires_at > k.created_at + interval '14 days'",
         "expiring within 14 days",
-        "An expired key is refused for good. Rotate the key, or move its expiry, before it "
-        "expires.",
-        "keylatch rotate {id} --grace 7d",
+        "An expired key is refused for good. Rotate the key with a later expiry, or set a later "
+        "expires_at.",
+        "keylatch rotate {id} --grace 7d --expires 90d",
     ),
     # Only if services have reported usage for more than 90 days.
     _Rule(

@@ -46,7 +46,9 @@ def upgrade(
     workspace: Annotated[
         str | None,
         typer.Option(
-            metavar="WORKSPACE_ID", help="The workspace of the key, if known.", show_default=False
+            metavar="WORKSPACE_ID",
+            help="The workspace of the key. Required for a key without starts_with or ends_with.",
+            show_default=False,
         ),
     ] = None,
     origin: Origin = None,

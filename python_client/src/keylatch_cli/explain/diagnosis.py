@@ -74,7 +74,7 @@ def explain_legacy(keys: Iterable[LegacyKey]) -> Iterator[Finding]:
         if key.status in ("revoked", "expired"):
             yield Finding(key.status, f"The key is {key.status} for good.", _ISSUE)
         elif key.status == "suspended":
-            yield Finding("suspended", "The key was suspended in the other system.", _ISSUE)
+            yield Finding("suspended", "The key is suspended.", f"Run: keylatch unsuspend {key.id}")
         else:
             yield Finding(
                 "waiting",

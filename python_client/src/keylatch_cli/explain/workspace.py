@@ -71,15 +71,16 @@ def explain_workspace(
 def _keys(keylatch: Keylatch, workspace: UUID) -> Iterator[Named]:
     from .diagnosis import explain_keys, explain_legacy
 
-    keys = keylatch.list(workspace)
-    for key, finding in zip(keys, explain_keys(keys), strict=True):
-        yield str(key.id), key.masked_key, finding
     try:
         legacy_keys = keylatch.legacy_keys(workspace)
     except NotInstalled:
-        return  # Without the module there are no legacy keys.
-    # An upgraded key is already in the list above.
+        legacy_keys = ()  # Without the module there are no legacy keys.
     waiting = [key for key in legacy_keys if key.status != "upgraded"]
+    # The list of all keys has the waiting keys, too, but resolve does not find them.
+    ids = {key.id for key in waiting}
+    keys = [key for key in keylatch.list(workspace) if key.id not in ids]
+    for key, finding in zip(keys, explain_keys(keys), strict=True):
+        yield str(key.id), key.masked_key, finding
     findings = explain_legacy(waiting)
     for legacy, finding in zip(waiting, findings, strict=True):
         yield str(legacy.id), legacy.masked_key, finding

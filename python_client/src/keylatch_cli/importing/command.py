@@ -99,11 +99,13 @@ def import_(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The name of the table, for --complete."),
+        typer.Option(metavar="NAME", help="The name of the table. Default: --from."),
     ] = None,
     complete: Annotated[
         bool,
-        typer.Option("--complete", metavar="", help="Revoke imported keys that the file lacks."),
+        typer.Option(
+            "--complete", metavar="", help="Revoke keys of the same source that the file lacks."
+        ),
     ] = False,
     report: Annotated[
         str | None,

@@ -177,7 +177,9 @@ def revoke(
     wait_for_replicas: Annotated[
         bool,
         typer.Option(
-            "--wait-for-replicas", metavar="", help="Wait until the replicas refuse the key."
+            "--wait-for-replicas",
+            metavar="",
+            help="Wait until every synchronous standby refuses the key.",
         ),
     ] = False,
     legacy: Annotated[
