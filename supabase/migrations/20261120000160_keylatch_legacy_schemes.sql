@@ -274,8 +274,9 @@ declare
   v_kept keylatch_internal.legacy_schemes;
 begin
   perform keylatch_internal.require_grants('keylatch_internal.keep_scheme');
-  -- Without this lock, two concurrent calls could both add an eighth scheme.
-  lock table keylatch_internal.legacy_schemes in share row exclusive mode;
+  perform keylatch_internal.require_read_committed('Declaring a scheme');
+  -- A running import has not compared its keys under the new scheme. Only imports wait.
+  lock table keylatch_internal.legacy_schemes in exclusive mode;
   v_problem := keylatch_internal.judge_scheme(p_name, p_recipe);
   if v_problem is null then
     v_scheme := jsonb_populate_record(v_scheme, p_recipe);
@@ -312,7 +313,7 @@ recipe: the steps that turn a key into its legacy hash, in this order. Only dige
                    so many characters of the key are its salt. The first use needs upgrade_key
   secret           the name of the secret in Supabase Vault or keylatch_internal.legacy_secrets
   secret_encoding  the encoding of the key of an HMAC: text (as it is), hex or base64
-For example {"after": "|", "digest": "sha256"}. Errors: invalid_argument (400).';
+For example {"digest": "sha512"}. Errors: invalid_argument (400), read_committed_required (400).';
 
 create function keylatch_internal.move_scheme_end(p_name text, p_ends_at timestamptz)
 returns void language plpgsql volatile security definer

@@ -11,8 +11,7 @@ begin
     with shared as materialized (
       select w.workspace_id, w.deleted_at from keylatch_internal.workspace_latches as w
       where w.workspace_id in (select (l.key).workspace_id from unnest(p_lines) as l)
-      order by w.workspace_id
-      for share
+      order by w.workspace_id for share
     )
     select s.workspace_id from shared as s where s.deleted_at is not null
   );
@@ -57,19 +56,16 @@ begin
   select
     n.id, (l.key).workspace_id, l.scheme, v_source, v_import_id, v_import_id,
     (l.given ->> 'last_used_at')::timestamptz, l.verifier, l.clear_part, l.rounds
-  from unnest(p_lines) as l
-  inner join unnest(v_ids) as n (id) on n.id = (l.key).id;
+  from unnest(p_lines) as l inner join unnest(v_ids) as n (id) on n.id = (l.key).id;
   insert into keylatch_internal.legacy_texts (text_hash, key_hash)
   select l.text_hash, (l.key).key_hash
-  from unnest(p_lines) as l
-  inner join unnest(v_ids) as n (id) on n.id = (l.key).id
+  from unnest(p_lines) as l inner join unnest(v_ids) as n (id) on n.id = (l.key).id
   where l.scheme = 'sha256' and l.rounds is null and l.text_hash <> (l.key).key_hash
   order by l.text_hash on conflict do nothing;
   return v_ids;
 end $$;
 comment on function keylatch_internal.insert_lines is
-  'Inserts the keys that do not exist yet into the tables keys, legacy_keys and legacy_texts.
-Returns the ids of the new keys.';
+  'Inserts the new keys into keys, legacy_keys and legacy_texts, and returns their ids.';
 
 create function keylatch_internal.similar_rounds(p_part text, p_workspace_id uuid)
 returns bigint language plpgsql stable security invoker
@@ -105,8 +101,7 @@ begin
   -- The order puts a clear_part before all longer ones that begin with it, so all share one sum.
   for v_line in
     select l."position", (l.key).workspace_id, l.clear_part collate "C" as part, l.rounds
-    from unnest(p_lines) as l
-    where l.problem is null and l.rounds is not null
+    from unnest(p_lines) as l where l.problem is null and l.rounds is not null
       and not exists (select from keylatch_internal.keys as k where k.key_hash = (l.key).key_hash)
     order by 2, 3, 1 loop
     if v_line.workspace_id is distinct from v_workspace_id
@@ -212,8 +207,7 @@ declare
   v_has_schemes constant boolean := exists (select from keylatch_internal.legacy_schemes);
 begin
   for v_line in
-    select
-      l."position", case when v_has_schemes and l.scheme = 'sha256' and not exists (
+    select l."position", case when v_has_schemes and l.scheme = 'sha256' and not exists (
         select from keylatch_internal.keys as k where k.key_hash = l.text_hash
       ) then keylatch_internal.legacy_hash('sha256', l.text_hash) end as own,
       array(
@@ -243,6 +237,8 @@ declare
     select distinct (l.key).workspace_id from unnest(p_lines) as l
   );
   v_is_salted constant boolean := exists (select from unnest(p_lines) as l where l.rounds > 0);
+  v_first constant integer :=
+    case when exists (select from keylatch_internal.legacy_schemes) then 1 else 3 end;
 begin
   -- An import that must see the rows of all other imports runs alone. Only imports wait.
   if v_is_salted or keylatch_internal.must_hold(v_workspaces) or exists (
@@ -258,26 +254,29 @@ begin
       select l from unnest(p_lines) as l where l.problem is null and l.rounds > 0
     ), p_import);
   end if;
-  -- Again, because another import may have ended while this import waited for the lock.
-  if keylatch_internal.must_hold(v_workspaces) then
-    p_lines := keylatch_internal.hold_lines(p_lines);
-  end if;
-  -- After hold_lines: if a first use ends meanwhile, its key no longer waits, but has a text.
-  if exists (select from keylatch_internal.legacy_schemes)
-    or exists (select from keylatch_internal.legacy_texts) then
-    p_lines := keylatch_internal.add_hashes(p_lines);
-  end if;
-  p_new := p_new || keylatch_internal.insert_lines(array(
-    select l from unnest(p_lines) as l
-    where l.problem is null and coalesce(l.rounds = 0, true)
-      and not exists (
-        select from keylatch_internal.keys as k where k.key_hash = any (l.other_hashes)
-      )
-  ), p_import);
+  -- First slow schemes, then other hashes, then plaintext: each stage sees all earlier rows.
+  for v_stage in v_first .. 3 loop
+    if keylatch_internal.must_hold(v_workspaces) then
+      p_lines := keylatch_internal.hold_lines(p_lines);
+    end if;
+    -- After hold_lines: if a first use ends meanwhile, its key no longer waits, but has a text.
+    if v_first = 1 or exists (select from keylatch_internal.legacy_texts) then
+      p_lines := keylatch_internal.add_hashes(p_lines);
+    end if;
+    p_new := p_new || keylatch_internal.insert_lines(array(
+      select l from unnest(p_lines) as l
+      where l.problem is null and coalesce(l.rounds = 0, true)
+        and (v_first = 3 or v_stage = case when l.scheme = 'plaintext' then 3 when l.scheme in (
+          select s.name from keylatch_internal.legacy_schemes as s where s.iter > 0
+        ) then 1 else 2 end)
+        and not exists (
+          select from keylatch_internal.keys as k where k.key_hash = any (l.other_hashes)
+        )
+    ), p_import);
+  end loop;
 end $$;
 comment on function keylatch_internal.write_import is
-  'Inserts the keys that do not exist yet. Refuses a salted hash that upgrade_key could not find.
-An unsalted key waits for upgrade_key if the key may be the same key as a salted hash.';
+  'Inserts the new keys. An unsalted key waits if it may be the same key as a waiting key.';
 
 create function keylatch_internal.move_key(p_id uuid, p_line keylatch_internal.import_line)
 returns keylatch_internal.import_line language plpgsql volatile security invoker

@@ -149,8 +149,8 @@ declare
     when coalesce(jsonb_typeof(import_keys.probes) <> 'array', true)
       or jsonb_array_length(import_keys.probes) > 20
       or jsonb_path_exists(import_keys.probes, '$[*] ? (@.key.type() != "string"
-        || !exists(@.key) || exists(@.workspace_id) && !(@.workspace_id like_regex
-        "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"))') then array[
+        || !exists(@.key) || exists(@.workspace_id) && !exists(@.workspace_id ? (@ like_regex
+        "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")))') then array[
       'probes must be a list of up to 20 objects with key, and optionally workspace_id and origin.',
       'For example [{"key": "…"}].']
   end;
@@ -206,7 +206,7 @@ declare
   v_result keylatch.retirement;
 begin
   perform keylatch_internal.require_read_committed('Finishing an import');
-  if not exists (
+  if finish_import.source = '' or not exists (
     select from keylatch_internal.legacy_keys as g
     where g.source = finish_import.source and g.seen_by = finish_import.import_id
   ) then

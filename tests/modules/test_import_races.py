@@ -320,8 +320,9 @@ def test_a_held_row_of_another_workspace_neither_revokes_a_key_nor_takes_it(
         f"select keylatch.upgrade_key('{OLD}', '{People.a}')",
         f"select keylatch.finish_import('table', '{People.b}')",
         "select keylatch.end_scheme('old', '2999-01-01')",
+        "select keylatch.declare_scheme('new', '{\"digest\": \"md5\"}')",
     ],
-    ids=["import", "upgrade", "finish", "end"],
+    ids=["import", "upgrade", "finish", "end", "declare"],
 )
 def test_an_old_snapshot_revives_no_imported_key(system: System, call: str, level: str) -> None:
     """Threat: an import in REPEATABLE READ does not see that the same key was revoked meanwhile."""
@@ -367,3 +368,17 @@ def test_a_scheme_is_not_deleted_beside_a_running_import_of_its_keys(system: Sys
     assert [one["outcome"] for one in import_(service, line(key=OLD))["lines"]] == ["exists"]
     service.commit()
     assert resolves(system, OLD) is None
+
+
+def test_a_scheme_is_not_declared_beside_a_running_import(system: System) -> None:
+    """Threat: the import has not compared its plaintext key with revoked keys of the scheme."""
+    service = system.database.connect("service_role", autocommit=False)
+    import_(service, line(key=OLD))
+    declaration = system.waiting(
+        DECLARE,
+        ["old", '{"digest": "sha512"}'],
+        waits_for=service,
+        session=system.database.connect("service_role"),
+    )
+    service.commit()
+    assert declaration.outcome().word == "done"

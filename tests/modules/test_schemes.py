@@ -610,10 +610,10 @@ def test_keys_that_are_missing_in_the_whole_table_are_revoked(
     waiting = line(**pbkdf2("a salted key of it", "hex", "hex"), workspace_id=str(People.b))
     report = run(service, "old", *(line(key=key) for key in keys), waiting, import_id=night)
     assert (report["imported"], report["waiting"], report["import_id"]) == (5, 1, str(night))
-    import_(service, line(key="a key of another source"))
+    unnamed = import_(service, line(key="a key of another source"))["import_id"]
     finish = "select revoked, is_done from keylatch.finish_import(%s, %s, %s)"
-    # An empty file, or the file of another source, must not revoke all keys.
-    for source, import_id in (("old", next_night), ("other", night)):
+    # An empty file, the file of another source, or no source must not revoke all keys.
+    for source, import_id in (("old", next_night), ("other", night), ("", unnamed)):
         assert attempt(service, finish, [source, import_id, 1]).word == "invalid_argument"
     assert service.execute(finish, ["old", night, 10]).fetchone() == (0, True)
     run(service, "old", *(line(key=key) for key in keys[:3]), import_id=next_night)
@@ -665,7 +665,10 @@ def test_a_probe_tells_before_a_line_is_written_whether_keys_work(
     verdicts = [one["verdict"] for one in row[0]]
     assert verdicts == ["valid", "valid", "malformed", "secret_in_browser"]
     assert system.owner.execute("select count(*) from keylatch.keys").fetchone() == (0,)
-    for wrong in ('{"key": "x"}', "[7]", '[{"key": 7}]', '[{"key": "x", "workspace_id": "7"}]'):
+    for wrong in (
+        *('{"key": "x"}', "[7]", '[{"key": 7}]'),
+        *('[{"key": "x", "workspace_id": "7"}]', '[{"key": "x", "workspace_id": 7}]'),
+    ):
         statement = "select keylatch.import_keys('[]', probes => %s)"
         assert attempt(service, statement, [wrong]).word == "invalid_argument", wrong
 
@@ -729,3 +732,26 @@ def test_only_a_text_that_begins_so_costs_a_slow_hash(system: System, service: C
         assert upgrade(service, "another text of this length", None) is None
     assert upgrade(service, SLOW_KEY, None) is None
     assert attempt(service, UPGRADE, [SLOW_KEY, None]).word == "too_many_requests"
+
+
+@pytest.mark.parametrize("dead_first", [True, False])
+@pytest.mark.parametrize("dead", ["sha256", "fast", "slow"])
+def test_a_revoked_line_counts_for_plaintext_in_its_own_batch(
+    system: System, service: Connection, dead: str, dead_first: bool
+) -> None:
+    """Threat: the line in plaintext is compared before the line with the hash is inserted."""
+    service.execute(DECLARE, ["fast", '{"digest": "sha512"}'])
+    service.execute(DECLARE, ["slow", json.dumps(SLOW)])
+    hashes: dict[str, dict[str, object]] = {
+        "sha256": {"alg": "sha256", "hash": digest("sha256")(SLOW_KEY).hex()},
+        "fast": {"scheme": "fast", "hash": digest("sha512")(SLOW_KEY).hex()},
+        "slow": slow(SLOW_KEY),
+    }
+    lines = [
+        line(**{"hash_encoding": "hex", **hashes[dead]}, revoked_at="2024-01-01"),
+        line(key=SLOW_KEY),
+    ]
+    import_(service, *(lines if dead_first else reversed(lines)))
+    assert resolves(system, SLOW_KEY) is None
+    assert upgrade(service, SLOW_KEY, People.a) is None
+    assert resolves(system, SLOW_KEY) is None

@@ -423,3 +423,34 @@ def test_a_server_that_goes_away_is_an_error_of_its_own(empty: Database) -> None
     with pytest.raises(KeylatchError) as raised:
         apply(connection, CORE, "own")
     assert raised.value.slug == "unavailable"
+
+
+def test_no_function_or_operator_of_another_role_is_called_or_kept(empty: Database) -> None:
+    """Threat: on an old cluster everybody may create functions in the schema public."""
+    hostile = """
+        grant create on schema public to anon;
+        set role anon;
+        create table public.called (what text);
+        grant insert on public.called to public;
+        create function public.array_append(text[], text) returns text[] language plpgsql as $f$
+          begin insert into public.called values ('array_append'); return $1 || array[$2]; end $f$;
+        create function public.convert_to(text, text) returns bytea language plpgsql immutable as
+          $f$ begin return pg_catalog.convert_to($1, $2::name); end $f$;
+        create function public.equal(text[], text[]) returns boolean language sql immutable as
+          'select true';
+        create operator public.= (leftarg = text[], rightarg = text[], function = public.equal);
+    """
+    with psycopg.connect(empty.superuser_url) as superuser:
+        superuser.execute(hostile)
+    assert names(empty)
+    with psycopg.connect(empty.superuser_url) as superuser:
+        assert superuser.execute("select * from public.called").fetchall() == []
+        kept = superuser.execute(
+            "select pg_describe_object(classid, objid, objsubid) from pg_depend"
+            " where refobjid in ("
+            "  select oid from pg_proc where pronamespace = 'public'::regnamespace"
+            "  union select oid from pg_operator where oprnamespace = 'public'::regnamespace)"
+            " and classid not in ('pg_proc'::regclass, 'pg_operator'::regclass)"
+        ).fetchall()
+        assert kept == []
+        assert superuser.execute("show search_path").fetchone() == ('"$user", public',)

@@ -33,7 +33,8 @@ NOW = datetime(2026, 12, 31, 23, 59, 58, tzinfo=UTC)
 RELEASE = shipped()
 MODULES = RELEASE.modules
 NO_CHOICE = Choice()
-RELOAD = "\n-- PostgREST caches the schema.\nnotify pgrst, 'reload schema';\n"
+BEGIN = "set search_path = pg_catalog, pg_temp;\n\n"
+RELOAD = "\nreset search_path;\n\n-- PostgREST caches the schema.\nnotify pgrst, 'reload schema';\n"
 
 
 def has(*modules: str, version: str = RELEASE.version, tenancy: str = "keylatch") -> Installed:
@@ -75,7 +76,7 @@ def test_the_default_is_the_core_the_tenancy_and_the_events() -> None:
         ("core", "tenancy", "events"),
     )
     sql = "\n".join(RELEASE.parts[name].text for name in one.parts)
-    assert one.body == sql + RELOAD
+    assert one.body == BEGIN + sql + RELOAD
 
 
 @pytest.mark.parametrize(

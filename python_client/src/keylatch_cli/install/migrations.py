@@ -281,7 +281,7 @@ class Release:
             parts,
             tenancy,
             command,
-            self._join(parts) + _RELOAD,
+            _pinned(self._join(parts)) + _RELOAD,
         )
 
     def _add(self, modules: tuple[str, ...], installed: Installed) -> Migration:
@@ -292,7 +292,7 @@ class Release:
             modules,
             installed.tenancy,
             f"keylatch install . --with {','.join(modules)}",
-            f"{_PATIENCE}{_guard(self.version, needs)}\n{self._join(modules)}{_RELOAD}",
+            _PATIENCE + _pinned(f"{_guard(self.version, needs)}\n{self._join(modules)}") + _RELOAD,
         )
 
     def _upgrade(self, installed: Installed) -> Migration:
@@ -312,7 +312,8 @@ class Release:
             parts,
             installed.tenancy,
             "keylatch install .",
-            "\n".join([_PATIENCE + _guard(old, modules), *steps, _LAST.replace("NEW", new)])
+            _PATIENCE
+            + _pinned("\n".join([_guard(old, modules), *steps, _LAST.replace("NEW", new)]))
             + _RELOAD,
         )
 
@@ -537,6 +538,11 @@ def _refuse_other_tenancy(installed: Installed, tenancy: Tenancy | None) -> None
         if tenancy == "own"
         else "Leave out --tenancy.",
     )
+
+
+def _pinned(sql: str) -> str:
+    """Return SQL that finds no function or operator that others made in the schema public."""
+    return f"set search_path = pg_catalog, pg_temp;\n\n{sql.rstrip()}\n\nreset search_path;\n"
 
 
 def _guard(version: str, modules: Collection[str]) -> str:
