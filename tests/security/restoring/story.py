@@ -113,7 +113,9 @@ def tell(database: Database) -> Story:
         owner.execute("select keylatch.rotate_key(%s)", [story.ids["rotated"]])
         owner.execute("select keylatch.rotate_key(%s, '1 hour')", [story.ids["graced"]])
         owner.execute("select keylatch.suspend_key(%s)", [story.ids["suspended"]])
-        [report] = owner.execute("select * from keylatch.import_keys(%s)", [LEGACY]).fetchall()
+        [report] = owner.execute(
+            "select * from keylatch.import_keys(%s, source => 'old')", [LEGACY]
+        ).fetchall()
         assert report.waiting == 2
         expiring = owner.execute(
             "select key, id from keylatch.issue_key(%s, 'secret', 'expired',"
