@@ -32,13 +32,12 @@ test: ## all checks, on PostgreSQL 15 (or the installed one), 17 and 18
 	$(MAKE) lint
 	$(MAKE) test-pg
 	$(MAKE) test-pg PG=17
-	$(MAKE) test-pg PG=18 TESTS="$(ON_18)" MARKED="$(MARKED) and not long"
+	$(MAKE) test-pg PG=18 TESTS="$(ON_18)"
 
-# 18 runs what reads catalogs, replicates or restores dumps. Locks and all else are on 18 as on 17.
+# 18 runs what reads catalogs, takes locks or restores dumps; the rest says on 17 what it says on 18.
 ON_18 := $(addprefix tests/,core modules security cli/install cli/recovery cli/doctor \
   cli/adoption cli/test_audit.py cli/test_audit_truth.py cli/test_audit_evidence.py \
-  client/test_replicas.py client/cache/test_notices.py) \
-  $(addprefix --ignore-glob=*,races.py storms.py deadlocks.py waiting.py)
+  client/test_replicas.py client/cache/test_notices.py)
 # A test marked one_server says the same on every PostgreSQL, and runs on the installed one alone;
 # so do the client's tests of the core on a database that has nothing else.
 MARKED := not one_server

@@ -182,7 +182,7 @@ def people(database: Database, tokens: Tokens) -> People:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that need the other kind of server."""
+    """Leave out the tests that need the other kind of server, and put the longest files first."""
     other = "container" if chosen_image() is None else "local_server"
     left_out = [item for item in items if other in getattr(item, "fixturenames", ())]
     items[:] = [item for item in items if item not in left_out]

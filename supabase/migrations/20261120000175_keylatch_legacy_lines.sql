@@ -398,7 +398,7 @@ begin
       when length((l.key).masked_key) > 8 and regexp_replace((l.key).masked_key,
         '^([a-z0-9]{1,12}_)?(pk_|sk_)?(pk|sk|live|test)_', ''
       ) ~ '([^A-Za-z0-9]*[A-Za-z0-9]){9}' then array[
-        'masked_key shows more than 8 characters.', 'Give the last four characters of the key.']
+        'masked_key shows more than 8 letters and digits.', 'Give the last four characters of the key.']
       else l.problem end, l.outcome, l.note
     )::keylatch_internal.import_line
     from unnest(p_lines) as l order by l."position"

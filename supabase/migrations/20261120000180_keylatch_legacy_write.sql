@@ -237,8 +237,7 @@ declare
     select distinct (l.key).workspace_id from unnest(p_lines) as l
   );
   v_is_salted constant boolean := exists (select from unnest(p_lines) as l where l.rounds > 0);
-  v_first constant integer :=
-    case when exists (select from keylatch_internal.legacy_schemes) then 1 else 3 end;
+  v_scheme text;
 begin
   -- An import that must see the rows of all other imports runs alone. Only imports wait.
   if v_is_salted or keylatch_internal.must_hold(v_workspaces) or exists (
@@ -254,21 +253,23 @@ begin
       select l from unnest(p_lines) as l where l.problem is null and l.rounds > 0
     ), p_import);
   end if;
-  -- First slow schemes, then other hashes, then plaintext: each stage sees all earlier rows.
-  for v_stage in v_first .. 3 loop
-    if keylatch_internal.must_hold(v_workspaces) then
+  -- Each line is compared with earlier rows, so plaintext is last. A fixed order avoids deadlocks.
+  for v_scheme in
+    select l.scheme from unnest(p_lines) as l group by l.scheme
+    order by l.scheme = 'plaintext', l.scheme not in (
+      select s.name from keylatch_internal.legacy_schemes as s where s.iter > 0
+    ), 1 loop
+    if keylatch_internal.must_hold(v_workspaces) then -- again: another import may have ended
       p_lines := keylatch_internal.hold_lines(p_lines);
     end if;
     -- After hold_lines: if a first use ends meanwhile, its key no longer waits, but has a text.
-    if v_first = 1 or exists (select from keylatch_internal.legacy_texts) then
+    if exists (select from keylatch_internal.legacy_schemes)
+      or exists (select from keylatch_internal.legacy_texts) then
       p_lines := keylatch_internal.add_hashes(p_lines);
     end if;
     p_new := p_new || keylatch_internal.insert_lines(array(
       select l from unnest(p_lines) as l
-      where l.problem is null and coalesce(l.rounds = 0, true)
-        and (v_first = 3 or v_stage = case when l.scheme = 'plaintext' then 3 when l.scheme in (
-          select s.name from keylatch_internal.legacy_schemes as s where s.iter > 0
-        ) then 1 else 2 end)
+      where l.problem is null and coalesce(l.rounds = 0, true) and l.scheme = v_scheme
         and not exists (
           select from keylatch_internal.keys as k where k.key_hash = any (l.other_hashes)
         )

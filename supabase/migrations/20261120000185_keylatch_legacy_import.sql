@@ -196,8 +196,7 @@ A key in plaintext needs 16 characters, 6 of them different, and must not look l
 a hash or a number. The field force, with a reason as its value, imports a weak key anyway.
 dry_run: nothing is written. probes: keys for which the report gets the verdict of explain_key.
 source, import_id: pass the same values with all batches of a file; finish_import needs both.
-Errors: read_committed_required (400); invalid_argument (400) for an invalid argument, or with
-strict for a refused line.';
+Errors: read_committed_required (400); invalid_argument (400), with strict also for refused lines.';
 
 create function keylatch.finish_import(source text, import_id uuid, "limit" integer default 10000)
 returns keylatch.retirement language plpgsql volatile security invoker

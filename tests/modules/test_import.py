@@ -57,7 +57,7 @@ REFUSED: list[tuple[object, str]] = [
     ({"hash": "$argon2id$v=19$m=65536,t=3,p=4$c2FsdA$aGFzaA", "alg": "argon2"}, "alg must be"),
     ({"hash": "scrypt$16384$salt$8$1$aGFzaA==", "alg": "django"}, "Django"),
     ({**NATIVE, "masked_key": OLD}, "masked_key is the whole key"),
-    ({**PBKDF2, "masked_key": OLD}, "masked_key shows more than 8 characters"),
+    ({**PBKDF2, "masked_key": OLD}, "masked_key shows more than 8 letters and digits"),
     ({**NATIVE, "masked_key": "shop_sk_live_12345-...-6789"}, "masked_key shows more than 8"),
     ({**NATIVE, "masked_key": "sk_live_sk_live_abc"}, "masked_key shows more than 8"),
     ({**NATIVE, "masked_key": "abcdefghijk1_live_Zx9QmR7tK2pL"}, "masked_key shows more than 8"),

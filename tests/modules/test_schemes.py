@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -735,22 +736,24 @@ def test_only_a_text_that_begins_so_costs_a_slow_hash(system: System, service: C
 
 
 @pytest.mark.parametrize("dead_first", [True, False])
-@pytest.mark.parametrize("dead", ["sha256", "fast", "slow"])
-def test_a_revoked_line_counts_for_plaintext_in_its_own_batch(
-    system: System, service: Connection, dead: str, dead_first: bool
+@pytest.mark.parametrize(
+    ("dead", "alive"),
+    list(itertools.product(("sha256", "fast", "slow", "plaintext"), repeat=2)),
+)
+def test_a_revoked_line_counts_in_its_own_batch(
+    system: System, service: Connection, dead: str, alive: str, dead_first: bool
 ) -> None:
-    """Threat: the line in plaintext is compared before the line with the hash is inserted."""
+    """Threat: a line is compared before the other line of the same key is inserted."""
     service.execute(DECLARE, ["fast", '{"digest": "sha512"}'])
     service.execute(DECLARE, ["slow", json.dumps(SLOW)])
-    hashes: dict[str, dict[str, object]] = {
+    forms: dict[str, dict[str, object]] = {
         "sha256": {"alg": "sha256", "hash": digest("sha256")(SLOW_KEY).hex()},
         "fast": {"scheme": "fast", "hash": digest("sha512")(SLOW_KEY).hex()},
         "slow": slow(SLOW_KEY),
     }
-    lines = [
-        line(**{"hash_encoding": "hex", **hashes[dead]}, revoked_at="2024-01-01"),
-        line(key=SLOW_KEY),
-    ]
+    fields = {name: {**form, "hash_encoding": "hex"} for name, form in forms.items()}
+    fields["plaintext"] = {"key": SLOW_KEY}
+    lines = [line(**fields[dead], revoked_at="2024-01-01"), line(**fields[alive])]
     import_(service, *(lines if dead_first else reversed(lines)))
     assert resolves(system, SLOW_KEY) is None
     assert upgrade(service, SLOW_KEY, People.a) is None

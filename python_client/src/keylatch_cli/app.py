@@ -37,10 +37,10 @@ Manage API keys inside your PostgreSQL database or Supabase project.
 
 If $SUPABASE_URL is set, commands call the API of this project with the key in $SUPABASE_KEY. If
 $KEYLATCH_TOKEN is set too, commands act as the user of this token. Without $SUPABASE_URL, or with
-neither key nor token, commands use the database at $DATABASE_URL; apply, adopt, audit, doctor,
-revocations, uninstall and installation renew always do. Options win over the environment,
-and the environment wins over a .env file in the current directory. The key may also be in
-$SUPABASE_SECRET_KEY, $SUPABASE_SERVICE_ROLE_KEY or $SUPABASE_SERVICE_KEY; with a token, also in
+neither key nor token, commands use the database at $DATABASE_URL. apply, adopt, audit, doctor,
+revocations, uninstall and installation renew always use this database. Options win over the
+environment, and the environment wins over a .env file in the current directory. The key may also be
+in $SUPABASE_SECRET_KEY, $SUPABASE_SERVICE_ROLE_KEY or $SUPABASE_SERVICE_KEY; with a token, also in
 $SUPABASE_PUBLISHABLE_KEY or $SUPABASE_ANON_KEY.
 """
 # "\b" keeps the line breaks.

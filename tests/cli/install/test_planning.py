@@ -118,6 +118,7 @@ def test_a_module_that_was_added_comes_with_what_it_needs_and_lacks() -> None:
     assert one.parts == ("sessions",)
     assert "array['request']::text[]" in one.body
     assert RELEASE.parts["sessions"].text in one.body
+    assert BEGIN in one.body
     assert one.body.endswith(RELOAD)
 
 
@@ -129,6 +130,7 @@ def test_an_upgrade_has_the_sections_of_what_is_installed() -> None:
     assert MORE["core"] in one.body
     assert MORE["tenancy"] not in one.body
     assert MORE["events"] not in one.body
+    assert BEGIN in one.body
     assert one.body.endswith(
         f"update keylatch_internal.installation set schema_version = '{NEXT}';\n{RELOAD}"
     )

@@ -197,7 +197,7 @@ def _incomplete(
         fix = (
             "-- The schemas hold no keys. This also drops your policies and views that use\n"
             "-- them. Afterwards run keylatch apply with your --tenancy. With the Supabase CLI,\n"
-            "-- run supabase migration repair --status reverted for each version of keylatch,\n"
+            "-- run supabase migration repair --status reverted for each migration of keylatch,\n"
             "-- and push.\n"
             "drop schema if exists keylatch, keylatch_internal cascade;"
         )
